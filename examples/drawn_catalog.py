@@ -1,0 +1,185 @@
+"""Draw a catalogue: 240 products in 12 categories, for demos and tests that need pictures of nobody else's.
+
+python examples/drawn_catalog.py FOLDER
+"""
+
+import colorsys
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Mask = NDArray[np.uint8]
+Picture = NDArray[np.uint8]
+
+SIDE = 256
+PRODUCTS_OF_A_KIND = 20
+
+
+def draw_catalog(folder: Path, *, per_kind: int = PRODUCTS_OF_A_KIND, seed: int = 0) -> list[Path]:
+    """Draw a catalogue.
+
+    Args:
+        folder: Where; made if it is missing. Each category is a folder in it.
+        per_kind: Products of each of the 12 categories.
+        seed: Source of all chance: the same seed draws the same pictures.
+
+    Returns:
+        The files, in order.
+    """
+    files = []
+    for kind, shape in SHAPES.items():
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        for number in range(per_kind):
+            generator = np.random.default_rng([seed, len(files)])
+            file = folder / kind / f"{kind}-{number:02d}.png"
+            file.write_bytes(_encoded(_drawn(shape, number, generator)))
+            files.append(file)
+    return files
+
+
+def _drawn(shape: Callable[[Mask], None], number: int, generator: np.random.Generator) -> Picture:
+    """Fill a shape with a pattern in two colours; RGBA, transparent around it."""
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    shape(mask)
+    width, height = generator.uniform(0.7, 1.0, 2)
+    squeeze = np.array([[width, 0, SIDE * (1 - width) / 2], [0, height, SIDE * (1 - height) / 2]])
+    mask = np.asarray(cv2.warpAffine(mask, squeeze, (SIDE, SIDE), flags=cv2.INTER_LINEAR), np.uint8)
+    pattern = list(PATTERNS.values())[number % len(PATTERNS)](generator)
+    first, second = _two_colours(generator)
+    colour = first + (second - first) * pattern[:, :, None]
+    shade = np.linspace(1.1, 0.8, SIDE)[:, None, None]  # light from above
+    outline = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((5, 5), np.uint8))
+    colour = np.where(np.asarray(outline)[:, :, None] > 128, 40.0, colour * shade)
+    return np.dstack([np.clip(colour, 0, 255).astype(np.uint8), mask])
+
+
+def _two_colours(generator: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    hue = generator.uniform()
+    colours = [
+        colorsys.hsv_to_rgb((hue + turn) % 1, generator.uniform(0.4, 1), generator.uniform(0.45, 1))
+        for turn in (0, generator.uniform(0.15, 0.6))
+    ]
+    return np.array(colours[0]) * 255, np.array(colours[1]) * 255
+
+
+def _encoded(rgba: Picture) -> bytes:
+    _, data = cv2.imencode(".png", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA))
+    return data.tobytes()
+
+
+def _grid(generator: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Coordinates turned by some angle, in units of a pattern's period."""
+    angle, period = generator.uniform(0, np.pi), generator.uniform(18, 48)
+    down, across = np.mgrid[:SIDE, :SIDE] / period
+    return across * np.cos(angle) + down * np.sin(angle), down * np.cos(angle) - across * np.sin(angle)
+
+
+def _plain(_: np.random.Generator) -> NDArray[np.float64]:
+    return np.zeros((SIDE, SIDE))
+
+
+def _stripes(generator: np.random.Generator) -> NDArray[np.float64]:
+    across, _ = _grid(generator)
+    return (across % 1 < 0.5).astype(float)
+
+
+def _checks(generator: np.random.Generator) -> NDArray[np.float64]:
+    across, down = _grid(generator)
+    return ((across % 1 < 0.5) ^ (down % 1 < 0.5)).astype(float)
+
+
+def _dots(generator: np.random.Generator) -> NDArray[np.float64]:
+    across, down = _grid(generator)
+    return (np.hypot(across % 1 - 0.5, down % 1 - 0.5) < 0.3).astype(float)
+
+
+def _waves(generator: np.random.Generator) -> NDArray[np.float64]:
+    across, down = _grid(generator)
+    return ((across + 0.4 * np.sin(down * 3)) % 1 < 0.4).astype(float)
+
+
+PATTERNS: dict[str, Callable[[np.random.Generator], NDArray[np.float64]]] = {
+    "plain": _plain,
+    "stripes": _stripes,
+    "checks": _checks,
+    "dots": _dots,
+    "waves": _waves,
+}
+
+
+def _polygon(*corners: tuple[int, int]) -> Callable[[Mask], None]:
+    def draw(mask: Mask) -> None:
+        cv2.fillPoly(mask, [np.array(corners, np.int32)], 255, cv2.LINE_AA)
+
+    return draw
+
+
+def _cup(mask: Mask) -> None:
+    cv2.ellipse(mask, (190, 130), (45, 45), 0, 0, 360, 255, 18, cv2.LINE_AA)
+    cv2.rectangle(mask, (50, 50), (185, 215), 255, -1)
+
+
+def _bottle(mask: Mask) -> None:
+    cv2.rectangle(mask, (105, 15), (150, 90), 255, -1)
+    cv2.ellipse(mask, (128, 110), (55, 50), 0, 180, 360, 255, -1, cv2.LINE_AA)
+    cv2.rectangle(mask, (73, 108), (183, 242), 255, -1)
+
+
+def _ball(mask: Mask) -> None:
+    cv2.circle(mask, (128, 128), 112, 255, -1, cv2.LINE_AA)
+
+
+def _ring(mask: Mask) -> None:
+    cv2.circle(mask, (128, 128), 88, 255, 44, cv2.LINE_AA)
+
+
+def _star(mask: Mask) -> None:
+    angles = np.arange(10) * np.pi / 5 - np.pi / 2
+    reach = np.where(np.arange(10) % 2 == 0, 120, 52)
+    corners = np.stack([128 + reach * np.cos(angles), 128 + reach * np.sin(angles)], axis=1)
+    cv2.fillPoly(mask, [corners.astype(np.int32)], 255, cv2.LINE_AA)
+
+
+def _heart(mask: Mask) -> None:
+    cv2.circle(mask, (83, 90), 58, 255, -1, cv2.LINE_AA)
+    cv2.circle(mask, (173, 90), 58, 255, -1, cv2.LINE_AA)
+    cv2.fillPoly(mask, [np.array([(34, 122), (222, 122), (128, 240)], np.int32)], 255, cv2.LINE_AA)
+
+
+def _fish(mask: Mask) -> None:
+    cv2.ellipse(mask, (110, 128), (95, 60), 0, 0, 360, 255, -1, cv2.LINE_AA)
+    cv2.fillPoly(mask, [np.array([(180, 128), (250, 60), (250, 196)], np.int32)], 255, cv2.LINE_AA)
+
+
+def _lamp(mask: Mask) -> None:
+    cv2.fillPoly(mask, [np.array([(90, 20), (166, 20), (220, 130), (36, 130)], np.int32)], 255, cv2.LINE_AA)
+    cv2.rectangle(mask, (118, 130), (138, 220), 255, -1)
+    cv2.ellipse(mask, (128, 228), (60, 16), 0, 0, 360, 255, -1, cv2.LINE_AA)
+
+
+SHAPES: dict[str, Callable[[Mask], None]] = {
+    "balls": _ball,
+    "bottles": _bottle,
+    "boxes": _polygon((40, 60), (216, 60), (216, 220), (40, 220)),
+    "cups": _cup,
+    "fish": _fish,
+    "hearts": _heart,
+    "kites": _polygon((128, 10), (216, 100), (128, 246), (40, 100)),
+    "lamps": _lamp,
+    "rings": _ring,
+    "shirts": _polygon(
+        *((80, 30), (110, 48), (146, 48), (176, 30), (246, 90), (212, 126)),
+        *((186, 106), (186, 232), (70, 232), (70, 106), (44, 126), (10, 90)),
+    ),
+    "stars": _star,
+    "tents": _polygon((128, 20), (244, 230), (160, 230), (128, 160), (96, 230), (12, 230)),
+}
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python examples/drawn_catalog.py FOLDER")
+    print(f"{len(draw_catalog(Path(sys.argv[1])))} pictures in {sys.argv[1]}")

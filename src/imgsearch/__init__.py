@@ -1,0 +1,63 @@
+"""Find similar products in a folder of pictures, offline.
+
+>>> from imgsearch import Index, build_index
+>>> build_index("catalog")                                     # doctest: +SKIP
+>>> with Index.open(".imgsearch") as index:                    # doctest: +SKIP
+...     for hit in index.search("photo.jpg", k=5):
+...         print(hit.rank, f"{hit.score:.3f}", hit.path)
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from imgsearch.errors import (
+    DamagedIndexError,
+    ImgsearchError,
+    LockedError,
+    MissingComponentError,
+    NoIndexError,
+    OutputError,
+    PictureError,
+    ShrinkError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from imgsearch.index.build import BuildReport, build_index, embed
+    from imgsearch.index.search import Hit, Index
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BuildReport",
+    "DamagedIndexError",
+    "Hit",
+    "ImgsearchError",
+    "Index",
+    "LockedError",
+    "MissingComponentError",
+    "NoIndexError",
+    "OutputError",
+    "PictureError",
+    "ShrinkError",
+    "UsageError",
+    "__version__",
+    "build_index",
+    "embed",
+]
+
+_HOMES = {
+    "BuildReport": "imgsearch.index.build",
+    "build_index": "imgsearch.index.build",
+    "embed": "imgsearch.index.build",
+    "Hit": "imgsearch.index.search",
+    "Index": "imgsearch.index.search",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Names are imported when they are first used: `imgsearch --help` and the decoder processes need none of them.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

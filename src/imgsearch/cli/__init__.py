@@ -1,0 +1,95 @@
+"""The program: one thin file a command, one place that turns errors into text and exit codes."""
+
+import json
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from imgsearch import __version__
+from imgsearch.cli.build_index import build_index
+from imgsearch.cli.embed import embed
+from imgsearch.cli.info import info
+from imgsearch.cli.models import models
+from imgsearch.cli.query import query
+from imgsearch.errors import ImgsearchError
+
+# Plain help: the rich one takes twice as long to import as everything else the program needs to start.
+app = typer.Typer(
+    name="imgsearch",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+for command in (build_index, query, embed, info, models):
+    app.command()(command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"imgsearch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def imgsearch(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Find similar products in a folder of pictures, offline.
+
+    Start with two commands:
+
+      imgsearch build-index ./catalog
+
+      imgsearch query photo.jpg --top-k 5
+    """
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program.
+
+    Args:
+        arguments: Without the program's name; those of the process by default.
+
+    Returns:
+        The exit code.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        app(args=given, prog_name="imgsearch")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    except ImgsearchError as error:
+        _report(error, as_json=_wants_json(given))
+        return error.exit_code
+    except Exception:  # noqa: BLE001  # a bug of ours: said as one, whatever it is
+        traceback.print_exc()
+        sys.stderr.write(f"imgsearch: this is a bug in imgsearch {__version__}; please report the lines above\n")
+        return ImgsearchError.exit_code
+    return 0
+
+
+def run() -> None:
+    """Run the program as a process."""
+    sys.exit(main())
+
+
+def _wants_json(arguments: list[str]) -> bool:
+    given = " ".join(arguments).replace("--format=", "--format ")
+    return "--format json" in given
+
+
+def _report(error: ImgsearchError, *, as_json: bool) -> None:
+    if as_json:
+        facts = {"code": error.exit_code, "message": error.message, "hint": error.hint}
+        sys.stderr.write(json.dumps({"error": facts}) + "\n")
+        return
+    from imgsearch.cli.terminal import printable
+
+    sys.stderr.write(f"imgsearch: {printable(error.message)}\n")
+    if error.hint:
+        sys.stderr.write(f"  hint: {printable(error.hint)}\n")

@@ -1,0 +1,84 @@
+"""`imgsearch build-index`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from imgsearch.cli.options import (
+    DEFAULT_INDEX,
+    BackboneOption,
+    ForceOption,
+    IndexOption,
+    MetadataOption,
+    PrecisionOption,
+    QuietOption,
+    VerboseOption,
+    WeightsOption,
+)
+
+
+def build_index(
+    catalogue: Annotated[Path, typer.Argument(metavar="CATALOG", help="Folder of pictures, or what embed wrote.")],
+    index: IndexOption = DEFAULT_INDEX,
+    backbone: BackboneOption = None,
+    weights: WeightsOption = None,
+    precision: PrecisionOption = "auto",
+    backend: Annotated[
+        Literal["annoy", "exact"] | None,
+        typer.Option(help="How to search. [default: as the index, or annoy]"),
+    ] = None,
+    trees: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Trees of the Annoy forest. [default: as the index, or 50]"),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Seed of the Annoy forest. [default: as the index, or 0]")
+    ] = None,
+    metadata: MetadataOption = None,
+    relearn: Annotated[
+        bool, typer.Option("--relearn", help="Learn the projection anew; scores change a little.")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 3 for any rejected file, not only new ones.")] = False,
+    force: ForceOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Create an index of a folder of pictures, or bring it up to date.
+
+    Only new and changed pictures are embedded; renamed ones keep their embedding, deleted ones leave. Options
+    are remembered: a later run without them does the same again. Interrupt it whenever you like: the old index
+    answers until the new one is whole, and the next run goes on.
+
+    Examples:
+
+      imgsearch build-index ./catalog
+
+      imgsearch build-index ./catalog --index /srv/shop.idx --metadata products.csv
+
+      imgsearch build-index ./catalog --backbone vgg16 --weights vgg16_notop.h5
+
+    Exit codes: 0 done, 3 done but files were rejected that were not before, 7 another build is running,
+    9 refused because most of the catalogue has vanished.
+    """
+    from imgsearch.cli.report import report_build
+    from imgsearch.cli.terminal import progress_bar, set_up_logging
+    from imgsearch.index import build
+
+    set_up_logging(quiet=quiet, verbose=verbose)
+    with progress_bar(quiet=quiet) as progress:
+        report = build.build_index(
+            catalogue,
+            index,
+            backbone=backbone,
+            weights=weights,
+            precision=None if precision == "auto" else precision,
+            backend=backend,
+            trees=trees,
+            seed=seed,
+            metadata=metadata,
+            relearn=relearn,
+            force=force,
+            progress=progress,
+        )
+    raise typer.Exit(report_build(report, index, quiet=quiet, strict=strict))

@@ -1,0 +1,68 @@
+"""`imgsearch info`."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from imgsearch.cli.options import DEFAULT_INDEX, IndexOption
+
+
+def info(
+    index: IndexOption = DEFAULT_INDEX,
+    rejected: Annotated[bool, typer.Option("--rejected", help="List the files that could not be used.")] = False,
+    format_: Annotated[Literal["table", "json"], typer.Option("--format", help="Form of the answer.")] = "table",
+) -> None:
+    """Say what an index holds.
+
+    Examples:
+
+      imgsearch info
+
+      imgsearch info --rejected
+
+      imgsearch info --index /srv/shop.idx --format json
+    """
+    import json
+    from dataclasses import asdict
+
+    from imgsearch.cli.render import columns, output, write
+    from imgsearch.cli.terminal import printable
+    from imgsearch.index.items import Items
+    from imgsearch.index.store import ITEMS, check_sizes, read_manifest
+
+    manifest = read_manifest(index)
+    if rejected:
+        check_sizes(index, manifest)
+        items = Items(index / manifest.folder / ITEMS)
+        try:
+            rejects = list(items.rejected())
+        finally:
+            items.close()
+        if format_ == "json":
+            text = json.dumps([asdict(reject) for reject in rejects], indent=1) + "\n"
+        else:
+            text = "".join(f"{reject.cause:<18}  {reject.first_seen}  {printable(reject.path)}\n" for reject in rejects)
+    elif format_ == "json":
+        text = json.dumps(manifest.to_json(), indent=1) + "\n"
+    else:
+        backend = manifest.backend
+        search = "none: embeddings only" if backend is None else backend.name
+        if backend is not None and backend.name == "annoy":
+            search += f", {backend.trees} trees, seed {backend.seed}"
+        learnt = manifest.projection_count
+        text = columns(
+            [
+                ("pictures", str(manifest.count)),
+                ("rejected files", str(manifest.rejected)),
+                ("catalogue", manifest.catalogue),
+                ("metadata", manifest.metadata_file or "none"),
+                ("generation", str(manifest.generation)),
+                ("encoder", f"{manifest.encoder.name}, {manifest.encoder.precision}, {manifest.fingerprint}"),
+                ("embedding", f"{manifest.encoder.dims} dimensions"),
+                ("projection", f"to {manifest.dims}, learnt on {learnt} pictures" if learnt else "none"),
+                ("search", search),
+                ("size", f"{sum(record.size for record in manifest.files.values()) / 1e6:.1f} MB"),
+            ]
+        )
+    with output(None) as file:
+        write(file, text)

@@ -1,0 +1,37 @@
+"""Options and arguments that several commands share."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+IndexOption = Annotated[
+    Path, typer.Option("--index", metavar="DIR", envvar="IMGSEARCH_INDEX", help="The index directory.")
+]
+DEFAULT_INDEX = Path(".imgsearch")
+
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
+
+BackboneOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Encoder; see imgsearch models. [default: as the index, or efficientnet-lite0]"),
+]
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Weights for an encoder of keras.applications, such as vgg16."),
+]
+PrecisionOption = Annotated[
+    Literal["auto", "f32", "bf16"],
+    typer.Option(help="What the encoder computes in; auto: as the index, or what is fastest here."),
+]
+MetadataOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.csv",
+        help="The shop's data: a column path, and any others. Read again by every later build.",
+    ),
+]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Go on though more than half of the catalogue has vanished.")
+]

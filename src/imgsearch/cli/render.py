@@ -1,0 +1,168 @@
+"""Answers in the output formats. docs/format.md says what scripts may rely on."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from imgsearch.cli.terminal import printable
+from imgsearch.errors import ImgsearchError, OutputError
+from imgsearch.index.search import Hit
+from imgsearch.index.store import Manifest
+
+Format = Literal["table", "json", "jsonl", "csv", "paths"]
+
+CSV_COLUMNS = ("query", "rank", "path", "score", "distance", "product", "category")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one query: hits, or the error that kept it from having any."""
+
+    query: str
+    plan: str
+    seconds: float
+    hits: list[Hit]
+    error: ImgsearchError | None = None
+
+
+def render(answers: Iterable[Answer], manifest: Manifest, how: Format) -> Iterator[str]:
+    """Render answers one by one, as they come.
+
+    Args:
+        answers: Of one call.
+        manifest: Of the index that answered.
+        how: The output format.
+
+    Yields:
+        Text; in formats for programs, lone surrogates are left to the JSON escapes or to `write`.
+    """
+    if how == "json":
+        yield "["
+        for number, answer in enumerate(answers):
+            yield (",\n " if number else "\n ") + json.dumps(_as_json(answer, manifest))
+        yield "\n]\n"
+        return
+    if how == "csv":
+        yield _csv_line(CSV_COLUMNS)
+    for answer in answers:
+        if how == "jsonl":
+            yield json.dumps(_as_json(answer, manifest)) + "\n"
+        elif how == "csv":
+            yield "".join(_csv_lines(answer))
+        elif how == "paths":
+            yield "".join(hit.path + "\n" for hit in answer.hits)
+        elif answer.error is None:
+            yield _table(answer, manifest)
+
+
+@contextlib.contextmanager
+def output(path: Path | None) -> Iterator[BinaryIO]:
+    """Open where results go: standard output, or a file that appears when it is whole.
+
+    Raises:
+        OutputError: It cannot be written. A reader that closed the pipe is no error: it has seen enough.
+    """
+    try:
+        if path is None:
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
+        else:
+            draft = path.with_name(path.name + ".tmp")
+            with draft.open("wb") as file:
+                yield file
+            draft.replace(path)
+    except BrokenPipeError:
+        # What is still buffered must not raise again when the interpreter closes standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        raise OutputError(f"cannot write {path or 'to standard output'}: {error.strerror}") from error
+
+
+def write(file: BinaryIO, text: str) -> None:
+    """Write text as UTF-8, and file names that are not UTF-8 as the bytes they are."""
+    file.write(text.encode("utf-8", "surrogateescape"))
+    file.flush()
+
+
+def columns(rows: Iterable[tuple[str, str]]) -> str:
+    """Lay out names and values in two columns."""
+    pairs = [(name, printable(value)) for name, value in rows]
+    width = max(len(name) for name, _ in pairs)
+    return "".join(f"{name:<{width}}  {value}\n" for name, value in pairs)
+
+
+def _as_json(answer: Answer, manifest: Manifest) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "query": answer.query,
+        "plan": answer.plan,
+        "seconds": round(answer.seconds, 6),
+        "index": {
+            "generation": manifest.generation,
+            "count": manifest.count,
+            "encoder": manifest.encoder.name,
+        },
+    }
+    if answer.error is None:
+        facts["hits"] = [
+            {**asdict(hit), "score": round(hit.score, 6), "distance": round(hit.distance, 6)} for hit in answer.hits
+        ]
+    else:
+        facts["error"] = {"code": answer.error.exit_code, "message": answer.error.message}
+    return facts
+
+
+def _csv_lines(answer: Answer) -> Iterator[str]:
+    for hit in answer.hits:
+        score, distance = f"{hit.score:.6f}", f"{hit.distance:.6f}"
+        yield _csv_line((answer.query, hit.rank, hit.path, score, distance, hit.product, hit.category))
+
+
+def _csv_line(cells: Iterable[object]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow([_csv_cell(str(cell)) for cell in cells])
+    return text.getvalue()
+
+
+def _csv_cell(cell: str) -> str:
+    """Keep a spreadsheet from running a cell as a formula (OWASP, CSV injection); numbers stay numbers."""
+    with contextlib.suppress(ValueError):
+        float(cell)
+        return cell
+    return "'" + cell if cell.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else cell
+
+
+def _table(answer: Answer, manifest: Manifest) -> str:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    head = f"{printable(answer.query)}  ({answer.plan}, {manifest.count} pictures, {answer.seconds * 1000:.0f} ms)"
+    if not answer.hits:
+        return f"{head}\n  no picture fits\n"
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    # A product's default name is its path without the ending: not worth a column of its own.
+    named = any(not hit.path.startswith(hit.product + ".") for hit in answer.hits)
+    table.add_column("#", justify="right")
+    table.add_column("score", justify="right")
+    table.add_column("picture", overflow="fold")
+    if named:
+        table.add_column("product", overflow="fold")
+    table.add_column("category", overflow="fold")
+    for hit in answer.hits:
+        cells = [str(hit.rank), f"{hit.score:.3f}", hit.path, *([hit.product] if named else []), hit.category]
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    # Into a pipe or a file: no colours, and wide enough that a path stays on its line.
+    terminal = sys.stdout.isatty()
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=None if terminal else 120)
+    console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    return "\n".join([head, *(line.rstrip() for line in lines if line.strip())]) + "\n\n"

@@ -1,0 +1,101 @@
+"""From D dimensions to d: principal components with partial whitening, learnt on the catalogue."""
+
+import zipfile
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsearch.encoders.runtime import Embeddings
+from imgsearch.errors import DamagedIndexError
+
+DIMS = 256
+# Below this, d directions learnt from the catalogue would be mostly noise, and full embeddings are cheap.
+SMALLEST_CATALOGUE = 2 * DIMS
+# More rows than this teach nothing new, and would have to be held in memory.
+LARGEST_SAMPLE = 20_000
+# 0 is plain PCA, 1 full whitening: a part keeps the few strong directions from drowning the rest, without
+# blowing the weak ones up to noise. docs/benchmarks.md has the figures.
+WHITENING = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """A linear map and what it was learnt around.
+
+    Attributes:
+        mean: float32 (D,).
+        components: float32 (d, D), partial whitening included.
+    """
+
+    mean: Embeddings
+    components: Embeddings
+
+    def apply(self, embeddings: NDArray[np.floating]) -> Embeddings:
+        """Project.
+
+        Args:
+            embeddings: (n, D).
+
+        Returns:
+            float32 (n, d), of unit length; a row that lies just on the mean stays zero.
+        """
+        projected = (np.asarray(embeddings, np.float32) - self.mean) @ self.components.T
+        lengths = np.linalg.norm(projected, axis=1, keepdims=True)
+        return np.asarray(projected / np.where(lengths > 0, lengths, 1), np.float32)
+
+    def save(self, file: BinaryIO) -> None:
+        """Write as `.npz`."""
+        np.savez(file, mean=self.mean, components=self.components)
+
+    @classmethod
+    def load(cls, path: str, dims_in: int, dims_out: int) -> "Projection":
+        """Read what `save` wrote.
+
+        Args:
+            path: The file.
+            dims_in: D, for a check.
+            dims_out: d, for a check.
+
+        Raises:
+            DamagedIndexError: The file is not such a projection.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                mean, components = arrays["mean"], arrays["components"]
+        # zipfile and NumPy raise many kinds for a damaged file, and all of them mean the same here.
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            EOFError,
+            NotImplementedError,
+            MemoryError,
+            zipfile.BadZipFile,
+        ) as error:
+            raise DamagedIndexError(f"{path} cannot be read: {error}") from error
+        shapes = (mean.shape, components.shape)
+        if shapes != ((dims_in,), (dims_out, dims_in)) or {mean.dtype, components.dtype} != {np.dtype("f4")}:
+            raise DamagedIndexError(f"{path} holds shapes {shapes}, expected {dims_in} to {dims_out} dimensions")
+        return cls(mean, components)
+
+
+def learn_projection(sample: Embeddings) -> Projection:
+    """Learn principal components with partial whitening (Jegou and Chum, 2012, with an exponent below 1).
+
+    Args:
+        sample: float32 (n, D), n at least `SMALLEST_CATALOGUE`.
+
+    Returns:
+        D to min(`DIMS`, D) dimensions.
+    """
+    from sklearn.decomposition import PCA
+
+    dims = min(DIMS, sample.shape[1])
+    solver = "covariance_eigh" if len(sample) > sample.shape[1] else "full"
+    pca = PCA(dims, svd_solver=solver).fit(sample)
+    # A direction in which nothing varies holds no information, and must not be divided by nothing.
+    variance = np.maximum(pca.explained_variance_, 1e-9 * pca.explained_variance_[0] + 1e-12)
+    components = pca.components_ / variance[:, None] ** (WHITENING / 2)
+    return Projection(pca.mean_.astype(np.float32), components.astype(np.float32))

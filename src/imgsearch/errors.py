@@ -1,0 +1,87 @@
+"""Every error imgsearch raises on purpose, with the exit code the program gives for it.
+
+    ImgsearchError                 1   (never raised itself)
+    ├── UsageError                 2   an argument, a folder or a file of settings is not what was expected
+    ├── PictureError               4   one picture cannot be used; a build rejects it and goes on
+    ├── NoIndexError               5   there is no index there
+    ├── DamagedIndexError          6   the index is damaged, or of a newer format
+    ├── LockedError                7   another writer holds the lock
+    ├── MissingComponentError      8   an encoder, its weights or a library is not available
+    ├── ShrinkError                9   too much of the catalogue has vanished
+    └── OutputError               11   no space, or another write error; nothing was published
+
+Any other exception is a bug (exit code 1, with a traceback).
+"""
+
+
+class ImgsearchError(Exception):
+    """Base of all errors raised on purpose.
+
+    Args:
+        message: One line: what was expected and what was found.
+        hint: One line: what to do about it. May be empty.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(ImgsearchError):
+    """An argument, a folder or a file of settings is not what was expected."""
+
+    exit_code = 2
+
+
+class PictureError(ImgsearchError):
+    """One picture cannot be used.
+
+    Args:
+        cause: One word for scripts, such as `empty`, `not_an_image` or `corrupt`; docs/format.md lists them.
+        message: One line for people.
+    """
+
+    exit_code = 4
+
+    def __init__(self, cause: str, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.cause = cause
+
+
+class NoIndexError(ImgsearchError):
+    """There is no index in the directory."""
+
+    exit_code = 5
+
+
+class DamagedIndexError(ImgsearchError):
+    """The index is damaged, or written by a newer imgsearch."""
+
+    exit_code = 6
+
+
+class LockedError(ImgsearchError):
+    """Another process is writing to the index."""
+
+    exit_code = 7
+
+
+class MissingComponentError(ImgsearchError):
+    """An encoder, its weights, or a library is not available."""
+
+    exit_code = 8
+
+
+class ShrinkError(ImgsearchError):
+    """So much of the catalogue has vanished that an unmounted disk is the likelier reason."""
+
+    exit_code = 9
+
+
+class OutputError(ImgsearchError):
+    """The output cannot be written; nothing was published."""
+
+    exit_code = 11

@@ -1,0 +1,271 @@
+"""From bytes to RGB pixels: the only door to the decoder.
+
+OpenCV never sees a file name (a name that is not UTF-8 crashes it) and never reads a file itself (`imread` fills
+a JPEG that was cut short with grey and says nothing). Bytes are read here, checked, and given to `imdecode`.
+"""
+
+import os
+import stat
+import struct
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsearch.errors import PictureError
+from imgsearch.images import MAX_PIXELS
+
+# Part of every encoder's fingerprint. Raise it when the same file would give other pixels (decoder choices,
+# fitting), so that no index mixes vectors of two ways of seeing.
+PIXELS_VERSION = 1
+
+MAX_BYTES = 100_000_000
+
+Pixels = NDArray[np.uint8]
+
+_ORIENTATION_TAG = 0x0112
+
+
+def read_file(path: str, *, follow_links: bool = True) -> tuple[bytes, os.stat_result]:
+    """Read a picture file, and only a picture file.
+
+    Devices and FIFOs are refused without a wait, and files over `MAX_BYTES` without being read. A file that
+    changes while it is read is read once more.
+
+    Args:
+        path: File name; bytes that are not UTF-8 as `os.fsdecode` gives them.
+        follow_links: Whether the last part of the name may be a link. Not in a catalogue: a file that was one
+            when the folder was scanned may be a link out of it by now.
+
+    Returns:
+        The bytes, and the status that was true of just these bytes.
+
+    Raises:
+        PictureError: `vanished`, `unreadable`, `not_regular_file`, `too_many_bytes`, `empty` or `changed`.
+    """
+    # O_NONBLOCK: opening a FIFO nobody writes to would otherwise wait for ever.
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow_links else os.O_NOFOLLOW)
+    for _ in range(2):
+        try:
+            descriptor = os.open(path, flags)
+        except FileNotFoundError:
+            raise PictureError("vanished", "no such file") from None
+        except (OSError, ValueError) as error:
+            raise PictureError("unreadable", f"cannot be opened: {_reason(error)}") from error
+        try:
+            with open(descriptor, "rb", buffering=0) as file:
+                before = os.fstat(descriptor)
+                if not stat.S_ISREG(before.st_mode):
+                    raise PictureError("not_regular_file", "not a regular file")
+                if before.st_size > MAX_BYTES:
+                    raise PictureError(
+                        "too_many_bytes", f"{before.st_size:,} bytes, more than the limit of {MAX_BYTES:,}"
+                    )
+                data = file.read(before.st_size + 1)
+                after = os.fstat(descriptor)
+        except OSError as error:
+            raise PictureError("unreadable", f"cannot be read: {_reason(error)}") from error
+        if len(data) == before.st_size and before.st_mtime_ns == after.st_mtime_ns:
+            if not data:
+                raise PictureError("empty", "the file is empty")
+            return data, after
+    raise PictureError("changed", "changed while it was read")
+
+
+def decode(data: bytes, *, shrink_to: int = 0) -> Pixels:
+    """Decode a picture as a person sees it: upright, the first frame, transparency over white.
+
+    Args:
+        data: A whole JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF file. The content decides, not the name.
+        shrink_to: If set, a JPEG may be decoded at a half, a quarter or an eighth, which saves most of the
+            work, as long as its longer side keeps at least this many pixels.
+
+    Returns:
+        RGB pixels, uint8 of shape (height, width, 3).
+
+    Raises:
+        PictureError: `empty`, `not_an_image`, `unsupported_format`, `too_large` or `corrupt`.
+    """
+    native = _decode_native(data, shrink_to)
+    if native.ndim == 2:
+        return _as_pixels(cv2.cvtColor(native, cv2.COLOR_GRAY2RGB))
+    if native.shape[2] == 3:
+        return _as_pixels(cv2.cvtColor(native, cv2.COLOR_BGR2RGB))
+    return _over_white(native)
+
+
+def decode_rgba(data: bytes) -> Pixels:
+    """Decode a picture with its transparency.
+
+    Args:
+        data: As for `decode`.
+
+    Returns:
+        RGBA pixels, not premultiplied, uint8 of shape (height, width, 4).
+
+    Raises:
+        PictureError: As for `decode`.
+    """
+    native = _decode_native(data, 0)
+    if native.ndim == 2:
+        return _as_pixels(cv2.cvtColor(native, cv2.COLOR_GRAY2RGBA))
+    code = cv2.COLOR_BGR2RGBA if native.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
+    return _as_pixels(cv2.cvtColor(native, code))
+
+
+def _decode_native(data: bytes, shrink_to: int) -> Pixels:
+    """Decode to upright 8-bit grey, BGR or BGRA."""
+    kind = _picture_format(data)
+    buffer = np.frombuffer(data, np.uint8)
+    try:
+        if kind == "jpeg":
+            image = cv2.imdecode(buffer, _jpeg_flag(data, shrink_to))
+            metadata: list[NDArray[np.uint8]] = []
+        else:
+            # UNCHANGED keeps transparency and all 16 bits, but does not turn the picture upright.
+            image, kinds, contents = cv2.imdecodeWithMetadata(buffer, flags=cv2.IMREAD_UNCHANGED)
+            metadata = [
+                _as_pixels(content)
+                for what, content in zip(np.ravel(kinds), contents, strict=True)
+                if what == cv2.IMAGE_METADATA_EXIF
+            ]
+    except cv2.error as error:
+        if "MAX_IMAGE_" in str(error):
+            raise PictureError(
+                "too_large", f"more pixels than the limit of {MAX_PIXELS:,}, or a side over 2^20"
+            ) from None
+        raise PictureError("corrupt", "cut short or damaged") from None
+    if image is None or image.size == 0:
+        raise PictureError("corrupt", "cut short or damaged")
+    if image.dtype == np.uint16:
+        image = cv2.convertScaleAbs(image, alpha=1 / 257)
+    if image.dtype != np.uint8 or (image.ndim == 3 and image.shape[2] not in (3, 4)):
+        channels = 1 if image.ndim == 2 else image.shape[2]
+        raise PictureError("unsupported_format", f"{channels} channel(s) of {image.dtype} samples")
+    if metadata:
+        image = _upright(_as_pixels(image), _exif_orientation(metadata[0].tobytes()))
+    return _as_pixels(image)
+
+
+def _picture_format(data: bytes) -> str:
+    """Name the format by its first bytes, and refuse what is not on the list."""
+    if not data:
+        raise PictureError("empty", "the file is empty")
+    head = data[:16]
+    brand = data[4:12]
+    known = {
+        "jpeg": head.startswith(b"\xff\xd8\xff"),
+        "png": head.startswith(b"\x89PNG\r\n\x1a\n"),
+        "webp": head.startswith(b"RIFF") and data[8:12] == b"WEBP",
+        "bmp": head.startswith(b"BM") and len(data) > 26,
+        "tiff": head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+        "gif": head.startswith((b"GIF87a", b"GIF89a")),
+        "avif": brand in (b"ftypavif", b"ftypavis"),
+    }
+    for name, matches in known.items():
+        if matches:
+            return name
+    unsupported = {
+        "HEIC or another ISO media file": brand.startswith(b"ftyp"),
+        "JPEG XL": head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")),
+        "JPEG 2000": head.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")),
+        "Photoshop": head.startswith(b"8BPS"),
+        "SVG": b"<svg" in data[:1024].lower(),
+    }
+    for name, matches in unsupported.items():
+        if matches:
+            raise PictureError(
+                "unsupported_format",
+                f"{name} is not supported",
+                hint="convert it to JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF",
+            )
+    raise PictureError("not_an_image", "the content is not a picture")
+
+
+def _jpeg_flag(data: bytes, shrink_to: int) -> int:
+    """Choose how much the JPEG decoder shrinks: to an eighth, a quarter, a half, or not at all."""
+    longest = max(_jpeg_size(data))
+    if shrink_to:
+        for divisor, flag in (
+            (8, cv2.IMREAD_REDUCED_COLOR_8),
+            (4, cv2.IMREAD_REDUCED_COLOR_4),
+            (2, cv2.IMREAD_REDUCED_COLOR_2),
+        ):
+            if longest >= divisor * shrink_to:
+                return flag
+    return cv2.IMREAD_COLOR
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    """Read (height, width) from the frame header (ITU-T T.81, B.2.2) and hold it to the pixel limit."""
+    position = 2
+    while position + 9 <= len(data):
+        if data[position] != 0xFF:
+            position += 1  # decoders skip stray bytes before a marker, so we do
+            continue
+        marker = data[position + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", data, position + 5)
+            if height * width > MAX_PIXELS:
+                raise PictureError("too_large", f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
+            return height, width
+        if marker == 0xFF:
+            position += 1
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:
+            position += 2  # markers without a body
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    raise PictureError("corrupt", "a JPEG without a frame header: cut short or damaged")
+
+
+def _exif_orientation(exif: bytes) -> int:
+    """Read the orientation (1 to 8) from EXIF data; anything broken means 1, upright."""
+    start = exif.find(b"Exif\0\0") + 6 if exif.startswith(b"Exif\0\0") else 0
+    order = {b"II": "<", b"MM": ">"}.get(exif[start : start + 2], "")
+    if not order:
+        return 1
+    try:
+        (directory,) = struct.unpack_from(order + "I", exif, start + 4)
+        (count,) = struct.unpack_from(order + "H", exif, start + directory)
+        for entry in range(count):
+            tag, kind, _, value = struct.unpack_from(order + "HHIH", exif, start + directory + 2 + 12 * entry)
+            if tag == _ORIENTATION_TAG and kind == 3:
+                return value if 1 <= value <= 8 else 1
+    except struct.error:
+        pass  # offsets that point nowhere: the picture is fine, its metadata is not
+    return 1
+
+
+def _upright(image: Pixels, orientation: int) -> Pixels:
+    """Undo an EXIF orientation (Exif 2.32, tag 274)."""
+    if orientation >= 5:
+        image = _as_pixels(cv2.transpose(image))
+    mirrored = orientation in (2, 3, 6, 7)
+    flipped = orientation in (3, 4, 7, 8)
+    if mirrored:
+        image = _as_pixels(cv2.flip(image, 1))
+    if flipped:
+        image = _as_pixels(cv2.flip(image, 0))
+    return image
+
+
+def _over_white(bgra: Pixels) -> Pixels:
+    """Lay a BGRA picture on white paper, and return RGB.
+
+    White, because product pictures are cut out to stand on it, and because the colours that editors leave under
+    full transparency are noise. A few rows at a time, so that a large picture needs no second copy in 16 bits.
+    """
+    result = np.empty((*bgra.shape[:2], 3), np.uint8)
+    for top in range(0, len(bgra), 256):
+        rows = bgra[top : top + 256].astype(np.uint16)
+        alpha = rows[:, :, 3:]
+        result[top : top + 256] = (rows[:, :, 2::-1] * alpha + 255 * (255 - alpha) + 127) // 255
+    return result
+
+
+def _as_pixels(image: object) -> Pixels:
+    return np.asarray(image, np.uint8)
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)

@@ -1,0 +1,125 @@
+"""Candidate search: which rows are worth an exact score. Backends only propose; scores come from the vectors."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from annoy import AnnoyIndex
+from numpy.typing import NDArray
+
+from imgsearch.encoders.runtime import Embeddings
+from imgsearch.errors import DamagedIndexError
+from imgsearch.index.arrays import BLOCK_ROWS, blocks_of
+from imgsearch.index.store import ANNOY, BackendSettings, sync
+
+Rows = NDArray[np.int64]
+
+
+class Backend(Protocol):
+    """Finds candidates among the vectors of one generation."""
+
+    def candidates(self, vector: Embeddings, k: int) -> Rows:
+        """Propose rows for a query.
+
+        Args:
+            vector: Unit float32 of shape (d,).
+            k: How many results are wanted.
+
+        Returns:
+            Rows that hold the k best with high probability, in no order, without repetition.
+        """
+        ...
+
+
+class ExactBackend:
+    """Compares with every vector.
+
+    Args:
+        vectors: float32 (count, d), unit rows.
+        rows: Rows to consider, ascending; all of them if None.
+    """
+
+    def __init__(self, vectors: Embeddings, rows: Rows | None = None) -> None:
+        self._vectors = vectors
+        self._rows = rows
+
+    def candidates(self, vector: Embeddings, k: int) -> Rows:
+        """Return the k best rows; see `Backend`."""
+        best_rows, best_scores = np.empty(0, np.int64), np.empty(0, np.float32)
+        for rows, block in self._blocks():
+            best_rows = np.concatenate([best_rows, rows])
+            best_scores = np.concatenate([best_scores, block @ vector])
+            if len(best_rows) > k:
+                # Ties go to the lower row, so that an answer does not depend on the blocks.
+                order = np.lexsort((best_rows, -best_scores))[:k]
+                best_rows, best_scores = best_rows[order], best_scores[order]
+        return best_rows
+
+    def _blocks(self) -> Iterator[tuple[Rows, Embeddings]]:
+        if self._rows is None:
+            start = 0
+            for block in blocks_of(self._vectors):
+                yield np.arange(start, start + len(block)), block
+                start += len(block)
+        else:
+            for start in range(0, len(self._rows), BLOCK_ROWS):
+                part = self._rows[start : start + BLOCK_ROWS]
+                yield part, self._vectors[part]
+
+
+class AnnoyBackend:
+    """Looks in a forest of random projections (Annoy).
+
+    Annoy's file has no header and no checksum, and a damaged one crashes the process: check its sha256 first.
+
+    Args:
+        path: The published `annoy.ann`.
+        count: Vectors in it.
+        dims: Length of a vector.
+
+    Raises:
+        FileNotFoundError: It is missing.
+        DamagedIndexError: Annoy cannot read it.
+    """
+
+    def __init__(self, path: Path, count: int, dims: int) -> None:
+        self._forest = AnnoyIndex(dims, "angular")
+        try:
+            self._forest.load(str(path))
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise DamagedIndexError(f"{path} is damaged: {error}") from error
+        if self._forest.get_n_items() != count:
+            raise DamagedIndexError(f"{path} is damaged: {self._forest.get_n_items()} items, expected {count}")
+
+    def candidates(self, vector: Embeddings, k: int) -> Rows:
+        """Return about twice k rows; see `Backend`.
+
+        Annoy looks at `search_k` vectors. Its own default (k times the number of trees) finds two thirds of the
+        ten nearest; docs/benchmarks.md has what this choice finds.
+        """
+        wanted = 2 * k + 10
+        search_k = max(20_000, 400 * k)
+        return np.asarray(self._forest.get_nns_by_vector(vector, wanted, search_k), np.int64)
+
+
+def build_annoy(folder: Path, vectors: Embeddings, settings: BackendSettings) -> None:
+    """Build an Annoy forest and write it into the folder of a generation.
+
+    Args:
+        folder: Not published yet.
+        vectors: float32 (count, d), unit rows.
+        settings: Trees and seed; the same ones give the same bytes.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    forest = AnnoyIndex(vectors.shape[1], "angular")
+    forest.set_seed(settings.seed)
+    for row, vector in enumerate(vectors):
+        forest.add_item(row, vector)
+    forest.build(settings.trees, n_jobs=1)  # with more threads two builds differ
+    forest.save(str(folder / ANNOY))
+    sync(folder / ANNOY)

@@ -1,0 +1,106 @@
+"""Complete a generation: add the derived files to the truth, describe every file, publish."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from imgsearch.encoders.export import exported_files
+from imgsearch.encoders.projection import LARGEST_SAMPLE, SMALLEST_CATALOGUE, Projection, learn_projection
+from imgsearch.encoders.runtime import Embeddings
+from imgsearch.errors import DamagedIndexError
+from imgsearch.index import store
+from imgsearch.index.arrays import blocks_of, open_array, write_array
+from imgsearch.index.backends import build_annoy
+from imgsearch.index.pipeline import Progress
+from imgsearch.index.store import Manifest
+
+logger = logging.getLogger(__name__)
+
+
+def complete_generation(
+    directory: Path, draft: Manifest, previous: Manifest | None, progress: Progress, *, relearn: bool = False
+) -> Manifest:
+    """Derive what is searched from the embeddings, and publish.
+
+    Args:
+        directory: The index; its lock is held. The folder of the generation holds embeddings and items, and the
+            encoder is installed.
+        draft: Describes it, but for derived values and the records of files.
+        previous: What is published, if anything.
+        progress: Told ("index", done, total).
+        relearn: Learn the projection anew.
+
+    Returns:
+        The manifest that is published now.
+    """
+    folder = directory / draft.folder
+    names = [store.EMBEDDINGS, store.ITEMS]
+    if draft.backend is None:
+        draft = replace(draft, dims=0, projection_count=0)
+    else:
+        progress("index", 0, draft.count)
+        embeddings = open_array(folder / store.EMBEDDINGS, draft.count, draft.encoder.dims)
+        projection, learnt_on = None if relearn else _kept_projection(directory, draft, previous), 0
+        if projection is not None and previous is not None:
+            learnt_on = previous.projection_count
+        elif draft.count >= SMALLEST_CATALOGUE:
+            projection, learnt_on = _learnt_projection(embeddings, draft.backend.seed), draft.count
+        draft = replace(
+            draft,
+            dims=len(projection.components) if projection else draft.encoder.dims,
+            projection_count=learnt_on,
+        )
+        vectors = _write_derived(folder, draft, embeddings, projection)
+        names += [store.VECTORS] + ([store.PROJECTION] if projection else [])
+        if draft.backend is not None and draft.backend.name == "annoy":
+            build_annoy(folder, vectors, draft.backend)
+            names.append(store.ANNOY)
+        progress("index", draft.count, draft.count)
+    published = [f"{draft.folder}/{name}" for name in names]
+    published += [f"{draft.encoder_folder}/{name}" for name in exported_files(draft.encoder)]
+    manifest = replace(draft, files={name: store.file_record(directory / name) for name in published})
+    store.publish(directory, manifest, previous)
+    return manifest
+
+
+def _kept_projection(directory: Path, draft: Manifest, previous: Manifest | None) -> Projection | None:
+    """Keep the projection while the encoder is the same, so that scores do not drift from night to night.
+
+    It is given up when the catalogue has doubled since it was learnt.
+    """
+    if (
+        previous is None
+        or previous.fingerprint != draft.fingerprint
+        or not previous.projection_count
+        or draft.count >= 2 * previous.projection_count
+    ):
+        return None
+    name = f"{previous.folder}/{store.PROJECTION}"
+    try:
+        store.check_content(directory, previous, name)
+    except (DamagedIndexError, FileNotFoundError) as error:
+        logger.warning("%s; the projection is learnt anew", error)
+        return None
+    return Projection.load(str(directory / name), draft.encoder.dims, previous.dims)
+
+
+def _learnt_projection(embeddings: Embeddings, seed: int) -> Projection:
+    """Learn from a sample that fits into memory."""
+    rows = np.arange(len(embeddings))
+    if len(rows) > LARGEST_SAMPLE:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, LARGEST_SAMPLE, replace=False))
+    return learn_projection(embeddings[rows])
+
+
+def _write_derived(folder: Path, draft: Manifest, embeddings: Embeddings, projection: Projection | None) -> Embeddings:
+    """Write projection and vectors, and map the vectors."""
+    if projection is not None:
+        with (folder / store.PROJECTION).open("wb") as file:
+            projection.save(file)
+        store.sync(folder / store.PROJECTION)
+    blocks = blocks_of(embeddings)
+    projected = (projection.apply(block) for block in blocks) if projection else blocks
+    write_array(folder / store.VECTORS, draft.count, draft.dims, projected)
+    return open_array(folder / store.VECTORS, draft.count, draft.dims)

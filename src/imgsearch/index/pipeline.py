@@ -1,0 +1,213 @@
+"""The embedding pipeline: read and hash, decode and fit, encode, write; each stage with a bounded queue.
+
+Stages are generators that pull from one another. Reading runs in threads, decoding in processes, encoding in
+OpenVINO's requests; the generators between them run in the caller's thread, which is the only one that touches
+the work file. What is in flight is bounded by the depth of each stage, whatever the size of the catalogue.
+"""
+
+import contextlib
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import TypeVar
+
+import numpy as np
+
+from imgsearch.encoders.runtime import Embeddings, Encoder
+from imgsearch.encoders.spec import EncoderSpec
+from imgsearch.errors import PictureError
+from imgsearch.images.decode import Pixels, read_file
+from imgsearch.images.workers import DecodeWorker
+from imgsearch.index.work import PendingFile, WorkFile
+
+# Pictures between two commits of the work file: at most these are embedded again after an interruption.
+COMMIT_PICTURES = 64
+
+Given = TypeVar("Given")
+Result = TypeVar("Result")
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class Tally:
+    """What the pipeline did with the files it was given.
+
+    Attributes:
+        embedded: Files whose picture was embedded, now or by the interrupted build before.
+        renamed: Files whose content was known under another name.
+        rejected: Files that cannot be used.
+    """
+
+    embedded: int = 0
+    renamed: int = 0
+    rejected: int = 0
+
+    @property
+    def done(self) -> int:
+        """All files that are settled."""
+        return self.embedded + self.renamed + self.rejected
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """A file that was read: its bytes (then its pixels), or why there are none."""
+
+    file: PendingFile
+    sha256: bytes = b""
+    size: int = 0
+    mtime_ns: int = 0
+    data: bytes = b""
+    pixels: Pixels | None = None
+    error: PictureError | None = None
+
+
+def embed_pending(
+    work: WorkFile,
+    root: str,
+    spec: EncoderSpec,
+    open_encoder: Callable[[], Encoder],
+    progress: Progress,
+) -> Tally:
+    """Settle every pending file of a work file: give it an embedding, or reject it.
+
+    Args:
+        work: Knows which files are pending, and takes the results.
+        root: The catalogue.
+        spec: The encoder, for the size of its pictures.
+        open_encoder: Opens the encoder; called when the first picture is ready, and not at all if none is.
+        progress: Told ("embed", done, total).
+
+    Returns:
+        What was done.
+    """
+    total = work.pending_count()
+    tally = Tally()
+    processors = len(os.sched_getaffinity(0))
+    with work.transaction(), _decoders(spec, processors) as decode, ThreadPoolExecutor(processors) as threads:
+        contents = bounded_map(threads, lambda file: _read(root, file), work.pending(), 2 * processors)
+        unknown = _settle_known(contents, work, tally)
+        decoded = bounded_map(threads, decode, unknown, 4 * processors)
+        usable = _reject_unusable(decoded, work, tally)
+        uncommitted = 0
+        for content, vector in _encoded(usable, open_encoder):
+            if np.isfinite(vector).all():
+                work.add_vector(content.sha256, vector)
+                work.settle(content.file, content.sha256, content.size, content.mtime_ns)
+                tally.embedded += 1
+            else:
+                work.reject(content.file, "bad_embedding", "the encoder found nothing in this picture")
+                tally.rejected += 1
+            uncommitted += 1
+            if uncommitted == COMMIT_PICTURES:
+                work.commit()
+                uncommitted = 0
+                progress("embed", tally.done, total)
+    progress("embed", tally.done, total)
+    return tally
+
+
+def bounded_map(
+    executor: ThreadPoolExecutor, work: Callable[[Given], Result], given: Iterable[Given], depth: int
+) -> Iterator[Result]:
+    """Map with an executor, in order, with at most `depth` results under way."""
+    running: deque[Future[Result]] = deque()
+    try:
+        for argument in given:
+            running.append(executor.submit(work, argument))
+            if len(running) >= depth:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    finally:
+        for future in running:
+            future.cancel()
+
+
+@contextlib.contextmanager
+def _decoders(spec: EncoderSpec, count: int) -> Iterator[Callable[[_Content], _Content]]:
+    """Keep some decoder processes, and give a function that lends one to each call."""
+    workers = [DecodeWorker(spec.size, spec.fit) for _ in range(count)]
+    free: SimpleQueue[DecodeWorker] = SimpleQueue()
+    for worker in workers:
+        free.put(worker)
+
+    def decode(content: _Content) -> _Content:
+        worker = free.get()
+        try:
+            pixels = worker.decode(content.data)
+        except PictureError as error:
+            return _Content(content.file, error=error)
+        finally:
+            free.put(worker)
+        return _Content(content.file, content.sha256, content.size, content.mtime_ns, pixels=pixels)
+
+    try:
+        yield decode
+    finally:
+        for worker in workers:
+            worker.close()
+
+
+def _read(root: str, file: PendingFile) -> _Content:
+    try:
+        data, status = read_file(os.path.join(root, file.path), follow_links=False)
+    except PictureError as error:
+        return _Content(file, error=error)
+    return _Content(file, hashlib.sha256(data).digest(), status.st_size, status.st_mtime_ns, data)
+
+
+def _settle_known(contents: Iterator[_Content], work: WorkFile, tally: Tally) -> Iterator[_Content]:
+    """Settle files whose content has a vector already, and pass the others on."""
+    for content in _reject_unusable(contents, work, tally):
+        known = work.knows(content.sha256)
+        if not known:
+            yield content
+            continue
+        work.settle(content.file, content.sha256, content.size, content.mtime_ns)
+        if known == "resumed":
+            tally.embedded += 1
+        else:
+            tally.renamed += 1
+
+
+def _reject_unusable(contents: Iterator[_Content], work: WorkFile, tally: Tally) -> Iterator[_Content]:
+    for content in contents:
+        if content.error is None:
+            yield content
+        else:
+            work.reject(content.file, content.error.cause, content.error.message)
+            tally.rejected += 1
+
+
+def _encoded(
+    contents: Iterator[_Content], open_encoder: Callable[[], Encoder]
+) -> Iterator[tuple[_Content, Embeddings]]:
+    """Encode in batches; pair each picture with its embedding."""
+    first = next(contents, None)
+    if first is None:
+        return
+    encoder = open_encoder()
+    under_way: deque[_Content] = deque()
+
+    def batches() -> Iterator[Pixels]:
+        batch: list[_Content] = [first]
+        for content in contents:
+            if len(batch) == encoder.batch_size:
+                under_way.extend(batch)
+                yield _stacked(batch)
+                batch = []
+            batch.append(content)
+        under_way.extend(batch)
+        yield _stacked(batch)
+
+    for embeddings in encoder.encode_stream(batches()):
+        for embedding in embeddings:
+            yield under_way.popleft(), embedding
+
+
+def _stacked(batch: list[_Content]) -> Pixels:
+    return np.stack([content.pixels for content in batch if content.pixels is not None])

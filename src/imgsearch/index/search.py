@@ -1,0 +1,274 @@
+"""Open an index and ask it."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from imgsearch.encoders.export import exported_files
+from imgsearch.encoders.projection import Projection
+from imgsearch.encoders.runtime import Embeddings, Encoder, encode, open_encoder
+from imgsearch.errors import DamagedIndexError, NoIndexError, PictureError, UsageError
+from imgsearch.images.decode import read_file
+from imgsearch.images.workers import decode_and_fit
+from imgsearch.index import store
+from imgsearch.index.arrays import open_array
+from imgsearch.index.backends import AnnoyBackend, Backend, ExactBackend, Rows
+from imgsearch.index.items import Items
+from imgsearch.index.store import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One answer.
+
+    Attributes:
+        rank: Place, from 1.
+        path: POSIX path of the picture below the catalogue's root.
+        score: Cosine of the angle between query and picture in the searched space, -1 to 1.
+        distance: Euclidean distance of the two unit vectors, 0 to 2.
+        product: What it shows.
+        category: Where it belongs.
+        metadata: The shop's other data.
+    """
+
+    rank: int
+    path: str
+    score: float
+    distance: float
+    product: str
+    category: str
+    metadata: dict[str, Any]
+
+
+class Index:
+    """One published generation of an index; it stays the same while the index is rebuilt.
+
+    Open it with `Index.open`; it is a context manager, and for one thread at a time.
+
+    Attributes:
+        directory: The index directory.
+        manifest: What is published there.
+    """
+
+    def __init__(self, directory: Path, manifest: Manifest, items: Items, vectors: Embeddings) -> None:
+        self.directory = directory
+        self.manifest = manifest
+        self.items = items
+        self._vectors = vectors
+        self._projection: Projection | None = None
+        self._encoder: Encoder | None = None
+        self._backend: Backend | None = None
+
+    @classmethod
+    def open(cls, directory: str | os.PathLike[str]) -> "Index":
+        """Open the published generation, reading next to nothing: files are mapped, encoders wait for a query.
+
+        Args:
+            directory: The index.
+
+        Raises:
+            NoIndexError: There is none, or only embeddings.
+            DamagedIndexError: A file is missing or damaged, or the format is newer.
+        """
+        path = Path(directory)
+        attempts = 3  # a writer may sweep the generation between our looks at the manifest and at its files
+        while True:
+            manifest = store.read_manifest(path)
+            if manifest.backend is None:
+                raise NoIndexError(
+                    f"{path} holds embeddings but no index", hint=f"make one: imgsearch build-index {path}"
+                )
+            try:
+                store.check_sizes(path, manifest)
+                vectors = open_array(path / manifest.folder / store.VECTORS, manifest.count, manifest.dims)
+                return cls(path, manifest, Items(path / manifest.folder / store.ITEMS), vectors)
+            except FileNotFoundError as error:
+                attempts -= 1
+                if not attempts:
+                    raise DamagedIndexError(
+                        f"{error.filename} is missing",
+                        hint="run imgsearch build-index again into a new directory",
+                    ) from error
+
+    def __len__(self) -> int:
+        return self.manifest.count
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file of items; the maps go with the last reference."""
+        self.items.close()
+
+    def search(
+        self,
+        picture: str | os.PathLike[str],
+        k: int = 5,
+        *,
+        where: str = "",
+        min_score: float | None = None,
+        exact: bool = False,
+    ) -> list[Hit]:
+        """Find the catalogue pictures most similar to a picture.
+
+        Args:
+            picture: File name.
+            k: How many to return at most; at least 1.
+            where: SQL expression over path, product, category and metadata that hits must satisfy.
+            min_score: Leave out hits below this cosine.
+            exact: Compare with every vector, whatever the backend.
+
+        Returns:
+            Hits, best first; equal scores in the order of their paths.
+
+        Raises:
+            PictureError: The picture cannot be used.
+            UsageError: `k` or `where` makes no sense.
+            DamagedIndexError: A file of the index is damaged.
+        """
+        vector = self.vector_of(picture)
+        return self.search_vector(vector, k, where=where, min_score=min_score, exact=exact)
+
+    def plan(self, *, where: str = "", exact: bool = False) -> str:
+        """Name how a query is answered: `annoy` or `exact`."""
+        assert self.manifest.backend is not None
+        return "exact" if where or exact else self.manifest.backend.name
+
+    def vector_of(self, picture: str | os.PathLike[str]) -> Embeddings:
+        """Bring a picture into the searched space.
+
+        A picture whose very bytes are in the index needs no encoder.
+
+        Args:
+            picture: File name.
+
+        Returns:
+            Unit float32 of shape (d,).
+
+        Raises:
+            PictureError: The picture cannot be used.
+            DamagedIndexError: The encoder or the projection is damaged.
+        """
+        data, _ = read_file(os.fspath(picture))
+        row = self.items.row_of_content(hashlib.sha256(data).digest())
+        if row is not None and row < self.manifest.count:
+            return np.array(self._vectors[row])
+        spec = self.manifest.encoder
+        pixels = decode_and_fit(data, spec.size, spec.fit)
+        embedding = encode(self._opened_encoder(), pixels[None])
+        if not np.isfinite(embedding).all():
+            raise PictureError("bad_embedding", "the encoder found nothing in this picture")
+        projection = self._opened_projection()
+        return np.asarray((projection.apply(embedding) if projection else embedding)[0])
+
+    def search_vector(
+        self,
+        vector: Embeddings,
+        k: int = 5,
+        *,
+        where: str = "",
+        min_score: float | None = None,
+        exact: bool = False,
+    ) -> list[Hit]:
+        """Find the catalogue pictures nearest to a vector of the searched space.
+
+        Args:
+            vector: Unit float32 of shape (d,), as `vector_of` gives it.
+            k: As for `search`.
+            where: As for `search`.
+            min_score: As for `search`.
+            exact: As for `search`.
+
+        Returns:
+            As for `search`.
+
+        Raises:
+            UsageError: `k` or `where` makes no sense.
+            DamagedIndexError: A file of the index is damaged.
+        """
+        if k < 1:
+            raise UsageError(f"expected to be asked for at least 1 result, found {k}")
+        backend: Backend
+        if where:
+            backend = ExactBackend(self._vectors, self._checked_rows(self.items.rows_where(where)))
+        elif self.plan(exact=exact) == "exact":
+            backend = ExactBackend(self._vectors)
+        else:
+            backend = self._opened_annoy()
+        rows = self._checked_rows(backend.candidates(vector, min(k, self.manifest.count)))
+        return self._hits(rows, vector, k, min_score)
+
+    def _hits(self, rows: Rows, vector: Embeddings, k: int, min_score: float | None) -> list[Hit]:
+        """Score candidates exactly, and say what they are."""
+        candidates = self._vectors[rows]
+        scores = candidates @ vector
+        if not np.isfinite(scores).all():
+            raise DamagedIndexError(f"{self._file(store.VECTORS)} is damaged: not a number where a score should be")
+        best = np.lexsort((rows, -scores))[:k]
+        if min_score is not None:
+            best = best[scores[best] >= min_score]
+        distances = np.linalg.norm(candidates[best] - vector, axis=1)
+        items = self.items.at([int(row) for row in rows[best]])
+        return [
+            Hit(
+                rank,
+                item.path,
+                # Rounding of unit vectors may lead just past the ends of what a cosine can be.
+                max(-1.0, min(1.0, float(score))),
+                float(distance),
+                item.product,
+                item.category,
+                item.metadata,
+            )
+            for rank, (item, score, distance) in enumerate(zip(items, scores[best], distances, strict=True), start=1)
+        ]
+
+    def _checked_rows(self, rows: Rows | Sequence[int]) -> Rows:
+        """Refuse rows that the arrays do not have: the files do not belong together."""
+        checked = np.asarray(rows, np.int64)
+        if len(checked) and not 0 <= checked.min() <= checked.max() < self.manifest.count:
+            raise DamagedIndexError(f"{self._file(store.ITEMS)} is damaged: it names rows that are not there")
+        return checked
+
+    def _file(self, name: str) -> Path:
+        return self.directory / self.manifest.folder / name
+
+    def _checked(self, folder: str, name: str) -> Path:
+        """Compare a file with its sha256 before a library that trusts it gets to see it."""
+        path = self.directory / folder / name
+        try:
+            store.check_content(self.directory, self.manifest, f"{folder}/{name}")
+        except OSError as error:
+            raise DamagedIndexError(f"{path} cannot be read: {error.strerror}") from error
+        return path
+
+    def _opened_encoder(self) -> Encoder:
+        if self._encoder is None:
+            folder = self.manifest.encoder_folder
+            for name in exported_files(self.manifest.encoder):
+                self._checked(folder, name)
+            self._encoder = open_encoder(self.manifest.encoder, self.directory / folder, for_one=True)
+        return self._encoder
+
+    def _opened_projection(self) -> Projection | None:
+        if self._projection is None and self.manifest.projection_count:
+            path = self._checked(self.manifest.folder, store.PROJECTION)
+            self._projection = Projection.load(str(path), self.manifest.encoder.dims, self.manifest.dims)
+        return self._projection
+
+    def _opened_annoy(self) -> Backend:
+        if self._backend is None:
+            path = self._checked(self.manifest.folder, store.ANNOY)
+            self._backend = AnnoyBackend(path, self.manifest.count, self.manifest.dims)
+        return self._backend

@@ -1,0 +1,54 @@
+"""What several tests need: pictures, a cache of their own, and the program itself."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from drawn_catalog import draw_catalog
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """No test reads or writes the user's cache; exported encoders are shared by the whole session."""
+    folder = tmp_path_factory.mktemp("cache")
+    previous = os.environ.get("IMGSEARCH_CACHE")
+    os.environ["IMGSEARCH_CACHE"] = str(folder)
+    yield folder
+    if previous is None:
+        del os.environ["IMGSEARCH_CACHE"]
+    else:
+        os.environ["IMGSEARCH_CACHE"] = previous
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory) -> Path:
+    """A catalogue of 24 drawn products in 12 categories. Not to be changed: copy it."""
+    folder = tmp_path_factory.mktemp("drawn")
+    draw_catalog(folder, per_kind=2)
+    return folder
+
+
+@pytest.fixture
+def catalogue(drawn, tmp_path) -> Path:
+    """A catalogue of 24 drawn products that a test may change."""
+    folder = tmp_path / "catalogue"
+    draw_catalog(folder, per_kind=2)
+    return folder
+
+
+Program = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def imgsearch(tmp_path) -> Program:
+    """Run the real program in a process of its own, in `tmp_path` unless told otherwise."""
+
+    def run(*arguments: object, cwd: Path = tmp_path, **options: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "imgsearch", *map(str, arguments)]
+        settings = {"capture_output": True, "text": True, "timeout": 120, "check": False, **options}
+        return subprocess.run(command, cwd=cwd, **settings)
+
+    return run
