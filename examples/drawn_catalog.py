@@ -30,7 +30,7 @@ def draw_catalog(folder: Path, *, per_kind: int = PRODUCTS_OF_A_KIND, seed: int 
     Returns:
         The files, in order.
     """
-    files = []
+    files: list[Path] = []
     for kind, shape in SHAPES.items():
         (folder / kind).mkdir(parents=True, exist_ok=True)
         for number in range(per_kind):

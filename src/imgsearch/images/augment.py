@@ -26,11 +26,12 @@ def photo_like(item: Pixels, generator: np.random.Generator) -> bytes:
         A JPEG file of 320 x 320 pixels.
     """
     layer = _placed(_premultiplied(item), generator)
-    scene: Layer = _smooth_ground(generator) * (1 - layer[:, :, 3:] / 255) + layer[:, :, :3]
+    ground = _smooth_ground(generator)
     light = generator.uniform(0.7, 1.2) * generator.uniform(0.85, 1.15, 3)
-    scene = np.asarray(scene * light + generator.normal(0, 4, scene.shape), np.float32)
-    scene = np.asarray(cv2.GaussianBlur(scene, (0, 0), generator.uniform(0.3, 1.2)), np.float32)
-    photo = np.clip(scene, 0, 255).astype(np.uint8)
+    scene = (ground * (1 - layer[:, :, 3:] / 255) + layer[:, :, :3]) * light
+    noisy = np.asarray(scene + generator.normal(0, 4, scene.shape), np.float32)
+    blurred = cv2.GaussianBlur(noisy, (0, 0), generator.uniform(0.3, 1.2))
+    photo = np.clip(blurred, 0, 255).astype(np.uint8)
     quality = int(generator.integers(40, 86))
     _, encoded = cv2.imencode(".jpg", photo[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     return encoded.tobytes()
@@ -51,7 +52,7 @@ def _placed(layer: Layer, generator: np.random.Generator) -> Layer:
         width, height = max(1, round(width * scale)), max(1, round(height * scale))
         layer = np.asarray(cv2.resize(layer, (width, height), interpolation=cv2.INTER_AREA), np.float32)
         scale = 1.0
-    turn = cv2.getRotationMatrix2D((width / 2, height / 2), generator.uniform(-20, 20), scale)
+    turn = np.asarray(cv2.getRotationMatrix2D((width / 2, height / 2), generator.uniform(-20, 20), scale), np.float64)
     turn[:, 2] += np.array([FRAME - width, FRAME - height]) / 2 + generator.uniform(-25, 25, 2)
     return np.asarray(cv2.warpAffine(layer, turn, (FRAME, FRAME), flags=cv2.INTER_LINEAR), np.float32)
 

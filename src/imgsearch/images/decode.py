@@ -4,9 +4,12 @@ OpenCV never sees a file name (a name that is not UTF-8 crashes it) and never re
 a JPEG that was cut short with grey and says nothing). Bytes are read here, checked, and given to `imdecode`.
 """
 
+import contextlib
 import os
 import stat
 import struct
+import threading
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -24,6 +27,7 @@ MAX_BYTES = 100_000_000
 Pixels = NDArray[np.uint8]
 
 _ORIENTATION_TAG = 0x0112
+_STDERR_LOCK = threading.Lock()
 
 
 def read_file(path: str, *, follow_links: bool = True) -> tuple[bytes, os.stat_result]:
@@ -117,13 +121,16 @@ def _decode_native(data: bytes, shrink_to: int) -> Pixels:
     """Decode to upright 8-bit grey, BGR or BGRA."""
     kind = _picture_format(data)
     buffer = np.frombuffer(data, np.uint8)
+    metadata: list[Pixels] = []
     try:
         if kind == "jpeg":
-            image = cv2.imdecode(buffer, _jpeg_flag(data, shrink_to))
-            metadata: list[NDArray[np.uint8]] = []
+            flag = _jpeg_flag(data, shrink_to)
+            with _silent_libraries():
+                image = cv2.imdecode(buffer, flag)
         else:
             # UNCHANGED keeps transparency and all 16 bits, but does not turn the picture upright.
-            image, kinds, contents = cv2.imdecodeWithMetadata(buffer, flags=cv2.IMREAD_UNCHANGED)
+            with _silent_libraries():
+                image, kinds, contents = cv2.imdecodeWithMetadata(buffer, flags=cv2.IMREAD_UNCHANGED)
             metadata = [
                 _as_pixels(content)
                 for what, content in zip(np.ravel(kinds), contents, strict=True)
@@ -145,6 +152,29 @@ def _decode_native(data: bytes, shrink_to: int) -> Pixels:
     if metadata:
         image = _upright(_as_pixels(image), _exif_orientation(metadata[0].tobytes()))
     return _as_pixels(image)
+
+
+@contextlib.contextmanager
+def _silent_libraries() -> Iterator[None]:
+    """Keep libpng and its like from writing to standard error, which is ours to write to.
+
+    They write to the descriptor, not to `sys.stderr`, so it is the descriptor that must point elsewhere; a lock
+    keeps two threads from restoring each other's.
+    """
+    with _STDERR_LOCK:
+        try:
+            kept = os.dup(2)
+        except OSError:  # standard error is closed: nothing to protect
+            yield
+            return
+        try:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 2)
+            os.close(nowhere)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _picture_format(data: bytes) -> str:

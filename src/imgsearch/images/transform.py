@@ -16,8 +16,8 @@ def fit(picture: Pixels, size: int, how: Fit = "pad") -> Pixels:
     Args:
         picture: RGB, uint8 of shape (height, width, 3).
         size: Side of the square in pixels.
-        how: `pad` shows all of it, centred on the median colour of its own border, so that an even ground goes
-            on without an edge; `crop` fills the square with its middle; `stretch` changes its proportions.
+        how: `pad` shows all of it, centred on white, as product pictures stand; `crop` fills the square with its
+            middle; `stretch` changes its proportions.
 
     Returns:
         RGB, uint8 of shape (size, size, 3).
@@ -32,15 +32,9 @@ def fit(picture: Pixels, size: int, how: Fit = "pad") -> Pixels:
     scale = size / max(height, width)
     inner_height, inner_width = max(1, round(height * scale)), max(1, round(width * scale))
     top, left = (size - inner_height) // 2, (size - inner_width) // 2
-    square = np.empty((size, size, 3), np.uint8)
-    square[:] = _border_colour(picture)
+    square = np.full((size, size, 3), 255, np.uint8)
     square[top : top + inner_height, left : left + inner_width] = _resize(picture, inner_height, inner_width)
     return square
-
-
-def _border_colour(picture: Pixels) -> Pixels:
-    border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
-    return np.asarray(np.median(border, axis=0), np.uint8)
 
 
 def _resize(picture: Pixels, height: int, width: int) -> Pixels:

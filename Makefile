@@ -1,0 +1,47 @@
+# The only door to this project: make help
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# What an installed environment depends on; setup runs again when one of these is newer.
+STAMP := $(VENV)/.set-up
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo lint format type test bench docs clean
+
+help: ## Show these targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 12
+
+setup: $(STAMP) ## Install imgsearch and its tools into .venv
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP) ## Index a real catalogue and find its products in photo-like pictures
+	$(BIN)/python examples/demo.py demo
+
+lint: $(STAMP) ## Check style
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: $(STAMP) ## Mend style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+type: $(STAMP) ## Check types
+	$(BIN)/mypy
+
+test: $(STAMP) ## Run all tests
+	$(BIN)/python -m pytest
+
+bench: $(STAMP) ## Measure quality, speed and memory (docs/benchmarks.md)
+	$(BIN)/python benchmarks/run.py bench
+
+docs: $(STAMP) ## Write docs/cli.md from the program
+	$(BIN)/python docs/write_cli.py > docs/cli.md.tmp
+	mv docs/cli.md.tmp docs/cli.md
+
+clean: ## Remove what the other targets made
+	rm -rf $(VENV) demo bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

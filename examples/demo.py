@@ -1,0 +1,76 @@
+"""Index a catalogue, take photo-like pictures of its products, and see whether they are found.
+
+make demo, or: python examples/demo.py [FOLDER]
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from catalogs import stamps_or_drawn
+from contact_sheet import contact_sheet
+from imgsearch import Hit, Index
+from imgsearch.evaluation.metrics import hit_rate
+from imgsearch.images.augment import photo_like
+from imgsearch.images.decode import decode_rgba
+
+SEED = 0
+SHOWN = 6
+
+
+def main(folder: Path) -> None:
+    """Run the demo in a folder, which keeps its catalogue, index and queries."""
+    catalogue, about = stamps_or_drawn(folder)
+    index = folder / f"{catalogue.name}.imgsearch"
+    print(f"catalogue: {about}\n")
+    _run("build-index", catalogue, "--index", index)
+
+    queries = make_queries(catalogue, folder / f"{catalogue.name}-queries")
+    names = list(queries)
+    shown = names[len(names) // (2 * SHOWN) :: len(names) // SHOWN][:SHOWN]
+    _run("query", *(queries[name] for name in shown), "--index", index)
+
+    answers = ask(index, queries)
+    ranks = [rank_of(name, hits) for name, hits in answers.items()]
+    rates = ", ".join(f"{hit_rate(ranks, k):.3f} at {k}" for k in (1, 5, 10))
+    print(f"hit rate of {len(ranks)} photo-like queries: {rates}")
+
+    sheet = folder / f"{catalogue.name}-contact-sheet.png"
+    sheet.write_bytes(contact_sheet([(queries[name], answers[name][:5]) for name in shown], catalogue))
+    print(f"contact sheet: {sheet}")
+
+
+def make_queries(catalogue: Path, folder: Path, seed: int = SEED) -> dict[str, Path]:
+    """Take one photo-like picture of each product; returns its file by the product's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    queries = {}
+    for number, picture in enumerate(sorted(catalogue.rglob("*.png"))):
+        photo = folder / f"{number:04d}.jpg"
+        item = decode_rgba(picture.read_bytes())
+        photo.write_bytes(photo_like(item, np.random.default_rng([seed, number])))
+        queries[picture.relative_to(catalogue).as_posix()] = photo
+    return queries
+
+
+def ask(directory: Path, queries: dict[str, Path], k: int = 10) -> dict[str, list[Hit]]:
+    """Ask the index for every query, through the library; returns hits by the product's path."""
+    with Index.open(directory) as index:
+        return {name: index.search(query, k) for name, query in queries.items()}
+
+
+def rank_of(name: str, hits: list[Hit]) -> int | None:
+    """Place of a product among hits, from 1."""
+    return next((hit.rank for hit in hits if hit.path == name), None)
+
+
+def _run(*arguments: object) -> None:
+    command = ["imgsearch", *map(str, arguments)]
+    print(f"$ {' '.join(command)}", flush=True)
+    subprocess.run([sys.executable, "-m", *command], check=True)
+    print(flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path("demo"))
