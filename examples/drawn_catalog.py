@@ -42,28 +42,45 @@ def draw_catalog(folder: Path, *, per_kind: int = PRODUCTS_OF_A_KIND, seed: int 
 
 
 def _drawn(shape: Callable[[Mask], None], number: int, generator: np.random.Generator) -> Picture:
-    """Fill a shape with a pattern in two colours; RGBA, transparent around it."""
-    mask = np.zeros((SIDE, SIDE), np.uint8)
-    shape(mask)
-    width, height = generator.uniform(0.7, 1.0, 2)
-    squeeze = np.array([[width, 0, SIDE * (1 - width) / 2], [0, height, SIDE * (1 - height) / 2]])
-    mask = np.asarray(cv2.warpAffine(mask, squeeze, (SIDE, SIDE), flags=cv2.INTER_LINEAR), np.uint8)
+    """Fill a shape with a pattern in two colours and put an emblem on it; RGBA, transparent around it."""
+    mask = _placed(shape, generator.uniform(0.6, 1.0, 2), (0, 0))
     pattern = list(PATTERNS.values())[number % len(PATTERNS)](generator)
-    first, second = _two_colours(generator)
+    first, second, third = _colours(generator)
     colour = first + (second - first) * pattern[:, :, None]
+    emblem = list(SHAPES.values())[int(generator.integers(len(SHAPES)))]
+    offset = (int(generator.integers(-25, 26)), int(generator.integers(-20, 41)))
+    on_it = _placed(emblem, generator.uniform(0.22, 0.42, 2), offset)
+    colour = np.where(_outlined(on_it), 250.0, np.where(on_it[:, :, None] > 128, third, colour))
     shade = np.linspace(1.1, 0.8, SIDE)[:, None, None]  # light from above
-    outline = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((5, 5), np.uint8))
-    colour = np.where(np.asarray(outline)[:, :, None] > 128, 40.0, colour * shade)
+    colour = np.where(_outlined(mask), 40.0, colour * shade)
     return np.dstack([np.clip(colour, 0, 255).astype(np.uint8), mask])
 
 
-def _two_colours(generator: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _placed(shape: Callable[[Mask], None], scale: NDArray[np.float64], offset: tuple[int, int]) -> Mask:
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    shape(mask)
+    width, height = scale
+    middle = SIDE / 2
+    squeeze = np.array(
+        [
+            [width, 0, middle * (1 - width) + offset[0]],
+            [0, height, middle * (1 - height) + offset[1]],
+        ]
+    )
+    return np.asarray(cv2.warpAffine(mask, squeeze, (SIDE, SIDE), flags=cv2.INTER_AREA), np.uint8)
+
+
+def _outlined(mask: Mask) -> NDArray[np.bool_]:
+    edge = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((5, 5), np.uint8))
+    return np.asarray(edge)[:, :, None] > 128
+
+
+def _colours(generator: np.random.Generator) -> list[NDArray[np.float64]]:
     hue = generator.uniform()
-    colours = [
-        colorsys.hsv_to_rgb((hue + turn) % 1, generator.uniform(0.4, 1), generator.uniform(0.45, 1))
-        for turn in (0, generator.uniform(0.15, 0.6))
+    return [
+        np.array(colorsys.hsv_to_rgb((hue + turn) % 1, generator.uniform(0.3, 1), generator.uniform(0.3, 1))) * 255
+        for turn in (0, generator.uniform(0.15, 0.45), generator.uniform(0.5, 0.85))
     ]
-    return np.array(colours[0]) * 255, np.array(colours[1]) * 255
 
 
 def _encoded(rgba: Picture) -> bytes:
@@ -94,12 +111,29 @@ def _checks(generator: np.random.Generator) -> NDArray[np.float64]:
 
 def _dots(generator: np.random.Generator) -> NDArray[np.float64]:
     across, down = _grid(generator)
-    return (np.hypot(across % 1 - 0.5, down % 1 - 0.5) < 0.3).astype(float)
+    return np.asarray(np.hypot(across % 1 - 0.5, down % 1 - 0.5) < 0.3, float)
 
 
 def _waves(generator: np.random.Generator) -> NDArray[np.float64]:
     across, down = _grid(generator)
     return ((across + 0.4 * np.sin(down * 3)) % 1 < 0.4).astype(float)
+
+
+def _rings(generator: np.random.Generator) -> NDArray[np.float64]:
+    across, down = _grid(generator)
+    return np.asarray(np.hypot(across - across.mean(), down - down.mean()) % 1 < 0.5, float)
+
+
+def _lattice(generator: np.random.Generator) -> NDArray[np.float64]:
+    across, down = _grid(generator)
+    return ((across % 1 < 0.2) | (down % 1 < 0.2)).astype(float)
+
+
+def _clouds(generator: np.random.Generator) -> NDArray[np.float64]:
+    cells = int(generator.integers(4, 10))
+    field = generator.uniform(0, 1, (cells, cells)).astype(np.float32)
+    smooth = cv2.resize(field, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(np.clip(smooth, 0, 1), float)
 
 
 PATTERNS: dict[str, Callable[[np.random.Generator], NDArray[np.float64]]] = {
@@ -108,6 +142,9 @@ PATTERNS: dict[str, Callable[[np.random.Generator], NDArray[np.float64]]] = {
     "checks": _checks,
     "dots": _dots,
     "waves": _waves,
+    "rings": _rings,
+    "lattice": _lattice,
+    "clouds": _clouds,
 }
 
 

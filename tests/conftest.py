@@ -7,7 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from drawn_catalog import draw_catalog
+
+
+def pytest_addoption(parser):
+    parser.addoption("--update-snapshots", action="store_true", help="write the snapshots anew; then read the diff")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -48,7 +53,7 @@ def imgsearch(tmp_path) -> Program:
 
     def run(*arguments: object, cwd: Path = tmp_path, **options: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "imgsearch", *map(str, arguments)]
-        settings = {"capture_output": True, "text": True, "timeout": 120, "check": False, **options}
-        return subprocess.run(command, cwd=cwd, **settings)
+        settings = {"capture_output": True, "text": True, "timeout": 120, **options}
+        return subprocess.run(command, cwd=cwd, check=False, **settings)
 
     return run

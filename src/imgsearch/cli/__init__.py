@@ -1,6 +1,7 @@
 """The program: one thin file a command, one place that turns errors into text and exit codes."""
 
 import json
+import signal
 import sys
 import traceback
 from typing import Annotated
@@ -75,6 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run() -> None:
     """Run the program as a process."""
+    # By default SIGTERM ends Python on the spot; as an exit it lets a build commit what it has and end its workers.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main())
 
 

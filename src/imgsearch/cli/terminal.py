@@ -5,9 +5,10 @@ import logging
 import sys
 import unicodedata
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from imgsearch.index.pipeline import Progress
+if TYPE_CHECKING:
+    from imgsearch.index.pipeline import Progress
 
 
 def printable(text: str) -> str:
@@ -50,7 +51,7 @@ class _StandardError(logging.Handler):
 
 
 @contextlib.contextmanager
-def progress_bar(*, quiet: bool) -> Iterator[Progress]:
+def progress_bar(*, quiet: bool) -> Iterator["Progress"]:
     """Show a progress bar on standard error if that is a terminal, and nothing otherwise."""
     if quiet or not sys.stderr.isatty():
         yield _no_bar

@@ -1,0 +1,107 @@
+"""An index of 100,000 items: recall, latency, memory of a query: python benchmarks/large_index.py FOLDER.
+
+The items are embeddings of the drawn catalogue, each blended with two others and with noise, so that they are as
+unevenly spread as real ones; there are no picture files behind them.
+"""
+
+import contextlib
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from cold_query import compare
+from demo import make_queries
+from drawn_catalog import draw_catalog
+from imgsearch import Index, embed
+from imgsearch.encoders.runtime import unit_rows
+from imgsearch.index import store
+from imgsearch.index.arrays import open_array, write_array
+from imgsearch.index.generation import complete_generation
+from imgsearch.index.items import SCHEMA, connect
+
+COUNT = 100_000
+QUERIES = 1000
+SEED = 0
+
+
+def main(folder: Path) -> None:
+    index = folder / "large.imgsearch"
+    seconds = make_index(folder, index)
+    with Index.open(index) as opened:
+        size = sum(record.size for record in opened.manifest.files.values()) / 1e6
+        print(f"  {COUNT:,} items, {opened.manifest.dims} dimensions, {size:.0f} MB; derived in {seconds:.1f} s")
+        recall(opened)
+    draw_catalog(folder / "drawn")
+    photo = next(iter(make_queries(folder / "drawn", folder / "drawn-queries-0").values()))
+    query = [sys.executable, "-m", "imgsearch", "query", str(photo), "--index", str(index)]
+    compare({"import keras": [sys.executable, "-c", "import keras"], "query, a new photo": query})
+
+
+def make_index(folder: Path, directory: Path) -> float:
+    shutil.rmtree(directory, ignore_errors=True)
+    draw_catalog(folder / "drawn")
+    embed(folder / "drawn", folder / "drawn-embeddings")
+    given = store.read_manifest(folder / "drawn-embeddings")
+    base = open_array(folder / "drawn-embeddings" / store.EMBEDDINGS, given.count, given.encoder.dims)
+    generator = np.random.default_rng(SEED)
+    started = time.perf_counter()
+    with store.writer_lock(directory):
+        generation = store.new_generation(directory, 1)
+        with contextlib.closing(connect(generation / store.ITEMS)) as items:
+            items.executescript(SCHEMA)
+            items.execute("BEGIN")
+            items.executemany(
+                "INSERT INTO items VALUES (?, ?, 0, 0, ?, ?, '', '{}')",
+                ((row, f"{row:06d}.jpg", row.to_bytes(32, "big"), f"{row:06d}") for row in range(COUNT)),
+            )
+            items.execute("COMMIT")
+        write_array(generation / store.EMBEDDINGS, COUNT, given.encoder.dims, blends(base, generator))
+        source = folder / "drawn-embeddings" / given.encoder_folder
+        names = tuple(Path(name).name for name in given.files if name.startswith("encoders/"))
+        store.install_encoder(directory, given.fingerprint, source, names)
+        draft = store.Manifest.from_json(
+            given.to_json() | {"generation": 1, "count": COUNT, "backend": {"name": "annoy", "trees": 50, "seed": 0}}
+        )
+        complete_generation(directory, draft, None, lambda *_: None)
+    return time.perf_counter() - started
+
+
+def blends(base, generator):
+    for _ in range(0, COUNT, 1000):
+        chosen = base[generator.integers(len(base), size=(3, 1000))]
+        shares = generator.dirichlet([1, 0.5, 0.5], 1000).T[:, :, None]
+        noise = generator.normal(0, 0.25 / np.sqrt(base.shape[1]), (1000, base.shape[1]))
+        yield unit_rows(np.asarray((chosen * shares).sum(axis=0) + noise, np.float32))
+
+
+def recall(index: Index) -> None:
+    """Compare the ten nearest by Annoy with the ten nearest by all vectors, ties counted as right."""
+    generator = np.random.default_rng(SEED + 1)
+    rows = generator.choice(len(index), QUERIES, replace=False)
+    vectors = open_array(index.directory / index.manifest.folder / store.VECTORS, len(index), index.manifest.dims)
+    noise = generator.normal(0, 0.3 / np.sqrt(index.manifest.dims), (QUERIES, index.manifest.dims))
+    queries = unit_rows(np.asarray(vectors[rows] + noise, np.float32))
+    for k in (1, 10, 100):
+        found = 0
+        seconds = []
+        for query in queries:
+            started = time.perf_counter()
+            hits = index.search_vector(query, k)
+            seconds.append(time.perf_counter() - started)
+            worst = kth_score(vectors, query, k)
+            found += sum(hit.score >= worst - 1e-6 for hit in hits)
+        p50, p95 = np.quantile(seconds, [0.5, 0.95]) * 1000
+        print(
+            f"  index recall@{k:<3} {found / (QUERIES * k):.4f}, search p50 {p50:.2f} ms, p95 {p95:.2f} ms", flush=True
+        )
+
+
+def kth_score(vectors, query, k: int) -> float:
+    return float(np.partition(vectors @ query, -k)[-k])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,65 @@
+"""Indexes to ask, built once by the real program."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from drawn_catalog import draw_catalog
+
+
+def build(catalogue: Path, index: Path, *options: str) -> None:
+    command = [sys.executable, "-m", "imgsearch", "build-index", str(catalogue), "--index", str(index), *options]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+
+
+@pytest.fixture(scope="session")
+def small(drawn, tmp_path_factory) -> Path:
+    """An index of the drawn catalogue by the hand-crafted encoder. Not to be changed."""
+    index = tmp_path_factory.mktemp("small") / "idx"
+    build(drawn, index, "--backbone", "handcrafted")
+    return index
+
+
+@pytest.fixture(scope="session")
+def network(drawn, tmp_path_factory) -> Path:
+    """An index of the drawn catalogue by the default encoder. Not to be changed."""
+    index = tmp_path_factory.mktemp("network") / "idx"
+    build(drawn, index, "--precision", "f32")
+    return index
+
+
+@pytest.fixture
+def odd_catalogue(tmp_path) -> Path:
+    """Pictures whose names are attacks on terminals, spreadsheets and parsers."""
+    drawn = draw_catalog(tmp_path / "scratch", per_kind=1)
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    names = [
+        b"=cmd().png",
+        b"@sum.png",
+        b"caf\xe9.png",
+        b"line\nbreak.png",
+        b"\x1b[31mred.png",
+        "abc\u202egnp.png".encode(),
+    ]
+    for name, picture in zip(names, drawn, strict=False):
+        (folder / name).write_bytes(picture.read_bytes())
+    return folder
+
+
+@pytest.fixture
+def snapshot(request):
+    """Compare text with a file beside the tests; `pytest --update-snapshots` writes the files anew."""
+
+    def compare(name: str, text: str) -> None:
+        steady = re.sub(r"\d+ ms", "N ms", re.sub(r"\(\d+\.\d s\)", "(N s)", text))
+        file = Path(__file__).parent / "snapshots" / name
+        if request.config.getoption("--update-snapshots"):
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(steady)
+        assert steady == file.read_text()
+
+    return compare

@@ -1,0 +1,74 @@
+import io
+import sys
+
+import pytest
+
+import imgsearch as package
+from imgsearch.cli import main
+from imgsearch.cli.terminal import printable
+
+
+def test_the_program_says_its_version_and_its_commands(imgsearch):
+    assert imgsearch("--version").stdout == f"imgsearch {package.__version__}\n"
+    helped = imgsearch("--help").stdout
+    for name in ("build-index", "query", "embed", "info", "models"):
+        assert f"  {name} " in helped
+
+
+def test_info_and_models_look_as_they_did(imgsearch, small, snapshot, drawn):
+    facts = imgsearch("info", "--index", small).stdout
+    steady = facts.replace(str(drawn), "CATALOGUE")
+    steady = "".join(line for line in steady.splitlines(keepends=True) if not line.startswith("size"))
+
+    snapshot("info.txt", steady)
+    snapshot("models.txt", imgsearch("models").stdout)
+
+
+def test_completion_can_be_shown_for_a_shell(imgsearch):
+    done = imgsearch(
+        "--show-completion", "bash", env={"PATH": "/usr/bin:/bin", "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    )
+
+    assert "_imgsearch_completion" in done.stdout
+
+
+def test_a_bug_exits_1_with_a_traceback_and_says_so(monkeypatch, capsys, tmp_path):
+    def broken(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("imgsearch.index.search.Index.open", broken)
+
+    assert main(["query", "photo.jpg"]) == 1
+    errors = capsys.readouterr().err
+    assert "ZeroDivisionError" in errors
+    assert "this is a bug in imgsearch" in errors
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain é 漢字", "plain é 漢字"),
+        ("a\tb\r\n", r"a\tb\r\n"),
+        ("\x1b[2J", r"\x1b[2J"),
+        ("\u202eabc\u200b", r"\u202eabc\u200b"),
+        ("caf\udce9", r"caf\xe9"),
+        ("\x00\x7f\x85", r"\x00\x7f\x85"),
+    ],
+)
+def test_nothing_that_steers_a_terminal_is_printed(text, shown):
+    assert printable(text) == shown
+
+
+def test_a_progress_bar_is_drawn_on_a_terminal_only(monkeypatch, catalogue, tmp_path):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    plain, terminal = io.StringIO(), Terminal()
+    for stream, index in ((plain, "one"), (terminal, "two")):
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO()))
+        assert main(["build-index", str(catalogue), "--index", str(tmp_path / index), "--backbone", "handcrafted"]) == 0
+
+    assert plain.getvalue() == ""
+    assert "embed" in terminal.getvalue()

@@ -1,0 +1,60 @@
+import json
+import subprocess
+import sys
+
+HEAVY = {"tensorflow", "keras", "sklearn", "matplotlib", "scipy", "openvino_telemetry"}
+
+
+def modules_of(*arguments: object) -> tuple[set[str], str]:
+    """Run the program in a fresh process; return the modules it had imported at the end, and what it printed."""
+    program = (
+        "import sys\nfrom imgsearch.cli import main\ncode = main(sys.argv[1:])\n"
+        "loaded = {name.partition('.')[0] for name, module in sys.modules.items() if module is not None}\n"
+        "print(*sorted(loaded), file=sys.stderr)\nsys.exit(code)"
+    )
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    return set(done.stderr.split()), done.stdout
+
+
+def test_the_first_query_after_a_build_imports_no_training_library(network, drawn, tmp_path):
+    photo = tmp_path / "new.png"
+    photo.write_bytes((drawn / "cups" / "cups-00.png").read_bytes() + b"\0")  # other bytes, the same picture
+
+    loaded, text = modules_of("query", photo, "--index", network, "--format", "json")
+
+    assert "openvino" in loaded
+    assert not loaded & HEAVY
+    assert json.loads(text)[0]["hits"][0]["path"] == "cups/cups-00.png"
+
+
+def test_a_query_for_a_catalogue_picture_loads_no_encoder(network, drawn):
+    loaded, text = modules_of("query", drawn / "cups" / "cups-00.png", "--index", network, "--format", "json")
+
+    assert not loaded & (HEAVY | {"openvino"})
+    assert json.loads(text)[0]["hits"][0]["score"] == 1.0
+
+
+def test_a_build_with_nothing_changed_loads_no_encoder(network, drawn):
+    loaded, text = modules_of("build-index", drawn, "--index", network)
+
+    assert not loaded & (HEAVY | {"openvino"})
+    assert "nothing changed" in text
+
+
+def test_help_imports_neither_numpy_nor_opencv():
+    loaded, _ = modules_of("--help")
+
+    assert not loaded & (HEAVY | {"numpy", "cv2", "rich", "openvino", "sqlite3"})
+
+
+def test_an_index_still_answers_where_it_was_moved_to(network, drawn, tmp_path, imgsearch):
+    import shutil
+
+    shutil.copytree(network, tmp_path / "moved")
+    photo = tmp_path / "new.png"
+    photo.write_bytes((drawn / "rings" / "rings-01.png").read_bytes() + b"\0")
+
+    done = imgsearch("query", photo, "--index", "moved", "--format", "paths", "-k", 1, env={"PATH": "/usr/bin:/bin"})
+
+    assert done.stdout == "rings/rings-01.png\n"
