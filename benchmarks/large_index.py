@@ -69,7 +69,7 @@ def make_index(folder: Path, directory: Path) -> float:
     return time.perf_counter() - started
 
 
-def blends(base, generator):
+def blends(base: Embeddings, generator: np.random.Generator) -> Iterator[Embeddings]:
     for _ in range(0, COUNT, 1000):
         chosen = base[generator.integers(len(base), size=(3, 1000))]
         shares = generator.dirichlet([1, 0.5, 0.5], 1000).T[:, :, None]
@@ -99,7 +99,7 @@ def recall(index: Index) -> None:
         )
 
 
-def kth_score(vectors, query, k: int) -> float:
+def kth_score(vectors: Embeddings, query: Embeddings, k: int) -> float:
     return float(np.partition(vectors @ query, -k)[-k])
 
 

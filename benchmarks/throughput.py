@@ -65,7 +65,7 @@ def make_pictures(folder: Path) -> Path:
     return folder
 
 
-def keras_loop(network, files: list[Path]) -> float:
+def keras_loop(network: Any, files: list[Path]) -> float:
     """What a first script does; returns pictures a second."""
     started = time.perf_counter()
     rows = []
@@ -79,7 +79,7 @@ def keras_loop(network, files: list[Path]) -> float:
     return len(files) / (time.perf_counter() - started)
 
 
-def build(pictures: Path, folder: Path, precision) -> float:
+def build(pictures: Path, folder: Path, precision: Precision | None) -> float:
     index = folder / "throughput.imgsearch"
     shutil.rmtree(index, ignore_errors=True)
     report = build_index(pictures, index, precision=precision)
