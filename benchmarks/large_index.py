@@ -8,6 +8,7 @@ import contextlib
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from cold_query import compare
 from demo import make_queries
 from drawn_catalog import draw_catalog
 from imgsearch import Index, embed
-from imgsearch.encoders.runtime import unit_rows
+from imgsearch.encoders.runtime import Embeddings, unit_rows
 from imgsearch.index import store
 from imgsearch.index.arrays import open_array, write_array
 from imgsearch.index.generation import complete_generation

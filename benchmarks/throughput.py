@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from drawn_catalog import draw_catalog
 from imgsearch import build_index
 from imgsearch.encoders.networks import build_network
-from imgsearch.encoders.spec import choose_spec
+from imgsearch.encoders.spec import Precision, choose_spec
 from imgsearch.images.decode import decode
 
 COUNT = 400
