@@ -170,6 +170,8 @@ def _update(
     if not catalogue.is_dir():
         found = "a file" if catalogue.exists() else "nothing"
         raise UsageError(f"expected a folder of pictures, found {found}: {catalogue}")
+    if not os.access(catalogue, os.R_OK | os.X_OK):
+        raise UsageError(f"expected a folder that may be read, found one that may not: {catalogue}")
     with store.writer_lock(directory), store.writing(directory):
         previous = _previous(directory)
         if previous and previous.backend and not searchable:
@@ -220,8 +222,8 @@ def _index_embeddings(
         changed = relearn or previous is None or not _same_truth(given, previous)
         if previous and not changed and previous.backend == draft.backend and _sizes_hold(directory, previous):
             return _whole_report(previous, started, published=False)
-        for name in given.files:
-            store.check_content(source, given, name)
+        for name in (*_truth(given), *(f"{given.encoder_folder}/{name}" for name in exported_files(given.encoder))):
+            _check_truth(source, given, name)
         folder = store.new_generation(directory, draft.generation)
         for name in (store.ITEMS, store.EMBEDDINGS):
             shutil.copyfile(source / given.folder / name, folder / name)
@@ -260,9 +262,16 @@ def _draft(
         projection_count=0,
         backend=backend,
         metadata_file=os.fspath(metadata) if metadata else "",
-        metadata_sha256=store.file_record(metadata).sha256 if metadata else "",
+        metadata_sha256=_digest(metadata) if metadata else "",
         files={},
     )
+
+
+def _digest(metadata: Path) -> str:
+    try:
+        return store.file_record(metadata).sha256
+    except OSError as error:
+        raise UsageError(f"{metadata} cannot be read: {error.strerror}") from error
 
 
 @contextmanager
@@ -418,11 +427,13 @@ def _link_embeddings(directory: Path, manifest: Manifest) -> None:
             link.unlink()
 
 
+def _truth(manifest: Manifest) -> tuple[str, str]:
+    """Name the files that cannot be derived from others."""
+    return f"{manifest.folder}/{store.EMBEDDINGS}", f"{manifest.folder}/{store.ITEMS}"
+
+
 def _same_truth(one: Manifest, other: Manifest) -> bool:
-    return all(
-        one.files.get(f"{one.folder}/{name}") == other.files.get(f"{other.folder}/{name}")
-        for name in (store.EMBEDDINGS, store.ITEMS)
-    )
+    return [one.files.get(name) for name in _truth(one)] == [other.files.get(name) for name in _truth(other)]
 
 
 def _report(

@@ -102,13 +102,17 @@ class Items:
         path: Its `items.sqlite`.
 
     Raises:
+        FileNotFoundError: It is missing.
         DamagedIndexError: It cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        path.stat()
         try:
             self._connection = connect(path, read_only=True)
+            # SQLite opens a file when it is first read; we want it open before a writer can remove it.
+            self._connection.execute("PRAGMA schema_version").fetchone()
         except sqlite3.Error as error:
             raise self._damaged(error) from error
 

@@ -358,9 +358,10 @@ def sweep(directory: Path, current: Manifest, previous: Manifest | None) -> None
     for folder in directory.glob("gen-*"):
         if re.fullmatch(r"gen-\d{6,}", folder.name) and folder.name not in kept:
             shutil.rmtree(folder)
-    encoders = {current.fingerprint, (previous or current).fingerprint}
+    if previous is None:
+        return  # the generation before may need an encoder that we do not know
     for folder in (directory / "encoders").glob("*"):
-        if folder.name not in encoders:
+        if folder.name not in (current.fingerprint, previous.fingerprint):
             shutil.rmtree(folder)
 
 
