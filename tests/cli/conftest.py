@@ -37,14 +37,7 @@ def odd_catalogue(tmp_path) -> Path:
     drawn = draw_catalog(tmp_path / "scratch", per_kind=1)
     folder = tmp_path / "odd"
     folder.mkdir()
-    names = [
-        b"=cmd().png",
-        b"@sum.png",
-        b"caf\xe9.png",
-        b"line\nbreak.png",
-        b"\x1b[31mred.png",
-        "abc\u202egnp.png".encode(),
-    ]
+    names = ("=cmd().png", "@sum.png", "caf\udce9.png", "line\nbreak.png", "\x1b[31mred.png", "abc\u202egnp.png")
     for name, picture in zip(names, drawn, strict=False):
         (folder / name).write_bytes(picture.read_bytes())
     return folder
