@@ -4,6 +4,7 @@ The work is done in a process of its own: TensorFlow takes seconds and half a gi
 standard error what no option silences, and must not be in a process that starts others.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -108,7 +109,8 @@ def _export_here(request: str) -> None:
 
 if __name__ == "__main__":
     try:
-        _export_here(sys.argv[1])
+        with contextlib.redirect_stdout(sys.stderr):  # Keras says there what it downloads; ours is for the parent
+            _export_here(sys.argv[1])
     except ImgsearchError as error:
         sys.stdout.write(json.dumps({"message": error.message, "hint": error.hint}))
         sys.exit(error.exit_code)

@@ -1,6 +1,7 @@
 """From D dimensions to d: principal components with partial whitening, learnt on the catalogue."""
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -62,7 +63,7 @@ class Projection:
             DamagedIndexError: The file is not such a projection.
         """
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 mean, components = arrays["mean"], arrays["components"]
         # zipfile and NumPy raise many kinds for a damaged file, and all of them mean the same here.
         except (
@@ -70,7 +71,9 @@ class Projection:
             ValueError,
             KeyError,
             EOFError,
-            NotImplementedError,
+            RuntimeError,
+            TypeError,
+            zlib.error,
             MemoryError,
             zipfile.BadZipFile,
         ) as error:

@@ -65,7 +65,7 @@ class EncoderSpec:
         try:
             texts = {key: str(data[key]) for key in ("name", "kind", "fit", "weights", "precision")}
             numbers = {key: int(cast("int", data[key])) for key in ("size", "dims")}
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"not an encoder's description: {error!r}") from error
         allowed = {"kind": Kind, "fit": Fit, "precision": Precision}
         for key, choices in allowed.items():

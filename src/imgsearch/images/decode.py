@@ -7,7 +7,6 @@ a JPEG that was cut short with grey and says nothing). Bytes are read here, chec
 import contextlib
 import os
 import stat
-import struct
 import threading
 from collections.abc import Iterator
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from imgsearch.errors import PictureError
 from imgsearch.images import MAX_PIXELS
+from imgsearch.images.headers import avif_turn, exif_orientation, jpeg_size, picture_format, sample_bits
 
 # Part of every encoder's fingerprint. Raise it when the same file would give other pixels (decoder choices,
 # fitting), so that no index mixes vectors of two ways of seeing.
@@ -26,7 +26,6 @@ MAX_BYTES = 100_000_000
 
 Pixels = NDArray[np.uint8]
 
-_ORIENTATION_TAG = 0x0112
 _STDERR_LOCK = threading.Lock()
 
 
@@ -51,14 +50,8 @@ def read_file(path: str, *, follow_links: bool = True) -> tuple[bytes, os.stat_r
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow_links else os.O_NOFOLLOW)
     for _ in range(2):
         try:
-            descriptor = os.open(path, flags)
-        except FileNotFoundError:
-            raise PictureError("vanished", "no such file") from None
-        except (OSError, ValueError) as error:
-            raise PictureError("unreadable", f"cannot be opened: {_reason(error)}") from error
-        try:
-            with open(descriptor, "rb", buffering=0) as file:
-                before = os.fstat(descriptor)
+            with open(path, "rb", buffering=0, opener=lambda name, _: os.open(name, flags)) as file:
+                before = os.fstat(file.fileno())
                 if not stat.S_ISREG(before.st_mode):
                     raise PictureError("not_regular_file", "not a regular file")
                 if before.st_size > MAX_BYTES:
@@ -66,10 +59,14 @@ def read_file(path: str, *, follow_links: bool = True) -> tuple[bytes, os.stat_r
                         "too_many_bytes", f"{before.st_size:,} bytes, more than the limit of {MAX_BYTES:,}"
                     )
                 data = file.read(before.st_size + 1)
-                after = os.fstat(descriptor)
-        except OSError as error:
+                after = os.fstat(file.fileno())
+        except FileNotFoundError:
+            raise PictureError("vanished", "no such file") from None
+        except IsADirectoryError:
+            raise PictureError("not_regular_file", "not a regular file") from None
+        except (OSError, ValueError) as error:
             raise PictureError("unreadable", f"cannot be read: {_reason(error)}") from error
-        if len(data) == before.st_size and before.st_mtime_ns == after.st_mtime_ns:
+        if len(data) == before.st_size == after.st_size and before.st_mtime_ns == after.st_mtime_ns:
             if not data:
                 raise PictureError("empty", "the file is empty")
             return data, after
@@ -119,7 +116,7 @@ def decode_rgba(data: bytes) -> Pixels:
 
 def _decode_native(data: bytes, shrink_to: int) -> Pixels:
     """Decode to upright 8-bit grey, BGR or BGRA."""
-    kind = _picture_format(data)
+    kind = picture_format(data)
     buffer = np.frombuffer(data, np.uint8)
     metadata: list[Pixels] = []
     try:
@@ -145,12 +142,15 @@ def _decode_native(data: bytes, shrink_to: int) -> Pixels:
     if image is None or image.size == 0:
         raise PictureError("corrupt", "cut short or damaged")
     if image.dtype == np.uint16:
-        image = cv2.convertScaleAbs(image, alpha=1 / 257)
+        image = cv2.convertScaleAbs(image, alpha=255 / (2 ** sample_bits(data, kind) - 1))
     if image.dtype != np.uint8 or (image.ndim == 3 and image.shape[2] not in (3, 4)):
         channels = 1 if image.ndim == 2 else image.shape[2]
         raise PictureError("unsupported_format", f"{channels} channel(s) of {image.dtype} samples")
-    if metadata:
-        image = _upright(_as_pixels(image), _exif_orientation(metadata[0].tobytes()))
+    turn = avif_turn(data) if kind == "avif" else None
+    if turn:
+        image = _turned(_as_pixels(image), *turn)
+    elif metadata:
+        image = _upright(_as_pixels(image), exif_orientation(metadata[0].tobytes()))
     return _as_pixels(image)
 
 
@@ -177,44 +177,9 @@ def _silent_libraries() -> Iterator[None]:
             os.close(kept)
 
 
-def _picture_format(data: bytes) -> str:
-    """Name the format by its first bytes, and refuse what is not on the list."""
-    if not data:
-        raise PictureError("empty", "the file is empty")
-    head = data[:16]
-    brand = data[4:12]
-    known = {
-        "jpeg": head.startswith(b"\xff\xd8\xff"),
-        "png": head.startswith(b"\x89PNG\r\n\x1a\n"),
-        "webp": head.startswith(b"RIFF") and data[8:12] == b"WEBP",
-        "bmp": head.startswith(b"BM") and len(data) > 26,
-        "tiff": head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
-        "gif": head.startswith((b"GIF87a", b"GIF89a")),
-        "avif": brand in (b"ftypavif", b"ftypavis"),
-    }
-    for name, matches in known.items():
-        if matches:
-            return name
-    unsupported = {
-        "HEIC or another ISO media file": brand.startswith(b"ftyp"),
-        "JPEG XL": head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")),
-        "JPEG 2000": head.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")),
-        "Photoshop": head.startswith(b"8BPS"),
-        "SVG": b"<svg" in data[:1024].lower(),
-    }
-    for name, matches in unsupported.items():
-        if matches:
-            raise PictureError(
-                "unsupported_format",
-                f"{name} is not supported",
-                hint="convert it to JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF",
-            )
-    raise PictureError("not_an_image", "the content is not a picture")
-
-
 def _jpeg_flag(data: bytes, shrink_to: int) -> int:
     """Choose how much the JPEG decoder shrinks: to an eighth, a quarter, a half, or not at all."""
-    longest = max(_jpeg_size(data))
+    longest = max(jpeg_size(data))
     if shrink_to:
         for divisor, flag in (
             (8, cv2.IMREAD_REDUCED_COLOR_8),
@@ -224,46 +189,6 @@ def _jpeg_flag(data: bytes, shrink_to: int) -> int:
             if longest >= divisor * shrink_to:
                 return flag
     return cv2.IMREAD_COLOR
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """Read (height, width) from the frame header (ITU-T T.81, B.2.2) and hold it to the pixel limit."""
-    position = 2
-    while position + 9 <= len(data):
-        if data[position] != 0xFF:
-            position += 1  # decoders skip stray bytes before a marker, so we do
-            continue
-        marker = data[position + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", data, position + 5)
-            if height * width > MAX_PIXELS:
-                raise PictureError("too_large", f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
-            return height, width
-        if marker == 0xFF:
-            position += 1
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:
-            position += 2  # markers without a body
-        else:
-            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    raise PictureError("corrupt", "a JPEG without a frame header: cut short or damaged")
-
-
-def _exif_orientation(exif: bytes) -> int:
-    """Read the orientation (1 to 8) from EXIF data; anything broken means 1, upright."""
-    start = exif.find(b"Exif\0\0") + 6 if exif.startswith(b"Exif\0\0") else 0
-    order = {b"II": "<", b"MM": ">"}.get(exif[start : start + 2], "")
-    if not order:
-        return 1
-    try:
-        (directory,) = struct.unpack_from(order + "I", exif, start + 4)
-        (count,) = struct.unpack_from(order + "H", exif, start + directory)
-        for entry in range(count):
-            tag, kind, _, value = struct.unpack_from(order + "HHIH", exif, start + directory + 2 + 12 * entry)
-            if tag == _ORIENTATION_TAG and kind == 3:
-                return value if 1 <= value <= 8 else 1
-    except struct.error:
-        pass  # offsets that point nowhere: the picture is fine, its metadata is not
-    return 1
 
 
 def _upright(image: Pixels, orientation: int) -> Pixels:
@@ -277,6 +202,16 @@ def _upright(image: Pixels, orientation: int) -> Pixels:
     if flipped:
         image = _as_pixels(cv2.flip(image, 0))
     return image
+
+
+def _turned(image: Pixels, quarters: int, mirrored: str) -> Pixels:
+    """Turn as an AVIF file asks: anticlockwise by quarters, then mirrored."""
+    image = np.rot90(image, quarters)
+    if mirrored == "vertical":
+        image = image[::-1]
+    elif mirrored == "horizontal":
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
 
 
 def _over_white(bgra: Pixels) -> Pixels:

@@ -2,7 +2,7 @@
 
 A worker is this module, run by the same interpreter, and speaks over two pipes. The parent sends a picture file
 as `<Q` length and bytes; the worker answers `<BI` status and length, then the pixels of one fitted square
-(status 0) or a JSON object with `cause` and `message` (status 1). It ends when its standard input does, so no
+(status 0) or a JSON object with `cause`, `message` and `hint` (status 1). It ends when its standard input does, so no
 worker outlives its parent. (`multiprocessing` would run the caller's main module again in each worker, and has
 no clock for a single task.)
 """
@@ -78,8 +78,7 @@ class DecodeWorker:
         process = self._process or self._start()
         deadline = time.monotonic() + self._seconds
         try:
-            _stream(process.stdin).write(_REQUEST.pack(len(data)) + data)
-            _stream(process.stdin).flush()
+            _write(process, _REQUEST.pack(len(data)) + data, deadline)
             status, length = _ANSWER.unpack(_read(process, _ANSWER.size, deadline))
             answer = _read(process, length, deadline)
         except TimeoutError:
@@ -90,7 +89,7 @@ class DecodeWorker:
             raise PictureError("decoder_crashed", "the decoder crashed on this file") from None
         if status:
             refusal = json.loads(answer)
-            raise PictureError(refusal["cause"], refusal["message"])
+            raise PictureError(refusal["cause"], refusal["message"], hint=refusal["hint"])
         return np.frombuffer(answer, np.uint8).reshape(self._size, self._size, 3)
 
     def close(self) -> None:
@@ -109,11 +108,24 @@ class DecodeWorker:
             )
         except OSError as error:
             raise MissingComponentError(f"cannot start a decoder process: {error}") from error
+        os.set_blocking(_stream(self._process.stdin).fileno(), False)
         return self._process
 
 
 def _stream(pipe: IO[bytes] | None) -> IO[bytes]:
     return cast("IO[bytes]", pipe)
+
+
+def _write(process: subprocess.Popen[bytes], data: bytes, deadline: float) -> None:
+    """Send all of `data` to the worker, or raise TimeoutError: one that is stuck may not even read."""
+    descriptor = _stream(process.stdin).fileno()
+    left = memoryview(data)
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_WRITE)
+        while left:
+            if not selector.select(max(0.0, deadline - time.monotonic())):
+                raise TimeoutError
+            left = left[os.write(descriptor, left) :]
 
 
 def _read(process: subprocess.Popen[bytes], length: int, deadline: float) -> bytes:
@@ -143,14 +155,15 @@ def _serve(size: int, how: Fit) -> None:
         try:
             status, answer = 0, decode_and_fit(requests.read(length), size, how).tobytes()
         except PictureError as error:
-            status, answer = 1, json.dumps({"cause": error.cause, "message": error.message}).encode()
+            status, answer = 1, _refusal(error)
         except MemoryError:
-            status, answer = (
-                1,
-                json.dumps({"cause": "too_large", "message": "needs too much memory"}).encode(),
-            )
+            status, answer = 1, _refusal(PictureError("too_large", "needs too much memory"))
         answers.write(_ANSWER.pack(status, len(answer)) + answer)
         answers.flush()
+
+
+def _refusal(error: PictureError) -> bytes:
+    return json.dumps({"cause": error.cause, "message": error.message, "hint": error.hint}).encode()
 
 
 if __name__ == "__main__":

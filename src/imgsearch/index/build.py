@@ -180,6 +180,9 @@ def _update(
         backend = settle_backend(wishes, previous) if searchable else None
         metadata = settle_metadata(wishes, previous)
         draft = _draft(catalogue, spec, backend, metadata, previous)
+        prepared = _EncoderSource(directory, spec, Path(wishes.weights) if wishes.weights else None, previous)
+        if not previous or previous.fingerprint != spec.fingerprint:
+            prepared.find()  # an encoder that cannot be had is better known before a million files are read
         with _work_file(directory, previous, spec) as work:
             changes = _compare(work, catalogue, metadata, progress)
             if previous and not force:
@@ -187,7 +190,6 @@ def _update(
             if previous and not relearn and _nothing_changed(changes, draft, previous, directory):
                 store.sweep(directory, previous, None)
                 return _report(previous, changes, Tally(), work, started, published=False)
-            prepared = _EncoderSource(directory, spec, Path(wishes.weights) if wishes.weights else None, previous)
             tally = embed_pending(work, os.fspath(catalogue), spec, prepared.open, progress)
             if not work.item_count():
                 raise ShrinkError(
@@ -370,30 +372,39 @@ class _EncoderSource:
         self._directory = directory
         self._spec = spec
         self._weights = weights
-        self._installed = previous is not None and self._is_whole(previous)
+        self._previous = previous
+        self._found: Path | None = None
 
-    def _is_whole(self, previous: Manifest) -> bool:
-        if previous.fingerprint != self._spec.fingerprint:
-            return False
-        try:
-            for name in exported_files(self._spec):
-                store.check_content(self._directory, previous, f"{previous.encoder_folder}/{name}")
-        except (DamagedIndexError, FileNotFoundError):
-            return False
-        return True
+    def find(self) -> Path:
+        """Return a folder with the exported encoder."""
+        if self._found is None:
+            self._found = self._published() or exported_encoder(self._spec, self._weights)
+        return self._found
 
     def install(self) -> Path:
         """Put the encoder into the index unless it is there, and return its folder."""
-        if not self._installed:
-            source = exported_encoder(self._spec, self._weights)
-            names = exported_files(self._spec)
-            store.install_encoder(self._directory, self._spec.fingerprint, source, names)
-            self._installed = True
-        return self._directory / "encoders" / self._spec.fingerprint
+        target = self._directory / "encoders" / self._spec.fingerprint
+        if self.find() != target:
+            store.install_encoder(self._directory, self._spec.fingerprint, self.find(), exported_files(self._spec))
+            self._found = target
+        return target
 
     def open(self) -> Encoder:
         """Open the encoder."""
         return open_encoder(self._spec, self.install())
+
+    def _published(self) -> Path | None:
+        """Return the folder in the index, if it holds this encoder undamaged."""
+        if self._previous is None or self._previous.fingerprint != self._spec.fingerprint:
+            return None
+        folder = self._previous.encoder_folder
+        try:
+            for name in exported_files(self._spec):
+                store.check_content(self._directory, self._previous, f"{folder}/{name}")
+        except (DamagedIndexError, FileNotFoundError) as error:
+            logger.warning("%s; taking the encoder from the cache, or exporting it again", error)
+            return None
+        return self._directory / folder
 
 
 def _write_truth(work: WorkFile, directory: Path, draft: Manifest, previous: Manifest | None) -> None:
