@@ -22,6 +22,7 @@ from imgsearch.index import store
 from imgsearch.index.arrays import open_array, write_array
 from imgsearch.index.generation import complete_generation
 from imgsearch.index.items import SCHEMA, connect
+from imgsearch.index.manifest import Manifest
 
 COUNT = 100_000
 QUERIES = 1000
@@ -63,7 +64,7 @@ def make_index(folder: Path, directory: Path) -> float:
         source = folder / "drawn-embeddings" / given.encoder_folder
         names = tuple(Path(name).name for name in given.files if name.startswith("encoders/"))
         store.install_encoder(directory, given.fingerprint, source, names)
-        draft = store.Manifest.from_json(
+        draft = Manifest.from_json(
             given.to_json() | {"generation": 1, "count": COUNT, "backend": {"name": "annoy", "trees": 50, "seed": 0}}
         )
         complete_generation(directory, draft, None, lambda *_: None)

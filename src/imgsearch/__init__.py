@@ -22,7 +22,8 @@ from imgsearch.errors import (
 )
 
 if TYPE_CHECKING:
-    from imgsearch.index.build import BuildReport, build_index, embed
+    from imgsearch.index.build import build_index, embed
+    from imgsearch.index.report import BuildReport
     from imgsearch.index.search import Hit, Index
 
 __version__ = "0.1.0"
@@ -46,7 +47,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BuildReport": "imgsearch.index.build",
+    "BuildReport": "imgsearch.index.report",
     "build_index": "imgsearch.index.build",
     "embed": "imgsearch.index.build",
     "Hit": "imgsearch.index.search",

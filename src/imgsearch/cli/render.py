@@ -13,8 +13,8 @@ from typing import Any, BinaryIO, Literal
 
 from imgsearch.cli.terminal import printable
 from imgsearch.errors import ImgsearchError, OutputError
+from imgsearch.index.manifest import Manifest
 from imgsearch.index.search import Hit
-from imgsearch.index.store import Manifest
 
 Format = Literal["table", "json", "jsonl", "csv", "paths"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from imgsearch.cli.render import output, write
 from imgsearch.cli.terminal import printable, say
-from imgsearch.index.build import BuildReport
+from imgsearch.index.report import BuildReport
 
 # A folder with thousands of files of one bad kind should not fill a mailbox with them.
 _SHOWN_OF_A_CAUSE = 20

@@ -1,5 +1,6 @@
 """The `.npy` files of an index: written as a stream, read as a map."""
 
+import tokenize
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError
-from imgsearch.index.store import sync
+from imgsearch.index.disk import sync
 
 BLOCK_ROWS = 4096
 
@@ -56,7 +57,11 @@ def open_array(path: Path, count: int, dims: int) -> Embeddings:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, EOFError, MemoryError) as error:
+    # NumPy reads the header as Python, and lets out whatever Python's parser has to say about a damaged one.
+    except (
+        *(OSError, ValueError, EOFError, MemoryError, OverflowError),
+        *(SyntaxError, TypeError, RecursionError, tokenize.TokenError),
+    ) as error:
         raise DamagedIndexError(f"{path} is damaged: {error}") from error
     if array.shape != (count, dims) or array.dtype != np.float32:
         raise DamagedIndexError(f"{path} is damaged: {array.dtype} {array.shape}, expected float32 {(count, dims)}")

@@ -1,5 +1,7 @@
 """Candidate search: which rows are worth an exact score. Backends only propose; scores come from the vectors."""
 
+import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -11,9 +13,19 @@ from numpy.typing import NDArray
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError
 from imgsearch.index.arrays import BLOCK_ROWS, blocks_of
-from imgsearch.index.store import ANNOY, BackendSettings, sync
+from imgsearch.index.disk import sync
+from imgsearch.index.manifest import BackendSettings
+from imgsearch.index.store import ANNOY
 
 Rows = NDArray[np.int64]
+
+
+def scores_of(vectors: Embeddings, vector: Embeddings) -> Embeddings:
+    """Multiply rows with a vector, each by itself.
+
+    `vectors @ vector` is no faster, and rounds a row by its place among the others: equal pictures would differ.
+    """
+    return np.asarray(np.einsum("ij,j->i", vectors, vector), np.float32)
 
 
 class Backend(Protocol):
@@ -49,7 +61,7 @@ class ExactBackend:
         best_rows, best_scores = np.empty(0, np.int64), np.empty(0, np.float32)
         for rows, block in self._blocks():
             best_rows = np.concatenate([best_rows, rows])
-            best_scores = np.concatenate([best_scores, block @ vector])
+            best_scores = np.concatenate([best_scores, scores_of(block, vector)])
             if len(best_rows) > k:
                 # Ties go to the lower row, so that an answer does not depend on the blocks.
                 order = np.lexsort((best_rows, -best_scores))[:k]
@@ -79,16 +91,14 @@ class AnnoyBackend:
         dims: Length of a vector.
 
     Raises:
-        FileNotFoundError: It is missing.
         DamagedIndexError: Annoy cannot read it.
     """
 
     def __init__(self, path: Path, count: int, dims: int) -> None:
         self._forest = AnnoyIndex(dims, "angular")
         try:
-            self._forest.load(str(path))
-        except FileNotFoundError:
-            raise
+            with _utf8_name(path.parent) as folder:
+                self._forest.load(f"{folder}/{path.name}")
         except OSError as error:
             raise DamagedIndexError(f"{path} is damaged: {error}") from error
         if self._forest.get_n_items() != count:
@@ -103,6 +113,20 @@ class AnnoyBackend:
         wanted = 2 * k + 10
         search_k = max(20_000, 400 * k)
         return np.asarray(self._forest.get_nns_by_vector(vector, wanted, search_k), np.int64)
+
+
+@contextlib.contextmanager
+def _utf8_name(folder: Path) -> Iterator[str]:
+    """Give a folder a name that Annoy takes, which wants UTF-8: its own, or that of an open descriptor."""
+    name = os.fspath(folder)
+    if name == name.encode("utf-8", "replace").decode():
+        yield name
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 def build_annoy(folder: Path, vectors: Embeddings, settings: BackendSettings) -> None:
@@ -121,5 +145,6 @@ def build_annoy(folder: Path, vectors: Embeddings, settings: BackendSettings) ->
     for row, vector in enumerate(vectors):
         forest.add_item(row, vector)
     forest.build(settings.trees, n_jobs=1)  # with more threads two builds differ
-    forest.save(str(folder / ANNOY))
+    with _utf8_name(folder) as name:
+        forest.save(f"{name}/{ANNOY}")
     sync(folder / ANNOY)

@@ -13,8 +13,9 @@ from imgsearch.errors import DamagedIndexError
 from imgsearch.index import store
 from imgsearch.index.arrays import blocks_of, open_array, write_array
 from imgsearch.index.backends import build_annoy
+from imgsearch.index.disk import sync
+from imgsearch.index.manifest import Manifest
 from imgsearch.index.pipeline import Progress
-from imgsearch.index.store import Manifest
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,24 @@ def complete_generation(
     published += [f"{draft.encoder_folder}/{name}" for name in exported_files(draft.encoder)]
     manifest = replace(draft, files={name: store.file_record(directory / name) for name in published})
     store.publish(directory, manifest, previous)
+    _link_embeddings(directory, manifest)
     return manifest
+
+
+def _link_embeddings(directory: Path, manifest: Manifest) -> None:
+    """Where there are embeddings only, let `embeddings.npy` and `items.sqlite` be found by name.
+
+    The links are for people and their scripts; imgsearch itself goes by the manifest.
+    """
+    for name in (store.EMBEDDINGS, store.ITEMS):
+        link = directory / name
+        if manifest.backend is None:
+            draft = link.with_name(name + ".tmp")
+            draft.unlink(missing_ok=True)
+            draft.symlink_to(f"{manifest.folder}/{name}")
+            draft.replace(link)
+        elif link.is_symlink():
+            link.unlink()
 
 
 def _kept_projection(directory: Path, draft: Manifest, previous: Manifest | None) -> Projection | None:
@@ -99,7 +117,7 @@ def _write_derived(folder: Path, draft: Manifest, embeddings: Embeddings, projec
     if projection is not None:
         with (folder / store.PROJECTION).open("wb") as file:
             projection.save(file)
-        store.sync(folder / store.PROJECTION)
+        sync(folder / store.PROJECTION)
     blocks = blocks_of(embeddings)
     projected = (projection.apply(block) for block in blocks) if projection else blocks
     write_array(folder / store.VECTORS, draft.count, draft.dims, projected)

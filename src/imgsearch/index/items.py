@@ -134,7 +134,7 @@ class Items:
             for row, path, product, category, metadata in self._run(query, part):
                 try:
                     found[row] = Item(row, path, product, category, json.loads(metadata))
-                except ValueError as error:
+                except (ValueError, TypeError, RecursionError) as error:
                     raise self._damaged(error) from error
         missing = [row for row in rows if row not in found]
         if missing:
@@ -168,8 +168,13 @@ class Items:
         try:
             # The expression is SQL by the user's own wish: read-only, one statement, one table, no side effect.
             query = f"SELECT row FROM items WHERE ({expression}\n) ORDER BY row"  # noqa: S608
+            # Asked by itself first, with one bracket more: an expression that closes its bracket to add something
+            # of its own cannot close both.
+            self._connection.execute(f"EXPLAIN SELECT row FROM items WHERE ((({expression}\n)))")  # noqa: S608
             return [row for (row,) in self._connection.execute(query)]
-        except (sqlite3.OperationalError, sqlite3.ProgrammingError, sqlite3.Warning) as error:
+        except UnicodeDecodeError as error:
+            raise self._damaged(error) from error
+        except (sqlite3.OperationalError, sqlite3.ProgrammingError, sqlite3.Warning, UnicodeEncodeError) as error:
             raise UsageError(
                 f"--where {expression!r}: {error}",
                 hint="columns: path, product, category, metadata (JSON: metadata->>'price' < 5)",
@@ -189,7 +194,8 @@ class Items:
     def _run(self, query: str, parameters: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
         try:
             yield from self._connection.execute(query, parameters)
-        except sqlite3.DatabaseError as error:
+        # UnicodeDecodeError: SQLite's message quotes damaged bytes.
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> DamagedIndexError:

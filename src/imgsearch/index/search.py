@@ -18,9 +18,9 @@ from imgsearch.images.decode import read_file
 from imgsearch.images.workers import decode_and_fit
 from imgsearch.index import store
 from imgsearch.index.arrays import open_array
-from imgsearch.index.backends import AnnoyBackend, Backend, ExactBackend, Rows
+from imgsearch.index.backends import AnnoyBackend, Backend, ExactBackend, Rows, scores_of
 from imgsearch.index.items import Items
-from imgsearch.index.store import Manifest
+from imgsearch.index.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +56,18 @@ class Index:
         manifest: What is published there.
     """
 
-    def __init__(self, directory: Path, manifest: Manifest, items: Items, vectors: Embeddings) -> None:
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
         self.directory = directory
         self.manifest = manifest
-        self.items = items
-        self._vectors = vectors
-        self._projection: Projection | None = None
+        self._vectors = open_array(self._file(store.VECTORS), manifest.count, manifest.dims)
+        self._projection = self._opened_projection()
+        self.items = Items(self._file(store.ITEMS))
         self._encoder: Encoder | None = None
         self._backend: Backend | None = None
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> "Index":
-        """Open the published generation, reading next to nothing: files are mapped, encoders wait for a query.
+        """Open the published generation, reading little: vectors are mapped, the encoder waits for a query.
 
         Args:
             directory: The index.
@@ -86,8 +86,7 @@ class Index:
                 )
             try:
                 store.check_sizes(path, manifest)
-                vectors = open_array(path / manifest.folder / store.VECTORS, manifest.count, manifest.dims)
-                return cls(path, manifest, Items(path / manifest.folder / store.ITEMS), vectors)
+                return cls(path, manifest)
             except FileNotFoundError as error:
                 attempts -= 1
                 if not attempts:
@@ -162,15 +161,15 @@ class Index:
         """
         data, _ = read_file(os.fspath(picture))
         row = self.items.row_of_content(hashlib.sha256(data).digest())
-        if row is not None and row < self.manifest.count:
+        if row is not None and 0 <= row < self.manifest.count:
             return np.array(self._vectors[row])
         spec = self.manifest.encoder
         pixels = decode_and_fit(data, spec.size, spec.fit)
         embedding = encode(self._opened_encoder(), pixels[None])
         if not np.isfinite(embedding).all():
             raise PictureError("bad_embedding", "the encoder found nothing in this picture")
-        projection = self._opened_projection()
-        return np.asarray((projection.apply(embedding) if projection else embedding)[0])
+        projected = self._projection.apply(embedding) if self._projection else embedding
+        return np.asarray(projected[0])
 
     def search_vector(
         self,
@@ -212,7 +211,7 @@ class Index:
     def _hits(self, rows: Rows, vector: Embeddings, k: int, min_score: float | None) -> list[Hit]:
         """Score candidates exactly, and say what they are."""
         candidates = self._vectors[rows]
-        scores = candidates @ vector
+        scores = scores_of(candidates, vector)
         if not np.isfinite(scores).all():
             raise DamagedIndexError(f"{self._file(store.VECTORS)} is damaged: not a number where a score should be")
         best = np.lexsort((rows, -scores))[:k]
@@ -246,29 +245,29 @@ class Index:
 
     def _checked(self, folder: str, name: str) -> Path:
         """Compare a file with its sha256 before a library that trusts it gets to see it."""
-        path = self.directory / folder / name
-        try:
-            store.check_content(self.directory, self.manifest, f"{folder}/{name}")
-        except OSError as error:
-            raise DamagedIndexError(f"{path} cannot be read: {error.strerror}") from error
-        return path
+        store.check_content(self.directory, self.manifest, f"{folder}/{name}")
+        return self.directory / folder / name
+
+    def _opened_projection(self) -> Projection | None:
+        if not self.manifest.projection_count:
+            return None
+        path = self._checked(self.manifest.folder, store.PROJECTION)
+        return Projection.load(str(path), self.manifest.encoder.dims, self.manifest.dims)
 
     def _opened_encoder(self) -> Encoder:
         if self._encoder is None:
             folder = self.manifest.encoder_folder
             for name in exported_files(self.manifest.encoder):
-                self._checked(folder, name)
+                store.check_truth(self.directory, self.manifest, f"{folder}/{name}")
             self._encoder = open_encoder(self.manifest.encoder, self.directory / folder, for_one=True)
         return self._encoder
 
-    def _opened_projection(self) -> Projection | None:
-        if self._projection is None and self.manifest.projection_count:
-            path = self._checked(self.manifest.folder, store.PROJECTION)
-            self._projection = Projection.load(str(path), self.manifest.encoder.dims, self.manifest.dims)
-        return self._projection
-
     def _opened_annoy(self) -> Backend:
         if self._backend is None:
-            path = self._checked(self.manifest.folder, store.ANNOY)
-            self._backend = AnnoyBackend(path, self.manifest.count, self.manifest.dims)
+            try:
+                path = self._checked(self.manifest.folder, store.ANNOY)
+                self._backend = AnnoyBackend(path, self.manifest.count, self.manifest.dims)
+            except FileNotFoundError:
+                # It was there when we opened: two newer generations have been published since. We have the vectors.
+                self._backend = ExactBackend(self._vectors)
         return self._backend

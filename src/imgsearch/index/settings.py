@@ -7,7 +7,7 @@ from pathlib import Path
 from imgsearch.encoders.runtime import best_precision
 from imgsearch.encoders.spec import DEFAULT_BACKBONE, EncoderSpec, Precision, choose_spec
 from imgsearch.errors import UsageError
-from imgsearch.index.store import BackendSettings, Manifest
+from imgsearch.index.manifest import BackendSettings, Manifest
 
 Location = str | os.PathLike[str]
 

@@ -5,26 +5,22 @@ replacing it is the only commit: a reader sees the whole old generation or the w
 """
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
 import socket
-import sqlite3
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from imgsearch import __version__
-from imgsearch.encoders.spec import EncoderSpec
-from imgsearch.errors import DamagedIndexError, LockedError, NoIndexError, OutputError
+from imgsearch.errors import DamagedIndexError, LockedError, NoIndexError
+from imgsearch.index.disk import open_regular, sync, writing
+from imgsearch.index.manifest import FORMAT, VERSION, FileRecord, Manifest, generation_folder
 
-FORMAT = "imgsearch"
-VERSION = 1
+logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 LOCK = "lock"
@@ -38,131 +34,13 @@ ANNOY = "annoy.ann"
 _REBUILD = "rebuild it: move the directory away and run imgsearch build-index"
 
 
-@dataclass(frozen=True, slots=True)
-class FileRecord:
-    """What a published file must be: its size in bytes, and the sha256 of its content in hex."""
-
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class BackendSettings:
-    """How candidates are found.
-
-    Attributes:
-        name: `annoy` or `exact`.
-        trees: Trees of the Annoy forest.
-        seed: Seed of the Annoy forest.
-    """
-
-    name: str = "annoy"
-    trees: int = 50
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What `manifest.json` says.
-
-    Attributes:
-        generation: Counts published states, from 1.
-        count: Items, which are the rows of the arrays.
-        rejected: Files that could not be used.
-        catalogue: Absolute path of the folder of pictures.
-        encoder: What made the embeddings.
-        fingerprint: Of that encoder, as it was computed then: a later imgsearch may see pictures otherwise.
-        dims: Length of a searched vector; 0 if there are embeddings only.
-        projection_count: How many items there were when the projection was learnt; 0 for none.
-        backend: How candidates are found; None if there are embeddings only (`imgsearch embed`).
-        metadata_file: Absolute path of the CSV file with products' data, or empty.
-        metadata_sha256: Of that file when it was read, or empty.
-        files: Every file that counts, by its path below the index directory.
-    """
-
-    generation: int
-    count: int
-    rejected: int
-    catalogue: str
-    encoder: EncoderSpec
-    fingerprint: str
-    dims: int
-    projection_count: int
-    backend: BackendSettings | None
-    metadata_file: str
-    metadata_sha256: str
-    files: Mapping[str, FileRecord]
-
-    @property
-    def folder(self) -> str:
-        """Name of the generation's folder."""
-        return generation_folder(self.generation)
-
-    @property
-    def encoder_folder(self) -> str:
-        """Folder of the exported encoder, below the index directory."""
-        return f"encoders/{self.fingerprint}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the manifest as the JSON object that is stored."""
-        return {
-            "format": FORMAT,
-            "version": VERSION,
-            "tool": __version__,
-            "metric": "cosine",
-            "generation": self.generation,
-            "count": self.count,
-            "rejected": self.rejected,
-            "catalogue": self.catalogue,
-            "encoder": {**self.encoder.to_json(), "fingerprint": self.fingerprint},
-            "dims": self.dims,
-            "projection_count": self.projection_count,
-            "backend": asdict(self.backend) if self.backend else None,
-            "metadata": {"file": self.metadata_file, "sha256": self.metadata_sha256},
-            "files": {name: asdict(record) for name, record in sorted(self.files.items())},
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Manifest":
-        """Read what `to_json` wrote; keys it does not know are ignored.
-
-        Raises:
-            KeyError, TypeError, ValueError, AttributeError: Something is missing or of the wrong kind.
-        """
-        backend = data["backend"]
-        return cls(
-            generation=_count(data["generation"]),
-            count=_count(data["count"]),
-            rejected=_count(data["rejected"]),
-            catalogue=str(data["catalogue"]),
-            encoder=EncoderSpec.from_json(data["encoder"]),
-            fingerprint=_fingerprint(data["encoder"]["fingerprint"]),
-            dims=_count(data["dims"]),
-            projection_count=_count(data["projection_count"]),
-            backend=BackendSettings(str(backend["name"]), _count(backend["trees"]), int(backend["seed"]))
-            if backend
-            else None,
-            metadata_file=str(data["metadata"]["file"]),
-            metadata_sha256=str(data["metadata"]["sha256"]),
-            files={
-                _plain_path(name): FileRecord(_count(record["size"]), str(record["sha256"]))
-                for name, record in data["files"].items()
-            },
-        )
-
-
-def generation_folder(generation: int) -> str:
-    """Name the folder of a generation."""
-    return f"gen-{generation:06d}"
-
-
 def is_index(directory: str) -> bool:
     """Say whether a folder is an imgsearch index (or what is left of a build), so that scans leave it out."""
     path = Path(directory)
     if (path / PARTIAL).exists():
         return True
     try:
-        with (path / MANIFEST).open("rb") as file:
+        with open_regular(path / MANIFEST) as file:
             return b'"format": "imgsearch"' in file.read(4096)
     except OSError:
         return False
@@ -180,7 +58,7 @@ def read_manifest(directory: Path) -> Manifest:
     """
     path = directory / MANIFEST
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             text = file.read()
     except (FileNotFoundError, NotADirectoryError):
         raise NoIndexError(
@@ -206,6 +84,18 @@ def read_manifest(directory: Path) -> Manifest:
         raise DamagedIndexError(f"{path} is damaged: {error}", hint=_REBUILD) from error
 
 
+def published(directory: Path) -> Manifest | None:
+    """Read the manifest; None if there is none.
+
+    Raises:
+        DamagedIndexError: As `read_manifest`.
+    """
+    try:
+        return read_manifest(directory)
+    except NoIndexError:
+        return None
+
+
 def check_sizes(directory: Path, manifest: Manifest) -> None:
     """Look whether every file is there with the size it should have. Cheap: no file is read.
 
@@ -214,7 +104,12 @@ def check_sizes(directory: Path, manifest: Manifest) -> None:
         DamagedIndexError: A file has another size.
     """
     for name, record in manifest.files.items():
-        size = (directory / name).stat().st_size
+        try:
+            size = (directory / name).stat().st_size
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise DamagedIndexError(f"{directory / name} cannot be read: {error.strerror}", hint=_REBUILD) from error
         if size != record.size:
             raise DamagedIndexError(
                 f"{directory / name} is damaged: {size} bytes, expected {record.size}", hint=_REBUILD
@@ -233,29 +128,33 @@ def check_content(directory: Path, manifest: Manifest, name: str) -> None:
         raise DamagedIndexError(f"{directory / name} is damaged: its content has changed", hint=_REBUILD)
 
 
+def check_truth(directory: Path, manifest: Manifest, name: str) -> None:
+    """Do `check_content` for a file that cannot be derived from others.
+
+    Raises:
+        DamagedIndexError: It is missing, or not the file that was published.
+    """
+    try:
+        check_content(directory, manifest, name)
+    except FileNotFoundError as error:
+        raise DamagedIndexError(f"{error.filename} is missing", hint=_REBUILD) from error
+
+
+def is_whole(directory: Path, manifest: Manifest) -> bool:
+    """Say whether all files are there with the size they should have, and log what is not."""
+    try:
+        check_sizes(directory, manifest)
+    except (DamagedIndexError, FileNotFoundError) as error:
+        logger.warning("%s; building it anew", error)
+        return False
+    return True
+
+
 def file_record(path: Path) -> FileRecord:
     """Take size and sha256 of a file."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return FileRecord(file.tell(), digest)
-
-
-@contextlib.contextmanager
-def writing(directory: Path) -> Iterator[None]:
-    """Turn write errors below a directory, SQLite's too, into `OutputError`.
-
-    Raises:
-        OutputError: Such an error reached this point.
-    """
-    try:
-        yield
-    except (OSError, sqlite3.OperationalError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or str(error)
-        lacks_space = "full" in reason or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT)
-        raise OutputError(
-            f"cannot write to {directory}: {reason}; nothing was published",
-            hint="free some space and run it again" if lacks_space else "is it a folder you may write to?",
-        ) from error
 
 
 @contextlib.contextmanager
@@ -343,7 +242,10 @@ def publish(directory: Path, manifest: Manifest, previous: Manifest | None) -> N
         os.fsync(file.fileno())
     draft.replace(directory / MANIFEST)
     sync(directory)
-    sweep(directory, manifest, previous)
+    try:
+        sweep(directory, manifest, previous)
+    except OSError as error:  # it is published; the next build sweeps again
+        logger.warning("cannot remove old generations: %s", error)
 
 
 def sweep(directory: Path, current: Manifest, previous: Manifest | None) -> None:
@@ -363,32 +265,3 @@ def sweep(directory: Path, current: Manifest, previous: Manifest | None) -> None
     for folder in (directory / "encoders").glob("*"):
         if folder.name not in (current.fingerprint, previous.fingerprint):
             shutil.rmtree(folder)
-
-
-def sync(path: Path) -> None:
-    """Make a file's content, or a folder's list of names, survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _count(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"expected a count, found {value!r}")
-    return value
-
-
-def _fingerprint(value: object) -> str:
-    """Refuse what would not do as the name of a folder."""
-    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{16}", value):
-        raise ValueError(f"expected a fingerprint of 16 hex digits, found {value!r}")
-    return value
-
-
-def _plain_path(name: str) -> str:
-    """Refuse a path that would lead out of the index directory."""
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*", name) or ".." in name.split("/"):
-        raise ValueError(f"not the path of a file of an index: {name!r}")
-    return name

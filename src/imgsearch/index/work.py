@@ -88,7 +88,6 @@ class Changes:
         seen: Files with a picture's name.
         unchanged: Of these, files published before with the same size and time.
         rejected: Of these, files known to be unusable.
-        rejected_new: Of these, files that were not rejected before.
         removed: Published files that are gone.
         unrejected: Files rejected before that are gone.
     """
@@ -96,7 +95,6 @@ class Changes:
     seen: int
     unchanged: int
     rejected: int
-    rejected_new: int
     removed: int
     unrejected: int
 
@@ -119,7 +117,9 @@ class WorkFile:
         self._dims = dims
         try:
             self._connection = self._open(fingerprint)
-        except sqlite3.DatabaseError:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            if _is_disk_error(error):
+                raise
             self._remove()
             self._connection = self._open(fingerprint)
         self._same_encoder = same_encoder
@@ -178,7 +178,6 @@ class WorkFile:
             seen=self._count("SELECT count(*) FROM files"),
             unchanged=self._count("SELECT count(*) FROM files WHERE sha256 IS NOT NULL"),
             rejected=self._count("SELECT count(*) FROM files WHERE cause != ''"),
-            rejected_new=sum(1 for _ in self.new_rejects()),
             removed=self._count("SELECT count(*) FROM old.items WHERE path NOT IN (SELECT path FROM files)"),
             unrejected=self._count("SELECT count(*) FROM old.rejected WHERE path NOT IN (SELECT path FROM files)"),
         )
@@ -246,8 +245,11 @@ class WorkFile:
             sqlite3.IntegrityError: A path comes twice.
         """
         self._connection.executemany(
-            "INSERT INTO products VALUES (CAST(? AS TEXT), ?, ?, ?)",
-            ((_sql_text(path), product, category, data) for path, product, category, data in products),
+            "INSERT INTO products VALUES (CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?)",
+            (
+                (_sql_text(path), _sql_text(product), _sql_text(category), data)
+                for path, product, category, data in products
+            ),
         )
 
     def products_without_file(self) -> int:
@@ -295,6 +297,7 @@ class WorkFile:
         try:
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.executescript(_SCHEMA)
+            _check_integrity(connection)
             if connection.execute("SELECT fingerprint FROM encoder").fetchall() != [(fingerprint,)]:
                 connection.execute("DELETE FROM vectors")
                 connection.execute("DELETE FROM encoder")
@@ -311,7 +314,9 @@ class WorkFile:
         damaged = [
             sha256
             for sha256, vector in connection.execute("SELECT sha256, vector FROM vectors")
-            if len(vector) != 4 * self._dims or not abs(float(np.linalg.norm(np.frombuffer(vector, "<f4"))) - 1) < 1e-3
+            if not isinstance(vector, bytes)
+            or len(vector) != 4 * self._dims
+            or not abs(float(np.linalg.norm(np.frombuffer(vector, "<f4"))) - 1) < 1e-3
         ]
         connection.executemany("DELETE FROM vectors WHERE sha256 = ?", ((sha256,) for sha256 in damaged))
 
@@ -324,9 +329,27 @@ class WorkFile:
         return int(count)
 
 
-def _sql_text(path: str) -> bytes:
+def _check_integrity(connection: sqlite3.Connection) -> None:
+    """Raise DatabaseError if a page of the file was damaged."""
+    (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(verdict)
+
+
+def _sql_text(text: str | None) -> bytes | None:
     # Bound as bytes and cast in SQL: a str with lone surrogates cannot be bound as text.
-    return path.encode("utf-8", "surrogateescape")
+    return None if text is None else text.encode("utf-8", "surrogateescape")
+
+
+# What says that the disk or the folder is at fault, not the file: it is no reason to throw the file away.
+_DISK_ERRORS = {
+    *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY),
+    *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PERM),
+}
+
+
+def _is_disk_error(error: Exception) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DISK_ERRORS
 
 
 def _without_ending(path: str) -> str:

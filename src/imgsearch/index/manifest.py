@@ -1,0 +1,158 @@
+"""What `manifest.json` says. docs/format.md is its specification."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from imgsearch import __version__
+from imgsearch.encoders.spec import EncoderSpec
+
+FORMAT = "imgsearch"
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """What a published file must be: its size in bytes, and the sha256 of its content in hex."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class BackendSettings:
+    """How candidates are found.
+
+    Attributes:
+        name: `annoy` or `exact`.
+        trees: Trees of the Annoy forest.
+        seed: Seed of the Annoy forest.
+    """
+
+    name: str = "annoy"
+    trees: int = 50
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What `manifest.json` says.
+
+    Attributes:
+        generation: Counts published states, from 1.
+        count: Items, which are the rows of the arrays.
+        rejected: Files that could not be used.
+        catalogue: Absolute path of the folder of pictures.
+        encoder: What made the embeddings.
+        fingerprint: Of that encoder, as it was computed then: a later imgsearch may see pictures otherwise.
+        dims: Length of a searched vector; 0 if there are embeddings only.
+        projection_count: How many items there were when the projection was learnt; 0 for none.
+        backend: How candidates are found; None if there are embeddings only (`imgsearch embed`).
+        metadata_file: Absolute path of the CSV file with products' data, or empty.
+        metadata_sha256: Of that file when it was read, or empty.
+        files: Every file that counts, by its path below the index directory.
+    """
+
+    generation: int
+    count: int
+    rejected: int
+    catalogue: str
+    encoder: EncoderSpec
+    fingerprint: str
+    dims: int
+    projection_count: int
+    backend: BackendSettings | None
+    metadata_file: str
+    metadata_sha256: str
+    files: Mapping[str, FileRecord]
+
+    @property
+    def folder(self) -> str:
+        """Name of the generation's folder."""
+        return generation_folder(self.generation)
+
+    @property
+    def encoder_folder(self) -> str:
+        """Folder of the exported encoder, below the index directory."""
+        return f"encoders/{self.fingerprint}"
+
+    def has_settings_of(self, other: "Manifest") -> bool:
+        """Say whether two generations were asked for with the same words."""
+        mine, theirs = (
+            (one.fingerprint, one.backend, one.catalogue, one.metadata_file, one.metadata_sha256)
+            for one in (self, other)
+        )
+        return mine == theirs
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the manifest as the JSON object that is stored."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "tool": __version__,
+            "metric": "cosine",
+            "generation": self.generation,
+            "count": self.count,
+            "rejected": self.rejected,
+            "catalogue": self.catalogue,
+            "encoder": {**self.encoder.to_json(), "fingerprint": self.fingerprint},
+            "dims": self.dims,
+            "projection_count": self.projection_count,
+            "backend": asdict(self.backend) if self.backend else None,
+            "metadata": {"file": self.metadata_file, "sha256": self.metadata_sha256},
+            "files": {name: asdict(record) for name, record in sorted(self.files.items())},
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Manifest":
+        """Read what `to_json` wrote; keys it does not know are ignored.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: Something is missing or of the wrong kind.
+        """
+        backend = data["backend"]
+        return cls(
+            generation=_count(data["generation"]),
+            count=_count(data["count"]),
+            rejected=_count(data["rejected"]),
+            catalogue=str(data["catalogue"]),
+            encoder=EncoderSpec.from_json(data["encoder"]),
+            fingerprint=_fingerprint(data["encoder"]["fingerprint"]),
+            dims=_count(data["dims"]),
+            projection_count=_count(data["projection_count"]),
+            backend=BackendSettings(str(backend["name"]), _count(backend["trees"]), _count(backend["seed"]))
+            if backend
+            else None,
+            metadata_file=str(data["metadata"]["file"]),
+            metadata_sha256=str(data["metadata"]["sha256"]),
+            files={
+                _plain_path(name): FileRecord(_count(record["size"]), str(record["sha256"]))
+                for name, record in data["files"].items()
+            },
+        )
+
+
+def generation_folder(generation: int) -> str:
+    """Name the folder of a generation."""
+    return f"gen-{generation:06d}"
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"expected a count, found {value!r}")
+    return value
+
+
+def _fingerprint(value: object) -> str:
+    """Refuse what would not do as the name of a folder."""
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{16}", value):
+        raise ValueError(f"expected a fingerprint of 16 hex digits, found {value!r}")
+    return value
+
+
+def _plain_path(name: str) -> str:
+    """Refuse a path that would lead out of the index directory."""
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*", name) or ".." in name.split("/"):
+        raise ValueError(f"not the path of a file of an index: {name!r}")
+    return name

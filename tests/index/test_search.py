@@ -1,0 +1,459 @@
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imgsearch import Index, build_index
+from imgsearch.encoders import projection
+from imgsearch.errors import DamagedIndexError, NoIndexError, PictureError, UsageError
+from imgsearch.index import generation, search, store
+from imgsearch.index.store import read_manifest
+
+BOTH = pytest.mark.parametrize("backend", ["exact", "annoy"])
+
+
+@pytest.fixture
+def opened(built):
+    indexes = {backend: Index.open(built / backend) for backend in ("exact", "annoy")}
+    yield indexes
+    for index in indexes.values():
+        index.close()
+
+
+@BOTH
+def test_a_picture_of_the_catalogue_finds_itself_without_an_encoder(built, opened, backend, monkeypatch):
+    monkeypatch.setattr(search, "open_encoder", lambda *_, **__: pytest.fail("an encoder was opened"))
+
+    for file in sorted((built / "catalogue").rglob("*.png")):
+        best = opened[backend].search(file, k=3)[0]
+        assert best.path == file.relative_to(built / "catalogue").as_posix()
+        assert (best.rank, best.distance) == (1, 0.0)
+        assert best.score == pytest.approx(1, abs=1e-6)
+
+
+def test_scores_equal_brute_force_and_are_the_same_for_both_backends(built, opened, photo, contents):
+    vectors = {path: np.frombuffer(vector, "<f4") for path, (_, vector) in contents(built / "exact").items()}
+    query = opened["exact"].vector_of(photo)
+    expected = sorted(vectors, key=lambda path: -float(vectors[path].astype(float) @ query))[:10]
+
+    exact, annoy = (opened[backend].search(photo, k=10) for backend in ("exact", "annoy"))
+
+    assert [hit.path for hit in annoy] == expected
+    assert [hit.path for hit in exact] == expected
+    assert [hit.rank for hit in exact] == list(range(1, 11))
+    for hit in exact:
+        assert hit.score == pytest.approx(float(vectors[hit.path] @ query), abs=1e-6)
+        assert hit.distance == pytest.approx(float(np.linalg.norm(vectors[hit.path] - query)), abs=1e-6)
+        assert hit.distance == pytest.approx(np.sqrt(2 - 2 * hit.score), abs=1e-3)
+
+
+def test_hits_are_the_same_to_the_last_digit_for_both_backends(built, opened, photo):
+    for picture in (photo, *(built / "catalogue").rglob("*.png")):
+        for k in (1, 2, 5, 7, 10):
+            exact, annoy = (opened[backend].search(picture, k=k) for backend in ("exact", "annoy"))
+            assert exact == annoy
+
+
+@BOTH
+def test_where_gives_as_many_results_as_match(opened, photo, backend):
+    hits = opened[backend].search(photo, k=10, where="category = 'b'")
+
+    assert len(hits) == 10
+    assert {hit.category for hit in hits} == {"b"}
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    assert len(opened[backend].search(photo, k=99, where="category = 'b'")) == 13
+    assert opened[backend].search(photo, where="category = 'nothing'") == []
+    everything = opened[backend].search(photo, k=40)
+    assert [hit.path for hit in hits] == [hit.path for hit in everything if hit.category == "b"][:10]
+
+
+def test_a_wrong_expression_is_a_usage_error(opened, photo):
+    with pytest.raises(UsageError, match="--where"):
+        opened["exact"].search(photo, where="colour = 1")
+
+
+@BOTH
+def test_hits_below_the_least_score_are_left_out(opened, photo, backend):
+    hits = opened[backend].search(photo, k=10)
+    least = hits[4].score
+
+    assert opened[backend].search(photo, k=10, min_score=least) == hits[:5]
+    assert opened[backend].search(photo, k=10, min_score=1.1) == []
+    assert opened[backend].search(photo, k=10, min_score=-1) == hits
+
+
+@BOTH
+@pytest.mark.parametrize("k", [0, -1, -(10**9)])
+def test_less_than_one_result_is_a_usage_error(opened, photo, backend, k):
+    with pytest.raises(UsageError, match=f"found {k}"):
+        opened[backend].search(photo, k=k)
+
+
+@BOTH
+@pytest.mark.parametrize("k", [40, 41, 10**12])
+def test_asking_for_more_than_there_is_gives_all_there_is(opened, photo, backend, k):
+    assert len({hit.path for hit in opened[backend].search(photo, k=k)}) == 40
+
+
+@BOTH
+def test_an_index_of_one_picture_answers(tmp_path, lay_out, photo, backend):
+    build_index(lay_out(tmp_path / "one", 1), tmp_path / "index", backbone="handcrafted", backend=backend)
+
+    with Index.open(tmp_path / "index") as index:
+        assert len(index) == 1
+        assert [hit.path for hit in index.search(photo)] == ["a/0000.png"]
+        assert index.search(tmp_path / "one/a/0000.png")[0].distance == 0
+
+
+@BOTH
+@pytest.mark.parametrize("copies", [7, 30, 61])
+def test_equal_pictures_come_in_the_order_of_their_paths(tmp_path, lay_out, painted, photo, backend, copies):
+    catalogue = lay_out(tmp_path / "catalogue", 9)
+    for number in range(copies):
+        (catalogue / "abc"[number % 3] / f"copy-{number:02d}.png").write_bytes(painted(500))
+    build_index(catalogue, tmp_path / "index", backbone="handcrafted", backend=backend)
+
+    with Index.open(tmp_path / "index") as index:
+        for picture in (catalogue / "a/copy-00.png", photo, catalogue / "a/0000.png"):
+            for k in (3, 10, copies + 9):
+                hits = [hit for hit in index.search(picture, k=k) if "copy" in hit.path]
+                assert [hit.path for hit in hits] == sorted(hit.path for hit in hits)
+                assert len({hit.score for hit in hits}) <= 1
+        first = index.search(catalogue / "c/copy-02.png", k=3)
+        assert [hit.path for hit in first] == ["a/copy-00.png", "a/copy-03.png", "a/copy-06.png"]
+
+
+@BOTH
+def test_a_better_score_never_comes_after_a_worse_one(opened, built, backend):
+    for file in sorted((built / "catalogue").rglob("*.png"))[:10]:
+        scores = [hit.score for hit in opened[backend].search(file, k=40)]
+        assert scores == sorted(scores, reverse=True)
+        assert all(-1 <= score <= 1 for score in scores)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause"),
+    [
+        ("missing", "vanished"),
+        ("folder", "not_regular_file"),
+        ("fifo", "not_regular_file"),
+        ("empty", "empty"),
+        ("text", "not_an_image"),
+        ("cut", "corrupt"),
+        ("a\0b", "unreadable"),
+        ("x" * 5000, "unreadable"),
+    ],
+)
+def test_a_query_that_is_no_picture_says_why(opened, tmp_path, painted, kind, cause):
+    file = tmp_path / kind if "\0" not in kind else kind
+    match kind:
+        case "folder":
+            file.mkdir()
+        case "fifo":
+            os.mkfifo(file)
+        case "empty":
+            file.write_bytes(b"")
+        case "text":
+            file.write_text("hello")
+        case "cut":
+            file.write_bytes(painted(1)[:-30])
+
+    with pytest.raises(PictureError) as caught:
+        opened["exact"].search(file)
+    assert (caught.value.cause, caught.value.exit_code) == (cause, 4)
+
+
+def test_a_query_whose_name_is_not_utf8_is_answered(opened, tmp_path, painted):
+    file = tmp_path / "caf\udce9.png"
+    file.write_bytes(painted(3))
+
+    assert opened["exact"].search(file)[0].path == "a/0003.png"
+
+
+def test_where_there_is_no_index_there_is_no_answer(tmp_path):
+    with pytest.raises(NoIndexError) as caught:
+        Index.open(tmp_path / "nowhere")
+    assert caught.value.exit_code == 5
+
+
+def test_the_plan_says_how_a_query_is_answered(opened):
+    assert [opened["annoy"].plan(), opened["annoy"].plan(where="1"), opened["annoy"].plan(exact=True)] == [
+        *("annoy", "exact", "exact"),
+    ]
+    assert opened["exact"].plan() == "exact"
+
+
+def test_an_index_moved_elsewhere_answers_the_same(built, copied, photo, answers):
+    assert answers(copied("annoy"), photo) == answers(built / "annoy", photo)
+
+
+# --- damage
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, lay_out):
+    """Two indexes of other pictures whose files have the same sizes, with a projection and a forest."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generation, "SMALLEST_CATALOGUE", 10)
+        patch.setattr(projection, "DIMS", 16)
+        for number, name in enumerate(["one", "two"]):
+            catalogue = lay_out(folder / f"catalogue-{name}", 60, first=100 * number)
+            build_index(catalogue, folder / name, backbone="handcrafted", backend="annoy", trees=4)
+    return folder
+
+
+# It damages a copy in each way, asks it, and mends it again; a crash ends it, which its parent sees.
+TRY_ALL = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from imgsearch import Index
+from imgsearch.errors import DamagedIndexError, NoIndexError
+
+directory, other, known, unknown = map(Path, sys.argv[1:])
+
+def ask():
+    with Index.open(directory) as index:
+        return [[(hit.path, hit.score) for hit in index.search(picture, **options)]
+                for picture in (known, unknown)
+                for options in ({"k": 5}, {"k": 5, "exact": True}, {"k": 5, "where": "category = 'a'"})]
+
+before = ask()
+generator = np.random.default_rng(5)
+for file in sorted(path for path in directory.rglob("*") if path.is_file() and path.name != "lock"):
+    data = file.read_bytes()
+    size = len(data)
+    ways = {"deleted": None, "emptied": b"", "halved": data[: size // 2], "longer": data + b"x"}
+    node = 4 * 16 + 12  # of Annoy: header and vector, at 16 dimensions
+    cuts = [count for count in (1, 2, 5, 10, 11, 30) if size > count * node]
+    ways |= {f"cut by {count} nodes": data[: size - count * node] for count in cuts}
+    ways |= {f"cut by {count} bytes": data[: size - count] for count in (1, 4, 8)}
+    ways |= {f"random {number}": generator.bytes(size) for number in range(2)}
+    ways |= {"zeros": bytes(size), "half zeros": data[: size // 2] + bytes(size - size // 2)}
+    for place in [*range(0, min(size, 128), 3), *generator.integers(0, size, 15).tolist()]:
+        flipped = bytes([data[place] ^ 1 << int(generator.integers(8))])
+        ways[f"flipped at {place}"] = data[:place] + flipped + data[place + 1 :]
+    ways["other"] = (other / file.relative_to(directory)).read_bytes()
+    for way, damaged in ways.items():
+        print(json.dumps([file.name, way]), flush=True)
+        if damaged is None:
+            file.unlink()
+        else:
+            file.write_bytes(damaged)
+        try:
+            outcome = "same" if ask() == before else "other"
+        except (DamagedIndexError, NoIndexError) as error:
+            outcome = type(error).__name__
+        except Exception as error:
+            outcome = repr(error)
+        print(json.dumps([outcome, damaged is not None and len(damaged) == size]), flush=True)
+        file.unlink(missing_ok=True)
+        file.write_bytes(data)
+"""
+
+
+@pytest.fixture(scope="module")
+def outcomes(whole, tmp_path_factory, photo):
+    """What each damage led to: (file, way) -> (outcome, whether the size was kept)."""
+    directory = tmp_path_factory.mktemp("damaged") / "index"
+    shutil.copytree(whole / "one", directory)
+    known = whole / "catalogue-one" / "a" / "0003.png"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", TRY_ALL, directory, whole / "two", known, photo],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0, (done.returncode, lines[-1:], done.stderr[-2000:])
+    return {tuple(case): tuple(outcome) for case, outcome in zip(lines[::2], lines[1::2], strict=True)}
+
+
+def of_file(outcomes, *names):
+    return {case: outcome for case, outcome in outcomes.items() if case[0] in names}
+
+
+def test_every_published_file_was_damaged_in_every_way(outcomes):
+    assert {name for name, _ in outcomes} == {
+        *("manifest.json", "spec.json", "embeddings.npy", "items.sqlite", "projection.npz", "vectors.npy", "annoy.ann")
+    }
+    assert len(outcomes) > 300
+
+
+def test_a_file_that_is_lost_or_of_another_size_is_reported_as_damage(outcomes):
+    for (name, way), (outcome, size_kept) in outcomes.items():
+        if name == "manifest.json":
+            allowed = {"NoIndexError"} if way == "deleted" else {"DamagedIndexError", "same"}
+        else:
+            allowed = {"DamagedIndexError"}
+        assert size_kept or outcome in allowed, (name, way, outcome)
+
+
+def test_a_file_changed_under_the_same_size_is_reported_or_was_not_needed(outcomes):
+    for (name, way), (outcome, size_kept) in of_file(
+        outcomes, "manifest.json", "spec.json", "embeddings.npy", "projection.npz", "annoy.ann"
+    ).items():
+        assert not size_kept or outcome in {"DamagedIndexError", "same"}, (name, way, outcome)
+
+
+def test_a_damaged_forest_or_projection_is_always_reported(outcomes):
+    for case, (outcome, _) in of_file(outcomes, "annoy.ann", "projection.npz").items():
+        assert outcome == "DamagedIndexError", case
+
+
+def test_damage_to_vectors_under_the_same_size_is_reported_or_answered(outcomes):
+    for case, (outcome, _) in of_file(outcomes, "vectors.npy").items():
+        assert outcome in {"DamagedIndexError", "same", "other"}, (case, outcome)
+
+
+def test_damage_to_items_under_the_same_size_is_reported_or_answered(outcomes):
+    for case, (outcome, _) in of_file(outcomes, "items.sqlite").items():
+        # UsageError: where an expression was asked for, SQLite cannot tell a lost column from a misspelt one.
+        assert outcome in {"DamagedIndexError", "same", "other"} or "UsageError" in outcome, (case, outcome)
+
+
+def test_a_generation_folder_that_is_a_file_is_damage(copied):
+    directory = copied("exact")
+    shutil.rmtree(directory / "gen-000001")
+    (directory / "gen-000001").write_text("")
+
+    with pytest.raises(DamagedIndexError):
+        Index.open(directory)
+
+
+def test_a_manifest_that_names_a_file_no_disk_can_hold_is_damage(copied):
+    directory = copied("exact")
+    document = json.loads((directory / store.MANIFEST).read_text())
+    document["files"]["x" * 300] = {"size": 1, "sha256": ""}
+    (directory / store.MANIFEST).write_text(json.dumps(document))
+
+    with pytest.raises(DamagedIndexError):
+        Index.open(directory)
+
+
+def test_items_with_rows_the_arrays_do_not_have_are_damage(copied, photo, built):
+    directory = copied("exact")
+    items = directory / "gen-000001" / store.ITEMS
+    connection = sqlite3.connect(items)
+    connection.execute("UPDATE items SET row = -100 WHERE row = 0")
+    connection.execute("UPDATE items SET row = 100 WHERE row = 1")
+    connection.commit()
+    connection.close()
+
+    with Index.open(directory) as index:
+        with pytest.raises(DamagedIndexError):
+            index.search(photo, where="1")
+        with pytest.raises(DamagedIndexError):
+            index.search(photo, k=40)
+        with pytest.raises(DamagedIndexError):
+            index.search(built / "catalogue" / "a" / "0000.png")
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_vector_that_is_not_finite_is_damage(copied, photo, value):
+    directory = copied("exact")
+    file = directory / "gen-000001" / store.VECTORS
+    vectors = np.load(file)
+    vectors[:] = value
+    np.save(file, vectors)
+
+    with Index.open(directory) as index, pytest.raises(DamagedIndexError, match=r"vectors\.npy"):
+        index.search(photo)
+
+
+# --- readers and writers
+
+
+def rebuild_twice(catalogue, directory, painted):
+    for number in (1, 2):
+        (catalogue / f"new-{number}.png").write_bytes(painted(7000 + number))
+        build_index(catalogue, directory)
+
+
+@pytest.fixture
+def living(built, tmp_path):
+    """A catalogue with an index that a test may rebuild."""
+
+    def make(backend):
+        shutil.copytree(built / "catalogue", tmp_path / "catalogue")
+        build_index(tmp_path / "catalogue", tmp_path / "index", backbone="handcrafted", backend=backend, trees=5)
+        return tmp_path / "catalogue", tmp_path / "index"
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("backend", "asked_before"),
+    [
+        ("exact", True),
+        ("exact", False),
+        ("annoy", True),
+        ("annoy", False),
+    ],
+)
+def test_an_open_index_answers_from_its_generation_while_two_newer_ones_are_published(
+    living, painted, photo, backend, asked_before
+):
+    catalogue, directory = living(backend)
+    with Index.open(directory) as index, Index.open(directory) as same:
+        expected = same.search(photo, k=45)
+        if asked_before:
+            index.search(photo)
+        rebuild_twice(catalogue, directory, painted)
+        assert not (directory / "gen-000001").exists()
+
+        assert index.search(photo, k=45) == expected
+        assert index.manifest.generation == 1
+    with Index.open(directory) as index:
+        assert len(index) == 42
+
+
+def test_an_open_index_with_a_projection_answers_a_first_photo_after_two_newer_generations(
+    whole, tmp_path, painted, photo
+):
+    directory, catalogue = tmp_path / "index", tmp_path / "catalogue-one"
+    shutil.copytree(whole / "one", directory)
+    shutil.copytree(whole / "catalogue-one", catalogue)
+    with Index.open(directory) as index, Index.open(directory) as same:
+        expected = same.search(photo, exact=True)
+        rebuild_twice(catalogue, directory, painted)
+
+        assert index.search(photo, exact=True) == expected
+
+
+@pytest.mark.parametrize("stage", ["check_sizes", "open_array", "Items"])
+def test_a_generation_swept_while_it_is_opened_is_followed_by_the_new_one(living, painted, photo, monkeypatch, stage):
+    catalogue, directory = living("exact")
+    owner = store if stage == "check_sizes" else search
+    real, calls = getattr(owner, stage), []
+
+    def swept_before(*arguments):
+        calls.append(1)
+        if len(calls) == 1:
+            with monkeypatch.context() as patch:
+                patch.setattr(owner, stage, real)
+                rebuild_twice(catalogue, directory, painted)
+        return real(*arguments)
+
+    monkeypatch.setattr(owner, stage, swept_before)
+
+    with Index.open(directory) as index:
+        assert index.manifest.generation == 3
+        assert len(index.search(photo, k=99)) == 42
+
+
+def test_an_index_whose_files_stay_away_is_damage_after_some_looks(copied):
+    directory = copied("exact")
+    (directory / read_manifest(directory).folder / store.VECTORS).unlink()
+
+    with pytest.raises(DamagedIndexError, match=r"vectors\.npy is missing") as caught:
+        Index.open(Path(directory))
+    assert "build-index" in caught.value.hint
