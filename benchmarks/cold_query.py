@@ -1,9 +1,7 @@
 """Whole cold queries beside `import keras`, in turn: python benchmarks/cold_query.py FOLDER."""
 
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from statistics import median
 
@@ -41,26 +39,33 @@ def main(folder: Path) -> None:
     print(f"  imported by a query: {', '.join(sorted(heavy & set(done.stderr.split())))}")
 
 
+# Run from a process as small as Python gets: a child's peak counts what its parent held when it was started.
+MEASURE = """
+import os, sys, time
+started = time.perf_counter()
+nowhere = os.open(os.devnull, os.O_RDWR)
+actions = [(os.POSIX_SPAWN_DUP2, nowhere, 1), (os.POSIX_SPAWN_DUP2, nowhere, 2)]
+_, status, usage = os.wait4(os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=actions), 0)
+print(time.perf_counter() - started, usage.ru_maxrss / 1024)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
 def compare(commands: dict[str, list[str]]) -> None:
-    """Time commands in turn, after a warm-up, and print medians, ratios to the first, and peak memory."""
-    seconds: dict[str, list[float]] = {name: [] for name in commands}
-    mebibytes: dict[str, float] = {}
+    """Run commands in turn, after a warm-up, and print median times, ratios to the first, and peak memory."""
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
     for counted in [False] + [True] * ROUNDS:
         for name, command in commands.items():
-            started = time.perf_counter()
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            assert process.returncode == 0, command
+            measure = [sys.executable, "-I", "-S", "-c", MEASURE, *command]
+            done = subprocess.run(measure, capture_output=True, text=True, check=True)
+            seconds, mebibytes = map(float, done.stdout.split())
             if counted:
-                seconds[name].append(time.perf_counter() - started)
-                mebibytes[name] = max(mebibytes.get(name, 0), usage.ru_maxrss / 1024)
-    first = next(iter(seconds.values()))
-    for name, values in seconds.items():
-        ratios = [value / base for value, base in zip(values, first, strict=True)]
-        print(
-            f"  {name:<30} {median(values):.3f} s (of {ROUNDS}), ratio {median(ratios):.3f}, {mebibytes[name]:.0f} MiB"
-        )
+                measured[name].append((seconds, mebibytes))
+    first = next(iter(measured.values()))
+    for name, values in measured.items():
+        ratio = median(mine[0] / base[0] for mine, base in zip(values, first, strict=True))
+        seconds, mebibytes = median(value[0] for value in values), max(value[1] for value in values)
+        print(f"  {name:<30} {seconds:.3f} s (of {ROUNDS}), ratio {ratio:.3f}, {mebibytes:.0f} MiB", flush=True)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from imgsearch.encoders.spec import Precision, choose_spec
 from imgsearch.images.decode import decode
 
 COUNT = 400
+COPIES = 4
 ROUNDS = 5
 SEED = 0
 
@@ -38,10 +39,12 @@ def main(folder: Path) -> None:
         rates["plain Keras loop"].append(keras_loop(network, files))
         rates["build-index f32"].append(build(pictures, folder, "f32"))
         rates["build-index auto"].append(build(pictures, folder, None))
+    pictures = make_copies(pictures, folder / "photographs-1600")
+    rates["build-index auto, 1600"] = [build(pictures, folder, None) for _ in range(ROUNDS)]
     for name, values in rates.items():
         ratios = [value / loop for value, loop in zip(values, rates["plain Keras loop"], strict=True)]
         print(
-            f"  {name:<18} {median(values):6.1f} pictures/s (of {ROUNDS}: {min(values):.1f} to {max(values):.1f}),"
+            f"  {name:<22} {median(values):6.1f} pictures/s (of {ROUNDS}: {min(values):.1f} to {max(values):.1f}),"
             f" ratio {median(ratios):.2f}"
         )
 
@@ -66,6 +69,15 @@ def make_pictures(folder: Path) -> Path:
     return folder
 
 
+def make_copies(pictures: Path, folder: Path) -> Path:
+    """Copy pictures several times, each copy with other bytes behind its end, so that none is known."""
+    folder.mkdir(exist_ok=True)
+    for copy in range(COPIES):
+        for file in pictures.glob("*.jpg"):
+            (folder / f"{copy}-{file.name}").write_bytes(file.read_bytes() + bytes([copy]))
+    return folder
+
+
 def keras_loop(network: Any, files: list[Path]) -> float:
     """What a first script does; returns pictures a second."""
     started = time.perf_counter()
@@ -84,7 +96,7 @@ def build(pictures: Path, folder: Path, precision: Precision | None) -> float:
     index = folder / "throughput.imgsearch"
     shutil.rmtree(index, ignore_errors=True)
     report = build_index(pictures, index, precision=precision)
-    assert report.embedded == COUNT
+    assert report.embedded in (COUNT, COUNT * COPIES)
     return report.embedded / report.seconds
 
 

@@ -25,6 +25,9 @@ from imgsearch.images.transform import Fit, fit
 
 DECODE_SECONDS = 30.0
 
+# A fitted picture, and most pictures in a file, go through in one piece. Linux allows a user 64 MiB of pipes.
+_PIPE_BYTES = 1 << 18
+
 _REQUEST = struct.Struct("<Q")
 _ANSWER = struct.Struct("<BI")
 
@@ -104,7 +107,11 @@ class DecodeWorker:
         command = [sys.executable, "-P", "-m", "imgsearch.images.workers", str(self._size), self._how]
         try:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                pipesize=_PIPE_BYTES,
             )
         except OSError as error:
             raise MissingComponentError(f"cannot start a decoder process: {error}") from error

@@ -7,6 +7,7 @@ the work file. What is in flight is bounded by the depth of each stage, whatever
 
 import contextlib
 import hashlib
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -78,7 +79,8 @@ def embed_pending(
         work: Knows which files are pending, and takes the results.
         root: The catalogue.
         spec: The encoder, for the size of its pictures.
-        open_encoder: Opens the encoder; called when the first picture is ready, and not at all if none is.
+        open_encoder: Opens the encoder; called, in another thread, when the first new content is found, and not
+            at all if there is none.
         progress: Told ("embed", done, total).
 
     Returns:
@@ -87,25 +89,23 @@ def embed_pending(
     total = work.pending_count()
     tally = Tally()
     processors = len(os.sched_getaffinity(0))
-    with work.transaction(), _decoders(spec, processors) as decode, ThreadPoolExecutor(processors) as threads:
+    with work.transaction(), _decoders(spec, processors) as decode, ThreadPoolExecutor(processors + 1) as threads:
         contents = bounded_map(threads, lambda file: _read(root, file), work.pending(), 2 * processors)
         unknown = _settle_known(contents, work, tally)
+        first = next(unknown, None)
+        if first is None:
+            # Nothing to encode. (Below, the encoder is opened while the first pictures are decoded.)
+            progress("embed", tally.done, total)
+            return tally
+        opening = threads.submit(open_encoder)
+        unknown = itertools.chain([first], unknown)
         decoded = bounded_map(threads, decode, unknown, 4 * processors)
         usable = _reject_unusable(decoded, work, tally)
-        uncommitted = 0
-        for content, vector in _encoded(usable, open_encoder):
-            if np.isfinite(vector).all():
-                work.add_vector(content.sha256, vector)
-                work.settle(content.file, content.sha256, content.size, content.mtime_ns)
-                tally.embedded += 1
-            else:
-                work.reject(content.file, "bad_embedding", "the encoder found nothing in this picture")
-                tally.rejected += 1
-            uncommitted += 1
-            if uncommitted == COMMIT_PICTURES:
-                work.commit()
-                uncommitted = 0
-                progress("embed", tally.done, total)
+        encoded = _encoded(usable, opening)
+        while batch := list(itertools.islice(encoded, COMMIT_PICTURES)):
+            _record(batch, work, tally)
+            work.commit()
+            progress("embed", tally.done, total)
     progress("embed", tally.done, total)
     return tally
 
@@ -174,6 +174,19 @@ def _settle_known(contents: Iterator[_Content], work: WorkFile, tally: Tally) ->
             tally.renamed += 1
 
 
+def _record(encoded: list[tuple[_Content, Embeddings]], work: WorkFile, tally: Tally) -> None:
+    """Hand embeddings over to the work file, and reject pictures that the encoder could do nothing with."""
+    usable = [(content, vector) for content, vector in encoded if np.isfinite(vector).all()]
+    work.add_vectors((content.sha256, vector) for content, vector in usable)
+    for content, _ in usable:
+        work.settle(content.file, content.sha256, content.size, content.mtime_ns)
+    for content, vector in encoded:
+        if not np.isfinite(vector).all():
+            work.reject(content.file, "bad_embedding", "the encoder found nothing in this picture")
+    tally.embedded += len(usable)
+    tally.rejected += len(encoded) - len(usable)
+
+
 def _reject_unusable(contents: Iterator[_Content], work: WorkFile, tally: Tally) -> Iterator[_Content]:
     for content in contents:
         if content.error is None:
@@ -183,31 +196,16 @@ def _reject_unusable(contents: Iterator[_Content], work: WorkFile, tally: Tally)
             tally.rejected += 1
 
 
-def _encoded(
-    contents: Iterator[_Content], open_encoder: Callable[[], Encoder]
-) -> Iterator[tuple[_Content, Embeddings]]:
+def _encoded(contents: Iterator[_Content], opening: Future[Encoder]) -> Iterator[tuple[_Content, Embeddings]]:
     """Encode in batches; pair each picture with its embedding."""
-    first = next(contents, None)
-    if first is None:
-        return
-    encoder = open_encoder()
+    encoder = opening.result()
     under_way: deque[_Content] = deque()
 
     def batches() -> Iterator[Pixels]:
-        batch: list[_Content] = [first]
-        for content in contents:
-            if len(batch) == encoder.batch_size:
-                under_way.extend(batch)
-                yield _stacked(batch)
-                batch = []
-            batch.append(content)
-        under_way.extend(batch)
-        yield _stacked(batch)
+        while batch := list(itertools.islice(contents, encoder.batch_size)):
+            under_way.extend(batch)
+            yield np.stack([content.pixels for content in batch if content.pixels is not None])
 
     for embeddings in encoder.encode_stream(batches()):
         for embedding in embeddings:
             yield under_way.popleft(), embedding
-
-
-def _stacked(batch: list[_Content]) -> Pixels:
-    return np.stack([content.pixels for content in batch if content.pixels is not None])

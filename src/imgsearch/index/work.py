@@ -232,10 +232,11 @@ class WorkFile:
         """Record that a file cannot be used."""
         self._connection.execute("UPDATE files SET cause = ?, message = ? WHERE id = ?", (cause, message, file.id))
 
-    def add_vector(self, sha256: bytes, vector: Embeddings) -> None:
-        """Record the embedding of a content."""
-        self._connection.execute(
-            "INSERT OR REPLACE INTO vectors VALUES (?, ?, 0)", (sha256, vector.astype("<f4").tobytes())
+    def add_vectors(self, vectors: Iterable[tuple[bytes, Embeddings]]) -> None:
+        """Record embeddings by the sha256 of their pictures."""
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO vectors VALUES (?, ?, 0)",
+            ((sha256, vector.astype("<f4").tobytes()) for sha256, vector in vectors),
         )
 
     def add_products(self, products: Iterable[tuple[str, str | None, str | None, str]]) -> None:
