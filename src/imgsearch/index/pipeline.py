@@ -101,11 +101,17 @@ def embed_pending(
         unknown = itertools.chain([first], unknown)
         decoded = bounded_map(threads, decode, unknown, 4 * processors)
         usable = _reject_unusable(decoded, work, tally)
-        encoded = _encoded(usable, opening)
-        while batch := list(itertools.islice(encoded, COMMIT_PICTURES)):
+        batch: list[tuple[_Content, Embeddings]] = []
+        try:
+            for pair in _encoded(usable, opening):
+                batch.append(pair)
+                if len(batch) == COMMIT_PICTURES:
+                    full, batch = batch, []
+                    _record(full, work, tally)
+                    work.commit()
+                    progress("embed", tally.done, total)
+        finally:  # an interruption, too, keeps what has been encoded
             _record(batch, work, tally)
-            work.commit()
-            progress("embed", tally.done, total)
     progress("embed", tally.done, total)
     return tally
 
