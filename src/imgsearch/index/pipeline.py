@@ -94,10 +94,9 @@ def embed_pending(
         unknown = _settle_known(contents, work, tally)
         first = next(unknown, None)
         if first is None:
-            # Nothing to encode. (Below, the encoder is opened while the first pictures are decoded.)
             progress("embed", tally.done, total)
             return tally
-        opening = threads.submit(open_encoder)
+        opening = threads.submit(open_encoder)  # while the first pictures are decoded
         unknown = itertools.chain([first], unknown)
         decoded = bounded_map(threads, decode, unknown, 4 * processors)
         usable = _reject_unusable(decoded, work, tally)
