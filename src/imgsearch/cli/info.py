@@ -28,11 +28,11 @@ def info(
     from imgsearch.cli.render import columns, output, write
     from imgsearch.cli.terminal import printable
     from imgsearch.index.items import Items
-    from imgsearch.index.store import ITEMS, check_sizes, read_manifest
+    from imgsearch.index.store import ITEMS, check_truth, read_manifest
 
     manifest = read_manifest(index)
     if rejected:
-        check_sizes(index, manifest)
+        check_truth(index, manifest, f"{manifest.folder}/{ITEMS}")
         items = Items(index / manifest.folder / ITEMS)
         try:
             rejects = list(items.rejected())

@@ -100,6 +100,7 @@ def _paths(images: list[str]) -> Iterator[str]:
     for image in images:
         if image == "-":
             for line in sys.stdin.buffer:
-                yield os.fsdecode(line.rstrip(b"\n"))
+                if name := line.rstrip(b"\r\n"):
+                    yield os.fsdecode(name)
         else:
             yield image

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,23 +44,21 @@ def render(answers: Iterable[Answer], manifest: Manifest, how: Format) -> Iterat
     Yields:
         Text; in formats for programs, lone surrogates are left to the JSON escapes or to `write`.
     """
-    if how == "json":
-        yield "["
-        for number, answer in enumerate(answers):
-            yield (",\n " if number else "\n ") + json.dumps(_as_json(answer, manifest))
-        yield "\n]\n"
-        return
-    if how == "csv":
-        yield _csv_line(CSV_COLUMNS)
+    # What opens an array or a table waits for the first answer: an error of the whole call leaves nothing behind.
+    opening = {"json": "[\n ", "csv": _csv_line(CSV_COLUMNS)}.get(how, "")
     for answer in answers:
-        if how == "jsonl":
-            yield json.dumps(_as_json(answer, manifest)) + "\n"
+        yield opening
+        opening = ",\n " if how == "json" else ""
+        if how in ("json", "jsonl"):
+            yield json.dumps(_as_json(answer, manifest)) + ("\n" if how == "jsonl" else "")
         elif how == "csv":
             yield "".join(_csv_lines(answer))
         elif how == "paths":
             yield "".join(hit.path + "\n" for hit in answer.hits)
         elif answer.error is None:
             yield _table(answer, manifest)
+    if how == "json":
+        yield "[]\n" if opening == "[\n " else "\n]\n"
 
 
 @contextlib.contextmanager
@@ -73,16 +72,37 @@ def output(path: Path | None) -> Iterator[BinaryIO]:
         if path is None:
             yield sys.stdout.buffer
             sys.stdout.buffer.flush()
-        else:
-            draft = path.with_name(path.name + ".tmp")
-            with draft.open("wb") as file:
+        elif path.exists() and not path.is_file():
+            with path.open("wb") as file:  # a pipe or a device is written to, not replaced
                 yield file
-            draft.replace(path)
+        else:
+            with _whole_file(Path(os.path.realpath(path))) as file:
+                yield file
     except BrokenPipeError:
         # What is still buffered must not raise again when the interpreter closes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         raise OutputError(f"cannot write {path or 'to standard output'}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Write a file under another name first, and give it its own when it is whole."""
+    descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(descriptor, "wb") as file:
+            yield file
+        Path(draft).chmod(0o666 & ~_umask())
+        Path(draft).replace(path)
+    except BaseException:
+        Path(draft).unlink()
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write(file: BinaryIO, text: str) -> None:

@@ -24,7 +24,14 @@ from imgsearch.index.manifest import BackendSettings, Manifest
 from imgsearch.index.pipeline import Progress, Tally, embed_pending
 from imgsearch.index.products import read_products
 from imgsearch.index.report import BuildReport, NewReject
-from imgsearch.index.settings import Location, Wishes, settle_backend, settle_encoder, settle_metadata
+from imgsearch.index.settings import (
+    Location,
+    Wishes,
+    guard_against_shrinking,
+    settle_backend,
+    settle_encoder,
+    settle_metadata,
+)
 from imgsearch.index.work import Changes, WorkFile
 
 logger = logging.getLogger(__name__)
@@ -76,7 +83,7 @@ def build_index(
     """
     wishes = Wishes(backbone, weights, precision, backend, trees, seed, metadata)
     if store.is_index(os.fspath(catalogue)):
-        return index_embeddings(Path(catalogue), Path(index), wishes, progress, relearn=relearn)
+        return index_embeddings(Path(catalogue), Path(index), wishes, progress, relearn=relearn, force=force)
     return _update(Path(catalogue), Path(index), wishes, progress, searchable=True, relearn=relearn, force=force)
 
 
@@ -142,10 +149,10 @@ def _update(
         prepared = EncoderSource(directory, spec, Path(wishes.weights) if wishes.weights else None, previous)
         if not previous or previous.fingerprint != spec.fingerprint:
             prepared.find()  # an encoder that cannot be had is better known before a million files are read
-        with _work_file(directory, previous, spec) as work:
+        with _work_file(directory, previous, draft) as work:
             changes = _compare(work, catalogue, metadata, progress)
             if previous and not force:
-                _guard_against_shrinking(changes.seen - changes.rejected, previous)
+                guard_against_shrinking(changes.seen - changes.rejected, previous)
             tally = Tally()
             if relearn or not _nothing_changed(changes, tally, work, draft, previous, directory):
                 tally = embed_pending(work, os.fspath(catalogue), spec, prepared.open, progress)
@@ -160,7 +167,7 @@ def _update(
                     hint="is it the right folder, and is its disk mounted?",
                 )
             if previous and not force:
-                _guard_against_shrinking(left, previous)
+                guard_against_shrinking(left, previous)
             draft = replace(draft, count=left, rejected=changes.rejected + tally.rejected)
             prepared.install()
             _write_truth(work, directory, draft, previous)
@@ -180,7 +187,7 @@ def _draft(
         generation=previous.generation + 1 if previous else 1,
         count=0,
         rejected=0,
-        catalogue=os.fspath(catalogue.absolute()),
+        catalogue=os.path.realpath(catalogue),
         encoder=spec,
         fingerprint=spec.fingerprint,
         dims=0,
@@ -200,21 +207,30 @@ def _digest(metadata: Path) -> str:
 
 
 @contextmanager
-def _work_file(directory: Path, previous: Manifest | None, spec: EncoderSpec) -> Iterator[WorkFile]:
-    """Open the work file; it is kept if the build does not come to its end, and goes on from it the next time."""
+def _work_file(directory: Path, previous: Manifest | None, draft: Manifest) -> Iterator[WorkFile]:
+    """Open the work file; if the build does not come to its end, the next one goes on from the vectors in it."""
+    spec = draft.encoder
     items = None
     if previous:
         name = f"{previous.folder}/{store.ITEMS}"
         store.check_truth(directory, previous, name)
         items = directory / name
     same_encoder = previous is not None and previous.fingerprint == spec.fingerprint
-    work = WorkFile(directory / store.PARTIAL, spec.fingerprint, spec.dims, previous=items, same_encoder=same_encoder)
+    same_root = previous is not None and previous.catalogue == draft.catalogue
+    work = WorkFile(
+        directory / store.PARTIAL,
+        spec.fingerprint,
+        spec.dims,
+        previous=items,
+        same_encoder=same_encoder,
+        same_root=same_root,
+    )
     done = False
     try:
         yield work
         done = True
     finally:
-        work.close(discard=done)
+        work.close(discard=done or not work.vector_count())
 
 
 def _compare(work: WorkFile, catalogue: Path, metadata: Path | None, progress: Progress) -> Changes:
@@ -239,15 +255,6 @@ def _compare(work: WorkFile, catalogue: Path, metadata: Path | None, progress: P
     if resumed := work.resumed_count():
         logger.info("going on with %d embeddings of an interrupted build", resumed)
     return changes
-
-
-def _guard_against_shrinking(left: int, previous: Manifest) -> None:
-    """Refuse a catalogue that lost more than half of its pictures: more likely its disk is not mounted."""
-    if left < previous.count / 2:
-        raise ShrinkError(
-            f"the catalogue has {left} usable pictures, the index has {previous.count}; nothing was changed",
-            hint="is the disk mounted? If the pictures are really gone, pass --force",
-        )
 
 
 def _nothing_changed(

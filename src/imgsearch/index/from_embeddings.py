@@ -6,18 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from imgsearch.encoders.export import exported_files
-from imgsearch.errors import UsageError
+from imgsearch.errors import NoIndexError, UsageError
 from imgsearch.index import store
 from imgsearch.index.disk import sync, writing
 from imgsearch.index.generation import complete_generation
 from imgsearch.index.manifest import Manifest
 from imgsearch.index.pipeline import Progress
 from imgsearch.index.report import BuildReport
-from imgsearch.index.settings import Wishes, settle_backend
+from imgsearch.index.settings import Wishes, guard_against_shrinking, settle_backend
 
 
 def index_embeddings(
-    source: Path, directory: Path, wishes: Wishes, progress: Progress, *, relearn: bool
+    source: Path, directory: Path, wishes: Wishes, progress: Progress, *, relearn: bool, force: bool
 ) -> BuildReport:
     """Create or update an index without a look at pictures.
 
@@ -27,6 +27,7 @@ def index_embeddings(
         wishes: Of the user; those for the encoder have come too late.
         progress: Told (stage, done, total).
         relearn: Learn the projection anew.
+        force: Go on though most of the pictures have vanished.
 
     Raises:
         ImgsearchError: One of its kinds; nothing was published.
@@ -36,8 +37,10 @@ def index_embeddings(
         raise UsageError(
             f"{source} holds embeddings already; --backbone, --weights, --precision and --metadata are for embed"
         )
+    given = store.published(source)
+    if given is None:
+        raise NoIndexError(f"{source} is not complete: embed was interrupted", hint=f"run embed -o {source} again")
     with store.writer_lock(directory), writing(directory):
-        given = store.read_manifest(source)
         previous = store.published(directory)
         draft = replace(
             given,
@@ -46,6 +49,8 @@ def index_embeddings(
         )
         if previous and not relearn and _is_up_to_date(draft, given, previous) and store.is_whole(directory, previous):
             return _report(previous, started, published=False)
+        if previous and not force:
+            guard_against_shrinking(given.count, previous)
         encoder_files = exported_files(given.encoder)
         for name in (*_truth(given), *(f"{given.encoder_folder}/{name}" for name in encoder_files)):
             store.check_truth(source, given, name)
@@ -54,7 +59,7 @@ def index_embeddings(
             copy = folder / Path(name).name
             shutil.copyfile(source / name, copy)
             sync(copy)
-        if not (directory / given.encoder_folder).is_dir():
+        if directory.resolve() != source.resolve():
             store.install_encoder(directory, given.fingerprint, source / given.encoder_folder, encoder_files)
         manifest = complete_generation(directory, draft, previous, progress, relearn=relearn)
         return _report(manifest, started, published=True)

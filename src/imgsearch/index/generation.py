@@ -74,12 +74,12 @@ def _link_embeddings(directory: Path, manifest: Manifest) -> None:
     """
     for name in (store.EMBEDDINGS, store.ITEMS):
         link = directory / name
-        if manifest.backend is None:
+        if manifest.backend is None and (link.is_symlink() or not link.exists()):
             draft = link.with_name(name + ".tmp")
             draft.unlink(missing_ok=True)
             draft.symlink_to(f"{manifest.folder}/{name}")
             draft.replace(link)
-        elif link.is_symlink():
+        elif manifest.backend is not None and link.is_symlink():
             link.unlink()
 
 

@@ -38,7 +38,7 @@ def read_products(path: Path) -> Iterator[Product]:
             for row in reader:
                 if None in row or None in row.values():
                     raise UsageError(f"{path}, line {reader.line_num}: not as many cells as the header has")
-                picture = row.pop("path")
+                picture = row.pop("path").removeprefix("./")
                 product, category = row.pop("product", None), row.pop("category", None)
                 data = {name: _value(cell) for name, cell in row.items()}
                 yield picture, product or None, category or None, json.dumps(data)
@@ -46,7 +46,9 @@ def read_products(path: Path) -> Iterator[Product]:
         raise UsageError(f"{path} is not a CSV file: {error}") from error
 
 
-def _value(cell: str) -> str | float | int:
+def _value(cell: str) -> str | float | int | None:
+    if not cell:
+        return None  # null compares with nothing; as text it would be more than any number
     if not _NUMBER.fullmatch(cell):
         return cell
     return float(cell) if "." in cell else int(cell)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from imgsearch.encoders.runtime import best_precision
 from imgsearch.encoders.spec import DEFAULT_BACKBONE, EncoderSpec, Precision, choose_spec
-from imgsearch.errors import UsageError
+from imgsearch.errors import ShrinkError, UsageError
 from imgsearch.index.manifest import BackendSettings, Manifest
 
 Location = str | os.PathLike[str]
@@ -99,3 +99,20 @@ def settle_metadata(wishes: Wishes, previous: Manifest | None) -> Path | None:
             hint="" if wishes.metadata else "the index remembers it; give its new place with --metadata",
         )
     return path
+
+
+def guard_against_shrinking(left: int, previous: Manifest) -> None:
+    """Refuse a catalogue that lost more than half of its pictures: more likely its disk is not mounted.
+
+    Args:
+        left: Pictures that can be used.
+        previous: What is published.
+
+    Raises:
+        ShrinkError: They are fewer than half of the published ones.
+    """
+    if left < previous.count / 2:
+        raise ShrinkError(
+            f"the catalogue has {left} usable pictures, the index has {previous.count}; nothing was changed",
+            hint="is the disk mounted? If the pictures are really gone, pass --force",
+        )

@@ -16,7 +16,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from imgsearch.errors import DamagedIndexError, LockedError, NoIndexError
+from imgsearch.errors import DamagedIndexError, LockedError, NoIndexError, UsageError
 from imgsearch.index.disk import open_regular, sync, writing
 from imgsearch.index.manifest import FORMAT, VERSION, FileRecord, Manifest, generation_folder
 
@@ -112,7 +112,7 @@ def check_sizes(directory: Path, manifest: Manifest) -> None:
             raise DamagedIndexError(f"{directory / name} cannot be read: {error.strerror}", hint=_REBUILD) from error
         if size != record.size:
             raise DamagedIndexError(
-                f"{directory / name} is damaged: {size} bytes, expected {record.size}", hint=_REBUILD
+                f"{directory / name} is damaged: {size} bytes, expected {record.size}", hint=_remedy(name)
             )
 
 
@@ -125,7 +125,13 @@ def check_content(directory: Path, manifest: Manifest, name: str) -> None:
     """
     expected = manifest.files.get(name)
     if expected is None or file_record(directory / name) != expected:
-        raise DamagedIndexError(f"{directory / name} is damaged: its content has changed", hint=_REBUILD)
+        raise DamagedIndexError(f"{directory / name} is damaged: its content has changed", hint=_remedy(name))
+
+
+def _remedy(name: str) -> str:
+    """Say what helps against damage: all but the truth is made anew by the next build."""
+    truth = name.endswith((EMBEDDINGS, ITEMS))
+    return _REBUILD if truth else "run imgsearch build-index again: it makes this file anew"
 
 
 def check_truth(directory: Path, manifest: Manifest, name: str) -> None:
@@ -141,9 +147,11 @@ def check_truth(directory: Path, manifest: Manifest, name: str) -> None:
 
 
 def is_whole(directory: Path, manifest: Manifest) -> bool:
-    """Say whether all files are there with the size they should have, and log what is not."""
+    """Say whether all files are there as they were published, and log what is not. Reads every file."""
     try:
         check_sizes(directory, manifest)
+        for name in manifest.files:
+            check_content(directory, manifest, name)
     except (DamagedIndexError, FileNotFoundError) as error:
         logger.warning("%s; building it anew", error)
         return False
@@ -164,7 +172,9 @@ def writer_lock(directory: Path) -> Iterator[None]:
     Raises:
         LockedError: Another process holds it.
         OutputError: The directory cannot be written.
+        UsageError: It holds other things: an index has a directory to itself, in which it removes what is old.
     """
+    _refuse_foreign(directory)
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -263,5 +273,16 @@ def sweep(directory: Path, current: Manifest, previous: Manifest | None) -> None
     if previous is None:
         return  # the generation before may need an encoder that we do not know
     for folder in (directory / "encoders").glob("*"):
-        if folder.name not in (current.fingerprint, previous.fingerprint):
+        ours = re.fullmatch(r"[0-9a-f]{16}(\.tmp)?", folder.name)
+        if ours and folder.name not in (current.fingerprint, previous.fingerprint):
             shutil.rmtree(folder)
+
+
+def _refuse_foreign(directory: Path) -> None:
+    if directory.is_dir() and not any((directory / name).exists() for name in (LOCK, MANIFEST, PARTIAL)):
+        found = next(directory.iterdir(), None)
+        if found is not None:
+            raise UsageError(
+                f"expected an index or an empty directory, found {found.name!r} in {directory}",
+                hint="choose a directory that does not exist yet",
+            )

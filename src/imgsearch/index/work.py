@@ -108,10 +108,18 @@ class WorkFile:
         dims: Length of its embeddings.
         previous: The published `items.sqlite`, if there is one: what it knows need not be found out again.
         same_encoder: Whether the published embeddings are of use.
+        same_root: Whether paths mean the same files as then: else size and time say nothing about them.
     """
 
     def __init__(
-        self, path: Path, fingerprint: str, dims: int, *, previous: Path | None = None, same_encoder: bool = False
+        self,
+        path: Path,
+        fingerprint: str,
+        dims: int,
+        *,
+        previous: Path | None = None,
+        same_encoder: bool = False,
+        same_root: bool = False,
     ) -> None:
         self._path = path
         self._dims = dims
@@ -123,6 +131,7 @@ class WorkFile:
             self._remove()
             self._connection = self._open(fingerprint)
         self._same_encoder = same_encoder
+        self._same_root = same_root
         if previous is None:
             self._connection.execute("ATTACH ':memory:' AS old")
             self._connection.executescript(_NO_PREVIOUS)
@@ -171,7 +180,7 @@ class WorkFile:
 
     def compare(self) -> Changes:
         """Mark files that the published generation knows, and count the differences."""
-        if self._same_encoder:
+        if self._same_encoder and self._same_root:
             self._connection.execute(_TAKE_OVER_UNCHANGED)
             self._connection.execute(_TAKE_OVER_REJECTED)
         return Changes(
@@ -202,6 +211,10 @@ class WorkFile:
     def pending_count(self) -> int:
         """Count the files whose content is not known yet."""
         return self._count("SELECT count(*) FROM files WHERE sha256 IS NULL AND cause = ''")
+
+    def vector_count(self) -> int:
+        """Count the vectors that would be lost with this file."""
+        return self._count("SELECT count(*) FROM vectors")
 
     def resumed_count(self) -> int:
         """Count the vectors that an interrupted build left."""
