@@ -154,10 +154,12 @@ def _update(
             if previous and not force:
                 guard_against_shrinking(changes.seen - changes.rejected, previous)
             tally = Tally()
-            if relearn or not _nothing_changed(changes, tally, work, draft, previous, directory):
+            unchanged = not relearn and _nothing_changed(changes, tally, work, draft, previous, directory)
+            if not unchanged:
                 tally = embed_pending(work, os.fspath(catalogue), spec, prepared.open, progress)
-            # Asked again: a file that was tried once more, and failed once more, is no news.
-            if previous and not relearn and _nothing_changed(changes, tally, work, draft, previous, directory):
+                if tally.rejected and not relearn:  # a file tried once more that failed once more is no news
+                    unchanged = _nothing_changed(changes, tally, work, draft, previous, directory)
+            if previous and unchanged:
                 store.sweep(directory, previous, None)
                 return _report(previous, changes, tally, work, started, published=False)
             left = work.item_count()
@@ -230,7 +232,7 @@ def _work_file(directory: Path, previous: Manifest | None, draft: Manifest) -> I
         yield work
         done = True
     finally:
-        work.close(discard=done or not work.vector_count())
+        work.close(done=done)
 
 
 def _compare(work: WorkFile, catalogue: Path, metadata: Path | None, progress: Progress) -> Changes:

@@ -139,10 +139,13 @@ class WorkFile:
             uri = f"file:{quote_from_bytes(bytes(previous.absolute()))}?mode=ro&immutable=1"
             self._connection.execute("ATTACH ? AS old", (uri,))
 
-    def close(self, *, discard: bool) -> None:
-        """Close the file; discard it when the build is done, keep it when it was interrupted."""
-        self._connection.close()
-        if discard:
+    def close(self, *, done: bool) -> None:
+        """Close the file, and remove it when the build is done, or when it holds no vector to go on from."""
+        try:
+            useless = done or not self._count("SELECT count(*) FROM vectors")
+        finally:
+            self._connection.close()
+        if useless:
             self._remove()
 
     @contextlib.contextmanager
@@ -211,10 +214,6 @@ class WorkFile:
     def pending_count(self) -> int:
         """Count the files whose content is not known yet."""
         return self._count("SELECT count(*) FROM files WHERE sha256 IS NULL AND cause = ''")
-
-    def vector_count(self) -> int:
-        """Count the vectors that would be lost with this file."""
-        return self._count("SELECT count(*) FROM vectors")
 
     def resumed_count(self) -> int:
         """Count the vectors that an interrupted build left."""
