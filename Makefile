@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint format type test bench docs clean
+.PHONY: help setup demo lint format type test slow bench docs clean
 
 help: ## Show these targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 12
@@ -33,8 +33,11 @@ format: $(STAMP) ## Mend style
 type: $(STAMP) ## Check types
 	$(BIN)/mypy
 
-test: $(STAMP) ## Run all tests
-	$(BIN)/python -m pytest
+test: $(STAMP) ## Run the tests, but for the slow ones
+	$(BIN)/python -m pytest -m 'not slow'
+
+slow: $(STAMP) ## Run the slow tests: faults at every call, hundreds of kills, fuzzing
+	$(BIN)/python -m pytest -m slow
 
 bench: $(STAMP) ## Measure quality, speed and memory (docs/benchmarks.md)
 	$(BIN)/python benchmarks/run.py bench

@@ -50,8 +50,7 @@ def make_index(folder: Path, directory: Path) -> float:
     base = open_array(folder / "drawn-embeddings" / store.EMBEDDINGS, given.count, given.encoder.dims)
     generator = np.random.default_rng(SEED)
     started = time.perf_counter()
-    with store.writer_lock(directory):
-        generation = store.new_generation(directory, 1)
+    with store.writer_lock(directory), store.new_generation(directory, 1) as generation:
         with contextlib.closing(connect(generation / store.ITEMS)) as items:
             items.executescript(SCHEMA)
             items.execute("BEGIN")

@@ -97,7 +97,7 @@ def build(pictures: Path, folder: Path, precision: Precision | None) -> float:
     shutil.rmtree(index, ignore_errors=True)
     report = build_index(pictures, index, precision=precision)
     assert report.embedded in (COUNT, COUNT * COPIES)
-    return report.embedded / report.seconds
+    return report.embedded / report.seconds["total"]
 
 
 if __name__ == "__main__":

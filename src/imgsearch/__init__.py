@@ -17,13 +17,15 @@ from imgsearch.errors import (
     NoIndexError,
     OutputError,
     PictureError,
-    ShrinkError,
+    RefusedError,
     UsageError,
 )
 
 if TYPE_CHECKING:
     from imgsearch.index.build import build_index, embed
+    from imgsearch.index.check import Finding, check
     from imgsearch.index.report import BuildReport
+    from imgsearch.index.rollback import rollback
     from imgsearch.index.search import Hit, Index
 
 __version__ = "0.1.0"
@@ -31,6 +33,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BuildReport",
     "DamagedIndexError",
+    "Finding",
     "Hit",
     "ImgsearchError",
     "Index",
@@ -39,16 +42,21 @@ __all__ = [
     "NoIndexError",
     "OutputError",
     "PictureError",
-    "ShrinkError",
+    "RefusedError",
     "UsageError",
     "__version__",
     "build_index",
+    "check",
     "embed",
+    "rollback",
 ]
 
 _HOMES = {
     "BuildReport": "imgsearch.index.report",
     "build_index": "imgsearch.index.build",
+    "check": "imgsearch.index.check",
+    "Finding": "imgsearch.index.check",
+    "rollback": "imgsearch.index.rollback",
     "embed": "imgsearch.index.build",
     "Hit": "imgsearch.index.search",
     "Index": "imgsearch.index.search",

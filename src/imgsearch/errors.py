@@ -7,7 +7,7 @@
     ├── DamagedIndexError          6   the index is damaged, or of a newer format
     ├── LockedError                7   another writer holds the lock
     ├── MissingComponentError      8   an encoder, its weights or a library is not available
-    ├── ShrinkError                9   too much of the catalogue has vanished
+    ├── RefusedError               9   the catalogue, or the decoder, cannot be as it should be
     └── OutputError               11   no space, or another write error; nothing was published
 
 Any other exception is a bug (exit code 1, with a traceback).
@@ -75,8 +75,8 @@ class MissingComponentError(ImgsearchError):
     exit_code = 8
 
 
-class ShrinkError(ImgsearchError):
-    """So much of the catalogue has vanished that an unmounted disk is the likelier reason."""
+class RefusedError(ImgsearchError):
+    """So much of the catalogue has vanished, or cannot be decoded, that the fault is likely to lie elsewhere."""
 
     exit_code = 9
 

@@ -32,13 +32,13 @@ def test_completion_can_be_shown_for_a_shell(imgsearch):
     assert "_imgsearch_completion" in done.stdout
 
 
-def test_a_bug_exits_1_with_a_traceback_and_says_so(monkeypatch, capsys, tmp_path):
+def test_a_bug_exits_1_with_a_traceback_and_says_so(monkeypatch, capsys, small):
     def broken(*_, **__):
         raise ZeroDivisionError
 
     monkeypatch.setattr("imgsearch.index.search.Index.open", broken)
 
-    assert main(["query", "photo.jpg"]) == 1
+    assert main(["query", "photo.jpg", "--index", str(small)]) == 1
     errors = capsys.readouterr().err
     assert "ZeroDivisionError" in errors
     assert "this is a bug in imgsearch" in errors

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from imgsearch.images.decode import decode
 from imgsearch.images.transform import fit
 
 LITE0 = choose_spec("efficientnet-lite0")
+CHECKSUMS = "sha256.json"
 HANDCRAFTED = choose_spec("handcrafted")
 
 
@@ -271,7 +273,7 @@ def forbid_processes(monkeypatch) -> None:
 
 
 def test_an_exported_encoder_is_complete_and_says_what_it_is(graph):
-    assert sorted(file.name for file in graph.iterdir()) == sorted(exported_files(LITE0))
+    assert sorted(file.name for file in graph.iterdir()) == sorted([*exported_files(LITE0), CHECKSUMS])
     assert EncoderSpec.from_json(json.loads((graph / SPEC_FILE).read_text())) == LITE0
 
 
@@ -286,7 +288,7 @@ def test_a_handcrafted_encoder_is_exported_without_a_process(own_cache, monkeypa
 
     directory = exported_encoder(HANDCRAFTED)
 
-    assert [file.name for file in directory.iterdir()] == [SPEC_FILE]
+    assert {file.name for file in directory.iterdir()} == {SPEC_FILE, CHECKSUMS}
     assert directory == own_cache / "encoders" / HANDCRAFTED.fingerprint
 
 
@@ -297,18 +299,42 @@ def test_a_half_exported_encoder_is_exported_again(tmp_path, monkeypatch):
     (half / "litter").touch()
 
     assert exported_encoder(HANDCRAFTED) == half
-    assert [file.name for file in half.iterdir()] == [SPEC_FILE]
+    assert {file.name for file in half.iterdir()} == {SPEC_FILE, CHECKSUMS}
     assert [folder.name for folder in half.parent.iterdir()] == [half.name]
 
 
-def test_a_cache_that_cannot_be_written_is_a_missing_component(tmp_path, monkeypatch):
+def test_where_the_cache_cannot_be_written_the_export_is_for_this_run_only(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    (tmp_path / "passing").mkdir()
+    monkeypatch.setenv("IMGSEARCH_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "passing"))
+
+    folder = exported_encoder(HANDCRAFTED)
+
+    assert (folder / "spec.json").is_file()
+    assert folder.is_relative_to(tmp_path / "passing")
+
+
+def test_where_nothing_can_be_written_the_encoder_is_a_missing_component(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("IMGSEARCH_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
 
     with pytest.raises(MissingComponentError) as refused:
         exported_encoder(HANDCRAFTED)
 
     assert "IMGSEARCH_CACHE" in refused.value.hint
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"garbage"], ids=["emptied", "another", "garbage"])
+def test_a_damaged_export_in_the_cache_is_made_again(tmp_path, monkeypatch, caplog, damage):
+    monkeypatch.setenv("IMGSEARCH_CACHE", str(tmp_path))
+    folder = exported_encoder(HANDCRAFTED)
+    good = (folder / "spec.json").read_bytes()
+    (folder / "spec.json").write_bytes(damage)
+
+    assert (exported_encoder(HANDCRAFTED) / "spec.json").read_bytes() == good
+    assert "damaged" in caplog.text
 
 
 def test_an_export_that_fails_is_a_missing_component_and_leaves_no_litter(tmp_path, monkeypatch):

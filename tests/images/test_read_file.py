@@ -63,14 +63,14 @@ def test_a_sparse_file_of_six_gibibytes_is_refused_by_its_size(tmp_path):
     assert cause_of(tmp_path / "sparse.jpg") == "too_many_bytes"
 
 
-def test_the_limit_itself_is_not_too_much(tmp_path, monkeypatch):
-    monkeypatch.setattr(decode, "MAX_BYTES", 10)
+def test_the_limit_itself_is_not_too_much(tmp_path):
     (tmp_path / "ten").write_bytes(b"0123456789")
     (tmp_path / "eleven").write_bytes(b"0123456789a")
 
-    assert read_file(str(tmp_path / "ten"))[0] == b"0123456789"
-    assert cause_of(tmp_path / "eleven") == "too_many_bytes"
-    assert MAX_BYTES == 100_000_000
+    assert read_file(str(tmp_path / "ten"), max_bytes=10)[0] == b"0123456789"
+    with pytest.raises(PictureError) as refused:
+        read_file(str(tmp_path / "eleven"), max_bytes=10)
+    assert refused.value.cause == "too_many_bytes"
 
 
 def test_a_link_is_read_unless_links_are_refused(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from imgsearch.images.scan import PICTURE_SUFFIXES, FoundFile, scan
+from imgsearch.images.scan import PICTURE_SUFFIXES, FoundFile, Scan
 
 
 def write(root, *names: str, content: bytes = b"x") -> None:
@@ -17,7 +17,7 @@ def write(root, *names: str, content: bytes = b"x") -> None:
 
 
 def paths(root, **options) -> list[str]:
-    return [found.path for found in scan(str(root), **options)]
+    return [found.path for found in Scan(str(root), **options)]
 
 
 def test_folders_are_walked_to_any_depth(tmp_path):
@@ -86,7 +86,7 @@ def test_dangling_links_are_passed_over(tmp_path):
 def test_a_fifo_with_a_pictures_name_is_reported_without_being_opened(tmp_path):
     os.mkfifo(tmp_path / "x.jpg")
 
-    (found,) = scan(str(tmp_path))
+    (found,) = Scan(str(tmp_path))
 
     assert (found.path, found.cause) == ("x.jpg", "not_regular_file")
 
@@ -96,7 +96,7 @@ def test_a_socket_with_a_pictures_name_is_reported(tmp_path, monkeypatch):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("x.png")
 
-        (found,) = scan(str(tmp_path))
+        (found,) = Scan(str(tmp_path))
 
     assert (found.path, found.cause) == ("x.png", "not_regular_file")
 
@@ -112,7 +112,7 @@ def test_names_that_are_not_utf_8_survive_the_round_trip(tmp_path):
     for name in names:
         write(tmp_path, os.fsdecode(name), content=b"1234")
 
-    found = list(scan(str(tmp_path)))
+    found = list(Scan(str(tmp_path)))
 
     assert sorted(os.fsencode(one.path) for one in found) == sorted(names)
     assert all((tmp_path / one.path).stat().st_size == one.size == 4 for one in found)
@@ -132,9 +132,9 @@ def test_a_folder_that_cannot_be_listed_is_reported_and_the_rest_is_found(tmp_pa
     for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(0o755)
     code = (
-        "import os, sys; from imgsearch.images.scan import scan; listing = os.getcwd();"
+        "import os, sys; from imgsearch.images.scan import Scan; listing = os.getcwd();"
         "os.geteuid() == 0 and os.setuid(65534);"
-        "print([(found.path, found.cause) for found in scan(listing)])"
+        "print([(found.path, found.cause) for found in Scan(listing)])"
     )
     try:
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -145,7 +145,7 @@ def test_a_folder_that_cannot_be_listed_is_reported_and_the_rest_is_found(tmp_pa
 
 
 def test_a_root_that_does_not_exist_is_reported_as_a_folder_that_cannot_be_listed(tmp_path):
-    assert list(scan(str(tmp_path / "missing"))) == [FoundFile(".", 0, 0, "unreadable")]
+    assert list(Scan(str(tmp_path / "missing"))) == [FoundFile(".", 0, 0, "vanished")]
 
 
 def test_a_path_longer_than_the_system_allows_is_reported_by_name(tmp_path, monkeypatch):
@@ -156,9 +156,9 @@ def test_a_path_longer_than_the_system_allows_is_reported_by_name(tmp_path, monk
         os.chdir(folder)
     os.chdir(tmp_path)
 
-    (found,) = scan(str(tmp_path))
+    (found,) = Scan(str(tmp_path))
 
-    assert found.cause == "unreadable"
+    assert found.cause == "path_too_long"
     assert set(found.path.split("/")) == {folder}
 
 
@@ -199,7 +199,7 @@ def test_size_and_time_of_change_are_those_of_the_file(tmp_path):
     write(tmp_path, "before-1970.jpg", content=b"")
     os.utime(tmp_path / "before-1970.jpg", ns=(0, -1_000_000_001))
 
-    assert list(scan(str(tmp_path))) == [
+    assert list(Scan(str(tmp_path))) == [
         FoundFile("a.jpg", 5, 1_234_567_890_123_456_789),
         FoundFile("before-1970.jpg", 0, -1_000_000_001),
     ]

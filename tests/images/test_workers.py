@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import struct
@@ -47,7 +48,7 @@ def test_a_worker_gives_the_same_pixels_as_decoding_here(how):
     worker = DecodeWorker(SIZE, how)
     try:
         for data in (encoded(".jpg"), encoded(".png", 7, 400), encoded(".jpg", 1200, 900), encoded(".webp")):
-            found = worker.decode(data)
+            found, _ = worker.decode(data)
             assert np.array_equal(found, decode_and_fit(data, SIZE, how))
             assert (found.shape, found.dtype) == ((SIZE, SIZE, 3), np.uint8)
     finally:
@@ -59,7 +60,7 @@ def test_pictures_larger_than_a_pipe_holds_go_through(worker):
     _, data = cv2.imencode(".png", noise)
 
     assert len(data) > 5_000_000
-    assert np.array_equal(worker.decode(data.tobytes()), decode_and_fit(data.tobytes(), SIZE, "pad"))
+    assert np.array_equal(worker.decode(data.tobytes())[0], decode_and_fit(data.tobytes(), SIZE, "pad"))
 
 
 def test_one_process_serves_many_pictures(worker):
@@ -68,7 +69,7 @@ def test_one_process_serves_many_pictures(worker):
 
     for seed in range(20):
         data = encoded(".png", seed=seed)
-        assert np.array_equal(worker.decode(data), decode_and_fit(data, SIZE, "pad"))
+        assert np.array_equal(worker.decode(data)[0], decode_and_fit(data, SIZE, "pad"))
 
     assert worker._process.pid == first
 
@@ -126,7 +127,7 @@ def test_a_killed_process_costs_one_picture_and_no_more(worker):
     killed.wait()
 
     assert cause_of(worker, data) == "decoder_crashed"
-    assert np.array_equal(worker.decode(data), decode_and_fit(data, SIZE, "pad"))
+    assert np.array_equal(worker.decode(data)[0], decode_and_fit(data, SIZE, "pad"))
     assert worker._process.pid != killed.pid
 
 
@@ -135,7 +136,7 @@ def test_a_process_killed_while_a_large_file_is_sent_costs_one_picture(worker):
     os.kill(worker._process.pid, signal.SIGKILL)
 
     assert cause_of(worker, encoded(".png") + bytes(3_000_000)) == "decoder_crashed"
-    assert worker.decode(encoded(".png")).shape == (SIZE, SIZE, 3)
+    assert worker.decode(encoded(".png"))[0].shape == (SIZE, SIZE, 3)
 
 
 def test_a_process_that_stalls_is_ended_after_its_time():
@@ -150,7 +151,7 @@ def test_a_process_that_stalls_is_ended_after_its_time():
         assert cause_of(worker, data) == "timeout"
         assert not is_alive(stalled)
         worker._seconds = 20
-        assert np.array_equal(worker.decode(data), decode_and_fit(data, SIZE, "pad"))
+        assert np.array_equal(worker.decode(data)[0], decode_and_fit(data, SIZE, "pad"))
     finally:
         worker.close()
 
@@ -190,7 +191,7 @@ def test_a_module_in_the_current_directory_is_not_imported(tmp_path, monkeypatch
     (tmp_path / module).write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nraise SystemExit(1)\n")
     monkeypatch.chdir(tmp_path)
 
-    assert worker.decode(encoded(".png")).shape == (SIZE, SIZE, 3)
+    assert worker.decode(encoded(".png"))[0].shape == (SIZE, SIZE, 3)
     assert not (tmp_path / "ran").exists()
 
 
@@ -211,7 +212,7 @@ def test_close_may_be_called_twice_and_the_worker_used_again():
     worker.close()
     worker.close()
 
-    assert worker.decode(encoded(".png")).shape == (SIZE, SIZE, 3)
+    assert worker.decode(encoded(".png"))[0].shape == (SIZE, SIZE, 3)
     worker.close()
 
 
@@ -226,9 +227,12 @@ def test_close_ends_a_process_that_is_stopped():
     assert not is_alive(process_id)
 
 
+TASK = {"size": 8, "how": "pad", "policy": {}, "seconds": 5}
+
+
 def start_by_hand() -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "imgsearch.images.workers", "8", "pad"],
+        [sys.executable, "-P", "-m", "imgsearch.images.workers", json.dumps(TASK)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -296,7 +300,7 @@ def test_an_interrupt_from_the_keyboard_does_not_end_a_worker(worker):
     worker.decode(encoded(".png"))
     os.kill(worker._process.pid, signal.SIGINT)
 
-    assert worker.decode(encoded(".png")).shape == (SIZE, SIZE, 3)
+    assert worker.decode(encoded(".png"))[0].shape == (SIZE, SIZE, 3)
 
 
 def test_what_a_crop_shows_is_not_shrunken_below_its_size():

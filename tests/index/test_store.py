@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from imgsearch.encoders.spec import TABLE
 from imgsearch.errors import DamagedIndexError, LockedError, NoIndexError, OutputError
+from imgsearch.images.policy import FilePolicy
 from imgsearch.index import disk, store
 from imgsearch.index.manifest import BackendSettings, FileRecord, Manifest
 from imgsearch.index.store import read_manifest
@@ -26,7 +27,9 @@ manifests = st.builds(
     generation=st.integers(1, 10**7),
     count=counts,
     rejected=counts,
+    damaged=counts,
     catalogue=st.text(),
+    policy=st.builds(FilePolicy, st.integers(1, 2**40 - 1), st.integers(1, 2**40 - 1), st.booleans(), st.booleans()),
     encoder=st.sampled_from([row.spec for row in TABLE.values()]),
     fingerprint=st.text("0123456789abcdef", min_size=16, max_size=16),
     dims=counts,
@@ -41,7 +44,9 @@ GOOD = Manifest(
     generation=3,
     count=2,
     rejected=1,
+    damaged=0,
     catalogue="/catalogue",
+    policy=FilePolicy(),
     encoder=TABLE["handcrafted"].spec,
     fingerprint="0123456789abcdef",
     dims=640,
@@ -264,21 +269,21 @@ def test_a_lock_where_a_file_stands_is_an_output_error(tmp_path):
 
 
 def published(directory, generation, fingerprint, previous):
-    folder = store.new_generation(directory, generation)
-    (folder / "data").write_text(f"data of {generation}")
-    encoder = directory / "encoders" / fingerprint
-    encoder.mkdir(parents=True, exist_ok=True)
-    (encoder / "spec.json").write_text("{}")
-    manifest = replace(
-        GOOD,
-        generation=generation,
-        fingerprint=fingerprint,
-        files={
-            f"{folder.name}/data": store.file_record(folder / "data"),
-            f"encoders/{fingerprint}/spec.json": store.file_record(encoder / "spec.json"),
-        },
-    )
-    store.publish(directory, manifest, previous)
+    with store.new_generation(directory, generation) as folder:
+        (folder / "data").write_text(f"data of {generation}")
+        encoder = directory / "encoders" / fingerprint
+        encoder.mkdir(parents=True, exist_ok=True)
+        (encoder / "spec.json").write_text("{}")
+        manifest = replace(
+            GOOD,
+            generation=generation,
+            fingerprint=fingerprint,
+            files={
+                f"{folder.name}/data": store.file_record(folder / "data"),
+                f"encoders/{fingerprint}/spec.json": store.file_record(encoder / "spec.json"),
+            },
+        )
+        store.publish(directory, manifest, previous)
     return manifest
 
 
@@ -302,7 +307,22 @@ def test_a_new_generation_begins_empty_whatever_was_left_under_its_number(tmp_pa
     (tmp_path / "gen-000004" / "deep").mkdir(parents=True)
     (tmp_path / "gen-000004" / "deep" / "stump").write_text("x")
 
-    assert list(store.new_generation(tmp_path, 4).iterdir()) == []
+    with store.new_generation(tmp_path, 4) as folder:
+        assert list(folder.iterdir()) == []
+
+
+def test_a_generation_that_fails_is_removed_but_not_once_it_is_published(tmp_path):
+    manifest = published(tmp_path, 1, "a" * 16, None)
+    with pytest.raises(KeyboardInterrupt), store.new_generation(tmp_path, 2) as folder:
+        (folder / "data").write_text("half of it")
+        raise KeyboardInterrupt
+    assert not folder.exists()
+
+    with pytest.raises(KeyboardInterrupt), store.new_generation(tmp_path, 2) as folder:
+        store.publish(tmp_path, replace(manifest, generation=2), manifest)
+        raise KeyboardInterrupt
+    assert folder.exists()
+    assert read_manifest(tmp_path).generation == 2
 
 
 def test_an_installed_encoder_replaces_a_damaged_one_whole(tmp_path):
@@ -311,7 +331,7 @@ def test_an_installed_encoder_replaces_a_damaged_one_whole(tmp_path):
     (source / "spec.json").write_text("good")
     damaged = tmp_path / "index" / "encoders" / "f"
     damaged.mkdir(parents=True)
-    (damaged / "other").write_text("bad")
+    (damaged / "spec.json").write_text("bad")
 
     store.install_encoder(tmp_path / "index", "f", source, ("spec.json",))
 

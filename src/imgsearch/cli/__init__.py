@@ -1,6 +1,7 @@
 """The program: one thin file a command, one place that turns errors into text and exit codes."""
 
 import json
+import os
 import signal
 import sys
 import traceback
@@ -10,10 +11,12 @@ import typer
 
 from imgsearch import __version__
 from imgsearch.cli.build_index import build_index
+from imgsearch.cli.check import check
 from imgsearch.cli.embed import embed
 from imgsearch.cli.info import info
 from imgsearch.cli.models import models
 from imgsearch.cli.query import query
+from imgsearch.cli.rollback import rollback
 from imgsearch.errors import ImgsearchError
 
 # Plain help: the rich one takes twice as long to import as everything else the program needs to start.
@@ -24,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (build_index, query, embed, info, models):
+for command in (build_index, query, embed, info, check, rollback, models):
     app.command()(command)
 
 
@@ -76,9 +79,30 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run() -> None:
     """Run the program as a process."""
-    # By default SIGTERM ends Python on the spot; as an exit it lets a build commit what it has and end its workers.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    _open_standard_streams()
+    # By default these end Python on the spot; as an exit they let a build commit what it has and end its workers.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, _end)
     sys.exit(main())
+
+
+def _end(number: int, _: object) -> None:
+    sys.exit(128 + number)
+
+
+def _open_standard_streams() -> None:
+    """Open what the caller has closed, so that no file of the index comes to be standard output or error.
+
+    What is read is then empty, and what is written to standard output is an error: it would be lost.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR if descriptor == 2 else os.O_RDONLY)
+    sys.stdin = sys.stdin or os.fdopen(0, encoding="utf-8")
+    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8")
 
 
 def _wants_json(arguments: list[str]) -> bool:

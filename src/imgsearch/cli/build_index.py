@@ -8,12 +8,18 @@ import typer
 from imgsearch.cli.options import (
     DEFAULT_INDEX,
     BackboneOption,
+    DamagedOption,
+    FollowLinksOption,
     ForceOption,
     IndexOption,
+    MaxBytesOption,
+    MaxPixelsOption,
+    MaxSkippedOption,
     MetadataOption,
     PrecisionOption,
     QuietOption,
     VerboseOption,
+    WaitLockOption,
     WeightsOption,
 )
 
@@ -36,11 +42,20 @@ def build_index(
         int | None, typer.Option(metavar="N", help="Seed of the Annoy forest. [default: as the index, or 0]")
     ] = None,
     metadata: MetadataOption = None,
+    max_bytes: MaxBytesOption = None,
+    max_pixels: MaxPixelsOption = None,
+    damaged: DamagedOption = None,
+    follow_links: FollowLinksOption = None,
     relearn: Annotated[
         bool, typer.Option("--relearn", help="Learn the projection anew; scores change a little.")
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 3 for any rejected file, not only new ones.")] = False,
     force: ForceOption = False,
+    max_skipped: MaxSkippedOption = None,
+    wait_lock: WaitLockOption = 0,
+    report_file: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="Write what was done there, as a JSON object.")
+    ] = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -59,14 +74,15 @@ def build_index(
       imgsearch build-index ./catalog --backbone vgg16 --weights vgg16_notop.h5
 
     Exit codes: 0 done, 3 done but files were rejected that were not before, 7 another build is running,
-    9 refused because most of the catalogue has vanished.
+    9 refused because most of the catalogue has vanished, 11 no space. docs/cron.md has them all.
     """
-    from imgsearch.cli.report import report_build
+    from imgsearch.cli.report import ReportFile, report_build
     from imgsearch.cli.terminal import progress_bar, set_up_logging
     from imgsearch.index import build
 
     set_up_logging(quiet=quiet, verbose=verbose)
-    with progress_bar(quiet=quiet) as progress:
+    told = ReportFile(report_file)
+    with told.of_failures(), progress_bar(quiet=quiet) as progress:
         report = build.build_index(
             catalogue,
             index,
@@ -77,8 +93,15 @@ def build_index(
             trees=trees,
             seed=seed,
             metadata=metadata,
+            max_bytes=max_bytes,
+            max_pixels=max_pixels,
+            damaged=damaged,
+            follow_links=follow_links,
             relearn=relearn,
             force=force,
+            max_skipped=max_skipped,
+            wait_lock=wait_lock,
             progress=progress,
         )
+    told.write(report, index, strict=strict)
     raise typer.Exit(report_build(report, index, quiet=quiet, strict=strict))

@@ -7,11 +7,17 @@ import typer
 
 from imgsearch.cli.options import (
     BackboneOption,
+    DamagedOption,
+    FollowLinksOption,
     ForceOption,
+    MaxBytesOption,
+    MaxPixelsOption,
+    MaxSkippedOption,
     MetadataOption,
     PrecisionOption,
     QuietOption,
     VerboseOption,
+    WaitLockOption,
     WeightsOption,
 )
 
@@ -23,7 +29,13 @@ def embed(
     weights: WeightsOption = None,
     precision: PrecisionOption = "auto",
     metadata: MetadataOption = None,
+    max_bytes: MaxBytesOption = None,
+    max_pixels: MaxPixelsOption = None,
+    damaged: DamagedOption = None,
+    follow_links: FollowLinksOption = None,
     force: ForceOption = False,
+    max_skipped: MaxSkippedOption = None,
+    wait_lock: WaitLockOption = 0,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -53,7 +65,13 @@ def embed(
             weights=weights,
             precision=None if precision == "auto" else precision,
             metadata=metadata,
+            max_bytes=max_bytes,
+            max_pixels=max_pixels,
+            damaged=damaged,
+            follow_links=follow_links,
             force=force,
+            max_skipped=max_skipped,
+            wait_lock=wait_lock,
             progress=progress,
         )
     raise typer.Exit(report_build(report, output, quiet=quiet, strict=False))

@@ -33,5 +33,29 @@ MetadataOption = Annotated[
     ),
 ]
 ForceOption = Annotated[
-    bool, typer.Option("--force", help="Go on though more than half of the catalogue has vanished.")
+    bool,
+    typer.Option("--force", help="Go on though most of the catalogue has vanished, or the decoder keeps dying."),
+]
+MaxBytesOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Reject larger files unread. [default: as the index, or 100000000]"),
+]
+MaxPixelsOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Reject larger pictures undecoded. [default: as the index, or 178956970]"),
+]
+DamagedOption = Annotated[
+    Literal["skip", "keep"] | None,
+    typer.Option(help="Reject a damaged JPEG, or keep and flag what shows of it. [default: as the index, or skip]"),
+]
+FollowLinksOption = Annotated[
+    bool | None,
+    typer.Option("--follow-links/--no-follow-links", help="Follow links. [default: as the index, or not]"),
+]
+MaxSkippedOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=0, help="Refuse to publish when more files than this cannot be used."),
+]
+WaitLockOption = Annotated[
+    float, typer.Option(metavar="SECONDS", min=0, help="How long to wait for another build to end.", show_default=False)
 ]

@@ -21,7 +21,7 @@ def query(
     index: IndexOption = DEFAULT_INDEX,
     top_k: Annotated[int, typer.Option("--top-k", "-k", metavar="K", min=1, help="How many hits at most.")] = 5,
     format_: Annotated[
-        Literal["table", "json", "jsonl", "csv", "paths"],
+        Literal["table", "json", "jsonl", "csv", "paths", "html"],
         typer.Option("--format", help="Form of the answer."),
     ] = "table",
     output_file: Annotated[
@@ -36,6 +36,9 @@ def query(
         float | None, typer.Option(metavar="S", help="Only hits with at least this score (cosine, -1 to 1).")
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every picture; slower, never misses.")] = False,
+    null: Annotated[
+        bool, typer.Option("--null", "-0", help="End paths with NUL, not a line break: those read, and those written.")
+    ] = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -48,12 +51,16 @@ def query(
 
       imgsearch query photo.jpg --top-k 5
 
+      imgsearch query *.jpg --format html -o answers.html
+
       imgsearch query photo.jpg --format json | jq -r '.[0].hits[].path'
 
       imgsearch query photo.jpg --where "category LIKE 'shoes%' AND metadata->>'price' < 50"
 
-      find new -name '*.jpg' | imgsearch query - --format csv -o answers.csv
+      find new -name '*.jpg' -print0 | imgsearch query - -0 --format csv -o answers.csv
     """
+    _require_backend(index, exact=exact or bool(where))
+
     from imgsearch.cli.render import output, render, write
     from imgsearch.cli.terminal import printable, say, set_up_logging
     from imgsearch.index.search import Index
@@ -63,7 +70,7 @@ def query(
 
     def answers(opened: Index) -> Iterator["Answer"]:
         nonlocal exit_code
-        for image in _paths(images):
+        for image in _paths(images, b"\0" if null else b"\n"):
             answer = _answer(opened, image, top_k, where, min_score, exact=exact)
             if answer.error is not None:
                 exit_code = answer.error.exit_code
@@ -73,7 +80,7 @@ def query(
             yield answer
 
     with Index.open(index) as opened, output(output_file) as file:
-        for text in render(answers(opened), opened.manifest, format_):
+        for text in render(answers(opened), opened.manifest, format_, "\0" if null else "\n"):
             write(file, text)
     raise typer.Exit(exit_code)
 
@@ -93,14 +100,33 @@ def _answer(index: "Index", image: str, k: int, where: str, min_score: float | N
     return Answer(image, plan, time.perf_counter() - started, hits)
 
 
-def _paths(images: list[str]) -> Iterator[str]:
+def _require_backend(index: Path, *, exact: bool) -> None:
+    """Try Annoy if the index needs it; before threads are started, which do not go with a fork."""
+    from imgsearch.cli.self_test import require_annoy
+    from imgsearch.index.store import read_manifest
+
+    backend = read_manifest(index).backend
+    if backend is not None and backend.name == "annoy" and not exact:
+        require_annoy()
+
+
+def _paths(images: list[str], end: bytes) -> Iterator[str]:
     import os
-    import sys
 
     for image in images:
-        if image == "-":
-            for line in sys.stdin.buffer:
-                if name := line.rstrip(b"\r\n"):
-                    yield os.fsdecode(name)
-        else:
+        if image != "-":
             yield image
+            continue
+        rest = b""
+        while part := os.read(0, 1 << 16):
+            *whole, rest = (rest + part).split(end)
+            yield from _named(whole, end)
+        yield from _named([rest], end)
+
+
+def _named(names: list[bytes], end: bytes) -> Iterator[str]:
+    import os
+
+    for name in names:
+        if exact := name if end == b"\0" else name.removesuffix(b"\r"):
+            yield os.fsdecode(exact)

@@ -17,7 +17,7 @@ from imgsearch.errors import ImgsearchError, OutputError
 from imgsearch.index.manifest import Manifest
 from imgsearch.index.search import Hit
 
-Format = Literal["table", "json", "jsonl", "csv", "paths"]
+Format = Literal["table", "json", "jsonl", "csv", "paths", "html"]
 
 CSV_COLUMNS = ("query", "rank", "path", "score", "distance", "product", "category")
 
@@ -33,19 +33,24 @@ class Answer:
     error: ImgsearchError | None = None
 
 
-def render(answers: Iterable[Answer], manifest: Manifest, how: Format) -> Iterator[str]:
+def render(answers: Iterable[Answer], manifest: Manifest, how: Format, path_end: str = "\n") -> Iterator[str]:
     """Render answers one by one, as they come.
 
     Args:
         answers: Of one call.
         manifest: Of the index that answered.
         how: The output format.
+        path_end: What follows each path in the format `paths`.
 
     Yields:
         Text; in formats for programs, lone surrogates are left to the JSON escapes or to `write`.
     """
     # What opens an array or a table waits for the first answer: an error of the whole call leaves nothing behind.
     opening = {"json": "[\n ", "csv": _csv_line(CSV_COLUMNS)}.get(how, "")
+    if how == "html":
+        from imgsearch.cli import page
+
+        opening = page.HEAD
     for answer in answers:
         yield opening
         opening = ",\n " if how == "json" else ""
@@ -54,9 +59,13 @@ def render(answers: Iterable[Answer], manifest: Manifest, how: Format) -> Iterat
         elif how == "csv":
             yield "".join(_csv_lines(answer))
         elif how == "paths":
-            yield "".join(hit.path + "\n" for hit in answer.hits)
+            yield "".join(hit.path + path_end for hit in answer.hits)
+        elif how == "html":
+            yield page.section(answer, manifest.catalogue)
         elif answer.error is None:
             yield _table(answer, manifest)
+    if how == "html":
+        yield opening + page.TAIL
     if how == "json":
         yield "[]\n" if opening == "[\n " else "\n]\n"
 
@@ -68,6 +77,8 @@ def output(path: Path | None) -> Iterator[BinaryIO]:
     Raises:
         OutputError: It cannot be written. A reader that closed the pipe is no error: it has seen enough.
     """
+    if path is None and sys.stdout is None:
+        raise OutputError("cannot write to standard output: it is closed")
     try:
         if path is None:
             yield sys.stdout.buffer

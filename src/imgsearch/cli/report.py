@@ -1,11 +1,18 @@
-"""What a build tells its user: rejected files on standard error, one line on standard output."""
+"""What a build tells its user: rejected files on standard error, one line on standard output, a file for programs."""
 
+import contextlib
+import json
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from imgsearch.cli.render import output, write
 from imgsearch.cli.terminal import printable, say
+from imgsearch.errors import ImgsearchError, OutputError
+from imgsearch.index import store
+from imgsearch.index.items import Items
 from imgsearch.index.report import BuildReport
 
 # A folder with thousands of files of one bad kind should not fill a mailbox with them.
@@ -30,6 +37,99 @@ def report_build(report: BuildReport, directory: Path, *, quiet: bool, strict: b
         _name_rejects(report)
         with output(None) as file:
             write(file, f"{_summary(report, printable(os.fspath(directory)))}\n")
+    return _exit_code(report, strict=strict)
+
+
+class ReportFile:
+    """`--report FILE`: one JSON object about a run, whether it went well or not.
+
+    Args:
+        path: The file; None for no report.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    @contextlib.contextmanager
+    def of_failures(self) -> Iterator[None]:
+        """Look whether the file can be written, and write it if what is done inside fails.
+
+        Raises:
+            OutputError: It cannot be written: better known before a long build than after it.
+        """
+        if self._path is not None:
+            folder = self._path.absolute().parent
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise OutputError(f"cannot write {self._path}: {folder} is no folder that may be written to")
+        try:
+            yield
+        except ImgsearchError as error:
+            facts = {"message": error.message, "hint": error.hint}
+            self._write({"exit_code": error.exit_code, "error": facts})
+            raise
+        except KeyboardInterrupt:
+            self._write({"exit_code": 130, "error": {"message": "interrupted", "hint": ""}})
+            raise
+        except SystemExit as end:  # SIGTERM and SIGHUP
+            self._write({"exit_code": end.code, "error": {"message": "ended by a signal", "hint": ""}})
+            raise
+
+    def write(self, report: BuildReport, directory: Path, *, strict: bool) -> None:
+        """Write the report of a run that went well; docs/format.md describes it.
+
+        Args:
+            report: Of the build.
+            directory: The index.
+            strict: As for `report_build`.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        if self._path is None:
+            return
+        manifest = store.read_manifest(directory)
+        with contextlib.closing(Items(directory / manifest.folder / store.ITEMS)) as items:
+            rejected = [
+                {"path": reject.path, "cause": reject.cause, "first_seen": reject.first_seen}
+                for reject in items.rejected()
+            ]
+            damaged = [{"path": path, "message": message} for path, message in items.damaged()]
+        self._write(
+            {
+                "exit_code": _exit_code(report, strict=strict),
+                "generation": report.generation,
+                "published": report.published,
+                "counts": {
+                    "seen": report.seen,
+                    "unchanged": report.unchanged,
+                    "renamed": report.renamed,
+                    "embedded": report.embedded,
+                    "resumed": report.resumed,
+                    "removed": report.removed,
+                    "rejected": report.rejected,
+                    "rejected_new": len(report.new_rejects),
+                    "rejected_by_cause": dict(sorted(report.causes.items())),
+                    "damaged": report.damaged,
+                    "forgotten": report.forgotten,
+                    "left_out": dict(sorted(report.left_out.items())),
+                },
+                "rejected": rejected,
+                "damaged": damaged,
+                "seconds": {stage: round(seconds, 3) for stage, seconds in report.seconds.items()},
+                "images_per_second": round(report.images_per_second, 2),
+                "peak_rss_bytes": report.peak_rss_bytes,
+                "encoder": report.encoder,
+                "plan": report.plan,
+            }
+        )
+
+    def _write(self, facts: dict[str, Any]) -> None:
+        if self._path is not None:
+            with output(self._path) as file:
+                write(file, json.dumps(facts, indent=1) + "\n")
+
+
+def _exit_code(report: BuildReport, *, strict: bool) -> int:
     counts = report.rejected if strict else len(report.new_rejects)
     return REJECTED_EXIT_CODE if counts else 0
 
@@ -49,9 +149,11 @@ def _name_rejects(report: BuildReport) -> None:
 def _summary(report: BuildReport, directory: str) -> str:
     state = f"{directory}: {report.count} pictures, generation {report.generation}"
     rejected = f", {report.rejected} rejected" if report.rejected else ""
+    damaged = f", {report.damaged} damaged but kept" if report.damaged else ""
+    seconds = report.seconds["total"]
     if not report.published:
-        return f"{state}, nothing changed{rejected} ({report.seconds:.1f} s)"
+        return f"{state}, nothing changed{rejected}{damaged} ({seconds:.1f} s)"
     return (
         f"{state}: {report.embedded} embedded, {report.renamed} renamed or copied, {report.removed} removed,"
-        f" {report.unchanged} unchanged{rejected} ({report.seconds:.1f} s)"
+        f" {report.unchanged} unchanged{rejected}{damaged} ({seconds:.1f} s)"
     )

@@ -4,7 +4,9 @@ The work is done in a process of its own: TensorFlow takes seconds and half a gi
 standard error what no option silences, and must not be in a process that starts others.
 """
 
+import atexit
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -21,6 +23,7 @@ from imgsearch.errors import ImgsearchError, MissingComponentError
 logger = logging.getLogger(__name__)
 
 SPEC_FILE = "spec.json"
+_CHECKSUMS_FILE = "sha256.json"  # in the cache only: an index has its manifest
 
 
 def exported_files(spec: EncoderSpec) -> tuple[str, ...]:
@@ -30,6 +33,8 @@ def exported_files(spec: EncoderSpec) -> tuple[str, ...]:
 
 def exported_encoder(spec: EncoderSpec, weights: Path | None = None) -> Path:
     """Find an encoder in the user's cache, or export it into the cache.
+
+    Where the cache cannot be written, as under a user without a home, the export lasts as long as this process.
 
     Args:
         spec: Which one.
@@ -42,20 +47,16 @@ def exported_encoder(spec: EncoderSpec, weights: Path | None = None) -> Path:
         MissingComponentError: Keras, OpenVINO or the weights are missing, or the export failed.
     """
     directory = _cache() / spec.fingerprint
-    if all((directory / name).is_file() for name in exported_files(spec)):
+    if _is_whole(directory, exported_files(spec)):
         return directory
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix="export-", dir=directory.parent))
-    except OSError as error:
-        raise MissingComponentError(
-            f"the cache for exported encoders cannot be written: {error}",
-            hint="set IMGSEARCH_CACHE to a folder that can be written",
-        ) from error
+    staging = _writable_folder(directory.parent)
+    directory = staging.parent / spec.fingerprint
     try:
         if spec.kind == "network":
             _export_elsewhere(spec, weights, staging)
         (staging / SPEC_FILE).write_text(json.dumps(spec.to_json(), indent=2) + "\n")
+        sums = {name: _sha256(staging / name) for name in exported_files(spec)}
+        (staging / _CHECKSUMS_FILE).write_text(json.dumps(sums) + "\n")
         # A rename onto a folder fails if another process was faster; its files are the same as ours.
         shutil.rmtree(directory, ignore_errors=True)
         try:
@@ -63,9 +64,51 @@ def exported_encoder(spec: EncoderSpec, weights: Path | None = None) -> Path:
         except OSError:
             if not directory.is_dir():
                 raise
+    except OSError as error:
+        raise MissingComponentError(
+            f"the exported encoder cannot be written to {staging.parent}: {error.strerror}",
+            hint="set IMGSEARCH_CACHE to a folder with room",
+        ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return directory
+
+
+def _is_whole(directory: Path, names: tuple[str, ...]) -> bool:
+    """Say whether a cached export is what it was when it was made: a disk may have filled, or have failed."""
+    try:
+        sums = json.loads((directory / _CHECKSUMS_FILE).read_text())
+        if all(_sha256(directory / name) == sums[name] for name in names):
+            return True
+        logger.warning("%s in the cache is damaged; it is exported again", directory)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.warning("%s in the cache is damaged (%s); it is exported again", directory, error)
+    return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _writable_folder(cache: Path) -> Path:
+    """Make a new folder in the cache, or elsewhere if that cannot be written."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix="export-", dir=cache))
+    except OSError as error:
+        logger.info("%s cannot be written (%s); the encoder is exported for this run only", cache, error.strerror)
+    try:
+        passing = Path(tempfile.mkdtemp(prefix="imgsearch-"))
+        atexit.register(shutil.rmtree, passing, ignore_errors=True)
+        return Path(tempfile.mkdtemp(prefix="export-", dir=passing))
+    except OSError as error:
+        raise MissingComponentError(
+            f"there is no folder to export the encoder into: {error.strerror}",
+            hint="set IMGSEARCH_CACHE to a folder that can be written",
+        ) from error
 
 
 def _cache() -> Path:
@@ -74,7 +117,9 @@ def _cache() -> Path:
         return Path(chosen) / "encoders"
     import platformdirs
 
-    return platformdirs.user_cache_path("imgsearch") / "encoders"
+    cache = platformdirs.user_cache_path("imgsearch") / "encoders"
+    # For a user without a home it is "~/.cache", which would be made in the working directory.
+    return cache if cache.is_absolute() else Path(os.devnull) / "encoders"
 
 
 def _export_elsewhere(spec: EncoderSpec, weights: Path | None, directory: Path) -> None:

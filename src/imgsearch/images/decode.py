@@ -6,6 +6,7 @@ a JPEG that was cut short with grey and says nothing). Bytes are read here, chec
 
 import contextlib
 import os
+import re
 import stat
 import threading
 from collections.abc import Iterator
@@ -16,29 +17,39 @@ from numpy.typing import NDArray
 
 from imgsearch.errors import PictureError
 from imgsearch.images import MAX_PIXELS
-from imgsearch.images.headers import avif_turn, exif_orientation, jpeg_size, picture_format, sample_bits
+from imgsearch.images.headers import avif_turn, checked_size, exif_orientation, picture_format, sample_bits
+from imgsearch.images.policy import MAX_BYTES
 
 # Part of every encoder's fingerprint. Raise it when the same file would give other pixels (decoder choices,
 # fitting), so that no index mixes vectors of two ways of seeing.
 PIXELS_VERSION = 1
 
-MAX_BYTES = 100_000_000
-
 Pixels = NDArray[np.uint8]
+
+_JPEG_START = b"\xff\xd8\xff"
+_JPEG_END = b"\xff\xd9"
+
+# What libjpeg-turbo says when it goes on with a picture that is partly wrong. Other remarks, such as "extraneous
+# bytes before marker", are made about many a picture that is whole.
+_JPEG_DAMAGE = re.compile(
+    rb"Premature end of JPEG file|premature end of data segment|bad Huffman code|bad arithmetic code"
+    rb"|found marker 0x\w+ instead of RST\d"
+)
 
 _STDERR_LOCK = threading.Lock()
 
 
-def read_file(path: str, *, follow_links: bool = True) -> tuple[bytes, os.stat_result]:
+def read_file(path: str, *, follow_links: bool = True, max_bytes: int = MAX_BYTES) -> tuple[bytes, os.stat_result]:
     """Read a picture file, and only a picture file.
 
-    Devices and FIFOs are refused without a wait, and files over `MAX_BYTES` without being read. A file that
-    changes while it is read is read once more.
+    Devices and FIFOs are refused without a wait, and files over the limit without being read. A file that changes
+    while it is read is read once more.
 
     Args:
         path: File name; bytes that are not UTF-8 as `os.fsdecode` gives them.
         follow_links: Whether the last part of the name may be a link. Not in a catalogue: a file that was one
             when the folder was scanned may be a link out of it by now.
+        max_bytes: How large it may be.
 
     Returns:
         The bytes, and the status that was true of just these bytes.
@@ -54,9 +65,9 @@ def read_file(path: str, *, follow_links: bool = True) -> tuple[bytes, os.stat_r
                 before = os.fstat(file.fileno())
                 if not stat.S_ISREG(before.st_mode):
                     raise PictureError("not_regular_file", "not a regular file")
-                if before.st_size > MAX_BYTES:
+                if before.st_size > max_bytes:
                     raise PictureError(
-                        "too_many_bytes", f"{before.st_size:,} bytes, more than the limit of {MAX_BYTES:,}"
+                        "too_many_bytes", f"{before.st_size:,} bytes, more than the limit of {max_bytes:,}"
                     )
                 data = file.read(before.st_size + 1)
                 after = os.fstat(file.fileno())
@@ -73,13 +84,14 @@ def read_file(path: str, *, follow_links: bool = True) -> tuple[bytes, os.stat_r
     raise PictureError("changed", "changed while it was read")
 
 
-def decode(data: bytes, *, shrink_to: int = 0) -> Pixels:
+def decode(data: bytes, *, shrink_to: int = 0, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Decode a picture as a person sees it: upright, the first frame, transparency over white.
 
     Args:
         data: A whole JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF file. The content decides, not the name.
         shrink_to: If set, a JPEG may be decoded at a half, a quarter or an eighth, which saves most of the
             work, as long as its longer side keeps at least this many pixels.
+        max_pixels: How large it may say it is. (OpenCV's own limit, set when it is imported, holds as well.)
 
     Returns:
         RGB pixels, uint8 of shape (height, width, 3).
@@ -87,12 +99,35 @@ def decode(data: bytes, *, shrink_to: int = 0) -> Pixels:
     Raises:
         PictureError: `empty`, `not_an_image`, `unsupported_format`, `too_large` or `corrupt`.
     """
-    native = _decode_native(data, shrink_to)
-    if native.ndim == 2:
-        return _as_pixels(cv2.cvtColor(native, cv2.COLOR_GRAY2RGB))
-    if native.shape[2] == 3:
-        return _as_pixels(cv2.cvtColor(native, cv2.COLOR_BGR2RGB))
-    return _over_white(native)
+    native, damage = _decode_native(data, shrink_to, max_pixels)
+    if damage:
+        raise PictureError("corrupt", f"damaged: {damage}")
+    return _as_rgb(native)
+
+
+def salvage(data: bytes, *, shrink_to: int = 0, max_pixels: int = MAX_PIXELS) -> tuple[Pixels, str]:
+    """Decode a picture, and of a damaged JPEG what there is: the part that is missing is grey or smeared.
+
+    Args:
+        data: As for `decode`.
+        shrink_to: As for `decode`.
+        max_pixels: As for `decode`.
+
+    Returns:
+        RGB pixels as from `decode`, and what the decoder had to say about the damage, empty for a whole picture.
+
+    Raises:
+        PictureError: As for `decode`.
+    """
+    try:
+        native, damage = _decode_native(data, shrink_to, max_pixels)
+    except PictureError as error:
+        if error.cause != "corrupt" or not data.startswith(_JPEG_START):
+            raise
+        # With an end-of-image marker the decoder takes what it has got so far for all there is.
+        native, damage = _decode_native(data + _JPEG_END, shrink_to, max_pixels)
+        damage = damage or "cut short"
+    return _as_rgb(native), damage
 
 
 def decode_rgba(data: bytes) -> Pixels:
@@ -107,38 +142,35 @@ def decode_rgba(data: bytes) -> Pixels:
     Raises:
         PictureError: As for `decode`.
     """
-    native = _decode_native(data, 0)
+    native, damage = _decode_native(data, 0, MAX_PIXELS)
+    if damage:
+        raise PictureError("corrupt", f"damaged: {damage}")
     if native.ndim == 2:
         return _as_pixels(cv2.cvtColor(native, cv2.COLOR_GRAY2RGBA))
     code = cv2.COLOR_BGR2RGBA if native.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
     return _as_pixels(cv2.cvtColor(native, code))
 
 
-def _decode_native(data: bytes, shrink_to: int) -> Pixels:
-    """Decode to upright 8-bit grey, BGR or BGRA."""
+def _decode_native(data: bytes, shrink_to: int, max_pixels: int) -> tuple[Pixels, str]:
+    """Decode to upright 8-bit grey, BGR or BGRA; say what damage the decoder passed over, if any."""
     kind = picture_format(data)
+    size = checked_size(data, kind, max_pixels)
     buffer = np.frombuffer(data, np.uint8)
     metadata: list[Pixels] = []
     try:
-        if kind == "jpeg":
-            flag = _jpeg_flag(data, shrink_to)
-            with _silent_libraries():
-                image = cv2.imdecode(buffer, flag)
-        else:
-            # UNCHANGED keeps transparency and all 16 bits, but does not turn the picture upright.
-            with _silent_libraries():
+        with _captured_stderr() as said:
+            if kind == "jpeg":
+                image = cv2.imdecode(buffer, _jpeg_flag(size, shrink_to))
+            else:
+                # UNCHANGED keeps transparency and all 16 bits, but does not turn the picture upright.
                 image, kinds, contents = cv2.imdecodeWithMetadata(buffer, flags=cv2.IMREAD_UNCHANGED)
-            metadata = [
-                _as_pixels(content)
-                for what, content in zip(np.ravel(kinds), contents, strict=True)
-                if what == cv2.IMAGE_METADATA_EXIF
-            ]
+                metadata = [
+                    _as_pixels(content)
+                    for what, content in zip(np.ravel(kinds), contents, strict=True)
+                    if what == cv2.IMAGE_METADATA_EXIF
+                ]
     except cv2.error as error:
-        if "MAX_IMAGE_" in str(error):
-            raise PictureError(
-                "too_large", f"more pixels than the limit of {MAX_PIXELS:,}, or a side over 2^20"
-            ) from None
-        raise PictureError("corrupt", "cut short or damaged") from None
+        raise _refusal(error) from None
     if image is None or image.size == 0:
         raise PictureError("corrupt", "cut short or damaged")
     if image.dtype == np.uint16:
@@ -151,44 +183,71 @@ def _decode_native(data: bytes, shrink_to: int) -> Pixels:
         image = _turned(_as_pixels(image), *turn)
     elif metadata:
         image = _upright(_as_pixels(image), exif_orientation(metadata[0].tobytes()))
-    return _as_pixels(image)
+    return _as_pixels(image), _damage(said) if kind == "jpeg" else ""
+
+
+def _refusal(error: cv2.error) -> PictureError:
+    if "MAX_IMAGE_" in str(error):
+        return PictureError("too_large", "more pixels than OpenCV's limit, or a side over 2^20")
+    if error.code == cv2.Error.StsNoMem:
+        return PictureError("too_large", "needs more memory than a decoder may take")
+    return PictureError("corrupt", "cut short or damaged")
+
+
+def _damage(said: bytearray) -> str:
+    """Find in what libjpeg wrote the damage that it passed over; it also remarks on what does no harm."""
+    found = _JPEG_DAMAGE.search(said)
+    return found.group().decode("ascii", "replace") if found else ""
 
 
 @contextlib.contextmanager
-def _silent_libraries() -> Iterator[None]:
-    """Keep libpng and its like from writing to standard error, which is ours to write to.
+def _captured_stderr() -> Iterator[bytearray]:
+    """Catch what libjpeg, libpng and their like write to standard error, which is ours to write to.
 
     They write to the descriptor, not to `sys.stderr`, so it is the descriptor that must point elsewhere; a lock
-    keeps two threads from restoring each other's.
+    keeps two threads from restoring each other's. What was caught is there when the block has ended.
     """
+    caught = bytearray()
     with _STDERR_LOCK:
         try:
             kept = os.dup(2)
-        except OSError:  # standard error is closed: nothing to protect
-            yield
-            return
+        except OSError:  # standard error is closed, and will be closed again
+            kept = -1
+        memory = os.memfd_create("stderr", os.MFD_CLOEXEC)
         try:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, 2)
-            os.close(nowhere)
-            yield
+            if memory != 2:
+                os.dup2(memory, 2)
+            yield caught
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            caught += os.pread(2, 1 << 16, 0)
+            if kept < 0:
+                os.close(2)
+            else:
+                os.dup2(kept, 2)
+                os.close(kept)
+            if memory != 2:
+                os.close(memory)
 
 
-def _jpeg_flag(data: bytes, shrink_to: int) -> int:
+def _jpeg_flag(size: tuple[int, int] | None, shrink_to: int) -> int:
     """Choose how much the JPEG decoder shrinks: to an eighth, a quarter, a half, or not at all."""
-    longest = max(jpeg_size(data))
-    if shrink_to:
+    if shrink_to and size:
         for divisor, flag in (
             (8, cv2.IMREAD_REDUCED_COLOR_8),
             (4, cv2.IMREAD_REDUCED_COLOR_4),
             (2, cv2.IMREAD_REDUCED_COLOR_2),
         ):
-            if longest >= divisor * shrink_to:
+            if max(size) >= divisor * shrink_to:
                 return flag
     return cv2.IMREAD_COLOR
+
+
+def _as_rgb(native: Pixels) -> Pixels:
+    if native.ndim == 2:
+        return _as_pixels(cv2.cvtColor(native, cv2.COLOR_GRAY2RGB))
+    if native.shape[2] == 3:
+        return _as_pixels(cv2.cvtColor(native, cv2.COLOR_BGR2RGB))
+    return _over_white(native)
 
 
 def _upright(image: Pixels, orientation: int) -> Pixels:

@@ -1,11 +1,13 @@
 """What a picture file says of itself before it is decoded: format, size, orientation, depth."""
 
+import re
 import struct
 
 from imgsearch.errors import PictureError
-from imgsearch.images import MAX_PIXELS
 
 _ORIENTATION_TAG = 0x0112
+_LAST_HUFFMAN_FRAME = 0xC7  # later ones are coded arithmetically
+_WIDTH_TAG, _HEIGHT_TAG = 0x0100, 0x0101
 
 
 def picture_format(data: bytes) -> str:
@@ -53,15 +55,43 @@ def picture_format(data: bytes) -> str:
     raise PictureError("not_an_image", "the content is not a picture")
 
 
-def jpeg_size(data: bytes) -> tuple[int, int]:
-    """Read (height, width) from the frame header of a JPEG (ITU-T T.81, B.2.2).
+def checked_size(data: bytes, kind: str, max_pixels: int) -> tuple[int, int] | None:
+    """Read (height, width) of the first frame, before anything is decoded.
 
     Args:
         data: A file.
+        kind: Its format, as `picture_format` names it.
+        max_pixels: How many pixels it may have.
+
+    Returns:
+        Height and width; None where the header is too short or too odd to say: then the decoder, which has limits
+        of its own, is left to find out.
 
     Raises:
-        PictureError: `too_large`, or `corrupt` if there is no header or far less data than it promises.
+        PictureError: `too_large`; `corrupt` for a JPEG without a header, or with far less than it promises.
     """
+    try:
+        size = _SIZE_READERS[kind](data)
+    except (struct.error, OverflowError):  # an offset that points past the end, or past what an address can be
+        return None
+    if size is None:
+        return None
+    height, width = size
+    if height * width > max_pixels:
+        raise PictureError("too_large", f"{width} x {height} pixels, more than the limit of {max_pixels:,}")
+    # Huffman codes take a bit at least for each block of 64 pixels.
+    if kind == "jpeg" and _jpeg_frame(data)[0] <= _LAST_HUFFMAN_FRAME and height * width > 512 * len(data):
+        raise PictureError("corrupt", "holds less than its header promises")
+    return size
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    _, height, width = _jpeg_frame(data)
+    return height, width
+
+
+def _jpeg_frame(data: bytes) -> tuple[int, int, int]:
+    """Read marker, height and width from the frame header (ITU-T T.81, B.2.2)."""
     position = 2
     while position + 9 <= len(data):
         if data[position] != 0xFF:
@@ -70,11 +100,7 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
         marker = data[position + 1]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = struct.unpack_from(">HH", data, position + 5)
-            if height * width > MAX_PIXELS:
-                raise PictureError("too_large", f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
-            if marker <= 0xC7 and height * width > 512 * len(data):  # a block of 64 pixels takes a bit at least
-                raise PictureError("corrupt", "holds less than its header promises")
-            return height, width
+            return marker, height, width
         if marker == 0xFF:
             position += 1
         elif marker == 0x01 or 0xD0 <= marker <= 0xD8:
@@ -82,6 +108,72 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
         else:
             position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     raise PictureError("corrupt", "a JPEG without a frame header: cut short or damaged")
+
+
+def _png_size(data: bytes) -> tuple[int, int]:
+    """Read the chunk IHDR (PNG, 11.2.1)."""
+    width, height = struct.unpack_from(">II", data, 16)
+    return height, width
+
+
+def _gif_size(data: bytes) -> tuple[int, int]:
+    """Read the logical screen descriptor (GIF89a, 18)."""
+    width, height = struct.unpack_from("<HH", data, 6)
+    return height, width
+
+
+def _bmp_size(data: bytes) -> tuple[int, int]:
+    """Read the information header; a negative height means rows from the top."""
+    (length,) = struct.unpack_from("<I", data, 14)
+    width, height = struct.unpack_from("<HH" if length == 12 else "<ii", data, 18)
+    return abs(height), abs(width)
+
+
+def _webp_size(data: bytes) -> tuple[int, int] | None:
+    """Read the first chunk, of whichever of the three kinds (RFC 9649, 2.5 to 2.7)."""
+    chunk = data[12:16]
+    if chunk == b"VP8X":
+        return 1 + int.from_bytes(data[27:30], "little"), 1 + int.from_bytes(data[24:27], "little")
+    if chunk == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return 1 + (bits >> 14 & 0x3FFF), 1 + (bits & 0x3FFF)
+    if chunk == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return height & 0x3FFF, width & 0x3FFF
+    return None
+
+
+def _tiff_size(data: bytes) -> tuple[int, int] | None:
+    """Read the first directory (TIFF 6.0, section 2; in BigTIFF all fields are wider)."""
+    order = "<" if data.startswith(b"II") else ">"
+    big = data[2:4] in (b"+\0", b"\0+")
+    (start,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
+    head, entry_length = (order + "Q", 20) if big else (order + "H", 12)
+    (count,) = struct.unpack_from(head, data, start)
+    found: dict[int, int] = {}
+    for entry in range(min(count, 0xFFFF)):
+        place = start + struct.calcsize(head) + entry_length * entry
+        tag, kind = struct.unpack_from(order + "HH", data, place)
+        if tag in (_WIDTH_TAG, _HEIGHT_TAG):
+            (found[tag],) = struct.unpack_from(order + ("H" if kind == 3 else "I"), data, place + (12 if big else 8))
+    return (found[_HEIGHT_TAG], found[_WIDTH_TAG]) if len(found) == 2 else None
+
+
+def _avif_size(data: bytes) -> tuple[int, int] | None:
+    """Read the boxes `ispe`, of which the largest is of the whole picture, others of its tiles."""
+    sizes = [struct.unpack_from(">II", data, found.end() + 4) for found in re.finditer(rb"\0\0\0\x14ispe", data)]
+    return max(((height, width) for width, height in sizes), key=lambda size: size[0] * size[1], default=None)
+
+
+_SIZE_READERS = {
+    "jpeg": _jpeg_size,
+    "png": _png_size,
+    "gif": _gif_size,
+    "bmp": _bmp_size,
+    "webp": _webp_size,
+    "tiff": _tiff_size,
+    "avif": _avif_size,
+}
 
 
 def exif_orientation(exif: bytes) -> int:

@@ -1,10 +1,13 @@
 """Walk a catalogue: which files could be pictures, and which of them cannot even be opened."""
 
+import errno
 import logging
 import os
 import stat
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
@@ -14,6 +17,8 @@ PICTURE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif"),
     *(".heic", ".heif", ".jxl", ".jp2", ".j2k", ".psd", ".svg"),
 )
+
+_LARGEST_TIME = 2**63 - 1  # what SQLite can hold: a clock may have been wrong by centuries when a file was written
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +30,7 @@ class FoundFile:
             surrogates (`os.fsdecode`), so every name survives the round trip.
         size: Length in bytes.
         mtime_ns: Time of the last change in nanoseconds.
-        cause: Why it cannot be opened (`not_regular_file`, `unreadable`), or empty.
+        cause: Why it cannot be opened (`not_regular_file`, `unreadable`, `path_too_long`, `vanished`), or empty.
     """
 
     path: str
@@ -34,49 +39,107 @@ class FoundFile:
     cause: str = ""
 
 
-def scan(root: str, *, leave_out: Callable[[str], bool] = lambda _: False) -> Iterator[FoundFile]:
-    """Walk a catalogue in a fixed order, files by name before the folders beside them.
+class Scan:
+    """A walk through a catalogue in a fixed order, files by name before the folders beside them.
 
-    Links are not followed and hidden files and folders (a leading dot, and NAS thumbnails in `@eaDir`) are left
-    out. A folder that cannot be listed is yielded itself, with cause `unreadable`: nothing is lost in silence.
+    Hidden files and folders (a leading dot, and NAS thumbnails in `@eaDir`) are left out. A folder that cannot be
+    listed is yielded itself, with its cause: nothing is lost in silence.
+
+    Links are not followed unless that is asked for. Then each folder is listed once, however many links lead to
+    it or round in circles, and under its own name if the catalogue holds it.
 
     Args:
         root: Folder of pictures.
         leave_out: Says of a folder's path whether it is no part of the catalogue (an index that lies in it).
+        follow_links: Whether to follow links to files and folders.
 
-    Yields:
-        A `FoundFile` for each file with a picture's suffix and each folder that cannot be listed.
+    Attributes:
+        left_out: How many entries of each kind were left out so far: `hidden`, `link`, `index`, and `other` for
+            files without a picture's name.
     """
-    pending = [""]
-    while pending:
-        folder = pending.pop()
-        try:
-            with os.scandir(os.path.join(root, folder)) as listing:
-                entries = sorted(listing, key=lambda entry: os.fsencode(entry.name))
-        except OSError as error:
-            logger.info("cannot list %r: %s", folder, error)
-            yield FoundFile(folder or ".", 0, 0, "unreadable")
-            continue
-        folders = []
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name == "@eaDir":
+
+    def __init__(
+        self, root: str, *, leave_out: Callable[[str], bool] = lambda _: False, follow_links: bool = False
+    ) -> None:
+        self.left_out: Counter[str] = Counter()
+        self._root = root
+        self._leave_out = leave_out
+        self._follow_links = follow_links
+        self._listed: set[tuple[int, int]] = set()
+
+    def __iter__(self) -> Iterator[FoundFile]:
+        links: deque[str] = deque()
+        yield from self._walk("", links)
+        while links:  # after all folders that lie in the catalogue itself
+            yield from self._walk(links.popleft(), links)
+
+    def _walk(self, top: str, links: deque[str]) -> Iterator[FoundFile]:
+        pending = [top]
+        while pending:
+            folder = pending.pop()
+            try:
+                if self._follow_links and not self._is_first_visit(folder):
+                    continue
+                with os.scandir(os.path.join(self._root, folder)) as listing:
+                    entries = sorted(listing, key=lambda entry: os.fsencode(entry.name))
+            except OSError as error:
+                logger.info("cannot list %r: %s", folder, error)
+                yield FoundFile(folder or ".", 0, 0, _cause(error))
                 continue
-            path = f"{folder}/{entry.name}" if folder else entry.name
-            if entry.is_dir(follow_symlinks=False):
-                if not leave_out(entry.path):
-                    folders.append(path)
-            elif entry.is_symlink():
-                logger.info("link not followed: %r", path)
-            elif entry.name.lower().endswith(PICTURE_SUFFIXES):
-                yield _found_file(entry, path)
-        pending.extend(reversed(folders))
+            folders = []
+            for entry in entries:
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.name.startswith(".") or entry.name == "@eaDir":
+                    self.left_out["hidden"] += 1
+                elif entry.is_symlink() and not self._follow_links:
+                    self.left_out["link"] += 1
+                    logger.info("link not followed: %r", path)
+                elif _is_folder(entry):
+                    if self._leave_out(entry.path):
+                        self.left_out["index"] += 1
+                    elif entry.is_symlink():
+                        links.append(path)
+                    else:
+                        folders.append(path)
+                elif entry.name.lower().endswith(PICTURE_SUFFIXES):
+                    yield _found_file(entry, path)
+                else:
+                    self.left_out["other"] += 1
+            pending.extend(reversed(folders))
+
+    def _is_first_visit(self, folder: str) -> bool:
+        status = Path(self._root, folder).stat()
+        place = (status.st_dev, status.st_ino)
+        if place in self._listed:
+            self.left_out["link"] += 1
+            return False
+        self._listed.add(place)
+        return True
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads round in a circle
+        return False
 
 
 def _found_file(entry: os.DirEntry[str], path: str) -> FoundFile:
     try:
-        status = entry.stat(follow_symlinks=False)
+        status = entry.stat()
     except OSError as error:
         logger.info("cannot look at %r: %s", path, error)
-        return FoundFile(path, 0, 0, "unreadable")
+        return FoundFile(path, 0, 0, _cause(error))
     cause = "" if stat.S_ISREG(status.st_mode) else "not_regular_file"
-    return FoundFile(path, status.st_size, status.st_mtime_ns, cause)
+    return FoundFile(path, status.st_size, file_time(status), cause)
+
+
+def file_time(status: os.stat_result) -> int:
+    """Return the time of a file's last change in nanoseconds, within what SQLite can hold."""
+    return max(-_LARGEST_TIME, min(_LARGEST_TIME, status.st_mtime_ns))
+
+
+def _cause(error: OSError) -> str:
+    if error.errno == errno.ENAMETOOLONG:
+        return "path_too_long"
+    return "vanished" if error.errno == errno.ENOENT else "unreadable"

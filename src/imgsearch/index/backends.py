@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from annoy import AnnoyIndex
 from numpy.typing import NDArray
 
 from imgsearch.encoders.runtime import Embeddings
@@ -18,6 +17,10 @@ from imgsearch.index.manifest import BackendSettings
 from imgsearch.index.store import ANNOY
 
 Rows = NDArray[np.int64]
+
+# Annoy's own default, k times the number of trees, finds two thirds of the ten nearest; docs/benchmarks.md has what
+# this choice finds.
+LEAST_SEARCH_K = 20_000
 
 
 def scores_of(vectors: Embeddings, vector: Embeddings) -> Embeddings:
@@ -95,6 +98,9 @@ class AnnoyBackend:
     """
 
     def __init__(self, path: Path, count: int, dims: int) -> None:
+        # Imported where it is used: a processor that cannot run it still searches with `exact`.
+        from annoy import AnnoyIndex
+
         self._forest = AnnoyIndex(dims, "angular")
         try:
             with _utf8_name(path.parent) as folder:
@@ -105,13 +111,9 @@ class AnnoyBackend:
             raise DamagedIndexError(f"{path} is damaged: {self._forest.get_n_items()} items, expected {count}")
 
     def candidates(self, vector: Embeddings, k: int) -> Rows:
-        """Return about twice k rows; see `Backend`.
-
-        Annoy looks at `search_k` vectors. Its own default (k times the number of trees) finds two thirds of the
-        ten nearest; docs/benchmarks.md has what this choice finds.
-        """
+        """Return about twice k rows; see `Backend`."""
         wanted = 2 * k + 10
-        search_k = max(20_000, 400 * k)
+        search_k = max(LEAST_SEARCH_K, 400 * k)
         return np.asarray(self._forest.get_nns_by_vector(vector, wanted, search_k), np.int64)
 
 
@@ -140,6 +142,8 @@ def build_annoy(folder: Path, vectors: Embeddings, settings: BackendSettings) ->
     Raises:
         OSError: It cannot be written.
     """
+    from annoy import AnnoyIndex
+
     forest = AnnoyIndex(vectors.shape[1], "angular")
     forest.set_seed(settings.seed)
     for row, vector in enumerate(vectors):

@@ -3,11 +3,12 @@
 import contextlib
 import errno
 import os
+import shutil
 import sqlite3
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from imgsearch.errors import OutputError
 
@@ -30,6 +31,24 @@ def writing(directory: Path) -> Iterator[None]:
         ) from error
 
 
+def require_space(directory: Path, needed: int) -> None:
+    """Look whether a disk has room, so that a build does not find out after hours.
+
+    Args:
+        directory: Where it will write.
+        needed: Bytes.
+
+    Raises:
+        OutputError: It has not.
+    """
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise OutputError(
+            f"{directory} has {free / 1e6:,.0f} MB free, a build may need {needed / 1e6:,.0f} MB; nothing was changed",
+            hint="free some space and run it again",
+        )
+
+
 def sync(path: Path) -> None:
     """Make a file's content, or a folder's list of names, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -39,7 +58,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a file for reading, but no FIFO or device, which might never answer."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

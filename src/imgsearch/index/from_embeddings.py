@@ -1,23 +1,26 @@
 """Build an index from what `embed` wrote: the same truth, with the derived files added."""
 
+import contextlib
 import shutil
-import time
-from dataclasses import replace
+from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from imgsearch.encoders.export import exported_files
 from imgsearch.errors import NoIndexError, UsageError
 from imgsearch.index import store
+from imgsearch.index.annoy_process import require_annoy
 from imgsearch.index.disk import sync, writing
 from imgsearch.index.generation import complete_generation
+from imgsearch.index.items import Items
 from imgsearch.index.manifest import Manifest
 from imgsearch.index.pipeline import Progress
-from imgsearch.index.report import BuildReport
-from imgsearch.index.settings import Wishes, guard_against_shrinking, settle_backend
+from imgsearch.index.report import BuildReport, Stopwatch, peak_memory
+from imgsearch.index.settings import Conduct, Wishes, guard_against_shrinking, settle_backend
 
 
 def index_embeddings(
-    source: Path, directory: Path, wishes: Wishes, progress: Progress, *, relearn: bool, force: bool
+    source: Path, directory: Path, wishes: Wishes, conduct: Conduct, progress: Progress
 ) -> BuildReport:
     """Create or update an index without a look at pictures.
 
@@ -25,44 +28,53 @@ def index_embeddings(
         source: What `embed` wrote.
         directory: The index; it may be the same directory.
         wishes: Of the user; those for the encoder have come too late.
+        conduct: Of this build.
         progress: Told (stage, done, total).
-        relearn: Learn the projection anew.
-        force: Go on though most of the pictures have vanished.
 
     Raises:
         ImgsearchError: One of its kinds; nothing was published.
     """
-    started = time.monotonic()
-    if wishes.backbone or wishes.weights or wishes.precision or wishes.metadata:
-        raise UsageError(
-            f"{source} holds embeddings already; --backbone, --weights, --precision and --metadata are for embed"
-        )
+    watch = Stopwatch()
+    late = [
+        "--" + name.replace("_", "-")
+        for name, value in asdict(wishes).items()
+        if value is not None and name not in ("backend", "trees", "seed")
+    ]
+    if late:
+        raise UsageError(f"{source} holds embeddings already; {', '.join(late)} must be given to embed")
     given = store.published(source)
     if given is None:
         raise NoIndexError(f"{source} is not complete: embed was interrupted", hint=f"run embed -o {source} again")
-    with store.writer_lock(directory), writing(directory):
+    with store.writer_lock(directory, conduct.wait_lock), writing(directory):
         previous = store.published(directory)
         draft = replace(
             given,
             generation=previous.generation + 1 if previous else 1,
             backend=settle_backend(wishes, previous),
         )
-        if previous and not relearn and _is_up_to_date(draft, given, previous) and store.is_whole(directory, previous):
-            return _report(previous, started, published=False)
-        if previous and not force:
+        if (
+            previous
+            and not conduct.relearn
+            and _is_up_to_date(draft, given, previous)
+            and store.is_whole(directory, previous)
+        ):
+            return _report(previous, directory, watch, published=False)
+        if previous and not conduct.force:
             guard_against_shrinking(given.count, previous)
         encoder_files = exported_files(given.encoder)
         for name in (*_truth(given), *(f"{given.encoder_folder}/{name}" for name in encoder_files)):
             store.check_truth(source, given, name)
-        folder = store.new_generation(directory, draft.generation)
-        for name in _truth(given):
-            copy = folder / Path(name).name
-            shutil.copyfile(source / name, copy)
-            sync(copy)
-        if directory.resolve() != source.resolve():
-            store.install_encoder(directory, given.fingerprint, source / given.encoder_folder, encoder_files)
-        manifest = complete_generation(directory, draft, previous, progress, relearn=relearn)
-        return _report(manifest, started, published=True)
+        if draft.backend and draft.backend.name == "annoy":
+            require_annoy()
+        with watch.stage("index"), store.new_generation(directory, draft.generation) as folder:
+            for name in _truth(given):
+                copy = folder / Path(name).name
+                shutil.copyfile(source / name, copy)
+                sync(copy)
+            if directory.resolve() != source.resolve():
+                store.install_encoder(directory, given.fingerprint, source / given.encoder_folder, encoder_files)
+            manifest = complete_generation(directory, draft, previous, progress, relearn=conduct.relearn)
+        return _report(manifest, directory, watch, published=True)
 
 
 def _truth(manifest: Manifest) -> tuple[str, str]:
@@ -77,7 +89,12 @@ def _is_up_to_date(draft: Manifest, given: Manifest, previous: Manifest) -> bool
     return same_truth and draft.has_settings_of(previous)
 
 
-def _report(manifest: Manifest, started: float, *, published: bool) -> BuildReport:
+def _causes(directory: Path, manifest: Manifest) -> Counter[str]:
+    with contextlib.closing(Items(directory / manifest.folder / store.ITEMS)) as items:
+        return Counter(reject.cause for reject in items.rejected())
+
+
+def _report(manifest: Manifest, directory: Path, watch: Stopwatch, *, published: bool) -> BuildReport:
     """Report that nothing was scanned or embedded."""
     return BuildReport(
         generation=manifest.generation,
@@ -86,9 +103,16 @@ def _report(manifest: Manifest, started: float, *, published: bool) -> BuildRepo
         unchanged=manifest.count,
         renamed=0,
         embedded=0,
+        resumed=0,
+        forgotten=0,
+        damaged=manifest.damaged,
         rejected=manifest.rejected,
         removed=0,
+        causes=_causes(directory, manifest),
+        left_out={},
         new_rejects=(),
         encoder=manifest.encoder.name,
-        seconds=time.monotonic() - started,
+        plan=manifest.backend.name if manifest.backend else "none",
+        seconds=watch.all(),
+        peak_rss_bytes=peak_memory(),
     )

@@ -11,6 +11,7 @@ from imgsearch.encoders.projection import LARGEST_SAMPLE, SMALLEST_CATALOGUE, Pr
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError
 from imgsearch.index import store
+from imgsearch.index.annoy_process import check_forest
 from imgsearch.index.arrays import blocks_of, open_array, write_array
 from imgsearch.index.backends import build_annoy
 from imgsearch.index.disk import sync
@@ -38,7 +39,8 @@ def complete_generation(
     """
     folder = directory / draft.folder
     names = [store.EMBEDDINGS, store.ITEMS]
-    if draft.backend is None:
+    backend = draft.backend
+    if backend is None:
         draft = replace(draft, dims=0, projection_count=0)
     else:
         progress("index", 0, draft.count)
@@ -47,7 +49,7 @@ def complete_generation(
         if projection is not None and previous is not None:
             learnt_on = previous.projection_count
         elif draft.count >= SMALLEST_CATALOGUE:
-            projection, learnt_on = _learnt_projection(embeddings, draft.backend.seed), draft.count
+            projection, learnt_on = _learnt_projection(embeddings, backend.seed), draft.count
         draft = replace(
             draft,
             dims=len(projection.components) if projection else draft.encoder.dims,
@@ -55,8 +57,9 @@ def complete_generation(
         )
         vectors = _write_derived(folder, draft, embeddings, projection)
         names += [store.VECTORS] + ([store.PROJECTION] if projection else [])
-        if draft.backend is not None and draft.backend.name == "annoy":
-            build_annoy(folder, vectors, draft.backend)
+        if backend.name == "annoy" and draft.count:
+            build_annoy(folder, vectors, backend)
+            check_forest(folder / store.ANNOY, vectors, backend)
             names.append(store.ANNOY)
         progress("index", draft.count, draft.count)
     published = [f"{draft.folder}/{name}" for name in names]

@@ -35,6 +35,10 @@ CREATE TABLE rejected (
     message TEXT NOT NULL,
     first_seen TEXT NOT NULL
 );
+CREATE TABLE damaged (
+    sha256 BLOB PRIMARY KEY,
+    message TEXT NOT NULL
+);
 """
 
 # What a --where expression may do: read columns and call functions that only compute.
@@ -190,6 +194,11 @@ class Items:
         """Yield the files that could not be used, by path."""
         for row in self._run("SELECT path, cause, message, first_seen FROM rejected ORDER BY path"):
             yield Rejected(*row)
+
+    def damaged(self) -> Iterator[tuple[str, str]]:
+        """Yield path and message of items of whose picture only a part could be decoded, by path."""
+        if any(True for _ in self._run("SELECT 1 FROM sqlite_master WHERE name = 'damaged'")):
+            yield from self._run("SELECT path, message FROM items JOIN damaged USING (sha256) ORDER BY path")
 
     def _run(self, query: str, parameters: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
         try:

@@ -7,6 +7,7 @@ from typing import Any
 
 from imgsearch import __version__
 from imgsearch.encoders.spec import EncoderSpec
+from imgsearch.images.policy import FilePolicy
 
 FORMAT = "imgsearch"
 VERSION = 1
@@ -43,7 +44,9 @@ class Manifest:
         generation: Counts published states, from 1.
         count: Items, which are the rows of the arrays.
         rejected: Files that could not be used.
+        damaged: Items of whose picture only a part could be decoded.
         catalogue: Absolute path of the folder of pictures.
+        policy: Which of its files were let in.
         encoder: What made the embeddings.
         fingerprint: Of that encoder, as it was computed then: a later imgsearch may see pictures otherwise.
         dims: Length of a searched vector; 0 if there are embeddings only.
@@ -57,7 +60,9 @@ class Manifest:
     generation: int
     count: int
     rejected: int
+    damaged: int
     catalogue: str
+    policy: FilePolicy
     encoder: EncoderSpec
     fingerprint: str
     dims: int
@@ -80,7 +85,7 @@ class Manifest:
     def has_settings_of(self, other: "Manifest") -> bool:
         """Say whether two generations were asked for with the same words."""
         mine, theirs = (
-            (one.fingerprint, one.backend, one.catalogue, one.metadata_file, one.metadata_sha256)
+            (one.fingerprint, one.backend, one.catalogue, one.policy, one.metadata_file, one.metadata_sha256)
             for one in (self, other)
         )
         return mine == theirs
@@ -95,7 +100,9 @@ class Manifest:
             "generation": self.generation,
             "count": self.count,
             "rejected": self.rejected,
+            "damaged": self.damaged,
             "catalogue": self.catalogue,
+            "policy": self.policy.to_json(),
             "encoder": {**self.encoder.to_json(), "fingerprint": self.fingerprint},
             "dims": self.dims,
             "projection_count": self.projection_count,
@@ -108,6 +115,8 @@ class Manifest:
     def from_json(cls, data: Mapping[str, Any]) -> "Manifest":
         """Read what `to_json` wrote; keys it does not know are ignored.
 
+        `damaged` and `policy` may be missing: the first index of this version had neither.
+
         Raises:
             KeyError, TypeError, ValueError, AttributeError: Something is missing or of the wrong kind.
         """
@@ -116,6 +125,8 @@ class Manifest:
             generation=_count(data["generation"]),
             count=_count(data["count"]),
             rejected=_count(data["rejected"]),
+            damaged=_count(data.get("damaged", 0)),
+            policy=FilePolicy.from_json(data.get("policy", {})),
             catalogue=str(data["catalogue"]),
             encoder=EncoderSpec.from_json(data["encoder"]),
             fingerprint=_fingerprint(data["encoder"]["fingerprint"]),

@@ -20,13 +20,18 @@ import numpy as np
 
 from imgsearch.encoders.runtime import Embeddings, Encoder
 from imgsearch.encoders.spec import EncoderSpec
-from imgsearch.errors import PictureError
+from imgsearch.errors import PictureError, RefusedError
 from imgsearch.images.decode import Pixels, read_file
+from imgsearch.images.policy import FilePolicy
+from imgsearch.images.scan import file_time
 from imgsearch.images.workers import DecodeWorker
 from imgsearch.index.work import PendingFile, WorkFile
 
 # Pictures between two commits of the work file: at most these are embedded again after an interruption.
 COMMIT_PICTURES = 64
+
+# One file may kill the decoder. When these do one after another, it is the decoder or the machine.
+CRASHES_IN_A_ROW = 5
 
 Given = TypeVar("Given")
 Result = TypeVar("Result")
@@ -39,11 +44,13 @@ class Tally:
 
     Attributes:
         embedded: Files whose picture was embedded, now or by the interrupted build before.
+        resumed: Of these, by the build before.
         renamed: Files whose content was known under another name.
         rejected: Files that cannot be used.
     """
 
     embedded: int = 0
+    resumed: int = 0
     renamed: int = 0
     rejected: int = 0
 
@@ -63,34 +70,47 @@ class _Content:
     mtime_ns: int = 0
     data: bytes = b""
     pixels: Pixels | None = None
+    damage: str = ""
     error: PictureError | None = None
 
 
 def embed_pending(
     work: WorkFile,
     root: str,
+    policy: FilePolicy,
     spec: EncoderSpec,
     open_encoder: Callable[[], Encoder],
     progress: Progress,
+    *,
+    tolerant: bool = False,
 ) -> Tally:
     """Settle every pending file of a work file: give it an embedding, or reject it.
 
     Args:
         work: Knows which files are pending, and takes the results.
         root: The catalogue.
+        policy: Which of its files are let in.
         spec: The encoder, for the size of its pictures.
         open_encoder: Opens the encoder; called, in another thread, when the first new content is found, and not
             at all if there is none.
         progress: Told ("embed", done, total).
+        tolerant: Go on though the decoder dies of one file after another.
 
     Returns:
         What was done.
+
+    Raises:
+        RefusedError: The decoder died of one file after another.
     """
     total = work.pending_count()
     tally = Tally()
     processors = len(os.sched_getaffinity(0))
-    with work.transaction(), _decoders(spec, processors) as decode, ThreadPoolExecutor(processors + 1) as threads:
-        contents = bounded_map(threads, lambda file: _read(root, file), work.pending(), 2 * processors)
+    with (
+        work.transaction(),
+        _decoders(spec, policy, processors) as decode,
+        ThreadPoolExecutor(processors + 1) as threads,
+    ):
+        contents = bounded_map(threads, lambda file: _read(root, policy, file), work.pending(), 2 * processors)
         unknown = _settle_known(contents, work, tally)
         first = next(unknown, None)
         if first is None:
@@ -99,7 +119,7 @@ def embed_pending(
         opening = threads.submit(open_encoder)  # while the first pictures are decoded
         unknown = itertools.chain([first], unknown)
         decoded = bounded_map(threads, decode, unknown, 4 * processors)
-        usable = _reject_unusable(decoded, work, tally)
+        usable = _reject_unusable(decoded if tolerant else _while_decoder_works(decoded), work, tally)
         batch: list[tuple[_Content, Embeddings]] = []
         try:
             for pair in _encoded(usable, opening):
@@ -133,9 +153,9 @@ def bounded_map(
 
 
 @contextlib.contextmanager
-def _decoders(spec: EncoderSpec, count: int) -> Iterator[Callable[[_Content], _Content]]:
+def _decoders(spec: EncoderSpec, policy: FilePolicy, count: int) -> Iterator[Callable[[_Content], _Content]]:
     """Keep some decoder processes, and give a function that lends one to each call."""
-    workers = [DecodeWorker(spec.size, spec.fit) for _ in range(count)]
+    workers = [DecodeWorker(spec.size, spec.fit, policy) for _ in range(count)]
     free: SimpleQueue[DecodeWorker] = SimpleQueue()
     for worker in workers:
         free.put(worker)
@@ -143,12 +163,12 @@ def _decoders(spec: EncoderSpec, count: int) -> Iterator[Callable[[_Content], _C
     def decode(content: _Content) -> _Content:
         worker = free.get()
         try:
-            pixels = worker.decode(content.data)
+            pixels, damage = worker.decode(content.data)
         except PictureError as error:
             return _Content(content.file, error=error)
         finally:
             free.put(worker)
-        return _Content(content.file, content.sha256, content.size, content.mtime_ns, pixels=pixels)
+        return _Content(content.file, content.sha256, content.size, content.mtime_ns, pixels=pixels, damage=damage)
 
     try:
         yield decode
@@ -157,12 +177,13 @@ def _decoders(spec: EncoderSpec, count: int) -> Iterator[Callable[[_Content], _C
             worker.close()
 
 
-def _read(root: str, file: PendingFile) -> _Content:
+def _read(root: str, policy: FilePolicy, file: PendingFile) -> _Content:
+    path = os.path.join(root, file.path)
     try:
-        data, status = read_file(os.path.join(root, file.path), follow_links=False)
+        data, status = read_file(path, follow_links=policy.follow_links, max_bytes=policy.max_bytes)
     except PictureError as error:
         return _Content(file, error=error)
-    return _Content(file, hashlib.sha256(data).digest(), status.st_size, status.st_mtime_ns, data)
+    return _Content(file, hashlib.sha256(data).digest(), status.st_size, file_time(status), data)
 
 
 def _settle_known(contents: Iterator[_Content], work: WorkFile, tally: Tally) -> Iterator[_Content]:
@@ -175,6 +196,7 @@ def _settle_known(contents: Iterator[_Content], work: WorkFile, tally: Tally) ->
         work.settle(content.file, content.sha256, content.size, content.mtime_ns)
         if known == "resumed":
             tally.embedded += 1
+            tally.resumed += 1
         else:
             tally.renamed += 1
 
@@ -182,7 +204,7 @@ def _settle_known(contents: Iterator[_Content], work: WorkFile, tally: Tally) ->
 def _record(encoded: list[tuple[_Content, Embeddings]], work: WorkFile, tally: Tally) -> None:
     """Hand embeddings over to the work file, and reject pictures that the encoder could do nothing with."""
     usable = [(content, vector) for content, vector in encoded if np.isfinite(vector).all()]
-    work.add_vectors((content.sha256, vector) for content, vector in usable)
+    work.add_vectors((content.sha256, vector, content.damage) for content, vector in usable)
     for content, _ in usable:
         work.settle(content.file, content.sha256, content.size, content.mtime_ns)
     for content, vector in encoded:
@@ -199,6 +221,20 @@ def _reject_unusable(contents: Iterator[_Content], work: WorkFile, tally: Tally)
         else:
             work.reject(content.file, content.error.cause, content.error.message)
             tally.rejected += 1
+
+
+def _while_decoder_works(contents: Iterator[_Content]) -> Iterator[_Content]:
+    """Pass contents on, but stop when the decoder dies of one file after another: then the files are not at fault."""
+    crashes = 0
+    for content in contents:
+        crashed = content.error is not None and content.error.cause == "decoder_crashed"
+        crashes = crashes + 1 if crashed else 0
+        if crashes == CRASHES_IN_A_ROW:
+            raise RefusedError(
+                f"the decoder died of {crashes} files in a row; nothing was changed",
+                hint="is there memory enough, and is OpenCV whole? --force goes on all the same",
+            )
+        yield content
 
 
 def _encoded(contents: Iterator[_Content], opening: Future[Encoder]) -> Iterator[tuple[_Content, Embeddings]]:

@@ -1,5 +1,8 @@
-"""What a build did."""
+"""What a build did, and what it took."""
 
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 
@@ -23,11 +26,19 @@ class BuildReport:
         unchanged: Of these, published before with the same size and time.
         renamed: Known content under another name (renamed or copied files).
         embedded: New or changed pictures.
+        resumed: Of these, embedded by a build before that was interrupted.
+        forgotten: Embeddings of that build that were damaged, and were made anew.
+        damaged: Items of whose picture only a part could be decoded.
         rejected: Files that cannot be used.
         removed: Published before, gone now.
+        causes: How many files were rejected for which cause.
+        left_out: How many entries of the catalogue of each kind were not looked at: `hidden`, `link`, `index`, and
+            `other` for files without a picture's name.
         new_rejects: The rejected files that were not rejected before.
         encoder: Name of the encoder.
-        seconds: Wall time.
+        plan: How queries are answered: `annoy` or `exact`; `none` where there are embeddings only.
+        seconds: Wall time of each stage, and of all under `total`.
+        peak_rss_bytes: The most memory this process has had so far. Decoder processes have limits of their own.
     """
 
     generation: int
@@ -36,13 +47,58 @@ class BuildReport:
     unchanged: int
     renamed: int
     embedded: int
+    resumed: int
+    forgotten: int
+    damaged: int
     rejected: int
     removed: int
+    causes: Mapping[str, int]
+    left_out: Mapping[str, int]
     new_rejects: tuple[NewReject, ...]
     encoder: str
-    seconds: float
+    plan: str
+    seconds: Mapping[str, float]
+    peak_rss_bytes: int
 
     @property
     def count(self) -> int:
         """Items in the published generation."""
         return self.seen - self.rejected
+
+    @property
+    def images_per_second(self) -> float:
+        """Pictures embedded by this build for each second of that stage; 0 if there were none."""
+        seconds = self.seconds.get("embed", 0)
+        return (self.embedded - self.resumed) / seconds if seconds else 0.0
+
+
+class Stopwatch:
+    """Measures how long the stages of a build take; a stage that comes twice adds up.
+
+    Attributes:
+        seconds: Wall time of each stage that has ended.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._started = time.monotonic()
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure what is done inside."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+
+    def all(self) -> dict[str, float]:
+        """Return the seconds of all stages, and since the start as `total`."""
+        return {**self.seconds, "total": time.monotonic() - self._started}
+
+
+def peak_memory() -> int:
+    """Return the most memory (resident set, bytes) this process has had since it was started."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        lines = dict(line.split(":", 1) for line in file)
+    return 1024 * int(lines["VmHWM"].split()[0])

@@ -263,6 +263,8 @@ class Index:
         return self._encoder
 
     def _opened_annoy(self) -> Backend:
+        if self._backend is None and not self.manifest.count:
+            self._backend = ExactBackend(self._vectors)  # there is no forest of nothing
         if self._backend is None:
             try:
                 path = self._checked(self.manifest.folder, store.ANNOY)

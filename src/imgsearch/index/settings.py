@@ -3,12 +3,15 @@
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from imgsearch.encoders.runtime import best_precision
 from imgsearch.encoders.spec import DEFAULT_BACKBONE, EncoderSpec, Precision, choose_spec
-from imgsearch.errors import ShrinkError, UsageError
+from imgsearch.errors import RefusedError, UsageError
+from imgsearch.images.policy import FilePolicy
 from imgsearch.index.manifest import BackendSettings, Manifest
 
+Damaged = Literal["skip", "keep"]
 Location = str | os.PathLike[str]
 
 BACKENDS = ("annoy", "exact")
@@ -28,6 +31,23 @@ class Wishes:
     trees: int | None = None
     seed: int | None = None
     metadata: Location | None = None
+    max_bytes: int | None = None
+    max_pixels: int | None = None
+    damaged: Damaged | None = None
+    follow_links: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Conduct:
+    """How one build behaves; unlike wishes, nothing of it is remembered.
+
+    Attributes are the parameters of `build.build_index`.
+    """
+
+    relearn: bool = False
+    force: bool = False
+    max_skipped: int | None = None
+    wait_lock: float = 0
 
 
 def settle_encoder(wishes: Wishes, previous: Manifest | None) -> EncoderSpec:
@@ -79,6 +99,25 @@ def settle_backend(wishes: Wishes, previous: Manifest | None) -> BackendSettings
     return settings
 
 
+def settle_policy(wishes: Wishes, previous: Manifest | None) -> FilePolicy:
+    """Choose which files are let in.
+
+    Args:
+        wishes: Of the user.
+        previous: What is published, if anything.
+
+    Raises:
+        UsageError: A limit is out of range.
+    """
+    known = previous.policy if previous else FilePolicy()
+    return FilePolicy(
+        max_bytes=known.max_bytes if wishes.max_bytes is None else wishes.max_bytes,
+        max_pixels=known.max_pixels if wishes.max_pixels is None else wishes.max_pixels,
+        keep_damaged=known.keep_damaged if wishes.damaged is None else wishes.damaged == "keep",
+        follow_links=known.follow_links if wishes.follow_links is None else wishes.follow_links,
+    )
+
+
 def settle_metadata(wishes: Wishes, previous: Manifest | None) -> Path | None:
     """Choose the file with the shop's data: the one of the index is read again by every build.
 
@@ -101,6 +140,41 @@ def settle_metadata(wishes: Wishes, previous: Manifest | None) -> Path | None:
     return path
 
 
+def guard_against_skipping(rejected: int, conduct: Conduct) -> None:
+    """Refuse a catalogue of which more was rejected than the user expects.
+
+    Args:
+        rejected: Files that cannot be used.
+        conduct: Of the build.
+
+    Raises:
+        RefusedError: They are more than `max_skipped`.
+    """
+    if conduct.max_skipped is not None and rejected > conduct.max_skipped:
+        raise RefusedError(
+            f"{rejected} files cannot be used, more than --max-skipped {conduct.max_skipped}; nothing was changed",
+            hint="run it without --max-skipped, then imgsearch info --rejected names them",
+        )
+
+
+def expected_size(count: int, pending: int, spec: EncoderSpec, *, searchable: bool, trees: int) -> int:
+    """Estimate how many bytes a build writes, rather too many.
+
+    Args:
+        count: Items there will be at most.
+        pending: Of these, pictures that must be embedded.
+        spec: The encoder.
+        searchable: Whether there will be vectors and a forest.
+        trees: Of the forest; 0 for none.
+    """
+    item = 4 * spec.dims + 400  # a row of the embeddings, and one of items.sqlite
+    if searchable:
+        item += 4 * spec.dims  # a projection makes it less
+    if trees:
+        item += 4 * spec.dims + 20 * trees  # measured: 16 bytes a tree and item
+    return count * item + pending * (4 * spec.dims + 200) + 50_000_000  # the encoder itself
+
+
 def guard_against_shrinking(left: int, previous: Manifest) -> None:
     """Refuse a catalogue that lost more than half of its pictures: more likely its disk is not mounted.
 
@@ -109,10 +183,10 @@ def guard_against_shrinking(left: int, previous: Manifest) -> None:
         previous: What is published.
 
     Raises:
-        ShrinkError: They are fewer than half of the published ones.
+        RefusedError: They are fewer than half of the published ones.
     """
     if left < previous.count / 2:
-        raise ShrinkError(
+        raise RefusedError(
             f"the catalogue has {left} usable pictures, the index has {previous.count}; nothing was changed",
             hint="is the disk mounted? If the pictures are really gone, pass --force",
         )

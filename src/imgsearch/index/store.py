@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,7 +57,42 @@ def read_manifest(directory: Path) -> Manifest:
         NoIndexError: There is none.
         DamagedIndexError: It cannot be understood, or is of a newer format.
     """
-    path = directory / MANIFEST
+    return _read_manifest(directory, directory / MANIFEST)
+
+
+def read_generation(directory: Path, generation: int) -> Manifest:
+    """Read what the manifest said when a generation was published; each keeps a copy.
+
+    Args:
+        directory: The index.
+        generation: Its number.
+
+    Raises:
+        NoIndexError: The generation is not there.
+        DamagedIndexError: As `read_manifest`.
+    """
+    path = directory / generation_folder(generation) / MANIFEST
+    if not path.exists():
+        raise NoIndexError(f"{directory} has no generation {generation} to return to")
+    manifest = _read_manifest(directory, path)
+    if manifest.generation != generation:
+        raise DamagedIndexError(f"{path} is damaged: of generation {manifest.generation}, expected {generation}")
+    return manifest
+
+
+def problem_of_copy(directory: Path, manifest: Manifest) -> str:
+    """Say what is wrong with a generation's copy of its manifest; one that is missing only bars the way back to it."""
+    try:
+        copy = read_generation(directory, manifest.generation)
+    except NoIndexError:
+        return ""
+    except DamagedIndexError as error:
+        return error.message
+    path = directory / manifest.folder / MANIFEST
+    return "" if copy == manifest else f"{path} is damaged: it differs from {MANIFEST}"
+
+
+def _read_manifest(directory: Path, path: Path) -> Manifest:
     try:
         with open_regular(path) as file:
             text = file.read()
@@ -80,7 +116,7 @@ def read_manifest(directory: Path) -> Manifest:
         raise DamagedIndexError(f"{path} is damaged: expected version {VERSION}, found {version!r}", hint=_REBUILD)
     try:
         return Manifest.from_json(data)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
         raise DamagedIndexError(f"{path} is damaged: {error}", hint=_REBUILD) from error
 
 
@@ -112,7 +148,7 @@ def check_sizes(directory: Path, manifest: Manifest) -> None:
             raise DamagedIndexError(f"{directory / name} cannot be read: {error.strerror}", hint=_REBUILD) from error
         if size != record.size:
             raise DamagedIndexError(
-                f"{directory / name} is damaged: {size} bytes, expected {record.size}", hint=_remedy(name)
+                f"{directory / name} is damaged: {size} bytes, expected {record.size}", hint=remedy(name)
             )
 
 
@@ -125,10 +161,10 @@ def check_content(directory: Path, manifest: Manifest, name: str) -> None:
     """
     expected = manifest.files.get(name)
     if expected is None or file_record(directory / name) != expected:
-        raise DamagedIndexError(f"{directory / name} is damaged: its content has changed", hint=_remedy(name))
+        raise DamagedIndexError(f"{directory / name} is damaged: its content has changed", hint=remedy(name))
 
 
-def _remedy(name: str) -> str:
+def remedy(name: str) -> str:
     """Say what helps against damage: all but the truth is made anew by the next build."""
     truth = name.endswith((EMBEDDINGS, ITEMS))
     return _REBUILD if truth else "run imgsearch build-index again: it makes this file anew"
@@ -153,9 +189,24 @@ def is_whole(directory: Path, manifest: Manifest) -> bool:
         for name in manifest.files:
             check_content(directory, manifest, name)
     except (DamagedIndexError, FileNotFoundError) as error:
-        logger.warning("%s; building it anew", error)
-        return False
-    return True
+        problem = str(error)
+    else:
+        problem = problem_of_copy(directory, manifest)
+    if problem:
+        logger.warning("%s; building it anew", problem)
+    return not problem
+
+
+def try_record(path: Path) -> FileRecord | str:
+    """Do `file_record`, or say why that is impossible: nothing is there, a device, or what cannot be read."""
+    try:
+        with open_regular(path) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return FileRecord(file.tell(), digest)
+    except FileNotFoundError:
+        return "it is missing"
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
 
 
 def file_record(path: Path) -> FileRecord:
@@ -166,8 +217,12 @@ def file_record(path: Path) -> FileRecord:
 
 
 @contextlib.contextmanager
-def writer_lock(directory: Path) -> Iterator[None]:
+def writer_lock(directory: Path, wait: float = 0) -> Iterator[None]:
     """Hold the lock of an index directory, made if it is missing. The kernel frees it when the process dies.
+
+    Args:
+        directory: The index.
+        wait: For how many seconds to wait for it.
 
     Raises:
         LockedError: Another process holds it.
@@ -179,14 +234,15 @@ def writer_lock(directory: Path) -> Iterator[None]:
         directory.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(descriptor, 200).decode("utf-8", "replace").strip()
-            raise LockedError(
-                f"another build holds {directory / LOCK} ({holder or 'unknown'})",
-                hint="wait until it is done",
-            ) from None
+        deadline = time.monotonic() + wait
+        while not _is_locked_by_us(descriptor):
+            if time.monotonic() >= deadline:
+                holder = os.read(descriptor, 200).decode("utf-8", "replace").strip()
+                raise LockedError(
+                    f"another build holds {directory / LOCK} ({holder or 'unknown'})",
+                    hint="wait until it is done, or let this one wait: --wait-lock SECONDS",
+                )
+            time.sleep(min(0.1, wait))
         with writing(directory):
             os.truncate(descriptor, 0)
             os.write(descriptor, f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
@@ -195,18 +251,42 @@ def writer_lock(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def new_generation(directory: Path, generation: int) -> Path:
-    """Make the empty folder of a generation that is not published yet.
+def _is_locked_by_us(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def new_generation(directory: Path, generation: int) -> Iterator[Path]:
+    """Make the empty folder of a generation, and remove it again if the block ends before it is published.
 
     Args:
         directory: The index; its lock is held.
-        generation: Its number. What an interrupted build left under it is removed.
+        generation: Its number. What a build that was killed left under it is removed.
     """
     folder = directory / generation_folder(generation)
     if folder.exists():
         shutil.rmtree(folder)
-    folder.mkdir()
-    return folder
+    try:
+        folder.mkdir()
+        yield folder
+    except BaseException:
+        if not _may_be_published(directory, generation):
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                (directory / (MANIFEST + ".tmp")).unlink(missing_ok=True)
+        raise
+
+
+def _may_be_published(directory: Path, generation: int) -> bool:
+    try:
+        manifest = published(directory)
+    except DamagedIndexError:
+        return True
+    return manifest is not None and manifest.generation == generation
 
 
 def install_encoder(directory: Path, fingerprint: str, source: Path, names: tuple[str, ...]) -> None:
@@ -223,15 +303,21 @@ def install_encoder(directory: Path, fingerprint: str, source: Path, names: tupl
     if staging.exists():
         shutil.rmtree(staging)
     staging.mkdir(parents=True)
-    for name in names:
-        shutil.copyfile(source / name, staging / name)
-        sync(staging / name)
-    sync(staging)
-    if target.exists():
-        shutil.rmtree(target)
-    staging.rename(target)
-    sync(target.parent)
-    sync(directory)
+    try:
+        for name in names:
+            shutil.copyfile(source / name, staging / name)
+            sync(staging / name)
+        sync(staging)
+        if target.exists():  # file by file, so that at no moment one is missing that a generation may need
+            for name in names:
+                (staging / name).replace(target / name)
+            sync(target)
+        else:
+            staging.rename(target)
+        sync(target.parent)
+        sync(directory)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def publish(directory: Path, manifest: Manifest, previous: Manifest | None) -> None:
@@ -242,20 +328,25 @@ def publish(directory: Path, manifest: Manifest, previous: Manifest | None) -> N
         manifest: Describes the new generation.
         previous: The manifest it replaces.
     """
+    _write_manifest(directory / manifest.folder / MANIFEST, manifest)
     sync(directory / manifest.folder)
     sync(directory)
     draft = directory / (MANIFEST + ".tmp")
-    with draft.open("w", encoding="ascii") as file:
-        json.dump(manifest.to_json(), file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
+    _write_manifest(draft, manifest)
     draft.replace(directory / MANIFEST)
     sync(directory)
     try:
         sweep(directory, manifest, previous)
     except OSError as error:  # it is published; the next build sweeps again
         logger.warning("cannot remove old generations: %s", error)
+
+
+def _write_manifest(path: Path, manifest: Manifest) -> None:
+    with path.open("w", encoding="ascii") as file:
+        json.dump(manifest.to_json(), file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sweep(directory: Path, current: Manifest, previous: Manifest | None) -> None:

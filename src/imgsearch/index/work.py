@@ -6,8 +6,10 @@ It lies on disk, not in memory, so that a catalogue of a million files needs no 
 """
 
 import contextlib
+import logging
 import sqlite3
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote_from_bytes
@@ -15,12 +17,18 @@ from urllib.parse import quote_from_bytes
 import numpy as np
 
 from imgsearch.encoders.runtime import Embeddings
+from imgsearch.images.policy import FilePolicy
 from imgsearch.images.scan import FoundFile
 from imgsearch.index.items import SCHEMA, connect
 
+logger = logging.getLogger(__name__)
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS encoder (fingerprint TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS vectors (sha256 BLOB PRIMARY KEY, vector BLOB NOT NULL, resumed INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS vectors (
+    sha256 BLOB PRIMARY KEY, vector BLOB NOT NULL, crc32 INTEGER NOT NULL, damage TEXT NOT NULL,
+    resumed INTEGER NOT NULL
+);
 DROP TABLE IF EXISTS files;
 CREATE TABLE files (
     id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, product TEXT NOT NULL, category TEXT NOT NULL,
@@ -35,6 +43,7 @@ CREATE TABLE products (path TEXT PRIMARY KEY, product TEXT, category TEXT, metad
 _NO_PREVIOUS = """
 CREATE TABLE old.items (row, path, size, mtime_ns, sha256);
 CREATE TABLE old.rejected (path, size, mtime_ns, cause, message, first_seen);
+CREATE TABLE old.damaged (sha256, message);
 """
 
 # A file rejected for a passing cause may be fine the next time though its size and time are the same.
@@ -43,9 +52,11 @@ UPDATE files SET cause = r.cause, message = r.message FROM old.rejected r
 WHERE r.path = files.path AND r.size = files.size AND r.mtime_ns = files.mtime_ns AND files.cause = ''
 AND r.cause NOT IN ('unreadable', 'vanished', 'changed', 'timeout', 'decoder_crashed', 'bad_embedding')
 """
+# The parameters are the largest size let in, and whether damaged pictures are.
 _TAKE_OVER_UNCHANGED = """
 UPDATE files SET sha256 = o.sha256 FROM old.items o
 WHERE o.path = files.path AND o.size = files.size AND o.mtime_ns = files.mtime_ns AND files.cause = ''
+AND o.size <= ? AND (? OR o.sha256 NOT IN (SELECT sha256 FROM known_damaged))
 """
 _NEW_REJECTS = """
 SELECT path, cause, message FROM files
@@ -63,6 +74,12 @@ INSERT INTO new.rejected
 SELECT f.path, f.size, f.mtime_ns, f.cause, f.message,
     coalesce((SELECT r.first_seen FROM old.rejected r WHERE r.path = f.path), ?)
 FROM files f WHERE f.cause != ''
+"""
+_WRITE_DAMAGED = """
+INSERT INTO new.damaged
+SELECT sha256, message FROM (
+    SELECT sha256, damage AS message FROM vectors WHERE damage != '' UNION ALL SELECT sha256, message FROM known_damaged
+) WHERE sha256 IN (SELECT sha256 FROM new.items) GROUP BY sha256
 """
 # The first parameter says whether the published embeddings are of use.
 _READ_EMBEDDINGS = """
@@ -106,9 +123,14 @@ class WorkFile:
         path: `partial.sqlite`. One that is damaged, or of another encoder, is begun anew.
         fingerprint: Of the encoder that makes the vectors.
         dims: Length of its embeddings.
+        policy: Which files are let in.
         previous: The published `items.sqlite`, if there is one: what it knows need not be found out again.
+        previous_policy: The policy then; under another one rejected files are tried again.
         same_encoder: Whether the published embeddings are of use.
         same_root: Whether paths mean the same files as then: else size and time say nothing about them.
+
+    Attributes:
+        forgotten: Vectors of an interrupted build that were found damaged, and will be made anew.
     """
 
     def __init__(
@@ -116,18 +138,24 @@ class WorkFile:
         path: Path,
         fingerprint: str,
         dims: int,
+        policy: FilePolicy,
         *,
         previous: Path | None = None,
+        previous_policy: FilePolicy | None = None,
         same_encoder: bool = False,
         same_root: bool = False,
     ) -> None:
         self._path = path
         self._dims = dims
+        self._policy = policy
+        self._previous_policy = previous_policy
+        self.forgotten = 0
         try:
             self._connection = self._open(fingerprint)
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if _is_disk_error(error):
                 raise
+            logger.warning("%s of an interrupted build is damaged (%s); begun anew", path, error)
             self._remove()
             self._connection = self._open(fingerprint)
         self._same_encoder = same_encoder
@@ -138,6 +166,10 @@ class WorkFile:
         else:
             uri = f"file:{quote_from_bytes(bytes(previous.absolute()))}?mode=ro&immutable=1"
             self._connection.execute("ATTACH ? AS old", (uri,))
+        known = "SELECT sha256, message FROM old.damaged"
+        if not self._count("SELECT count(*) FROM old.sqlite_master WHERE name = 'damaged'"):
+            known = "SELECT NULL AS sha256, '' AS message WHERE 0"  # the first index of version 1 has no such table
+        self._connection.execute(f"CREATE TEMP VIEW known_damaged AS {known}")
 
     def close(self, *, done: bool) -> None:
         """Close the file, and remove it when the build is done, or when it holds no vector to go on from."""
@@ -184,8 +216,9 @@ class WorkFile:
     def compare(self) -> Changes:
         """Mark files that the published generation knows, and count the differences."""
         if self._same_encoder and self._same_root:
-            self._connection.execute(_TAKE_OVER_UNCHANGED)
-            self._connection.execute(_TAKE_OVER_REJECTED)
+            self._connection.execute(_TAKE_OVER_UNCHANGED, (self._policy.max_bytes, self._policy.keep_damaged))
+            if self._policy == self._previous_policy:
+                self._connection.execute(_TAKE_OVER_REJECTED)
         return Changes(
             seen=self._count("SELECT count(*) FROM files"),
             unchanged=self._count("SELECT count(*) FROM files WHERE sha256 IS NOT NULL"),
@@ -226,7 +259,11 @@ class WorkFile:
             `published`, `resumed` (from an interrupted build), `copy` (from this one), or empty.
         """
         run = self._connection.execute
-        if self._same_encoder and run("SELECT 1 FROM old.items WHERE sha256 = ?", (sha256,)).fetchone():
+        if (
+            self._same_encoder
+            and run("SELECT 1 FROM old.items WHERE sha256 = ?", (sha256,)).fetchone()
+            and (self._policy.keep_damaged or not self._is_known_damaged(sha256))
+        ):
             return "published"
         row = run("SELECT resumed FROM vectors WHERE sha256 = ?", (sha256,)).fetchone()
         if row is None:
@@ -244,11 +281,30 @@ class WorkFile:
         """Record that a file cannot be used."""
         self._connection.execute("UPDATE files SET cause = ?, message = ? WHERE id = ?", (cause, message, file.id))
 
-    def add_vectors(self, vectors: Iterable[tuple[bytes, Embeddings]]) -> None:
-        """Record embeddings by the sha256 of their pictures."""
+    def add_vectors(self, vectors: Iterable[tuple[bytes, Embeddings, str]]) -> None:
+        """Record embeddings by the sha256 of their pictures, each with what is damaged in that picture, if anything."""
         self._connection.executemany(
-            "INSERT OR REPLACE INTO vectors VALUES (?, ?, 0)",
-            ((sha256, vector.astype("<f4").tobytes()) for sha256, vector in vectors),
+            "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?, 0)",
+            (
+                (sha256, data, zlib.crc32(sha256 + data), damage)
+                for sha256, vector, damage in vectors
+                for data in (vector.astype("<f4").tobytes(),)
+            ),
+        )
+
+    def causes(self) -> dict[str, int]:
+        """Count the rejected files by cause."""
+        return dict(self._connection.execute("SELECT cause, count(*) FROM files WHERE cause != '' GROUP BY cause"))
+
+    def new_reject_count(self) -> int:
+        """Count the files that were not rejected before."""
+        return self._count(f"SELECT count(*) FROM ({_NEW_REJECTS})")  # noqa: S608  # no text from outside
+
+    def damaged_count(self) -> int:
+        """Count the items of whose picture only a part could be decoded."""
+        return self._count(
+            "SELECT count(*) FROM files WHERE cause = '' AND sha256 IN"
+            " (SELECT sha256 FROM vectors WHERE damage != '' UNION SELECT sha256 FROM known_damaged)"
         )
 
     def add_products(self, products: Iterable[tuple[str, str | None, str | None, str]]) -> None:
@@ -288,6 +344,7 @@ class WorkFile:
             with self.transaction():
                 run(_WRITE_ITEMS)
                 run(_WRITE_REJECTED, (now,))
+                run(_WRITE_DAMAGED)
         finally:
             run("DETACH new")
 
@@ -315,30 +372,39 @@ class WorkFile:
                 connection.execute("DELETE FROM vectors")
                 connection.execute("DELETE FROM encoder")
                 connection.execute("INSERT INTO encoder VALUES (?)", (fingerprint,))
-            self._drop_damaged_vectors(connection)
+            self._forget_damaged_vectors(connection)
+            if not self._policy.keep_damaged:
+                connection.execute("DELETE FROM vectors WHERE damage != ''")
             connection.execute("UPDATE vectors SET resumed = 1")
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def _drop_damaged_vectors(self, connection: sqlite3.Connection) -> None:
-        """Forget vectors that a crash or a bad disk has changed: an embedding has unit length."""
+    def _forget_damaged_vectors(self, connection: sqlite3.Connection) -> None:
+        """Forget vectors that a crash or a bad disk has changed."""
         damaged = [
             sha256
-            for sha256, vector in connection.execute("SELECT sha256, vector FROM vectors")
-            if not isinstance(vector, bytes)
+            for sha256, vector, crc32 in connection.execute("SELECT sha256, vector, crc32 FROM vectors")
+            if not isinstance(sha256, bytes)
+            or not isinstance(vector, bytes)
             or len(vector) != 4 * self._dims
-            or not abs(float(np.linalg.norm(np.frombuffer(vector, "<f4"))) - 1) < 1e-3
+            or zlib.crc32(sha256 + vector) != crc32
         ]
         connection.executemany("DELETE FROM vectors WHERE sha256 = ?", ((sha256,) for sha256 in damaged))
+        if damaged:
+            logger.warning("%d embeddings of an interrupted build are damaged; made anew", len(damaged))
+        self.forgotten = len(damaged)
+
+    def _is_known_damaged(self, sha256: bytes) -> bool:
+        return bool(self._count("SELECT count(*) FROM known_damaged WHERE sha256 = ?", (sha256,)))
 
     def _remove(self) -> None:
         for name in (self._path.name, self._path.name + "-journal"):
             self._path.with_name(name).unlink(missing_ok=True)
 
-    def _count(self, query: str) -> int:
-        (count,) = self._connection.execute(query).fetchone()
+    def _count(self, query: str, parameters: Sequence[object] = ()) -> int:
+        (count,) = self._connection.execute(query, parameters).fetchone()
         return int(count)
 
 

@@ -1,0 +1,66 @@
+"""What the isolation of the decoder costs: python benchmarks/isolation.py FOLDER.
+
+The same build of the same clean JPEGs, once as it is (decoder processes with limits on memory and time, header
+checks, standard error captured), once with nothing of all that: OpenCV called from threads of the building process.
+"""
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from unittest.mock import patch
+
+import cv2
+import numpy as np
+
+from imgsearch import build_index
+from imgsearch.encoders.spec import EncoderSpec
+from imgsearch.images.policy import FilePolicy
+from imgsearch.images.transform import fit
+from throughput import COPIES, COUNT, make_copies, make_pictures
+
+ROUNDS = 7
+
+
+def main(folder: Path) -> None:
+    pictures = make_copies(make_pictures(folder / "photographs"), folder / "photographs-1600")
+    rates: dict[str, list[float]] = {"OpenCV in threads": [], "as it is": []}
+    build(pictures, folder)  # exports the encoder, and brings the files into the page cache
+    for _ in range(ROUNDS):
+        with patch("imgsearch.index.pipeline._decoders", bare_decoders):
+            rates["OpenCV in threads"].append(build(pictures, folder))
+        rates["as it is"].append(build(pictures, folder))
+    for name, values in rates.items():
+        print(f"  {name:<18} {median(values):6.1f} pictures/s (of {ROUNDS}: {min(values):.1f} to {max(values):.1f})")
+    ratios = [mine / bare for bare, mine in zip(*rates.values(), strict=True)]
+    print(f"  cost: {100 * (1 - median(ratios)):.1f} % (of {ROUNDS}: ratios {min(ratios):.3f} to {max(ratios):.3f})")
+
+
+def build(pictures: Path, folder: Path) -> float:
+    """Build, and return pictures embedded for each second of that stage."""
+    index = folder / "isolation.imgsearch"
+    shutil.rmtree(index, ignore_errors=True)
+    report = build_index(pictures, index)
+    assert report.embedded == COUNT * COPIES
+    return report.images_per_second
+
+
+@contextlib.contextmanager
+def bare_decoders(spec: EncoderSpec, _policy: FilePolicy, _count: int) -> Iterator[Callable[..., object]]:
+    """Stand in for the decoder processes: the same work without a guard."""
+    cv2.setNumThreads(1)
+
+    def decode(content):  # type: ignore[no-untyped-def]
+        # The pictures have 1000 pixels: a quarter is the least that the decoder may leave.
+        image = cv2.imdecode(np.frombuffer(content.data, np.uint8), cv2.IMREAD_REDUCED_COLOR_4)
+        pixels = np.asarray(cv2.cvtColor(np.asarray(image), cv2.COLOR_BGR2RGB), np.uint8)
+        return replace(content, data=b"", pixels=fit(pixels, spec.size, spec.fit))
+
+    yield decode
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

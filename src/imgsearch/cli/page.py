@@ -1,0 +1,81 @@
+"""Answers as one HTML page to look at: the pictures are in it, so that it opens anywhere and loads nothing."""
+
+import base64
+import hashlib
+import os
+from html import escape
+from typing import TYPE_CHECKING
+from urllib.parse import quote_from_bytes
+
+import cv2
+
+from imgsearch.cli.terminal import printable
+from imgsearch.errors import PictureError
+from imgsearch.images.decode import read_file
+from imgsearch.images.workers import decode_and_fit
+
+if TYPE_CHECKING:
+    from imgsearch.cli.render import Answer
+
+_SIDE = 160
+_STYLE = (
+    "body{font:14px sans-serif;margin:24px;color:#222}"
+    "section{display:flex;flex-wrap:wrap;gap:12px;border-top:1px solid #bbb;padding:12px 0}"
+    f"figure{{margin:0;width:{_SIDE}px;overflow-wrap:anywhere}}"
+    "figure.query{margin-right:24px}figure.query img{border-color:#d60}"
+    f"img,.none{{display:block;width:{_SIDE}px;height:{_SIDE}px;border:2px solid #ddd;background:#fff}}"
+)
+_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+
+# Nothing of a page runs, and nothing is loaded, whatever a file is called: the policy forbids what escaping prevents.
+HEAD = (
+    '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:;'
+    f" style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; form-action 'none'\">\n"
+    f"<title>imgsearch</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+)
+TAIL = "</body>\n</html>\n"
+
+
+def section(answer: "Answer", catalogue: str) -> str:
+    """Show a query and its hits, or why it has none.
+
+    Args:
+        answer: Of one query.
+        catalogue: Folder of the pictures; one that is not there any more is shown by its name alone.
+
+    Returns:
+        HTML.
+    """
+    figures = [_figure(answer.query, _shown(answer.query), "", "query")]
+    figures += [
+        _figure(os.path.join(catalogue, hit.path), _shown(hit.path), f"{hit.rank}. <b>{hit.score:.3f}</b> ", "hit")
+        for hit in answer.hits
+    ]
+    if answer.error is not None:
+        figures.append(f"<p>{_shown(answer.error.message)}</p>\n")
+    elif not answer.hits:
+        figures.append("<p>no picture fits</p>\n")
+    return f"<section>\n{''.join(figures)}</section>\n"
+
+
+def _shown(text: str) -> str:
+    return escape(printable(text), quote=True)
+
+
+def _figure(path: str, name: str, mark: str, kind: str) -> str:
+    link = "file://" + quote_from_bytes(os.fsencode(os.path.abspath(path)))  # noqa: PTH100  # names that are not UTF-8
+    picture = _thumbnail(path)
+    shown = f'<img src="data:image/jpeg;base64,{picture}" alt="">' if picture else '<span class="none"></span>'
+    return f'<figure class="{kind}"><a href="{link}">{shown}</a><figcaption>{mark}{name}</figcaption></figure>\n'
+
+
+def _thumbnail(path: str) -> str:
+    """Return a small JPEG in base64, or nothing for what cannot be shown."""
+    try:
+        data, _ = read_file(path)
+        pixels = decode_and_fit(data, _SIDE, "pad")
+    except PictureError:
+        return ""
+    _, encoded = cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+    return base64.b64encode(encoded.tobytes()).decode()

@@ -1,0 +1,297 @@
+"""Bring an index, or a directory of embeddings, up to date with a folder: scan, embed what is new, publish."""
+
+import datetime as dt
+import logging
+import os
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from imgsearch.encoders.runtime import Embeddings
+from imgsearch.encoders.spec import EncoderSpec
+from imgsearch.errors import RefusedError, UsageError
+from imgsearch.images.policy import FilePolicy
+from imgsearch.images.scan import FoundFile, Scan
+from imgsearch.index import store
+from imgsearch.index.annoy_process import require_annoy
+from imgsearch.index.arrays import BLOCK_ROWS, open_array, write_array
+from imgsearch.index.disk import require_space, sync, writing
+from imgsearch.index.encoder_source import EncoderSource
+from imgsearch.index.generation import complete_generation
+from imgsearch.index.manifest import BackendSettings, Manifest
+from imgsearch.index.pipeline import Progress, Tally, embed_pending
+from imgsearch.index.products import read_products
+from imgsearch.index.report import BuildReport, NewReject, Stopwatch, peak_memory
+from imgsearch.index.settings import (
+    Conduct,
+    Wishes,
+    expected_size,
+    guard_against_shrinking,
+    guard_against_skipping,
+    settle_backend,
+    settle_encoder,
+    settle_metadata,
+    settle_policy,
+)
+from imgsearch.index.work import Changes, WorkFile
+
+logger = logging.getLogger(__name__)
+
+
+def update(
+    catalogue: Path, directory: Path, wishes: Wishes, conduct: Conduct, progress: Progress, *, searchable: bool
+) -> BuildReport:
+    """Bring a directory up to date with a folder of pictures.
+
+    Args:
+        catalogue: The folder.
+        directory: An index, or embeddings; it may not exist yet.
+        wishes: Of the user.
+        conduct: Of this build.
+        progress: Told (stage, done, total).
+        searchable: Whether it is to be an index; otherwise embeddings only.
+
+    Raises:
+        ImgsearchError: One of its kinds; nothing was published.
+    """
+    watch = Stopwatch()
+    _require_folder(catalogue, directory)
+    with store.writer_lock(directory, conduct.wait_lock), writing(directory):
+        previous = store.published(directory)
+        if previous and previous.backend and not searchable:
+            raise UsageError(f"{directory} holds an index; choose another directory for embeddings")
+        spec = settle_encoder(wishes, previous)
+        backend = settle_backend(wishes, previous) if searchable else None
+        metadata = settle_metadata(wishes, previous)
+        draft = _draft(catalogue, settle_policy(wishes, previous), spec, backend, metadata, previous)
+        prepared = EncoderSource(directory, spec, Path(wishes.weights) if wishes.weights else None, previous)
+        if not previous or previous.fingerprint != spec.fingerprint:
+            with watch.stage("encoder"):
+                prepared.find()  # one that cannot be had is better known before a million files are read
+        with _work_file(directory, previous, draft) as work:
+            found = Scan(os.fspath(catalogue), leave_out=store.is_index, follow_links=draft.policy.follow_links)
+            with watch.stage("scan"):
+                changes = _compare(work, found, metadata, progress)
+            if previous and not conduct.force:
+                guard_against_shrinking(changes.seen - changes.rejected, previous)
+            tally = Tally()
+
+            def is_up_to_date() -> bool:
+                with watch.stage("check"):
+                    return not conduct.relearn and _nothing_changed(changes, tally, work, draft, previous, directory)
+
+            unchanged = is_up_to_date()
+            if not unchanged:
+                _require_means(draft, directory, changes, work)
+                with watch.stage("embed"):
+                    tally = embed_pending(
+                        work,
+                        os.fspath(catalogue),
+                        draft.policy,
+                        spec,
+                        prepared.open,
+                        progress,
+                        tolerant=conduct.force,
+                    )
+                # A file tried once more that failed once more is no news.
+                unchanged = bool(tally.rejected) and is_up_to_date()
+            if previous and unchanged:
+                store.sweep(directory, previous, None)
+                return _report(previous, changes, tally, work, found.left_out, watch, published=False)
+            left = work.item_count()
+            _guard(left, changes, tally, catalogue, previous, conduct)
+            draft = replace(draft, count=left, rejected=changes.rejected + tally.rejected, damaged=work.damaged_count())
+            prepared.install()
+            with watch.stage("index"), store.new_generation(directory, draft.generation) as folder:
+                _write_truth(work, directory, folder, draft, previous)
+                manifest = complete_generation(directory, draft, previous, progress, relearn=conduct.relearn)
+            return _report(manifest, changes, tally, work, found.left_out, watch, published=True)
+
+
+def _require_folder(catalogue: Path, directory: Path) -> None:
+    if not catalogue.is_dir():
+        found = "a file" if catalogue.exists() else "nothing"
+        raise UsageError(f"expected a folder of pictures, found {found}: {catalogue}")
+    if catalogue.resolve() == directory.resolve():
+        raise UsageError(f"the index cannot be the folder of pictures itself: {directory}")
+    if not os.access(catalogue, os.R_OK | os.X_OK):
+        raise UsageError(f"expected a folder that may be read, found one that may not: {catalogue}")
+
+
+def _require_means(draft: Manifest, directory: Path, changes: Changes, work: WorkFile) -> None:
+    """Find out what would make the build fail at its end, before its long part begins."""
+    backend = draft.backend
+    if backend and backend.name == "annoy":
+        require_annoy()
+    trees = backend.trees if backend and backend.name == "annoy" else 0
+    count = changes.seen - changes.rejected
+    require_space(
+        directory,
+        expected_size(count, work.pending_count(), draft.encoder, searchable=backend is not None, trees=trees),
+    )
+
+
+def _guard(
+    left: int, changes: Changes, tally: Tally, catalogue: Path, previous: Manifest | None, conduct: Conduct
+) -> None:
+    """Refuse to publish what cannot be what the user wants."""
+    guard_against_skipping(changes.rejected + tally.rejected, conduct)
+    if conduct.force:
+        return
+    if not left:
+        raise RefusedError(
+            f"none of the {changes.seen} files in {catalogue} is a picture that can be used",
+            hint="is it the right folder, and is its disk mounted? To publish an empty index, pass --force",
+        )
+    if previous:
+        guard_against_shrinking(left, previous)
+
+
+def _draft(
+    catalogue: Path,
+    policy: FilePolicy,
+    spec: EncoderSpec,
+    backend: BackendSettings | None,
+    metadata: Path | None,
+    previous: Manifest | None,
+) -> Manifest:
+    """Describe the generation to come, as far as it is known before the catalogue is scanned."""
+    return Manifest(
+        generation=previous.generation + 1 if previous else 1,
+        count=0,
+        rejected=0,
+        damaged=0,
+        catalogue=os.path.realpath(catalogue),
+        policy=policy,
+        encoder=spec,
+        fingerprint=spec.fingerprint,
+        dims=0,
+        projection_count=0,
+        backend=backend,
+        metadata_file=os.fspath(metadata) if metadata else "",
+        metadata_sha256=_digest(metadata) if metadata else "",
+        files={},
+    )
+
+
+def _digest(metadata: Path) -> str:
+    try:
+        return store.file_record(metadata).sha256
+    except OSError as error:
+        raise UsageError(f"{metadata} cannot be read: {error.strerror}") from error
+
+
+@contextmanager
+def _work_file(directory: Path, previous: Manifest | None, draft: Manifest) -> Iterator[WorkFile]:
+    """Open the work file; if the build does not come to its end, the next one goes on from the vectors in it."""
+    spec = draft.encoder
+    items = None
+    if previous:
+        name = f"{previous.folder}/{store.ITEMS}"
+        store.check_truth(directory, previous, name)
+        items = directory / name
+    same_encoder = previous is not None and previous.fingerprint == spec.fingerprint
+    same_root = previous is not None and previous.catalogue == draft.catalogue
+    work = WorkFile(
+        directory / store.PARTIAL,
+        spec.fingerprint,
+        spec.dims,
+        draft.policy,
+        previous=items,
+        previous_policy=previous.policy if previous else None,
+        same_encoder=same_encoder,
+        same_root=same_root,
+    )
+    done = False
+    try:
+        yield work
+        done = True
+    finally:
+        work.close(done=done)
+
+
+def _compare(work: WorkFile, found: Scan, metadata: Path | None, progress: Progress) -> Changes:
+    """Take in the catalogue and the shop's data, and find out what has changed."""
+
+    def counted() -> Iterator[FoundFile]:
+        for number, file in enumerate(found, start=1):
+            if number % 1000 == 0:
+                progress("scan", number, 0)
+            yield file
+
+    with work.transaction():
+        work.add_files(counted())
+        changes = work.compare()
+        if metadata:
+            try:
+                work.add_products(read_products(metadata))
+            except sqlite3.IntegrityError as error:
+                raise UsageError(f"a path comes twice in {metadata}") from error
+    if metadata and (missing := work.products_without_file()):
+        logger.warning("%d products of %s have no picture in the catalogue", missing, metadata)
+    if resumed := work.resumed_count():
+        logger.info("going on with %d embeddings of an interrupted build", resumed)
+    return changes
+
+
+def _nothing_changed(
+    changes: Changes, tally: Tally, work: WorkFile, draft: Manifest, previous: Manifest | None, directory: Path
+) -> bool:
+    return (
+        previous is not None
+        and changes.unchanged + changes.rejected + tally.rejected == changes.seen
+        and not changes.removed
+        and not changes.unrejected
+        and next(work.new_rejects(), None) is None
+        and draft.has_settings_of(previous)
+        and store.is_whole(directory, previous)
+    )
+
+
+def _write_truth(work: WorkFile, directory: Path, folder: Path, draft: Manifest, previous: Manifest | None) -> None:
+    """Write items and embeddings of a new generation."""
+    published: Embeddings | None = None
+    if previous and previous.fingerprint == draft.fingerprint:
+        name = f"{previous.folder}/{store.EMBEDDINGS}"
+        store.check_truth(directory, previous, name)
+        published = open_array(directory / name, previous.count, previous.encoder.dims)
+    now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    work.write_items(folder / store.ITEMS, now)
+    sync(folder / store.ITEMS)
+    rows = work.embeddings(published, BLOCK_ROWS)
+    write_array(folder / store.EMBEDDINGS, draft.count, draft.encoder.dims, rows)
+
+
+def _report(
+    manifest: Manifest,
+    changes: Changes,
+    tally: Tally,
+    work: WorkFile,
+    left_out: Counter[str],
+    watch: Stopwatch,
+    *,
+    published: bool,
+) -> BuildReport:
+    return BuildReport(
+        generation=manifest.generation,
+        published=published,
+        seen=changes.seen,
+        unchanged=changes.unchanged,
+        renamed=tally.renamed,
+        embedded=tally.embedded,
+        resumed=tally.resumed,
+        forgotten=work.forgotten,
+        damaged=manifest.damaged,
+        rejected=changes.rejected + tally.rejected,
+        removed=changes.removed,
+        causes=work.causes(),
+        left_out=dict(left_out),
+        new_rejects=tuple(NewReject(*row) for row in work.new_rejects()),
+        encoder=manifest.encoder.name,
+        plan=manifest.backend.name if manifest.backend else "none",
+        seconds=watch.all(),
+        peak_rss_bytes=peak_memory(),
+    )
