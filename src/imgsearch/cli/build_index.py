@@ -82,26 +82,28 @@ def build_index(
 
     set_up_logging(quiet=quiet, verbose=verbose)
     told = ReportFile(report_file)
-    with told.of_failures(), progress_bar(quiet=quiet) as progress:
-        report = build.build_index(
-            catalogue,
-            index,
-            backbone=backbone,
-            weights=weights,
-            precision=None if precision == "auto" else precision,
-            backend=backend,
-            trees=trees,
-            seed=seed,
-            metadata=metadata,
-            max_bytes=max_bytes,
-            max_pixels=max_pixels,
-            damaged=damaged,
-            follow_links=follow_links,
-            relearn=relearn,
-            force=force,
-            max_skipped=max_skipped,
-            wait_lock=wait_lock,
-            progress=progress,
-        )
-    told.write(report, index, strict=strict)
-    raise typer.Exit(report_build(report, index, quiet=quiet, strict=strict))
+    with told.of_failures():
+        with progress_bar(quiet=quiet) as progress:
+            report = build.build_index(
+                catalogue,
+                index,
+                backbone=backbone,
+                weights=weights,
+                precision=None if precision == "auto" else precision,
+                backend=backend,
+                trees=trees,
+                seed=seed,
+                metadata=metadata,
+                max_bytes=max_bytes,
+                max_pixels=max_pixels,
+                damaged=damaged,
+                follow_links=follow_links,
+                relearn=relearn,
+                force=force,
+                max_skipped=max_skipped,
+                wait_lock=wait_lock,
+                progress=progress,
+            )
+        exit_code = report_build(report, index, quiet=quiet, strict=strict)
+        told.write(report, index, exit_code)
+    raise typer.Exit(exit_code)

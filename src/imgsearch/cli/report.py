@@ -37,7 +37,8 @@ def report_build(report: BuildReport, directory: Path, *, quiet: bool, strict: b
         _name_rejects(report)
         with output(None) as file:
             write(file, f"{_summary(report, printable(os.fspath(directory)))}\n")
-    return _exit_code(report, strict=strict)
+    counts = report.rejected if strict else len(report.new_rejects)
+    return REJECTED_EXIT_CODE if counts else 0
 
 
 class ReportFile:
@@ -74,13 +75,13 @@ class ReportFile:
             self._write({"exit_code": end.code, "error": {"message": "ended by a signal", "hint": ""}})
             raise
 
-    def write(self, report: BuildReport, directory: Path, *, strict: bool) -> None:
+    def write(self, report: BuildReport, directory: Path, exit_code: int) -> None:
         """Write the report of a run that went well; docs/format.md describes it.
 
         Args:
             report: Of the build.
             directory: The index.
-            strict: As for `report_build`.
+            exit_code: Of the process.
 
         Raises:
             OutputError: It cannot be written.
@@ -96,7 +97,7 @@ class ReportFile:
             damaged = [{"path": path, "message": message} for path, message in items.damaged()]
         self._write(
             {
-                "exit_code": _exit_code(report, strict=strict),
+                "exit_code": exit_code,
                 "generation": report.generation,
                 "published": report.published,
                 "counts": {
@@ -127,11 +128,6 @@ class ReportFile:
         if self._path is not None:
             with output(self._path) as file:
                 write(file, json.dumps(facts, indent=1) + "\n")
-
-
-def _exit_code(report: BuildReport, *, strict: bool) -> int:
-    counts = report.rejected if strict else len(report.new_rejects)
-    return REJECTED_EXIT_CODE if counts else 0
 
 
 def _name_rejects(report: BuildReport) -> None:

@@ -30,6 +30,9 @@ from imgsearch.index.work import PendingFile, WorkFile
 # Pictures between two commits of the work file: at most these are embedded again after an interruption.
 COMMIT_PICTURES = 64
 
+# Bytes of files that a stage holds at most, so that a folder of huge ones does not fill the memory.
+MOST_BYTES = 256_000_000
+
 # One file may kill the decoder. When these do one after another, it is the decoder or the machine.
 CRASHES_IN_A_ROW = 5
 
@@ -110,7 +113,7 @@ def embed_pending(
         _decoders(spec, policy, processors) as decode,
         ThreadPoolExecutor(processors + 1) as threads,
     ):
-        contents = bounded_map(threads, lambda file: _read(root, policy, file), work.pending(), 2 * processors)
+        contents = bounded_map(threads, lambda file: _read(root, policy, file), work.pending(), 2 * processors, _size)
         unknown = _settle_known(contents, work, tally)
         first = next(unknown, None)
         if first is None:
@@ -118,7 +121,7 @@ def embed_pending(
             return tally
         opening = threads.submit(open_encoder)  # while the first pictures are decoded
         unknown = itertools.chain([first], unknown)
-        decoded = bounded_map(threads, decode, unknown, 4 * processors)
+        decoded = bounded_map(threads, decode, unknown, 4 * processors, _length)
         usable = _reject_unusable(decoded if tolerant else _while_decoder_works(decoded), work, tally)
         batch: list[tuple[_Content, Embeddings]] = []
         try:
@@ -136,19 +139,39 @@ def embed_pending(
 
 
 def bounded_map(
-    executor: ThreadPoolExecutor, work: Callable[[Given], Result], given: Iterable[Given], depth: int
+    executor: ThreadPoolExecutor,
+    work: Callable[[Given], Result],
+    given: Iterable[Given],
+    depth: int,
+    weight: Callable[[Given], int] = lambda _: 0,
 ) -> Iterator[Result]:
-    """Map with an executor, in order, with at most `depth` results under way."""
-    running: deque[Future[Result]] = deque()
+    """Map with an executor, in order, with at most `depth` results under way, and `MOST_BYTES` unless one has more.
+
+    Args:
+        executor: Runs the work.
+        work: To do for each.
+        given: Its arguments.
+        depth: How many results may be under way.
+        weight: How many bytes an argument stands for.
+
+    Yields:
+        Results.
+    """
+    running: deque[tuple[Future[Result], int]] = deque()
+    bytes_under_way = 0
     try:
         for argument in given:
-            running.append(executor.submit(work, argument))
-            if len(running) >= depth:
-                yield running.popleft().result()
+            coming = weight(argument)
+            while running and (len(running) >= depth or bytes_under_way + coming > MOST_BYTES):
+                future, done = running.popleft()
+                bytes_under_way -= done
+                yield future.result()
+            running.append((executor.submit(work, argument), coming))
+            bytes_under_way += coming
         while running:
-            yield running.popleft().result()
+            yield running.popleft()[0].result()
     finally:
-        for future in running:
+        for future, _ in running:
             future.cancel()
 
 
@@ -175,6 +198,14 @@ def _decoders(spec: EncoderSpec, policy: FilePolicy, count: int) -> Iterator[Cal
     finally:
         for worker in workers:
             worker.close()
+
+
+def _size(file: PendingFile) -> int:
+    return file.size
+
+
+def _length(content: _Content) -> int:
+    return len(content.data)
 
 
 def _read(root: str, policy: FilePolicy, file: PendingFile) -> _Content:

@@ -167,12 +167,12 @@ def expected_size(count: int, pending: int, spec: EncoderSpec, *, searchable: bo
         searchable: Whether there will be vectors and a forest.
         trees: Of the forest; 0 for none.
     """
-    item = 4 * spec.dims + 400  # a row of the embeddings, and one of items.sqlite
+    item = 4 * spec.dims + 700  # a row of the embeddings, and one of items.sqlite and of the work file
     if searchable:
         item += 4 * spec.dims  # a projection makes it less
     if trees:
         item += 4 * spec.dims + 20 * trees  # measured: 16 bytes a tree and item
-    return count * item + pending * (4 * spec.dims + 200) + 50_000_000  # the encoder itself
+    return count * item + pending * (4 * spec.dims + 200) + 1_000_000
 
 
 def guard_against_shrinking(left: int, previous: Manifest) -> None:

@@ -85,7 +85,7 @@ def update(
 
             unchanged = is_up_to_date()
             if not unchanged:
-                _require_means(draft, directory, changes, work)
+                _require_means(draft, directory, changes, work, prepared)
                 with watch.stage("embed"):
                     tally = embed_pending(
                         work,
@@ -121,17 +121,22 @@ def _require_folder(catalogue: Path, directory: Path) -> None:
         raise UsageError(f"expected a folder that may be read, found one that may not: {catalogue}")
 
 
-def _require_means(draft: Manifest, directory: Path, changes: Changes, work: WorkFile) -> None:
+def _require_means(draft: Manifest, directory: Path, changes: Changes, work: WorkFile, prepared: EncoderSource) -> None:
     """Find out what would make the build fail at its end, before its long part begins."""
     backend = draft.backend
     if backend and backend.name == "annoy":
         require_annoy()
     trees = backend.trees if backend and backend.name == "annoy" else 0
-    count = changes.seen - changes.rejected
-    require_space(
-        directory,
-        expected_size(count, work.pending_count(), draft.encoder, searchable=backend is not None, trees=trees),
+    needed = expected_size(
+        changes.seen - changes.rejected,
+        work.pending_count(),
+        draft.encoder,
+        searchable=backend is not None,
+        trees=trees,
     )
+    if not (directory / draft.encoder_folder).is_dir():
+        needed += sum(file.stat().st_size for file in prepared.find().iterdir())
+    require_space(directory, needed)
 
 
 def _guard(

@@ -91,10 +91,11 @@ WHERE f.sha256 IS NOT NULL AND f.cause = '' ORDER BY f.path
 
 @dataclass(frozen=True, slots=True)
 class PendingFile:
-    """A file whose content is not known yet."""
+    """A file whose content is not known yet, with the size it had when it was found."""
 
     id: int
     path: str
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,13 +237,13 @@ class WorkFile:
         last = 0
         while True:
             page = self._connection.execute(
-                "SELECT id, path FROM files WHERE id > ? AND sha256 IS NULL AND cause = '' ORDER BY id LIMIT 500",
+                "SELECT id, path, size FROM files WHERE id > ? AND sha256 IS NULL AND cause = '' ORDER BY id LIMIT 500",
                 (last,),
             ).fetchall()
             if not page:
                 return
-            for last, path in page:
-                yield PendingFile(last, path)
+            for last, path, size in page:
+                yield PendingFile(last, path, size)
 
     def pending_count(self) -> int:
         """Count the files whose content is not known yet."""
