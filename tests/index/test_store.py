@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -77,9 +78,18 @@ def test_a_manifest_survives_the_round_trip_through_its_file(tmp_path_factory, m
 
 
 def test_unknown_keys_of_a_manifest_are_ignored(tmp_path):
-    written(tmp_path, changed(colour="red", encoder={**GOOD.to_json()["encoder"], "smell": [1, 2]}))
+    data = changed(colour="red", encoder={**GOOD.to_json()["encoder"], "smell": [1, 2]})
+    rest = {key: value for key, value in data.items() if key != "sha256"}
+    written(tmp_path, {**rest, "sha256": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()})
 
     assert read_manifest(tmp_path) == GOOD
+
+
+def test_a_manifest_that_was_changed_by_hand_or_by_a_bad_disk_is_refused(tmp_path):
+    written(tmp_path, changed(catalogue="/another"))
+
+    with pytest.raises(DamagedIndexError, match="its content has changed"):
+        read_manifest(tmp_path)
 
 
 def test_a_newer_format_is_refused_with_both_versions(tmp_path):

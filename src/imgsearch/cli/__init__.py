@@ -1,11 +1,12 @@
 """The program: one thin file a command, one place that turns errors into text and exit codes."""
 
+import io
 import json
 import os
 import signal
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -79,12 +80,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run() -> None:
     """Run the program as a process."""
+    _insist_on_utf8()
     _open_standard_streams()
     # By default these end Python on the spot; as an exit they let a build commit what it has and end its workers.
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
             signal.signal(number, _end)
     sys.exit(main())
+
+
+def _insist_on_utf8() -> None:
+    """Start again in UTF-8 mode under a locale of another encoding, where the same file name would be other text."""
+    if sys.getfilesystemencoding() != "utf-8":
+        os.environ["PYTHONUTF8"] = "1"  # for the processes that are started
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606  # no shell is wanted
 
 
 def _end(number: int, _: object) -> None:
@@ -101,8 +110,23 @@ def _open_standard_streams() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR if descriptor == 2 else os.O_RDONLY)
+            os.set_inheritable(descriptor, True)
     sys.stdin = sys.stdin or os.fdopen(0, encoding="utf-8")
-    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8")
+    encoding = sys.stderr.encoding if sys.stderr else "utf-8"
+    raw = _StandardError(2, "w", closefd=False)
+    sys.stderr = io.TextIOWrapper(
+        io.BufferedWriter(raw), encoding=encoding, errors="backslashreplace", line_buffering=True
+    )
+
+
+class _StandardError(io.FileIO):
+    """Loses what cannot be written: the exit code says it too, and stays what it is."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
 
 
 def _wants_json(arguments: list[str]) -> bool:

@@ -54,7 +54,7 @@ def info(
             [
                 ("pictures", str(manifest.count)),
                 ("rejected files", str(manifest.rejected)),
-                ("damaged files", f"{manifest.damaged}, kept" if manifest.policy.keep_damaged else "rejected"),
+                ("damaged JPEGs", f"kept: {manifest.damaged}" if manifest.policy.keep_damaged else "rejected"),
                 ("catalogue", manifest.catalogue),
                 ("metadata", manifest.metadata_file or "none"),
                 ("generation", str(manifest.generation)),

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -83,6 +84,9 @@ def output(path: Path | None) -> Iterator[BinaryIO]:
         if path is None:
             yield sys.stdout.buffer
             sys.stdout.buffer.flush()
+        elif (descriptor := _descriptor(path)) is not None:
+            with open(os.dup(descriptor), "wb") as file:
+                yield file
         elif path.exists() and not path.is_file():
             with path.open("wb") as file:  # a pipe or a device is written to, not replaced
                 yield file
@@ -90,10 +94,47 @@ def output(path: Path | None) -> Iterator[BinaryIO]:
             with _whole_file(Path(os.path.realpath(path))) as file:
                 yield file
     except BrokenPipeError:
-        # What is still buffered must not raise again when the interpreter closes standard output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_what_is_buffered()
     except OSError as error:
+        _forget_what_is_buffered()
         raise OutputError(f"cannot write {path or 'to standard output'}: {error.strerror}") from error
+
+
+def _forget_what_is_buffered() -> None:
+    """Keep what standard output did not take from raising again when the interpreter closes it."""
+    if sys.stdout is not None:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _descriptor(path: Path) -> int | None:
+    """Return which descriptor of ours a name stands for: what it leads to is written to, not replaced.
+
+    `/dev/stdout` may be a log that is appended to.
+    """
+    standard = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
+    found = re.fullmatch(r"/(?:dev|proc/self)/fd/(\d+)", os.fspath(path))
+    return int(found[1]) if found else standard.get(os.fspath(path))
+
+
+def require_writable(path: Path) -> None:
+    """Look whether `output` could write a file.
+
+    Raises:
+        OutputError: It could not.
+    """
+    if _descriptor(path) is not None:
+        return
+    if path.is_dir():
+        raise OutputError(f"cannot write {path}: it is a folder")
+    if path.exists() and not path.is_file():
+        writable = os.access(path, os.W_OK)
+    else:
+        writable = os.access(Path(os.path.realpath(path)).parent, os.W_OK | os.X_OK)
+    if not writable:
+        raise OutputError(f"cannot write {path}: {path.absolute().parent} is no folder that may be written to")
 
 
 @contextlib.contextmanager
@@ -157,14 +198,14 @@ def _csv_lines(answer: Answer) -> Iterator[str]:
 
 def _csv_line(cells: Iterable[object]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow([_csv_cell(str(cell)) for cell in cells])
-    return text.getvalue()
+    # Only what is in the line's end is put in quotes: a lone carriage return, too, would begin a line, and a cell.
+    csv.writer(text, lineterminator="\r\n").writerow([_csv_cell(str(cell)) for cell in cells])
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _csv_cell(cell: str) -> str:
     """Keep a spreadsheet from running a cell as a formula (OWASP, CSV injection); numbers stay numbers."""
-    with contextlib.suppress(ValueError):
-        float(cell)
+    if re.fullmatch(r"[+-]?\d+(\.\d+)?", cell, re.ASCII):
         return cell
     return "'" + cell if cell.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else cell
 

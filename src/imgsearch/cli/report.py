@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from imgsearch.cli.render import output, write
+from imgsearch.cli.render import output, require_writable, write
 from imgsearch.cli.terminal import printable, say
-from imgsearch.errors import ImgsearchError, OutputError
+from imgsearch.errors import ImgsearchError
 from imgsearch.index import store
 from imgsearch.index.items import Items
 from imgsearch.index.report import BuildReport
@@ -59,9 +59,7 @@ class ReportFile:
             OutputError: It cannot be written: better known before a long build than after it.
         """
         if self._path is not None:
-            folder = self._path.absolute().parent
-            if not os.access(folder, os.W_OK | os.X_OK):
-                raise OutputError(f"cannot write {self._path}: {folder} is no folder that may be written to")
+            require_writable(self._path)
         try:
             yield
         except ImgsearchError as error:
@@ -73,6 +71,10 @@ class ReportFile:
             raise
         except SystemExit as end:  # SIGTERM and SIGHUP
             self._write({"exit_code": end.code, "error": {"message": "ended by a signal", "hint": ""}})
+            raise
+        except Exception as error:
+            facts = {"message": f"a bug: {error!r}", "hint": "please report what is on standard error"}
+            self._write({"exit_code": ImgsearchError.exit_code, "error": facts})
             raise
 
     def write(self, report: BuildReport, directory: Path, exit_code: int) -> None:

@@ -81,7 +81,7 @@ def _is_whole(directory: Path, names: tuple[str, ...]) -> bool:
         if all(_sha256(directory / name) == sums[name] for name in names):
             return True
         logger.warning("%s in the cache is damaged; it is exported again", directory)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         pass
     except (OSError, ValueError, KeyError, TypeError) as error:
         logger.warning("%s in the cache is damaged (%s); it is exported again", directory, error)
@@ -130,7 +130,9 @@ def _export_elsewhere(spec: EncoderSpec, weights: Path | None, directory: Path) 
         {"spec": spec.to_json(), "weights": str(weights) if weights else None, "directory": str(directory)}
     )
     command = [sys.executable, "-P", "-m", "imgsearch.encoders.export", request]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
+    )
     if done.returncode == MissingComponentError.exit_code:
         error = json.loads(done.stdout)
         raise MissingComponentError(error["message"], hint=error["hint"])

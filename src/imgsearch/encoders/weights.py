@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import pickle
 from collections import OrderedDict
 from typing import Any, ClassVar
@@ -62,7 +63,16 @@ def read_legacy_torch(data: bytes) -> Arrays:
     Raises:
         pickle.UnpicklingError: The file holds anything else.
     """
-    stream = io.BytesIO(data)
+    try:
+        return _read_legacy_torch(io.BytesIO(data))
+    except pickle.UnpicklingError:
+        raise
+    # The unpickler lets out whatever Python has to say about what it was told to do.
+    except Exception as error:
+        raise pickle.UnpicklingError(f"not a file of weights: {error!r}") from error
+
+
+def _read_legacy_torch(stream: io.BytesIO) -> Arrays:
     for _ in range(3):
         _StateUnpickler(stream).load()
     state: dict[str, _Tensor] = _StateUnpickler(stream).load()
@@ -72,15 +82,7 @@ def read_legacy_torch(data: bytes) -> Arrays:
         count = int.from_bytes(stream.read(8), "little")
         kind = kinds[key]
         storages[key] = np.frombuffer(stream.read(count * kind.itemsize), kind, count)
-    return {
-        name: np.lib.stride_tricks.as_strided(
-            storages[tensor.storage[2]][tensor.offset :],
-            tensor.shape,
-            [step * tensor.storage[1].itemsize for step in tensor.strides],
-            writeable=False,
-        ).copy()
-        for name, tensor in state.items()
-    }
+    return {name: tensor.taken_from(storages[tensor.storage[2]]) for name, tensor in state.items()}
 
 
 class _Tensor:
@@ -93,6 +95,15 @@ class _Tensor:
         *_: object,
     ) -> None:
         self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
+
+    def taken_from(self, numbers: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Copy the tensor out of its storage; NumPy would not notice that it reaches out of it."""
+        steps = [(size - 1) * step for size, step in zip(self.shape, self.strides, strict=True)]
+        least, most = min(self.offset, *self.shape, *self.strides, 0), self.offset + sum(steps)
+        if least < 0 or most >= len(numbers) or math.prod(self.shape) > len(numbers):
+            raise pickle.UnpicklingError(f"a tensor of {self.shape} reaches out of its {len(numbers)} numbers")
+        strides = [step * numbers.itemsize for step in self.strides]
+        return np.lib.stride_tricks.as_strided(numbers[self.offset :], self.shape, strides, writeable=False).copy()
 
 
 class _StateUnpickler(pickle.Unpickler):

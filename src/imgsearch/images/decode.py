@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 
 from imgsearch.errors import PictureError
 from imgsearch.images import MAX_PIXELS
-from imgsearch.images.headers import avif_turn, checked_size, exif_orientation, picture_format, sample_bits
+from imgsearch.images.headers import (
+    avif_turn,
+    checked_size,
+    exif_orientation,
+    picture_format,
+    sample_bits,
+    without_stray_bytes,
+)
 from imgsearch.images.policy import MAX_BYTES
 
 # Part of every encoder's fingerprint. Raise it when the same file would give other pixels (decoder choices,
@@ -35,6 +42,9 @@ _JPEG_DAMAGE = re.compile(
     rb"Premature end of JPEG file|premature end of data segment|bad Huffman code|bad arithmetic code"
     rb"|found marker 0x\w+ instead of RST\d"
 )
+
+_JPEG_LEFT_OVER = re.compile(rb"(\d+) extraneous bytes before marker")
+_MOST_LEFT_OVER = 64
 
 _STDERR_LOCK = threading.Lock()
 
@@ -155,7 +165,8 @@ def _decode_native(data: bytes, shrink_to: int, max_pixels: int) -> tuple[Pixels
     """Decode to upright 8-bit grey, BGR or BGRA; say what damage the decoder passed over, if any."""
     kind = picture_format(data)
     size = checked_size(data, kind, max_pixels)
-    buffer = np.frombuffer(data, np.uint8)
+    # libjpeg speaks of the first irregularity only: stray bytes in the head would hide damage behind them.
+    buffer = np.frombuffer(without_stray_bytes(data) if kind == "jpeg" else data, np.uint8)
     metadata: list[Pixels] = []
     try:
         with _captured_stderr() as said:
@@ -183,7 +194,7 @@ def _decode_native(data: bytes, shrink_to: int, max_pixels: int) -> tuple[Pixels
         image = _turned(_as_pixels(image), *turn)
     elif metadata:
         image = _upright(_as_pixels(image), exif_orientation(metadata[0].tobytes()))
-    return _as_pixels(image), _damage(said) if kind == "jpeg" else ""
+    return _as_pixels(image), _damage(said, data) if kind == "jpeg" else ""
 
 
 def _refusal(error: cv2.error) -> PictureError:
@@ -194,10 +205,16 @@ def _refusal(error: cv2.error) -> PictureError:
     return PictureError("corrupt", "cut short or damaged")
 
 
-def _damage(said: bytearray) -> str:
+def _damage(said: bytearray, data: bytes) -> str:
     """Find in what libjpeg wrote the damage that it passed over; it also remarks on what does no harm."""
-    found = _JPEG_DAMAGE.search(said)
-    return found.group().decode("ascii", "replace") if found else ""
+    if found := _JPEG_DAMAGE.search(said):
+        return found.group().decode("ascii", "replace")
+    if not (left := _JPEG_LEFT_OVER.search(said)):
+        return ""
+    # The decoder had all its blocks before the data came to an end: it had lost its way. Some programs pad, though.
+    body = data[: data.rfind(_JPEG_END)]
+    padding = len(body) - len(body.rstrip(b"\0\xff"))
+    return f"{int(left[1])} bytes left over" if int(left[1]) > _MOST_LEFT_OVER + padding else ""
 
 
 @contextlib.contextmanager

@@ -1,12 +1,18 @@
 """What a picture file says of itself before it is decoded: format, size, orientation, depth."""
 
+import itertools
 import re
 import struct
 
 from imgsearch.errors import PictureError
 
 _ORIENTATION_TAG = 0x0112
+# Stray and fill bytes, and markers without a body, are skipped, as decoders do.
+_JPEG_SEGMENT = re.compile(rb"\xff([^\xff\0\x01\xd0-\xd8])")
+# More segments or boxes than any picture has; a file of nothing else would keep us for long.
+_MOST_PARTS = 10_000
 _LAST_HUFFMAN_FRAME = 0xC7  # later ones are coded arithmetically
+_SCAN = b"\xda"
 _WIDTH_TAG, _HEIGHT_TAG = 0x0100, 0x0101
 
 
@@ -93,21 +99,32 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
 def _jpeg_frame(data: bytes) -> tuple[int, int, int]:
     """Read marker, height and width from the frame header (ITU-T T.81, B.2.2)."""
     position = 2
-    while position + 9 <= len(data):
-        if data[position] != 0xFF:
-            position += 1  # decoders skip stray bytes before a marker, so we do
-            continue
-        marker = data[position + 1]
+    for _ in range(_MOST_PARTS):
+        found = _JPEG_SEGMENT.search(data, position)
+        if not found or found.end() + 7 > len(data):
+            break
+        marker = found[1][0]
+        length, height, width = struct.unpack_from(">HxHH", data, found.end())
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", data, position + 5)
             return marker, height, width
-        if marker == 0xFF:
-            position += 1
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:
-            position += 2  # markers without a body
-        else:
-            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        position = found.end() + max(length, 2)
     raise PictureError("corrupt", "a JPEG without a frame header: cut short or damaged")
+
+
+def without_stray_bytes(data: bytes) -> bytes:
+    """Drop what lies between the segments of a JPEG up to its first scan; decoders skip it, with a remark."""
+    kept, position = [data[:2]], 2
+    for _ in range(_MOST_PARTS):
+        found = _JPEG_SEGMENT.search(data, position)
+        if not found:
+            break
+        position = found.start()
+        if found[1] == _SCAN:
+            break
+        end = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2], "big"))
+        kept.append(data[position:end])
+        position = end
+    return data if sum(map(len, kept)) == position else b"".join([*kept, data[position:]])
 
 
 def _png_size(data: bytes) -> tuple[int, int]:
@@ -161,7 +178,8 @@ def _tiff_size(data: bytes) -> tuple[int, int] | None:
 
 def _avif_size(data: bytes) -> tuple[int, int] | None:
     """Read the boxes `ispe`, of which the largest is of the whole picture, others of its tiles."""
-    sizes = [struct.unpack_from(">II", data, found.end() + 4) for found in re.finditer(rb"\0\0\0\x14ispe", data)]
+    boxes = itertools.islice(re.finditer(rb"\0\0\0\x14ispe", data), _MOST_PARTS)
+    sizes = (struct.unpack_from(">II", data, found.end() + 4) for found in boxes)
     return max(((height, width) for width, height in sizes), key=lambda size: size[0] * size[1], default=None)
 
 
@@ -213,8 +231,8 @@ def avif_turn(data: bytes) -> tuple[int, str] | None:
         Quarter turns anticlockwise, and `vertical` (upside down), `horizontal` or empty for the mirroring after
         them; None without such boxes, when EXIF may say it instead.
     """
-    quarters, axis = (data.find(b"\0\0\0\x09" + box) + 8 for box in (b"irot", b"imir"))
-    if quarters < 8 and axis < 8:
+    rotation, mirror = (re.search(rb"\0\0\0\x09" + box + rb"(.)", data, re.DOTALL) for box in (b"irot", b"imir"))
+    if not rotation and not mirror:
         return None
-    mirrored = ("vertical", "horizontal")[data[axis] & 1] if axis >= 8 else ""
-    return (data[quarters] & 3 if quarters >= 8 else 0), mirrored
+    mirrored = ("vertical", "horizontal")[mirror[1][0] & 1] if mirror else ""
+    return (rotation[1][0] & 3 if rotation else 0), mirrored

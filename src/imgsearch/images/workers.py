@@ -43,6 +43,10 @@ _PIPE_BYTES = 1 << 18
 # Room for a cause, a message and a hint, or for what the decoder said.
 _LONGEST_TEXT = 4096
 
+# A progressive JPEG has about ten scans. Each costs time, and no limit but a clock helps against thousands.
+_SCAN = b"\xff\xda"
+_MANY_SCANS = 100
+
 _Bytes = bytes | memoryview
 
 _REQUEST = struct.Struct("<Q")
@@ -65,6 +69,29 @@ def decode_and_fit(data: bytes, size: int, how: Fit, *, max_pixels: int = MAX_PI
         PictureError: As for `decode.decode`.
     """
     return fit(decode(data, shrink_to=_shrink_to(size, how), max_pixels=max_pixels), size, how)
+
+
+def decode_and_fit_guarded(data: bytes, size: int, how: Fit) -> Pixels:
+    """Do `decode_and_fit` here, or in a process with a clock if it is a JPEG of so many scans that it needs one.
+
+    Args:
+        data: The file.
+        size: As for `decode_and_fit`.
+        how: As for `decode_and_fit`.
+
+    Returns:
+        As `decode_and_fit`.
+
+    Raises:
+        PictureError: As for `DecodeWorker.decode`.
+    """
+    if data.count(_SCAN) < _MANY_SCANS:
+        return decode_and_fit(data, size, how)
+    worker = DecodeWorker(size, how)
+    try:
+        return worker.decode(data)[0]
+    finally:
+        worker.close()
 
 
 def _shrink_to(size: int, how: Fit) -> int:

@@ -1,7 +1,8 @@
 """The process that `annoy_process` starts: it imports Annoy and nothing else, so that it starts fast.
 
 It reads a task as a JSON object from its command line: `{}` to try Annoy, or `{"file", "dims", "rows", "search_k"}`
-to open a forest. It answers with `{"items", "trees", "nearest"}`, the nearest item of each row.
+to open a forest. It answers with `{"items", "trees", "vectors", "nearest"}`: of each row the vector, and the nearest
+item.
 """
 
 import json
@@ -20,10 +21,13 @@ def _answer(task: Mapping[str, Any]) -> dict[str, Any]:
         for row in range(16):
             forest.add_item(row, [float(row >> bit & 1) + 0.5 for bit in range(8)])
         forest.build(2, n_jobs=1)
-    found = [forest.get_nns_by_item(row, 1, task["search_k"]) for row in task.get("rows", [])]
+    count = forest.get_n_items()  # beyond which Annoy reads whatever is there
+    rows = [row for row in task.get("rows", []) if row < count]
+    found = [forest.get_nns_by_item(row, 1, task["search_k"]) for row in rows]
     return {
-        "items": forest.get_n_items(),
+        "items": count,
         "trees": forest.get_n_trees(),
+        "vectors": [forest.get_item_vector(row) for row in rows],
         "nearest": [rows[0] if rows else None for rows in found],
     }
 

@@ -66,9 +66,8 @@ def check_forest(path: Path, vectors: Embeddings, settings: BackendSettings) -> 
     # Its folder is where it runs: Annoy takes no name that is not UTF-8.
     task = {"file": path.name, "dims": vectors.shape[1], "rows": rows, "search_k": LEAST_SEARCH_K}
     done = _run(task, folder=path.parent)
-    if done.returncode == -signal.SIGILL:
-        raise unusable_annoy(done.returncode)
     if done.returncode:
+        require_annoy()  # if it does not run here at all, the file is not at fault
         reason = _death(done.returncode) or done.stderr.strip().splitlines()[-1]
         raise DamagedIndexError(f"{path} is damaged: Annoy cannot open it ({reason})")
     found = json.loads(done.stdout)
@@ -76,6 +75,8 @@ def check_forest(path: Path, vectors: Embeddings, settings: BackendSettings) -> 
         raise DamagedIndexError(f"{path} is damaged: {found['items']} items, expected {len(vectors)}")
     if found["trees"] < settings.trees:  # of a small forest Annoy counts some twice
         raise DamagedIndexError(f"{path} is damaged: {found['trees']} trees, expected {settings.trees}")
+    if not np.array_equal(np.asarray(found["vectors"], np.float32), vectors[rows]):
+        raise DamagedIndexError(f"{path} is damaged: it was built from other vectors")
     missed = sum(not _are_equal(vectors, row, nearest) for row, nearest in zip(rows, found["nearest"], strict=True))
     if missed > len(rows) / 2:
         raise DamagedIndexError(f"{path} is damaged: it does not find {missed} of {len(rows)} items by themselves")
@@ -90,7 +91,14 @@ def _run(task: Mapping[str, Any], folder: Path | None = None) -> subprocess.Comp
     command = [sys.executable, "-P", "-m", "imgsearch.index.annoy_child", json.dumps(task)]
     try:
         return subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=_SECONDS, check=False
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,  # were it closed, Annoy's file would be descriptor 0, which Annoy takes for none
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(command, 1, "", f"not done in {_SECONDS} s")

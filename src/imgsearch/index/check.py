@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from imgsearch.encoders.export import exported_files
 from imgsearch.encoders.projection import Projection
-from imgsearch.encoders.runtime import open_encoder
+from imgsearch.encoders.runtime import GRAPH_FILE, open_encoder
 from imgsearch.errors import DamagedIndexError, MissingComponentError, NoIndexError
 from imgsearch.index import store
 from imgsearch.index.annoy_process import check_forest
@@ -92,6 +93,8 @@ def _findings(directory: Path, manifest: Manifest, *, deep: bool) -> Iterator[Fi
 
 def _damaged_files(directory: Path, manifest: Manifest) -> Iterator[Finding]:
     """Compare every file with the manifest."""
+    for name in sorted(_needed(manifest) - set(manifest.files)):
+        yield Finding(name, f"{store.MANIFEST} does not say what it must be", store.remedy(name))
     for name, record in sorted(manifest.files.items()):
         found = store.try_record(directory / name)
         if found == record:
@@ -103,6 +106,19 @@ def _damaged_files(directory: Path, manifest: Manifest) -> Iterator[Finding]:
         else:
             problem = f"its content has changed: sha256 {found.sha256[:16]}…, expected {record.sha256[:16]}…"
         yield Finding(name, problem, store.remedy(name))
+
+
+def _needed(manifest: Manifest) -> set[str]:
+    """Name the files that a generation cannot do without."""
+    names = [store.EMBEDDINGS, store.ITEMS]
+    if manifest.backend is not None:
+        names.append(store.VECTORS)
+        if manifest.backend.name == "annoy" and manifest.count:
+            names.append(store.ANNOY)
+    if manifest.projection_count:
+        names.append(store.PROJECTION)
+    encoder = {f"{manifest.encoder_folder}/{name}" for name in exported_files(manifest.encoder)}
+    return encoder | {f"{manifest.folder}/{name}" for name in names}
 
 
 def _forest(directory: Path, manifest: Manifest) -> Iterator[Finding]:
@@ -130,10 +146,14 @@ def _disagreements(directory: Path, manifest: Manifest) -> Iterator[Finding]:
             vectors = open_array(folder / store.VECTORS, manifest.count, manifest.dims)
         if manifest.projection_count:
             projection = Projection.load(str(folder / store.PROJECTION), manifest.encoder.dims, manifest.dims)
+    except DamagedIndexError as error:
+        yield Finding(manifest.folder, error.message, store.remedy(items_name))
+        return
+    try:
         open_encoder(manifest.encoder, directory / manifest.encoder_folder)
     except (DamagedIndexError, MissingComponentError) as error:
-        yield Finding(manifest.folder, error.message, error.hint)
-        return
+        name = f"{manifest.encoder_folder}/{GRAPH_FILE}"
+        yield Finding(name, error.message, error.hint or store.remedy(name))
     for start in range(0, manifest.count, BLOCK_ROWS):
         block = embeddings[start : start + BLOCK_ROWS]
         if not np.allclose(np.linalg.norm(block, axis=1), 1, atol=1e-3):

@@ -66,11 +66,11 @@ def complete_generation(
     published += [f"{draft.encoder_folder}/{name}" for name in exported_files(draft.encoder)]
     manifest = replace(draft, files={name: store.file_record(directory / name) for name in published})
     store.publish(directory, manifest, previous)
-    _link_embeddings(directory, manifest)
+    link_embeddings(directory, manifest)
     return manifest
 
 
-def _link_embeddings(directory: Path, manifest: Manifest) -> None:
+def link_embeddings(directory: Path, manifest: Manifest) -> None:
     """Where there are embeddings only, let `embeddings.npy` and `items.sqlite` be found by name.
 
     The links are for people and their scripts; imgsearch itself goes by the manifest.

@@ -1,5 +1,7 @@
 """What `manifest.json` says. docs/format.md is its specification."""
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -92,7 +94,7 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as the JSON object that is stored."""
-        return {
+        data = {
             "format": FORMAT,
             "version": VERSION,
             "tool": __version__,
@@ -110,6 +112,7 @@ class Manifest:
             "metadata": {"file": self.metadata_file, "sha256": self.metadata_sha256},
             "files": {name: asdict(record) for name, record in sorted(self.files.items())},
         }
+        return {**data, "sha256": _digest(data)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Manifest":
@@ -121,6 +124,9 @@ class Manifest:
             KeyError, TypeError, ValueError, AttributeError: Something is missing or of the wrong kind.
         """
         backend = data["backend"]
+        # The first indexes of this version had neither a checksum nor the count of the damaged.
+        if ("sha256" in data or "damaged" in data) and data.get("sha256") != _digest(data):
+            raise ValueError("its content has changed")
         return cls(
             generation=_count(data["generation"]),
             count=_count(data["count"]),
@@ -142,6 +148,12 @@ class Manifest:
                 for name, record in data["files"].items()
             },
         )
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    """Take the sha256 of a manifest, but for the one that it holds."""
+    rest = {key: value for key, value in data.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def generation_folder(generation: int) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from imgsearch.errors import NoIndexError
 from imgsearch.index import store
 from imgsearch.index.disk import sync, writing
+from imgsearch.index.generation import link_embeddings
 from imgsearch.index.manifest import Manifest
 
 
@@ -54,4 +55,5 @@ def rollback(index: str | os.PathLike[str], *, wait_lock: float = 0) -> Manifest
                     files[name] = record
             manifest = replace(before, generation=number, files=files)
             store.publish(directory, manifest, current)
+            link_embeddings(directory, manifest)
         return manifest

@@ -1,8 +1,10 @@
 """Open an index and ask it."""
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,10 +17,11 @@ from imgsearch.encoders.projection import Projection
 from imgsearch.encoders.runtime import Embeddings, Encoder, encode, open_encoder
 from imgsearch.errors import DamagedIndexError, NoIndexError, PictureError, UsageError
 from imgsearch.images.decode import read_file
-from imgsearch.images.workers import decode_and_fit
+from imgsearch.images.workers import decode_and_fit_guarded
 from imgsearch.index import store
 from imgsearch.index.arrays import open_array
 from imgsearch.index.backends import AnnoyBackend, Backend, ExactBackend, Rows, scores_of
+from imgsearch.index.disk import open_regular
 from imgsearch.index.items import Items
 from imgsearch.index.manifest import Manifest
 
@@ -59,11 +62,23 @@ class Index:
     def __init__(self, directory: Path, manifest: Manifest) -> None:
         self.directory = directory
         self.manifest = manifest
-        self._vectors = open_array(self._file(store.VECTORS), manifest.count, manifest.dims)
-        self._projection = self._opened_projection()
-        self.items = Items(self._file(store.ITEMS))
         self._encoder: Encoder | None = None
         self._backend: Backend | None = None
+        names = (store.VECTORS, store.ITEMS) + ((store.ANNOY,) if self._has_forest() else ())
+        with contextlib.ExitStack() as opened:
+            files = {name: opened.enter_context(open_regular(self._file(name))) for name in names}
+            self._vectors = open_array(self._file(store.VECTORS), manifest.count, manifest.dims)
+            self._projection = self._opened_projection()
+            self.items = Items(self._file(store.ITEMS))
+            opened.pop_all()
+        # All of each file is compared with its sha256 while the encoder starts; no answer leaves before that is done.
+        self._checker = ThreadPoolExecutor(1, "imgsearch-check")
+        self._checks = {
+            name: self._checker.submit(
+                store.check_opened, file, self._file(name), manifest.files.get(f"{manifest.folder}/{name}")
+            )
+            for name, file in files.items()
+        }
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> "Index":
@@ -108,6 +123,7 @@ class Index:
 
     def close(self) -> None:
         """Close the file of items; the maps go with the last reference."""
+        self._checker.shutdown()
         self.items.close()
 
     def search(
@@ -162,9 +178,10 @@ class Index:
         data, _ = read_file(os.fspath(picture))
         row = self.items.row_of_content(hashlib.sha256(data).digest())
         if row is not None and 0 <= row < self.manifest.count:
+            self._require_whole(store.ITEMS, store.VECTORS)
             return np.array(self._vectors[row])
         spec = self.manifest.encoder
-        pixels = decode_and_fit(data, spec.size, spec.fit)
+        pixels = decode_and_fit_guarded(data, spec.size, spec.fit)
         embedding = encode(self._opened_encoder(), pixels[None])
         if not np.isfinite(embedding).all():
             raise PictureError("bad_embedding", "the encoder found nothing in this picture")
@@ -200,6 +217,7 @@ class Index:
             raise UsageError(f"expected to be asked for at least 1 result, found {k}")
         backend: Backend
         if where:
+            self._require_whole(store.ITEMS)
             backend = ExactBackend(self._vectors, self._checked_rows(self.items.rows_where(where)))
         elif self.plan(exact=exact) == "exact":
             backend = ExactBackend(self._vectors)
@@ -210,6 +228,7 @@ class Index:
 
     def _hits(self, rows: Rows, vector: Embeddings, k: int, min_score: float | None) -> list[Hit]:
         """Score candidates exactly, and say what they are."""
+        self._require_whole(store.VECTORS, store.ITEMS)
         candidates = self._vectors[rows]
         scores = scores_of(candidates, vector)
         if not np.isfinite(scores).all():
@@ -243,15 +262,21 @@ class Index:
     def _file(self, name: str) -> Path:
         return self.directory / self.manifest.folder / name
 
-    def _checked(self, folder: str, name: str) -> Path:
-        """Compare a file with its sha256 before a library that trusts it gets to see it."""
-        store.check_content(self.directory, self.manifest, f"{folder}/{name}")
-        return self.directory / folder / name
+    def _has_forest(self) -> bool:
+        # There is no forest of nothing.
+        assert self.manifest.backend is not None
+        return self.manifest.backend.name == "annoy" and self.manifest.count > 0
+
+    def _require_whole(self, *names: str) -> None:
+        """Wait until files have been compared with their sha256, and raise DamagedIndexError if one was changed."""
+        for name in names:
+            self._checks[name].result()
 
     def _opened_projection(self) -> Projection | None:
         if not self.manifest.projection_count:
             return None
-        path = self._checked(self.manifest.folder, store.PROJECTION)
+        store.check_content(self.directory, self.manifest, f"{self.manifest.folder}/{store.PROJECTION}")
+        path = self._file(store.PROJECTION)
         return Projection.load(str(path), self.manifest.encoder.dims, self.manifest.dims)
 
     def _opened_encoder(self) -> Encoder:
@@ -263,11 +288,13 @@ class Index:
         return self._encoder
 
     def _opened_annoy(self) -> Backend:
-        if self._backend is None and not self.manifest.count:
-            self._backend = ExactBackend(self._vectors)  # there is no forest of nothing
+        if self._backend is None and not self._has_forest():
+            self._backend = ExactBackend(self._vectors)
         if self._backend is None:
+            self._require_whole(store.ANNOY)  # before a library that trusts it gets to see it
             try:
-                path = self._checked(self.manifest.folder, store.ANNOY)
+                path = self._file(store.ANNOY)
+                path.stat()
                 self._backend = AnnoyBackend(path, self.manifest.count, self.manifest.dims)
             except FileNotFoundError:
                 # It was there when we opened: two newer generations have been published since. We have the vectors.

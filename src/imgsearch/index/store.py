@@ -15,6 +15,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 
 from imgsearch.errors import DamagedIndexError, LockedError, NoIndexError, UsageError
@@ -38,9 +39,9 @@ _REBUILD = "rebuild it: move the directory away and run imgsearch build-index"
 def is_index(directory: str) -> bool:
     """Say whether a folder is an imgsearch index (or what is left of a build), so that scans leave it out."""
     path = Path(directory)
-    if (path / PARTIAL).exists():
-        return True
     try:
+        if (path / PARTIAL).exists():
+            return True
         with open_regular(path / MANIFEST) as file:
             return b'"format": "imgsearch"' in file.read(4096)
     except OSError:
@@ -101,7 +102,7 @@ def _read_manifest(directory: Path, path: Path) -> Manifest:
             f"no index in {directory}", hint="make one: imgsearch build-index FOLDER_OF_PICTURES"
         ) from None
     except OSError as error:
-        raise DamagedIndexError(f"{path} cannot be read: {error.strerror}") from error
+        raise DamagedIndexError(f"{path} cannot be read: {error.strerror}", hint=_REBUILD) from error
     try:
         data = json.loads(text)
         version = data["version"] if data["format"] == FORMAT else None
@@ -116,7 +117,7 @@ def _read_manifest(directory: Path, path: Path) -> Manifest:
         raise DamagedIndexError(f"{path} is damaged: expected version {VERSION}, found {version!r}", hint=_REBUILD)
     try:
         return Manifest.from_json(data)
-    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UsageError) as error:
         raise DamagedIndexError(f"{path} is damaged: {error}", hint=_REBUILD) from error
 
 
@@ -160,8 +161,29 @@ def check_content(directory: Path, manifest: Manifest, name: str) -> None:
         DamagedIndexError: It is not the file that was published.
     """
     expected = manifest.files.get(name)
-    if expected is None or file_record(directory / name) != expected:
+    try:
+        whole = expected is not None and file_record(directory / name) == expected
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DamagedIndexError(f"{directory / name} cannot be read: {error.strerror}", hint=remedy(name)) from error
+    if not whole:
         raise DamagedIndexError(f"{directory / name} is damaged: its content has changed", hint=remedy(name))
+
+
+def check_opened(file: BufferedReader, path: Path, expected: FileRecord | None) -> None:
+    """Do `check_content` for a file that is open, so that it may be swept in the meantime; and close it.
+
+    Raises:
+        DamagedIndexError: It is not the file that was published.
+    """
+    with file:
+        try:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise DamagedIndexError(f"{path} cannot be read: {error.strerror}", hint=remedy(path.name)) from error
+        if FileRecord(file.tell(), digest) != expected:
+            raise DamagedIndexError(f"{path} is damaged: its content has changed", hint=remedy(path.name))
 
 
 def remedy(name: str) -> str:
@@ -210,8 +232,12 @@ def try_record(path: Path) -> FileRecord | str:
 
 
 def file_record(path: Path) -> FileRecord:
-    """Take size and sha256 of a file."""
-    with path.open("rb") as file:
+    """Take size and sha256 of a file.
+
+    Raises:
+        OSError: It cannot be read, or is a FIFO, a folder or a device.
+    """
+    with open_regular(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return FileRecord(file.tell(), digest)
 
@@ -308,11 +334,14 @@ def install_encoder(directory: Path, fingerprint: str, source: Path, names: tupl
             shutil.copyfile(source / name, staging / name)
             sync(staging / name)
         sync(staging)
-        if target.exists():  # file by file, so that at no moment one is missing that a generation may need
+        if target.is_dir():  # file by file, so that at no moment one is missing that a generation may need
             for name in names:
+                if (target / name).is_dir() and not (target / name).is_symlink():
+                    shutil.rmtree(target / name)
                 (staging / name).replace(target / name)
             sync(target)
         else:
+            target.unlink(missing_ok=True)
             staging.rename(target)
         sync(target.parent)
         sync(directory)

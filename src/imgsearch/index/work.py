@@ -159,7 +159,9 @@ class WorkFile:
             logger.warning("%s of an interrupted build is damaged (%s); begun anew", path, error)
             self._remove()
             self._connection = self._open(fingerprint)
-        self._same_encoder = same_encoder
+        # How many pixels a published picture has is not recorded: under a lower limit all are decoded again.
+        lowered = previous_policy is not None and policy.max_pixels < previous_policy.max_pixels
+        self._same_encoder = same_encoder and not lowered
         self._same_root = same_root
         if previous is None:
             self._connection.execute("ATTACH ':memory:' AS old")
