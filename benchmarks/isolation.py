@@ -49,7 +49,9 @@ def build(pictures: Path, folder: Path) -> float:
 
 
 @contextlib.contextmanager
-def bare_decoders(spec: EncoderSpec, _policy: FilePolicy, _count: int) -> Iterator[Callable[..., object]]:
+def bare_decoders(
+    spec: EncoderSpec, _policy: FilePolicy, _count: int
+) -> Iterator[tuple[Callable[..., object], Callable[[], None]]]:
     """Stand in for the decoder processes: the same work without a guard."""
     cv2.setNumThreads(1)
 
@@ -59,7 +61,7 @@ def bare_decoders(spec: EncoderSpec, _policy: FilePolicy, _count: int) -> Iterat
         pixels = np.asarray(cv2.cvtColor(np.asarray(image), cv2.COLOR_BGR2RGB), np.uint8)
         return replace(content, data=b"", pixels=fit(pixels, spec.size, spec.fit))
 
-    yield decode
+    yield decode, lambda: None
 
 
 if __name__ == "__main__":

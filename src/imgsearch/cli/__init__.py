@@ -82,6 +82,7 @@ def run() -> None:
     """Run the program as a process."""
     _insist_on_utf8()
     _open_standard_streams()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited as ignored, it would hide how our children ended
     # By default these end Python on the spot; as an exit they let a build commit what it has and end its workers.
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup

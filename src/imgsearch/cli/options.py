@@ -57,5 +57,6 @@ MaxSkippedOption = Annotated[
     typer.Option(metavar="N", min=0, help="Refuse to publish when more files than this cannot be used."),
 ]
 WaitLockOption = Annotated[
-    float, typer.Option(metavar="SECONDS", min=0, help="How long to wait for another build to end.", show_default=False)
+    float,
+    typer.Option(metavar="SECONDS", min=0, help="How long to wait for another build to end.", show_default=False),
 ]

@@ -12,6 +12,7 @@ import cv2
 from imgsearch.cli.terminal import printable
 from imgsearch.errors import PictureError
 from imgsearch.images.decode import read_file
+from imgsearch.images.policy import FilePolicy
 from imgsearch.images.workers import decode_and_fit_guarded
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def _thumbnail(path: str) -> str:
     """Return a small JPEG in base64, or nothing for what cannot be shown."""
     try:
         data, _ = read_file(path)
-        pixels = decode_and_fit_guarded(data, _SIDE, "pad")
+        pixels = decode_and_fit_guarded(data, _SIDE, "pad", FilePolicy())
     except PictureError:
         return ""
     _, encoded = cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])

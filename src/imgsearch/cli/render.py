@@ -87,16 +87,16 @@ def output(path: Path | None) -> Iterator[BinaryIO]:
         elif (descriptor := _descriptor(path)) is not None:
             with open(os.dup(descriptor), "wb") as file:
                 yield file
-        elif path.exists() and not path.is_file():
+        elif os.path.exists(path) and not os.path.isfile(path):
             with path.open("wb") as file:  # a pipe or a device is written to, not replaced
                 yield file
         else:
             with _whole_file(Path(os.path.realpath(path))) as file:
                 yield file
-    except BrokenPipeError:
-        _forget_what_is_buffered()
     except OSError as error:
         _forget_what_is_buffered()
+        if path is None and isinstance(error, BrokenPipeError):
+            return  # its reader has seen enough
         raise OutputError(f"cannot write {path or 'to standard output'}: {error.strerror}") from error
 
 
@@ -127,9 +127,9 @@ def require_writable(path: Path) -> None:
     """
     if _descriptor(path) is not None:
         return
-    if path.is_dir():
+    if os.path.isdir(path):
         raise OutputError(f"cannot write {path}: it is a folder")
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         writable = os.access(path, os.W_OK)
     else:
         writable = os.access(Path(os.path.realpath(path)).parent, os.W_OK | os.X_OK)
@@ -147,7 +147,7 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
         Path(draft).chmod(0o666 & ~_umask())
         Path(draft).replace(path)
     except BaseException:
-        Path(draft).unlink()
+        Path(draft).unlink(missing_ok=True)
         raise
 
 

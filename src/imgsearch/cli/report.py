@@ -10,7 +10,7 @@ from typing import Any
 
 from imgsearch.cli.render import output, require_writable, write
 from imgsearch.cli.terminal import printable, say
-from imgsearch.errors import ImgsearchError
+from imgsearch.errors import ImgsearchError, OutputError
 from imgsearch.index import store
 from imgsearch.index.items import Items
 from imgsearch.index.report import BuildReport
@@ -64,17 +64,17 @@ class ReportFile:
             yield
         except ImgsearchError as error:
             facts = {"message": error.message, "hint": error.hint}
-            self._write({"exit_code": error.exit_code, "error": facts})
+            self._write_failure({"exit_code": error.exit_code, "error": facts})
             raise
         except KeyboardInterrupt:
-            self._write({"exit_code": 130, "error": {"message": "interrupted", "hint": ""}})
+            self._write_failure({"exit_code": 130, "error": {"message": "interrupted", "hint": ""}})
             raise
         except SystemExit as end:  # SIGTERM and SIGHUP
-            self._write({"exit_code": end.code, "error": {"message": "ended by a signal", "hint": ""}})
+            self._write_failure({"exit_code": end.code, "error": {"message": "ended by a signal", "hint": ""}})
             raise
         except Exception as error:
             facts = {"message": f"a bug: {error!r}", "hint": "please report what is on standard error"}
-            self._write({"exit_code": ImgsearchError.exit_code, "error": facts})
+            self._write_failure({"exit_code": ImgsearchError.exit_code, "error": facts})
             raise
 
     def write(self, report: BuildReport, directory: Path, exit_code: int) -> None:
@@ -125,6 +125,12 @@ class ReportFile:
                 "plan": report.plan,
             }
         )
+
+    def _write_failure(self, facts: dict[str, Any]) -> None:
+        try:
+            self._write(facts)
+        except OutputError as error:
+            say(printable(error.message))  # the failure itself, which follows, matters more
 
     def _write(self, facts: dict[str, Any]) -> None:
         if self._path is not None:

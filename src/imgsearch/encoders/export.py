@@ -57,13 +57,8 @@ def exported_encoder(spec: EncoderSpec, weights: Path | None = None) -> Path:
         (staging / SPEC_FILE).write_text(json.dumps(spec.to_json(), indent=2) + "\n")
         sums = {name: _sha256(staging / name) for name in exported_files(spec)}
         (staging / _CHECKSUMS_FILE).write_text(json.dumps(sums) + "\n")
-        # A rename onto a folder fails if another process was faster; its files are the same as ours.
-        shutil.rmtree(directory, ignore_errors=True)
-        try:
-            staging.rename(directory)
-        except OSError:
-            if not directory.is_dir():
-                raise
+        staging.chmod(0o755)  # a cache may be shared
+        return _settled(staging, directory, exported_files(spec))
     except OSError as error:
         raise MissingComponentError(
             f"the exported encoder cannot be written to {staging.parent}: {error.strerror}",
@@ -71,6 +66,17 @@ def exported_encoder(spec: EncoderSpec, weights: Path | None = None) -> Path:
         ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _settled(staging: Path, directory: Path, names: tuple[str, ...]) -> Path:
+    """Give an export its place in the cache, unless another process was faster, and say where it is."""
+    if not _is_whole(directory, names):
+        shutil.rmtree(directory, ignore_errors=True)
+        try:
+            staging.rename(directory)
+        except OSError:
+            if not _is_whole(directory, names):  # a damaged one of another user, which we cannot remove
+                return Path(shutil.move(staging, _folder_for_this_run() / directory.name))
     return directory
 
 
@@ -101,14 +107,18 @@ def _writable_folder(cache: Path) -> Path:
     except OSError as error:
         logger.info("%s cannot be written (%s); the encoder is exported for this run only", cache, error.strerror)
     try:
-        passing = Path(tempfile.mkdtemp(prefix="imgsearch-"))
-        atexit.register(shutil.rmtree, passing, ignore_errors=True)
-        return Path(tempfile.mkdtemp(prefix="export-", dir=passing))
+        return Path(tempfile.mkdtemp(prefix="export-", dir=_folder_for_this_run()))
     except OSError as error:
         raise MissingComponentError(
             f"there is no folder to export the encoder into: {error.strerror}",
             hint="set IMGSEARCH_CACHE to a folder that can be written",
         ) from error
+
+
+def _folder_for_this_run() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="imgsearch-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _cache() -> Path:

@@ -60,11 +60,14 @@ class Projection:
             dims_out: d, for a check.
 
         Raises:
+            FileNotFoundError: It is missing.
             DamagedIndexError: The file is not such a projection.
         """
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 mean, components = arrays["mean"], arrays["components"]
+        except FileNotFoundError:
+            raise
         # zipfile and NumPy raise many kinds for a damaged file, and all of them mean the same here.
         except (
             OSError,
@@ -84,15 +87,18 @@ class Projection:
         return cls(mean, components)
 
 
-def learn_projection(sample: Embeddings) -> Projection:
+def learn_projection(sample: Embeddings) -> Projection | None:
     """Learn principal components with partial whitening (Jegou and Chum, 2012, with an exponent below 1).
 
     Args:
         sample: float32 (n, D), n at least `SMALLEST_CATALOGUE`.
 
     Returns:
-        D to min(`DIMS`, D) dimensions.
+        D to min(`DIMS`, D) dimensions; None where the rows are all the same: there is nothing to learn from them.
     """
+    if np.var(sample, axis=0, dtype=np.float64).sum() < 1e-8:
+        return None
+
     from sklearn.decomposition import PCA
 
     dims = min(DIMS, sample.shape[1])

@@ -5,6 +5,7 @@ a JPEG that was cut short with grey and says nothing). Bytes are read here, chec
 """
 
 import contextlib
+import io
 import os
 import re
 import stat
@@ -44,7 +45,7 @@ _JPEG_DAMAGE = re.compile(
 )
 
 _JPEG_LEFT_OVER = re.compile(rb"(\d+) extraneous bytes before marker")
-_MOST_LEFT_OVER = 64
+_MOST_LEFT_OVER = 16
 
 _STDERR_LOCK = threading.Lock()
 
@@ -79,7 +80,7 @@ def read_file(path: str, *, follow_links: bool = True, max_bytes: int = MAX_BYTE
                     raise PictureError(
                         "too_many_bytes", f"{before.st_size:,} bytes, more than the limit of {max_bytes:,}"
                     )
-                data = file.read(before.st_size + 1)
+                data = _read_all(file, before.st_size + 1)
                 after = os.fstat(file.fileno())
         except FileNotFoundError:
             raise PictureError("vanished", "no such file") from None
@@ -92,6 +93,14 @@ def read_file(path: str, *, follow_links: bool = True, max_bytes: int = MAX_BYTE
                 raise PictureError("empty", "the file is empty")
             return data, after
     raise PictureError("changed", "changed while it was read")
+
+
+def _read_all(file: io.FileIO, length: int) -> bytes:
+    """Read up to so many bytes; the system gives no more than 2 GiB at a time."""
+    data = file.read(length)
+    while len(data) < length and (part := file.read(length - len(data))):
+        data += part
+    return data
 
 
 def decode(data: bytes, *, shrink_to: int = 0, max_pixels: int = MAX_PIXELS) -> Pixels:
@@ -107,7 +116,7 @@ def decode(data: bytes, *, shrink_to: int = 0, max_pixels: int = MAX_PIXELS) -> 
         RGB pixels, uint8 of shape (height, width, 3).
 
     Raises:
-        PictureError: `empty`, `not_an_image`, `unsupported_format`, `too_large` or `corrupt`.
+        PictureError: `empty`, `not_an_image`, `unsupported_format`, `too_large`, `out_of_memory` or `corrupt`.
     """
     native, damage = _decode_native(data, shrink_to, max_pixels)
     if damage:
@@ -197,11 +206,32 @@ def _decode_native(data: bytes, shrink_to: int, max_pixels: int) -> tuple[Pixels
     return _as_pixels(image), _damage(said, data) if kind == "jpeg" else ""
 
 
+@contextlib.contextmanager
+def within_memory() -> Iterator[None]:
+    """Turn a lack of memory, wherever it shows, into the refusal of a picture.
+
+    Raises:
+        PictureError: `out_of_memory`.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise _out_of_memory() from None
+    except cv2.error as error:
+        if error.code != cv2.Error.StsNoMem:
+            raise
+        raise _out_of_memory() from None
+
+
+def _out_of_memory() -> PictureError:
+    return PictureError("out_of_memory", "needs more memory than a decoder may take, or than there is")
+
+
 def _refusal(error: cv2.error) -> PictureError:
     if "MAX_IMAGE_" in str(error):
         return PictureError("too_large", "more pixels than OpenCV's limit, or a side over 2^20")
     if error.code == cv2.Error.StsNoMem:
-        return PictureError("too_large", "needs more memory than a decoder may take")
+        return _out_of_memory()
     return PictureError("corrupt", "cut short or damaged")
 
 

@@ -13,6 +13,7 @@ _JPEG_SEGMENT = re.compile(rb"\xff([^\xff\0\x01\xd0-\xd8])")
 _MOST_PARTS = 10_000
 _LAST_HUFFMAN_FRAME = 0xC7  # later ones are coded arithmetically
 _SCAN = b"\xda"
+_TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _WIDTH_TAG, _HEIGHT_TAG = 0x0100, 0x0101
 
 
@@ -39,7 +40,7 @@ def picture_format(data: bytes) -> str:
         "bmp": head.startswith(b"BM") and len(data) > 26,
         "tiff": head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
         "gif": head.startswith((b"GIF87a", b"GIF89a")),
-        "avif": brand in (b"ftypavif", b"ftypavis"),
+        "avif": brand.startswith(b"ftyp") and re.search(rb"avi[fs]", data[8 : min(_word(data), 256)]) is not None,
     }
     for name, matches in known.items():
         if matches:
@@ -59,6 +60,10 @@ def picture_format(data: bytes) -> str:
                 hint="convert it to JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF",
             )
     raise PictureError("not_an_image", "the content is not a picture")
+
+
+def _word(data: bytes) -> int:
+    return int.from_bytes(data[:4], "big")
 
 
 def checked_size(data: bytes, kind: str, max_pixels: int) -> tuple[int, int] | None:
@@ -172,7 +177,9 @@ def _tiff_size(data: bytes) -> tuple[int, int] | None:
         place = start + struct.calcsize(head) + entry_length * entry
         tag, kind = struct.unpack_from(order + "HH", data, place)
         if tag in (_WIDTH_TAG, _HEIGHT_TAG):
-            (found[tag],) = struct.unpack_from(order + ("H" if kind == 3 else "I"), data, place + (12 if big else 8))
+            if kind not in _TIFF_NUMBERS:
+                return None
+            (found[tag],) = struct.unpack_from(order + _TIFF_NUMBERS[kind], data, place + (12 if big else 8))
     return (found[_HEIGHT_TAG], found[_WIDTH_TAG]) if len(found) == 2 else None
 
 

@@ -10,6 +10,7 @@ worker, and has no clock for a single task.)
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import resource
@@ -18,6 +19,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import IO, Any, cast, get_args
@@ -26,8 +28,9 @@ import numpy as np
 
 from imgsearch.errors import MissingComponentError, PictureError
 from imgsearch.images import MAX_PIXELS
-from imgsearch.images.decode import Pixels, decode, salvage
-from imgsearch.images.policy import FilePolicy
+from imgsearch.images.decode import Pixels, decode, salvage, within_memory
+from imgsearch.images.headers import checked_size, picture_format
+from imgsearch.images.policy import MAX_BYTES, FilePolicy
 from imgsearch.images.transform import Fit, fit
 
 DECODE_SECONDS = 30.0
@@ -44,6 +47,7 @@ _PIPE_BYTES = 1 << 18
 _LONGEST_TEXT = 4096
 
 # A progressive JPEG has about ten scans. Each costs time, and no limit but a clock helps against thousands.
+_JPEG_START = b"\xff\xd8\xff"
 _SCAN = b"\xff\xda"
 _MANY_SCANS = 100
 
@@ -68,16 +72,18 @@ def decode_and_fit(data: bytes, size: int, how: Fit, *, max_pixels: int = MAX_PI
     Raises:
         PictureError: As for `decode.decode`.
     """
-    return fit(decode(data, shrink_to=_shrink_to(size, how), max_pixels=max_pixels), size, how)
+    with within_memory():
+        return fit(decode(data, shrink_to=_shrink_to(size, how), max_pixels=max_pixels), size, how)
 
 
-def decode_and_fit_guarded(data: bytes, size: int, how: Fit) -> Pixels:
-    """Do `decode_and_fit` here, or in a process with a clock if it is a JPEG of so many scans that it needs one.
+def decode_and_fit_guarded(data: bytes, size: int, how: Fit, policy: FilePolicy) -> Pixels:
+    """Do `decode_and_fit` here; or in a process if it is a JPEG that needs a clock, or larger than OpenCV admits here.
 
     Args:
         data: The file.
         size: As for `decode_and_fit`.
         how: As for `decode_and_fit`.
+        policy: What is let in; nothing less than by default.
 
     Returns:
         As `decode_and_fit`.
@@ -85,9 +91,12 @@ def decode_and_fit_guarded(data: bytes, size: int, how: Fit) -> Pixels:
     Raises:
         PictureError: As for `DecodeWorker.decode`.
     """
-    if data.count(_SCAN) < _MANY_SCANS:
+    max_pixels = max(MAX_PIXELS, policy.max_pixels)
+    dimensions = checked_size(data, picture_format(data), max_pixels) or (0, 0)
+    has_many_scans = data.startswith(_JPEG_START) and data.count(_SCAN) >= _MANY_SCANS
+    if not has_many_scans and dimensions[0] * dimensions[1] <= MAX_PIXELS:
         return decode_and_fit(data, size, how)
-    worker = DecodeWorker(size, how)
+    worker = DecodeWorker(size, how, FilePolicy(policy.max_bytes, max_pixels))
     try:
         return worker.decode(data)[0]
     finally:
@@ -118,6 +127,8 @@ class DecodeWorker:
         self._policy = policy or FilePolicy()
         self._seconds = seconds
         self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self._ended = False
 
     def decode(self, data: bytes) -> tuple[Pixels, str]:
         """Do `decode_and_fit` in the worker.
@@ -131,7 +142,10 @@ class DecodeWorker:
         Raises:
             PictureError: As for `decode.decode`; also `decoder_crashed` and `timeout`.
         """
-        process = self._process or self._start()
+        with self._lock:
+            if self._ended:
+                raise PictureError("decoder_crashed", "the decoder was ended")
+            process = self._process or self._start()
         deadline = time.monotonic() + self._seconds
         count = 3 * self._size * self._size
         try:
@@ -147,6 +161,13 @@ class DecodeWorker:
             refusal = json.loads(answer.tobytes())
             raise PictureError(refusal["cause"], refusal["message"], hint=refusal["hint"])
         return answer[:count].reshape(self._size, self._size, 3), answer[count:].tobytes().decode()
+
+    def kill(self) -> None:
+        """End the process for good, from any thread: whoever waits for it is told `decoder_crashed`."""
+        with self._lock:
+            self._ended = True
+            if self._process is not None:
+                self._process.kill()
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
@@ -171,11 +192,13 @@ class DecodeWorker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                pipesize=_PIPE_BYTES,
                 env=os.environ | settings,
             )
         except OSError as error:
             raise MissingComponentError(f"cannot start a decoder process: {error}") from error
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):  # the system may grant no more; it is only slower then
+                fcntl.fcntl(_stream(pipe).fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         os.set_blocking(_stream(self._process.stdin).fileno(), False)
         return self._process
 
@@ -231,25 +254,21 @@ def _serve(size: int, how: Fit, policy: FilePolicy, seconds: float) -> None:
     os.dup2(2, 1)  # whatever a library prints must not be read as pixels
     while len(header := requests.read(_REQUEST.size)) == _REQUEST.size:
         (length,) = _REQUEST.unpack(header)
-        data = requests.read(length)
         signal.setitimer(signal.ITIMER_REAL, seconds + 1)  # the parent's clock strikes first, if there is a parent
         try:
-            status, answer = 0, _square(data, size, how, policy)
+            status, answer = 0, _square(requests.read(length), size, how, policy)
         except PictureError as error:
             status, answer = 1, [_refusal(error)]
-        except MemoryError:
-            status, answer = 1, [_refusal(PictureError("too_large", "needs more memory than a decoder may take"))]
         signal.setitimer(signal.ITIMER_REAL, 0)
         _write(answers, [_ANSWER.pack(status, sum(map(len, answer))), *answer])
 
 
 def _square(data: bytes, size: int, how: Fit, policy: FilePolicy) -> list[_Bytes]:
-    damage = ""
-    if policy.keep_damaged:
+    if not policy.keep_damaged:
+        return [decode_and_fit(data, size, how, max_pixels=policy.max_pixels).reshape(-1).data]
+    with within_memory():
         picture, damage = salvage(data, shrink_to=_shrink_to(size, how), max_pixels=policy.max_pixels)
-    else:
-        picture = decode(data, shrink_to=_shrink_to(size, how), max_pixels=policy.max_pixels)
-    return [fit(picture, size, how).reshape(-1).data, damage.encode()[:_LONGEST_TEXT]]
+        return [fit(picture, size, how).reshape(-1).data, damage.encode()[:_LONGEST_TEXT]]
 
 
 def _refusal(error: PictureError) -> bytes:
@@ -259,7 +278,7 @@ def _refusal(error: PictureError) -> bytes:
 def _limit_resources(policy: FilePolicy) -> None:
     """Let this process fail where the machine would suffer."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    memory = max(_LEAST_MEMORY, _BYTES_A_PIXEL * policy.max_pixels)
+    memory = max(_LEAST_MEMORY, _BYTES_A_PIXEL * policy.max_pixels) + max(0, policy.max_bytes - MAX_BYTES)
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     if most == resource.RLIM_INFINITY or memory < most:
         resource.setrlimit(resource.RLIMIT_AS, (memory, most))

@@ -11,7 +11,15 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def _answer(task: Mapping[str, Any]) -> dict[str, Any]:
+def answer(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Do a task.
+
+    Args:
+        task: As above.
+
+    Returns:
+        As above.
+    """
     from annoy import AnnoyIndex
 
     forest = AnnoyIndex(task.get("dims", 8), "angular")
@@ -22,15 +30,15 @@ def _answer(task: Mapping[str, Any]) -> dict[str, Any]:
             forest.add_item(row, [float(row >> bit & 1) + 0.5 for bit in range(8)])
         forest.build(2, n_jobs=1)
     count = forest.get_n_items()  # beyond which Annoy reads whatever is there
-    rows = [row for row in task.get("rows", []) if row < count]
-    found = [forest.get_nns_by_item(row, 1, task["search_k"]) for row in rows]
+    rows = [row for row in task.get("rows", [0]) if row < count]
+    found = [forest.get_nns_by_item(row, 1, task.get("search_k", 16)) for row in rows]
     return {
         "items": count,
         "trees": forest.get_n_trees(),
         "vectors": [forest.get_item_vector(row) for row in rows],
-        "nearest": [rows[0] if rows else None for rows in found],
+        "nearest": [neighbours[0] if neighbours else None for neighbours in found],
     }
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(_answer(json.loads(sys.argv[1]))))
+    sys.stdout.write(json.dumps(answer(json.loads(sys.argv[1]))))

@@ -43,9 +43,8 @@ def unusable_annoy(returncode: int, said: str = "") -> MissingComponentError:
         returncode: Of the process that tried it.
         said: What that wrote on standard error.
     """
-    reason = _death(returncode) or (said.strip().splitlines() or ["it did not say why"])[-1]
     return MissingComponentError(
-        f"Annoy does not run on this machine: {reason}",
+        f"Annoy does not run on this machine: {_reason(returncode, said)}",
         hint="use --backend exact, or compile it here: pip install --force-reinstall --no-cache-dir annoy",
     )
 
@@ -68,8 +67,7 @@ def check_forest(path: Path, vectors: Embeddings, settings: BackendSettings) -> 
     done = _run(task, folder=path.parent)
     if done.returncode:
         require_annoy()  # if it does not run here at all, the file is not at fault
-        reason = _death(done.returncode) or done.stderr.strip().splitlines()[-1]
-        raise DamagedIndexError(f"{path} is damaged: Annoy cannot open it ({reason})")
+        raise DamagedIndexError(f"{path} is damaged: Annoy cannot open it ({_reason(done.returncode, done.stderr)})")
     found = json.loads(done.stdout)
     if found["items"] != len(vectors):
         raise DamagedIndexError(f"{path} is damaged: {found['items']} items, expected {len(vectors)}")
@@ -84,7 +82,11 @@ def check_forest(path: Path, vectors: Embeddings, settings: BackendSettings) -> 
 
 def _are_equal(vectors: Embeddings, row: int, nearest: int | None) -> bool:
     """Say whether the nearest item is the item itself, or one just like it."""
-    return nearest is not None and 0 <= nearest < len(vectors) and float(vectors[row] @ vectors[nearest]) > 0.999
+    return (
+        nearest is not None
+        and 0 <= nearest < len(vectors)
+        and float(np.linalg.norm(vectors[row] - vectors[nearest])) < 0.05
+    )
 
 
 def _run(task: Mapping[str, Any], folder: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -106,5 +108,7 @@ def _run(task: Mapping[str, Any], folder: Path | None = None) -> subprocess.Comp
         raise MissingComponentError(f"cannot start a process: {error}") from error
 
 
-def _death(returncode: int) -> str:
-    return f"it died of {signal.Signals(-returncode).name}" if returncode < 0 else ""
+def _reason(returncode: int, said: str) -> str:
+    if returncode < 0:
+        return f"it died of {signal.Signals(-returncode).name}"
+    return (said.strip().splitlines() or ["it did not say why"])[-1]

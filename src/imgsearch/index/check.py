@@ -66,7 +66,10 @@ def check(index: str | os.PathLike[str], *, deep: bool = False) -> list[Finding]
             manifest = store.read_manifest(directory)
         except DamagedIndexError as error:
             return [Finding(store.MANIFEST, error.message, error.hint)]
-        findings = list(_findings(directory, manifest, deep=deep))
+        try:
+            findings = list(_findings(directory, manifest, deep=deep))
+        except (FileNotFoundError, DamagedIndexError) as error:  # swept while it was read, or not what it should be
+            findings = [Finding(manifest.folder, str(error), store.remedy(store.ITEMS))]
         if not findings or not attempts or _is_published(directory, manifest):
             return findings
 

@@ -1,6 +1,7 @@
 """Build an index from what `embed` wrote: the same truth, with the derived files added."""
 
 import contextlib
+import os
 import shutil
 from collections import Counter
 from dataclasses import asdict, replace
@@ -9,14 +10,20 @@ from pathlib import Path
 from imgsearch.encoders.export import exported_files
 from imgsearch.errors import NoIndexError, UsageError
 from imgsearch.index import store
-from imgsearch.index.annoy_process import require_annoy
 from imgsearch.index.disk import sync, writing
 from imgsearch.index.generation import complete_generation
 from imgsearch.index.items import Items
 from imgsearch.index.manifest import Manifest
 from imgsearch.index.pipeline import Progress
 from imgsearch.index.report import BuildReport, Stopwatch, peak_memory
-from imgsearch.index.settings import Conduct, Wishes, guard_against_shrinking, settle_backend
+from imgsearch.index.settings import (
+    Conduct,
+    Wishes,
+    guard_against_shrinking,
+    guard_against_skipping,
+    require_means,
+    settle_backend,
+)
 
 
 def index_embeddings(
@@ -46,6 +53,7 @@ def index_embeddings(
     if given is None:
         raise NoIndexError(f"{source} is not complete: embed was interrupted", hint=f"run embed -o {source} again")
     with store.writer_lock(directory, conduct.wait_lock), writing(directory):
+        given = store.read_manifest(source)  # again: while we waited for the lock, embed may have published
         previous = store.published(directory)
         draft = replace(
             given,
@@ -59,19 +67,19 @@ def index_embeddings(
             and store.is_whole(directory, previous)
         ):
             return _report(previous, directory, watch, published=False)
-        if previous and not conduct.force:
+        guard_against_skipping(given.rejected, conduct)
+        if not conduct.force:
             guard_against_shrinking(given.count, previous)
         encoder_files = exported_files(given.encoder)
         for name in (*_truth(given), *(f"{given.encoder_folder}/{name}" for name in encoder_files)):
             store.check_truth(source, given, name)
-        if draft.backend and draft.backend.name == "annoy":
-            require_annoy()
+        require_means(directory, draft, given.count, 0, None if directory == source else source / given.encoder_folder)
         with watch.stage("index"), store.new_generation(directory, draft.generation) as folder:
             for name in _truth(given):
                 copy = folder / Path(name).name
                 shutil.copyfile(source / name, copy)
                 sync(copy)
-            if directory.resolve() != source.resolve():
+            if os.path.realpath(directory) != os.path.realpath(source):
                 store.install_encoder(directory, given.fingerprint, source / given.encoder_folder, encoder_files)
             manifest = complete_generation(directory, draft, previous, progress, relearn=conduct.relearn)
         return _report(manifest, directory, watch, published=True)

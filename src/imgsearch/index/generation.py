@@ -1,6 +1,7 @@
 """Complete a generation: add the derived files to the truth, describe every file, publish."""
 
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,7 +50,8 @@ def complete_generation(
         if projection is not None and previous is not None:
             learnt_on = previous.projection_count
         elif draft.count >= SMALLEST_CATALOGUE:
-            projection, learnt_on = _learnt_projection(embeddings, backend.seed), draft.count
+            projection = _learnt_projection(embeddings, backend.seed)
+            learnt_on = draft.count if projection else 0
         draft = replace(
             draft,
             dims=len(projection.components) if projection else draft.encoder.dims,
@@ -77,7 +79,7 @@ def link_embeddings(directory: Path, manifest: Manifest) -> None:
     """
     for name in (store.EMBEDDINGS, store.ITEMS):
         link = directory / name
-        if manifest.backend is None and (link.is_symlink() or not link.exists()):
+        if manifest.backend is None and (link.is_symlink() or not os.path.lexists(link)):
             draft = link.with_name(name + ".tmp")
             draft.unlink(missing_ok=True)
             draft.symlink_to(f"{manifest.folder}/{name}")
@@ -107,7 +109,7 @@ def _kept_projection(directory: Path, draft: Manifest, previous: Manifest | None
     return Projection.load(str(directory / name), draft.encoder.dims, previous.dims)
 
 
-def _learnt_projection(embeddings: Embeddings, seed: int) -> Projection:
+def _learnt_projection(embeddings: Embeddings, seed: int) -> Projection | None:
     """Learn from a sample that fits into memory."""
     rows = np.arange(len(embeddings))
     if len(rows) > LARGEST_SAMPLE:

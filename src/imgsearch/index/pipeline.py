@@ -12,7 +12,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -22,6 +22,7 @@ from imgsearch.encoders.runtime import Embeddings, Encoder
 from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.errors import PictureError, RefusedError
 from imgsearch.images.decode import Pixels, read_file
+from imgsearch.images.headers import checked_size, picture_format
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.scan import file_time
 from imgsearch.images.workers import DecodeWorker
@@ -110,9 +111,12 @@ def embed_pending(
     processors = len(os.sched_getaffinity(0))
     with (
         work.transaction(),
-        _decoders(spec, policy, processors) as decode,
+        _decoders(spec, policy, processors) as (decode, kill_decoders),
         ThreadPoolExecutor(processors + 1) as threads,
+        contextlib.ExitStack() as at_the_end,
     ):
+        # An interruption must not wait for the half minute that a file under way may take.
+        at_the_end.callback(kill_decoders)
         contents = bounded_map(threads, lambda file: _read(root, policy, file), work.pending(), 2 * processors, _size)
         unknown = _settle_known(contents, work, tally)
         first = next(unknown, None)
@@ -176,8 +180,10 @@ def bounded_map(
 
 
 @contextlib.contextmanager
-def _decoders(spec: EncoderSpec, policy: FilePolicy, count: int) -> Iterator[Callable[[_Content], _Content]]:
-    """Keep some decoder processes, and give a function that lends one to each call."""
+def _decoders(
+    spec: EncoderSpec, policy: FilePolicy, count: int
+) -> Iterator[tuple[Callable[[_Content], _Content], Callable[[], None]]]:
+    """Keep some decoder processes; give a function that lends one to each call, and one that kills them all."""
     workers = [DecodeWorker(spec.size, spec.fit, policy) for _ in range(count)]
     free: SimpleQueue[DecodeWorker] = SimpleQueue()
     for worker in workers:
@@ -188,13 +194,17 @@ def _decoders(spec: EncoderSpec, policy: FilePolicy, count: int) -> Iterator[Cal
         try:
             pixels, damage = worker.decode(content.data)
         except PictureError as error:
-            return _Content(content.file, error=error)
+            return replace(content, data=b"", error=error)
         finally:
             free.put(worker)
-        return _Content(content.file, content.sha256, content.size, content.mtime_ns, pixels=pixels, damage=damage)
+        return replace(content, data=b"", pixels=pixels, damage=damage)
+
+    def kill() -> None:
+        for worker in workers:
+            worker.kill()
 
     try:
-        yield decode
+        yield decode, kill
     finally:
         for worker in workers:
             worker.close()
@@ -210,11 +220,20 @@ def _length(content: _Content) -> int:
 
 def _read(root: str, policy: FilePolicy, file: PendingFile) -> _Content:
     path = os.path.join(root, file.path)
+    size, mtime_ns = file.size, file.mtime_ns
     try:
         data, status = read_file(path, follow_links=policy.follow_links, max_bytes=policy.max_bytes)
+        size, mtime_ns = status.st_size, file_time(status)
+        # Here and not only in the decoder: what is known by its content is not decoded.
+        checked_size(data, picture_format(data), policy.max_pixels)
     except PictureError as error:
-        return _Content(file, error=error)
-    return _Content(file, hashlib.sha256(data).digest(), status.st_size, file_time(status), data)
+        if (error.cause == "empty" and file.size) or (
+            error.cause == "too_many_bytes" and file.size <= policy.max_bytes
+        ):
+            # It is being written: what is found now must not be remembered as what it is.
+            error = PictureError("changed", "changed while the catalogue was read")
+        return _Content(file, size=size, mtime_ns=mtime_ns, error=error)
+    return _Content(file, hashlib.sha256(data).digest(), size, mtime_ns, data)
 
 
 def _settle_known(contents: Iterator[_Content], work: WorkFile, tally: Tally) -> Iterator[_Content]:
@@ -240,7 +259,8 @@ def _record(encoded: list[tuple[_Content, Embeddings]], work: WorkFile, tally: T
         work.settle(content.file, content.sha256, content.size, content.mtime_ns)
     for content, vector in encoded:
         if not np.isfinite(vector).all():
-            work.reject(content.file, "bad_embedding", "the encoder found nothing in this picture")
+            message = "the encoder found nothing in this picture"
+            work.reject(content.file, "bad_embedding", message, content.size, content.mtime_ns)
     tally.embedded += len(usable)
     tally.rejected += len(encoded) - len(usable)
 
@@ -250,7 +270,7 @@ def _reject_unusable(contents: Iterator[_Content], work: WorkFile, tally: Tally)
         if content.error is None:
             yield content
         else:
-            work.reject(content.file, content.error.cause, content.error.message)
+            work.reject(content.file, content.error.cause, content.error.message, content.size, content.mtime_ns)
             tally.rejected += 1
 
 

@@ -1,6 +1,7 @@
 """What a build did, and what it took."""
 
 import contextlib
+import resource
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -99,6 +100,9 @@ class Stopwatch:
 
 def peak_memory() -> int:
     """Return the most memory (resident set, bytes) this process has had since it was started."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        lines = dict(line.split(":", 1) for line in file)
-    return 1024 * int(lines["VmHWM"].split()[0])
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        return 1024 * int(lines["VmHWM"].split()[0])
+    except (OSError, KeyError):  # the kernel does not say; this may count the parent's memory before the start
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -5,7 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from imgsearch.errors import NoIndexError
+from imgsearch.errors import DamagedIndexError, NoIndexError
 from imgsearch.index import store
 from imgsearch.index.disk import sync, writing
 from imgsearch.index.generation import link_embeddings
@@ -40,8 +40,14 @@ def rollback(index: str | os.PathLike[str], *, wait_lock: float = 0) -> Manifest
             raise NoIndexError(
                 f"generation {before.generation} of {directory} holds embeddings only, nothing to search"
             )
-        for name in before.files:
-            store.check_truth(directory, before, name)
+        try:
+            for name in before.files:
+                store.check_truth(directory, before, name)
+        except DamagedIndexError as error:
+            raise DamagedIndexError(
+                f"generation {before.generation} cannot be returned to: {error.message}",
+                hint="nothing was changed: the index answers as before",
+            ) from error
         number = current.generation + 1
         with store.new_generation(directory, number) as folder:
             files = {}

@@ -4,8 +4,9 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +18,7 @@ from imgsearch.encoders.projection import Projection
 from imgsearch.encoders.runtime import Embeddings, Encoder, encode, open_encoder
 from imgsearch.errors import DamagedIndexError, NoIndexError, PictureError, UsageError
 from imgsearch.images.decode import read_file
+from imgsearch.images.policy import MAX_BYTES
 from imgsearch.images.workers import decode_and_fit_guarded
 from imgsearch.index import store
 from imgsearch.index.arrays import open_array
@@ -71,14 +73,9 @@ class Index:
             self._projection = self._opened_projection()
             self.items = Items(self._file(store.ITEMS))
             opened.pop_all()
-        # All of each file is compared with its sha256 while the encoder starts; no answer leaves before that is done.
+        self._opened = files
         self._checker = ThreadPoolExecutor(1, "imgsearch-check")
-        self._checks = {
-            name: self._checker.submit(
-                store.check_opened, file, self._file(name), manifest.files.get(f"{manifest.folder}/{name}")
-            )
-            for name, file in files.items()
-        }
+        self._checks: dict[str, Future[None]] = {}
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> "Index":
@@ -109,6 +106,8 @@ class Index:
                         f"{error.filename} is missing",
                         hint="run imgsearch build-index again into a new directory",
                     ) from error
+            except OSError as error:
+                raise DamagedIndexError(f"{error.filename} cannot be read: {error.strerror}") from error
 
     def __len__(self) -> int:
         return self.manifest.count
@@ -123,7 +122,9 @@ class Index:
 
     def close(self) -> None:
         """Close the file of items; the maps go with the last reference."""
-        self._checker.shutdown()
+        self._checker.shutdown(cancel_futures=True)
+        for file in self._opened.values():
+            file.close()
         self.items.close()
 
     def search(
@@ -152,6 +153,8 @@ class Index:
             UsageError: `k` or `where` makes no sense.
             DamagedIndexError: A file of the index is damaged.
         """
+        forest = (store.ANNOY,) if self._has_forest() and self.plan(where=where, exact=exact) == "annoy" else ()
+        self._begin_checks(store.ITEMS, store.VECTORS, *forest)  # while the encoder starts
         vector = self.vector_of(picture)
         return self.search_vector(vector, k, where=where, min_score=min_score, exact=exact)
 
@@ -175,13 +178,13 @@ class Index:
             PictureError: The picture cannot be used.
             DamagedIndexError: The encoder or the projection is damaged.
         """
-        data, _ = read_file(os.fspath(picture))
+        data, _ = read_file(os.fspath(picture), max_bytes=max(MAX_BYTES, self.manifest.policy.max_bytes))
         row = self.items.row_of_content(hashlib.sha256(data).digest())
         if row is not None and 0 <= row < self.manifest.count:
             self._require_whole(store.ITEMS, store.VECTORS)
             return np.array(self._vectors[row])
         spec = self.manifest.encoder
-        pixels = decode_and_fit_guarded(data, spec.size, spec.fit)
+        pixels = decode_and_fit_guarded(data, spec.size, spec.fit, self.manifest.policy)
         embedding = encode(self._opened_encoder(), pixels[None])
         if not np.isfinite(embedding).all():
             raise PictureError("bad_embedding", "the encoder found nothing in this picture")
@@ -267,8 +270,17 @@ class Index:
         assert self.manifest.backend is not None
         return self.manifest.backend.name == "annoy" and self.manifest.count > 0
 
+    def _begin_checks(self, *names: str) -> None:
+        """Begin to compare whole files with their sha256, in a thread: no answer leaves before that is done."""
+        for name in names:
+            if name not in self._checks:
+                expected = self.manifest.files.get(f"{self.manifest.folder}/{name}")
+                check = partial(store.check_opened, self._opened[name], self._file(name), expected)
+                self._checks[name] = self._checker.submit(check)
+
     def _require_whole(self, *names: str) -> None:
-        """Wait until files have been compared with their sha256, and raise DamagedIndexError if one was changed."""
+        """Wait for the comparison of files, and raise DamagedIndexError if one was changed."""
+        self._begin_checks(*names)
         for name in names:
             self._checks[name].result()
 

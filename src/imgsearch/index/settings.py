@@ -5,10 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from imgsearch.encoders.projection import DIMS, SMALLEST_CATALOGUE
 from imgsearch.encoders.runtime import best_precision
 from imgsearch.encoders.spec import DEFAULT_BACKBONE, EncoderSpec, Precision, choose_spec
-from imgsearch.errors import RefusedError, UsageError
+from imgsearch.errors import DamagedIndexError, RefusedError, UsageError
 from imgsearch.images.policy import FilePolicy
+from imgsearch.index.annoy_process import require_annoy
+from imgsearch.index.disk import require_space
 from imgsearch.index.manifest import BackendSettings, Manifest
 
 Damaged = Literal["skip", "keep"]
@@ -90,6 +93,8 @@ def settle_backend(wishes: Wishes, previous: Manifest | None) -> BackendSettings
         trees=known.trees if wishes.trees is None else wishes.trees,
         seed=known.seed if wishes.seed is None else wishes.seed,
     )
+    if previous and previous.backend and previous.backend.name not in BACKENDS:
+        raise DamagedIndexError(f"the index names a backend that does not exist: {previous.backend.name!r}")
     if settings.name not in BACKENDS:
         raise UsageError(f"expected the backend to be one of {', '.join(BACKENDS)}, found {settings.name!r}")
     if not 1 <= settings.trees <= 10_000:
@@ -132,7 +137,7 @@ def settle_metadata(wishes: Wishes, previous: Manifest | None) -> Path | None:
     if not chosen:
         return None
     path = Path(chosen).absolute()
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError(
             f"expected a CSV file of products, found nothing: {path}",
             hint="" if wishes.metadata else "the index remembers it; give its new place with --metadata",
@@ -157,35 +162,50 @@ def guard_against_skipping(rejected: int, conduct: Conduct) -> None:
         )
 
 
-def expected_size(count: int, pending: int, spec: EncoderSpec, *, searchable: bool, trees: int) -> int:
-    """Estimate how many bytes a build writes, rather too many.
+def require_means(directory: Path, draft: Manifest, count: int, pending: int, new_encoder: Path | None) -> None:
+    """Find out what would make a build fail at its end, before its long part begins.
 
     Args:
+        directory: The index.
+        draft: Describes what is to be published.
         count: Items there will be at most.
         pending: Of these, pictures that must be embedded.
-        spec: The encoder.
-        searchable: Whether there will be vectors and a forest.
-        trees: Of the forest; 0 for none.
+        new_encoder: Folder of the encoder if it must be copied.
+
+    Raises:
+        MissingComponentError: Annoy does not run here.
+        OutputError: The disk has no room.
     """
-    item = 4 * spec.dims + 700  # a row of the embeddings, and one of items.sqlite and of the work file
-    if searchable:
-        item += 4 * spec.dims  # a projection makes it less
-    if trees:
-        item += 4 * spec.dims + 20 * trees  # measured: 16 bytes a tree and item
-    return count * item + pending * (4 * spec.dims + 200) + 1_000_000
+    backend = draft.backend
+    needed = count * (4 * draft.encoder.dims + 700)  # the embeddings; rows of items.sqlite and of the work file
+    needed += pending * (4 * draft.encoder.dims + 200)  # in the work file
+    if backend:
+        searched = 4 * (min(DIMS, draft.encoder.dims) if count >= SMALLEST_CATALOGUE else draft.encoder.dims)
+        needed += count * searched
+        if backend.name == "annoy":
+            require_annoy()
+            needed += count * (searched + 20 * backend.trees)  # measured: 16 bytes a tree and item
+    if new_encoder:
+        needed += sum(file.stat().st_size for file in new_encoder.iterdir())
+    require_space(directory, needed + 1_000_000)
 
 
-def guard_against_shrinking(left: int, previous: Manifest) -> None:
-    """Refuse a catalogue that lost more than half of its pictures: more likely its disk is not mounted.
+def guard_against_shrinking(left: int, previous: Manifest | None) -> None:
+    """Refuse a catalogue that is empty, or lost more than half of its pictures: more likely its disk is not mounted.
 
     Args:
         left: Pictures that can be used.
-        previous: What is published.
+        previous: What is published, if anything.
 
     Raises:
-        RefusedError: They are fewer than half of the published ones.
+        RefusedError: There are none, or fewer than half of the published ones.
     """
-    if left < previous.count / 2:
+    if previous is None and not left:
+        raise RefusedError(
+            "the catalogue has no picture that can be used",
+            hint="is it the right folder, and is its disk mounted? To publish an empty index, pass --force",
+        )
+    if previous is not None and left < previous.count / 2:
         raise RefusedError(
             f"the catalogue has {left} usable pictures, the index has {previous.count}; nothing was changed",
             hint="is the disk mounted? If the pictures are really gone, pass --force",

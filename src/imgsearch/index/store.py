@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -33,7 +34,7 @@ PROJECTION = "projection.npz"
 VECTORS = "vectors.npy"
 ANNOY = "annoy.ann"
 
-_REBUILD = "rebuild it: move the directory away and run imgsearch build-index"
+_REBUILD = "run imgsearch rollback; or rebuild it: move the directory away and run imgsearch build-index"
 
 
 def is_index(directory: str) -> bool:
@@ -73,7 +74,7 @@ def read_generation(directory: Path, generation: int) -> Manifest:
         DamagedIndexError: As `read_manifest`.
     """
     path = directory / generation_folder(generation) / MANIFEST
-    if not path.exists():
+    if not os.path.lexists(path):
         raise NoIndexError(f"{directory} has no generation {generation} to return to")
     manifest = _read_manifest(directory, path)
     if manifest.generation != generation:
@@ -98,6 +99,8 @@ def _read_manifest(directory: Path, path: Path) -> Manifest:
         with open_regular(path) as file:
             text = file.read()
     except (FileNotFoundError, NotADirectoryError):
+        if path == directory / MANIFEST and (copy := _newest_copy(directory)):
+            raise DamagedIndexError(f"{path} is missing", hint=f"bring it back: cp {copy} {path}") from None
         raise NoIndexError(
             f"no index in {directory}", hint="make one: imgsearch build-index FOLDER_OF_PICTURES"
         ) from None
@@ -119,6 +122,14 @@ def _read_manifest(directory: Path, path: Path) -> Manifest:
         return Manifest.from_json(data)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UsageError) as error:
         raise DamagedIndexError(f"{path} is damaged: {error}", hint=_REBUILD) from error
+
+
+def _newest_copy(directory: Path) -> Path | None:
+    """Find the newest copy of a manifest that was lost. Generation 1 alone may never have been published."""
+    numbers = [int(folder.name[4:]) for folder in directory.glob("gen-*") if folder.name[4:].isdecimal()]
+    newest = max(numbers, default=0)
+    copy = directory / generation_folder(newest) / MANIFEST
+    return copy if newest > 1 and os.path.isfile(copy) else None
 
 
 def published(directory: Path) -> Manifest | None:
@@ -179,10 +190,10 @@ def check_opened(file: BufferedReader, path: Path, expected: FileRecord | None) 
     """
     with file:
         try:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            found = _record(file)
         except OSError as error:
             raise DamagedIndexError(f"{path} cannot be read: {error.strerror}", hint=remedy(path.name)) from error
-        if FileRecord(file.tell(), digest) != expected:
+        if found != expected:
             raise DamagedIndexError(f"{path} is damaged: its content has changed", hint=remedy(path.name))
 
 
@@ -222,9 +233,7 @@ def is_whole(directory: Path, manifest: Manifest) -> bool:
 def try_record(path: Path) -> FileRecord | str:
     """Do `file_record`, or say why that is impossible: nothing is there, a device, or what cannot be read."""
     try:
-        with open_regular(path) as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return FileRecord(file.tell(), digest)
+        return file_record(path)
     except FileNotFoundError:
         return "it is missing"
     except OSError as error:
@@ -238,8 +247,12 @@ def file_record(path: Path) -> FileRecord:
         OSError: It cannot be read, or is a FIFO, a folder or a device.
     """
     with open_regular(path) as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return FileRecord(file.tell(), digest)
+        return _record(file)
+
+
+def _record(file: BufferedReader) -> FileRecord:
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileRecord(file.tell(), digest)
 
 
 @contextlib.contextmanager
@@ -255,13 +268,15 @@ def writer_lock(directory: Path, wait: float = 0) -> Iterator[None]:
         OutputError: The directory cannot be written.
         UsageError: It holds other things: an index has a directory to itself, in which it removes what is old.
     """
+    if not 0 <= wait < math.inf:
+        raise UsageError(f"expected to wait for a number of seconds, found {wait}")
     _refuse_foreign(directory)
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         deadline = time.monotonic() + wait
-        while not _is_locked_by_us(descriptor):
+        while not _is_locked_by_us(descriptor, directory):
             if time.monotonic() >= deadline:
                 holder = os.read(descriptor, 200).decode("utf-8", "replace").strip()
                 raise LockedError(
@@ -277,12 +292,13 @@ def writer_lock(directory: Path, wait: float = 0) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _is_locked_by_us(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _is_locked_by_us(descriptor: int, directory: Path) -> bool:
+    with writing(directory):  # a file system that knows no locks is a reason to choose another
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
 
 @contextlib.contextmanager
@@ -364,10 +380,7 @@ def publish(directory: Path, manifest: Manifest, previous: Manifest | None) -> N
     _write_manifest(draft, manifest)
     draft.replace(directory / MANIFEST)
     sync(directory)
-    try:
-        sweep(directory, manifest, previous)
-    except OSError as error:  # it is published; the next build sweeps again
-        logger.warning("cannot remove old generations: %s", error)
+    try_sweep(directory, manifest, previous)
 
 
 def _write_manifest(path: Path, manifest: Manifest) -> None:
@@ -376,6 +389,14 @@ def _write_manifest(path: Path, manifest: Manifest) -> None:
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def try_sweep(directory: Path, current: Manifest, previous: Manifest | None) -> None:
+    """Do `sweep`; what cannot be removed is left to the next build, since what is published is whole."""
+    try:
+        sweep(directory, current, previous)
+    except OSError as error:
+        logger.warning("cannot remove old generations: %s", error)
 
 
 def sweep(directory: Path, current: Manifest, previous: Manifest | None) -> None:
@@ -399,10 +420,17 @@ def sweep(directory: Path, current: Manifest, previous: Manifest | None) -> None
 
 
 def _refuse_foreign(directory: Path) -> None:
-    if directory.is_dir() and not any((directory / name).exists() for name in (LOCK, MANIFEST, PARTIAL)):
-        found = next(directory.iterdir(), None)
-        if found is not None:
-            raise UsageError(
-                f"expected an index or an empty directory, found {found.name!r} in {directory}",
-                hint="choose a directory that does not exist yet",
-            )
+    if not os.path.isdir(directory) or os.path.lexists(directory / LOCK) or is_index(os.fspath(directory)):
+        return
+    with writing(directory):
+        found = next((path for path in directory.iterdir() if not _may_be_ours(path)), None)
+    if found is not None:
+        raise UsageError(
+            f"expected an index or an empty directory, found {found.name!r} in {directory}",
+            hint="choose a directory that does not exist yet",
+        )
+
+
+def _may_be_ours(path: Path) -> bool:
+    """Say whether a file may be what is left of an index that lost its manifest and its lock."""
+    return path.name in (PARTIAL, "encoders") or re.fullmatch(r"gen-\d{6,}", path.name) is not None

@@ -12,13 +12,12 @@ from pathlib import Path
 
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.encoders.spec import EncoderSpec
-from imgsearch.errors import RefusedError, UsageError
+from imgsearch.errors import UsageError
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.scan import FoundFile, Scan
 from imgsearch.index import store
-from imgsearch.index.annoy_process import require_annoy
 from imgsearch.index.arrays import BLOCK_ROWS, open_array, write_array
-from imgsearch.index.disk import require_space, sync, writing
+from imgsearch.index.disk import sync, writing
 from imgsearch.index.encoder_source import EncoderSource
 from imgsearch.index.generation import complete_generation
 from imgsearch.index.manifest import BackendSettings, Manifest
@@ -28,9 +27,9 @@ from imgsearch.index.report import BuildReport, NewReject, Stopwatch, peak_memor
 from imgsearch.index.settings import (
     Conduct,
     Wishes,
-    expected_size,
     guard_against_shrinking,
     guard_against_skipping,
+    require_means,
     settle_backend,
     settle_encoder,
     settle_metadata,
@@ -75,7 +74,8 @@ def update(
             found = Scan(os.fspath(catalogue), leave_out=store.is_index, follow_links=draft.policy.follow_links)
             with watch.stage("scan"):
                 changes = _compare(work, found, metadata, progress)
-            if previous and not conduct.force:
+            guard_against_skipping(changes.rejected, conduct)
+            if not conduct.force:
                 guard_against_shrinking(changes.seen - changes.rejected, previous)
             tally = Tally()
 
@@ -85,7 +85,8 @@ def update(
 
             unchanged = is_up_to_date()
             if not unchanged:
-                _require_means(draft, directory, changes, work, prepared)
+                missing = None if os.path.isdir(directory / draft.encoder_folder) else prepared.find()
+                require_means(directory, draft, changes.seen - changes.rejected, work.pending_count(), missing)
                 with watch.stage("embed"):
                     tally = embed_pending(
                         work,
@@ -99,10 +100,12 @@ def update(
                 # A file tried once more that failed once more is no news.
                 unchanged = bool(tally.rejected) and is_up_to_date()
             if previous and unchanged:
-                store.sweep(directory, previous, None)
+                store.try_sweep(directory, previous, None)
                 return _report(previous, changes, tally, work, found.left_out, watch, published=False)
             left = work.item_count()
-            _guard(left, changes, tally, catalogue, previous, conduct)
+            guard_against_skipping(changes.rejected + tally.rejected, conduct)
+            if not conduct.force:
+                guard_against_shrinking(left, previous)
             draft = replace(draft, count=left, rejected=changes.rejected + tally.rejected, damaged=work.damaged_count())
             prepared.install()
             with watch.stage("index"), store.new_generation(directory, draft.generation) as folder:
@@ -112,47 +115,13 @@ def update(
 
 
 def _require_folder(catalogue: Path, directory: Path) -> None:
-    if not catalogue.is_dir():
-        found = "a file" if catalogue.exists() else "nothing"
+    if not os.path.isdir(catalogue):
+        found = "a file" if os.path.exists(catalogue) else "nothing"
         raise UsageError(f"expected a folder of pictures, found {found}: {catalogue}")
-    if catalogue.resolve() == directory.resolve():
+    if os.path.realpath(catalogue) == os.path.realpath(directory):
         raise UsageError(f"the index cannot be the folder of pictures itself: {directory}")
     if not os.access(catalogue, os.R_OK | os.X_OK):
         raise UsageError(f"expected a folder that may be read, found one that may not: {catalogue}")
-
-
-def _require_means(draft: Manifest, directory: Path, changes: Changes, work: WorkFile, prepared: EncoderSource) -> None:
-    """Find out what would make the build fail at its end, before its long part begins."""
-    backend = draft.backend
-    if backend and backend.name == "annoy":
-        require_annoy()
-    trees = backend.trees if backend and backend.name == "annoy" else 0
-    needed = expected_size(
-        changes.seen - changes.rejected,
-        work.pending_count(),
-        draft.encoder,
-        searchable=backend is not None,
-        trees=trees,
-    )
-    if not (directory / draft.encoder_folder).is_dir():
-        needed += sum(file.stat().st_size for file in prepared.find().iterdir())
-    require_space(directory, needed)
-
-
-def _guard(
-    left: int, changes: Changes, tally: Tally, catalogue: Path, previous: Manifest | None, conduct: Conduct
-) -> None:
-    """Refuse to publish what cannot be what the user wants."""
-    guard_against_skipping(changes.rejected + tally.rejected, conduct)
-    if conduct.force:
-        return
-    if not left:
-        raise RefusedError(
-            f"none of the {changes.seen} files in {catalogue} is a picture that can be used",
-            hint="is it the right folder, and is its disk mounted? To publish an empty index, pass --force",
-        )
-    if previous:
-        guard_against_shrinking(left, previous)
 
 
 def _draft(
@@ -250,7 +219,7 @@ def _nothing_changed(
         and changes.unchanged + changes.rejected + tally.rejected == changes.seen
         and not changes.removed
         and not changes.unrejected
-        and next(work.new_rejects(), None) is None
+        and not work.has_other_rejects()
         and draft.has_settings_of(previous)
         and store.is_whole(directory, previous)
     )

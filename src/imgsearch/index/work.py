@@ -50,7 +50,8 @@ CREATE TABLE old.damaged (sha256, message);
 _TAKE_OVER_REJECTED = """
 UPDATE files SET cause = r.cause, message = r.message FROM old.rejected r
 WHERE r.path = files.path AND r.size = files.size AND r.mtime_ns = files.mtime_ns AND files.cause = ''
-AND r.cause NOT IN ('unreadable', 'vanished', 'changed', 'timeout', 'decoder_crashed', 'bad_embedding')
+AND r.cause NOT IN ('unreadable', 'vanished', 'changed', 'timeout', 'decoder_crashed',
+    'out_of_memory', 'bad_embedding')
 """
 # The parameters are the largest size let in, and whether damaged pictures are.
 _TAKE_OVER_UNCHANGED = """
@@ -60,7 +61,13 @@ AND o.size <= ? AND (? OR o.sha256 NOT IN (SELECT sha256 FROM known_damaged))
 """
 _NEW_REJECTS = """
 SELECT path, cause, message FROM files
-WHERE cause != '' AND path NOT IN (SELECT path FROM old.rejected) ORDER BY path
+WHERE cause != '' AND path NOT IN (SELECT path FROM known_rejected) ORDER BY path
+"""
+_OTHER_REJECTS = """
+SELECT 1 FROM files f WHERE cause != '' AND NOT EXISTS (
+    SELECT 1 FROM known_rejected r
+    WHERE r.path = f.path AND r.size = f.size AND r.mtime_ns = f.mtime_ns AND r.cause = f.cause
+) LIMIT 1
 """
 _WRITE_ITEMS = """
 INSERT INTO new.items
@@ -72,7 +79,7 @@ WHERE f.sha256 IS NOT NULL AND f.cause = ''
 _WRITE_REJECTED = """
 INSERT INTO new.rejected
 SELECT f.path, f.size, f.mtime_ns, f.cause, f.message,
-    coalesce((SELECT r.first_seen FROM old.rejected r WHERE r.path = f.path), ?)
+    coalesce((SELECT r.first_seen FROM known_rejected r WHERE r.path = f.path), ?)
 FROM files f WHERE f.cause != ''
 """
 _WRITE_DAMAGED = """
@@ -91,11 +98,12 @@ WHERE f.sha256 IS NOT NULL AND f.cause = '' ORDER BY f.path
 
 @dataclass(frozen=True, slots=True)
 class PendingFile:
-    """A file whose content is not known yet, with the size it had when it was found."""
+    """A file whose content is not known yet, with the size and time it had when it was found."""
 
     id: int
     path: str
     size: int
+    mtime_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +167,10 @@ class WorkFile:
             logger.warning("%s of an interrupted build is damaged (%s); begun anew", path, error)
             self._remove()
             self._connection = self._open(fingerprint)
-        # How many pixels a published picture has is not recorded: under a lower limit all are decoded again.
+        self._same_encoder = same_encoder
+        # How many pixels a published picture has is not recorded: under a lower limit all headers are read again.
         lowered = previous_policy is not None and policy.max_pixels < previous_policy.max_pixels
-        self._same_encoder = same_encoder and not lowered
-        self._same_root = same_root
+        self._is_known_by_time = same_encoder and same_root and not lowered
         if previous is None:
             self._connection.execute("ATTACH ':memory:' AS old")
             self._connection.executescript(_NO_PREVIOUS)
@@ -173,6 +181,10 @@ class WorkFile:
         if not self._count("SELECT count(*) FROM old.sqlite_master WHERE name = 'damaged'"):
             known = "SELECT NULL AS sha256, '' AS message WHERE 0"  # the first index of version 1 has no such table
         self._connection.execute(f"CREATE TEMP VIEW known_damaged AS {known}")
+        # In another folder the same path is another file, and news if it cannot be used.
+        self._connection.execute(
+            f"CREATE TEMP VIEW known_rejected AS SELECT * FROM old.rejected WHERE {int(same_root)}"  # noqa: S608
+        )
 
     def close(self, *, done: bool) -> None:
         """Close the file, and remove it when the build is done, or when it holds no vector to go on from."""
@@ -218,7 +230,7 @@ class WorkFile:
 
     def compare(self) -> Changes:
         """Mark files that the published generation knows, and count the differences."""
-        if self._same_encoder and self._same_root:
+        if self._is_known_by_time:
             self._connection.execute(_TAKE_OVER_UNCHANGED, (self._policy.max_bytes, self._policy.keep_damaged))
             if self._policy == self._previous_policy:
                 self._connection.execute(_TAKE_OVER_REJECTED)
@@ -234,18 +246,23 @@ class WorkFile:
         """Yield path, cause and message of files that were not rejected before, by path."""
         yield from self._connection.execute(_NEW_REJECTS)
 
+    def has_other_rejects(self) -> bool:
+        """Say whether a rejected file is not, or not so, among the published ones: then that must be remembered."""
+        return self._connection.execute(_OTHER_REJECTS).fetchone() is not None
+
     def pending(self) -> Iterator[PendingFile]:
         """Yield the files whose content is not known yet; they may be settled in the meantime."""
         last = 0
         while True:
             page = self._connection.execute(
-                "SELECT id, path, size FROM files WHERE id > ? AND sha256 IS NULL AND cause = '' ORDER BY id LIMIT 500",
+                "SELECT id, path, size, mtime_ns FROM files WHERE id > ? AND sha256 IS NULL AND cause = ''"
+                " ORDER BY id LIMIT 500",
                 (last,),
             ).fetchall()
             if not page:
                 return
-            for last, path, size in page:
-                yield PendingFile(last, path, size)
+            for last, path, size, mtime_ns in page:
+                yield PendingFile(last, path, size, mtime_ns)
 
     def pending_count(self) -> int:
         """Count the files whose content is not known yet."""
@@ -280,9 +297,12 @@ class WorkFile:
             (sha256, size, mtime_ns, file.id),
         )
 
-    def reject(self, file: PendingFile, cause: str, message: str) -> None:
-        """Record that a file cannot be used."""
-        self._connection.execute("UPDATE files SET cause = ?, message = ? WHERE id = ?", (cause, message, file.id))
+    def reject(self, file: PendingFile, cause: str, message: str, size: int, mtime_ns: int) -> None:
+        """Record that a file cannot be used, and the size and time of what could not be."""
+        self._connection.execute(
+            "UPDATE files SET cause = ?, message = ?, size = ?, mtime_ns = ? WHERE id = ?",
+            (cause, message, size, mtime_ns, file.id),
+        )
 
     def add_vectors(self, vectors: Iterable[tuple[bytes, Embeddings, str]]) -> None:
         """Record embeddings by the sha256 of their pictures, each with what is damaged in that picture, if anything."""
@@ -298,10 +318,6 @@ class WorkFile:
     def causes(self) -> dict[str, int]:
         """Count the rejected files by cause."""
         return dict(self._connection.execute("SELECT cause, count(*) FROM files WHERE cause != '' GROUP BY cause"))
-
-    def new_reject_count(self) -> int:
-        """Count the files that were not rejected before."""
-        return self._count(f"SELECT count(*) FROM ({_NEW_REJECTS})")  # noqa: S608  # no text from outside
 
     def damaged_count(self) -> int:
         """Count the items of whose picture only a part could be decoded."""
