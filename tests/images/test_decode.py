@@ -1,8 +1,11 @@
 """Every picture here is made on the spot: by OpenCV's encoders where they can, by hand where they cannot."""
 
+import json
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgsearch.errors import PictureError
-from imgsearch.images.decode import decode, decode_rgba
+from imgsearch.images.decode import decode, decode_rgba, salvage
 
 HEIGHT, WIDTH = 32, 48
 RED, GREEN, BLUE, YELLOW = (200, 40, 40), (40, 200, 40), (40, 40, 200), (200, 200, 40)
@@ -815,6 +818,225 @@ def test_threads_may_decode_at_the_same_time(capfd):
 
     assert together == [shape(data) for data in files]
     assert capfd.readouterr().err == "ours"
+
+
+def grained(seed: int, height: int = 300, width: int = 400) -> np.ndarray:
+    """A picture with the noise of a camera, so that its file is long and there is much to damage."""
+    chance = np.random.default_rng(seed)
+    colours = cv2.resize(chance.integers(0, 256, (5, 5, 3)).astype(np.uint8), (width, height))
+    return np.clip(colours.astype(int) + chance.integers(-25, 26, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+WAYS_OF_CODING = {
+    "baseline": (),
+    "optimised": (cv2.IMWRITE_JPEG_OPTIMIZE, 1),
+    "progressive": (cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+    "restarts": (cv2.IMWRITE_JPEG_RST_INTERVAL, 8),
+}
+
+
+def entropy_coded(jpeg: bytes) -> tuple[int, int]:
+    """Where the data of the first scan begins, and where the file ends."""
+    start = jpeg.index(b"\xff\xda")
+    return start + 2 + int.from_bytes(jpeg[start + 2 : start + 4], "big"), len(jpeg) - 2
+
+
+def with_a_bad_code(jpeg: bytes) -> bytes:
+    """Put ones into a JPEG, which are no Huffman code (ITU-T T.81, C.2)."""
+    start, end = entropy_coded(jpeg)
+    middle = (start + end) // 2
+    return jpeg[:middle] + b"\xff\0" * 40 + jpeg[middle + 80 :]
+
+
+def with_a_gap(jpeg: bytes) -> bytes:
+    start, end = entropy_coded(jpeg)
+    middle = (start + end) // 2
+    return jpeg[:middle] + jpeg[middle + (end - start) // 4 :]
+
+
+@pytest.mark.parametrize("damage", [with_a_bad_code, with_a_gap])
+@pytest.mark.parametrize("options", WAYS_OF_CODING.values(), ids=WAYS_OF_CODING)
+def test_a_jpeg_that_decodes_though_it_is_damaged_is_corrupt_and_what_is_left_can_be_had(options, damage):
+    whole = encoded(".jpg", grained(1), options)
+    data = damage(whole)
+
+    error = refusal(data)
+    picture, said = salvage(data)
+
+    assert error.cause == "corrupt"
+    assert said
+    assert said in error.message
+    assert refusal(data, shrink_to=100).cause == "corrupt"
+    with pytest.raises(PictureError):
+        decode_rgba(data)
+    assert picture.shape == grained(1).shape
+    if options != WAYS_OF_CODING["progressive"]:  # where every scan goes over the whole picture
+        assert lies_near(picture[:100], decode(whole)[:100], 0)
+
+
+def with_zeros(jpeg: bytes, seed: int) -> bytes:
+    """Lose an eighth of the coded data, as when a block of a disk was never written."""
+    start, end = entropy_coded(jpeg)
+    hole = (end - start) // 8
+    first = int(np.random.default_rng(seed).integers(start, end - hole))
+    return jpeg[:first] + bytes(hole) + jpeg[first + hole :]
+
+
+@pytest.mark.parametrize("options", WAYS_OF_CODING.values(), ids=WAYS_OF_CODING)
+def test_a_jpeg_with_a_hole_of_zeros_is_nearly_always_found_out(options):
+    files = [with_zeros(encoded(".jpg", grained(seed), options), seed) for seed in range(20)]
+
+    assert sum(is_refused(data) for data in files) >= 17
+
+
+@pytest.mark.parametrize("options", [(), (cv2.IMWRITE_JPEG_RST_INTERVAL, 8)], ids=["baseline", "restarts"])
+def test_a_jpeg_with_flipped_bits_is_mostly_found_out(options):
+    found = 0
+    for seed in range(20):
+        data = bytearray(encoded(".jpg", grained(seed), options))
+        chance = np.random.default_rng(seed)
+        for place in chance.integers(*entropy_coded(bytes(data)), 4):
+            data[place] ^= 1 << int(chance.integers(8))
+        found += is_refused(bytes(data))
+
+    assert found >= 14
+
+
+def is_refused(data: bytes) -> bool:
+    try:
+        decode(data)
+    except PictureError:
+        return True
+    return False
+
+
+HARMLESS = {
+    "stray bytes before a table": lambda data: data.replace(b"\xff\xdb", b"\0\0\0\xff\xdb", 1),
+    "stray bytes before a code table": lambda data: data.replace(b"\xff\xc4", b"\x01\x02\xff\xc4", 1),
+    "a few bytes before the end": lambda data: data[:-2] + b"\x01\x02\x03" + data[-2:],
+    "padding before the end": lambda data: data[:-2] + bytes(500) + data[-2:],
+    "ones before the end": lambda data: data[:-2] + b"\xff" * 500 + data[-2:],
+    "text after the end": lambda data: data + b"extraneous" * 50,
+}
+
+
+@pytest.mark.parametrize("change", HARMLESS.values(), ids=HARMLESS)
+@pytest.mark.parametrize("options", WAYS_OF_CODING.values(), ids=WAYS_OF_CODING)
+def test_what_does_a_jpeg_no_harm_is_not_taken_for_damage(change, options):
+    whole = encoded(".jpg", grained(2), options)
+    odd = change(whole)
+
+    picture, damage = salvage(odd)
+
+    assert odd != whole
+    assert differs_by(decode(odd), decode(whole)) == 0
+    assert (differs_by(picture, decode(whole)), damage) == (0, "")
+
+
+@pytest.mark.parametrize("name", EVERY_FORMAT)
+def test_of_a_whole_picture_salvage_gives_what_decode_gives(name):
+    picture, damage = salvage(EVERY_FORMAT[name])
+
+    assert (differs_by(picture, decode(EVERY_FORMAT[name])), damage) == (0, "")
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_of_a_jpeg_that_was_cut_short_the_upper_part_can_be_had(share):
+    whole = encoded(".jpg", grained(3))
+    start, end = entropy_coded(whole)
+
+    picture, damage = salvage(whole[: start + int((end - start) * share)])
+
+    rows = int(share * 300) - 16  # each row of blocks takes about as much
+    assert damage
+    assert lies_near(picture[:rows], decode(whole)[:rows], 0)
+    assert not lies_near(picture[rows + 32 :], decode(whole)[rows + 32 :], 20)
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY_FORMAT if not name.startswith("jpeg")])
+def test_of_other_formats_that_were_cut_short_nothing_can_be_had(name):
+    with pytest.raises(PictureError) as refused:
+        salvage(EVERY_FORMAT[name][:-30])
+
+    assert refused.value.cause == "corrupt"
+
+
+def test_salvage_has_the_limits_of_decode():
+    for data, cause in ((BOMBS["png"], "too_large"), (BOMBS["jpeg"], "too_large"), (b"", "empty")):
+        with pytest.raises(PictureError) as refused:
+            salvage(data)
+        assert refused.value.cause == cause
+    with pytest.raises(PictureError) as refused:
+        salvage(EVERY_FORMAT["jpeg"], max_pixels=HEIGHT * WIDTH - 1)
+    assert refused.value.cause == "too_large"
+
+
+def test_threads_are_told_of_the_damage_of_their_own_pictures_only(capfd):
+    changes = (bytes, with_a_gap, lambda data: data[:-900], HARMLESS["stray bytes before a table"])
+    files = [change(encoded(".jpg", grained(seed))) for seed in range(8) for change in changes]
+
+    def damage_of(data: bytes) -> str:
+        return salvage(data)[1]
+
+    alone = [damage_of(data) for data in files]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(damage_of, files * 3))
+    os.write(2, b"ours")
+
+    assert together == alone * 3
+    assert [bool(damage) for damage in alone] == [False, True, True, False] * 8
+    assert capfd.readouterr().err == "ours"
+
+
+def test_standard_error_is_the_same_afterwards_and_goes_to_children():
+    before = os.fstat(2)
+
+    for data in (EVERY_FORMAT["jpeg"], with_a_gap(encoded(".jpg", grained(1))), EVERY_FORMAT["png"][:-30], b""):
+        is_refused(data) if data else refusal(data)
+
+    after = os.fstat(2)
+    assert (after.st_dev, after.st_ino) == (before.st_dev, before.st_ino)
+    assert os.get_inheritable(2)
+
+
+DECODE_WITHOUT_STANDARD_STREAMS = """
+import json, os, sys
+from pathlib import Path
+from imgsearch.images.decode import salvage
+kept = [os.path.exists(f"/proc/self/fd/{number}") for number in range(3)]
+open_before = len(os.listdir("/proc/self/fd"))
+damages = [salvage(Path(name).read_bytes())[1] for name in sys.argv[1:]]
+open_after = len(os.listdir("/proc/self/fd"))
+assert [os.path.exists(f"/proc/self/fd/{number}") for number in range(3)] == kept, kept
+assert open_before == open_after
+Path("damages.json").write_text(json.dumps([kept, damages]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("shell", "kept"),
+    [
+        ("", [True, True, True]),
+        ("2>&-", [True, True, False]),
+        (">&- 2>&-", [True, False, False]),
+        ("<&- >&- 2>&-", [False, False, False]),
+        ("2>/dev/full", [True, True, True]),
+    ],
+)
+def test_damage_is_found_and_nothing_comes_to_be_standard_error_where_that_is_closed(tmp_path, shell, kept):
+    whole = encoded(".jpg", grained(1))
+    for name, data in (("1", with_a_gap(whole)), ("2", whole), ("3", whole[:-900])):
+        (tmp_path / name).write_bytes(data)
+    command = [sys.executable, "-c", DECODE_WITHOUT_STANDARD_STREAMS, "1", "2", "3"]
+
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$@" {shell}', "sh", *command], cwd=tmp_path, stderr=subprocess.PIPE, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    found, damages = json.loads((tmp_path / "damages.json").read_text())
+    assert found == kept
+    assert [bool(damage) for damage in damages] == [True, False, True]
 
 
 def check_that_only_picture_errors_come(data: bytes, shrink_to: int) -> None:

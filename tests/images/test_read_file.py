@@ -4,8 +4,7 @@ from pathlib import Path
 import pytest
 
 from imgsearch.errors import PictureError
-from imgsearch.images import decode
-from imgsearch.images.decode import MAX_BYTES, read_file
+from imgsearch.images.decode import read_file
 
 
 def cause_of(path, **options) -> str:

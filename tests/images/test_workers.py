@@ -1,15 +1,19 @@
 import json
 import os
+import resource
 import signal
 import struct
 import subprocess
 import sys
+import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from imgsearch.errors import PictureError
+from imgsearch.images.policy import FilePolicy
 from imgsearch.images.workers import DecodeWorker, decode_and_fit
 
 SIZE = 64
@@ -311,3 +315,134 @@ def test_what_a_crop_shows_is_not_shrunken_below_its_size():
     assert crop.shape == pad.shape == (64, 64, 3)
     whole = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[:, 480:544, ::-1]
     assert np.array_equal(crop, whole)
+
+
+def limits_of(process_id: int) -> dict[str, tuple[str, str]]:
+    """Soft and hard limit by name, as the kernel has them."""
+    lines = Path(f"/proc/{process_id}/limits").read_text().splitlines()[1:]
+    return {line[:26].strip(): (line[26:47].strip(), line[47:68].strip()) for line in lines}
+
+
+@pytest.mark.parametrize(
+    ("policy", "memory"),
+    [(FilePolicy(), 2 << 30), (FilePolicy(max_pixels=1), 2 << 30), (FilePolicy(max_pixels=10**9), 8 * 10**9)],
+)
+def test_a_worker_has_limits_of_memory_by_the_pixels_let_in_and_dumps_no_core(policy, memory):
+    worker = DecodeWorker(SIZE, "pad", policy)
+    try:
+        cause_of(worker, b"nothing")  # it has started, and set its limits
+        limits = limits_of(worker._process.pid)
+
+        assert limits["Max address space"][0] == str(memory)
+        assert limits["Max core file size"] == ("0", "0")
+        assert Path(f"/proc/{worker._process.pid}/oom_score_adj").read_text() == "1000\n"
+    finally:
+        worker.close()
+
+
+def test_the_parent_keeps_its_own_limits(worker):
+    before = [resource.getrlimit(which) for which in (resource.RLIMIT_AS, resource.RLIMIT_CORE)]
+
+    cause_of(worker, b"nothing")
+
+    assert [resource.getrlimit(which) for which in (resource.RLIMIT_AS, resource.RLIMIT_CORE)] == before
+
+
+def test_the_environment_of_a_worker_says_how_many_pixels_and_threads_it_may_have(monkeypatch):
+    monkeypatch.setenv("OPENCV_IO_MAX_IMAGE_PIXELS", "5")
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    monkeypatch.setenv("LANG", "C.UTF-8")
+    worker = DecodeWorker(SIZE, "pad", FilePolicy(max_pixels=12_345))
+    try:
+        cause_of(worker, b"nothing")
+        told = Path(f"/proc/{worker._process.pid}/environ").read_bytes().split(b"\0")
+        threads = len(list(Path(f"/proc/{worker._process.pid}/task").iterdir()))
+    finally:
+        worker.close()
+
+    assert {b"OPENCV_IO_MAX_IMAGE_PIXELS=12345", b"OMP_NUM_THREADS=1", b"OPENBLAS_NUM_THREADS=1"} <= set(told)
+    assert b"LANG=C.UTF-8" in told
+    assert threads == 1
+    assert os.environ["OMP_NUM_THREADS"] == "64"
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+def test_a_limit_of_pixels_holds_in_a_worker_to_the_pixel(suffix):
+    worker = DecodeWorker(SIZE, "pad", FilePolicy(max_pixels=90 * 130))
+    try:
+        assert worker.decode(encoded(suffix, 90, 130))[0].shape == (SIZE, SIZE, 3)
+        assert cause_of(worker, encoded(suffix, 90, 131)) == "too_large"
+        assert worker.decode(encoded(suffix, 130, 90))[0].shape == (SIZE, SIZE, 3)
+    finally:
+        worker.close()
+
+
+def deep_png(side: int) -> bytes:
+    """A PNG of black pixels of four times 16 bits: few bytes in the file, eight for each pixel in memory."""
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", side, side, 16, 6, 0, 0, 0)),
+        (b"IDAT", zlib.compress(bytes((8 * side + 1) * side), 1)),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
+def test_a_picture_that_needs_more_memory_than_there_is_is_out_of_memory_and_the_next_is_decoded():
+    # A hard limit that is lower than ours stands.
+    program = (
+        "import json, resource, runpy, sys; resource.setrlimit(resource.RLIMIT_AS, (900 << 20,) * 2);"
+        "runpy.run_module('imgsearch.images.workers', run_name='__main__')"
+    )
+    files = [encoded(".png"), deep_png(7000), encoded(".png")]
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(TASK)],
+        input=b"".join(struct.pack("<Q", len(data)) + data for data in files),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    pixels = struct.pack("<BI", 0, 8 * 8 * 3) + decode_and_fit(files[0], 8, "pad").tobytes()
+    assert done.stdout.startswith(pixels)
+    assert done.stdout.endswith(pixels)
+    status, length = struct.unpack_from("<BI", done.stdout, len(pixels))
+    refusal = json.loads(done.stdout[len(pixels) + 5 :][:length])
+    assert (status, refusal["cause"]) == (1, "out_of_memory")
+    assert len(done.stdout) == 2 * len(pixels) + 5 + length
+
+
+def test_damage_is_told_where_it_is_kept_and_refused_where_it_is_not():
+    cut = encoded(".jpg", 400, 300)[:-2000]
+    strict, lenient = DecodeWorker(SIZE, "pad"), DecodeWorker(SIZE, "pad", FilePolicy(keep_damaged=True))
+    try:
+        assert cause_of(strict, cut) == "corrupt"
+        pixels, damage = lenient.decode(cut)
+        whole, no_damage = lenient.decode(encoded(".jpg", 400, 300))
+    finally:
+        strict.close()
+        lenient.close()
+
+    assert pixels.shape == whole.shape == (SIZE, SIZE, 3)
+    assert "remature end" in damage
+    assert no_damage == ""
+
+
+def test_a_worker_started_without_standard_streams_decodes_all_the_same(tmp_path):
+    program = (
+        "import sys; from pathlib import Path; from imgsearch.images.workers import DecodeWorker\n"
+        "worker = DecodeWorker(64, 'pad')\n"
+        "Path('pixels').write_bytes(worker.decode(Path('a.png').read_bytes())[0].tobytes())\n"
+        "worker.close()"
+    )
+    (tmp_path / "a.png").write_bytes(encoded(".png"))
+
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", program], cwd=tmp_path, check=False
+    )
+
+    assert done.returncode == 0
+    assert (tmp_path / "pixels").read_bytes() == decode_and_fit(encoded(".png"), 64, "pad").tobytes()

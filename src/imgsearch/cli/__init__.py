@@ -87,7 +87,10 @@ def run() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
             signal.signal(number, _end)
-    sys.exit(main())
+    exit_code = main()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # there is nothing left to stop
+    sys.exit(exit_code)
 
 
 def _insist_on_utf8() -> None:

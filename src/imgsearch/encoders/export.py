@@ -139,9 +139,15 @@ def _export_elsewhere(spec: EncoderSpec, weights: Path | None, directory: Path) 
     request = json.dumps(
         {"spec": spec.to_json(), "weights": str(weights) if weights else None, "directory": str(directory)}
     )
-    command = [sys.executable, "-P", "-m", "imgsearch.encoders.export", request]
+    # -B: TensorFlow would leave bytecode of passing code behind.
+    command = [sys.executable, "-B", "-P", "-m", "imgsearch.encoders.export", request]
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
     )
     if done.returncode == MissingComponentError.exit_code:
         error = json.loads(done.stdout)

@@ -9,6 +9,7 @@ import numpy as np
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError
 from imgsearch.index.disk import sync
+from imgsearch.index.store import remedy
 
 BLOCK_ROWS = 4096
 
@@ -51,10 +52,9 @@ def open_array(path: Path, count: int, dims: int) -> Embeddings:
         FileNotFoundError: It is missing.
         DamagedIndexError: It is not such an array.
     """
-    if count == 0:
-        return np.empty((0, dims), np.float32)  # an empty file cannot be mapped
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        # What has no rows cannot be mapped.
+        array = np.load(path, mmap_mode="r" if count else None, allow_pickle=False)
     except FileNotFoundError:
         raise
     # NumPy reads the header as Python, and lets out whatever Python's parser has to say about a damaged one.
@@ -62,9 +62,10 @@ def open_array(path: Path, count: int, dims: int) -> Embeddings:
         *(OSError, ValueError, EOFError, MemoryError, OverflowError),
         *(SyntaxError, TypeError, RecursionError, tokenize.TokenError),
     ) as error:
-        raise DamagedIndexError(f"{path} is damaged: {error}") from error
+        raise DamagedIndexError(f"{path} is damaged: {error}", hint=remedy(path.name)) from error
     if array.shape != (count, dims) or array.dtype != np.float32:
-        raise DamagedIndexError(f"{path} is damaged: {array.dtype} {array.shape}, expected float32 {(count, dims)}")
+        found, expected = f"{array.dtype} {array.shape}", f"float32 {(count, dims)}"
+        raise DamagedIndexError(f"{path} is damaged: {found}, expected {expected}", hint=remedy(path.name))
     # A plain array over the same map: np.memmap's own class makes every slice slower.
     return np.asarray(array)
 

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote_from_bytes
 
 from imgsearch.errors import DamagedIndexError, UsageError
+from imgsearch.index.store import remedy
 
 SCHEMA = """
 CREATE TABLE items (
@@ -208,4 +209,4 @@ class Items:
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> DamagedIndexError:
-        return DamagedIndexError(f"{self._path} is damaged: {error}")
+        return DamagedIndexError(f"{self._path} is damaged: {error}", hint=remedy(self._path.name))

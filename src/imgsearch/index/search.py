@@ -102,12 +102,11 @@ class Index:
             except FileNotFoundError as error:
                 attempts -= 1
                 if not attempts:
-                    raise DamagedIndexError(
-                        f"{error.filename} is missing",
-                        hint="run imgsearch build-index again into a new directory",
-                    ) from error
+                    hint = store.remedy(os.fspath(error.filename))
+                    raise DamagedIndexError(f"{error.filename} is missing", hint=hint) from error
             except OSError as error:
-                raise DamagedIndexError(f"{error.filename} cannot be read: {error.strerror}") from error
+                hint = store.remedy(os.fspath(error.filename))
+                raise DamagedIndexError(f"{error.filename} cannot be read: {error.strerror}", hint=hint) from error
 
     def __len__(self) -> int:
         return self.manifest.count

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
+from shlex import quote
 
 from imgsearch.errors import DamagedIndexError, LockedError, NoIndexError, UsageError
 from imgsearch.index.disk import open_regular, sync, writing
@@ -34,7 +35,8 @@ PROJECTION = "projection.npz"
 VECTORS = "vectors.npy"
 ANNOY = "annoy.ann"
 
-_REBUILD = "run imgsearch rollback; or rebuild it: move the directory away and run imgsearch build-index"
+_ANEW = "rebuild it: move the directory away and run imgsearch build-index"
+_REBUILD = f"run imgsearch rollback; or {_ANEW}"
 
 
 def is_index(directory: str) -> bool:
@@ -95,41 +97,45 @@ def problem_of_copy(directory: Path, manifest: Manifest) -> str:
 
 
 def _read_manifest(directory: Path, path: Path) -> Manifest:
+    mended = _way_back(directory, 1) or _ANEW
     try:
         with open_regular(path) as file:
             text = file.read()
     except (FileNotFoundError, NotADirectoryError):
-        if path == directory / MANIFEST and (copy := _newest_copy(directory)):
-            raise DamagedIndexError(f"{path} is missing", hint=f"bring it back: cp {copy} {path}") from None
+        # Generation 1 alone may be of a first build that was killed before it published anything.
+        if path == directory / MANIFEST and (way_back := _way_back(directory, 2)):
+            raise DamagedIndexError(f"{path} is missing", hint=way_back) from None
         raise NoIndexError(
             f"no index in {directory}", hint="make one: imgsearch build-index FOLDER_OF_PICTURES"
         ) from None
     except OSError as error:
-        raise DamagedIndexError(f"{path} cannot be read: {error.strerror}", hint=_REBUILD) from error
+        raise DamagedIndexError(f"{path} cannot be read: {error.strerror}", hint=mended) from error
     try:
         data = json.loads(text)
         version = data["version"] if data["format"] == FORMAT else None
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise DamagedIndexError(f"{path} is damaged: not the manifest of an index", hint=_REBUILD) from None
+        raise DamagedIndexError(f"{path} is damaged: not the manifest of an index", hint=mended) from None
     if isinstance(version, int) and version > VERSION:
         raise DamagedIndexError(
             f"{directory} is an index of format {version}, this imgsearch reads up to {VERSION}",
             hint="update imgsearch",
         )
     if version != VERSION:
-        raise DamagedIndexError(f"{path} is damaged: expected version {VERSION}, found {version!r}", hint=_REBUILD)
+        raise DamagedIndexError(f"{path} is damaged: expected version {VERSION}, found {version!r}", hint=mended)
     try:
         return Manifest.from_json(data)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UsageError) as error:
-        raise DamagedIndexError(f"{path} is damaged: {error}", hint=_REBUILD) from error
+        raise DamagedIndexError(f"{path} is damaged: {error}", hint=mended) from error
 
 
-def _newest_copy(directory: Path) -> Path | None:
-    """Find the newest copy of a manifest that was lost. Generation 1 alone may never have been published."""
+def _way_back(directory: Path, least: int) -> str:
+    """Say how a lost or damaged manifest is brought back from its newest copy; empty where there is none."""
     numbers = [int(folder.name[4:]) for folder in directory.glob("gen-*") if folder.name[4:].isdecimal()]
-    newest = max(numbers, default=0)
-    copy = directory / generation_folder(newest) / MANIFEST
-    return copy if newest > 1 and os.path.isfile(copy) else None
+    for number in sorted(numbers, reverse=True):
+        copy = directory / generation_folder(number) / MANIFEST
+        if number >= least and os.path.isfile(copy):
+            return f"bring it back: cp {quote(str(copy))} {quote(str(directory / MANIFEST))}"
+    return ""
 
 
 def published(directory: Path) -> Manifest | None:
