@@ -69,10 +69,10 @@ def make_pictures(folder: Path) -> Path:
     return folder
 
 
-def make_copies(pictures: Path, folder: Path) -> Path:
+def make_copies(pictures: Path, folder: Path, copies: int = COPIES) -> Path:
     """Copy pictures several times, each copy with other bytes behind its end, so that none is known."""
     folder.mkdir(exist_ok=True)
-    for copy in range(COPIES):
+    for copy in range(copies):
         for file in pictures.glob("*.jpg"):
             (folder / f"{copy}-{file.name}").write_bytes(file.read_bytes() + bytes([copy]))
     return folder

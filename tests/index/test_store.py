@@ -323,15 +323,19 @@ def test_a_new_generation_begins_empty_whatever_was_left_under_its_number(tmp_pa
 
 def test_a_generation_that_fails_is_removed_but_not_once_it_is_published(tmp_path):
     manifest = published(tmp_path, 1, "a" * 16, None)
-    with pytest.raises(KeyboardInterrupt), store.new_generation(tmp_path, 2) as folder:
-        (folder / "data").write_text("half of it")
-        raise KeyboardInterrupt
-    assert not folder.exists()
 
-    with pytest.raises(KeyboardInterrupt), store.new_generation(tmp_path, 2) as folder:
-        store.publish(tmp_path, replace(manifest, generation=2), manifest)
-        raise KeyboardInterrupt
-    assert folder.exists()
+    def interrupted(work):
+        with store.new_generation(tmp_path, 2) as folder:
+            work(folder)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(lambda folder: (folder / "data").write_text("half of it"))
+    assert not (tmp_path / "gen-000002").exists()
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(lambda _: store.publish(tmp_path, replace(manifest, generation=2), manifest))
+    assert (tmp_path / "gen-000002").exists()
     assert read_manifest(tmp_path).generation == 2
 
 

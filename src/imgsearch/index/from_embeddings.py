@@ -66,6 +66,7 @@ def index_embeddings(
             and _is_up_to_date(draft, given, previous)
             and store.is_whole(directory, previous)
         ):
+            store.try_sweep(directory, previous, None)
             return _report(previous, directory, watch, published=False)
         guard_against_skipping(given.rejected, conduct)
         if not conduct.force:

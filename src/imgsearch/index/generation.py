@@ -78,14 +78,18 @@ def link_embeddings(directory: Path, manifest: Manifest) -> None:
     The links are for people and their scripts; imgsearch itself goes by the manifest.
     """
     for name in (store.EMBEDDINGS, store.ITEMS):
-        link = directory / name
-        if manifest.backend is None and (link.is_symlink() or not os.path.lexists(link)):
-            draft = link.with_name(name + ".tmp")
-            draft.unlink(missing_ok=True)
-            draft.symlink_to(f"{manifest.folder}/{name}")
-            draft.replace(link)
-        elif manifest.backend is not None and link.is_symlink():
+        link, target = directory / name, f"{manifest.folder}/{name}"
+        draft = link.with_name(name + ".tmp")
+        draft.unlink(missing_ok=True)
+        if manifest.backend is not None and link.is_symlink():
             link.unlink()
+        elif manifest.backend is None and _is_missing_or_another(link, target):
+            draft.symlink_to(target)
+            draft.replace(link)
+
+
+def _is_missing_or_another(link: Path, target: str) -> bool:
+    return str(link.readlink()) != target if link.is_symlink() else not os.path.lexists(link)
 
 
 def _kept_projection(directory: Path, draft: Manifest, previous: Manifest | None) -> Projection | None:

@@ -97,7 +97,6 @@ def problem_of_copy(directory: Path, manifest: Manifest) -> str:
 
 
 def _read_manifest(directory: Path, path: Path) -> Manifest:
-    mended = _way_back(directory, 1) or _ANEW
     try:
         with open_regular(path) as file:
             text = file.read()
@@ -109,28 +108,37 @@ def _read_manifest(directory: Path, path: Path) -> Manifest:
             f"no index in {directory}", hint="make one: imgsearch build-index FOLDER_OF_PICTURES"
         ) from None
     except OSError as error:
-        raise DamagedIndexError(f"{path} cannot be read: {error.strerror}", hint=mended) from error
+        raise DamagedIndexError(f"{path} cannot be read: {error.strerror}", hint=_mended(directory)) from error
     try:
         data = json.loads(text)
         version = data["version"] if data["format"] == FORMAT else None
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise DamagedIndexError(f"{path} is damaged: not the manifest of an index", hint=mended) from None
+        raise DamagedIndexError(f"{path} is damaged: not the manifest of an index", hint=_mended(directory)) from None
     if isinstance(version, int) and version > VERSION:
         raise DamagedIndexError(
             f"{directory} is an index of format {version}, this imgsearch reads up to {VERSION}",
             hint="update imgsearch",
         )
     if version != VERSION:
-        raise DamagedIndexError(f"{path} is damaged: expected version {VERSION}, found {version!r}", hint=mended)
+        raise DamagedIndexError(
+            f"{path} is damaged: expected version {VERSION}, found {version!r}", hint=_mended(directory)
+        )
     try:
         return Manifest.from_json(data)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UsageError) as error:
-        raise DamagedIndexError(f"{path} is damaged: {error}", hint=mended) from error
+        raise DamagedIndexError(f"{path} is damaged: {error}", hint=_mended(directory)) from error
+
+
+def _mended(directory: Path) -> str:
+    return _way_back(directory, 1) or _ANEW
 
 
 def _way_back(directory: Path, least: int) -> str:
-    """Say how a lost or damaged manifest is brought back from its newest copy; empty where there is none."""
-    numbers = [int(folder.name[4:]) for folder in directory.glob("gen-*") if folder.name[4:].isdecimal()]
+    """Say how a lost or damaged manifest is brought back from its newest copy; empty where none is to be found."""
+    try:
+        numbers = [int(folder.name[4:]) for folder in directory.glob("gen-*") if folder.name[4:].isdecimal()]
+    except OSError:
+        return ""
     for number in sorted(numbers, reverse=True):
         copy = directory / generation_folder(number) / MANIFEST
         if number >= least and os.path.isfile(copy):
@@ -278,7 +286,7 @@ def writer_lock(directory: Path, wait: float = 0) -> Iterator[None]:
         raise UsageError(f"expected to wait for a number of seconds, found {wait}")
     _refuse_foreign(directory)
     with writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
+        _make_folder(directory)
         descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         deadline = time.monotonic() + wait
@@ -296,6 +304,14 @@ def writer_lock(directory: Path, wait: float = 0) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _make_folder(directory: Path) -> None:
+    """Make a folder, and its parents, so that they survive a power cut: each is a name in another folder."""
+    missing = [folder for folder in (directory, *directory.absolute().parents) if not os.path.isdir(folder)]
+    directory.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync(folder.absolute().parent)
 
 
 def _is_locked_by_us(descriptor: int, directory: Path) -> bool:
@@ -417,10 +433,12 @@ def sweep(directory: Path, current: Manifest, previous: Manifest | None) -> None
     for folder in directory.glob("gen-*"):
         if re.fullmatch(r"gen-\d{6,}", folder.name) and folder.name not in kept:
             shutil.rmtree(folder)
+    for folder in (directory / "encoders").glob("*.tmp"):
+        shutil.rmtree(folder)
     if previous is None:
         return  # the generation before may need an encoder that we do not know
     for folder in (directory / "encoders").glob("*"):
-        ours = re.fullmatch(r"[0-9a-f]{16}(\.tmp)?", folder.name)
+        ours = re.fullmatch(r"[0-9a-f]{16}", folder.name)
         if ours and folder.name not in (current.fingerprint, previous.fingerprint):
             shutil.rmtree(folder)
 

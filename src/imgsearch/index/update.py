@@ -19,7 +19,7 @@ from imgsearch.index import store
 from imgsearch.index.arrays import BLOCK_ROWS, open_array, write_array
 from imgsearch.index.disk import sync, writing
 from imgsearch.index.encoder_source import EncoderSource
-from imgsearch.index.generation import complete_generation
+from imgsearch.index.generation import complete_generation, link_embeddings
 from imgsearch.index.manifest import BackendSettings, Manifest
 from imgsearch.index.pipeline import Progress, Tally, embed_pending
 from imgsearch.index.products import read_products
@@ -101,6 +101,7 @@ def update(
                 unchanged = bool(tally.rejected) and is_up_to_date()
             if previous and unchanged:
                 store.try_sweep(directory, previous, None)
+                link_embeddings(directory, previous)
                 return _report(previous, changes, tally, work, found.left_out, watch, published=False)
             left = work.item_count()
             guard_against_skipping(changes.rejected + tally.rejected, conduct)

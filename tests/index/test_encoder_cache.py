@@ -1,0 +1,34 @@
+"""What the cache of exported encoders survives."""
+
+import os
+
+import pytest
+
+DAMAGES = {
+    "cut": lambda data: data[: len(data) // 2],
+    "zeroed": lambda data: bytes(len(data)),
+    "one bit flipped": lambda data: data[:-1000] + bytes([data[-1000] ^ 1]) + data[-999:],
+}
+
+
+@pytest.mark.slow
+def test_an_exported_network_that_is_damaged_in_the_cache_is_exported_again(imgsearch, drawn, tmp_path):
+    environment = {"env": os.environ | {"IMGSEARCH_CACHE": str(tmp_path / "cache")}}
+    build = ("build-index", drawn, "--backend", "exact", "--index")
+    ask = ("query", tmp_path / "photo.png", "-k", 24, "--format", "csv", "--index")
+    picture = next(drawn.rglob("*.png")).read_bytes()
+    (tmp_path / "photo.png").write_bytes(picture + b" ")  # other bytes, so that the encoder is asked
+    assert imgsearch(*build, "idx", **environment).returncode == 0
+    (weights,) = (tmp_path / "cache").rglob("encoder.bin")
+    good, expected = weights.read_bytes(), imgsearch(*ask, "idx").stdout
+    assert expected.count("\n") == 25
+
+    for number, (name, damage) in enumerate(DAMAGES.items()):
+        weights.write_bytes(damage(good))
+        done = imgsearch(*build, f"idx{number}", **environment)
+
+        assert (done.returncode, "is damaged" in done.stderr) == (0, True), name
+        assert weights.read_bytes() == good, name
+        assert imgsearch(*ask, f"idx{number}").stdout == expected, name
+        assert imgsearch("check", "--deep", "--index", f"idx{number}").stdout == ""
+        assert [path.name for path in weights.parent.parent.iterdir()] == [weights.parent.name]
