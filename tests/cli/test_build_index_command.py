@@ -108,7 +108,7 @@ def test_a_changed_catalogue_embeds_only_what_is_new(imgsearch, catalogue):
         (["catalogue", "--backbone", "vgg61"], 8, "did you mean vgg16?"),
         (["catalogue", "--backbone", "vgg16", "--weights", "none.h5"], 8, "cannot be read"),
         (["catalogue", "--index", "a_file/idx"], 11, "cannot write"),
-        (["empty"], 9, "none of the 0 files"),
+        (["empty"], 9, "no picture that can be used"),
     ],
 )
 def test_each_kind_of_failure_has_its_exit_code_and_one_line(imgsearch, catalogue, tmp_path, arguments, code, said):
