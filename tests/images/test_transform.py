@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgsearch.images.transform import fit
+from imgsearch.images.transform import (
+    binarize,
+    crop_foreground,
+    denoise,
+    deskew,
+    equalize,
+    fit,
+    grayscale,
+    reduce,
+    rotate,
+)
 
 
 def flat(height: int, width: int, colour: tuple[int, int, int]) -> np.ndarray:
@@ -134,3 +144,238 @@ def test_enlarging_gives_no_blocks():
 
     assert np.all(np.diff(row) >= 0)
     assert np.diff(row).max() <= 16
+
+
+WHITE = (255, 255, 255)
+
+
+def with_box(angle: float, ground: tuple[int, int, int] = WHITE, side: int = 400) -> np.ndarray:
+    """A box of 220 x 130 pixels in the middle, turned anticlockwise."""
+    picture = flat(side, side + 100, ground)
+    corners = cv2.boxPoints((((side + 99) / 2, (side - 1) / 2), (220, 130), -angle))
+    cv2.fillPoly(picture, [np.round(corners * 16).astype(np.int32)], (160, 40, 30), cv2.LINE_AA, 4)
+    return picture
+
+
+def box_angle(picture: np.ndarray) -> float:
+    """How far the box is turned anticlockwise, -45 to 45, by another way than that of deskew."""
+    mask = (np.abs(picture.astype(int) - (160, 40, 30)).max(axis=2) < 60).astype(np.uint8)
+    contour = max(cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0], key=cv2.contourArea)
+    return (-cv2.minAreaRect(contour)[2] + 45) % 90 - 45
+
+
+@pytest.mark.parametrize("ground", [WHITE, (225, 218, 200), (20, 25, 30)])
+@pytest.mark.parametrize("angle", [-19, -11.3, -4, -1, 1, 2.5, 7, 13.7, 19])
+def test_deskew_brings_a_turned_box_upright_within_a_degree(angle, ground):
+    picture = with_box(angle, ground)
+    assert abs(box_angle(picture) - angle) < 0.7
+
+    upright = deskew(picture)
+
+    assert abs(box_angle(upright)) < 0.7
+    assert np.abs(upright[[0, 0, -1, -1], [0, -1, 0, -1]].astype(int) - ground).max() <= 1
+
+
+def test_deskew_shows_white_in_the_corners_where_there_is_no_ground():
+    picture = with_box(0)
+    picture[::40] = (0, 90, 0)
+    picture[:, ::40] = (0, 90, 0)
+    askew = rotate(picture, 8)[80:-80, 80:-80]
+
+    upright = deskew(askew)
+
+    assert upright.shape[0] > askew.shape[0]
+    assert np.all(upright[[0, 0, -1, -1], [0, -1, 0, -1]] == 255)
+
+
+def test_deskew_turns_lines_of_text():
+    page = flat(500, 400, WHITE)
+    for line in range(40, 480, 26):
+        cv2.putText(page, "Lorem ipsum dolor", (30, line), cv2.FONT_HERSHEY_SIMPLEX, 0.8, (0, 0, 0), 2, cv2.LINE_AA)
+    for line in range(53, 480, 26):
+        cv2.line(page, (30, line), (370, line), (90, 90, 90), 1)
+    askew = rotate(page, 5)
+
+    upright = deskew(askew)
+
+    # Rows of text and rows between them differ most when the lines are level.
+    contrasts = [picture[60:-60, 60:-60].mean(axis=(1, 2)).std() for picture in (page, upright, askew)]
+    assert contrasts[1] > 0.8 * contrasts[0] > 2 * contrasts[2]
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        pytest.param(with_box(0), id="upright"),
+        pytest.param(with_box(45), id="on its corner"),
+        pytest.param(with_box(26), id="turned by more than 20 degrees"),
+        pytest.param(cv2.circle(flat(300, 300, WHITE), (150, 150), 100, (9, 9, 99), -1, cv2.LINE_AA), id="disc"),
+        pytest.param(noise(300, 300), id="noise"),
+        pytest.param(flat(300, 200, (7, 70, 170)), id="one colour"),
+        pytest.param(noise(1, 1), id="one pixel"),
+    ],
+)
+def test_deskew_leaves_alone_what_gives_it_no_evidence(picture):
+    assert np.array_equal(deskew(picture), picture)
+
+
+@pytest.mark.parametrize("ground", [WHITE, (225, 218, 200), (0, 0, 0)])
+@pytest.mark.parametrize("scale", [0.3, 1, 5])
+def test_crop_foreground_finds_the_item_and_keeps_a_small_margin(ground, scale):
+    height, width = round(400 * scale), round(600 * scale)
+    top, left, bottom, right = (round(side * scale) for side in (100, 350, 180, 550))
+    picture = flat(height, width, ground)
+    picture[top:bottom, left:right] = noise(bottom - top, right - left) // 2 + 60
+
+    found = crop_foreground(picture)
+
+    margin = 0.03 * (right - left)
+    assert found.shape[0] == pytest.approx(bottom - top + 2 * margin, abs=2 + 3 * scale)
+    assert found.shape[1] == pytest.approx(right - left + 2 * margin, abs=2 + 3 * scale)
+    item = (np.abs(picture.astype(int) - ground).max(axis=2) > 0).sum()
+    assert (np.abs(found.astype(int) - ground).max(axis=2) > 0).sum() == item
+
+
+def test_crop_foreground_is_not_misled_by_noise_and_specks_on_the_ground():
+    picture = flat(400, 600, (240, 240, 240))
+    picture[150:250, 200:400] = (30, 60, 20)
+    picture = np.clip(picture + np.random.default_rng(0).normal(0, 3, picture.shape), 0, 255).astype(np.uint8)
+    picture[20:23, 30:33] = picture[390:393, 580:583] = 0
+
+    assert crop_foreground(picture).shape == pytest.approx((112, 212, 3), abs=8)
+
+
+def test_crop_foreground_finds_several_items():
+    picture = flat(400, 600, WHITE)
+    picture[50:100, 50:100] = picture[300:350, 500:550] = 0
+
+    assert crop_foreground(picture).shape == pytest.approx((330, 530, 3), abs=4)
+
+
+def test_crop_foreground_finds_an_item_that_reaches_one_side():
+    picture = flat(400, 600, WHITE)
+    picture[200:, 250:350] = (200, 20, 20)
+
+    found = crop_foreground(picture)
+
+    assert found.shape == pytest.approx((206, 112, 3), abs=4)
+    assert np.all(found[-1, 20:-20] == (200, 20, 20))
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        pytest.param(flat(90, 60, (4, 200, 90)), id="one colour"),
+        pytest.param(noise(200, 300), id="no even ground"),
+        pytest.param(cv2.resize(noise(3, 3), (300, 300), interpolation=cv2.INTER_CUBIC), id="a photograph's ground"),
+        pytest.param(noise(1, 1), id="one pixel"),
+        pytest.param(noise(1, 40), id="a line"),
+    ],
+)
+def test_crop_foreground_leaves_alone_what_has_no_even_ground_or_no_item(picture):
+    assert np.array_equal(crop_foreground(picture), picture)
+
+
+@pytest.mark.parametrize("quarters", [-2, -1, 1, 2])
+def test_quarter_turns_move_pixels_anticlockwise_and_change_none(quarters):
+    picture = noise(30, 50)
+
+    assert np.array_equal(rotate(picture, 90 * quarters), np.rot90(picture, quarters))
+
+
+@pytest.mark.parametrize("degrees", [-150, -33.3, 5, 45, 100])
+def test_a_turned_picture_grows_and_has_white_corners(degrees):
+    picture = flat(100, 200, (10, 20, 30))
+
+    turned = rotate(picture, degrees)
+
+    cosine, sine = abs(np.cos(np.radians(degrees))), abs(np.sin(np.radians(degrees)))
+    assert turned.shape == pytest.approx((200 * sine + 100 * cosine, 200 * cosine + 100 * sine, 3), abs=1)
+    assert int((turned < 128).all(axis=2).sum()) == pytest.approx(100 * 200, rel=0.02)
+    assert np.all(turned[[0, 0, -1, -1], [0, -1, 0, -1]] == 255)
+
+
+def test_a_turn_is_anticlockwise():
+    picture = flat(101, 101, WHITE)
+    picture[45:56, 90:] = 0  # at three o'clock
+
+    rows, columns = np.nonzero(rotate(picture, 30)[:, :, 0] < 128)
+
+    height = rotate(picture, 30).shape[0]
+    assert rows.mean() < height / 2 - 15
+    assert columns.mean() > height / 2 + 30
+
+
+def test_turning_there_and_back_is_as_before():
+    picture = with_box(0)
+
+    back = rotate(rotate(picture, 17), -17)
+
+    top, left = ((after - before) // 2 for after, before in zip(back.shape[:2], picture.shape[:2], strict=True))
+    middle = back[top : top + picture.shape[0], left : left + picture.shape[1]].astype(int)
+    assert np.abs(middle - picture).mean() < 1
+
+
+def test_a_long_strip_is_reduced_when_it_is_turned():
+    turned = rotate(flat(2, 40_000, (0, 0, 0)), 45)
+
+    assert max(turned.shape) <= 16_384
+
+
+def test_denoise_takes_out_noise_and_keeps_edges():
+    clean = with_box(10, (200, 190, 210))
+    noisy = np.clip(clean + np.random.default_rng(0).normal(0, 10, clean.shape), 0, 255).astype(np.uint8)
+
+    smooth = denoise(noisy)
+
+    assert np.abs(smooth.astype(int) - clean).mean() < 0.5 * np.abs(noisy.astype(int) - clean).mean()
+    assert np.abs(denoise(clean).astype(int) - clean).mean() < 0.5
+
+
+def test_equalize_spreads_the_light_and_keeps_grey_grey():
+    dull = (noise(200, 200) // 8 + 100)[:, :, :1].repeat(3, axis=2)
+
+    spread = equalize(dull)
+
+    assert spread.std() > 1.5 * dull.std()
+    assert np.array_equal(spread, spread[:, :, :1].repeat(3, axis=2))
+
+
+def test_grayscale_is_the_luminance_that_eyes_see():
+    grey = grayscale(np.array([[(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (80, 80, 80)]], np.uint8))
+
+    assert grey[0, :, 0].tolist() == [76, 150, 29, 255, 80]
+    assert np.array_equal(grey, grey[:, :, :1].repeat(3, axis=2))
+
+
+def test_otsu_separates_two_heaps_of_grey_wherever_they_lie():
+    picture = np.where(noise(100, 100)[:, :, :1] < 100, 40, 90).astype(np.uint8).repeat(3, axis=2)
+
+    assert np.array_equal(binarize(picture, "otsu"), np.where(picture == 90, 255, 0))
+
+
+@pytest.mark.parametrize("threshold", [0, 40, 127, 254, 255])
+def test_what_is_lighter_than_a_threshold_is_white(threshold):
+    picture = np.arange(256, dtype=np.uint8).reshape(1, 256, 1).repeat(3, axis=2)
+
+    assert np.array_equal(binarize(picture, str(threshold)), np.where(picture > threshold, 255, 0))
+
+
+def test_adaptive_reads_a_page_in_uneven_light_where_otsu_does_not():
+    page = flat(300, 300, WHITE)
+    for line in range(30, 290, 30):
+        cv2.putText(page, "ABCDEFGHIJ", (20, line), cv2.FONT_HERSHEY_SIMPLEX, 1, (0, 0, 0), 2)
+    is_ink = page[:, :, 0] < 128
+    light = np.linspace(0.25, 1, 300)[None, :, None]
+    lit = (page * light * 0.8 + 40 * light).astype(np.uint8)
+
+    adaptive, otsu = ((binarize(lit, method)[:, :, 0] == 0) for method in ("adaptive", "otsu"))
+
+    assert (adaptive != is_ink).mean() < 0.1
+    assert (otsu != is_ink).mean() > 0.2
+
+
+@pytest.mark.parametrize("longest", [1, 10, 99])
+def test_reduce_keeps_proportions_and_never_enlarges(longest):
+    assert reduce(noise(50, 100), longest).shape == (max(1, round(longest / 2)), longest, 3)
+    assert reduce(noise(9, 5), 10).shape == (9, 5, 3)

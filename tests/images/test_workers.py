@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import resource
@@ -13,8 +14,11 @@ import numpy as np
 import pytest
 
 from imgsearch.errors import PictureError
+from imgsearch.images.decode import decode
 from imgsearch.images.policy import FilePolicy
-from imgsearch.images.workers import DecodeWorker, decode_and_fit
+from imgsearch.images.steps import NO_STEPS, Steps
+from imgsearch.images.transform import fit
+from imgsearch.images.workers import DecodeWorker, FileWorker, decode_and_fit, decode_and_fit_guarded
 
 SIZE = 64
 
@@ -446,3 +450,226 @@ def test_a_worker_started_without_standard_streams_decodes_all_the_same(tmp_path
 
     assert done.returncode == 0
     assert (tmp_path / "pixels").read_bytes() == decode_and_fit(encoded(".png"), 64, "pad").tobytes()
+
+
+STEPS = "crop-foreground,rotate=90,grayscale,binarize=adaptive"
+
+
+@pytest.mark.parametrize("how", ["pad", "crop", "stretch"])
+def test_steps_are_done_between_decoding_and_fitting_here_and_in_a_worker(how):
+    data, steps = encoded(".png", 300, 200), Steps.parse(STEPS)
+    worker = DecodeWorker(SIZE, how, steps=steps)
+    try:
+        expected = fit(steps.apply(decode(data)), SIZE, how)
+
+        assert np.array_equal(worker.decode(data)[0], expected)
+        assert np.array_equal(decode_and_fit(data, SIZE, how, steps=steps), expected)
+        assert np.array_equal(decode_and_fit_guarded(data, SIZE, how, FilePolicy(), steps=steps), expected)
+    finally:
+        worker.close()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize("how", ["pad", "crop", "stretch"])
+def test_what_steps_are_done_to_is_not_larger_than_1024_pixels(monkeypatch, suffix, how):
+    sides = []
+    monkeypatch.setattr(Steps, "apply", lambda _, picture: sides.append(picture.shape[:2]) or picture)
+
+    for height, width in ((3000, 2000), (1024, 700), (90, 60), (1, 5000)):
+        decode_and_fit(encoded(suffix, height, width), SIZE, how, steps=Steps(grayscale=True))
+
+    assert sides == [(1024, 683), (1024, 700), (90, 60), (1, 1024)]
+
+
+def test_a_picture_too_large_for_here_gets_its_steps_in_a_process():
+    data, policy = encoded(".png", 400, 300), FilePolicy(max_pixels=10**9)
+    many_scans = cv2.imencode(".jpg", decode(data), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+    last = many_scans.rindex(b"\xff\xda")
+    many_scans = many_scans[:last] + many_scans[last:-2] * 120 + b"\xff\xd9"
+
+    found = decode_and_fit_guarded(many_scans, SIZE, "pad", policy, steps=Steps(rotate=90, grayscale=True))
+
+    assert np.array_equal(found, decode_and_fit(many_scans, SIZE, "pad", steps=Steps(rotate=90, grayscale=True)))
+
+
+@pytest.fixture
+def variant_worker():
+    opened = DecodeWorker(SIZE, "pad", variants=5, seed=3)
+    yield opened
+    opened.close()
+
+
+def cut_out(side: int = 200, suffix: str = ".png") -> bytes:
+    """A red disc, on nothing where the format knows nothing."""
+    picture = np.zeros((side, side, 4), np.uint8)
+    cv2.circle(picture, (side // 2, side // 2), side * 2 // 5, (20, 20, 230, 255), -1)
+    return cv2.imencode(suffix, picture if suffix != ".jpg" else picture[:, :, :3])[1].tobytes()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_variants_come_after_the_picture_itself(variant_worker, suffix):
+    data = cut_out(suffix=suffix)
+
+    found = variant_worker.decode_variants(data)
+
+    assert (found.shape, found.dtype) == ((6, SIZE, SIZE, 3), np.uint8)
+    assert np.array_equal(found[0], decode_and_fit(data, SIZE, "pad"))
+    assert np.array_equal(found[0], variant_worker.decode(data)[0])
+    assert len({variant.tobytes() for variant in found}) == 6
+
+
+def test_variants_are_two_photos_of_the_item_on_another_ground_to_each_screenshot(variant_worker):
+    found = variant_worker.decode_variants(cut_out()).astype(int)
+
+    corners = found[:, [0, 0, -1, -1], [0, -1, 0, -1]].min(axis=(1, 2))
+    assert np.flatnonzero(corners > 220).tolist() == [0, 3]
+    middles = found[:, SIZE // 2 - 4 : SIZE // 2 + 4, SIZE // 2 - 4 : SIZE // 2 + 4].mean(axis=(1, 2))
+    assert np.all(middles[:, 0] > 3 * middles[:, 1:].max(axis=1))
+
+
+def test_variants_depend_on_content_and_seed_and_not_on_what_came_before(variant_worker):
+    first, second = cut_out(200), cut_out(201)
+    found = [variant_worker.decode_variants(data) for data in (first, second, first)]
+    others = [DecodeWorker(SIZE, "pad", variants=5, seed=3), DecodeWorker(SIZE, "pad", variants=5, seed=4)]
+    try:
+        same, different = (worker.decode_variants(first) for worker in others)
+    finally:
+        for worker in others:
+            worker.close()
+
+    assert np.array_equal(found[0], found[2])
+    assert np.array_equal(found[0], same)
+    assert not np.array_equal(found[0][1:], found[1][1:])
+    assert not np.array_equal(found[0][1:], different[1:])
+
+
+def test_the_first_variants_are_the_same_however_many_there_are(variant_worker):
+    one = DecodeWorker(SIZE, "pad", variants=1, seed=3)
+    try:
+        assert np.array_equal(one.decode_variants(cut_out()), variant_worker.decode_variants(cut_out())[:2])
+    finally:
+        one.close()
+
+
+def test_variants_get_the_steps_that_a_query_would():
+    worker = DecodeWorker(SIZE, "pad", steps=Steps(grayscale=True), variants=2)
+    try:
+        found = worker.decode_variants(cut_out())
+    finally:
+        worker.close()
+
+    assert np.array_equal(found, found[..., :1].repeat(3, axis=-1))
+
+
+def test_a_worker_without_variants_gives_the_picture_alone(worker):
+    data = encoded(".jpg")
+
+    assert np.array_equal(worker.decode_variants(data), decode_and_fit(data, SIZE, "pad")[np.newaxis])
+
+
+def test_variants_of_a_damaged_picture_are_made_where_damage_is_kept(variant_worker):
+    cut = encoded(".jpg", 400, 300)[:-2000]
+    lenient = DecodeWorker(SIZE, "pad", FilePolicy(keep_damaged=True), variants=2)
+    try:
+        assert lenient.decode_variants(cut).shape == (3, SIZE, SIZE, 3)
+    finally:
+        lenient.close()
+    with pytest.raises(PictureError, match="cut short"):
+        variant_worker.decode_variants(cut)
+
+
+@pytest.mark.slow
+def test_variants_of_a_very_large_picture_are_made_within_the_worker_s_memory():
+    data = cut_out(11_000)  # as float32 it would fill all of it
+    worker = DecodeWorker(SIZE, "pad", variants=3, seconds=200)
+    try:
+        found = worker.decode_variants(data)
+    finally:
+        worker.close()
+
+    middle = found[:, SIZE // 2, SIZE // 2].astype(int)
+    assert np.all(middle[:, 0] > 3 * middle[:, 1:].max(axis=1))
+
+
+def files_of(data: bytes, **wishes: object) -> list[bytes]:
+    given = {"steps": NO_STEPS, "augment": 0, "seed": 0, "ending": "png"} | wishes
+    worker = FileWorker(given.pop("size", 0), given.pop("how", "pad"), given.pop("policy", FilePolicy()), **given)
+    try:
+        return [bytes(file) for file in worker.files(data)]
+    finally:
+        worker.close()
+
+
+@pytest.mark.parametrize("ending", ["png", "npy"])
+def test_files_without_a_size_hold_the_very_pixels_after_the_steps(ending):
+    data, steps = encoded(".png", 300, 200), Steps.parse("rotate=90,denoise")
+
+    (file,) = files_of(data, steps=steps, ending=ending)
+
+    found = decode(file) if ending == "png" else np.load(io.BytesIO(file), allow_pickle=False)
+    assert np.array_equal(found, steps.apply(decode(data)))
+
+
+@pytest.mark.parametrize(("ending", "start"), [("jpg", b"\xff\xd8\xff"), ("webp", b"RIFF")])
+def test_files_in_formats_with_loss_look_alike(ending, start):
+    data = encoded(".png", 300, 200)
+
+    (file,) = files_of(data, ending=ending)
+
+    assert file.startswith(start)
+    assert np.abs(decode(file).astype(int) - decode(data)).mean() < 3
+
+
+def test_files_with_a_size_are_what_an_index_would_see():
+    data, steps = encoded(".jpg", 1500, 1200), Steps.parse("deskew,grayscale")
+
+    (file,) = files_of(data, size=96, how="crop", steps=steps)
+
+    assert np.array_equal(decode(file), decode_and_fit(data, 96, "crop", steps=steps))
+
+
+def test_files_of_black_and_white_pictures_hold_no_grey_whatever_was_done_after():
+    files = files_of(encoded(".png", 300, 200), size=50, steps=Steps(binarize="otsu"), augment=3)
+
+    for file in files:
+        assert np.unique(decode(file)).tolist() == [0, 255]
+        assert cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_UNCHANGED).ndim == 2
+
+
+def test_augmented_files_depend_on_content_and_seed_alone():
+    data = encoded(".png", 60, 80)
+
+    files = files_of(data, augment=3, seed=1)
+
+    assert len({*files}) == 4
+    assert {decode(file).shape for file in files} == {(60, 80, 3)}
+    assert files_of(data, augment=1, seed=1) == files[:2]
+    assert files_of(data, augment=1, seed=2)[1] not in files
+
+
+def test_files_longer_than_a_megabyte_go_through():
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 1000, 3), dtype=np.uint8)
+
+    found = files_of(cv2.imencode(".png", noise)[1].tobytes(), augment=2, ending="npy")
+
+    assert np.array_equal(np.load(io.BytesIO(found[0])), noise[:, :, ::-1])
+    assert [len(file) for file in found] == [4_500_128] * 3
+
+
+@pytest.mark.parametrize(("ending", "side"), [("webp", 16_384), ("jpg", 65_501)])
+def test_a_picture_that_a_format_cannot_hold_is_too_large(ending, side):
+    data = encoded(".png", 2, side)
+
+    with pytest.raises(PictureError) as refused:
+        files_of(data, ending=ending)
+
+    assert (refused.value.cause, ending in refused.value.message) == ("too_large", True)
+    assert decode(files_of(data, ending="png")[0]).shape == (2, side, 3)
+
+
+@pytest.mark.slow
+def test_files_that_need_more_memory_than_there_is_are_out_of_memory():
+    with pytest.raises(PictureError) as refused:
+        files_of(encoded(".png", 9000, 9000), augment=10, ending="npy")
+
+    assert refused.value.cause == "out_of_memory"

@@ -5,10 +5,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.images.decode import Pixels
+from imgsearch.images.transform import reduce
 
 Layer = NDArray[np.float32]
 
 FRAME = 320
+_SCREEN = 1024
 
 
 def photo_like(item: Pixels, generator: np.random.Generator) -> bytes:
@@ -35,6 +37,107 @@ def photo_like(item: Pixels, generator: np.random.Generator) -> bytes:
     quality = int(generator.integers(40, 86))
     _, encoded = cv2.imencode(".jpg", photo[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     return encoded.tobytes()
+
+
+def screenshot_like(item: Pixels, generator: np.random.Generator) -> bytes:
+    """Make a picture that somebody might have cut out of a screen that shows a catalogue item.
+
+    On white, its longer side brought down to 1,024 pixels, the item is cropped to 55 to 95 % of its area and scaled
+    by 0.5 to 1.5. Every other picture stands on a plain page: margins up to 30 % of its longer side, white or light
+    grey, under a dark bar. It is saved as PNG, or as JPEG of quality 50 to 95. All uniform.
+
+    Args:
+        item: RGBA, uint8 of shape (height, width, 4).
+        generator: Source of all chance: the same state gives the same bytes.
+
+    Returns:
+        A PNG or JPEG file.
+    """
+    shown = _crop(_on_white(reduce_rgba(item, _SCREEN)), generator)
+    scale = generator.uniform(0.5, 1.5)
+    width, height = (max(1, round(side * scale)) for side in shown.shape[1::-1])
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    shown = np.asarray(cv2.resize(shown, (width, height), interpolation=how), np.uint8)
+    if generator.random() < 0.5:
+        shown = _on_page(shown, generator)
+    native = shown[:, :, ::-1]
+    if generator.random() < 0.5:
+        return cv2.imencode(".png", native)[1].tobytes()
+    quality = int(generator.integers(50, 96))
+    return cv2.imencode(".jpg", native, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
+def shaken(picture: Pixels, generator: np.random.Generator) -> Pixels:
+    """Make an augmented copy for training.
+
+    Turned by up to 20 degrees, shifted by up to 0.2 of each side, sheared by up to 0.2, zoomed by 0.8 to 1.2, and
+    mirrored every other time; all uniform, about the centre, in one affine warp. What it does not cover repeats its
+    nearest pixels.
+
+    Args:
+        picture: RGB, uint8 of shape (height, width, 3).
+        generator: Source of all chance.
+
+    Returns:
+        RGB, uint8 of the same shape.
+    """
+    height, width = picture.shape[:2]
+    angle = np.radians(generator.uniform(-20, 20))
+    turned = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    sheared = np.array([[1, generator.uniform(-0.2, 0.2)], [0, 1]])
+    zoomed = np.diag(np.full(2, generator.uniform(0.8, 1.2)))
+    mirrored = np.diag([generator.choice([-1, 1]), 1])
+    centre = np.array([width - 1, height - 1]) / 2
+    linear = turned @ sheared @ zoomed @ mirrored
+    shift = generator.uniform(-0.2, 0.2, 2) * (width, height)
+    warp = np.column_stack([linear, centre - linear @ centre + shift])
+    moved = cv2.warpAffine(picture, warp, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(moved, np.uint8)
+
+
+def reduce_rgba(item: Pixels, longest: int) -> Pixels:
+    """Bring the longer side of a picture with transparency down to so many pixels, for instance before `photo_like`.
+
+    Args:
+        item: RGBA, uint8 of shape (height, width, 4).
+        longest: In pixels; a smaller picture is returned as it is.
+
+    Returns:
+        RGBA, uint8. Colours under full transparency leave no trace in it.
+    """
+    if max(item.shape[:2]) <= longest:
+        return item
+    alpha = np.ascontiguousarray(item[:, :, 3])
+    small_alpha = reduce(alpha, longest)
+    colours = []
+    for channel in range(3):  # one at a time, so that a large picture needs no second copy of itself
+        premultiplied = cv2.multiply(np.ascontiguousarray(item[:, :, channel]), alpha, scale=1 / 255)
+        small = reduce(np.asarray(premultiplied, np.uint8), longest)
+        colours.append(cv2.divide(small, np.maximum(small_alpha, 1), scale=255))
+    return np.asarray(np.dstack([*colours, small_alpha]), np.uint8)
+
+
+def _on_white(item: Pixels) -> Pixels:
+    opacity = item[:, :, 3:].astype(np.float32) / 255
+    return np.round(item[:, :, :3] * opacity + 255 * (1 - opacity)).astype(np.uint8)
+
+
+def _crop(picture: Pixels, generator: np.random.Generator) -> Pixels:
+    area, share = generator.uniform(0.55, 0.95), generator.uniform(0.25, 0.75)
+    whole = np.array(picture.shape[:2])
+    sides = np.maximum(1, np.round(whole * (area**share, area ** (1 - share)))).astype(int)
+    top, left = generator.integers(0, whole - sides + 1)
+    return picture[top : top + sides[0], left : left + sides[1]]
+
+
+def _on_page(picture: Pixels, generator: np.random.Generator) -> Pixels:
+    above, below, left, right = (generator.uniform(0, 0.3, 4) * max(picture.shape[:2])).astype(int)
+    ground = [int(generator.choice([255, 245, 230]))] * 3
+    page = np.asarray(
+        cv2.copyMakeBorder(picture, above, below, left, right, cv2.BORDER_CONSTANT, value=ground), np.uint8
+    )
+    bar = np.full((max(1, len(page) // 12), page.shape[1], 3), generator.integers(20, 90, 3), np.uint8)
+    return np.vstack([bar, page])
 
 
 def _premultiplied(item: Pixels) -> Layer:

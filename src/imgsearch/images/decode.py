@@ -149,11 +149,12 @@ def salvage(data: bytes, *, shrink_to: int = 0, max_pixels: int = MAX_PIXELS) ->
     return _as_rgb(native), damage
 
 
-def decode_rgba(data: bytes) -> Pixels:
+def decode_rgba(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Decode a picture with its transparency.
 
     Args:
         data: As for `decode`.
+        max_pixels: As for `decode`.
 
     Returns:
         RGBA pixels, not premultiplied, uint8 of shape (height, width, 4).
@@ -161,7 +162,7 @@ def decode_rgba(data: bytes) -> Pixels:
     Raises:
         PictureError: As for `decode`.
     """
-    native, damage = _decode_native(data, 0, MAX_PIXELS)
+    native, damage = _decode_native(data, 0, max_pixels)
     if damage:
         raise PictureError("corrupt", f"damaged: {damage}")
     if native.ndim == 2:

@@ -1,11 +1,13 @@
 """Walk a catalogue: which files could be pictures, and which of them cannot even be opened."""
 
 import errno
+import hashlib
+import heapq
 import logging
 import os
 import stat
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,3 +145,20 @@ def _cause(error: OSError) -> str:
     if error.errno == errno.ENAMETOOLONG:
         return "path_too_long"
     return "vanished" if error.errno == errno.ENOENT else "unreadable"
+
+
+def sampled(found: Iterable[FoundFile], most: int) -> list[str]:
+    """Choose files as if by lot, but always the same: by the hash of their names.
+
+    Args:
+        found: The files, of which only so many are held at a time.
+        most: How many at most.
+
+    Returns:
+        Their paths.
+    """
+    return heapq.nsmallest(most, (file.path for file in found), key=_lot)
+
+
+def _lot(path: str) -> bytes:
+    return hashlib.sha256(os.fsencode(path)).digest()

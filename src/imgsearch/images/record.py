@@ -1,0 +1,217 @@
+"""What `preprocess` remembers of a folder it writes: from which file, and how, each output was made."""
+
+import logging
+import os
+import sqlite3
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from imgsearch.errors import LockedError
+from imgsearch.images.scan import FoundFile
+
+logger = logging.getLogger(__name__)
+
+# Paths are stored as the bytes of the file name, which need not be UTF-8.
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS files (
+    path BLOB PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, settings TEXT NOT NULL,
+    cause TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS outputs (output BLOB PRIMARY KEY, path BLOB NOT NULL, size INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS outputs_path ON outputs (path);
+DROP TABLE IF EXISTS found;
+CREATE TABLE found (
+    id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, name BLOB NOT NULL, size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL, cause TEXT NOT NULL
+);
+"""
+# A file rejected for a passing cause may be fine the next time though its size and time are the same.
+_READ_SOURCES = """
+SELECT f.id, f.path, f.name, f.size, f.mtime_ns, f.cause,
+    CASE WHEN k.size = f.size AND k.mtime_ns = f.mtime_ns AND k.settings = ? AND f.cause = '' AND k.cause NOT IN
+        ('unreadable', 'vanished', 'changed', 'timeout', 'decoder_crashed', 'out_of_memory') THEN k.cause END
+FROM found f LEFT JOIN files k ON k.path = f.path WHERE f.id > ? ORDER BY f.id LIMIT 500
+"""
+_READ_LEFT_OVER = """
+SELECT output FROM outputs o WHERE NOT EXISTS (
+    SELECT 1 FROM found f JOIN files k ON k.path = f.path WHERE f.path = o.path AND k.cause = ''
+) ORDER BY output
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file of the source folder.
+
+    Attributes:
+        id: A number of its own.
+        path: Below the source folder.
+        name: Of its outputs, below the destination, without what `preprocess` adds.
+        size: In bytes, when it was found.
+        mtime_ns: Of its last change, when it was found.
+        cause: Why it cannot be opened, or empty.
+        known: The cause for which it, unchanged, was rejected with the same settings before; empty if it was used;
+            None if it is new, changed, or worth another try.
+    """
+
+    id: int
+    path: str
+    name: str
+    size: int
+    mtime_ns: int
+    cause: str
+    known: str | None
+
+
+class Record:
+    """The record of one destination, a SQLite file in it; nobody else may write there while it is open.
+
+    Args:
+        path: The file. One that is damaged is begun anew.
+        settings: What outputs are made with.
+
+    Raises:
+        LockedError: Another process has it open.
+    """
+
+    def __init__(self, path: Path, settings: str) -> None:
+        self._destination = os.fspath(path.parent)
+        self._settings = settings
+        try:
+            self._connection = _open(path)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            raise LockedError(f"another preprocess is writing to {path.parent}") from None
+        except sqlite3.DatabaseError as error:
+            logger.warning("%s is damaged (%s); begun anew", path, error)
+            path.unlink()
+            self._connection = _open(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> None:
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("COMMIT")  # what was done before an interruption, too, is done
+        finally:
+            self._connection.close()
+
+    def commit(self) -> None:
+        """Make sure of what was recorded so far."""
+        self._connection.execute("COMMIT")
+        self._connection.execute("BEGIN")
+
+    def add_found(self, found: Iterable[tuple[FoundFile, str]]) -> None:
+        """Take in what a scan found, with the names of the outputs."""
+        self._connection.executemany(
+            "INSERT INTO found (path, name, size, mtime_ns, cause) VALUES (?, ?, ?, ?, ?)",
+            ((os.fsencode(file.path), os.fsencode(name), file.size, file.mtime_ns, file.cause) for file, name in found),
+        )
+
+    def count_found(self) -> tuple[int, int]:
+        """Count the files that were found, and those of them that can be opened."""
+        seen, usable = self._connection.execute(
+            "SELECT count(*), count(CASE cause WHEN '' THEN 1 END) FROM found"
+        ).fetchone()
+        return int(seen), int(usable)
+
+    def sources(self) -> Iterator[Source]:
+        """Yield the files that were found; they may be settled in the meantime."""
+        last = 0
+        while page := self._connection.execute(_READ_SOURCES, (self._settings, last)).fetchall():
+            for last, path, name, *facts in page:
+                yield Source(last, os.fsdecode(path), os.fsdecode(name), *facts)
+
+    def has_outputs(self, source: Source, outputs: Sequence[str]) -> bool:
+        """Say whether just these outputs of a file were made, and are still there."""
+        sizes = self._sizes(source)
+        return sizes.keys() == set(outputs) and all(
+            self._size_on_disk(output) == size for output, size in sizes.items()
+        )
+
+    def settle(self, source: Source, size: int, mtime_ns: int, outputs: Sequence[tuple[str, int]]) -> list[str]:
+        """Record that a file was used.
+
+        Args:
+            source: The file.
+            size: Of what was read of it.
+            mtime_ns: Of that.
+            outputs: What was made, and how large it is.
+
+        Returns:
+            Outputs of the file that were made before and are not among these; they are forgotten.
+        """
+        obsolete = sorted(self._sizes(source).keys() - {output for output, _ in outputs})
+        path = os.fsencode(source.path)
+        self._connection.execute("DELETE FROM outputs WHERE path = ?", (path,))
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO outputs VALUES (?, ?, ?)",
+            ((os.fsencode(output), path, length) for output, length in outputs),
+        )
+        self._put(source, size, mtime_ns, "")
+        return obsolete
+
+    def reject(self, source: Source, cause: str) -> bool:
+        """Record that a file cannot be used; say whether that is new."""
+        row = self._connection.execute("SELECT cause FROM files WHERE path = ?", (os.fsencode(source.path),)).fetchone()
+        self._put(source, source.size, source.mtime_ns, cause)
+        return row is None or not row[0]
+
+    def forget_gone(self) -> None:
+        """Forget files that are gone, but not what was made of them."""
+        self._connection.execute("DELETE FROM files WHERE path NOT IN (SELECT path FROM found)")
+
+    def left_over(self) -> int:
+        """Count the outputs whose file is gone, or cannot be used any more."""
+        count = 0
+        for (output,) in self._connection.execute(_READ_LEFT_OVER).fetchall():
+            if self._size_on_disk(os.fsdecode(output)) is None:
+                self._connection.execute("DELETE FROM outputs WHERE output = ?", (output,))
+            else:
+                count += 1
+        return count
+
+    def _sizes(self, source: Source) -> dict[str, int]:
+        rows = self._connection.execute("SELECT output, size FROM outputs WHERE path = ?", (os.fsencode(source.path),))
+        return {os.fsdecode(output): size for output, size in rows}
+
+    def _size_on_disk(self, output: str) -> int | None:
+        try:
+            status = os.lstat(os.path.join(self._destination, output))
+        except OSError:
+            return None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def _put(self, source: Source, size: int, mtime_ns: int, cause: str) -> None:
+        self._connection.execute(
+            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)",
+            (os.fsencode(source.path), size, mtime_ns, self._settings, cause),
+        )
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None)
+    try:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("BEGIN EXCLUSIVE")
+        connection.execute("COMMIT")
+        connection.executescript(_SCHEMA)
+        _check_integrity(connection)
+        connection.execute("BEGIN")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check_integrity(connection: sqlite3.Connection) -> None:
+    """Raise DatabaseError if a page of the file was damaged."""
+    (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(verdict)

@@ -1,0 +1,120 @@
+"""What is done to a picture before it is fitted, as an encoder's fingerprint and a command line name it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from imgsearch.errors import UsageError
+
+if TYPE_CHECKING:
+    from imgsearch.images.decode import Pixels
+
+_ALLOWED = (
+    "steps are crop-foreground, deskew, rotate=DEGREES (-180 to 180), denoise, equalize, grayscale,"
+    " binarize=otsu, binarize=adaptive and binarize=0 to binarize=255, separated by commas"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What is done to a picture before it is fitted. In this order, whatever the order they were asked in.
+
+    Attributes:
+        crop_foreground: Cut off an even ground around the item, as `transform.crop_foreground`.
+        deskew: Turn upright what stands askew by up to 20 degrees, as `transform.deskew`.
+        rotate: Turn by so many degrees anticlockwise, -180 to 180, on white.
+        denoise: Smooth noise and keep edges, as `transform.denoise`.
+        equalize: Spread the luminance, as `transform.equalize`.
+        grayscale: Take out the colour.
+        binarize: Make it black and white, as `transform.binarize`: `otsu`, `adaptive` or a threshold, `0` to `255`.
+
+    Raises:
+        UsageError: An angle or a threshold is none.
+    """
+
+    crop_foreground: bool = False
+    deskew: bool = False
+    rotate: float = 0.0
+    denoise: bool = False
+    equalize: bool = False
+    grayscale: bool = False
+    binarize: str = ""
+
+    def __post_init__(self) -> None:
+        if not -180 <= self.rotate <= 180:  # nor is NaN
+            raise UsageError(f"expected to rotate by -180 to 180 degrees, found {self.rotate}", hint=_ALLOWED)
+        if self.binarize not in ("", "otsu", "adaptive") and self.binarize not in map(str, range(256)):
+            raise UsageError(
+                f"expected to binarize by otsu, adaptive or a threshold of 0 to 255, found {self.binarize!r}",
+                hint=_ALLOWED,
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> "Steps":
+        """Read what `str` writes; steps may come in any order, and once each.
+
+        Args:
+            text: Such as `grayscale,binarize=otsu,rotate=90`; empty for no steps.
+
+        Raises:
+            UsageError: It names a step that does not exist, or one twice, or a value that is not allowed.
+        """
+        asked: dict[str, Any] = {}
+        names = {_name(field.name) for field in fields(cls)}
+        for part in text.split(",") if text.strip() else ():
+            name, _, value = (piece.strip() for piece in part.partition("="))
+            if name not in names or name in asked or bool(value) != (name in _READERS):
+                raise UsageError(f"expected a step, found {part.strip()!r} in {text!r}", hint=_ALLOWED)
+            try:
+                asked[name] = _READERS[name](value) if value else True
+            except ValueError:
+                raise UsageError(f"expected a number for {name}, found {value!r}", hint=_ALLOWED) from None
+        return cls(**{name.replace("-", "_"): value for name, value in asked.items()})
+
+    def __str__(self) -> str:
+        return ",".join(
+            name if value is True else f"{name}={str(value).removesuffix('.0')}"
+            for name, value in ((_name(field.name), getattr(self, field.name)) for field in fields(self))
+            if value
+        )
+
+    def __bool__(self) -> bool:
+        return self != NO_STEPS
+
+    def apply(self, picture: "Pixels") -> "Pixels":
+        """Do the steps.
+
+        Args:
+            picture: RGB, uint8 of shape (height, width, 3), of any size. It is not changed.
+
+        Returns:
+            RGB, uint8; grey as three equal channels. Some steps change the size.
+        """
+        from imgsearch.images import transform
+
+        if self.crop_foreground:
+            picture = transform.crop_foreground(picture)
+        if self.deskew:
+            picture = transform.deskew(picture)
+        if self.rotate:
+            picture = transform.rotate(picture, self.rotate)
+        if self.denoise:
+            picture = transform.denoise(picture)
+        if self.equalize:
+            picture = transform.equalize(picture)
+        if self.grayscale:
+            picture = transform.grayscale(picture)
+        if self.binarize:
+            picture = transform.binarize(picture, self.binarize)
+        return picture
+
+
+NO_STEPS = Steps()
+
+
+def _name(field: str) -> str:
+    return field.replace("_", "-")
+
+
+# Steps that take a value, and what reads it; the others are taken or left.
+_READERS: dict[str, Callable[[str], float | str]] = {"rotate": float, "binarize": str}

@@ -1,0 +1,207 @@
+"""A process of our own that answers requests over two pipes, with a clock, and with limits.
+
+The parent sends `<Q` length and so many bytes; the process answers `<BI` status and length, then the answer (status
+0), or a JSON object with `cause`, `message` and `hint` (status 1).
+
+Its memory is limited, and it dumps no core. It ends when its standard input does, and its own alarm ends it should
+its parent be killed while it is stuck. (`multiprocessing` would run the caller's main module again in each worker,
+and has no clock for a single task.)
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import resource
+import select
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, Any, cast
+
+import numpy as np
+
+from imgsearch.errors import MissingComponentError, PictureError
+from imgsearch.images.decode import Pixels
+
+# A fitted picture, and most pictures in a file, go through in one piece. Linux allows a user 64 MiB of pipes.
+_PIPE_BYTES = 1 << 18
+
+# There is room for most answers from the start; only longer ones are copied once.
+_USUAL_BYTES = 1 << 20
+
+Part = bytes | memoryview
+
+_REQUEST = struct.Struct("<Q")
+_ANSWER = struct.Struct("<BI")
+
+
+class WorkerProcess:
+    """One process, started when first needed and again after it died. For one thread at a time.
+
+    Args:
+        module: What it runs: a module that calls `serve`.
+        task: Its argument, a JSON object.
+        settings: What its environment has beside that of this process.
+        seconds: How long one request may take.
+    """
+
+    def __init__(self, module: str, task: Mapping[str, Any], settings: Mapping[str, str], seconds: float) -> None:
+        # -P: a catalogue that holds a file called numpy.py must not be able to run it from here.
+        self._command = [sys.executable, "-P", "-m", module, json.dumps(task)]
+        self._settings = settings
+        self._seconds = seconds
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self._ended = False
+
+    def kill(self) -> None:
+        """End the process for good, from any thread: whoever waits for it is told `decoder_crashed`."""
+        with self._lock:
+            self._ended = True
+            if self._process is not None:
+                self._process.kill()
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def _ask(self, data: bytes, longest: int) -> Pixels:
+        """Send a request and wait for its answer.
+
+        Args:
+            data: The request.
+            longest: How many bytes of the answer are taken.
+
+        Returns:
+            The answer, uint8.
+
+        Raises:
+            PictureError: What the process refused, `decoder_crashed` or `timeout`.
+        """
+        with self._lock:
+            if self._ended:
+                raise PictureError("decoder_crashed", "the decoder was ended")
+            process = self._process or self._start()
+        deadline = time.monotonic() + self._seconds
+        try:
+            _write(_stream(process.stdin).fileno(), [_REQUEST.pack(len(data)), data], deadline)
+            status, answer = _read_answer(process, longest, deadline)
+        except TimeoutError:
+            self.close()
+            raise PictureError("timeout", f"not decoded in {self._seconds:g} s") from None
+        except (EOFError, BrokenPipeError):
+            self.close()
+            raise PictureError("decoder_crashed", "the decoder crashed on this file") from None
+        if status:
+            refusal = json.loads(answer.tobytes())
+            raise PictureError(refusal["cause"], refusal["message"], hint=refusal["hint"])
+        return answer
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        try:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, **self._settings},
+            )
+        except OSError as error:
+            raise MissingComponentError(f"cannot start a decoder process: {error}") from error
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):  # the system may grant no more; it is only slower then
+                fcntl.fcntl(_stream(pipe).fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        os.set_blocking(_stream(self._process.stdin).fileno(), False)
+        return self._process
+
+
+def serve(answer: Callable[[bytes], Sequence[Part]], seconds: float) -> None:
+    """Answer requests on standard input until it ends.
+
+    Args:
+        answer: Gives the parts of the answer to a request, or raises PictureError.
+        seconds: How long it may take.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    requests = sys.stdin.buffer
+    answers = os.dup(1)
+    os.dup2(2, 1)  # whatever a library prints must not be read as an answer
+    while len(header := requests.read(_REQUEST.size)) == _REQUEST.size:
+        (length,) = _REQUEST.unpack(header)
+        signal.setitimer(signal.ITIMER_REAL, seconds + 1)  # the parent's clock strikes first, if there is a parent
+        try:
+            status, parts = 0, answer(requests.read(length))
+        except PictureError as error:
+            status, parts = 1, [_refusal(error)]
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        _write(answers, [_ANSWER.pack(status, sum(map(len, parts))), *parts])
+
+
+def limit_resources(memory: int) -> None:
+    """Let this process fail where the machine would suffer.
+
+    Args:
+        memory: Bytes of address space it may have.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    if most == resource.RLIM_INFINITY or memory < most:
+        resource.setrlimit(resource.RLIMIT_AS, (memory, most))
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")  # when the machine is out of memory, this process goes, not the build
+
+
+def _stream(pipe: IO[bytes] | None) -> IO[bytes]:
+    return cast("IO[bytes]", pipe)
+
+
+def _write(descriptor: int, parts: Sequence[Part], deadline: float | None = None) -> None:
+    """Write all parts, or raise TimeoutError: a worker that is stuck may not even read."""
+    left = [memoryview(part) for part in parts]
+    while left:
+        if deadline is not None:
+            _wait_for(descriptor, select.POLLOUT, deadline)
+        written = os.writev(descriptor, left)
+        while left and written >= len(left[0]):
+            written -= len(left.pop(0))
+        if left:
+            left[0] = left[0][written:]
+
+
+def _read_answer(process: subprocess.Popen[bytes], longest: int, deadline: float) -> tuple[int, Pixels]:
+    """Read status and content of the worker's answer, or raise TimeoutError or EOFError."""
+    descriptor = _stream(process.stdout).fileno()
+    answer = np.empty(_ANSWER.size + min(longest, _USUAL_BYTES), np.uint8)
+    got, expected, status = 0, _ANSWER.size, 0
+    while got < expected:
+        _wait_for(descriptor, select.POLLIN, deadline)
+        part = os.readv(descriptor, [answer.data[got:]])
+        if not part:
+            raise EOFError
+        got += part
+        if expected == _ANSWER.size <= got:
+            status, length = _ANSWER.unpack_from(answer.data)
+            expected += min(length, longest)
+            if expected > len(answer):
+                answer = np.concatenate([answer[:got], np.empty(expected - got, np.uint8)])
+    return status, answer[_ANSWER.size : expected]
+
+
+def _wait_for(descriptor: int, event: int, deadline: float) -> None:
+    poll = select.poll()
+    poll.register(descriptor, event)
+    if not poll.poll(max(0.0, 1000 * (deadline - time.monotonic()))):
+        raise TimeoutError
+
+
+def _refusal(error: PictureError) -> bytes:
+    return json.dumps({"cause": error.cause, "message": error.message, "hint": error.hint}).encode()
