@@ -5,10 +5,10 @@ fetched by its name with apt-get, and unpacked without root. Nothing of it stand
 """
 
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 
+from debian import unpack_package
 from drawn_catalog import draw_catalog
 
 PACKAGE = "tuxpaint-stamps-default"
@@ -25,7 +25,7 @@ def stamps(folder: Path) -> int:
     """
     if not folder.is_dir():
         with tempfile.TemporaryDirectory() as scratch:
-            if not _fetched(Path(scratch)):
+            if not unpack_package(PACKAGE, Path(scratch)):
                 return 0
             unpacked = Path(scratch) / "usr/share/tuxpaint/stamps"
             draft = folder.with_name(folder.name + ".tmp")
@@ -53,29 +53,3 @@ def stamps_or_drawn(folder: Path) -> tuple[Path, str]:
     drawn = folder / "drawn"
     files = draw_catalog(drawn)
     return drawn, f"{len(files)} drawn pictures ({PACKAGE} cannot be had here)"
-
-
-def _fetched(scratch: Path) -> bool:
-    """Download and unpack the package with Debian's own tools, if this machine has them."""
-    # _apt, the user that apt downloads as, may not enter a private folder; ours needs no such protection.
-    download = ["apt-get", "-q", "-o", "APT::Sandbox::User=", "download", PACKAGE]
-    lists = scratch / "lists"
-    (lists / "partial").mkdir(parents=True)
-    own_lists = ["-o", f"Dir::State::lists={lists}", "-o", f"Dir::Cache={scratch / 'cache'}"]
-    attempts = (
-        [download],
-        # A machine whose package lists are empty: read them into a folder of our own, which needs no root.
-        [["apt-get", "-q", *own_lists, "-o", "APT::Sandbox::User=", "update"], [*download, *own_lists]],
-    )
-    try:
-        if not any(all(_runs(command, scratch) for command in attempt) for attempt in attempts):
-            return False
-        (archive,) = scratch.glob(f"{PACKAGE}_*.deb")
-        return _runs(["dpkg-deb", "-x", str(archive), str(scratch)], scratch)
-    except FileNotFoundError:  # not a Debian
-        return False
-
-
-def _runs(command: list[str], folder: Path) -> bool:
-    done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
-    return done.returncode == 0

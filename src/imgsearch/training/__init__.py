@@ -1,0 +1,1 @@
+"""From labelled pictures to an encoder of one's own."""

@@ -1,0 +1,208 @@
+"""The networks that are trained, and the encoder that is made of one in the end.
+
+While they are trained they are models of Keras that share layers: an encoder (pictures, or cached features, to unit
+embeddings) and, around it, what its objective needs: augmentation before, the classes after it.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from imgsearch.encoders.networks import build_network
+from imgsearch.encoders.spec import EncoderSpec
+
+# Of the running means of batch normalisation: with Keras' 0.99 those of a small dataset would lag behind.
+_MOMENTUM = 0.9
+
+# How the layers of a block are called, in our network and in those of keras.applications.
+_BLOCK = re.compile(r"_blocks\.\d+|block\d+[a-z]?(?=_)|conv\d_block\d+|expanded_conv(_\d+)?(?=_)|stage_\d+_block_\d+")
+
+
+def build_cnn(size: int, dims: int) -> keras.Model:
+    """Lay out a small network to be trained from the beginning: three convolutions, pooled, and a dense layer.
+
+    Args:
+        size: Side of its pictures, at least 8.
+        dims: Length of its embedding.
+
+    Returns:
+        uint8 (N, size, size, 3) to float32 (N, dims) of unit length.
+    """
+    pictures = keras.Input((size, size, 3), dtype="uint8", name="pictures")
+    tensor = layers.Rescaling(1 / 127.5, -1.0, name="scaled")(pictures)
+    for number, channels in enumerate((32, 64, 128), 1):
+        tensor = layers.Conv2D(channels, 3, padding="same", use_bias=False, name=f"convolution_{number}")(tensor)
+        # Pooled first, there is a quarter left to normalise; the largest is the same before and after ReLU.
+        tensor = layers.MaxPooling2D(name=f"pooling_{number}")(tensor)
+        tensor = layers.BatchNormalization(momentum=_MOMENTUM, name=f"normalization_{number}")(tensor)
+        tensor = layers.ReLU(name=f"relu_{number}")(tensor)
+    tensor = layers.Dropout(0.5, name="dropout")(layers.Flatten(name="flat")(tensor))
+    tensor = layers.Dense(dims, activation="relu", name="dense")(tensor)
+    return keras.Model(pictures, _unit(tensor, "embeddings"), name="cnn")
+
+
+def build_head(features: int, dims: int) -> keras.Model:
+    """Lay out what is put on a backbone, for features that are already computed.
+
+    Args:
+        features: Length of the backbone's features.
+        dims: Length of the embedding.
+
+    Returns:
+        float32 (N, features) of unit length to float32 (N, dims) of unit length.
+    """
+    inputs = keras.Input((features,), name="features")
+    return keras.Model(inputs, _head(inputs, dims), name="head")
+
+
+def build_with_head(spec: EncoderSpec, weights: Path | None, dims: int) -> keras.Model:
+    """Lay out a backbone with a head.
+
+    Args:
+        spec: The backbone, a network of the table.
+        weights: File with its weights, where `spec` names one.
+        dims: Length of the embedding.
+
+    Returns:
+        uint8 (N, size, size, 3) to float32 (N, dims) of unit length; the backbone with its weights, the head
+        without.
+
+    Raises:
+        MissingComponentError: The backbone's weights are not available.
+    """
+    backbone = build_network(spec, weights)
+    features = _unit(backbone.get_layer("gem").output, "features")
+    return keras.Model(backbone.inputs, _head(features, dims), name="with_head")
+
+
+def unfreeze(encoder: keras.Model, blocks: int) -> None:
+    """Let the head and the last blocks of a backbone be trained, and nothing else.
+
+    Batch normalisation of the backbone stays as it is: small batches of a shop's pictures would spoil what it has
+    learnt from a million.
+
+    Args:
+        encoder: From `build_with_head`.
+        blocks: How many blocks, at most as many as `settings.BLOCKS` says; layers after the last one are tuned with
+            it.
+    """
+    names = [layer.name for layer in encoder.layers]
+    backbone = names[: names.index("features")]
+    of_layer = [match.group() if (match := _BLOCK.search(name)) else "" for name in backbone]
+    found = list(dict.fromkeys(name for name in of_layer if name))
+    first = of_layer.index(found[-blocks])
+    for number, layer in enumerate(encoder.layers[: len(backbone)]):
+        layer.trainable = number >= first and not isinstance(layer, layers.BatchNormalization)
+
+
+def augmentation(size: int) -> keras.Model:
+    """Return layers that change pictures a little while a network is trained: flip, shift, turn and zoom.
+
+    Args:
+        size: Side of the pictures.
+
+    Returns:
+        uint8 (N, size, size, 3) to float32 of that shape.
+    """
+    # By whole pixels: half ones would blur, which is much to a small picture.
+    options = {"fill_mode": "nearest", "interpolation": "nearest", "dtype": "float32"}
+    return keras.Sequential(
+        [
+            keras.Input((size, size, 3), dtype="uint8"),
+            layers.RandomFlip("horizontal", dtype="float32"),
+            layers.RandomTranslation(0.08, 0.08, **options),
+        ],
+        name="augmentation",
+    )
+
+
+def class_scale(classes: int) -> float:
+    """Return what cosines with the centres of so many classes are multiplied by before the softmax.
+
+    The smaller, the nearer must the pictures of a class come together to be told from others; docs/training.md has
+    the figures. But the more classes there are, the larger it must be for one of them to be sure: by the logarithm
+    of their number (Wang et al.: CosFace, 2018, equation 6).
+    """
+    return 8.0 + math.log(max(classes, 10) / 10)
+
+
+def with_centres(encoder: keras.Model, count: int, scale: float) -> keras.Model:
+    """Put cosines after an encoder: of its embedding with centres, directions that are trained with it.
+
+    Zhai and Wu: Classification is a Strong Baseline for Deep Metric Learning (2018), whose normalised softmax
+    lets the embeddings of a class come together.
+
+    Args:
+        encoder: Anything to unit embeddings.
+        count: How many centres: one for each class, or one for the two sides of a sigmoid.
+        scale: What cosines are multiplied by.
+
+    Returns:
+        The encoder's input to float32 (N, count).
+    """
+    centres = layers.Dense(
+        count,
+        use_bias=False,
+        kernel_constraint=keras.constraints.UnitNorm(axis=0),
+        dtype="float32",
+        name="centres",
+    )
+    logits = layers.Rescaling(scale, dtype="float32", name="scale")(centres(encoder.output))
+    return keras.Model(encoder.inputs, logits, name="with_centres")
+
+
+def augmented(model: keras.Model, change: keras.Model) -> keras.Model:
+    """Put augmentation before a model that takes pictures."""
+    pictures = keras.Input(model.input_shape[1:], dtype="uint8", name="pictures")
+    return keras.Model(pictures, model(change(pictures)), name="augmented")
+
+
+def finished(encoder: keras.Model, centres: np.ndarray | None, scale: float) -> keras.Model:
+    """Make the model that is saved: of Keras' plain layers, nothing of the training left.
+
+    Args:
+        encoder: Pictures to unit embeddings, trained.
+        centres: float32 (dims, classes), or (dims, 1) for two classes; None without classes.
+        scale: What the cosines with them were multiplied by.
+
+    Returns:
+        uint8 (N, size, size, 3) to a list: embeddings, and probabilities (N, classes) if there are centres.
+    """
+    if centres is None:
+        return keras.Model(encoder.inputs, [encoder.output], name="encoder")
+    kernel = scale * centres
+    if kernel.shape[1] == 1:
+        kernel = np.hstack([np.zeros_like(kernel), kernel])  # softmax of 0 and z is the sigmoid of -z and z
+    classes = layers.Dense(kernel.shape[1], activation="softmax", use_bias=False, name="probabilities")
+    model = keras.Model(encoder.inputs, [encoder.output, classes(encoder.output)], name="encoder")
+    classes.set_weights([kernel])
+    return model
+
+
+def weights_of(model: keras.Model) -> dict[str, list[np.ndarray]]:
+    """Return the weights of a model by the name of their layer."""
+    return {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
+
+
+def assign(model: keras.Model, weights: Mapping[str, list[np.ndarray]]) -> None:
+    """Give layers the weights of those of the same name elsewhere; the others keep theirs."""
+    for layer in model.layers:
+        if layer.name in weights:
+            layer.set_weights(weights[layer.name])
+
+
+def _head(features: Any, dims: int) -> Any:
+    # Features of a network are positive and much alike; centred, their differences show.
+    tensor = layers.BatchNormalization(momentum=_MOMENTUM, name="head_normalization")(features)
+    return _unit(layers.Dense(dims, name="head_dense")(tensor), "embeddings")
+
+
+def _unit(tensor: Any, name: str) -> Any:
+    # A sum of squares does not fit into the half precision that the layers before may compute in.
+    return layers.UnitNormalization(dtype="float32", name=name)(tensor)

@@ -1,0 +1,116 @@
+"""Pictures of a training, beside the model: learning curves, a confusion matrix, a grid of predictions."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsearch.errors import PictureError
+from imgsearch.images.policy import FilePolicy
+from imgsearch.training.material import FIT
+from imgsearch.training.pictures import decoded
+from imgsearch.training.report import TrainReport
+from imgsearch.training.workplace import replacing
+
+_COLUMNS, _ROWS = 5, 5
+_TILE = 128
+# With more classes than this their names do not fit beside the matrix.
+_NAMED_CLASSES = 40
+_LONGEST_NAME = 24
+
+
+def draw(report: TrainReport, predicted: NDArray[np.int64], policy: FilePolicy) -> tuple[Path, ...]:
+    """Draw a training.
+
+    Args:
+        report: What it did.
+        predicted: int64, the class that the model takes each held-out picture for.
+        policy: Which files are let in.
+
+    Returns:
+        The files: `MODEL.curves.png`, and if pictures were held out `MODEL.confusion.png` and
+        `MODEL.predictions.png`.
+
+    Raises:
+        OutputError: They cannot be written.
+    """
+    figures = {"curves": _curves(report)}
+    if len(predicted):
+        figures |= {"confusion": _confusion(report, predicted), "predictions": _predictions(report, predicted, policy)}
+    files = []
+    for name, figure in figures.items():
+        path = report.output.with_suffix(f".{name}.png")
+        with replacing(path) as file:
+            figure.savefig(file, format="png", dpi=100)
+        files.append(path)
+    return tuple(files)
+
+
+def drawable(name: str) -> str:
+    """Make a class's name fit to be drawn: in the letters that Matplotlib's own font has, and not too long."""
+    plain = "".join(character if character.isprintable() and ord(character) < 0x250 else "?" for character in name)
+    return plain if len(plain) <= _LONGEST_NAME else f"{plain[: _LONGEST_NAME - 3]}..."
+
+
+def _curves(report: TrainReport) -> Any:
+    names = [name for name in report.epochs[0] if name not in ("stage", "epoch", "seconds")]
+    kinds = list(dict.fromkeys(name.removeprefix("val_") for name in names))
+    figure = _figure(5 * len(kinds), 4)
+    epochs = np.arange(1, len(report.epochs) + 1)
+    for axes, kind in zip(np.ravel(figure.subplots(1, len(kinds))), kinds, strict=True):
+        for name, label in ((kind, "learnt from"), (f"val_{kind}", "held out")):
+            if name in names:
+                axes.plot(epochs, [epoch[name] for epoch in report.epochs], label=label)
+        axes.axvline(report.best + 1, color="grey", linestyle=":", label="the model")
+        axes.set(title=kind, xlabel="epoch")
+        axes.legend()
+    return figure
+
+
+def _confusion(report: TrainReport, predicted: NDArray[np.int64]) -> Any:
+    dataset = report.dataset
+    count = len(dataset.classes)
+    matrix = np.zeros((count, count))
+    np.add.at(matrix, (dataset.labels[dataset.validation_rows], predicted), 1)
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = 4 + 0.25 * min(count, _NAMED_CLASSES)
+    figure = _figure(side + 1, side)
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set(title="share of each class (row) taken for another (column)")
+    if count <= _NAMED_CLASSES:
+        names = [drawable(name) for name in dataset.classes]
+        # Dollar signs in names are no formulas.
+        axes.set_xticks(range(count), names, rotation=90, parse_math=False)
+        axes.set_yticks(range(count), names, parse_math=False)
+    figure.colorbar(image)
+    return figure
+
+
+def _predictions(report: TrainReport, predicted: NDArray[np.int64], policy: FilePolicy) -> Any:
+    dataset = report.dataset
+    shown = np.random.default_rng(0).permutation(len(predicted))[: _COLUMNS * _ROWS]
+    rows = dataset.validation_rows[shown]
+    paths = [dataset.paths[row] for row in rows]
+    pictures = decoded(dataset.root, paths, _TILE, FIT, policy, lambda _stage, _done, _total: None)
+    figure = _figure(2.4 * _COLUMNS, 2.4 * _ROWS)
+    grid = np.ravel(figure.subplots(_ROWS, _COLUMNS))
+    for axes in grid:
+        axes.axis("off")
+    for axes, row, guess, picture in zip(grid, rows, predicted[shown], pictures, strict=False):
+        if isinstance(picture, PictureError):  # it has changed since it was learnt from
+            continue
+        truth = int(dataset.labels[row])
+        text = drawable(dataset.classes[guess])
+        if guess != truth:
+            text += f"\nis {drawable(dataset.classes[truth])}"
+        axes.imshow(picture)
+        axes.set_title(text, color="black" if guess == truth else "firebrick", fontsize=9, parse_math=False)
+    return figure
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure  # not pyplot, which keeps figures and looks for a screen
+
+    return Figure(figsize=(width, height), layout="constrained")

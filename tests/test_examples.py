@@ -1,0 +1,91 @@
+"""The examples run, on a small part of what they are for."""
+
+import gzip
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from drawn_catalog import draw_catalog
+from fashion_mnist import CLASSES, average_precisions, fill, read_idx, write_classes
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def idx_file(path: Path, array) -> Path:
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    path.write_bytes(gzip.compress(header + array.tobytes()))
+    return path
+
+
+def drawn_split(folder: Path, per_kind: int, seed: int) -> None:
+    """Draw class folders of the size and the colours of Fashion-MNIST."""
+    for file in draw_catalog(folder, per_kind=per_kind, seed=seed):
+        drawn = cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+        _, png = cv2.imencode(".png", cv2.resize(drawn[:, :, 3], (28, 28), interpolation=cv2.INTER_AREA))
+        file.write_bytes(png.tobytes())
+
+
+def test_an_idx_file_is_read_as_it_was_written(tmp_path):
+    pictures = np.random.default_rng(0).integers(0, 256, (7, 28, 28), np.uint8)
+    assert np.array_equal(read_idx(idx_file(tmp_path / "pictures.gz", pictures)), pictures)
+    assert np.array_equal(read_idx(idx_file(tmp_path / "labels.gz", pictures[:, 0, 0])), pictures[:, 0, 0])
+
+
+def test_each_picture_lies_in_the_folder_of_its_class(tmp_path):
+    pictures = np.random.default_rng(0).integers(0, 256, (30, 28, 28), np.uint8)
+    labels = np.arange(30, dtype=np.uint8) % 10
+    write_classes(tmp_path / "all", pictures, labels)
+    assert sorted(folder.name for folder in (tmp_path / "all").iterdir()) == sorted(CLASSES)
+    for number, label in enumerate(labels):
+        file = tmp_path / "all" / CLASSES[label] / f"{number:05d}.png"
+        written = cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(written, pictures[number])
+
+
+def test_a_part_has_the_first_pictures_of_each_class(tmp_path):
+    labels = np.arange(30, dtype=np.uint8) % 10
+    write_classes(tmp_path / "part", np.zeros((30, 28, 28), np.uint8), labels, part=2)
+    assert sorted(file.name for file in (tmp_path / "part" / "Coat").iterdir()) == ["00004.png", "00014.png"]
+    assert sum(1 for _ in (tmp_path / "part").rglob("*.png")) == 20
+
+
+def test_pictures_that_are_there_are_not_fetched_again(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+    fill(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "test", tmp_path / "train"]
+
+
+def test_average_precision_is_that_of_its_definition():
+    generator = np.random.default_rng(0)
+    queries, items = (generator.normal(size=(count, 8)).astype(np.float32) for count in (250, 90))
+    classes = [f"class {number % 4}" for number in range(90)]
+    wanted = [f"class {number}" for number in generator.integers(0, 4, 250)]
+    found = average_precisions(queries, wanted, items, classes)
+    for query, name, precision in zip(queries, wanted, found, strict=True):
+        ranking = sorted(range(90), key=lambda item, query=query: -float(query @ items[item]))
+        places = [place for place, item in enumerate(ranking, 1) if classes[item] == name]
+        assert precision == pytest.approx(np.mean([number / place for number, place in enumerate(places, 1)]), abs=1e-6)
+
+
+@pytest.mark.slow
+def test_fashion_mnist_trains_indexes_and_evaluates(tmp_path):
+    drawn_split(tmp_path / "train", per_kind=60, seed=0)
+    drawn_split(tmp_path / "test", per_kind=5, seed=1)
+    command = [sys.executable, str(EXAMPLES / "fashion_mnist.py"), str(tmp_path), "--epochs", "12"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
+    accuracy, at_1, at_5, at_10, mean = re.search(
+        r"accuracy on 60 test pictures: (\S+)\n"
+        r"hit rate of their classes in the index: (\S+) at 1, (\S+) at 5, (\S+) at 10\n"
+        r"mean average precision of their embeddings: (\S+)\n",
+        done.stdout,
+    ).groups()
+    assert float(accuracy) > 0.8
+    assert 0.8 < float(at_1) <= float(at_5) <= float(at_10) <= 1
+    assert 0.6 < float(mean) <= 1
+    assert (tmp_path / "cnn.keras").is_file()

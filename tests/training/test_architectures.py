@@ -1,0 +1,156 @@
+import keras
+import numpy as np
+import pytest
+
+from imgsearch.encoders.choice import choose_encoder
+from imgsearch.encoders.spec import TABLE
+from imgsearch.training import architectures
+from imgsearch.training.settings import BLOCKS
+
+# Keras' variables do not know NumPy 2's keyword yet; Keras itself copies them when it saves a model.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+PICTURES = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 3), dtype=np.uint8)
+LITE0 = choose_encoder("efficientnet-lite0").spec
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("size", [8, 28, 33])
+def test_the_small_network_takes_bytes_of_any_size_and_gives_unit_rows(size):
+    network = architectures.build_cnn(size, 16)
+
+    rows = network.predict_on_batch(np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8))
+
+    assert (network.input_shape, network.inputs[0].dtype) == ((None, size, size, 3), "uint8")
+    assert rows.shape == (3, 16)
+    assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+
+
+def test_the_small_network_has_three_convolutions_and_a_dense_layer_of_512():
+    layers = architectures.build_cnn(28, 512).layers
+
+    convolutions = [layer.filters for layer in layers if isinstance(layer, keras.layers.Conv2D)]
+    assert convolutions == [32, 64, 128]
+    assert [layer.units for layer in layers if isinstance(layer, keras.layers.Dense)] == [512]
+    assert [layer.rate for layer in layers if isinstance(layer, keras.layers.Dropout)] == [0.5]
+
+
+@pytest.fixture(scope="module")
+def with_head():
+    return architectures.build_with_head(LITE0, None, 8)
+
+
+def test_a_backbone_with_a_head_computes_the_head_of_the_backbones_features(with_head):
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
+    backbone = keras.Model(with_head.inputs, with_head.get_layer("features").output)
+    head = architectures.build_head(1280, 8)
+    architectures.assign(head, architectures.weights_of(with_head))
+
+    apart = head.predict_on_batch(backbone.predict_on_batch(pictures))
+
+    assert np.allclose(with_head.predict_on_batch(pictures), apart, atol=1e-5)
+
+
+def trainable(model: keras.Model) -> set[str]:
+    return {layer.name for layer in model.layers if layer.trainable_weights}
+
+
+def test_unfreezing_leaves_the_first_blocks_and_all_normalisation_of_the_backbone_as_they_are(with_head):
+    architectures.unfreeze(with_head, 2)
+
+    assert trainable(with_head) == {
+        *(f"_blocks.{block}.{part}" for block in (14, 15) for part in ("_expand_conv", "_depthwise_conv")),
+        *(f"_blocks.{block}._project_conv" for block in (14, 15)),
+        "_conv_head",
+        "head_normalization",
+        "head_dense",
+    }
+
+
+def test_all_blocks_of_a_backbone_can_be_unfrozen_but_not_what_is_before_them(with_head):
+    architectures.unfreeze(with_head, BLOCKS["efficientnet-lite0"])
+
+    assert "_blocks.0._depthwise_conv" in trainable(with_head)
+    assert "_conv_stem" not in trainable(with_head)
+
+
+@pytest.mark.parametrize(
+    ("name", "builder", "first", "last"),
+    [
+        ("vgg16", "VGG16", "block1_conv1", "block5_conv1"),
+        ("vgg19", "VGG19", "block1_conv1", "block5_conv1"),
+        ("resnet50", "ResNet50", "conv2_block1_1_conv", "conv5_block3_1_conv"),
+        ("mobilenet_v3_large", "MobileNetV3Large", "expanded_conv_depthwise", "expanded_conv_14_expand"),
+        ("efficientnetv2-b0", "EfficientNetV2B0", "block1a_project_conv", "block6h_expand_conv"),
+        (
+            "convnext_tiny",
+            "ConvNeXtTiny",
+            "convnext_tiny_stage_0_block_0_depthwise_conv",
+            "convnext_tiny_stage_3_block_2_depthwise_conv",
+        ),
+    ],
+)
+def test_blocks_of_the_networks_of_keras_are_known_by_their_names(name, builder, first, last):
+    base = getattr(keras.applications, builder)(weights=None, include_top=False, input_shape=(64, 64, 3))
+    pooled = keras.layers.GlobalAveragePooling2D(name="features")(base.output)
+    encoder = keras.Model(base.inputs, keras.layers.Dense(4, name="head_dense")(pooled))
+
+    for blocks, expected in ((1, last), (BLOCKS[name], first)):
+        architectures.unfreeze(encoder, blocks)
+
+        tuned = [layer.name for layer in encoder.layers if layer.trainable_weights]
+        assert (tuned[0], tuned[-1]) == (expected, "head_dense")
+
+
+def test_the_blocks_of_every_network_of_the_table_are_known():
+    assert set(BLOCKS) == {name for name, row in TABLE.items() if row.spec.kind == "network"}
+
+
+def test_augmentation_changes_pictures_in_training_only_and_stays_within_their_range():
+    change = architectures.augmentation(28)
+
+    changed, same = np.asarray(change(PICTURES, training=True)), np.asarray(change(PICTURES, training=False))
+
+    assert not np.allclose(changed, PICTURES, atol=1)
+    assert (changed.min() >= 0, changed.max() <= 255) == (True, True)
+    assert np.array_equal(same, PICTURES)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_the_finished_model_says_what_the_trained_one_said(classes):
+    network = architectures.build_cnn(28, 16)
+    trained = architectures.with_centres(network, classes if classes > 2 else 1, 10.0)
+    (kernel,) = trained.get_layer("centres").get_weights()
+
+    finished = architectures.finished(network, kernel, 10.0)
+    embeddings, probabilities = finished.predict_on_batch(PICTURES)
+
+    logits = trained.predict_on_batch(PICTURES)
+    if classes == 2:
+        sigmoid = 1 / (1 + np.exp(-logits[:, 0]))
+        expected = np.stack([1 - sigmoid, sigmoid], axis=1)
+    else:
+        expected = softmax(logits)
+    assert probabilities.shape == (4, classes)
+    assert np.allclose(probabilities, expected, atol=1e-5)
+    assert np.allclose(embeddings, network.predict_on_batch(PICTURES), atol=1e-6)
+
+
+def test_centres_are_of_unit_length_after_each_step():
+    trained = architectures.with_centres(architectures.build_cnn(28, 16), 3, 10.0)
+    trained.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True), jit_compile=False)
+
+    trained.train_on_batch(PICTURES, np.eye(3)[[0, 1, 2, 0]])
+
+    (kernel,) = trained.get_layer("centres").get_weights()
+    assert np.allclose(np.linalg.norm(kernel, axis=0), 1, atol=1e-5)
+
+
+def test_the_finished_model_of_a_metric_has_embeddings_only():
+    finished = architectures.finished(architectures.build_cnn(28, 16), None, 1.0)
+
+    assert [output.shape for output in finished.outputs] == [(None, 16)]
