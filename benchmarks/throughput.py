@@ -17,8 +17,9 @@ import numpy as np
 
 from drawn_catalog import draw_catalog
 from imgsearch import build_index
+from imgsearch.encoders.choice import choose_spec
 from imgsearch.encoders.networks import build_network
-from imgsearch.encoders.spec import Precision, choose_spec
+from imgsearch.encoders.spec import Precision
 from imgsearch.images.decode import decode
 
 COUNT = 400

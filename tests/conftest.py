@@ -57,3 +57,12 @@ def imgsearch(tmp_path) -> Program:
         return subprocess.run(command, cwd=cwd, check=False, **settings)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory) -> Path:
+    """A folder of small models that Keras has saved, as `tiny_models.py` describes them. Not to be changed: copy it."""
+    folder = tmp_path_factory.mktemp("models")
+    script = Path(__file__).with_name("tiny_models.py")
+    subprocess.run([sys.executable, script, folder], check=True, capture_output=True, timeout=300)
+    return folder

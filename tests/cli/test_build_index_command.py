@@ -105,7 +105,7 @@ def test_a_changed_catalogue_embeds_only_what_is_new(imgsearch, catalogue):
         (["catalogue", "--backend", "none"], 2, "--backend"),
         (["catalogue", "--trees", "0"], 2, "expected 1 to 10000 trees"),
         (["catalogue", "--metadata", "none.csv"], 2, "expected a CSV file"),
-        (["catalogue", "--backbone", "vgg61"], 8, "did you mean vgg16?"),
+        (["catalogue", "--backbone", "resnet"], 8, "did you mean resnet50?"),
         (["catalogue", "--backbone", "vgg16", "--weights", "none.h5"], 8, "cannot be read"),
         (["catalogue", "--index", "a_file/idx"], 11, "cannot write"),
         (["empty"], 9, "no picture that can be used"),

@@ -15,13 +15,12 @@ def test_the_program_says_its_version_and_its_commands(imgsearch):
         assert f"  {name} " in helped
 
 
-def test_info_and_models_look_as_they_did(imgsearch, small, snapshot, drawn):
+def test_info_looks_as_it_did(imgsearch, small, snapshot, drawn):
     facts = imgsearch("info", "--index", small).stdout
     steady = facts.replace(str(drawn), "CATALOGUE")
     steady = "".join(line for line in steady.splitlines(keepends=True) if not line.startswith("size"))
 
     snapshot("info.txt", steady)
-    snapshot("models.txt", imgsearch("models").stdout)
 
 
 def test_completion_can_be_shown_for_a_shell(imgsearch):

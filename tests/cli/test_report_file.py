@@ -110,7 +110,7 @@ def test_what_an_interrupted_build_had_done_is_counted_as_resumed(build, catalog
     command = [sys.executable, "-m", "imgsearch", "build-index", str(catalogue), "--index", "idx", *FAST]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE)
     partial = tmp_path / "idx" / "partial.sqlite"
-    while not partial.exists() or partial.stat().st_size < 400_000:  # two commits of 64 vectors of 640 dimensions
+    while not partial.exists() or partial.stat().st_size < 800_000:  # two commits of 64 vectors of 1543 dimensions
         assert process.poll() is None
         time.sleep(0.01)
     process.terminate()

@@ -1,113 +1,336 @@
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgsearch.encoders.handcrafted import DIMS, describe
-from imgsearch.images.decode import decode
+from imgsearch.encoders.foreground import SIDE, cut_out, foreground, pooling
+from imgsearch.encoders.handcrafted import (
+    DIMS_VERSION_1,
+    PARTS,
+    describe_all,
+    describe_part,
+    describe_version_1,
+)
+from imgsearch.images.augment import photo_like
+from imgsearch.images.decode import decode, decode_rgba
 from imgsearch.images.transform import fit
 
 SIZE = 128
+GOLDEN = Path(__file__).parents[1] / "index" / "golden" / "v1"
+RED, BLUE, BLACK = (220, 20, 20), (20, 20, 220), (10, 10, 10)
+
+EACH_PART = pytest.mark.parametrize("part", PARTS)
+colours = st.tuples(*[st.integers(0, 255)] * 3)
 
 
 @pytest.fixture(scope="module")
-def originals(drawn):
-    return [decode(file.read_bytes()) for file in sorted(drawn.rglob("*.png"))]
+def files(drawn):
+    return [file.read_bytes() for file in sorted(drawn.rglob("*.png"))]
 
 
 @pytest.fixture(scope="module")
-def pictures(originals):
-    return [fit(original, SIZE) for original in originals]
+def pictures(files):
+    return [fit(decode(file), SIZE) for file in files]
 
 
-def cosine(left: np.ndarray, right: np.ndarray) -> float:
-    return float(describe(left) @ describe(right))
+def smooth_ground(size: int = SIZE) -> np.ndarray:
+    """A coloured gradient with a little noise, as behind an item in a photo."""
+    corners = np.array([[[200, 150, 90], [120, 170, 190]], [[170, 100, 120], [90, 120, 100]]], np.float32)
+    ground = cv2.resize(corners, (size, size), interpolation=cv2.INTER_LINEAR)
+    return (ground + np.random.default_rng(0).normal(0, 1, ground.shape)).astype(np.uint8)
 
 
-def shape_on_white(colour: tuple[int, int, int], *, round_one: bool) -> np.ndarray:
-    picture = np.full((SIZE, SIZE, 3), 255, np.uint8)
-    if round_one:
-        cv2.circle(picture, (64, 64), 40, colour, -1)
+def drawn_shape(name: str, colour=RED, *, ground=None, centre=(64, 64), radius=36) -> np.ndarray:
+    picture = np.full((SIZE, SIZE, 3), 255, np.uint8) if ground is None else ground.copy()
+    across, down = centre
+    if name == "disc":
+        cv2.circle(picture, centre, radius, colour, -1)
+    elif name == "square":
+        cv2.rectangle(picture, (across - radius, down - radius), (across + radius, down + radius), colour, -1)
     else:
-        cv2.rectangle(picture, (28, 28), (100, 100), colour, -1)
+        cv2.rectangle(picture, (across - radius, down - radius // 4), (across + radius, down + radius // 4), colour, -1)
     return picture
 
 
-def test_a_description_is_a_unit_vector_of_640_numbers(pictures):
-    vectors = np.stack([describe(picture) for picture in pictures])
+def striped(period: int, *, upright: bool = True) -> np.ndarray:
+    """Grey stripes on a square that stands on white."""
+    stripes = np.where(np.arange(SIZE) % period < period // 2, 60, 180).astype(np.uint8)
+    whole = np.broadcast_to(stripes if upright else stripes[:, None], (SIZE, SIZE))
+    picture = np.full((SIZE, SIZE, 3), 255, np.uint8)
+    picture[24:104, 24:104] = whole[24:104, 24:104, None]
+    return picture
 
-    assert (vectors.shape, vectors.dtype) == ((len(pictures), 640), np.float32)
-    assert DIMS == 640
+
+def tinted(picture: np.ndarray, tint) -> np.ndarray:
+    """Colour an item, and leave its white ground."""
+    item = foreground(picture)[:, :, None]
+    return np.where(item, picture * np.array(tint), picture).astype(np.uint8)
+
+
+def cosine(part: str, left: np.ndarray, right: np.ndarray) -> float:
+    return float(describe_part(left, part) @ describe_part(right, part))
+
+
+@EACH_PART
+def test_a_part_is_a_unit_vector_of_its_length(pictures, part):
+    vectors = np.stack([describe_part(picture, part) for picture in pictures])
+
+    assert (vectors.shape, vectors.dtype) == ((len(pictures), PARTS[part]), np.float32)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
+def test_the_parts_are_colour_texture_and_shape():
+    # Lengths are in the table of encoders, and in every index: others are another encoder.
+    assert PARTS == {"color": 360, "texture": 852, "shape": 331}
+
+
+def test_the_whole_is_its_parts_in_a_row_each_with_its_weight(pictures):
+    whole = describe_all(pictures[0])
+
+    assert (whole.shape, whole.dtype) == ((sum(PARTS.values()),), np.float32)
+    assert np.linalg.norm(whole) == pytest.approx(1, abs=1e-6)
+    ends = np.cumsum(list(PARTS.values()))
+    for part, piece in zip(PARTS, np.split(whole, ends[:-1]), strict=True):
+        assert np.allclose(piece / np.linalg.norm(piece), describe_part(pictures[0], part), atol=1e-6)
+
+
 def test_the_same_picture_gives_the_same_description(pictures):
-    assert np.array_equal(describe(pictures[0]), describe(pictures[0].copy()))
+    assert np.array_equal(describe_all(pictures[0]), describe_all(pictures[0].copy()))
 
 
-def test_another_colour_lowers_the_cosine():
-    red, blue = shape_on_white((220, 20, 20), round_one=True), shape_on_white((20, 20, 220), round_one=True)
+def test_describing_a_picture_leaves_it_as_it_was(pictures):
+    before = pictures[0].copy()
 
-    assert cosine(red, blue) < 0.9
-    assert cosine(red, blue) < cosine(red, red) - 0.1
+    describe_all(pictures[0])
 
-
-def test_another_shape_lowers_the_cosine():
-    disc, square = shape_on_white((220, 20, 20), round_one=True), shape_on_white((220, 20, 20), round_one=False)
-
-    assert cosine(disc, square) < 0.95
+    assert np.array_equal(pictures[0], before)
 
 
-@pytest.mark.parametrize("slope", [0, 1])
-def test_the_same_stripes_turned_lower_the_cosine(slope):
-    down, across = np.mgrid[:SIZE, :SIZE]
-    stripes = np.where((across + slope * down) % 16 < 2, 0, 255).astype(np.uint8)
-    picture = np.dstack([stripes] * 3)
+@EACH_PART
+@pytest.mark.parametrize("size", [32, 33, 100, 224, 300])
+def test_pictures_of_any_size_from_32_are_described(files, part, size):
+    small, usual = fit(decode(files[0]), size), fit(decode(files[0]), SIZE)
 
-    turned = np.ascontiguousarray(np.rot90(picture))
-
-    assert cosine(picture, turned) < 0.7  # the colours are the same, and are half of the description
+    assert cosine(part, small, usual) > (0.6 if size < 100 else 0.9)
 
 
-def test_another_colour_and_another_shape_lower_it_more_than_either():
-    red_disc = shape_on_white((220, 20, 20), round_one=True)
-    both = cosine(red_disc, shape_on_white((20, 20, 220), round_one=False))
+@EACH_PART
+def test_a_part_does_not_change_with_the_place_and_size_of_the_item(part):
+    large, small = (
+        drawn_shape("square", radius=40),
+        drawn_shape("square", centre=(50, 78), radius=28),
+    )
 
-    assert both < cosine(red_disc, shape_on_white((20, 20, 220), round_one=True))
-    assert both < cosine(red_disc, shape_on_white((220, 20, 20), round_one=False))
-
-
-def test_near_duplicates_stay_near(originals):
-    for original in originals:
-        _, data = cv2.imencode(".jpg", original[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
-        smaller = np.asarray(cv2.resize(original, (192, 192), interpolation=cv2.INTER_AREA), np.uint8)
-        assert cosine(fit(original, SIZE), fit(decode(data.tobytes()), SIZE)) > 0.9
-        assert cosine(fit(original, SIZE), fit(smaller, SIZE)) > 0.9
+    assert cosine(part, large, small) > 0.95
 
 
-def test_a_near_duplicate_is_nearer_than_any_other_product(pictures):
-    vectors = np.stack([describe(picture) for picture in pictures])
+@EACH_PART
+def test_a_part_changes_little_with_the_ground(part):
+    on_white, in_a_photo = drawn_shape("square"), drawn_shape("square", ground=smooth_ground())
+
+    assert cosine(part, on_white, in_a_photo) > 0.9
+
+
+def test_another_colour_is_another_colour():
+    assert cosine("color", drawn_shape("disc", RED), drawn_shape("disc", BLUE)) < 0.2
+
+
+def test_colour_changes_little_with_the_light():
+    bright, dark = drawn_shape("disc", (200, 100, 40)), drawn_shape("disc", (140, 70, 28))
+
+    assert cosine("color", bright, dark) > 0.95
+
+
+def test_colours_are_told_apart_by_their_place_too():
+    red_above, blue_above = drawn_shape("disc", RED), drawn_shape("disc", BLUE)
+    red_above[64:], blue_above[64:] = blue_above[64:].copy(), red_above[64:].copy()
+
+    assert cosine("color", red_above, blue_above) < 0.9
+
+
+def test_colour_hardly_asks_for_the_shape():
+    assert cosine("color", drawn_shape("disc"), drawn_shape("square")) > 0.95
+
+
+@pytest.mark.parametrize("part", ["texture", "shape"])
+def test_texture_and_shape_change_little_with_the_colour(part):
+    grey = striped(12)
+
+    assert cosine(part, tinted(grey, (1.0, 0.6, 0.6)), tinted(grey, (0.6, 0.7, 1.0))) > 0.95
+
+
+@pytest.mark.parametrize("part", ["texture", "shape"])
+def test_texture_and_shape_change_little_with_the_light(pictures, part):
+    for picture in pictures[:8]:
+        assert cosine(part, picture, tinted(picture, (0.75, 0.75, 0.75))) > 0.85
+
+
+def test_stripes_turned_or_finer_are_another_texture():
+    stripes = striped(16)
+
+    assert cosine("texture", stripes, striped(16, upright=False)) < 0.8
+    assert cosine("texture", stripes, striped(4)) < 0.85
+
+
+def test_another_outline_is_another_shape():
+    disc = drawn_shape("disc", BLACK)
+
+    assert cosine("shape", disc, drawn_shape("square", BLACK)) < 0.85
+    assert cosine("shape", disc, drawn_shape("bar", BLACK)) < 0.6
+
+
+def test_a_shape_turned_a_little_is_nearer_than_another_shape():
+    square = drawn_shape("square", BLACK)
+    turn = cv2.getRotationMatrix2D((64, 64), 8, 1)
+    turned = cv2.warpAffine(square, turn, (SIZE, SIZE), borderValue=(255, 255, 255))
+
+    assert cosine("shape", square, turned) > cosine("shape", square, drawn_shape("disc", BLACK))
+
+
+@EACH_PART
+def test_a_near_duplicate_is_nearer_than_any_other_product(pictures, part):
+    vectors = np.stack([describe_part(picture, part) for picture in pictures])
     for row, picture in enumerate(pictures):
-        _, data = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 60])
-        assert int(np.argmax(vectors @ describe(decode(data.tobytes())))) == row
+        _, data = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
+        assert int(np.argmax(vectors @ describe_part(decode(data.tobytes()), part))) == row
+
+
+def test_most_products_are_found_by_a_photo_like_picture(files, pictures):
+    vectors = np.stack([describe_all(picture) for picture in pictures])
+    photos = [photo_like(decode_rgba(file), np.random.default_rng([5, row])) for row, file in enumerate(files)]
+
+    found = [int(np.argmax(vectors @ describe_all(fit(decode(photo), SIZE)))) for photo in photos]
+
+    assert np.mean(np.array(found) == np.arange(len(files))) >= 0.9
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.tuples(*[st.integers(0, 255)] * 3), st.sampled_from([8, 64, 128]))
+@given(colours, st.sampled_from([32, 64, 128, 200]))
 def test_a_picture_of_one_colour_is_described_without_nan(colour, size):
     picture = np.empty((size, size, 3), np.uint8)
     picture[:] = colour
 
-    vector = describe(picture)
+    for vector in (describe_all(picture), *(describe_part(picture, part) for part in PARTS)):
+        assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
 
-    assert np.isfinite(vector).all()
-    assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(32, 140))
+def test_noise_is_described_without_nan(seed, size):
+    picture = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+
+    assert np.linalg.norm(describe_all(picture)) == pytest.approx(1, abs=1e-6)
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**32 - 1))
-def test_noise_is_described_without_nan(seed):
-    picture = np.random.default_rng(seed).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+@given(colours, colours, st.integers(0, 127), st.integers(0, 127), st.integers(1, 40))
+def test_a_spot_of_any_size_anywhere_is_described_without_nan(ground, colour, down, across, extent):
+    picture = np.empty((SIZE, SIZE, 3), np.uint8)
+    picture[:] = ground
+    picture[down : down + extent, across : across + extent] = colour
 
-    assert np.linalg.norm(describe(picture)) == pytest.approx(1, abs=1e-6)
+    assert np.linalg.norm(describe_all(picture)) == pytest.approx(1, abs=1e-6)
+
+
+def overlap(found: np.ndarray, expected: np.ndarray) -> float:
+    return np.count_nonzero(found & expected) / np.count_nonzero(found | expected)
+
+
+DISC = drawn_shape("disc", BLACK)[:, :, 0] < 128
+
+
+@pytest.mark.parametrize("ground", [None, smooth_ground()], ids=["white", "photo"])
+def test_the_foreground_is_the_item(ground):
+    assert overlap(foreground(drawn_shape("disc", (40, 90, 60), ground=ground)), DISC) > 0.9
+
+
+def test_the_foreground_of_a_large_picture_is_found_at_its_size():
+    picture = cv2.resize(drawn_shape("disc"), (300, 300), interpolation=cv2.INTER_LINEAR)
+    expected = cv2.resize(DISC.astype(np.uint8), (300, 300), interpolation=cv2.INTER_NEAREST) > 0
+
+    assert overlap(foreground(picture), expected) > 0.9
+
+
+def test_an_item_on_white_may_touch_the_border():
+    picture = drawn_shape("disc", radius=64)
+
+    assert overlap(foreground(picture), (picture < 250).any(axis=2)) > 0.99
+
+
+def test_white_inside_an_item_belongs_to_it():
+    picture = drawn_shape("disc")
+    cv2.circle(picture, (64, 64), 20, (255, 255, 255), -1)
+
+    assert overlap(foreground(picture), DISC) > 0.99
+
+
+def test_specks_beside_an_item_do_not_belong_to_it():
+    picture = drawn_shape("disc")
+    picture[10:13, 10:13] = 0
+
+    assert overlap(foreground(picture), DISC) > 0.99
+
+
+@pytest.mark.parametrize("picture", [np.full((SIZE, SIZE, 3), 255, np.uint8), np.full((SIZE, SIZE, 3), 90, np.uint8)])
+def test_where_nothing_stands_out_all_is_foreground(picture):
+    assert foreground(picture).all()
+
+
+def test_a_busy_ground_stays_in_the_foreground():
+    noise = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+
+    assert foreground(noise).mean() > 0.9
+
+
+def test_an_item_that_was_cut_out_is_centred_on_white():
+    item = cut_out(drawn_shape("disc", ground=smooth_ground(), centre=(50, 75), radius=25))
+
+    across, down = (np.average(np.arange(SIDE), weights=item.weights.sum(axis=axis)) for axis in (0, 1))
+    assert (across, down) == (pytest.approx(SIDE / 2 - 0.5, abs=0.5), pytest.approx(SIDE / 2 - 0.5, abs=0.5))
+    assert (item.pixels[item.weights == 0] == 255).all()
+    assert (item.pixels.shape, item.weights.shape, item.weights.dtype) == ((SIDE, SIDE, 3), (SIDE, SIDE), np.float32)
+
+
+def test_pooling_counts_every_pixel_once_but_for_the_rim():
+    shares = pooling(4)
+
+    assert (shares.shape, shares.dtype) == ((4, SIDE), np.float32)
+    assert np.allclose(shares[:, SIDE // 8 : -SIDE // 8].sum(axis=0), 1, atol=1e-6)
+    assert np.allclose(shares, shares[::-1, ::-1])
+
+
+def test_the_first_version_gives_the_vectors_of_the_golden_index():
+    embeddings = np.load(GOLDEN / "exact" / "gen-000001" / "embeddings.npy")
+    picture = fit(decode((GOLDEN / "known.png").read_bytes()), SIZE)
+
+    differences = np.abs(embeddings - describe_version_1(picture)).max(axis=1)
+
+    assert differences.min() < 1e-6
+    assert np.median(differences) > 0.05
+
+
+def test_the_first_version_is_a_unit_vector_of_640_numbers(pictures):
+    vectors = np.stack([describe_version_1(picture) for picture in pictures])
+
+    assert (vectors.shape, vectors.dtype) == ((len(pictures), DIMS_VERSION_1), np.float32)
+    assert DIMS_VERSION_1 == 640
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_the_first_version_tells_colours_and_shapes_apart():
+    red_disc = describe_version_1(drawn_shape("disc", RED))
+
+    for other in (drawn_shape("disc", BLUE), drawn_shape("square", RED)):
+        assert red_disc @ describe_version_1(other) < 0.95
+
+
+@settings(max_examples=20, deadline=None)
+@given(colours, st.sampled_from([8, 64, 128]))
+def test_the_first_version_describes_a_picture_of_one_colour_without_nan(colour, size):
+    picture = np.empty((size, size, 3), np.uint8)
+    picture[:] = colour
+
+    assert np.linalg.norm(describe_version_1(picture)) == pytest.approx(1, abs=1e-6)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import sklearn.datasets
 
+from imgsearch.encoders.choice import choose_spec
 from imgsearch.encoders.networks import (
     GEM_EXPONENT,
     GeneralizedMean,
@@ -17,7 +18,6 @@ from imgsearch.encoders.networks import (
     lite0_features,
     lite0_scaled,
 )
-from imgsearch.encoders.spec import choose_spec
 from imgsearch.encoders.weights import lite0_arrays
 from imgsearch.errors import MissingComponentError
 from imgsearch.images.decode import decode

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from imgsearch.encoders.choice import choose_encoder, choose_spec
 from imgsearch.encoders.export import SPEC_FILE, exported_encoder, exported_files
 from imgsearch.encoders.runtime import (
     GRAPH_FILE,
@@ -29,7 +30,7 @@ from imgsearch.encoders.runtime import (
     open_encoder,
     unit_rows,
 )
-from imgsearch.encoders.spec import EncoderSpec, choose_spec
+from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.errors import DamagedIndexError, MissingComponentError
 from imgsearch.images.decode import decode
 from imgsearch.images.transform import fit
@@ -342,30 +343,10 @@ def test_an_export_that_fails_is_a_missing_component_and_leaves_no_litter(tmp_pa
     weights = tmp_path / "mine.weights.h5"
     weights.write_bytes(b"garbage " * 100)
 
+    choice = choose_encoder("vgg16", weights)
     with pytest.raises(MissingComponentError) as refused:
-        exported_encoder(choose_spec("vgg16", weights), weights)
+        exported_encoder(choice.spec, choice.files)
 
     assert "vgg16" in refused.value.message
     assert "--weights" in refused.value.hint
     assert list((tmp_path / "cache/encoders").iterdir()) == []
-
-
-MAKE_WEIGHTS = """
-import keras, sys
-keras.utils.set_random_seed(0)
-keras.applications.VGG16(weights=None, include_top=False).save_weights(sys.argv[1])
-"""
-
-
-def test_vgg16_is_exported_with_a_users_weights(tmp_path, monkeypatch, pictures):
-    monkeypatch.setenv("IMGSEARCH_CACHE", str(tmp_path / "cache"))
-    weights = tmp_path / "mine.weights.h5"
-    subprocess.run([sys.executable, "-c", MAKE_WEIGHTS, str(weights)], capture_output=True, check=True)
-    spec = choose_spec("vgg16", weights)
-
-    rows = encode(open_encoder(spec, exported_encoder(spec, weights)), pictures(224)[:2])
-
-    assert rows.shape == (2, 512)
-    assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
-    again = encode(KerasEncoder(spec, weights), pictures(224)[:2])
-    assert np.sum(rows * again, axis=1).min() >= 0.9999

@@ -69,11 +69,11 @@ class Answer(TypedDict, total=False):
 class HereDecoder:
     """Decodes in this process, to spare a test the start of another for each build."""
 
-    def __init__(self, size, how, _policy):
-        self._square = (size, how)
+    def __init__(self, size, how, _policy, *, steps):
+        self._square, self._steps = (size, how), steps
 
     def decode(self, data):
-        return decode_and_fit(data, *self._square), ""
+        return decode_and_fit(data, *self._square, steps=self._steps), ""
 
     def kill(self):
         pass

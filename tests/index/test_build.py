@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from imgsearch import Index, build_index, embed
-from imgsearch.encoders import projection, runtime, spec
+from imgsearch.encoders import projection, runtime
 from imgsearch.encoders.projection import Projection
 from imgsearch.encoders.spec import TABLE
 from imgsearch.errors import (
@@ -28,6 +28,8 @@ from imgsearch.images.workers import decode_and_fit
 from imgsearch.index import generation, store
 from imgsearch.index.manifest import BackendSettings
 from imgsearch.index.store import read_manifest
+
+DIMS = TABLE["handcrafted"].spec.dims
 
 
 @pytest.fixture
@@ -231,7 +233,7 @@ def test_another_backbone_embeds_everything_again(build, index, monkeypatch, con
     before = contents(index)
     row = TABLE["handcrafted"]
     other = replace(row, spec=replace(row.spec, name="coarse", size=64))
-    monkeypatch.setitem(spec.TABLE, "coarse", other)
+    monkeypatch.setitem(TABLE, "coarse", other)
 
     report = build(backbone="coarse")
 
@@ -243,12 +245,16 @@ def test_another_backbone_embeds_everything_again(build, index, monkeypatch, con
 
 
 def test_a_new_version_of_the_same_encoder_embeds_everything_again(build, index, monkeypatch):
-    build()
-    monkeypatch.setattr(spec, "ENCODER_VERSION", 99)
+    row = TABLE["handcrafted"]
+    with monkeypatch.context() as patch:  # of long ago
+        patch.setitem(TABLE, "handcrafted", replace(row, spec=replace(row.spec, dims=640, version=1)))
+        build()
+    assert read_manifest(index).encoder.dims == 640
 
+    assert done(build(backbone=None)) == {"unchanged": 12}  # which cron says: the index keeps the version it has
     assert done(build()) == {"embedded": 12}
     assert len(list((index / "encoders").iterdir())) == 2
-    assert read_manifest(index).fingerprint == TABLE["handcrafted"].spec.fingerprint
+    assert read_manifest(index).fingerprint == row.spec.fingerprint
 
 
 def test_an_encoder_nobody_knows_is_a_missing_component(build):
@@ -672,14 +678,14 @@ def early(monkeypatch):
 
 def projection_of(index):
     manifest = read_manifest(index)
-    return Projection.load(str(index / manifest.folder / store.PROJECTION), 640, manifest.dims)
+    return Projection.load(str(index / manifest.folder / store.PROJECTION), DIMS, manifest.dims)
 
 
 def test_a_small_catalogue_has_no_projection(build, index):
     build()
     manifest = read_manifest(index)
 
-    assert (manifest.projection_count, manifest.dims) == (0, 640)
+    assert (manifest.projection_count, manifest.dims) == (0, DIMS)
     assert not (index / manifest.folder / store.PROJECTION).exists()
 
 
@@ -818,7 +824,7 @@ def test_embed_goes_on_from_where_it_was(embedded, small, lay_out, no_encoder):
     lay_out(small, 2, first=100)
 
     assert done(embed(small, embedded)) == {"unchanged": 12, "embedded": 2}
-    assert np.load(embedded / store.EMBEDDINGS).shape == (14, 640)
+    assert np.load(embedded / store.EMBEDDINGS).shape == (14, DIMS)
 
 
 @pytest.mark.parametrize("backend", ["exact", "annoy"])

@@ -9,12 +9,14 @@ import pytest
 
 from imgsearch import build_index
 from imgsearch.encoders import runtime
+from imgsearch.encoders.spec import TABLE
 from imgsearch.errors import OutputError
 from imgsearch.index import pipeline, store
 from imgsearch.index.manifest import generation_folder
 from imgsearch.index.store import read_manifest
 
 PICTURES = 200
+DIMS = TABLE["handcrafted"].spec.dims
 
 
 @pytest.fixture
@@ -139,8 +141,8 @@ def change(directory, statement, *parameters):
         (lambda folder: change(folder, "ALTER TABLE vectors RENAME COLUMN vector TO v"), True),
         (lambda folder: change(folder, "UPDATE vectors SET vector = x'0000'"), True),
         (lambda folder: change(folder, "UPDATE vectors SET vector = ?", bytes(2560)), True),
-        (lambda folder: change(folder, "UPDATE vectors SET vector = ?", np.ones(640, "<f4").tobytes()), True),
-        (lambda folder: change(folder, "UPDATE vectors SET vector = ?", np.full(640, np.nan, "<f4").tobytes()), True),
+        (lambda folder: change(folder, "UPDATE vectors SET vector = ?", np.ones(DIMS, "<f4").tobytes()), True),
+        (lambda folder: change(folder, "UPDATE vectors SET vector = ?", np.full(DIMS, np.nan, "<f4").tobytes()), True),
         (lambda folder: change(folder, "UPDATE vectors SET resumed = 1"), False),
         (lambda folder: (folder / (store.PARTIAL + "-journal")).write_bytes(b"garbage" * 100), False),
     ],

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from imgsearch import Index, build_index, check, embed, rollback
-from imgsearch.encoders import spec
 from imgsearch.errors import DamagedIndexError, LockedError, NoIndexError
 from imgsearch.index import store
 from imgsearch.index.manifest import generation_folder
@@ -119,7 +118,9 @@ def test_the_encoder_of_the_generation_before_is_kept_and_returned_to(
     directory = nights(backend)
     before, old = answers(directory, photo), read_manifest(directory)
     with monkeypatch.context() as patch:
-        patch.setattr(spec, "ENCODER_VERSION", 1000)  # so that it is another encoder, though as fast as this one
+        patch.setattr(
+            "imgsearch.images.decode.PIXELS_VERSION", 1000
+        )  # so that it is another encoder, though as fast as this one
         build_index(small, directory)
         new = read_manifest(directory)
         after = answers(directory, photo)

@@ -13,11 +13,14 @@ import typer
 from imgsearch import __version__
 from imgsearch.cli.build_index import build_index
 from imgsearch.cli.check import check
+from imgsearch.cli.classify import classify
 from imgsearch.cli.embed import embed
 from imgsearch.cli.info import info
 from imgsearch.cli.models import models
+from imgsearch.cli.preprocess import preprocess
 from imgsearch.cli.query import query
 from imgsearch.cli.rollback import rollback
+from imgsearch.cli.train import train
 from imgsearch.errors import ImgsearchError
 
 # Plain help: the rich one takes twice as long to import as everything else the program needs to start.
@@ -28,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (build_index, query, embed, info, check, rollback, models):
+for command in (preprocess, train, embed, build_index, query, classify, info, check, rollback, models):
     app.command()(command)
 
 

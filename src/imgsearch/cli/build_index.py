@@ -17,6 +17,7 @@ from imgsearch.cli.options import (
     MaxSkippedOption,
     MetadataOption,
     PrecisionOption,
+    PreprocessOption,
     QuietOption,
     VerboseOption,
     WaitLockOption,
@@ -46,8 +47,17 @@ def build_index(
     max_pixels: MaxPixelsOption = None,
     damaged: DamagedOption = None,
     follow_links: FollowLinksOption = None,
+    preprocess: PreprocessOption = None,
+    adapt: Annotated[
+        bool | None,
+        typer.Option(
+            "--adapt/--no-adapt",
+            help="Let the catalogue teach the projection, from photo-like variants of its pictures."
+            " [default: as the index, or not]",
+        ),
+    ] = None,
     relearn: Annotated[
-        bool, typer.Option("--relearn", help="Learn the projection anew; scores change a little.")
+        bool, typer.Option("--relearn", help="Learn projection and visual words anew; scores change a little.")
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 3 for any rejected file, not only new ones.")] = False,
     force: ForceOption = False,
@@ -71,7 +81,11 @@ def build_index(
 
       imgsearch build-index ./catalog --index /srv/shop.idx --metadata products.csv
 
+      imgsearch build-index ./catalog --adapt
+
       imgsearch build-index ./catalog --backbone vgg16 --weights vgg16_notop.h5
+
+      imgsearch build-index ./catalog --backbone shoes.keras
 
     Exit codes: 0 done, 3 done but files were rejected that were not before, 7 another build is running,
     9 refused because most of the catalogue has vanished, 11 no space. docs/cron.md has them all.
@@ -98,6 +112,8 @@ def build_index(
                 max_pixels=max_pixels,
                 damaged=damaged,
                 follow_links=follow_links,
+                preprocess=preprocess,
+                adapt=adapt,
                 relearn=relearn,
                 force=force,
                 max_skipped=max_skipped,

@@ -26,6 +26,7 @@ def info(
     from dataclasses import asdict
 
     from imgsearch.cli.render import columns, output, write
+    from imgsearch.cli.report import gain_in_words
     from imgsearch.cli.terminal import printable
     from imgsearch.index.items import Items
     from imgsearch.index.store import ITEMS, check_truth, read_manifest
@@ -61,6 +62,8 @@ def info(
                 ("encoder", f"{manifest.encoder.name}, {manifest.encoder.precision}, {manifest.fingerprint}"),
                 ("embedding", f"{manifest.encoder.dims} dimensions"),
                 ("projection", f"to {manifest.dims}, learnt on {learnt} pictures" if learnt else "none"),
+                ("adaptation", gain_in_words(manifest.adaptation) if manifest.adaptation else "none"),
+                ("preprocessing", manifest.encoder.steps or "none"),
                 ("search", search),
                 ("size", f"{sum(record.size for record in manifest.files.values()) / 1e6:.1f} MB"),
             ]

@@ -1,47 +1,77 @@
 """`imgsearch models`."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from imgsearch.cli.options import QuietOption, VerboseOption
+
+if TYPE_CHECKING:
+    from imgsearch.encoders.available import AvailableEncoder
+
 
 def models(
+    action: Annotated[Literal["list", "fetch"], typer.Argument(help="List them, or fetch weights now.")] = "list",
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="What to fetch.")] = None,
     format_: Annotated[Literal["table", "json"], typer.Option("--format", help="Form of the answer.")] = "table",
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
-    """List the encoders that --backbone takes.
+    """List the encoders that --backbone takes, and where their weights are; or fetch weights for later.
+
+    Networks of keras.applications have their weights from Keras, which downloads them on first use; with
+    IMGSEARCH_OFFLINE=1 nothing is ever downloaded.
 
     Examples:
 
       imgsearch models
 
-      imgsearch build-index ./catalog --backbone handcrafted
+      imgsearch models fetch resnet50
+
+      imgsearch build-index ./catalog --backbone efficientnet-lite0+handcrafted:color=0.3
     """
     import json
 
     from imgsearch.cli.render import output, write
-    from imgsearch.encoders.spec import DEFAULT_BACKBONE, TABLE
+    from imgsearch.cli.terminal import set_up_logging
+    from imgsearch.encoders.available import available_encoders, fetch
+    from imgsearch.errors import UsageError
 
+    set_up_logging(quiet=quiet, verbose=verbose)
+    if (action == "fetch") != bool(names):
+        raise UsageError("expected names after fetch, and none after list", hint="imgsearch models fetch resnet50")
+    found = [fetch(name) for name in names] if names else available_encoders()
     if format_ == "json":
-        facts = [
-            {
-                "name": row.spec.name,
-                "size": row.spec.size,
-                "dims": row.spec.dims,
-                "weights": row.spec.weights,
-                "licence": row.licence,
-                "about": row.about,
-                "default": row.spec.name == DEFAULT_BACKBONE,
-            }
-            for row in TABLE.values()
-        ]
-        text = json.dumps(facts, indent=1) + "\n"
+        text = json.dumps([_as_json(encoder) for encoder in found], indent=1) + "\n"
     else:
-        text = "".join(
-            f"{row.spec.name + ('*' if row.spec.name == DEFAULT_BACKBONE else ''):<20}"
-            f"{row.spec.size:>4} px {row.spec.dims:>5} dims  {row.about}"
-            f"{f' ({row.licence})' if row.licence else ''}\n"
-            for row in TABLE.values()
-        )
-        text += "* the default\n"
+        text = "".join(map(_line, found)) + "* the default\n"
     with output(None) as file:
         write(file, text)
+
+
+def _as_json(encoder: "AvailableEncoder") -> dict[str, Any]:
+    row = encoder.row
+    return {
+        "name": row.spec.name,
+        "size": row.spec.size,
+        "dims": row.spec.dims,
+        "weights": row.spec.weights,
+        "megabytes": row.megabytes,
+        "file": str(encoder.file) if encoder.file else None,
+        "here": encoder.here,
+        "licence": row.licence,
+        "about": row.about,
+        "default": encoder.default,
+    }
+
+
+def _line(encoder: "AvailableEncoder") -> str:
+    from imgsearch.cli.terminal import printable
+
+    row = encoder.row
+    weights = "no weights"
+    if row.megabytes:
+        where = f"here, {encoder.file}" if encoder.here else "not here yet: Keras downloads them"
+        weights = f"{row.megabytes} MB, {row.licence}, {where}"
+    name = row.spec.name + ("*" if encoder.default else "")
+    return f"{name:<20}{row.spec.size:>4} px {row.spec.dims:>5} dims  {row.about} ({printable(weights)})\n"

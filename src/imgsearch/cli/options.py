@@ -10,12 +10,38 @@ IndexOption = Annotated[
 ]
 DEFAULT_INDEX = Path(".imgsearch")
 
+ImagesArgument = Annotated[
+    list[str], typer.Argument(metavar="IMAGE...", help="Pictures; - reads one path a line from standard input.")
+]
+AnswerFormatOption = Annotated[
+    Literal["table", "json", "jsonl", "csv", "paths", "html"],
+    typer.Option("--format", help="Form of the answer."),
+]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write there, not to standard output.")
+]
+NullOption = Annotated[
+    bool, typer.Option("--null", "-0", help="End paths with NUL, not a line break: those read, and those written.")
+]
+
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
 
 BackboneOption = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Encoder; see imgsearch models. [default: as the index, or efficientnet-lite0]"),
+    typer.Option(
+        metavar="NAME",
+        help="Encoder: see imgsearch models; or FILE.keras; or several joined by +."
+        " [default: as the index, or efficientnet-lite0]",
+    ),
+]
+PreprocessOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STEPS",
+        help="Do this to every picture and every query first: grayscale,binarize=otsu,..; see imgsearch preprocess."
+        " [default: as the index, or nothing]",
+    ),
 ]
 WeightsOption = Annotated[
     Path | None,

@@ -16,6 +16,7 @@ from imgsearch.images.policy import FilePolicy
 from imgsearch.images.workers import decode_and_fit_guarded
 
 if TYPE_CHECKING:
+    from imgsearch.cli.classes import ClassAnswer
     from imgsearch.cli.render import Answer
 
 _SIDE = 160
@@ -58,6 +59,22 @@ def section(answer: "Answer", catalogue: str) -> str:
     elif not answer.hits:
         figures.append("<p>no picture fits</p>\n")
     return f"<section>\n{''.join(figures)}</section>\n"
+
+
+def class_section(answer: "ClassAnswer") -> str:
+    """Show a picture and its classes, or why it has none.
+
+    Args:
+        answer: Of one picture.
+
+    Returns:
+        HTML.
+    """
+    parts = [_figure(answer.query, _shown(answer.query), "", "query")]
+    if answer.error is not None:
+        parts.append(f"<p>{_shown(answer.error.message)}</p>\n")
+    parts += [f"<p><b>{found.probability:.3f}</b> {_shown(found.label)}</p>\n" for found in answer.classes]
+    return f"<section>\n{''.join(parts)}</section>\n"
 
 
 def _shown(text: str) -> str:

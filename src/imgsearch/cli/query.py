@@ -2,32 +2,34 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imgsearch.cli.options import DEFAULT_INDEX, IndexOption, QuietOption, VerboseOption
+from imgsearch.cli.options import (
+    DEFAULT_INDEX,
+    AnswerFormatOption,
+    ImagesArgument,
+    IndexOption,
+    NullOption,
+    OutputOption,
+    QuietOption,
+    VerboseOption,
+)
 
 if TYPE_CHECKING:
+    from imgsearch.cli.classes import ClassAnswer
     from imgsearch.cli.render import Answer
+    from imgsearch.errors import ImgsearchError
     from imgsearch.index.search import Index
 
 
 def query(
-    images: Annotated[
-        list[str],
-        typer.Argument(metavar="IMAGE...", help="Pictures; - reads one path a line from standard input."),
-    ],
+    images: ImagesArgument,
     index: IndexOption = DEFAULT_INDEX,
     top_k: Annotated[int, typer.Option("--top-k", "-k", metavar="K", min=1, help="How many hits at most.")] = 5,
-    format_: Annotated[
-        Literal["table", "json", "jsonl", "csv", "paths", "html"],
-        typer.Option("--format", help="Form of the answer."),
-    ] = "table",
-    output_file: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write there, not to standard output."),
-    ] = None,
+    format_: AnswerFormatOption = "table",
+    output_file: OutputOption = None,
     where: Annotated[
         str,
         typer.Option(metavar="SQL", help="Only pictures for which this holds: path, product, category, metadata."),
@@ -36,9 +38,11 @@ def query(
         float | None, typer.Option(metavar="S", help="Only hits with at least this score (cosine, -1 to 1).")
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every picture; slower, never misses.")] = False,
-    null: Annotated[
-        bool, typer.Option("--null", "-0", help="End paths with NUL, not a line break: those read, and those written.")
+    vote: Annotated[
+        bool,
+        typer.Option("--vote", help="Say the category: the hits vote, the nearer with more weight. Try --top-k 20."),
     ] = False,
+    null: NullOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -57,12 +61,15 @@ def query(
 
       imgsearch query photo.jpg --where "category LIKE 'shoes%' AND metadata->>'price' < 50"
 
+      imgsearch query photo.jpg --vote --top-k 20
+
       find new -name '*.jpg' -print0 | imgsearch query - -0 --format csv -o answers.csv
     """
     _require_backend(index, exact=exact or bool(where))
 
+    from imgsearch.cli.classes import render_classes
     from imgsearch.cli.render import output, render, write
-    from imgsearch.cli.terminal import printable, say, set_up_logging
+    from imgsearch.cli.terminal import set_up_logging
     from imgsearch.index.search import Index
 
     set_up_logging(quiet=quiet, verbose=verbose)
@@ -70,17 +77,18 @@ def query(
 
     def answers(opened: Index) -> Iterator["Answer"]:
         nonlocal exit_code
-        for image in _paths(images, b"\0" if null else b"\n"):
+        for image in paths_of(images, b"\0" if null else b"\n"):
             answer = _answer(opened, image, top_k, where, min_score, exact=exact)
-            if answer.error is not None:
-                exit_code = answer.error.exit_code
-                if format_ not in ("json", "jsonl"):
-                    hint = f" ({answer.error.hint})" if answer.error.hint else ""
-                    say(printable(f"{image}: {answer.error.message}{hint}"))
+            exit_code = report_unusable(image, answer.error, format_) or exit_code
             yield answer
 
     with Index.open(index) as opened, output(output_file) as file:
-        for text in render(answers(opened), opened.manifest, format_, "\0" if null else "\n"):
+        end = "\0" if null else "\n"
+        if vote:
+            texts = render_classes((_voted(answer, opened) for answer in answers(opened)), format_, end)
+        else:
+            texts = render(answers(opened), opened.manifest, format_, end)
+        for text in texts:
             write(file, text)
     raise typer.Exit(exit_code)
 
@@ -100,6 +108,16 @@ def _answer(index: "Index", image: str, k: int, where: str, min_score: float | N
     return Answer(image, plan, time.perf_counter() - started, hits)
 
 
+def _voted(answer: "Answer", index: "Index") -> "ClassAnswer":
+    from imgsearch.cli.classes import ClassAnswer
+    from imgsearch.cli.render import as_json
+    from imgsearch.index.vote import vote
+
+    return ClassAnswer(
+        answer.query, answer.seconds, vote(answer.hits), answer.error, facts=as_json(answer, index.manifest)
+    )
+
+
 def _require_backend(index: Path, *, exact: bool) -> None:
     """Try Annoy if the index needs it; before threads are started, which do not go with a fork."""
     from imgsearch.cli.self_test import require_annoy
@@ -110,7 +128,37 @@ def _require_backend(index: Path, *, exact: bool) -> None:
         require_annoy()
 
 
-def _paths(images: list[str], end: bytes) -> Iterator[str]:
+def report_unusable(image: str, error: "ImgsearchError | None", how: str) -> int:
+    """Name a picture that cannot be used on standard error, unless the format names it itself.
+
+    Args:
+        image: As the user gave it.
+        error: What is wrong with it, if anything.
+        how: The output format.
+
+    Returns:
+        The exit code for it; 0 if nothing is wrong.
+    """
+    from imgsearch.cli.terminal import printable, say
+
+    if error is None:
+        return 0
+    if how not in ("json", "jsonl"):
+        hint = f" ({error.hint})" if error.hint else ""
+        say(printable(f"{image}: {error.message}{hint}"))
+    return error.exit_code
+
+
+def paths_of(images: list[str], end: bytes) -> Iterator[str]:
+    """Yield the pictures that are asked for: as they are, and those named on standard input where there is `-`.
+
+    Args:
+        images: What the user gave.
+        end: What ends each name on standard input.
+
+    Yields:
+        File names; bytes that are not UTF-8 as `os.fsdecode` gives them.
+    """
     import os
 
     for image in images:

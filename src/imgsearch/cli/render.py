@@ -8,15 +8,18 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from imgsearch.cli.terminal import printable
 from imgsearch.errors import ImgsearchError, OutputError
 from imgsearch.index.manifest import Manifest
 from imgsearch.index.search import Hit
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Format = Literal["table", "json", "jsonl", "csv", "paths", "html"]
 
@@ -46,29 +49,49 @@ def render(answers: Iterable[Answer], manifest: Manifest, how: Format, path_end:
     Yields:
         Text; in formats for programs, lone surrogates are left to the JSON escapes or to `write`.
     """
+    yield from framed((_piece(answer, manifest, how, path_end) for answer in answers), how, CSV_COLUMNS)
+
+
+def framed(pieces: Iterable[str], how: Format, csv_columns: Sequence[str]) -> Iterator[str]:
+    """Put what opens, parts and closes an output around its pieces.
+
+    Args:
+        pieces: One an answer.
+        how: The output format.
+        csv_columns: Heads of the format `csv`.
+
+    Yields:
+        Text.
+    """
     # What opens an array or a table waits for the first answer: an error of the whole call leaves nothing behind.
-    opening = {"json": "[\n ", "csv": _csv_line(CSV_COLUMNS)}.get(how, "")
+    opening = {"json": "[\n ", "csv": csv_line(csv_columns)}.get(how, "")
+    tail = ""
     if how == "html":
         from imgsearch.cli import page
 
-        opening = page.HEAD
-    for answer in answers:
+        opening, tail = page.HEAD, page.TAIL
+    for piece in pieces:
         yield opening
         opening = ",\n " if how == "json" else ""
-        if how in ("json", "jsonl"):
-            yield json.dumps(_as_json(answer, manifest)) + ("\n" if how == "jsonl" else "")
-        elif how == "csv":
-            yield "".join(_csv_lines(answer))
-        elif how == "paths":
-            yield "".join(hit.path + path_end for hit in answer.hits)
-        elif how == "html":
-            yield page.section(answer, manifest.catalogue)
-        elif answer.error is None:
-            yield _table(answer, manifest)
+        yield piece + ("\n" if how == "jsonl" else "")
     if how == "html":
-        yield opening + page.TAIL
+        yield opening + tail
     if how == "json":
         yield "[]\n" if opening == "[\n " else "\n]\n"
+
+
+def _piece(answer: Answer, manifest: Manifest, how: Format, path_end: str) -> str:
+    if how in ("json", "jsonl"):
+        return json.dumps(as_json(answer, manifest))
+    if how == "csv":
+        return "".join(_csv_lines(answer))
+    if how == "paths":
+        return "".join(hit.path + path_end for hit in answer.hits)
+    if how == "html":
+        from imgsearch.cli import page
+
+        return page.section(answer, manifest.catalogue)
+    return _table(answer, manifest) if answer.error is None else ""
 
 
 @contextlib.contextmanager
@@ -170,7 +193,8 @@ def columns(rows: Iterable[tuple[str, str]]) -> str:
     return "".join(f"{name:<{width}}  {value}\n" for name, value in pairs)
 
 
-def _as_json(answer: Answer, manifest: Manifest) -> dict[str, Any]:
+def as_json(answer: Answer, manifest: Manifest) -> dict[str, Any]:
+    """Return an answer as the object that the format `json` shows."""
     facts: dict[str, Any] = {
         "query": answer.query,
         "plan": answer.plan,
@@ -186,17 +210,23 @@ def _as_json(answer: Answer, manifest: Manifest) -> dict[str, Any]:
             {**asdict(hit), "score": round(hit.score, 6), "distance": round(hit.distance, 6)} for hit in answer.hits
         ]
     else:
-        facts["error"] = {"code": answer.error.exit_code, "message": answer.error.message}
+        facts |= error_facts(answer.error)
     return facts
+
+
+def error_facts(error: ImgsearchError) -> dict[str, Any]:
+    """Return what stands in the place of an answer that there is not."""
+    return {"error": {"code": error.exit_code, "message": error.message}}
 
 
 def _csv_lines(answer: Answer) -> Iterator[str]:
     for hit in answer.hits:
         score, distance = f"{hit.score:.6f}", f"{hit.distance:.6f}"
-        yield _csv_line((answer.query, hit.rank, hit.path, score, distance, hit.product, hit.category))
+        yield csv_line((answer.query, hit.rank, hit.path, score, distance, hit.product, hit.category))
 
 
-def _csv_line(cells: Iterable[object]) -> str:
+def csv_line(cells: Iterable[object]) -> str:
+    """Write one line of CSV that a spreadsheet does not run."""
     text = io.StringIO()
     # Only what is in the line's end is put in quotes: a lone carriage return, too, would begin a line, and a cell.
     csv.writer(text, lineterminator="\r\n").writerow([_csv_cell(str(cell)) for cell in cells])
@@ -212,7 +242,6 @@ def _csv_cell(cell: str) -> str:
 
 def _table(answer: Answer, manifest: Manifest) -> str:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -231,6 +260,13 @@ def _table(answer: Answer, manifest: Manifest) -> str:
     for hit in answer.hits:
         cells = [str(hit.rank), f"{hit.score:.3f}", hit.path, *([hit.product] if named else []), hit.category]
         table.add_row(*(Text(printable(cell)) for cell in cells))
+    return plain_lines(head, table)
+
+
+def plain_lines(head: str, table: "Table") -> str:
+    """Draw a table under a line; with colours and the terminal's width only where there is a terminal."""
+    from rich.console import Console
+
     # Into a pipe or a file: no colours, and wide enough that a path stays on its line.
     terminal = sys.stdout.isatty()
     console = Console(file=io.StringIO(), force_terminal=terminal, width=None if terminal else 120)

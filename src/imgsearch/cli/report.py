@@ -3,22 +3,19 @@
 import contextlib
 import json
 import os
-from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from imgsearch.cli.rejects import REJECTED_EXIT_CODE, say_rejects
 from imgsearch.cli.render import output, require_writable, write
 from imgsearch.cli.terminal import printable, say
+from imgsearch.encoders.adaptation import Gain
 from imgsearch.errors import ImgsearchError, OutputError
 from imgsearch.index import store
 from imgsearch.index.items import Items
 from imgsearch.index.report import BuildReport
-
-# A folder with thousands of files of one bad kind should not fill a mailbox with them.
-_SHOWN_OF_A_CAUSE = 20
-
-REJECTED_EXIT_CODE = 3
 
 
 def report_build(report: BuildReport, directory: Path, *, quiet: bool, strict: bool) -> int:
@@ -34,7 +31,7 @@ def report_build(report: BuildReport, directory: Path, *, quiet: bool, strict: b
         The exit code, 0 or 3.
     """
     if not quiet:
-        _name_rejects(report)
+        say_rejects(report.new_rejects, " (imgsearch info --rejected names them)")
         with output(None) as file:
             write(file, f"{_summary(report, printable(os.fspath(directory)))}\n")
     counts = report.rejected if strict else len(report.new_rejects)
@@ -123,6 +120,7 @@ class ReportFile:
                 "peak_rss_bytes": report.peak_rss_bytes,
                 "encoder": report.encoder,
                 "plan": report.plan,
+                "adaptation": asdict(report.adaptation) if report.adaptation else None,
             }
         )
 
@@ -138,26 +136,24 @@ class ReportFile:
                 write(file, json.dumps(facts, indent=1) + "\n")
 
 
-def _name_rejects(report: BuildReport) -> None:
-    shown: Counter[str] = Counter()
-    for reject in report.new_rejects:
-        shown[reject.cause] += 1
-        if shown[reject.cause] <= _SHOWN_OF_A_CAUSE:
-            detail = f" ({printable(reject.message)})" if reject.message else ""
-            say(f"rejected {printable(reject.path)}: {reject.cause}{detail}")
-    for cause, count in shown.items():
-        if count > _SHOWN_OF_A_CAUSE:
-            say(f"rejected {count - _SHOWN_OF_A_CAUSE} more: {cause} (imgsearch info --rejected names them)")
-
-
 def _summary(report: BuildReport, directory: str) -> str:
     state = f"{directory}: {report.count} pictures, generation {report.generation}"
     rejected = f", {report.rejected} rejected" if report.rejected else ""
     damaged = f", {report.damaged} damaged but kept" if report.damaged else ""
+    adapted = f", adapted: {gain_in_words(report.adaptation)}" if report.adaptation else ""
     seconds = report.seconds["total"]
     if not report.published:
         return f"{state}, nothing changed{rejected}{damaged} ({seconds:.1f} s)"
     return (
         f"{state}: {report.embedded} embedded, {report.renamed} renamed or copied, {report.removed} removed,"
-        f" {report.unchanged} unchanged{rejected}{damaged} ({seconds:.1f} s)"
+        f" {report.unchanged} unchanged{rejected}{damaged}{adapted} ({seconds:.1f} s)"
+    )
+
+
+def gain_in_words(gain: Gain) -> str:
+    """Say what an adaptation is worth, and whether it is kept."""
+    verdict = "" if gain.helps else ", which does not help, so it is not used"
+    return (
+        f"of held-out variants of {gain.pictures} pictures {gain.after:.3f} find theirs first,"
+        f" {gain.before:.3f} without{verdict}"
     )

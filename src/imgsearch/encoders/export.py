@@ -14,37 +14,42 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
-from imgsearch.encoders.runtime import GRAPH_FILE, GRAPH_WEIGHTS_FILE, import_openvino
+from imgsearch.encoders.runtime import GRAPH_FILE, VOCABULARY_FILE, files_of, import_openvino, part_file
 from imgsearch.encoders.spec import EncoderSpec
-from imgsearch.errors import ImgsearchError, MissingComponentError
+from imgsearch.encoders.weights import downloaded, require_download
+from imgsearch.errors import ImgsearchError, MissingComponentError, UsageError
 
 logger = logging.getLogger(__name__)
 
 SPEC_FILE = "spec.json"
+NO_FILES: Mapping[str, Path] = MappingProxyType({})
 _CHECKSUMS_FILE = "sha256.json"  # in the cache only: an index has its manifest
 
 
 def exported_files(spec: EncoderSpec) -> tuple[str, ...]:
     """Name the files of an exported encoder."""
-    return (SPEC_FILE,) if spec.kind == "handcrafted" else (SPEC_FILE, GRAPH_FILE, GRAPH_WEIGHTS_FILE)
+    return (SPEC_FILE, *files_of(spec))
 
 
-def exported_encoder(spec: EncoderSpec, weights: Path | None = None) -> Path:
+def exported_encoder(spec: EncoderSpec, files: Mapping[str, Path] = NO_FILES) -> Path:
     """Find an encoder in the user's cache, or export it into the cache.
 
     Where the cache cannot be written, as under a user without a home, the export lasts as long as this process.
 
     Args:
         spec: Which one.
-        weights: File with its weights, where `spec` names one.
+        files: Where the weights are that `spec` names by their sha256, by that name.
 
     Returns:
         A folder with the files that `exported_files` names.
 
     Raises:
         MissingComponentError: Keras, OpenVINO or the weights are missing, or the export failed.
+        UsageError: A `.keras` file is not what it should be.
     """
     directory = _cache() / spec.fingerprint
     if _is_whole(directory, exported_files(spec)):
@@ -52,8 +57,12 @@ def exported_encoder(spec: EncoderSpec, weights: Path | None = None) -> Path:
     staging = _writable_folder(directory.parent)
     directory = staging.parent / spec.fingerprint
     try:
-        if spec.kind == "network":
-            _export_elsewhere(spec, weights, staging)
+        if spec.kind == "hybrid":
+            _gather_parts(spec, files, staging)
+        elif spec.kind == "visual-words":
+            _copy_vocabulary(spec, files, staging)
+        elif spec.kind != "handcrafted":
+            _export_elsewhere(spec, files.get(spec.weights), staging)
         (staging / SPEC_FILE).write_text(json.dumps(spec.to_json(), indent=2) + "\n")
         sums = {name: _sha256(staging / name) for name in exported_files(spec)}
         (staging / _CHECKSUMS_FILE).write_text(json.dumps(sums) + "\n")
@@ -66,6 +75,24 @@ def exported_encoder(spec: EncoderSpec, weights: Path | None = None) -> Path:
         ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _copy_vocabulary(spec: EncoderSpec, files: Mapping[str, Path], staging: Path) -> None:
+    if spec.weights not in files:
+        raise MissingComponentError(
+            "the vocabulary of visual words that the index was built with is lost",
+            hint="build-index --relearn learns another and embeds all pictures again",
+        )
+    shutil.copyfile(files[spec.weights], staging / VOCABULARY_FILE)
+
+
+def _gather_parts(spec: EncoderSpec, files: Mapping[str, Path], staging: Path) -> None:
+    """Copy the files of the parts, each exported on its own."""
+    for number, part in enumerate(spec.parts):
+        if names := files_of(part.spec):
+            folder = exported_encoder(part.spec, files)
+            for name in names:
+                shutil.copyfile(folder / name, staging / part_file(number, name))
 
 
 def _settled(staging: Path, directory: Path, names: tuple[str, ...]) -> Path:
@@ -134,8 +161,9 @@ def _cache() -> Path:
 
 def _export_elsewhere(spec: EncoderSpec, weights: Path | None, directory: Path) -> None:
     logger.info("exporting %s (once; it is kept in %s)", spec.name, directory.parent)
-    if spec.weights.startswith("keras:"):
-        logger.warning("%s: Keras downloads the weights if it does not have them yet", spec.name)
+    if spec.weights.startswith("keras:") and downloaded(spec) is None:
+        require_download(spec)
+        logger.warning("%s: its weights are not here yet; Keras downloads them, once", spec.name)
     request = json.dumps(
         {"spec": spec.to_json(), "weights": str(weights) if weights else None, "directory": str(directory)}
     )
@@ -149,9 +177,10 @@ def _export_elsewhere(spec: EncoderSpec, weights: Path | None, directory: Path) 
         errors="replace",
         check=False,
     )
-    if done.returncode == MissingComponentError.exit_code:
-        error = json.loads(done.stdout)
-        raise MissingComponentError(error["message"], hint=error["hint"])
+    for kind in (MissingComponentError, UsageError):
+        if done.returncode == kind.exit_code:
+            error = json.loads(done.stdout)
+            raise kind(error["message"], hint=error["hint"])
     if done.returncode:
         last_words = "\n".join(done.stderr.strip().splitlines()[-12:])
         raise MissingComponentError(f"{spec.name} could not be exported (exit code {done.returncode}):\n{last_words}")

@@ -1,19 +1,61 @@
-"""An encoder without weights: which colours a picture has, and which way its edges run, cell by cell."""
+"""Encoders without weights: which colours an item has, what its surface is like, and its shape."""
+
+from collections.abc import Callable, Mapping
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imgsearch.encoders import color, shape, texture
+from imgsearch.encoders.foreground import Item, cut_out
+from imgsearch.encoders.vectors import joined
 from imgsearch.images.decode import Pixels
+
+PARTS: Mapping[str, int] = {"color": color.DIMS, "texture": texture.DIMS, "shape": shape.DIMS}
+
+_DESCRIBE: Mapping[str, Callable[[Item], NDArray[np.float32]]] = {
+    "color": color.describe_color,
+    "texture": texture.describe_texture,
+    "shape": shape.describe_shape,
+}
+
+# Light changes colours more than anything else, so they count for less.
+_WEIGHTS: Mapping[str, float] = {"color": 0.4, "texture": 1.0, "shape": 1.0}
 
 _HSV_BINS = (8, 4, 4)
 _CELLS = 8
 _ORIENTATIONS = 8
-DIMS = int(np.prod(_HSV_BINS)) + _CELLS * _CELLS * _ORIENTATIONS
+DIMS_VERSION_1 = int(np.prod(_HSV_BINS)) + _CELLS * _CELLS * _ORIENTATIONS
 
 
-def describe(picture: Pixels) -> NDArray[np.float32]:
-    """Describe one picture by colour and gradients, in equal parts.
+def describe_all(picture: Pixels) -> NDArray[np.float32]:
+    """Describe a picture by all parts, joined.
+
+    Args:
+        picture: RGB, uint8 of shape (size, size, 3), size at least 32.
+
+    Returns:
+        Unit float32; its length is the sum of `PARTS`.
+    """
+    item = cut_out(picture)
+    return joined([_DESCRIBE[part](item) for part in PARTS], [_WEIGHTS[part] for part in PARTS])
+
+
+def describe_part(picture: Pixels, part: str) -> NDArray[np.float32]:
+    """Describe a picture by one part alone.
+
+    Args:
+        picture: RGB, uint8 of shape (size, size, 3), size at least 32.
+        part: A key of `PARTS`.
+
+    Returns:
+        Unit float32 of shape (PARTS[part],).
+    """
+    return _DESCRIBE[part](cut_out(picture))
+
+
+def describe_version_1(picture: Pixels) -> NDArray[np.float32]:
+    """Describe one picture by colour and gradients, in equal parts, as indexes of format version 1 were made.
 
     Colour: a joint histogram of hue, saturation and value (8 x 4 x 4), its square roots taken (the Hellinger
     kernel), so that a large even ground does not drown the rest. Gradients: their orientations (8, of 180
@@ -27,9 +69,7 @@ def describe(picture: Pixels) -> NDArray[np.float32]:
     """
     hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV)
     colours = cv2.calcHist([hsv], [0, 1, 2], None, list(_HSV_BINS), [0, 180, 0, 256, 0, 256])
-    parts = [np.sqrt(colours).ravel(), np.sqrt(_gradients(picture)).ravel()]
-    vector = np.concatenate([_unit(part) for part in parts])
-    return _unit(vector).astype(np.float32)
+    return joined([np.sqrt(colours).ravel(), np.sqrt(_gradients(picture)).ravel()])
 
 
 def _gradients(picture: Pixels) -> NDArray[np.float64]:
@@ -45,8 +85,3 @@ def _gradients(picture: Pixels) -> NDArray[np.float64]:
     strength = np.hypot(across, down)
     sums = np.bincount(bins.ravel(), strength.ravel(), _CELLS * _CELLS * _ORIENTATIONS)
     return np.asarray(sums, np.float64).reshape(_CELLS, _CELLS, _ORIENTATIONS)
-
-
-def _unit(vector: NDArray[np.floating]) -> NDArray[np.floating]:
-    length = float(np.linalg.norm(vector))
-    return vector / length if length else vector

@@ -1,5 +1,6 @@
 """The Keras graphs: uint8 RGB (N, size, size, 3) in, unit float32 (N, dims) out, preprocessing included."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,9 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from imgsearch.encoders.spec import TABLE, EncoderSpec
-from imgsearch.encoders.weights import Arrays, lite0_arrays
+from imgsearch.encoders.model_file import load_model
+from imgsearch.encoders.spec import DEFAULT_BACKBONE, TABLE, EncoderSpec
+from imgsearch.encoders.weights import Arrays, downloaded, lite0_arrays, require_download
 from imgsearch.errors import MissingComponentError
 
 # Exponent of generalized-mean pooling; 3 is where Radenovic et al. start, and 3 to 6 measured alike here.
@@ -40,6 +42,8 @@ class GeneralizedMean(layers.Layer):  # type: ignore[misc]  # Keras has no types
 
     def call(self, features: Any) -> Any:
         """Pool over height and width; the floor keeps the root's slope finite at zero."""
+        if self.exponent == 1:
+            return ops.mean(features, axis=(1, 2))
         powers = ops.power(ops.maximum(features, 1e-6), self.exponent)
         return ops.power(ops.mean(powers, axis=(1, 2)), 1.0 / self.exponent)
 
@@ -52,28 +56,36 @@ def build_network(spec: EncoderSpec, weights: Path | None = None) -> keras.Model
     """Build an encoder with its weights.
 
     Args:
-        spec: A network of the table.
-        weights: File with the weights, where `spec` names one; else its usual weights are used, which Keras
-            may download.
+        spec: A network of the table, or a `.keras` file.
+        weights: File with the weights, where `spec` names one by its sha256; Keras' own are downloaded if they are not
+            there yet.
 
     Returns:
-        uint8 (N, size, size, 3) to float32 (N, dims) of unit length.
+        uint8 (N, size, size, 3) to float32 (N, dims) of unit length; to probabilities, for a classifier.
 
     Raises:
         MissingComponentError: The weights are not available or do not fit.
+        UsageError: The `.keras` file is not what it should be.
     """
-    if weights is None and spec.weights not in ("", TABLE[spec.name].spec.weights):
+    has_own_file = spec.weights.startswith("sha256:") and spec.name != DEFAULT_BACKBONE
+    if weights is None and has_own_file:
         raise MissingComponentError(
             f"{spec.name} was used with a file of weights ({spec.weights})",
-            hint="give that file with --weights",
+            hint="give that file with " + ("--backbone" if spec.kind in ("model", "classifier") else "--weights"),
         )
+    if spec.kind in ("model", "classifier"):
+        assert weights is not None
+        model = load_model(weights)
+        return keras.Model(model.inputs, model.outputs[0 if spec.kind == "model" else 1], name="encoder")
     pictures = keras.Input((spec.size, spec.size, 3), dtype="uint8", name="pictures")
     scaled = ops.cast(pictures, "float32")
-    builder = {"efficientnet-lite0": _lite0, "vgg16": _vgg16}[spec.name]
-    features = builder(scaled, weights)
-    embeddings = layers.UnitNormalization(name="embeddings")(GeneralizedMean(name="gem")(features))
+    if spec.name == DEFAULT_BACKBONE:
+        features, exponent = lite0_features(lite0_scaled(scaled)), GEM_EXPONENT
+    else:
+        features, exponent = _application(spec, scaled, weights), APPLICATIONS[spec.name].exponent
+    embeddings = layers.UnitNormalization(name="embeddings")(GeneralizedMean(exponent, name="gem")(features))
     network = keras.Model(pictures, embeddings, name=spec.name.replace("-", "_"))
-    if spec.name == "efficientnet-lite0":
+    if spec.name == DEFAULT_BACKBONE:
         assign_lite0(network, lite0_arrays())
     return network
 
@@ -142,21 +154,48 @@ def lite0_scaled(pictures: Any) -> Any:
     return (pictures - 127.0) / 128.0
 
 
-def _lite0(pictures: Any, _: Path | None) -> Any:
-    return lite0_features(lite0_scaled(pictures))
+@dataclass(frozen=True, slots=True)
+class Application:
+    """How an encoder is made of one of keras.applications.
+
+    Attributes:
+        builder: Its name there.
+        layer: Whose output is pooled; empty for the last one.
+        preprocessing: `caffe` (BGR, less ImageNet's mean), or empty where the network scales pictures itself.
+        exponent: Of GeM pooling; 1, the mean, for features that may be negative.
+    """
+
+    builder: str
+    layer: str = ""
+    preprocessing: str = ""
+    exponent: float = GEM_EXPONENT
 
 
-def _vgg16(pictures: Any, weights: Path | None) -> Any:
-    # "caffe" preprocessing: BGR, less ImageNet's mean (keras.applications.imagenet_utils).
-    centred = ops.flip(pictures, axis=-1) - ops.convert_to_tensor([103.939, 116.779, 123.68])
+APPLICATIONS = {
+    "vgg16": Application("VGG16", "block5_conv3", "caffe"),
+    "vgg19": Application("VGG19", "block5_conv4", "caffe"),
+    "resnet50": Application("ResNet50", "", "caffe"),
+    "mobilenet_v3_large": Application("MobileNetV3Large"),
+    "efficientnetv2-b0": Application("EfficientNetV2B0"),
+    "convnext_tiny": Application("ConvNeXtTiny", exponent=1.0),
+}
+
+
+def _application(spec: EncoderSpec, pictures: Any, weights: Path | None) -> Any:
+    """Lay out a network of keras.applications up to the features that are pooled."""
+    row = APPLICATIONS[spec.name]
+    if row.preprocessing == "caffe":  # keras.applications.imagenet_utils
+        pictures = ops.flip(pictures, axis=-1) - ops.convert_to_tensor([103.939, 116.779, 123.68])
+    if weights is None and (weights := downloaded(spec)) is None:
+        require_download(spec)
     try:
-        base = keras.applications.VGG16(
-            weights="imagenet" if weights is None else str(weights), include_top=False, input_tensor=centred
+        base = getattr(keras.applications, row.builder)(
+            weights="imagenet" if weights is None else str(weights), include_top=False, input_tensor=pictures
         )
     # Keras raises a bare Exception where a download fails, and ValueError or OSError where a file does not fit.
     except Exception as error:
         raise MissingComponentError(
-            f"the weights of vgg16 are not available: {str(error).splitlines()[0] if str(error) else error!r}",
-            hint="get Keras' file vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5 and pass it with --weights",
+            f"the weights of {spec.name} are not available: {str(error).splitlines()[0] if str(error) else error!r}",
+            hint=f"get Keras' file {TABLE[spec.name].keras_file} and pass it with --weights",
         ) from error
-    return base.get_layer("block5_conv3").output
+    return base.get_layer(row.layer).output if row.layer else base.output

@@ -1,9 +1,11 @@
-"""Run an encoder: through OpenVINO, through Keras itself, or hand-crafted."""
+"""Run an encoder: through OpenVINO, through Keras itself, hand-crafted, or several side by side."""
 
+import functools
+import itertools
 import os
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,11 +15,13 @@ from numpy.typing import NDArray
 from imgsearch.encoders.spec import EncoderSpec, Precision
 from imgsearch.errors import DamagedIndexError, MissingComponentError
 from imgsearch.images.decode import Pixels
+from imgsearch.images.transform import fit
 
 Embeddings = NDArray[np.float32]
 
 GRAPH_FILE = "encoder.xml"
 GRAPH_WEIGHTS_FILE = "encoder.bin"
+VOCABULARY_FILE = "vocabulary.npz"
 
 
 class Encoder(Protocol):
@@ -57,23 +61,53 @@ def encode(encoder: Encoder, pictures: Pixels) -> Embeddings:
     return next(iter(encoder.encode_stream([pictures])))
 
 
+def files_of(spec: EncoderSpec) -> tuple[str, ...]:
+    """Name the files that an encoder is run from; a hybrid has those of its parts, each with the part's number."""
+    if spec.kind == "hybrid":
+        return tuple(part_file(number, name) for number, part in enumerate(spec.parts) for name in files_of(part.spec))
+    if spec.kind == "visual-words":
+        return (VOCABULARY_FILE,)
+    return () if spec.kind == "handcrafted" else (GRAPH_FILE, GRAPH_WEIGHTS_FILE)
+
+
+def part_file(number: int, name: str) -> str:
+    """Name a file of a part of a hybrid."""
+    return f"{number}-{name}"
+
+
 def open_encoder(spec: EncoderSpec, directory: Path, *, for_one: bool = False) -> Encoder:
     """Open an encoder that was exported.
 
     Args:
         spec: What it is.
-        directory: Folder with its graph; not looked at for a hand-crafted one. Check the files' hashes first.
+        directory: Folder with the files that `files_of` names. Check their hashes first.
         for_one: Whether it is for a single picture soon rather than for many.
 
     Returns:
-        The encoder, on OpenVINO unless it is hand-crafted.
+        The encoder, networks on OpenVINO.
 
     Raises:
-        DamagedIndexError: The graph cannot be read, or is not what `spec` says.
+        DamagedIndexError: A file cannot be read, or is not what `spec` says.
     """
+    return _open(spec, lambda name: directory / name, for_one=for_one)
+
+
+def _open(spec: EncoderSpec, locate: Callable[[str], Path], *, for_one: bool) -> Encoder:
     if spec.kind == "handcrafted":
         return HandcraftedEncoder(spec)
-    return OpenVinoEncoder(spec, directory, for_one=for_one)
+    if spec.kind == "visual-words":
+        return VisualWordsEncoder(spec, locate(VOCABULARY_FILE))
+    if spec.kind == "hybrid":
+        parts = [
+            _open(part.spec, functools.partial(_located, locate, number), for_one=for_one)
+            for number, part in enumerate(spec.parts)
+        ]
+        return HybridEncoder(spec, parts)
+    return OpenVinoEncoder(spec, locate(GRAPH_FILE), for_one=for_one)
+
+
+def _located(locate: Callable[[str], Path], number: int, name: str) -> Path:
+    return locate(part_file(number, name))
 
 
 def import_openvino() -> Any:
@@ -98,7 +132,7 @@ class OpenVinoEncoder:
 
     Args:
         spec: What it is.
-        directory: Folder with `encoder.xml` and `encoder.bin`.
+        graph: The file `encoder.xml`; `encoder.bin` is beside it.
         for_one: Compile for the shortest time to one answer rather than for throughput.
 
     Raises:
@@ -107,7 +141,7 @@ class OpenVinoEncoder:
 
     batch_size = 4  # fewer calls than one by one; larger batches keep the decoders waiting
 
-    def __init__(self, spec: EncoderSpec, directory: Path, *, for_one: bool = False) -> None:
+    def __init__(self, spec: EncoderSpec, graph: Path, *, for_one: bool = False) -> None:
         self.spec = spec
         openvino = import_openvino()
         core = openvino.Core()
@@ -119,13 +153,12 @@ class OpenVinoEncoder:
             # One stream a core: OpenVINO's own choice leaves cores to themselves that our decoders do not fill.
             settings["NUM_STREAMS"] = str(len(os.sched_getaffinity(0)))
         try:
-            graph = core.read_model(directory / GRAPH_FILE)
-            self._model = core.compile_model(graph, "CPU", settings)
+            self._model = core.compile_model(core.read_model(graph), "CPU", settings)
             outputs = self._model.output(0).partial_shape[1].get_length()
         except RuntimeError as error:
-            raise DamagedIndexError(f"the encoder in {directory} cannot be read: {error}") from error
+            raise DamagedIndexError(f"the encoder in {graph.parent} cannot be read: {error}") from error
         if outputs != spec.dims:
-            raise DamagedIndexError(f"the encoder in {directory} gives {outputs} numbers, expected {spec.dims}")
+            raise DamagedIndexError(f"the encoder in {graph.parent} gives {outputs} numbers, expected {spec.dims}")
         # Twice what runs at once, so that no core waits while we fetch results and fill the next request.
         count = 1 if for_one else 2 * self._model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self._requests = [self._model.create_infer_request() for _ in range(count)]
@@ -144,12 +177,12 @@ class OpenVinoEncoder:
         while running:
             yield self._finish(running, free)
 
-    @staticmethod
-    def _finish(running: deque[tuple[Any, Pixels]], free: deque[Any]) -> Embeddings:
+    def _finish(self, running: deque[tuple[Any, Pixels]], free: deque[Any]) -> Embeddings:
         request, _ = running.popleft()
         request.wait()
         free.append(request)
-        return unit_rows(np.array(request.get_output_tensor(0).data, np.float32))
+        rows = np.array(request.get_output_tensor(0).data, np.float32)
+        return rows if self.spec.kind == "classifier" else unit_rows(rows)
 
 
 class KerasEncoder:
@@ -168,7 +201,7 @@ class KerasEncoder:
     def __init__(self, spec: EncoderSpec, weights: Path | None = None) -> None:
         from imgsearch.encoders.networks import build_network
 
-        if spec.kind != "network":
+        if spec.kind not in ("network", "model"):
             raise MissingComponentError(f"{spec.name} is not a Keras network")
         self.spec = spec
         self._network = build_network(spec, weights)
@@ -180,19 +213,87 @@ class KerasEncoder:
 
 
 class HandcraftedEncoder:
-    """Colours and gradients; see `handcrafted.describe`."""
+    """Colour, texture and shape, or one of them; see `handcrafted`."""
 
     batch_size = 32
 
     def __init__(self, spec: EncoderSpec) -> None:
+        from imgsearch.encoders import handcrafted
+
         self.spec = spec
+        part = spec.name.partition(":")[2]
+        if spec.version == 1:
+            self._describe = handcrafted.describe_version_1
+        elif part:
+            self._describe = functools.partial(handcrafted.describe_part, part=part)
+        else:
+            self._describe = handcrafted.describe_all
 
     def encode_stream(self, batches: Iterable[Pixels]) -> Iterator[Embeddings]:
         """Encode batches; see `Encoder`."""
-        from imgsearch.encoders.handcrafted import describe
+        for batch in batches:
+            yield unit_rows(np.stack([self._describe(picture) for picture in batch]))
+
+
+class VisualWordsEncoder:
+    """Local features counted by a vocabulary; see `visual_words`.
+
+    Args:
+        spec: What it is.
+        file: Its vocabulary.
+
+    Raises:
+        DamagedIndexError: The vocabulary cannot be read.
+    """
+
+    batch_size = 32
+
+    def __init__(self, spec: EncoderSpec, file: Path) -> None:
+        from imgsearch.encoders.visual_words import Vocabulary
+
+        self.spec = spec
+        self._vocabulary = Vocabulary.load(str(file), spec.dims)
+
+    def encode_stream(self, batches: Iterable[Pixels]) -> Iterator[Embeddings]:
+        """Encode batches; see `Encoder`."""
+        from imgsearch.encoders.visual_words import describe
 
         for batch in batches:
-            yield unit_rows(np.stack([describe(picture) for picture in batch]))
+            yield unit_rows(np.stack([describe(picture, self._vocabulary) for picture in batch]))
+
+
+class HybridEncoder:
+    """Several encoders side by side: their unit embeddings, each times its weight, in a row.
+
+    A part that finds nothing in a picture leaves zeros.
+
+    Args:
+        spec: What it is.
+        parts: The encoders, in the order of `spec.parts`.
+    """
+
+    def __init__(self, spec: EncoderSpec, parts: Sequence[Encoder]) -> None:
+        self.spec = spec
+        self.batch_size = min(part.batch_size for part in parts)
+        self._parts = parts
+
+    def encode_stream(self, batches: Iterable[Pixels]) -> Iterator[Embeddings]:
+        """Encode batches; see `Encoder`."""
+        copies = itertools.tee(batches, len(self._parts))
+        streams = [
+            part.encode_stream(_resized(batches, part.spec.size))
+            for part, batches in zip(self._parts, copies, strict=True)
+        ]
+        weights = [part.weight for part in self.spec.parts]
+        for rows in zip(*streams, strict=True):
+            weighted = [np.nan_to_num(part) * weight for part, weight in zip(rows, weights, strict=True)]
+            yield unit_rows(np.concatenate(weighted, axis=1, dtype=np.float32))
+
+
+def _resized(batches: Iterable[Pixels], size: int) -> Iterator[Pixels]:
+    for batch in batches:
+        same = batch.shape[1] == size
+        yield batch if same else np.stack([fit(picture, size, "stretch") for picture in batch])
 
 
 def unit_rows(rows: Embeddings) -> Embeddings:

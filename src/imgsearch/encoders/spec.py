@@ -3,21 +3,17 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from difflib import get_close_matches
-from pathlib import Path
-from typing import Literal, cast, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, cast, get_args
 
-from imgsearch.errors import MissingComponentError, UsageError
+from imgsearch.errors import UsageError
+from imgsearch.images.steps import Steps
 from imgsearch.images.transform import Fit
 
 Precision = Literal["f32", "bf16"]
-Kind = Literal["network", "handcrafted"]
+Kind = Literal["network", "model", "classifier", "handcrafted", "visual-words", "hybrid"]
 
 DEFAULT_BACKBONE = "efficientnet-lite0"
-
-# Raise it when an encoder of the same description would give other vectors (graph, pooling, hand-crafted parts).
-ENCODER_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +21,19 @@ class EncoderSpec:
     """What an encoder is; two with the same fingerprint give the same vectors.
 
     Attributes:
-        name: Row of the table.
-        kind: `network` (a Keras graph) or `handcrafted` (no weights).
+        name: Row of the table, name of a `.keras` file, or the parts of a hybrid joined by `+`.
+        kind: `network` (a Keras graph of the table), `model` (a `.keras` file; `classifier` for its second output, the
+            probabilities of its classes), `handcrafted` (no weights), `visual-words` (a vocabulary learnt on the
+            catalogue) or `hybrid` (several of these).
         size: Side of the square picture it takes, in pixels.
         fit: How a picture is brought to that square.
         dims: Length of its embedding.
-        weights: Which weights: `sha256:...` of a file, `keras:NAME` for Keras' own download, or empty.
-        precision: What the network computes in.
+        weights: Which weights: `sha256:...` of a file, `keras:NAME:HASH` for Keras' own download, or empty. A
+            vocabulary that is still to be learnt is empty, too.
+        precision: What networks compute in.
+        version: Of its description, where a later imgsearch describes pictures otherwise under the same name.
+        steps: What is done to a picture before it is fitted, as `images.steps.Steps` spells it.
+        parts: Of a hybrid, whose embedding is theirs in a row, each times its weight.
     """
 
     name: str
@@ -41,6 +43,9 @@ class EncoderSpec:
     dims: int
     weights: str
     precision: Precision = "f32"
+    version: int = 1
+    steps: str = ""
+    parts: tuple["Part", ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -48,15 +53,26 @@ class EncoderSpec:
         # Imported here: the table is read by commands that never decode, and OpenCV costs a tenth of a second.
         from imgsearch.images.decode import PIXELS_VERSION
 
-        facts = {**asdict(self), "encoder_version": ENCODER_VERSION, "pixels_version": PIXELS_VERSION}
+        facts = self.to_json() | {"encoder_version": self.version, "pixels_version": PIXELS_VERSION}
+        facts.pop("version", None)
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
-    def to_json(self) -> dict[str, object]:
-        """Return the fields as plain data."""
-        return asdict(self)
+    def all_parts(self) -> tuple["EncoderSpec", ...]:
+        """Return the encoders that a hybrid is made of; an encoder that is none is its own only part."""
+        return tuple(part.spec for part in self.parts) or (self,)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain data; the last three only where they say something."""
+        data = asdict(self)
+        for name, nothing in (("version", 1), ("steps", ""), ("parts", ())):
+            if data[name] == nothing:
+                del data[name]
+        if self.parts:
+            data["parts"] = [{"weight": part.weight, "encoder": part.spec.to_json()} for part in self.parts]
+        return data
 
     @classmethod
-    def from_json(cls, data: Mapping[str, object]) -> "EncoderSpec":
+    def from_json(cls, data: Mapping[str, Any]) -> "EncoderSpec":
         """Read what `to_json` wrote.
 
         Raises:
@@ -65,7 +81,9 @@ class EncoderSpec:
         try:
             texts = {key: str(data[key]) for key in ("name", "kind", "fit", "weights", "precision")}
             numbers = {key: int(cast("int", data[key])) for key in ("size", "dims")}
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            version, steps = int(data.get("version", 1)), str(data.get("steps", ""))
+            parts = tuple(Part(cls.from_json(part["encoder"]), float(part["weight"])) for part in data.get("parts", ()))
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"not an encoder's description: {error!r}") from error
         allowed = {"kind": Kind, "fit": Fit, "precision": Precision}
         for key, choices in allowed.items():
@@ -73,7 +91,24 @@ class EncoderSpec:
                 raise ValueError(f"expected {key} to be one of {get_args(choices)}, found {texts[key]!r}")
         if not (0 < numbers["size"] <= 4096 and 0 < numbers["dims"] <= 65_536):
             raise ValueError(f"size {numbers['size']} or dims {numbers['dims']} out of range")
-        return cls(**texts, **numbers)  # type: ignore[arg-type]  # checked just above
+        whole = sum(part.spec.dims for part in parts)
+        if (texts["kind"] == "hybrid") != bool(parts) or (parts and whole != numbers["dims"]):
+            raise ValueError(f"{len(parts)} parts of {whole} dims in all do not make {numbers['dims']}")
+        if any(part.spec.kind == "hybrid" or not 0 < part.weight < 1e6 for part in parts):
+            raise ValueError("a part is a hybrid itself, or its weight is out of range")
+        try:
+            Steps.parse(steps)
+        except UsageError as error:
+            raise ValueError(error.message) from error
+        return cls(**texts, **numbers, version=version, steps=steps, parts=parts)  # type: ignore[arg-type]  # checked
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One encoder of a hybrid, and what its unit embedding is multiplied by."""
+
+    spec: EncoderSpec
+    weight: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,72 +119,101 @@ class TableRow:
         spec: What it is, with its usual weights.
         about: One line for `imgsearch models`.
         licence: Licence of the weights, or empty.
+        keras_file: What Keras calls the file of its weights, or empty.
+        megabytes: Of that file, or of the package with the weights; 0 for none.
     """
 
     spec: EncoderSpec
     about: str
-    licence: str
+    licence: str = ""
+    keras_file: str = ""
+    megabytes: int = 0
 
 
-# Keras names its file and checks this md5 of it (keras.applications.vgg16).
-VGG16_KERAS_WEIGHTS = "keras:vgg16-imagenet-notop:6d6bbae143d832006294945121d1f1fc"
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+
+def _application(name: str, dims: int, file: str, digest: str, megabytes: int, about: str, licence: str) -> TableRow:
+    """Describe an encoder of keras.applications; `digest` is the one that Keras checks its file with."""
+    spec = EncoderSpec(name, "network", 224, "pad", dims, f"keras:{name}-imagenet-notop:{digest}")
+    return TableRow(spec, about, licence, file, megabytes)
+
+
+def _handcrafted(part: str, dims: int, about: str) -> TableRow:
+    name = f"handcrafted:{part}" if part else "handcrafted"
+    return TableRow(EncoderSpec(name, "handcrafted", 128, "pad", dims, "", version=2), about)
+
 
 TABLE: dict[str, TableRow] = {
     row.spec.name: row
     for row in (
         TableRow(
-            EncoderSpec("efficientnet-lite0", "network", 224, "pad", 1280, f"sha256:{LITE0_SHA256}"),
-            "EfficientNet-Lite0, GeM pooling; the weights are installed with imgsearch",
+            EncoderSpec(DEFAULT_BACKBONE, "network", 224, "pad", 1280, f"sha256:{LITE0_SHA256}"),
+            "EfficientNet-Lite0; its weights are installed with imgsearch",
             "Apache-2.0",
+            megabytes=17,
         ),
-        TableRow(
-            EncoderSpec("vgg16", "network", 224, "pad", 512, VGG16_KERAS_WEIGHTS),
-            "VGG16, GeM over the last convolution; Keras downloads the weights on first use, or --weights FILE",
+        _application(
+            "vgg16",
+            512,
+            "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+            "6d6bbae143d832006294945121d1f1fc",
+            59,
+            "VGG16, pooled over its last convolution",
             "CC-BY-4.0",
         ),
+        _application(
+            "vgg19",
+            512,
+            "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
+            "253f8cb515780f3b799900260a226db6",
+            80,
+            "VGG19, pooled over its last convolution",
+            "CC-BY-4.0",
+        ),
+        _application(
+            "resnet50",
+            2048,
+            "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
+            "4d473c1dd8becc155b73f8504c6f6626",
+            95,
+            "ResNet-50",
+            "MIT",
+        ),
+        _application(
+            "mobilenet_v3_large",
+            960,
+            "weights_mobilenet_v3_large_224_1.0_float_no_top_v2.h5",
+            "07fb09a5933dd0c8eaafa16978110389",
+            13,
+            "MobileNetV3-Large",
+            "Apache-2.0",
+        ),
+        _application(
+            "efficientnetv2-b0",
+            1280,
+            "efficientnetv2-b0_notop.h5",
+            "893217f2bb855e2983157299931e43ff",
+            24,
+            "EfficientNetV2-B0",
+            "Apache-2.0",
+        ),
+        _application(
+            "convnext_tiny",
+            768,
+            "convnext_tiny_notop.h5",
+            "d547c096cabd03329d7be5562c5e14798aa39ed24b474157cef5e85ab9e49ef1",
+            111,
+            "ConvNeXt-Tiny",
+            "MIT",
+        ),
+        _handcrafted("", 1543, "colour, texture and shape, without a network: for plain goods and drawings"),
+        _handcrafted("color", 360, "its colours alone"),
+        _handcrafted("texture", 852, "its texture alone"),
+        _handcrafted("shape", 331, "its shape alone"),
         TableRow(
-            EncoderSpec("handcrafted", "handcrafted", 128, "pad", 640, ""),
-            "colour histograms and oriented gradients; no weights, very fast, for drawings and plain goods",
-            "",
+            EncoderSpec("visual-words", "visual-words", 256, "pad", 1024, ""),
+            "local features counted by a vocabulary that is learnt on the catalogue",
         ),
     )
 }
-
-
-def choose_spec(backbone: str, weights: Path | None = None, precision: Precision = "f32") -> EncoderSpec:
-    """Describe the encoder that a user asked for.
-
-    Args:
-        backbone: Name of a row of the table.
-        weights: Weights to use instead of the usual ones; read here to take their sha256.
-        precision: What a network computes in.
-
-    Returns:
-        The description, weights and precision included.
-
-    Raises:
-        MissingComponentError: No such encoder, or the weights cannot be read.
-        UsageError: Weights were given for an encoder that takes none.
-    """
-    row = TABLE.get(backbone)
-    if row is None:
-        near = get_close_matches(backbone, TABLE, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(TABLE)}"
-        raise MissingComponentError(f"no encoder is called {backbone!r}", hint=hint)
-    spec = row.spec
-    if spec.kind == "handcrafted":
-        precision = "f32"
-    if weights is not None:
-        if not spec.weights.startswith("keras:"):
-            raise UsageError(f"--weights is for encoders of keras.applications; {backbone} brings its own")
-        try:
-            with weights.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise MissingComponentError(
-                f"the weights cannot be read: {error}",
-                hint="--weights takes a .weights.h5 or .h5 file of Keras",
-            ) from error
-        spec = replace(spec, weights=f"sha256:{digest}")
-    return replace(spec, precision=precision)

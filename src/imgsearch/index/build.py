@@ -31,6 +31,8 @@ def build_index(
     max_pixels: int | None = None,
     damaged: Damaged | None = None,
     follow_links: bool | None = None,
+    preprocess: str | None = None,
+    adapt: bool | None = None,
     relearn: bool = False,
     force: bool = False,
     max_skipped: int | None = None,
@@ -44,7 +46,7 @@ def build_index(
     Args:
         catalogue: Folder of pictures, or a directory that `embed` wrote.
         index: The index directory.
-        backbone: Name of the encoder.
+        backbone: Name of the encoder, a `.keras` file, or several joined by `+`: see `encoders.choice.choose_encoder`.
         weights: Its weights, for encoders of keras.applications.
         precision: `f32` or `bf16`; by default what is fastest on this processor.
         backend: `annoy` or `exact`.
@@ -56,7 +58,9 @@ def build_index(
         max_pixels: Larger pictures are rejected without being decoded.
         damaged: Whether to `skip` a damaged JPEG, or to `keep` and flag what can be decoded of it.
         follow_links: Whether to follow links to files and folders, also out of the catalogue.
-        relearn: Learn the projection anew.
+        preprocess: What is done to every picture, and to every query, before it is embedded: `grayscale,binarize=otsu`.
+        adapt: Let the catalogue teach the projection, from photo-like variants of its pictures, if that helps.
+        relearn: Learn the projection, and a vocabulary of visual words, anew.
         force: Go on though most of the catalogue has vanished, or the decoder dies again and again.
         max_skipped: Refuse to publish when more files than this cannot be used.
         wait_lock: For how many seconds to wait for another build to end.
@@ -70,7 +74,7 @@ def build_index(
     """
     wishes = Wishes(
         *(backbone, weights, precision, backend, trees, seed, metadata),
-        *(max_bytes, max_pixels, damaged, follow_links),
+        *(max_bytes, max_pixels, damaged, follow_links, preprocess, adapt),
     )
     conduct = Conduct(relearn, force, max_skipped, wait_lock)
     if store.is_index(os.fspath(catalogue)):
@@ -90,6 +94,7 @@ def embed(
     max_pixels: int | None = None,
     damaged: Damaged | None = None,
     follow_links: bool | None = None,
+    preprocess: str | None = None,
     force: bool = False,
     max_skipped: int | None = None,
     wait_lock: float = 0,
@@ -108,6 +113,7 @@ def embed(
         max_pixels: As for `build_index`.
         damaged: As for `build_index`.
         follow_links: As for `build_index`.
+        preprocess: As for `build_index`.
         force: As for `build_index`.
         max_skipped: As for `build_index`.
         wait_lock: As for `build_index`.
@@ -126,6 +132,7 @@ def embed(
         max_pixels=max_pixels,
         damaged=damaged,
         follow_links=follow_links,
+        preprocess=preprocess,
     )
     conduct = Conduct(force=force, max_skipped=max_skipped, wait_lock=wait_lock)
     return update(Path(catalogue), Path(output), wishes, conduct, progress, searchable=False)

@@ -1,6 +1,7 @@
 """Where a build gets its encoder from."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from imgsearch.encoders.export import exported_encoder, exported_files
@@ -16,17 +17,19 @@ logger = logging.getLogger(__name__)
 class EncoderSource:
     """Finds the encoder in the index, else in the cache or by export; once, and only when it is needed."""
 
-    def __init__(self, directory: Path, spec: EncoderSpec, weights: Path | None, previous: Manifest | None) -> None:
+    def __init__(
+        self, directory: Path, spec: EncoderSpec, files: Mapping[str, Path], previous: Manifest | None
+    ) -> None:
         self._directory = directory
         self._spec = spec
-        self._weights = weights
+        self._files = files
         self._previous = previous
         self._found: Path | None = None
 
     def find(self) -> Path:
         """Return a folder with the exported encoder."""
         if self._found is None:
-            self._found = self._published() or exported_encoder(self._spec, self._weights)
+            self._found = self._published() or exported_encoder(self._spec, self._files)
         return self._found
 
     def install(self) -> Path:

@@ -48,7 +48,8 @@ def index_embeddings(
         if value is not None and name not in ("backend", "trees", "seed")
     ]
     if late:
-        raise UsageError(f"{source} holds embeddings already; {', '.join(late)} must be given to embed")
+        given_to = "a build from the folder of pictures" if late == ["--adapt"] else "embed"
+        raise UsageError(f"{source} holds embeddings already; {', '.join(late)} must be given to {given_to}")
     given = store.published(source)
     if given is None:
         raise NoIndexError(f"{source} is not complete: embed was interrupted", hint=f"run embed -o {source} again")
@@ -120,6 +121,7 @@ def _report(manifest: Manifest, directory: Path, watch: Stopwatch, *, published:
         causes=_causes(directory, manifest),
         left_out={},
         new_rejects=(),
+        adaptation=manifest.adaptation,
         encoder=manifest.encoder.name,
         plan=manifest.backend.name if manifest.backend else "none",
         seconds=watch.all(),

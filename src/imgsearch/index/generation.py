@@ -2,11 +2,13 @@
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from imgsearch.encoders.adaptation import Gain
 from imgsearch.encoders.export import exported_files
 from imgsearch.encoders.projection import LARGEST_SAMPLE, SMALLEST_CATALOGUE, Projection, learn_projection
 from imgsearch.encoders.runtime import Embeddings
@@ -22,8 +24,17 @@ from imgsearch.index.pipeline import Progress
 logger = logging.getLogger(__name__)
 
 
+Adapter = Callable[[Manifest, Embeddings, Projection | None], tuple[Projection | None, Gain]]
+
+
 def complete_generation(
-    directory: Path, draft: Manifest, previous: Manifest | None, progress: Progress, *, relearn: bool = False
+    directory: Path,
+    draft: Manifest,
+    previous: Manifest | None,
+    progress: Progress,
+    *,
+    relearn: bool = False,
+    adapter: Adapter | None = None,
 ) -> Manifest:
     """Derive what is searched from the embeddings, and publish.
 
@@ -34,6 +45,7 @@ def complete_generation(
         previous: What is published, if anything.
         progress: Told ("index", done, total).
         relearn: Learn the projection anew.
+        adapter: Lets the catalogue teach a projection that is learnt anew, where the user wants that.
 
     Returns:
         The manifest that is published now.
@@ -46,16 +58,19 @@ def complete_generation(
     else:
         progress("index", 0, draft.count)
         embeddings = open_array(folder / store.EMBEDDINGS, draft.count, draft.encoder.dims)
-        projection, learnt_on = None if relearn else _kept_projection(directory, draft, previous), 0
-        if projection is not None and previous is not None:
-            learnt_on = previous.projection_count
-        elif draft.count >= SMALLEST_CATALOGUE:
-            projection = _learnt_projection(embeddings, backend.seed)
+        has_other_wish = previous is not None and (previous.adaptation is not None) != (adapter is not None)
+        kept = None if relearn or has_other_wish else _kept_projection(directory, draft, previous)
+        projection: Projection | None
+        if kept is not None and previous is not None:
+            projection, learnt_on, gain = kept, previous.projection_count, previous.adaptation
+        else:
+            projection, gain = _learnt_projection(draft, embeddings, backend.seed, adapter)
             learnt_on = draft.count if projection else 0
         draft = replace(
             draft,
             dims=len(projection.components) if projection else draft.encoder.dims,
             projection_count=learnt_on,
+            adaptation=gain,
         )
         vectors = _write_derived(folder, draft, embeddings, projection)
         names += [store.VECTORS] + ([store.PROJECTION] if projection else [])
@@ -113,12 +128,16 @@ def _kept_projection(directory: Path, draft: Manifest, previous: Manifest | None
     return Projection.load(str(directory / name), draft.encoder.dims, previous.dims)
 
 
-def _learnt_projection(embeddings: Embeddings, seed: int) -> Projection | None:
+def _learnt_projection(
+    draft: Manifest, embeddings: Embeddings, seed: int, adapter: Adapter | None
+) -> tuple[Projection | None, Gain | None]:
     """Learn from a sample that fits into memory."""
     rows = np.arange(len(embeddings))
     if len(rows) > LARGEST_SAMPLE:
         rows = np.sort(np.random.default_rng(seed).choice(rows, LARGEST_SAMPLE, replace=False))
-    return learn_projection(embeddings[rows])
+    sample = embeddings[rows]
+    plain = learn_projection(sample) if len(embeddings) >= SMALLEST_CATALOGUE else None
+    return (plain, None) if adapter is None else adapter(draft, sample, plain)
 
 
 def _write_derived(folder: Path, draft: Manifest, embeddings: Embeddings, projection: Projection | None) -> Embeddings:

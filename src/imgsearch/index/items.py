@@ -191,6 +191,18 @@ class Items:
         finally:
             self._connection.set_authorizer(None)
 
+    def sample(self, most: int) -> list[str]:
+        """Choose different pictures, as if by lot, but always the same: the order of their sha256.
+
+        Args:
+            most: How many at most.
+
+        Returns:
+            Their paths.
+        """
+        query = "SELECT min(path) FROM items GROUP BY sha256 ORDER BY sha256 LIMIT ?"
+        return [str(path) for (path,) in self._run(query, (most,))]
+
     def rejected(self) -> Iterator[Rejected]:
         """Yield the files that could not be used, by path."""
         for row in self._run("SELECT path, cause, message, first_seen FROM rejected ORDER BY path"):

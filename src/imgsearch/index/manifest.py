@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from imgsearch import __version__
+from imgsearch.encoders.adaptation import Gain
 from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.images.policy import FilePolicy
 
@@ -53,6 +54,8 @@ class Manifest:
         fingerprint: Of that encoder, as it was computed then: a later imgsearch may see pictures otherwise.
         dims: Length of a searched vector; 0 if there are embeddings only.
         projection_count: How many items there were when the projection was learnt; 0 for none.
+        adaptation: What it gained to let the catalogue teach the projection; None if that was not asked for. An
+            adaptation that gained nothing is not used, and not tried again while the projection is kept.
         backend: How candidates are found; None if there are embeddings only (`imgsearch embed`).
         metadata_file: Absolute path of the CSV file with products' data, or empty.
         metadata_sha256: Of that file when it was read, or empty.
@@ -69,6 +72,7 @@ class Manifest:
     fingerprint: str
     dims: int
     projection_count: int
+    adaptation: Gain | None
     backend: BackendSettings | None
     metadata_file: str
     metadata_sha256: str
@@ -108,6 +112,7 @@ class Manifest:
             "encoder": {**self.encoder.to_json(), "fingerprint": self.fingerprint},
             "dims": self.dims,
             "projection_count": self.projection_count,
+            "adaptation": asdict(self.adaptation) if self.adaptation else None,
             "backend": asdict(self.backend) if self.backend else None,
             "metadata": {"file": self.metadata_file, "sha256": self.metadata_sha256},
             "files": {name: asdict(record) for name, record in sorted(self.files.items())},
@@ -118,7 +123,7 @@ class Manifest:
     def from_json(cls, data: Mapping[str, Any]) -> "Manifest":
         """Read what `to_json` wrote; keys it does not know are ignored.
 
-        `damaged` and `policy` may be missing: the first index of this version had neither.
+        `damaged`, `policy` and `adaptation` may be missing: the first indexes of this version did not have them.
 
         Raises:
             KeyError, TypeError, ValueError, AttributeError: Something is missing or of the wrong kind.
@@ -138,6 +143,7 @@ class Manifest:
             fingerprint=_fingerprint(data["encoder"]["fingerprint"]),
             dims=_count(data["dims"]),
             projection_count=_count(data["projection_count"]),
+            adaptation=_gain(data.get("adaptation")),
             backend=BackendSettings(str(backend["name"]), _count(backend["trees"]), _count(backend["seed"]))
             if backend
             else None,
@@ -165,6 +171,15 @@ def _count(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise ValueError(f"expected a count, found {value!r}")
     return value
+
+
+def _gain(data: Any) -> Gain | None:
+    if data is None:
+        return None
+    before, after = (data[name] for name in ("before", "after"))
+    if not all(isinstance(rate, int | float) and 0 <= rate <= 1 for rate in (before, after)):
+        raise ValueError(f"expected rates of 0 to 1, found {before!r} and {after!r}")
+    return Gain(_count(data["pictures"]), float(before), float(after))
 
 
 def _fingerprint(value: object) -> str:

@@ -10,35 +10,28 @@ import hashlib
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from queue import SimpleQueue
-from typing import TypeVar
 
 import numpy as np
 
 from imgsearch.encoders.runtime import Embeddings, Encoder
 from imgsearch.encoders.spec import EncoderSpec
-from imgsearch.errors import PictureError, RefusedError
+from imgsearch.errors import PictureError
 from imgsearch.images.decode import Pixels, read_file
+from imgsearch.images.decoded import processors, while_decoder_works
 from imgsearch.images.headers import checked_size, picture_format
 from imgsearch.images.policy import FilePolicy
+from imgsearch.images.pool import bounded_map, map_with_workers
 from imgsearch.images.scan import file_time
+from imgsearch.images.steps import Steps
 from imgsearch.images.workers import DecodeWorker
 from imgsearch.index.work import PendingFile, WorkFile
 
 # Pictures between two commits of the work file: at most these are embedded again after an interruption.
 COMMIT_PICTURES = 64
 
-# Bytes of files that a stage holds at most, so that a folder of huge ones does not fill the memory.
-MOST_BYTES = 256_000_000
-
-# One file may kill the decoder. When these do one after another, it is the decoder or the machine.
-CRASHES_IN_A_ROW = 5
-
-Given = TypeVar("Given")
-Result = TypeVar("Result")
 Progress = Callable[[str, int, int], None]
 
 
@@ -108,16 +101,14 @@ def embed_pending(
     """
     total = work.pending_count()
     tally = Tally()
-    processors = len(os.sched_getaffinity(0))
+    count, steps = processors(), Steps.parse(spec.steps)
+    workers = [DecodeWorker(spec.size, spec.fit, policy, steps=steps) for _ in range(count)]
     with (
         work.transaction(),
-        _decoders(spec, policy, processors) as (decode, kill_decoders),
-        ThreadPoolExecutor(processors + 1) as threads,
+        ThreadPoolExecutor(count + 1) as threads,
         contextlib.ExitStack() as at_the_end,
     ):
-        # An interruption must not wait for the half minute that a file under way may take.
-        at_the_end.callback(kill_decoders)
-        contents = bounded_map(threads, lambda file: _read(root, policy, file), work.pending(), 2 * processors, _size)
+        contents = bounded_map(threads, lambda file: _read(root, policy, file), work.pending(), 2 * count, _size)
         unknown = _settle_known(contents, work, tally)
         first = next(unknown, None)
         if first is None:
@@ -125,8 +116,10 @@ def embed_pending(
             return tally
         opening = threads.submit(open_encoder)  # while the first pictures are decoded
         unknown = itertools.chain([first], unknown)
-        decoded = bounded_map(threads, decode, unknown, 4 * processors, _length)
-        usable = _reject_unusable(decoded if tolerant else _while_decoder_works(decoded), work, tally)
+        decoded = map_with_workers(_decode, unknown, workers, _length)
+        at_the_end.callback(decoded.close)  # first of all: an interruption must not wait for what is under way
+        watched = decoded if tolerant else while_decoder_works(decoded, lambda content: content.error)
+        usable = _reject_unusable(watched, work, tally)
         batch: list[tuple[_Content, Embeddings]] = []
         try:
             for pair in _encoded(usable, opening):
@@ -142,72 +135,12 @@ def embed_pending(
     return tally
 
 
-def bounded_map(
-    executor: ThreadPoolExecutor,
-    work: Callable[[Given], Result],
-    given: Iterable[Given],
-    depth: int,
-    weight: Callable[[Given], int] = lambda _: 0,
-) -> Iterator[Result]:
-    """Map with an executor, in order, with at most `depth` results under way, and `MOST_BYTES` unless one has more.
-
-    Args:
-        executor: Runs the work.
-        work: To do for each.
-        given: Its arguments.
-        depth: How many results may be under way.
-        weight: How many bytes an argument stands for.
-
-    Yields:
-        Results.
-    """
-    running: deque[tuple[Future[Result], int]] = deque()
-    bytes_under_way = 0
+def _decode(worker: DecodeWorker, content: _Content) -> _Content:
     try:
-        for argument in given:
-            coming = weight(argument)
-            while running and (len(running) >= depth or bytes_under_way + coming > MOST_BYTES):
-                future, done = running.popleft()
-                bytes_under_way -= done
-                yield future.result()
-            running.append((executor.submit(work, argument), coming))
-            bytes_under_way += coming
-        while running:
-            yield running.popleft()[0].result()
-    finally:
-        for future, _ in running:
-            future.cancel()
-
-
-@contextlib.contextmanager
-def _decoders(
-    spec: EncoderSpec, policy: FilePolicy, count: int
-) -> Iterator[tuple[Callable[[_Content], _Content], Callable[[], None]]]:
-    """Keep some decoder processes; give a function that lends one to each call, and one that kills them all."""
-    workers = [DecodeWorker(spec.size, spec.fit, policy) for _ in range(count)]
-    free: SimpleQueue[DecodeWorker] = SimpleQueue()
-    for worker in workers:
-        free.put(worker)
-
-    def decode(content: _Content) -> _Content:
-        worker = free.get()
-        try:
-            pixels, damage = worker.decode(content.data)
-        except PictureError as error:
-            return replace(content, data=b"", error=error)
-        finally:
-            free.put(worker)
-        return replace(content, data=b"", pixels=pixels, damage=damage)
-
-    def kill() -> None:
-        for worker in workers:
-            worker.kill()
-
-    try:
-        yield decode, kill
-    finally:
-        for worker in workers:
-            worker.close()
+        pixels, damage = worker.decode(content.data)
+    except PictureError as error:
+        return replace(content, data=b"", error=error)
+    return replace(content, data=b"", pixels=pixels, damage=damage)
 
 
 def _size(file: PendingFile) -> int:
@@ -272,20 +205,6 @@ def _reject_unusable(contents: Iterator[_Content], work: WorkFile, tally: Tally)
         else:
             work.reject(content.file, content.error.cause, content.error.message, content.size, content.mtime_ns)
             tally.rejected += 1
-
-
-def _while_decoder_works(contents: Iterator[_Content]) -> Iterator[_Content]:
-    """Pass contents on, but stop when the decoder dies of one file after another: then the files are not at fault."""
-    crashes = 0
-    for content in contents:
-        crashed = content.error is not None and content.error.cause == "decoder_crashed"
-        crashes = crashes + 1 if crashed else 0
-        if crashes == CRASHES_IN_A_ROW:
-            raise RefusedError(
-                f"the decoder died of {crashes} files in a row; nothing was changed",
-                hint="is there memory enough, and is OpenCV whole? --force goes on all the same",
-            )
-        yield content
 
 
 def _encoded(contents: Iterator[_Content], opening: Future[Encoder]) -> Iterator[tuple[_Content, Embeddings]]:

@@ -6,14 +6,8 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True)
-class NewReject:
-    """A file that this build rejected and the one before did not: path, cause in one word, message for people."""
-
-    path: str
-    cause: str
-    message: str
+from imgsearch.encoders.adaptation import Gain
+from imgsearch.images.reject import Reject
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +30,8 @@ class BuildReport:
         left_out: How many entries of the catalogue of each kind were not looked at: `hidden`, `link`, `index`, and
             `other` for files without a picture's name.
         new_rejects: The rejected files that were not rejected before.
+        adaptation: What it gained to let the catalogue teach the projection, now or in an earlier build; None if that
+            was not asked for.
         encoder: Name of the encoder.
         plan: How queries are answered: `annoy` or `exact`; `none` where there are embeddings only.
         seconds: Wall time of each stage, and of all under `total`.
@@ -55,7 +51,8 @@ class BuildReport:
     removed: int
     causes: Mapping[str, int]
     left_out: Mapping[str, int]
-    new_rejects: tuple[NewReject, ...]
+    new_rejects: tuple[Reject, ...]
+    adaptation: Gain | None
     encoder: str
     plan: str
     seconds: Mapping[str, float]

@@ -19,6 +19,7 @@ from imgsearch.encoders.runtime import Embeddings, Encoder, encode, open_encoder
 from imgsearch.errors import DamagedIndexError, NoIndexError, PictureError, UsageError
 from imgsearch.images.decode import read_file
 from imgsearch.images.policy import MAX_BYTES
+from imgsearch.images.steps import Steps
 from imgsearch.images.workers import decode_and_fit_guarded
 from imgsearch.index import store
 from imgsearch.index.arrays import open_array
@@ -183,7 +184,8 @@ class Index:
             self._require_whole(store.ITEMS, store.VECTORS)
             return np.array(self._vectors[row])
         spec = self.manifest.encoder
-        pixels = decode_and_fit_guarded(data, spec.size, spec.fit, self.manifest.policy)
+        steps = Steps.parse(spec.steps)
+        pixels = decode_and_fit_guarded(data, spec.size, spec.fit, self.manifest.policy, steps=steps)
         embedding = encode(self._opened_encoder(), pixels[None])
         if not np.isfinite(embedding).all():
             raise PictureError("bad_embedding", "the encoder found nothing in this picture")

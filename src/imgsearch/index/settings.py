@@ -5,11 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from imgsearch.encoders.choice import Choice, choose_encoder, with_precision, with_weights
 from imgsearch.encoders.projection import DIMS, SMALLEST_CATALOGUE
 from imgsearch.encoders.runtime import best_precision
-from imgsearch.encoders.spec import DEFAULT_BACKBONE, EncoderSpec, Precision, choose_spec
+from imgsearch.encoders.spec import DEFAULT_BACKBONE, EncoderSpec, Precision
 from imgsearch.errors import DamagedIndexError, RefusedError, UsageError
 from imgsearch.images.policy import FilePolicy
+from imgsearch.images.steps import Steps
 from imgsearch.index.annoy_process import require_annoy
 from imgsearch.index.disk import require_space
 from imgsearch.index.manifest import BackendSettings, Manifest
@@ -38,6 +40,8 @@ class Wishes:
     max_pixels: int | None = None
     damaged: Damaged | None = None
     follow_links: bool | None = None
+    preprocess: str | None = None
+    adapt: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,28 +57,62 @@ class Conduct:
     wait_lock: float = 0
 
 
-def settle_encoder(wishes: Wishes, previous: Manifest | None) -> EncoderSpec:
-    """Choose the encoder: a nightly run without options keeps the one of the index.
+def settle_encoder(wishes: Wishes, previous: Manifest | None) -> Choice:
+    """Choose the encoder: a nightly run without options keeps the one of the index, weights and vocabulary included.
 
     Args:
         wishes: Of the user.
         previous: What is published, if anything.
+
+    Returns:
+        The choice; a vocabulary that must first be learnt has no weights yet.
 
     Raises:
         MissingComponentError: There is no such encoder, or its weights cannot be read.
         UsageError: The wishes contradict one another.
     """
     known = previous.encoder if previous else None
-    backbone = wishes.backbone or (known.name if known else DEFAULT_BACKBONE)
-    same = known is not None and known.name == backbone
     weights = Path(wishes.weights) if wishes.weights else None
-    spec = choose_spec(backbone, weights)
-    if known and same and weights is None:
-        spec = replace(spec, weights=known.weights)
-    if spec.kind == "handcrafted":
-        return spec
-    precision = wishes.precision or (known.precision if known and same else best_precision())
-    return replace(spec, precision=precision)
+    if known and wishes.backbone is None and weights is None:
+        choice = Choice(known)
+        if wishes.preprocess is not None:
+            choice = replace(choice, spec=replace(known, steps=str(Steps.parse(wishes.preprocess))))
+    else:
+        backbone = wishes.backbone or (known.name if known else DEFAULT_BACKBONE)
+        # Steps stick like every option, but those that a model was trained with go with the model.
+        kept_steps = known.steps if known and not any(part.kind == "model" for part in known.all_parts()) else ""
+        steps = kept_steps if wishes.preprocess is None else wishes.preprocess
+        choice = choose_encoder(backbone, weights, steps=steps)
+        if known:
+            choice = replace(choice, spec=_with_known_weights(choice.spec, known, given=weights is not None))
+    if wishes.precision is None and known and known.name == choice.spec.name:
+        return replace(choice, spec=with_precision(choice.spec, known.precision))
+    is_network = with_precision(choice.spec, "bf16") != choice.spec
+    return (
+        replace(choice, spec=with_precision(choice.spec, wishes.precision or best_precision()))
+        if is_network
+        else choice
+    )
+
+
+def _with_known_weights(spec: EncoderSpec, known: EncoderSpec, *, given: bool) -> EncoderSpec:
+    """Let encoders that the index uses keep their weights, unless others were given."""
+    for part in known.all_parts():
+        if part.kind == "visual-words" or (part.kind == "network" and not given):
+            spec = with_weights(spec, part.name, part.weights)
+    return spec
+
+
+def settle_adaptation(wishes: Wishes, previous: Manifest | None) -> bool:
+    """Choose whether the catalogue is to teach the projection.
+
+    Args:
+        wishes: Of the user.
+        previous: What is published, if anything.
+    """
+    if wishes.adapt is None:
+        return previous is not None and previous.adaptation is not None
+    return wishes.adapt
 
 
 def settle_backend(wishes: Wishes, previous: Manifest | None) -> BackendSettings:

@@ -5,36 +5,41 @@ import logging
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from imgsearch.encoders.adaptation import Gain
+from imgsearch.encoders.projection import Projection
 from imgsearch.encoders.runtime import Embeddings
-from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.errors import UsageError
-from imgsearch.images.policy import FilePolicy
+from imgsearch.images.reject import Reject
 from imgsearch.images.scan import FoundFile, Scan
 from imgsearch.index import store
+from imgsearch.index.adapt import adapt
 from imgsearch.index.arrays import BLOCK_ROWS, open_array, write_array
 from imgsearch.index.disk import sync, writing
 from imgsearch.index.encoder_source import EncoderSource
-from imgsearch.index.generation import complete_generation, link_embeddings
-from imgsearch.index.manifest import BackendSettings, Manifest
+from imgsearch.index.generation import Adapter, complete_generation, link_embeddings
+from imgsearch.index.manifest import Manifest
 from imgsearch.index.pipeline import Progress, Tally, embed_pending
 from imgsearch.index.products import read_products
-from imgsearch.index.report import BuildReport, NewReject, Stopwatch, peak_memory
+from imgsearch.index.report import BuildReport, Stopwatch, peak_memory
 from imgsearch.index.settings import (
     Conduct,
     Wishes,
     guard_against_shrinking,
     guard_against_skipping,
     require_means,
+    settle_adaptation,
     settle_backend,
     settle_encoder,
     settle_metadata,
     settle_policy,
 )
+from imgsearch.index.vocabulary import with_vocabulary
 from imgsearch.index.work import Changes, WorkFile
 
 logger = logging.getLogger(__name__)
@@ -62,18 +67,17 @@ def update(
         previous = store.published(directory)
         if previous and previous.backend and not searchable:
             raise UsageError(f"{directory} holds an index; choose another directory for embeddings")
-        spec = settle_encoder(wishes, previous)
-        backend = settle_backend(wishes, previous) if searchable else None
-        metadata = settle_metadata(wishes, previous)
-        draft = _draft(catalogue, settle_policy(wishes, previous), spec, backend, metadata, previous)
-        prepared = EncoderSource(directory, spec, Path(wishes.weights) if wishes.weights else None, previous)
+        with watch.stage("encoder"):
+            draft, files, adapted = _settled(catalogue, wishes, conduct, previous, progress, searchable=searchable)
+        spec = draft.encoder
+        prepared = EncoderSource(directory, spec, files, previous)
         if not previous or previous.fingerprint != spec.fingerprint:
             with watch.stage("encoder"):
                 prepared.find()  # one that cannot be had is better known before a million files are read
         with _work_file(directory, previous, draft) as work:
             found = Scan(os.fspath(catalogue), leave_out=store.is_index, follow_links=draft.policy.follow_links)
             with watch.stage("scan"):
-                changes = _compare(work, found, metadata, progress)
+                changes = _compare(work, found, draft.metadata_file, progress)
             guard_against_skipping(changes.rejected, conduct)
             if not conduct.force:
                 guard_against_shrinking(changes.seen - changes.rejected, previous)
@@ -81,7 +85,11 @@ def update(
 
             def is_up_to_date() -> bool:
                 with watch.stage("check"):
-                    return not conduct.relearn and _nothing_changed(changes, tally, work, draft, previous, directory)
+                    return (
+                        not conduct.relearn
+                        and (previous is not None and adapted == (previous.adaptation is not None))
+                        and _nothing_changed(changes, tally, work, draft, previous, directory)
+                    )
 
             unchanged = is_up_to_date()
             if not unchanged:
@@ -111,8 +119,24 @@ def update(
             prepared.install()
             with watch.stage("index"), store.new_generation(directory, draft.generation) as folder:
                 _write_truth(work, directory, folder, draft, previous)
-                manifest = complete_generation(directory, draft, previous, progress, relearn=conduct.relearn)
+                adapter: Adapter | None = None
+                if adapted:
+                    adapter = partial(_adapt, folder, prepared, progress)
+                manifest = complete_generation(
+                    directory, draft, previous, progress, relearn=conduct.relearn, adapter=adapter
+                )
             return _report(manifest, changes, tally, work, found.left_out, watch, published=True)
+
+
+def _adapt(
+    folder: Path,
+    prepared: EncoderSource,
+    progress: Progress,
+    draft: Manifest,
+    sample: Embeddings,
+    plain: Projection | None,
+) -> tuple[Projection | None, Gain]:
+    return adapt(folder, draft, sample, plain, prepared.open(), progress)
 
 
 def _require_folder(catalogue: Path, directory: Path) -> None:
@@ -125,31 +149,43 @@ def _require_folder(catalogue: Path, directory: Path) -> None:
         raise UsageError(f"expected a folder that may be read, found one that may not: {catalogue}")
 
 
-def _draft(
+def _settled(
     catalogue: Path,
-    policy: FilePolicy,
-    spec: EncoderSpec,
-    backend: BackendSettings | None,
-    metadata: Path | None,
+    wishes: Wishes,
+    conduct: Conduct,
     previous: Manifest | None,
-) -> Manifest:
-    """Describe the generation to come, as far as it is known before the catalogue is scanned."""
-    return Manifest(
+    progress: Progress,
+    *,
+    searchable: bool,
+) -> tuple[Manifest, Mapping[str, Path], bool]:
+    """Describe the generation to come, as far as it is known before the catalogue is scanned.
+
+    Returns:
+        The draft, where the files of its encoder are, and whether the catalogue is to teach the projection.
+    """
+    choice = settle_encoder(wishes, previous)
+    backend = settle_backend(wishes, previous) if searchable else None
+    metadata = settle_metadata(wishes, previous)
+    policy = settle_policy(wishes, previous)
+    choice = with_vocabulary(choice, catalogue, policy, progress, relearn=conduct.relearn)
+    draft = Manifest(
         generation=previous.generation + 1 if previous else 1,
         count=0,
         rejected=0,
         damaged=0,
         catalogue=os.path.realpath(catalogue),
         policy=policy,
-        encoder=spec,
-        fingerprint=spec.fingerprint,
+        encoder=choice.spec,
+        fingerprint=choice.spec.fingerprint,
         dims=0,
         projection_count=0,
+        adaptation=None,
         backend=backend,
         metadata_file=os.fspath(metadata) if metadata else "",
         metadata_sha256=_digest(metadata) if metadata else "",
         files={},
     )
+    return draft, choice.files, searchable and settle_adaptation(wishes, previous)
 
 
 def _digest(metadata: Path) -> str:
@@ -188,7 +224,7 @@ def _work_file(directory: Path, previous: Manifest | None, draft: Manifest) -> I
         work.close(done=done)
 
 
-def _compare(work: WorkFile, found: Scan, metadata: Path | None, progress: Progress) -> Changes:
+def _compare(work: WorkFile, found: Scan, metadata: str, progress: Progress) -> Changes:
     """Take in the catalogue and the shop's data, and find out what has changed."""
 
     def counted() -> Iterator[FoundFile]:
@@ -202,7 +238,7 @@ def _compare(work: WorkFile, found: Scan, metadata: Path | None, progress: Progr
         changes = work.compare()
         if metadata:
             try:
-                work.add_products(read_products(metadata))
+                work.add_products(read_products(Path(metadata)))
             except sqlite3.IntegrityError as error:
                 raise UsageError(f"a path comes twice in {metadata}") from error
     if metadata and (missing := work.products_without_file()):
@@ -264,7 +300,8 @@ def _report(
         removed=changes.removed,
         causes=work.causes(),
         left_out=dict(left_out),
-        new_rejects=tuple(NewReject(*row) for row in work.new_rejects()),
+        new_rejects=tuple(Reject(*row) for row in work.new_rejects()),
+        adaptation=manifest.adaptation,
         encoder=manifest.encoder.name,
         plan=manifest.backend.name if manifest.backend else "none",
         seconds=watch.all(),

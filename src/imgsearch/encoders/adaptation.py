@@ -1,0 +1,169 @@
+"""Learn from photo-like variants of a catalogue's own pictures which directions of an embedding are noise.
+
+Each picture is its own class; what its variants differ in, photo by photo, is what a search must not look at. These
+directions are whitened away in closed form: learnt whitening (Mikolajczyk and Matas, 2007; Radenovic, Tolias and Chum,
+2018, section 3.4), with the covariance within classes in place of matching pairs.
+"""
+
+import functools
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsearch.encoders.projection import DIMS, SMALLEST_CATALOGUE, WHITENING, Projection
+from imgsearch.encoders.runtime import Embeddings, Encoder
+from imgsearch.errors import PictureError, UsageError
+from imgsearch.images.decode import Pixels
+from imgsearch.images.decoded import decoded_files
+from imgsearch.images.policy import FilePolicy
+from imgsearch.images.steps import Steps
+from imgsearch.images.workers import DecodeWorker
+
+logger = logging.getLogger(__name__)
+
+# Variants of each picture that are learnt from. One more is held out, to see what was gained.
+VARIANTS = 6
+
+# Fewer pictures than this say next to nothing about hundreds of directions.
+FEWEST_PICTURES = 20
+# More teach little that is new, and take their time.
+MOST_PICTURES = 3000
+
+# Pictures after which it is known how long the rest will take.
+_FIRST = 16
+
+# How much of an even spread over all directions is added to what was seen, in units of their mean. Little fits the
+# pictures that were adapted on; much helps those that come later. docs/benchmarks.md has the figures.
+_SHRINKAGE = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """What an adaptation is worth, on variants that it was not learnt from.
+
+    Attributes:
+        pictures: How many it was learnt from.
+        before: Share of held-out variants whose own picture was nearest, without it; 0 to 1.
+        after: The same with it.
+    """
+
+    pictures: int
+    before: float
+    after: float
+
+    @property
+    def helps(self) -> bool:
+        """Whether it is to be kept."""
+        return self.after > self.before
+
+
+def embedded_variants(
+    root: Path,
+    paths: Sequence[str],
+    policy: FilePolicy,
+    encoder: Encoder,
+    progress: Callable[[str, int, int], None],
+) -> Embeddings:
+    """Embed pictures, and photos and screenshots that might have been made of them.
+
+    Args:
+        root: The folder that paths are relative to.
+        paths: The pictures. Those that cannot be had are left out.
+        policy: Which files are let in.
+        encoder: What embeds them.
+        progress: Told ("adapt", done, total).
+
+    Returns:
+        float32 (pictures, 2 + `VARIANTS`, D): each picture, then its variants, of which the last is to be held out.
+
+    Raises:
+        UsageError: There are too few pictures to learn from.
+    """
+    spec = encoder.spec
+    make = functools.partial(
+        DecodeWorker, spec.size, spec.fit, policy, steps=Steps.parse(spec.steps), variants=VARIANTS + 1
+    )
+    decoded = decoded_files(os.fspath(root), paths, policy, make, DecodeWorker.decode_variants)
+    rows = []
+    started = time.monotonic()
+    for done, embedding in enumerate(encoder.encode_stream(_usable(decoded)), start=1):
+        if np.isfinite(embedding).all():
+            rows.append(embedding)
+        if done == _FIRST and len(paths) > 2 * _FIRST:
+            seconds = (time.monotonic() - started) / _FIRST * (len(paths) - _FIRST)
+            logger.warning("adapting to %d pictures, %d variants each: about %.0f s", len(paths), VARIANTS + 1, seconds)
+        progress("adapt", done, len(paths))
+    if len(rows) < FEWEST_PICTURES:
+        raise UsageError(f"expected at least {FEWEST_PICTURES} different pictures to adapt to, found {len(rows)}")
+    return np.stack(rows)
+
+
+def _usable(decoded: Iterable[Pixels | PictureError]) -> Iterator[Pixels]:
+    return (squares for squares in decoded if not isinstance(squares, PictureError))
+
+
+def learn_adaptation(catalogue: Embeddings, seen: Embeddings) -> Projection:
+    """Learn a projection that keeps pictures and their variants together.
+
+    Args:
+        catalogue: float32 (n, D), embeddings of (a sample of) the catalogue.
+        seen: float32 (pictures, 1 + variants, D), embeddings of some of its pictures, each before its variants.
+
+    Returns:
+        D to min(`DIMS`, D) dimensions; all D where the catalogue has fewer than `SMALLEST_CATALOGUE` pictures.
+    """
+    count, views, dims = seen.shape
+    within = np.zeros((dims, dims))
+    for picture in np.array_split(seen, max(1, count // 256)):  # a part at a time: double precision has its price
+        noise = np.asarray(picture - picture.mean(axis=1, keepdims=True), np.float64).reshape(-1, dims)
+        within += noise.T @ noise
+    within /= count * (views - 1)
+    within += _SHRINKAGE * np.trace(within) / dims * np.eye(dims)
+    spread, directions = np.linalg.eigh(within)
+    quiet = (directions / np.sqrt(np.maximum(spread, 1e-12))) @ directions.T
+
+    mean = catalogue.mean(axis=0, dtype=np.float64)
+    if len(catalogue) < SMALLEST_CATALOGUE:
+        return Projection(mean.astype(np.float32), _scaled(quiet))
+    centred = (catalogue - mean) @ quiet
+    variance, axes = np.linalg.eigh(centred.T @ centred / len(centred))
+    strongest = np.argsort(variance)[::-1][:DIMS]
+    weights = np.maximum(variance[strongest], 1e-9 * variance.max() + 1e-12) ** (-WHITENING / 2)
+    return Projection(mean.astype(np.float32), _scaled((axes[:, strongest] * weights).T @ quiet))
+
+
+def measured_gain(plain: Projection | None, adapted: Projection, originals: Embeddings, held_out: Embeddings) -> Gain:
+    """Compare how often a variant finds its own picture, with an adaptation and without.
+
+    Args:
+        plain: What is used without it; None for the embeddings as they are.
+        adapted: The adaptation.
+        originals: float32 (n, D), embeddings of pictures.
+        held_out: float32 (n, D), embeddings of one variant of each.
+    """
+    rates = []
+    for projection in (plain, adapted):
+        rows, queries = (projection.apply(part) if projection else part for part in (originals, held_out))
+        rates.append(_nearest_is_own(rows, queries))
+    return Gain(len(originals), *rates)
+
+
+def _nearest_is_own(rows: Embeddings, queries: Embeddings) -> float:
+    hits = 0
+    for start in range(0, len(rows), 512):
+        scores = queries[start : start + 512] @ rows.T
+        own = scores[np.arange(len(scores)), start + np.arange(len(scores))]
+        # Equal pictures score equally, but for the last digit.
+        hits += int(np.sum(own >= scores.max(axis=1) - 1e-6))
+    return hits / len(rows)
+
+
+def _scaled(components: NDArray[np.float64]) -> Embeddings:
+    """Keep numbers near 1: the length of a projected row means nothing, and float32 has its limits."""
+    return np.asarray(components / np.linalg.norm(components, axis=1).max(), np.float32)

@@ -1,0 +1,157 @@
+"""From what a user writes after --backbone to an encoder's description, and the files it is made of."""
+
+import hashlib
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+
+from imgsearch.encoders.model_file import SUFFIX, read_card
+from imgsearch.encoders.spec import TABLE, EncoderSpec, Part, Precision
+from imgsearch.errors import MissingComponentError, UsageError
+from imgsearch.images.steps import Steps
+
+MOST_PARTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An encoder that can be made.
+
+    Attributes:
+        spec: What it is.
+        files: Where the weights are that it names by their sha256, by that name.
+    """
+
+    spec: EncoderSpec
+    files: Mapping[str, Path] = field(default_factory=dict)
+
+
+def choose_encoder(backbone: str, weights: Path | None = None, precision: Precision = "f32", steps: str = "") -> Choice:
+    """Describe the encoder that a user asked for.
+
+    Args:
+        backbone: Name of a row of the table, name of a `.keras` file, or several of these joined by `+`, each perhaps
+            followed by `=` and its weight: `efficientnet-lite0+handcrafted:color=0.3`.
+        weights: Weights to use instead of the usual ones, for the one part of `backbone` that can take them.
+        precision: What networks compute in.
+        steps: What is done to a picture first, as `images.steps.Steps` spells it.
+
+    Returns:
+        The description. Files are read here to take their sha256.
+
+    Raises:
+        MissingComponentError: There is no such encoder, or a file cannot be read.
+        UsageError: The parts do not go together, or weights were given that no part can take.
+    """
+    asked = [(backbone, 1.0)] if os.path.isfile(backbone) else [_name_and_weight(part) for part in backbone.split("+")]
+    if len(asked) > MOST_PARTS:
+        raise UsageError(f"expected at most {MOST_PARTS} encoders joined by +, found {len(asked)}")
+    chosen = [(_choose_part(name, precision), weight) for name, weight in asked]
+    files = {name: file for choice, _ in chosen for name, file in choice.files.items()}
+    parts = [Part(choice.spec, weight) for choice, weight in chosen]
+    if weights is not None:
+        takers = [part for part in parts if part.spec.weights.startswith("keras:")]
+        if len(takers) != 1:
+            raise UsageError(
+                f"--weights is for one encoder of keras.applications; {backbone} has {len(takers)} of them"
+            )
+        digest = f"sha256:{_sha256(weights, '--weights takes a .weights.h5 or .h5 file of Keras')}"
+        files[digest] = weights
+        parts = [
+            replace(part, spec=replace(part.spec, weights=digest)) if part is takers[0] else part for part in parts
+        ]
+    return Choice(_joined(parts, str(Steps.parse(steps))), files)
+
+
+def choose_spec(backbone: str, weights: Path | None = None, precision: Precision = "f32") -> EncoderSpec:
+    """Describe an encoder, without a word on its files; see `choose_encoder`."""
+    return choose_encoder(backbone, weights, precision).spec
+
+
+def with_precision(spec: EncoderSpec, precision: Precision) -> EncoderSpec:
+    """Say what the networks of an encoder compute in; hand-crafted ones are not asked."""
+    if spec.kind in ("handcrafted", "visual-words"):
+        return spec
+    parts = tuple(replace(part, spec=with_precision(part.spec, precision)) for part in spec.parts)
+    if spec.kind == "hybrid" and all(part.spec.precision == "f32" for part in parts):
+        precision = "f32"
+    return replace(spec, precision=precision, parts=parts)
+
+
+def with_weights(spec: EncoderSpec, name: str, weights: str) -> EncoderSpec:
+    """Say which weights an encoder has, or the parts of a hybrid that are of that name.
+
+    Args:
+        spec: Of the encoder.
+        name: Of itself, or of parts.
+        weights: What `spec` is to say of them.
+    """
+    if spec.name == name:
+        return replace(spec, weights=weights)
+    return replace(spec, parts=tuple(replace(part, spec=with_weights(part.spec, name, weights)) for part in spec.parts))
+
+
+def _name_and_weight(part: str) -> tuple[str, float]:
+    name, _, weight = part.strip().partition("=")
+    try:
+        number = float(weight or 1)
+    except ValueError:
+        number = math.nan
+    if not (name and 0 < number <= 1000):  # NaN is not between them
+        raise UsageError(
+            f"expected an encoder, or encoders with weights up to 1000, found {part!r}",
+            hint="for example efficientnet-lite0+handcrafted:color=0.3",
+        )
+    return name, number
+
+
+def _choose_part(name: str, precision: Precision) -> Choice:
+    if name.endswith(SUFFIX):
+        path = Path(name)
+        card = read_card(path)
+        weights = f"sha256:{_sha256(path, 'imgsearch train makes one')}"
+        spec = EncoderSpec(path.name, "model", card.size, card.fit, card.dims, weights, precision, steps=card.steps)
+        return Choice(spec, {weights: path})
+    row = TABLE.get(name)
+    if row is None:
+        near = get_close_matches(name, TABLE, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(TABLE)}, and any FILE.keras of train"
+        raise MissingComponentError(f"no encoder is called {name!r}", hint=hint)
+    return Choice(with_precision(row.spec, precision))
+
+
+def _joined(parts: list[Part], steps: str) -> EncoderSpec:
+    """Make one encoder of parts; every part sees the same picture, fitted to the largest of their squares."""
+    specs = [part.spec for part in parts]
+    fits, wanted = {spec.fit for spec in specs}, {spec.steps for spec in specs} | {steps}
+    wanted.discard("")
+    if len(fits) > 1 or len(wanted) > 1:
+        raise UsageError(
+            f"expected encoders that see pictures alike, found {sorted(fits)} and steps {sorted(wanted)}",
+            hint="a model keeps the fit and the steps that it was trained with",
+        )
+    steps = "".join(wanted)
+    if len(parts) == 1:
+        return replace(specs[0], steps=steps)
+    return EncoderSpec(
+        name="+".join(part.spec.name + (f"={part.weight:g}" if part.weight != 1 else "") for part in parts),
+        kind="hybrid",
+        size=max(spec.size for spec in specs),
+        fit=fits.pop(),
+        dims=sum(spec.dims for spec in specs),
+        weights="",
+        precision="bf16" if any(spec.precision == "bf16" for spec in specs) else "f32",
+        steps=steps,
+        parts=tuple(replace(part, spec=replace(part.spec, steps="")) for part in parts),
+    )
+
+
+def _sha256(path: Path, hint: str) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise MissingComponentError(f"{path} cannot be read: {error.strerror}", hint=hint) from error

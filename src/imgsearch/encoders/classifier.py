@@ -1,0 +1,92 @@
+"""Name the class of a picture, with a model that `train` wrote; on OpenVINO, like an encoder."""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from imgsearch.encoders.choice import choose_encoder
+from imgsearch.encoders.export import exported_encoder
+from imgsearch.encoders.model_file import read_card
+from imgsearch.encoders.runtime import Encoder, encode, open_encoder
+from imgsearch.errors import MissingComponentError, PictureError, UsageError
+from imgsearch.images.decode import read_file
+from imgsearch.images.policy import FilePolicy
+from imgsearch.images.steps import Steps
+from imgsearch.images.workers import decode_and_fit_guarded
+
+
+@dataclass(frozen=True, slots=True)
+class ClassProbability:
+    """One class that a picture may be of.
+
+    Attributes:
+        rank: Place, from 1.
+        label: Name of the class.
+        probability: 0 to 1; those of all classes add up to 1.
+    """
+
+    rank: int
+    label: str
+    probability: float
+
+
+class Classifier:
+    """A model with classes; open it with `Classifier.open`.
+
+    Attributes:
+        labels: Names of its classes.
+    """
+
+    def __init__(self, encoder: Encoder, labels: tuple[str, ...]) -> None:
+        self.labels = labels
+        self._encoder = encoder
+
+    @classmethod
+    def open(cls, model: str | os.PathLike[str]) -> "Classifier":
+        """Open a model; the first time it is exported to the user's cache, which takes Keras and some seconds.
+
+        Args:
+            model: A `.keras` file that `train` wrote.
+
+        Raises:
+            MissingComponentError: It is not there, or cannot be exported.
+            UsageError: It is no such file, or has no classes.
+        """
+        path = Path(model)
+        card = read_card(path)
+        if not card.labels:
+            raise UsageError(
+                f"{path} has no classes: it was trained for {card.objective}",
+                hint="train it with --objective classify, or ask an index with query --vote",
+            )
+        choice = choose_encoder(os.fspath(path))
+        if choice.spec.kind != "model":
+            raise MissingComponentError(f"expected a .keras file, found {path}")
+        # Of f32, where bf16 would be faster: probabilities are shown, and a single picture takes no time.
+        spec = replace(choice.spec, kind="classifier", dims=len(card.labels))
+        return cls(open_encoder(spec, exported_encoder(spec, choice.files), for_one=True), card.labels)
+
+    def classify(self, picture: str | os.PathLike[str], k: int = 5) -> list[ClassProbability]:
+        """Say what a picture may be of.
+
+        Args:
+            picture: File name.
+            k: How many classes at most; at least 1.
+
+        Returns:
+            The most probable classes, best first.
+
+        Raises:
+            PictureError: The picture cannot be used.
+        """
+        spec = self._encoder.spec
+        data, _ = read_file(os.fspath(picture))
+        pixels = decode_and_fit_guarded(data, spec.size, spec.fit, FilePolicy(), steps=Steps.parse(spec.steps))
+        probabilities = encode(self._encoder, pixels[None])[0]
+        if not all(0 <= probability <= 1.001 for probability in probabilities):  # NaN is not between them
+            raise PictureError("bad_embedding", "the model found nothing in this picture")
+        best = sorted(range(len(self.labels)), key=lambda number: -probabilities[number])[:k]
+        return [
+            ClassProbability(rank, self.labels[number], min(1.0, float(probabilities[number])))
+            for rank, number in enumerate(best, start=1)
+        ]

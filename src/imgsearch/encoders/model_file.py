@@ -1,0 +1,220 @@
+"""A `.keras` file that is a whole encoder: checked without Keras, loaded only with Keras' safe mode.
+
+It is what Keras saves (a zip archive of configuration and weights), with one entry more, `imgsearch.json`: the card,
+which says what Keras does not, such as how pictures are fitted and what the classes are called.
+"""
+
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from imgsearch.errors import MissingComponentError, UsageError
+from imgsearch.images.steps import Steps
+from imgsearch.images.transform import Fit
+
+CARD = "imgsearch.json"
+SUFFIX = ".keras"
+_VERSION = 1
+_CONFIGURATION = "config.json"
+_ENTRIES = {"metadata.json", _CONFIGURATION, "model.weights.h5", CARD}
+
+# A configuration of a thousand layers has about a megabyte; a large network's weights have half a gigabyte.
+_MOST_TEXT = 64_000_000
+_MOST_BYTES = 4_000_000_000
+
+# What brings code or files of its own with it, also under Keras' names.
+_FORBIDDEN = {"Lambda", "TorchModuleWrapper", "FlaxLayer", "JaxLayer", "TFSMLayer"}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a `.keras` file says of itself.
+
+    Attributes:
+        size: Side of the square picture it takes, in pixels.
+        fit: How a picture is brought to that square.
+        steps: What is done to a picture before (`images.steps`), or empty.
+        dims: Length of its embedding, which is its first output.
+        labels: Names of the classes, in the order of its second output; empty if it has none.
+        objective: What it was trained for.
+        backbone: What it was trained from.
+    """
+
+    size: int
+    fit: Fit
+    steps: str
+    dims: int
+    labels: tuple[str, ...]
+    objective: str
+    backbone: str
+
+    def __post_init__(self) -> None:
+        if not (0 < self.size <= 4096 and 0 < self.dims <= 65_536):
+            raise ValueError(f"size {self.size} or dims {self.dims} out of range")
+        if self.fit not in get_args(Fit):
+            raise ValueError(f"expected fit to be one of {get_args(Fit)}, found {self.fit!r}")
+        if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"expected several different labels or none, found {len(self.labels)}")
+
+
+def save_model(model: Any, path: Path, card: ModelCard) -> None:
+    """Write a Keras model as an encoder; the file appears when it is whole.
+
+    Args:
+        model: uint8 (N, size, size, 3) to a list of outputs: embeddings, float32 (N, dims) of unit length, and
+            probabilities (N, classes) if there are labels.
+        path: The file, ending in `.keras`.
+        card: What it says of itself.
+
+    Raises:
+        OSError: It cannot be written.
+        UsageError: The model is not what the card says.
+    """
+    require_shapes(model, card, path)
+    draft = path.with_name(f".{path.stem}.{os.getpid()}.tmp{SUFFIX}")
+    try:
+        model.save(draft)
+        with zipfile.ZipFile(draft, "a") as archive:
+            archive.writestr(CARD, json.dumps({"version": _VERSION, **asdict(card)}, indent=1) + "\n")
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read_card(path: Path) -> ModelCard:
+    """Read what a `.keras` file says of itself, and refuse one that could do more than compute; without Keras.
+
+    Args:
+        path: The file.
+
+    Raises:
+        MissingComponentError: There is no such file, or it cannot be read.
+        UsageError: It is not such a file, it has layers that bring code of their own, or it is not for pictures.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+        if start == b"\x89HDF\r\n\x1a\n":
+            raise UsageError(
+                f"expected a .keras file, found one of HDF5: {path}",
+                hint="weights alone go with --weights; a whole model must be one that imgsearch train wrote",
+            )
+        with zipfile.ZipFile(path) as archive:
+            entries = {entry.filename: entry.file_size for entry in archive.infolist()}
+            if not set(entries) <= _ENTRIES or sum(entries.values()) > _MOST_BYTES:
+                raise UsageError(f"{path} holds what no model holds, or is too large: {len(entries)} entries")
+            if _CONFIGURATION not in entries or CARD not in entries:
+                raise UsageError(
+                    f"{path} is not a model that imgsearch train wrote: it has no {CARD}",
+                    hint="docs/training.md says how to make one of a Keras model of your own",
+                )
+            configuration, card = (_read_json(archive, name, entries[name]) for name in (_CONFIGURATION, CARD))
+    except FileNotFoundError:
+        raise MissingComponentError(f"there is no model {path}", hint="imgsearch train makes one") from None
+    except OSError as error:
+        raise MissingComponentError(f"{path} cannot be read: {error.strerror}") from error
+    # zipfile has many ways to say that a file is damaged, and all of them mean the same here.
+    except (ValueError, RecursionError, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise UsageError(f"{path} is not a .keras file, or is damaged: {error}") from error
+    for kind, module in _classes(configuration):
+        if kind in _FORBIDDEN or not (module == "imgsearch" or module.split(".")[0] == "keras"):
+            raise UsageError(
+                f"{path} has a layer {kind!r} of {module!r}, which would run code of its own",
+                hint="only models of Keras' own layers are loaded",
+            )
+    return _checked_card(card, path)
+
+
+def load_model(path: Path) -> Any:
+    """Load a model with Keras.
+
+    Args:
+        path: A file that `read_card` has found to be good.
+
+    Returns:
+        The Keras model, as `save_model` was given it.
+
+    Raises:
+        UsageError: Keras cannot load it, or it is not what its card says.
+    """
+    import keras
+
+    import imgsearch.encoders.networks  # noqa: F401  # its layers are known to Keras once it is imported
+
+    card = read_card(path)
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    # Keras, h5py and NumPy each have their own ways to say that a file is not what it should be.
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        raise UsageError(f"Keras cannot load {path}: {reason[0] if reason else error!r}") from error
+    require_shapes(model, card, path)
+    return model
+
+
+def require_shapes(model: Any, card: ModelCard, path: Path) -> None:
+    """Hold a model to its card.
+
+    Args:
+        model: A Keras model.
+        card: What it should be.
+        path: Its file, for the message.
+
+    Raises:
+        UsageError: Input or outputs are of another shape.
+    """
+    inputs = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in model.inputs]
+    outputs = [tuple(tensor.shape) for tensor in model.outputs]
+    expected = [((None, card.size, card.size, 3), "uint8")]
+    expected_outputs = [(None, card.dims), *([(None, len(card.labels))] if card.labels else [])]
+    if inputs != expected or outputs != expected_outputs:
+        raise UsageError(
+            f"{path}: expected pictures of {expected[0]} and outputs of {expected_outputs},"
+            f" found {inputs} and {outputs}"
+        )
+
+
+def _read_json(archive: zipfile.ZipFile, name: str, size: int) -> Any:
+    if size > _MOST_TEXT:
+        raise ValueError(f"{name} has {size:,} bytes")
+    return json.loads(archive.read(name))
+
+
+def _checked_card(data: Any, path: Path) -> ModelCard:
+    try:
+        version = data["version"]
+        texts = {name: data[name] for name in ("fit", "steps", "objective", "backbone")}
+        numbers = {name: data[name] for name in ("size", "dims")}
+        labels = tuple(data["labels"])
+        right_kinds = all(isinstance(text, str) for text in (*texts.values(), *labels))
+        right_kinds = right_kinds and all(type(number) is int for number in (*numbers.values(), version))
+        card = ModelCard(labels=labels, **numbers, **texts) if right_kinds else None
+        Steps.parse(texts["steps"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"the card in {path} is damaged: {error}") from error
+    if card is None:
+        raise UsageError(f"the card in {path} is damaged: something is of the wrong kind")
+    if version != _VERSION:
+        raise UsageError(f"{path} is of a newer imgsearch: its card has version {version}")
+    return card
+
+
+def _classes(value: Any) -> Iterator[tuple[str, str]]:
+    """Find every class that a configuration of Keras names, and the module it is to come from."""
+    if isinstance(value, Mapping):
+        if "class_name" in value:
+            registered = str(value.get("registered_name") or "")
+            ours = registered.startswith("imgsearch>")
+            yield str(value["class_name"]), "imgsearch" if ours else str(value.get("module") or "keras")
+        for inner in value.values():
+            yield from _classes(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _classes(inner)

@@ -1,0 +1,188 @@
+"""Count the visual words of a picture: local features, each called by the nearest of a learnt vocabulary."""
+
+import io
+import itertools
+import zipfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsearch.encoders.foreground import cut_out
+from imgsearch.encoders.vectors import unit
+from imgsearch.errors import DamagedIndexError, UsageError
+from imgsearch.images.decode import Pixels
+
+WORDS = 1024
+
+# Side of the square that an item is brought to before its features are looked for, in pixels.
+_SIDE = 96
+# Local features of a picture at most, the bits of each, and how they are found (docs/benchmarks.md has the figures).
+_FEATURES_A_PICTURE = 300
+_BITS = 256
+_SCALE_STEP = 1.2
+_SCALES = 6
+_PATCH = 21
+_CORNER_CONTRAST = 5
+
+# What a vocabulary is learnt from at most, and how often each feature is seen.
+_PICTURES = 4000
+_FEATURES = 200_000
+_BATCH = 4096
+_PASSES = 5
+# With fewer features a word, the words would be the features themselves.
+_FEATURES_A_WORD = 4
+
+# Part of every .npz file of ours: the earliest time that a zip archive can name.
+_NO_TIME = (1980, 1, 1, 0, 0, 0)
+
+_Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """Words for local features.
+
+    Attributes:
+        centres: float32 (words, 256), the mean of the features called so, each as `_bits` gives it.
+        idf: float32 (words,), how much a word says: the logarithm of how rare it is among pictures.
+    """
+
+    centres: _Floats
+    idf: _Floats
+
+    def save(self, file: BinaryIO) -> None:
+        """Write as `.npz`, the same bytes for the same vocabulary: their sha256 stands for the encoder."""
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for name, array in (("centres", self.centres), ("idf", self.idf)):
+                content = io.BytesIO()
+                np.save(content, np.ascontiguousarray(array), allow_pickle=False)
+                archive.writestr(zipfile.ZipInfo(f"{name}.npy", _NO_TIME), content.getvalue())
+
+    @classmethod
+    def load(cls, path: str, words: int) -> "Vocabulary":
+        """Read what `save` wrote.
+
+        Args:
+            path: The file.
+            words: How many words it has, for a check.
+
+        Raises:
+            FileNotFoundError: It is missing.
+            DamagedIndexError: The file is not such a vocabulary.
+        """
+        try:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+                centres, idf = arrays["centres"], arrays["idf"]
+        except FileNotFoundError:
+            raise
+        # zipfile and NumPy raise many kinds for a damaged file, and all of them mean the same here.
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            EOFError,
+            RuntimeError,
+            TypeError,
+            zlib.error,
+            MemoryError,
+            zipfile.BadZipFile,
+        ) as error:
+            raise DamagedIndexError(f"{path} cannot be read: {error}") from error
+        shapes = (centres.shape, idf.shape)
+        if shapes != ((words, _BITS), (words,)) or {centres.dtype, idf.dtype} != {np.dtype("f4")}:
+            raise DamagedIndexError(f"{path} holds shapes {shapes}, expected {words} visual words")
+        if not (np.isfinite(centres).all() and np.isfinite(idf).all()):
+            raise DamagedIndexError(f"{path} holds numbers that are not finite")
+        return cls(centres, idf)
+
+
+def describe(picture: Pixels, vocabulary: Vocabulary) -> NDArray[np.float32]:
+    """Describe a picture by how often each word occurs in it, rare words counting for more (tf-idf).
+
+    Sivic and Zisserman: Video Google (2003). Square roots of the counts are taken, since a word that was seen once
+    is likely to be seen again.
+
+    Args:
+        picture: RGB, uint8 of shape (size, size, 3), size at least 32.
+        vocabulary: What `learn_vocabulary` learnt.
+
+    Returns:
+        Unit float32 of shape (words,); zeros where the picture has no local features.
+    """
+    words = _nearest(_features(picture), vocabulary.centres)
+    counts = np.bincount(words, minlength=len(vocabulary.idf))
+    return unit(np.sqrt(counts) * vocabulary.idf).astype(np.float32)
+
+
+def learn_vocabulary(pictures: Iterable[Pixels], *, words: int = WORDS, seed: int = 0) -> Vocabulary:
+    """Learn words for the local features of some pictures, by mini-batch k-means (Sculley, 2010).
+
+    Args:
+        pictures: RGB, uint8, each of shape (size, size, 3). They are looked at one by one, the first 4,000 at most;
+            10 kB are kept of each.
+        words: How many.
+        seed: Source of all chance: the same pictures and seed give the same vocabulary.
+
+    Returns:
+        The vocabulary; its `idf` is that of the same pictures.
+
+    Raises:
+        UsageError: The pictures have too few local features for so many words.
+    """
+    found = [_features(picture) for picture in itertools.islice(pictures, _PICTURES)]
+    count = sum(map(len, found))
+    if count < _FEATURES_A_WORD * words:
+        raise UsageError(
+            f"too few pictures to learn {words:,} visual words: {len(found):,} pictures have {count:,} local "
+            f"features, and {_FEATURES_A_WORD * words:,} are needed",
+            hint="learn on more pictures, or choose another encoder",
+        )
+
+    from sklearn.cluster import MiniBatchKMeans
+
+    sample = np.random.default_rng(seed).permutation(np.concatenate(found))[:_FEATURES]
+    means = MiniBatchKMeans(words, init="random", n_init=1, random_state=seed)
+    size = max(_BATCH, words)  # the first batch is where the words come from
+    for _ in range(_PASSES):
+        for start in range(0, len(sample), size):
+            means.partial_fit(_bits(sample[start : start + size]))
+    centres = np.asarray(means.cluster_centers_, np.float32)
+    pictures_with = np.zeros(words)
+    for features in found:
+        pictures_with[np.unique(_nearest(features, centres))] += 1
+    return Vocabulary(centres, np.log((1 + len(found)) / (1 + pictures_with)).astype(np.float32))
+
+
+def _features(picture: Pixels) -> NDArray[np.uint8]:
+    """Find the local features of a picture's item: uint8 (n, 32), 256 bits each.
+
+    ORB (Rublee et al., 2011): corners at several scales, each described by comparing pairs of points around it, turned
+    the way the corner is turned.
+    """
+    grey = cv2.cvtColor(cut_out(picture, _SIDE).pixels, cv2.COLOR_RGB2GRAY)
+    finder = cv2.ORB.create(
+        nfeatures=_FEATURES_A_PICTURE,
+        scaleFactor=_SCALE_STEP,
+        nlevels=_SCALES,
+        edgeThreshold=_PATCH // 2,
+        patchSize=_PATCH,
+        fastThreshold=_CORNER_CONTRAST,
+    )
+    points, features = finder.detectAndCompute(grey, None)
+    return np.asarray(features, np.uint8) if points else np.zeros((0, _BITS // 8), np.uint8)
+
+
+def _bits(features: NDArray[np.uint8]) -> _Floats:
+    """Spread features out, so that squared distances are shares of bits that differ: float32 (n, 256)."""
+    return np.unpackbits(features, axis=1).astype(np.float32) / np.float32(np.sqrt(_BITS))
+
+
+def _nearest(features: NDArray[np.uint8], centres: _Floats) -> NDArray[np.int64]:
+    """Number the word nearest to each feature."""
+    distances = (centres**2).sum(axis=1) - 2 * _bits(features) @ centres.T  # but for the features' own lengths
+    return np.asarray(distances.argmin(axis=1), np.int64)

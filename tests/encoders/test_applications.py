@@ -1,0 +1,109 @@
+"""Encoders of keras.applications, with weights of chance: their layout, their preprocessing, and their export."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import gc
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import sklearn.datasets
+
+from imgsearch.encoders.choice import choose_encoder
+from imgsearch.encoders.export import exported_encoder
+from imgsearch.encoders.networks import GEM_EXPONENT, GeneralizedMean, build_network
+from imgsearch.encoders.runtime import encode, open_encoder, unit_rows
+from imgsearch.encoders.spec import TABLE
+from imgsearch.errors import MissingComponentError
+from imgsearch.images.decode import decode
+from imgsearch.images.transform import fit
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+# Of each: its builder, its module, and the last layer that its features come from.
+APPLICATIONS = {
+    "vgg16": ("VGG16", "vgg16", "block5_conv3"),
+    "vgg19": ("VGG19", "vgg19", "block5_conv4"),
+    "resnet50": ("ResNet50", "resnet", "conv5_block3_out"),
+    "mobilenet_v3_large": ("MobileNetV3Large", "mobilenet_v3", None),
+    "efficientnetv2-b0": ("EfficientNetV2B0", "efficientnet_v2", "top_activation"),
+    "convnext_tiny": ("ConvNeXtTiny", "convnext", None),
+}
+BIG = ("vgg19", "resnet50", "convnext_tiny", "efficientnetv2-b0", "vgg16")
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    folder = Path(sklearn.datasets.__file__).parent / "images"
+    return np.stack([fit(decode((folder / name).read_bytes()), 224) for name in ("flower.jpg", "china.jpg")])
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[pytest.mark.slow] if name in BIG else []) for name in APPLICATIONS],
+)
+def made(request, tmp_path_factory):
+    """Of one of them: its choice with weights of chance, our network, and Keras' own with the same weights."""
+    name = request.param
+    builder, _, _ = APPLICATIONS[name]
+    keras.utils.set_random_seed(1)
+    theirs = getattr(keras.applications, builder)(weights=None, include_top=False, input_shape=(224, 224, 3))
+    file = tmp_path_factory.mktemp("weights") / f"{name}.weights.h5"
+    theirs.save_weights(file)
+    choice = choose_encoder(name, file)
+    yield choice, build_network(choice.spec, file), theirs
+    file.unlink()
+    gc.collect()
+
+
+def test_every_encoder_of_keras_is_tried_here():
+    assert set(APPLICATIONS) == {name for name, row in TABLE.items() if row.keras_file}
+
+
+def test_it_takes_bytes_of_pictures_and_gives_unit_rows(made, pictures):
+    choice, network, _ = made
+
+    rows = network.predict_on_batch(pictures)
+
+    assert (network.input_shape, network.inputs[0].dtype) == ((None, 224, 224, 3), "uint8")
+    assert network.output_shape == (None, choice.spec.dims)
+    assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+
+
+def test_it_agrees_with_keras_own_preprocessing_layers_and_pooling_by_hand(made, pictures):
+    choice, network, theirs = made
+    _, module, layer = APPLICATIONS[choice.spec.name]
+    prepared = getattr(keras.applications, module).preprocess_input(pictures.astype(np.float32).copy())
+    features = keras.Model(theirs.inputs, theirs.get_layer(layer).output if layer else theirs.output)
+
+    numbers = np.asarray(features.predict_on_batch(prepared), np.float64)
+
+    exponent = 1.0 if choice.spec.name == "convnext_tiny" else GEM_EXPONENT
+    floor = -np.inf if exponent == 1 else 1e-6
+    pooled = np.mean(np.maximum(numbers, floor) ** exponent, axis=(1, 2)) ** (1 / exponent)
+    expected = unit_rows(pooled.astype(np.float32))
+    assert np.allclose(network.predict_on_batch(pictures), expected, atol=2e-4)
+    (pooling,) = [layer for layer in network.layers if isinstance(layer, GeneralizedMean)]
+    assert pooling.exponent == exponent
+
+
+def test_its_weights_are_those_of_the_file(made, tmp_path):
+    choice, _, _ = made
+    garbage = tmp_path / "garbage.weights.h5"
+    garbage.write_bytes(b"garbage" * 1000)
+
+    with pytest.raises(MissingComponentError, match=choice.spec.name) as refused:
+        build_network(choice.spec, garbage)
+    assert TABLE[choice.spec.name].keras_file in refused.value.hint
+
+
+@pytest.mark.slow
+def test_what_is_exported_agrees_with_keras(made, pictures):
+    choice, network, _ = made
+
+    rows = encode(open_encoder(choice.spec, exported_encoder(choice.spec, choice.files)), pictures)
+
+    assert np.sum(rows * network.predict_on_batch(pictures), axis=1).min() >= 0.9999

@@ -1,0 +1,52 @@
+"""Write the small models that several tests need; a process of its own, as Keras takes seconds to import.
+
+python tests/tiny_models.py FOLDER
+"""
+
+import sys
+from pathlib import Path
+
+import keras
+
+from imgsearch.encoders.model_file import ModelCard, save_model
+from imgsearch.encoders.networks import GeneralizedMean
+from imgsearch.images.transform import Fit
+
+SIDE = 32
+DIMS = 24
+
+# Names that attack terminals, spreadsheets and pages.
+HOSTILE = ("=cmd|' /C calc'!A0", "<script>alert(1)</script>\x1b[31m\n\u202e")
+
+
+def build(classes: int, *, seed: int, sharpness: float = 9.0) -> keras.Model:
+    """Sixteen fields of a picture, turned at random; unlike an untrained network it tells pictures apart."""
+    pictures = keras.Input((SIDE, SIDE, 3), dtype="uint8", name="pictures")
+    scaled = keras.layers.Rescaling(1 / 255)(pictures)
+    fields = keras.layers.Reshape((16, 3))(keras.layers.AveragePooling2D(SIDE // 4)(scaled))
+    pooled = GeneralizedMean(2.0)(keras.layers.Reshape((4, 4, 3))(fields))
+    joined = keras.layers.Concatenate()([keras.layers.Flatten()(fields), pooled])
+    turned = keras.layers.Dense(
+        DIMS, kernel_initializer=keras.initializers.Orthogonal(seed=seed), bias_initializer="zeros"
+    )(keras.layers.Rescaling(1.0, offset=-0.5)(joined))
+    embeddings = keras.layers.UnitNormalization(name="embeddings")(turned)
+    if not classes:
+        return keras.Model(pictures, [embeddings])
+    start = keras.initializers.Orthogonal(gain=sharpness, seed=seed + 1)
+    probabilities = keras.layers.Dense(classes, activation="softmax", kernel_initializer=start)(embeddings)
+    return keras.Model(pictures, [embeddings, probabilities])
+
+
+def write(file: Path, labels: tuple[str, ...] = (), *, seed: int = 0, steps: str = "", fit: Fit = "pad") -> None:
+    """Write one model."""
+    card = ModelCard(SIDE, fit, steps, DIMS, labels, "classify" if labels else "metric", "cnn")
+    save_model(build(len(labels), seed=seed), file, card)
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    write(folder / "classes.keras", ("boots", "hats", "gloves"))
+    write(folder / "two.keras", HOSTILE)
+    write(folder / "metric.keras")
+    write(folder / "again.keras", ("boots", "hats", "gloves"), seed=7)
+    write(folder / "grey.keras", steps="grayscale")
