@@ -151,7 +151,6 @@ def test_fetching_what_has_no_weights_is_done_at_once(home, name):
     assert fetch(name) == of(name)
 
 
-@pytest.mark.xfail(best_precision() == "bf16", strict=True, reason="fetched in f32, which is another fingerprint")
 def test_what_was_fetched_is_what_a_build_uses(monkeypatch):
     exported = []
     monkeypatch.setattr(available, "exported_encoder", lambda spec, *_: exported.append(spec))

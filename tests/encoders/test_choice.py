@@ -2,7 +2,6 @@ import contextlib
 import hashlib
 import json
 import os
-import subprocess
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -63,7 +62,6 @@ def test_an_encoder_that_is_nearly_called_so_is_suggested(wrong, meant, frame):
     assert meant in refused.value.hint
 
 
-@pytest.mark.xfail(strict=True, reason="names are compared with their case: VGG is nothing like vgg")
 def test_an_encoder_in_capitals_is_suggested_too():
     with pytest.raises(MissingComponentError) as refused:
         choose_spec("VGG16")
@@ -107,7 +105,6 @@ def test_the_name_of_a_hybrid_chooses_it_again(backbone):
     assert choose_spec(spec.name) == spec
 
 
-@pytest.mark.xfail(strict=True, reason="the name has six digits of a weight, the encoder has all")
 def test_the_name_of_a_hybrid_of_a_long_weight_chooses_it_again():
     spec = choose_spec("handcrafted+vgg16=0.123456789")
 
@@ -363,13 +360,11 @@ def test_whatever_is_asked_for_is_an_encoder_or_one_of_two_errors(backbone, weig
         assert choice.spec == choose_encoder(backbone, weights, steps=choice.spec.steps).spec
 
 
-@pytest.mark.xfail(strict=True, reason="Path.open has its own word for a name with a NUL")
 def test_weights_of_an_impossible_name_are_a_missing_component():
     with pytest.raises(MissingComponentError):
         choose_encoder("vgg16", Path("\0"))
 
 
-@pytest.mark.xfail(strict=True, raises=subprocess.TimeoutExpired, reason="open() waits for a writer")
 def test_a_fifo_in_the_place_of_a_model_is_refused_and_not_waited_for(imgsearch, tmp_path):
     os.mkfifo(tmp_path / "fifo.keras")
 

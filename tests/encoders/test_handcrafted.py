@@ -169,10 +169,10 @@ def test_texture_and_shape_change_little_with_the_light(pictures, part):
 
 
 def test_stripes_turned_or_finer_are_another_texture():
-    stripes = striped(16)
+    stripes = striped(24)
 
-    assert cosine("texture", stripes, striped(16, upright=False)) < 0.8
-    assert cosine("texture", stripes, striped(4)) < 0.85
+    assert cosine("texture", stripes, striped(24, upright=False)) < 0.85
+    assert cosine("texture", stripes, striped(6)) < 0.85
 
 
 def test_another_outline_is_another_shape():
@@ -279,10 +279,10 @@ def test_where_nothing_stands_out_all_is_foreground(picture):
     assert foreground(picture).all()
 
 
-def test_a_busy_ground_stays_in_the_foreground():
+def test_a_busy_ground_is_foreground():
     noise = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
 
-    assert foreground(noise).mean() > 0.9
+    assert foreground(noise).all()
 
 
 def test_an_item_that_was_cut_out_is_centred_on_white():
@@ -292,6 +292,14 @@ def test_an_item_that_was_cut_out_is_centred_on_white():
     assert (across, down) == (pytest.approx(SIDE / 2 - 0.5, abs=0.5), pytest.approx(SIDE / 2 - 0.5, abs=0.5))
     assert (item.pixels[item.weights == 0] == 255).all()
     assert (item.pixels.shape, item.weights.shape, item.weights.dtype) == ((SIDE, SIDE, 3), (SIDE, SIDE), np.float32)
+
+
+def test_a_picture_in_which_nothing_stands_out_is_cut_out_whole():
+    noise = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    item = cut_out(noise)
+
+    assert np.array_equal(item.pixels, noise)
+    assert (item.weights == 1).all()
 
 
 def test_pooling_counts_every_pixel_once_but_for_the_rim():

@@ -205,7 +205,6 @@ HAND_CRAFTED = [
 ]
 
 
-@pytest.mark.xfail(strict=True, reason="what a hand-crafted encoder gives is not compared with what was promised")
 @pytest.mark.parametrize(("name", "change"), HAND_CRAFTED, ids=str)
 def test_a_hand_crafted_encoder_that_this_imgsearch_does_not_have_is_damage(tmp_path, name, change):
     with pytest.raises(DamagedIndexError):

@@ -184,7 +184,6 @@ def test_a_model_that_is_not_what_its_card_says_is_not_loaded(tmp_path, name):
         load_model(file)
 
 
-@pytest.mark.xfail(strict=True, raises=AttributeError, reason="its shapes are asked for as if it were one")
 def test_a_layer_that_is_no_model_is_not_loaded(tiny):
     dense = json.dumps(keras.saving.serialize_keras_object(keras.layers.Flatten()))
     rewritten(tiny, {CONFIGURATION: dense.encode()})
@@ -193,7 +192,6 @@ def test_a_layer_that_is_no_model_is_not_loaded(tiny):
         load_model(tiny)
 
 
-@pytest.mark.xfail(strict=True, raises=AttributeError, reason="its inputs are asked for as if there were some")
 @pytest.mark.filterwarnings("ignore:You are saving a model that has not yet been built:UserWarning")
 def test_a_model_without_an_input_is_not_loaded(tmp_path):
     file = tmp_path / "model.keras"
@@ -229,7 +227,7 @@ def test_a_model_of_damaged_weights_is_not_loaded(tiny, tmp_path, weights):
 def test_a_layer_that_keras_does_not_know_is_not_loaded(tiny):
     with_layer(tiny, module="os", class_name="system", registered_name="imgsearch>system")
 
-    with pytest.raises(UsageError, match="Keras cannot load"):
+    with pytest.raises(UsageError, match="code of its own"):
         load_model(tiny)
 
 
@@ -313,8 +311,8 @@ def test_weights_that_grow_beyond_measure_are_refused(tiny, monkeypatch):
     "how",
     [
         zipfile.ZIP_DEFLATED,
-        pytest.param(zipfile.ZIP_BZIP2, marks=pytest.mark.xfail(strict=True, reason="an OSError without a reason")),
-        pytest.param(zipfile.ZIP_LZMA, marks=pytest.mark.xfail(strict=True, reason="an LZMAError")),
+        zipfile.ZIP_BZIP2,
+        zipfile.ZIP_LZMA,
     ],
 )
 @pytest.mark.parametrize("place", [30, 100])
@@ -327,11 +325,8 @@ def test_an_entry_that_cannot_be_unpacked_is_refused(tiny, how, place):
     data[start + place : start + place + 8] = b"\xff\xfe\xfd\xfc\xfb\xfa\xf9\xf8"
     tiny.write_bytes(data)
 
-    with pytest.raises(UsageError, match="damaged"):
+    with pytest.raises(UsageError, match="damaged|what no model holds"):
         read_card(tiny)
-
-
-BY_KERAS = pytest.mark.xfail(strict=True, reason="only Keras refuses it")
 
 
 @pytest.mark.parametrize(
@@ -347,8 +342,8 @@ BY_KERAS = pytest.mark.xfail(strict=True, reason="only Keras refuses it")
         {"module": "kerasx.layers", "class_name": "Layer"},
         {"module": "imgsearch.index.build", "class_name": "build_index", "registered_name": "Custom>build_index"},
         {"module": "builtins", "class_name": "function", "config": "eval", "registered_name": "function"},
-        pytest.param({"module": None, "class_name": "Mine", "registered_name": "mine>Mine"}, marks=BY_KERAS),
-        pytest.param({"module": "os", "class_name": "system", "registered_name": "imgsearch>system"}, marks=BY_KERAS),
+        {"module": None, "class_name": "Mine", "registered_name": "mine>Mine"},
+        {"module": "os", "class_name": "system", "registered_name": "imgsearch>system"},
     ],
     ids=str,
 )
@@ -431,7 +426,6 @@ def test_a_damaged_card_is_refused(tiny, change):
         read_card(tiny)
 
 
-@pytest.mark.xfail(strict=True, reason="tuple() takes them apart")
 @pytest.mark.parametrize("labels", ["abc", {"a": 1, "b": 2, "c": 3}], ids=str)
 def test_labels_that_are_no_list_are_refused(tiny, labels):
     with_card(tiny, labels=labels)
@@ -464,7 +458,6 @@ def test_a_card_of_another_version_is_refused_by_its_version(tiny, version):
         read_card(tiny)
 
 
-@pytest.mark.xfail(strict=True, reason="the version is looked at last")
 def test_a_card_of_a_newer_version_is_refused_by_its_version_though_it_is_of_another_form(tiny):
     with_card(tiny, version=2, labels={"boots": 0}, objective=...)
 

@@ -160,7 +160,7 @@ def test_bf16_stays_near_f32(graph, openvino_encoder, pictures):
         pytest.skip("this processor does not compute in bf16")
     # The picture of a single colour is left out: next to nothing in the network answers it, so rounding decides.
     drawn_ones = pictures(224)[:11]
-    rows = encode(OpenVinoEncoder(replace(LITE0, precision="bf16"), graph), drawn_ones)
+    rows = encode(OpenVinoEncoder(replace(LITE0, precision="bf16"), graph / GRAPH_FILE), drawn_ones)
 
     assert np.sum(rows * encode(openvino_encoder, drawn_ones), axis=1).min() >= 0.99
     assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)

@@ -215,7 +215,6 @@ def test_where_it_does_not_help_the_plain_projection_is_used(helpless, drawn, tm
     assert read_manifest(tmp_path / "adapted").projection_count == 24
 
 
-@pytest.mark.xfail(strict=True, reason="a small catalogue has no projection that could be kept in its place")
 def test_an_adaptation_that_did_not_help_is_not_tried_again_every_night(helpless, drawn, tmp_path, painted):
     shutil.copytree(drawn, tmp_path / "catalogue")
     build_index(tmp_path / "catalogue", tmp_path / "index", adapt=True, **COLOR)
@@ -252,7 +251,6 @@ def test_embeddings_cannot_be_adapted_to(drawn, tmp_path):
             build_index(tmp_path / "embeddings", tmp_path / "index", adapt=wish)
 
 
-@pytest.mark.xfail(strict=True, reason="kept while nothing changes, and dropped without a word when something does")
 def test_an_adaptation_is_kept_where_an_index_is_given_embeddings(shop, painted):
     before = projection_of(shop / "index")
     embed(shop / "catalogue", shop / "embeddings", backbone="handcrafted:color")

@@ -10,7 +10,7 @@ import pytest
 from imgsearch import Index, build_index, check, embed
 from imgsearch.encoders.choice import choose_spec
 from imgsearch.encoders.runtime import HandcraftedEncoder, encode
-from imgsearch.errors import MissingComponentError, UsageError
+from imgsearch.errors import UsageError
 from imgsearch.images.decode import decode
 from imgsearch.images.steps import Steps
 from imgsearch.images.transform import fit
@@ -149,7 +149,6 @@ def test_a_model_s_steps_are_the_index_s_and_cannot_be_others(small, tiny_models
         build_index(small, tmp_path / "index", backbone=str(tiny_models / "grey.keras"), preprocess="deskew")
 
 
-@pytest.mark.xfail(strict=True, reason="without the model's name its own steps are not looked at")
 def test_a_model_s_own_steps_are_not_replaced_where_only_steps_are_given(small, tiny_models, tmp_path):
     build_index(small, tmp_path / "index", backbone=str(tiny_models / "grey.keras"), backend="exact")
 
@@ -164,11 +163,11 @@ def test_a_model_takes_the_place_of_an_encoder_with_steps_only_if_they_are_named
     assert read_manifest(index).encoder.steps == ""
 
 
-def test_other_steps_of_a_network_whose_weights_were_a_file_ask_for_that_file(small, tiny_models, tmp_path):
+def test_other_steps_than_those_of_a_model_ask_for_the_model_itself(small, tiny_models, tmp_path):
     model = Path(shutil.copy(tiny_models / "classes.keras", tmp_path / "model.keras"))
     build_index(small, tmp_path / "index", backbone=str(model), backend="exact")
 
-    with pytest.raises(MissingComponentError) as refused:
+    with pytest.raises(UsageError) as refused:
         build_index(small, tmp_path / "index", preprocess="grayscale")
 
     assert "--backbone" in refused.value.hint

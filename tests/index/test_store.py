@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from imgsearch.encoders.adaptation import Gain
+from imgsearch.encoders.choice import choose_spec
 from imgsearch.encoders.spec import TABLE
 from imgsearch.errors import DamagedIndexError, LockedError, NoIndexError, OutputError
 from imgsearch.images.policy import FilePolicy
@@ -31,10 +33,11 @@ manifests = st.builds(
     damaged=counts,
     catalogue=st.text(),
     policy=st.builds(FilePolicy, st.integers(1, 2**40 - 1), st.integers(1, 2**40 - 1), st.booleans(), st.booleans()),
-    encoder=st.sampled_from([row.spec for row in TABLE.values()]),
+    encoder=st.sampled_from([*(row.spec for row in TABLE.values()), choose_spec("vgg16+handcrafted:color=0.3")]),
     fingerprint=st.text("0123456789abcdef", min_size=16, max_size=16),
     dims=counts,
     projection_count=counts,
+    adaptation=st.none() | st.builds(Gain, counts, st.floats(0, 1), st.floats(0, 1)),
     backend=st.none()
     | st.builds(BackendSettings, st.sampled_from(["annoy", "exact"]), st.integers(1, 10_000), st.integers(0, 2**31)),
     metadata_file=st.text(),

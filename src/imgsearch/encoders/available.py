@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgsearch.encoders.choice import choose_encoder
+from imgsearch.encoders.choice import choose_encoder, with_precision
 from imgsearch.encoders.export import exported_encoder
+from imgsearch.encoders.runtime import best_precision
 from imgsearch.encoders.spec import DEFAULT_BACKBONE, TABLE, TableRow
 from imgsearch.encoders.weights import keras_file, lite0_file
 from imgsearch.errors import MissingComponentError
@@ -52,5 +53,5 @@ def fetch(name: str) -> AvailableEncoder:
         choose_encoder(name)  # which says what there is
         raise MissingComponentError(f"{name} has nothing to fetch", hint="imgsearch models lists what has")
     if TABLE[name].spec.kind == "network":
-        exported_encoder(TABLE[name].spec)
+        exported_encoder(with_precision(TABLE[name].spec, best_precision()))
     return next(encoder for encoder in available_encoders() if encoder.row.spec.name == name)

@@ -117,7 +117,7 @@ def _choose_part(name: str, precision: Precision) -> Choice:
         return Choice(spec, {weights: path})
     row = TABLE.get(name)
     if row is None:
-        near = get_close_matches(name, TABLE, n=1)
+        near = get_close_matches(name.lower(), TABLE, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(TABLE)}, and any FILE.keras of train"
         raise MissingComponentError(f"no encoder is called {name!r}", hint=hint)
     return Choice(with_precision(row.spec, precision))
@@ -131,13 +131,13 @@ def _joined(parts: list[Part], steps: str) -> EncoderSpec:
     if len(fits) > 1 or len(wanted) > 1:
         raise UsageError(
             f"expected encoders that see pictures alike, found {sorted(fits)} and steps {sorted(wanted)}",
-            hint="a model keeps the fit and the steps that it was trained with",
+            hint="a model keeps the fit and the steps that it was trained with; --preprocess '' asks for no others",
         )
     steps = "".join(wanted)
     if len(parts) == 1:
         return replace(specs[0], steps=steps)
     return EncoderSpec(
-        name="+".join(part.spec.name + (f"={part.weight:g}" if part.weight != 1 else "") for part in parts),
+        name="+".join(map(_spelt, parts)),
         kind="hybrid",
         size=max(spec.size for spec in specs),
         fit=fits.pop(),
@@ -149,7 +149,13 @@ def _joined(parts: list[Part], steps: str) -> EncoderSpec:
     )
 
 
+def _spelt(part: Part) -> str:
+    return part.spec.name if part.weight == 1 else f"{part.spec.name}={part.weight!r}".removesuffix(".0")
+
+
 def _sha256(path: Path, hint: str) -> str:
+    if not os.path.isfile(path):  # nor a FIFO, which might never answer
+        raise MissingComponentError(f"{path} cannot be read: there is no such file", hint=hint)
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

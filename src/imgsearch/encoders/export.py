@@ -103,7 +103,7 @@ def _settled(staging: Path, directory: Path, names: tuple[str, ...]) -> Path:
             staging.rename(directory)
         except OSError:
             if not _is_whole(directory, names):  # a damaged one of another user, which we cannot remove
-                return Path(shutil.move(staging, _folder_for_this_run() / directory.name))
+                return Path(shutil.move(staging, folder_for_this_run() / directory.name))
     return directory
 
 
@@ -134,7 +134,7 @@ def _writable_folder(cache: Path) -> Path:
     except OSError as error:
         logger.info("%s cannot be written (%s); the encoder is exported for this run only", cache, error.strerror)
     try:
-        return Path(tempfile.mkdtemp(prefix="export-", dir=_folder_for_this_run()))
+        return Path(tempfile.mkdtemp(prefix="export-", dir=folder_for_this_run()))
     except OSError as error:
         raise MissingComponentError(
             f"there is no folder to export the encoder into: {error.strerror}",
@@ -142,7 +142,8 @@ def _writable_folder(cache: Path) -> Path:
         ) from error
 
 
-def _folder_for_this_run() -> Path:
+def folder_for_this_run() -> Path:
+    """Make a folder that is removed when the process ends."""
     folder = Path(tempfile.mkdtemp(prefix="imgsearch-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

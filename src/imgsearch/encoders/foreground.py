@@ -24,9 +24,12 @@ _SEARCHED = 128
 # How far neighbouring pixels of an even ground differ at most, in each channel of OpenCV's 8-bit CIE Lab.
 _SMOOTH = 2.5
 
-# A part of the foreground this much smaller than its largest is dirt; below this share of the picture all is.
+# A part of the foreground this much smaller than its largest is dirt.
 _LEAST_PART = 0.05
+# Of a picture, how much an item takes up at least, and at most on a ground that is not white; else nothing was told
+# from the ground.
 _LEAST_SHARE = 0.005
+_LARGEST_SHARE = 0.85
 
 # The square shown reaches this many standard deviations of the item's pixels from their centre.
 _REACH = 1.5
@@ -58,6 +61,10 @@ def cut_out(picture: Pixels, side: int = SIDE) -> Item:
         The item; the whole picture where no item stands out from the ground.
     """
     mask = foreground(picture)
+    if mask.all():  # its frame is no edge, so it must not be shown on white
+        how = cv2.INTER_AREA if len(mask) > side else cv2.INTER_LINEAR
+        resized = np.asarray(cv2.resize(picture, (side, side), interpolation=how), np.uint8)
+        return Item(resized, np.ones((side, side), np.float32))
     moments = cv2.moments(mask.astype(np.uint8), binaryImage=True)
     area = moments["m00"]
     across, down = moments["m10"] / area, moments["m01"] / area
@@ -76,7 +83,7 @@ def foreground(picture: Pixels) -> _Mask:
     """Find what is not ground: the ground is what an even colour, changing slowly, reaches from the border.
 
     On white, only white is ground, so an item may touch the border. On any other ground neighbours are compared,
-    so a smooth gradient is followed; a busy ground is not, and stays part of the foreground.
+    so a smooth gradient is followed; a busy ground is not, and then all is foreground.
 
     Args:
         picture: RGB, uint8 (size, size, 3).
@@ -97,6 +104,8 @@ def foreground(picture: Pixels) -> _Mask:
     else:
         lab = cv2.cvtColor(picture, cv2.COLOR_RGB2LAB).astype(np.float32)
         mask = ~_reached(np.asarray(cv2.GaussianBlur(lab, (0, 0), 0.5), np.float32), border, _SMOOTH)
+        if mask.mean() > _LARGEST_SHARE:
+            return np.ones_like(mask)
         # The item's edge is a mixture of both, a pixel wide.
         mask = _eroded(mask)
     mask = _large_parts(mask)

@@ -21,11 +21,15 @@ CARD = "imgsearch.json"
 SUFFIX = ".keras"
 _VERSION = 1
 _CONFIGURATION = "config.json"
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENTRIES = {"metadata.json", _CONFIGURATION, "model.weights.h5", CARD}
 
 # A configuration of a thousand layers has about a megabyte; a large network's weights have half a gigabyte.
 _MOST_TEXT = 64_000_000
 _MOST_BYTES = 4_000_000_000
+
+# Layers of our own that a model may have.
+_OURS = {"imgsearch>GeneralizedMean"}
 
 # What brings code or files of its own with it, also under Keras' names.
 _FORBIDDEN = {"Lambda", "TorchModuleWrapper", "FlaxLayer", "JaxLayer", "TFSMLayer"}
@@ -98,6 +102,8 @@ def read_card(path: Path) -> ModelCard:
         MissingComponentError: There is no such file, or it cannot be read.
         UsageError: It is not such a file, it has layers that bring code of their own, or it is not for pictures.
     """
+    if not os.path.isfile(path):  # nor a FIFO, which might never answer
+        raise MissingComponentError(f"there is no model {path}", hint="imgsearch train makes one")
     try:
         with path.open("rb") as file:
             start = file.read(8)
@@ -108,7 +114,8 @@ def read_card(path: Path) -> ModelCard:
             )
         with zipfile.ZipFile(path) as archive:
             entries = {entry.filename: entry.file_size for entry in archive.infolist()}
-            if not set(entries) <= _ENTRIES or sum(entries.values()) > _MOST_BYTES:
+            is_plain = all(entry.compress_type in _COMPRESSIONS for entry in archive.infolist())
+            if not (set(entries) <= _ENTRIES and is_plain and sum(entries.values()) <= _MOST_BYTES):
                 raise UsageError(f"{path} holds what no model holds, or is too large: {len(entries)} entries")
             if _CONFIGURATION not in entries or CARD not in entries:
                 raise UsageError(
@@ -116,8 +123,6 @@ def read_card(path: Path) -> ModelCard:
                     hint="docs/training.md says how to make one of a Keras model of your own",
                 )
             configuration, card = (_read_json(archive, name, entries[name]) for name in (_CONFIGURATION, CARD))
-    except FileNotFoundError:
-        raise MissingComponentError(f"there is no model {path}", hint="imgsearch train makes one") from None
     except OSError as error:
         raise MissingComponentError(f"{path} cannot be read: {error.strerror}") from error
     # zipfile has many ways to say that a file is damaged, and all of them mean the same here.
@@ -170,6 +175,8 @@ def require_shapes(model: Any, card: ModelCard, path: Path) -> None:
     Raises:
         UsageError: Input or outputs are of another shape.
     """
+    if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
+        raise UsageError(f"{path}: expected a Keras model of pictures, found {type(model).__name__}")
     inputs = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in model.inputs]
     outputs = [tuple(tensor.shape) for tensor in model.outputs]
     expected = [((None, card.size, card.size, 3), "uint8")]
@@ -190,20 +197,26 @@ def _read_json(archive: zipfile.ZipFile, name: str, size: int) -> Any:
 def _checked_card(data: Any, path: Path) -> ModelCard:
     try:
         version = data["version"]
-        texts = {name: data[name] for name in ("fit", "steps", "objective", "backbone")}
-        numbers = {name: data[name] for name in ("size", "dims")}
-        labels = tuple(data["labels"])
-        right_kinds = all(isinstance(text, str) for text in (*texts.values(), *labels))
-        right_kinds = right_kinds and all(type(number) is int for number in (*numbers.values(), version))
-        card = ModelCard(labels=labels, **numbers, **texts) if right_kinds else None
-        Steps.parse(texts["steps"])
+        is_other = type(version) is int and version != _VERSION
+        card = None if is_other else _card(data)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"the card in {path} is damaged: {error}") from error
     if card is None:
-        raise UsageError(f"the card in {path} is damaged: something is of the wrong kind")
-    if version != _VERSION:
-        raise UsageError(f"{path} is of a newer imgsearch: its card has version {version}")
+        raise UsageError(f"{path} is of another, perhaps a newer imgsearch: its card has version {version}")
     return card
+
+
+def _card(data: Any) -> ModelCard:
+    texts = {name: data[name] for name in ("fit", "steps", "objective", "backbone")}
+    numbers = {name: data[name] for name in ("size", "dims")}
+    if not isinstance(data["labels"], list):
+        raise TypeError("the labels are no list")
+    if not all(type(number) is int for number in (*numbers.values(), data["version"])):
+        raise TypeError("a number is not one")
+    for text in (*texts.values(), *data["labels"]):
+        str.encode(text)  # neither a lone surrogate nor what is no text survives this
+    Steps.parse(texts["steps"])
+    return ModelCard(labels=tuple(data["labels"]), **numbers, **texts)
 
 
 def _classes(value: Any) -> Iterator[tuple[str, str]]:
@@ -211,8 +224,10 @@ def _classes(value: Any) -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
         if "class_name" in value:
             registered = str(value.get("registered_name") or "")
-            ours = registered.startswith("imgsearch>")
-            yield str(value["class_name"]), "imgsearch" if ours else str(value.get("module") or "keras")
+            if registered in _OURS and registered.endswith(f">{value['class_name']}"):
+                yield str(value["class_name"]), "imgsearch"
+            else:
+                yield str(value["class_name"]), str(value.get("module") or registered.partition(">")[0] or "keras")
         for inner in value.values():
             yield from _classes(inner)
     elif isinstance(value, list):

@@ -213,7 +213,14 @@ class KerasEncoder:
 
 
 class HandcraftedEncoder:
-    """Colour, texture and shape, or one of them; see `handcrafted`."""
+    """Colour, texture and shape, or one of them; see `handcrafted`.
+
+    Args:
+        spec: What it is.
+
+    Raises:
+        DamagedIndexError: It is one that this imgsearch does not have.
+    """
 
     batch_size = 32
 
@@ -221,13 +228,20 @@ class HandcraftedEncoder:
         from imgsearch.encoders import handcrafted
 
         self.spec = spec
-        part = spec.name.partition(":")[2]
+        _, colon, part = spec.name.partition(":")
+        describe: Callable[[Pixels], Embeddings] = handcrafted.describe_all
+        dims = sum(handcrafted.PARTS.values())
         if spec.version == 1:
-            self._describe = handcrafted.describe_version_1
-        elif part:
-            self._describe = functools.partial(handcrafted.describe_part, part=part)
-        else:
-            self._describe = handcrafted.describe_all
+            describe, dims = handcrafted.describe_version_1, handcrafted.DIMS_VERSION_1
+        elif colon:
+            describe, dims = functools.partial(handcrafted.describe_part, part=part), handcrafted.PARTS.get(part, 0)
+        if spec.version not in (1, 2) or spec.dims != dims:
+            raise DamagedIndexError(
+                f"the index was built with {spec.name}, version {spec.version}, of {spec.dims} dimensions,"
+                " which this imgsearch does not have",
+                hint="is it of a newer imgsearch? Else build the index again: --backbone handcrafted",
+            )
+        self._describe = describe
 
     def encode_stream(self, batches: Iterable[Pixels]) -> Iterator[Embeddings]:
         """Encode batches; see `Encoder`."""

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,15 @@ from imgsearch.index.pipeline import Progress
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Learnt:
+    """A projection, how many items there were when it was learnt, and what an adaptation gained."""
+
+    projection: Projection | None
+    count: int
+    adaptation: Gain | None
+
+
 Adapter = Callable[[Manifest, Embeddings, Projection | None], tuple[Projection | None, Gain]]
 
 
@@ -34,6 +43,7 @@ def complete_generation(
     progress: Progress,
     *,
     relearn: bool = False,
+    adapted: bool | None = None,
     adapter: Adapter | None = None,
 ) -> Manifest:
     """Derive what is searched from the embeddings, and publish.
@@ -45,7 +55,8 @@ def complete_generation(
         previous: What is published, if anything.
         progress: Told ("index", done, total).
         relearn: Learn the projection anew.
-        adapter: Lets the catalogue teach a projection that is learnt anew, where the user wants that.
+        adapted: Whether the user wants the catalogue to teach the projection; None for as it was.
+        adapter: Does that, where a projection is learnt anew.
 
     Returns:
         The manifest that is published now.
@@ -58,19 +69,18 @@ def complete_generation(
     else:
         progress("index", 0, draft.count)
         embeddings = open_array(folder / store.EMBEDDINGS, draft.count, draft.encoder.dims)
-        has_other_wish = previous is not None and (previous.adaptation is not None) != (adapter is not None)
-        kept = None if relearn or has_other_wish else _kept_projection(directory, draft, previous)
-        projection: Projection | None
-        if kept is not None and previous is not None:
-            projection, learnt_on, gain = kept, previous.projection_count, previous.adaptation
-        else:
+        kept = None if relearn else _kept(directory, draft, previous, adapted=adapted)
+        if kept is None:
+            if previous is not None and previous.adaptation is not None and adapted is None:
+                logger.warning("the adaptation is given up: to be learnt anew it needs the pictures")
             projection, gain = _learnt_projection(draft, embeddings, backend.seed, adapter)
-            learnt_on = draft.count if projection else 0
+            kept = _Learnt(projection, draft.count if projection else 0, gain)
+        projection = kept.projection
         draft = replace(
             draft,
             dims=len(projection.components) if projection else draft.encoder.dims,
-            projection_count=learnt_on,
-            adaptation=gain,
+            projection_count=kept.count,
+            adaptation=kept.adaptation,
         )
         vectors = _write_derived(folder, draft, embeddings, projection)
         names += [store.VECTORS] + ([store.PROJECTION] if projection else [])
@@ -107,17 +117,21 @@ def _is_missing_or_another(link: Path, target: str) -> bool:
     return str(link.readlink()) != target if link.is_symlink() else not os.path.lexists(link)
 
 
-def _kept_projection(directory: Path, draft: Manifest, previous: Manifest | None) -> Projection | None:
+def _kept(directory: Path, draft: Manifest, previous: Manifest | None, *, adapted: bool | None) -> _Learnt | None:
     """Keep the projection while the encoder is the same, so that scores do not drift from night to night.
 
-    It is given up when the catalogue has doubled since it was learnt.
+    It is given up when the catalogue has doubled since it was learnt, or is to be adapted, or no longer to be.
     """
-    if (
-        previous is None
-        or previous.fingerprint != draft.fingerprint
-        or not previous.projection_count
-        or draft.count >= 2 * previous.projection_count
-    ):
+    if previous is None or previous.fingerprint != draft.fingerprint:
+        return None
+    gain = previous.adaptation
+    if adapted is not None and adapted != (gain is not None):
+        return None
+    if not previous.projection_count:
+        # An adaptation of a small catalogue that did not help is not tried again every night.
+        is_settled = gain is not None and draft.count < max(SMALLEST_CATALOGUE, 2 * gain.pictures)
+        return _Learnt(None, 0, gain) if is_settled else None
+    if draft.count >= 2 * previous.projection_count:
         return None
     name = f"{previous.folder}/{store.PROJECTION}"
     try:
@@ -125,7 +139,8 @@ def _kept_projection(directory: Path, draft: Manifest, previous: Manifest | None
     except (DamagedIndexError, FileNotFoundError) as error:
         logger.warning("%s; the projection is learnt anew", error)
         return None
-    return Projection.load(str(directory / name), draft.encoder.dims, previous.dims)
+    projection = Projection.load(str(directory / name), draft.encoder.dims, previous.dims)
+    return _Learnt(projection, previous.projection_count, gain)
 
 
 def _learnt_projection(

@@ -76,7 +76,13 @@ def settle_encoder(wishes: Wishes, previous: Manifest | None) -> Choice:
     if known and wishes.backbone is None and weights is None:
         choice = Choice(known)
         if wishes.preprocess is not None:
-            choice = replace(choice, spec=replace(known, steps=str(Steps.parse(wishes.preprocess))))
+            steps = str(Steps.parse(wishes.preprocess))
+            if steps != known.steps and any(part.kind == "model" for part in known.all_parts()):
+                raise UsageError(
+                    f"the index's encoder {known.name} is a model, which keeps the steps {known.steps!r}",
+                    hint="to use it with others, give it again with --backbone",
+                )
+            choice = replace(choice, spec=replace(known, steps=steps))
     else:
         backbone = wishes.backbone or (known.name if known else DEFAULT_BACKBONE)
         # Steps stick like every option, but those that a model was trained with go with the model.

@@ -39,7 +39,7 @@ from imgsearch.index.settings import (
     settle_metadata,
     settle_policy,
 )
-from imgsearch.index.vocabulary import with_vocabulary
+from imgsearch.index.vocabulary import vocabularies_of, with_vocabulary
 from imgsearch.index.work import Changes, WorkFile
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,9 @@ def update(
         if previous and previous.backend and not searchable:
             raise UsageError(f"{directory} holds an index; choose another directory for embeddings")
         with watch.stage("encoder"):
-            draft, files, adapted = _settled(catalogue, wishes, conduct, previous, progress, searchable=searchable)
+            draft, files, adapted = _settled(
+                catalogue, directory, wishes, conduct, previous, progress, searchable=searchable
+            )
         spec = draft.encoder
         prepared = EncoderSource(directory, spec, files, previous)
         if not previous or previous.fingerprint != spec.fingerprint:
@@ -123,7 +125,7 @@ def update(
                 if adapted:
                     adapter = partial(_adapt, folder, prepared, progress)
                 manifest = complete_generation(
-                    directory, draft, previous, progress, relearn=conduct.relearn, adapter=adapter
+                    directory, draft, previous, progress, relearn=conduct.relearn, adapted=adapted, adapter=adapter
                 )
             return _report(manifest, changes, tally, work, found.left_out, watch, published=True)
 
@@ -151,6 +153,7 @@ def _require_folder(catalogue: Path, directory: Path) -> None:
 
 def _settled(
     catalogue: Path,
+    directory: Path,
     wishes: Wishes,
     conduct: Conduct,
     previous: Manifest | None,
@@ -167,6 +170,8 @@ def _settled(
     backend = settle_backend(wishes, previous) if searchable else None
     metadata = settle_metadata(wishes, previous)
     policy = settle_policy(wishes, previous)
+    if previous:
+        choice = replace(choice, files={**vocabularies_of(directory, previous), **choice.files})
     choice = with_vocabulary(choice, catalogue, policy, progress, relearn=conduct.relearn)
     draft = Manifest(
         generation=previous.generation + 1 if previous else 1,

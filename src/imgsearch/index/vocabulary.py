@@ -2,17 +2,17 @@
 
 import functools
 import hashlib
+import io
 import logging
 import os
-import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from imgsearch.encoders.choice import Choice, with_weights
-from imgsearch.encoders.export import exported_encoder
+from imgsearch.encoders.export import folder_for_this_run
+from imgsearch.encoders.runtime import VOCABULARY_FILE, part_file
 from imgsearch.encoders.spec import EncoderSpec
-from imgsearch.errors import PictureError
+from imgsearch.errors import DamagedIndexError, PictureError
 from imgsearch.images.decode import Pixels
 from imgsearch.images.decoded import decoded_files
 from imgsearch.images.policy import FilePolicy
@@ -20,6 +20,7 @@ from imgsearch.images.scan import Scan, sampled
 from imgsearch.images.steps import Steps
 from imgsearch.images.workers import DecodeWorker
 from imgsearch.index import store
+from imgsearch.index.manifest import Manifest
 from imgsearch.index.pipeline import Progress
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def with_vocabulary(
         relearn: Learn anew though there is a vocabulary. On the same pictures it will be the same.
 
     Returns:
-        The encoder with its vocabulary, which has been exported to the user's cache.
+        The encoder with its vocabulary.
 
     Raises:
         UsageError: The catalogue has too few pictures.
@@ -51,14 +52,34 @@ def with_vocabulary(
 
             steps = choice.spec.steps
             words = learn_vocabulary(_sample(catalogue, policy, part, steps, progress), words=part.dims)
-            with tempfile.TemporaryDirectory(prefix="imgsearch-") as folder:
-                file = Path(folder) / "vocabulary.npz"
-                with file.open("wb") as stream:
-                    words.save(stream)
-                weights = f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
-                choice = replace(choice, spec=with_weights(choice.spec, part.name, weights))
-                exported_encoder(choice.spec, {**choice.files, weights: file})
+            content = io.BytesIO()
+            words.save(content)
+            weights = f"sha256:{hashlib.sha256(content.getbuffer()).hexdigest()}"
+            file = folder_for_this_run() / VOCABULARY_FILE
+            file.write_bytes(content.getbuffer())
+            choice = Choice(with_weights(choice.spec, part.name, weights), {**choice.files, weights: file})
     return choice
+
+
+def vocabularies_of(directory: Path, manifest: Manifest) -> dict[str, Path]:
+    """Find the vocabularies that an index holds, by the names that encoders have for them.
+
+    Args:
+        directory: The index.
+        manifest: Of what is published there.
+    """
+    found = {}
+    for number, part in enumerate(manifest.encoder.all_parts()):
+        if part.kind == "visual-words":
+            name = part_file(number, VOCABULARY_FILE) if manifest.encoder.parts else VOCABULARY_FILE
+            name = f"{manifest.encoder_folder}/{name}"
+            try:
+                store.check_content(directory, manifest, name)
+            except (DamagedIndexError, FileNotFoundError) as error:
+                logger.warning("%s", error)
+            else:
+                found[part.weights] = directory / name
+    return found
 
 
 def _sample(catalogue: Path, policy: FilePolicy, spec: EncoderSpec, steps: str, progress: Progress) -> Iterator[Pixels]:

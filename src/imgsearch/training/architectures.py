@@ -102,7 +102,7 @@ def unfreeze(encoder: keras.Model, blocks: int) -> None:
 
 
 def augmentation(size: int) -> keras.Model:
-    """Return layers that change pictures a little while a network is trained: flip, shift, turn and zoom.
+    """Return layers that change pictures a little while a network is trained: flip and shift.
 
     Args:
         size: Side of the pictures.
@@ -116,7 +116,7 @@ def augmentation(size: int) -> keras.Model:
         [
             keras.Input((size, size, 3), dtype="uint8"),
             layers.RandomFlip("horizontal", dtype="float32"),
-            layers.RandomTranslation(0.08, 0.08, **options),
+            layers.RandomTranslation(0.05, 0.05, **options),
         ],
         name="augmentation",
     )

@@ -104,7 +104,10 @@ class Loop:
             started = time.monotonic()
             batches = stage.batches(number)
             watch = _Watch(partial(self._tell, number, stage.epochs, len(batches)))
-            fit = model.fit(batches, initial_epoch=number, epochs=number + 1, verbose=0, callbacks=[watch])
+            # The batches come shuffled, by a generator of their own: what is resumed must not depend on Keras' order.
+            fit = model.fit(
+                batches, initial_epoch=number, epochs=number + 1, shuffle=False, verbose=0, callbacks=[watch]
+            )
             metrics = {name: float(values[0]) for name, values in fit.history.items()} | stage.evaluate()
             _require_numbers(metrics)
             seconds = round(time.monotonic() - started, 3)
