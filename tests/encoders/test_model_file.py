@@ -325,7 +325,7 @@ def test_an_entry_that_cannot_be_unpacked_is_refused(tiny, how, place):
     data[start + place : start + place + 8] = b"\xff\xfe\xfd\xfc\xfb\xfa\xf9\xf8"
     tiny.write_bytes(data)
 
-    with pytest.raises(UsageError, match="damaged|what no model holds"):
+    with pytest.raises(UsageError, match=r"damaged|what no model holds"):
         read_card(tiny)
 
 
