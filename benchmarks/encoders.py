@@ -1,7 +1,7 @@
 """All encoders beside one another: python benchmarks/encoders.py FOLDER [--weights NAME=FILE]...
 
-Photo-like queries of the stamps, with a seed that no choice has seen, and Fashion-MNIST: 3,000 pictures of its training
-split, and 500 of its test split to ask with. Networks whose weights are not here, nor given, are run with weights of
+Photo-like queries of the stamps, with a seed that no choice has seen, and Fashion-MNIST: 1,500 pictures of its training
+split, and 300 of its test split to ask with. Networks whose weights are not here, nor given, are run with weights of
 chance: their speed and size are as they will be, and nothing is said of their answers.
 """
 
@@ -27,8 +27,8 @@ from imgsearch.evaluation.metrics import hit_rate
 from imgsearch.index.report import BuildReport
 
 SEED = 3
-PART = 300
-ASKED = 50
+PART = 150
+ASKED = 30
 HYBRIDS = ("efficientnet-lite0+handcrafted:color=0.3", "efficientnet-lite0+visual-words=0.5")
 
 # Keras' own names of the networks, to save weights of chance.

@@ -423,9 +423,9 @@ def test_the_same_picture_in_every_kind_of_file_has_the_same_embedding(built, ca
         scores = {hit["path"]: hit["score"] for hit in answer["hits"]}
         same = {path: score for path, score in scores.items() if path.startswith(f"same/{folder}/")}
         assert len(same) == SAME[folder]
-        assert {path: score for path, score in same.items() if score <= 0.98} == {}
-        assert all(score < 0.98 for path, score in scores.items() if path.startswith("same/") and path not in same)
-        assert scores["sideways.png"] < 0.98
+        assert {path: score for path, score in same.items() if score <= 0.94} == {}  # AVIF smooths fine texture
+        assert all(score < 0.94 for path, score in scores.items() if path.startswith("same/") and path not in same)
+        assert scores["sideways.png"] < 0.94
 
 
 @pytest.mark.slow
