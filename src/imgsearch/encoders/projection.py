@@ -1,13 +1,12 @@
 """From D dimensions to d: principal components with partial whitening, learnt on the catalogue."""
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from imgsearch.encoders.arrays import read_arrays
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError
 
@@ -63,24 +62,7 @@ class Projection:
             FileNotFoundError: It is missing.
             DamagedIndexError: The file is not such a projection.
         """
-        try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                mean, components = arrays["mean"], arrays["components"]
-        except FileNotFoundError:
-            raise
-        # zipfile and NumPy raise many kinds for a damaged file, and all of them mean the same here.
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            EOFError,
-            RuntimeError,
-            TypeError,
-            zlib.error,
-            MemoryError,
-            zipfile.BadZipFile,
-        ) as error:
-            raise DamagedIndexError(f"{path} cannot be read: {error}") from error
+        mean, components = read_arrays(path, "mean", "components")
         shapes = (mean.shape, components.shape)
         if shapes != ((dims_in,), (dims_out, dims_in)) or {mean.dtype, components.dtype} != {np.dtype("f4")}:
             raise DamagedIndexError(f"{path} holds shapes {shapes}, expected {dims_in} to {dims_out} dimensions")

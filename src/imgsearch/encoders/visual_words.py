@@ -1,8 +1,6 @@
 """Count the visual words of a picture: local features, each called by the nearest of a learnt vocabulary."""
 
 import itertools
-import zipfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -11,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imgsearch.encoders.arrays import read_arrays
 from imgsearch.encoders.foreground import cut_out
 from imgsearch.encoders.vectors import unit
 from imgsearch.errors import DamagedIndexError, UsageError
@@ -67,24 +66,7 @@ class Vocabulary:
             FileNotFoundError: It is missing.
             DamagedIndexError: The file is not such a vocabulary.
         """
-        try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                centres, idf = arrays["centres"], arrays["idf"]
-        except FileNotFoundError:
-            raise
-        # zipfile and NumPy raise many kinds for a damaged file, and all of them mean the same here.
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            EOFError,
-            RuntimeError,
-            TypeError,
-            zlib.error,
-            MemoryError,
-            zipfile.BadZipFile,
-        ) as error:
-            raise DamagedIndexError(f"{path} cannot be read: {error}") from error
+        centres, idf = read_arrays(path, "centres", "idf")
         shapes = (centres.shape, idf.shape)
         if shapes != ((words, _BITS), (words,)) or {centres.dtype, idf.dtype} != {np.dtype("f4")}:
             raise DamagedIndexError(f"{path} holds shapes {shapes}, expected {words} visual words")
