@@ -413,6 +413,10 @@ def test_nothing_in_a_file_or_its_name_is_executed(built, catalogue):
 SAME = {"turned": 66, "colour": 8, "soft": 6, "grey": 5, "one-bit": 2, "cut-out": 5, "inks": 2}
 
 
+# What AVIF loses of a soft picture is fine texture, and the encoder of these tests looks at that.
+SMOOTHED = {f"same/soft/{name}.avif" for name in ("10-bit", "12-bit", "animated")}
+
+
 def test_the_same_picture_in_every_kind_of_file_has_the_same_embedding(built, catalogue, run):
     references = [catalogue.folder / f"same/{folder}/reference.png" for folder in SAME]
 
@@ -423,7 +427,8 @@ def test_the_same_picture_in_every_kind_of_file_has_the_same_embedding(built, ca
         scores = {hit["path"]: hit["score"] for hit in answer["hits"]}
         same = {path: score for path, score in scores.items() if path.startswith(f"same/{folder}/")}
         assert len(same) == SAME[folder]
-        assert {path: score for path, score in same.items() if score <= 0.94} == {}  # AVIF smooths fine texture
+        least = {path: 0.94 if path in SMOOTHED else 0.98 for path in same}
+        assert {path: score for path, score in same.items() if score <= least[path]} == {}
         assert all(score < 0.94 for path, score in scores.items() if path.startswith("same/") and path not in same)
         assert scores["sideways.png"] < 0.94
 

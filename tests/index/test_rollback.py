@@ -118,9 +118,8 @@ def test_the_encoder_of_the_generation_before_is_kept_and_returned_to(
     directory = nights(backend)
     before, old = answers(directory, photo), read_manifest(directory)
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "imgsearch.images.decode.PIXELS_VERSION", 1000
-        )  # so that it is another encoder, though as fast as this one
+        # So that it is another encoder, though as fast as this one.
+        patch.setattr("imgsearch.images.decode.PIXELS_VERSION", 1000)
         build_index(small, directory)
         new = read_manifest(directory)
         after = answers(directory, photo)
