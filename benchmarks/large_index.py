@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from imgsearch.index import store
 from imgsearch.index.arrays import open_array, write_array
 from imgsearch.index.generation import complete_generation
 from imgsearch.index.items import SCHEMA, connect
-from imgsearch.index.manifest import Manifest
+from imgsearch.index.plan import SearchWish
 
 COUNT = 100_000
 QUERIES = 1000
@@ -63,9 +64,7 @@ def make_index(folder: Path, directory: Path) -> float:
         source = folder / "drawn-embeddings" / given.encoder_folder
         names = tuple(Path(name).name for name in given.files if name.startswith("encoders/"))
         store.install_encoder(directory, given.fingerprint, source, names)
-        draft = Manifest.from_json(
-            given.to_json() | {"generation": 1, "count": COUNT, "backend": {"name": "annoy", "trees": 50, "seed": 0}}
-        )
+        draft = replace(given, generation=1, count=COUNT, search=SearchWish())
         complete_generation(directory, draft, None, lambda *_: None)
     return time.perf_counter() - started
 

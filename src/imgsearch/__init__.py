@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgsearch.errors import (
     DamagedIndexError,
+    GateError,
     ImgsearchError,
     LockedError,
     MissingComponentError,
@@ -34,6 +35,7 @@ __all__ = [
     "BuildReport",
     "DamagedIndexError",
     "Finding",
+    "GateError",
     "Hit",
     "ImgsearchError",
     "Index",

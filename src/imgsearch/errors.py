@@ -8,6 +8,7 @@
     ├── LockedError                7   another writer holds the lock
     ├── MissingComponentError      8   an encoder, its weights or a library is not available
     ├── RefusedError               9   the catalogue, or the decoder, cannot be as it should be
+    ├── GateError                 10   a quality gate was not met
     └── OutputError               11   no space, or another write error; nothing was published
 
 Any other exception is a bug (exit code 1, with a traceback).
@@ -79,6 +80,12 @@ class RefusedError(ImgsearchError):
     """So much of the catalogue has vanished, or cannot be decoded, that the fault is likely to lie elsewhere."""
 
     exit_code = 9
+
+
+class GateError(ImgsearchError):
+    """A quality gate was not met: a figure is below what was asked for, or answers got worse."""
+
+    exit_code = 10
 
 
 class OutputError(ImgsearchError):

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 from imgsearch.errors import DamagedIndexError
 from imgsearch.index import arrays, backends
 from imgsearch.index.backends import AnnoyBackend, ExactBackend, build_annoy
-from imgsearch.index.manifest import BackendSettings
 from imgsearch.index.store import ANNOY
 
 
@@ -23,8 +22,8 @@ def exact(_, vectors):
 
 
 def annoy(folder, vectors):
-    build_annoy(folder, vectors, BackendSettings())
-    return AnnoyBackend(folder / ANNOY, *vectors.shape)
+    build_annoy(folder, vectors, 50, 0)
+    return AnnoyBackend(folder / ANNOY, *vectors.shape, 20_000)
 
 
 @pytest.fixture(params=[exact, annoy], ids=["exact", "annoy"])
@@ -140,7 +139,7 @@ def test_the_same_seed_gives_the_same_forest_byte_for_byte_and_another_seed_anot
     for number, seed in enumerate([7, 7, 8]):
         folder = tmp_path / str(number)
         folder.mkdir()
-        build_annoy(folder, vectors, BackendSettings("annoy", 5, seed))
+        build_annoy(folder, vectors, 5, seed)
         forests.append((folder / ANNOY).read_bytes())
 
     assert forests[0] == forests[1] != forests[2]
@@ -150,7 +149,7 @@ def test_more_trees_make_a_larger_forest(tmp_path):
     vectors = random_units(500, 16)
     sizes = []
     for trees in (1, 20):
-        build_annoy(tmp_path, vectors, BackendSettings("annoy", trees, 0))
+        build_annoy(tmp_path, vectors, trees, 0)
         sizes.append((tmp_path / ANNOY).stat().st_size)
 
     assert sizes[0] < sizes[1]
@@ -158,7 +157,7 @@ def test_more_trees_make_a_larger_forest(tmp_path):
 
 def test_a_missing_forest_is_no_forest(tmp_path):
     with pytest.raises((FileNotFoundError, DamagedIndexError)):
-        AnnoyBackend(tmp_path / ANNOY, 5, 4)
+        AnnoyBackend(tmp_path / ANNOY, 5, 4, 20_000)
 
 
 @pytest.mark.parametrize("size", [0, 5, 1001])
@@ -166,14 +165,14 @@ def test_a_forest_of_an_impossible_size_is_damaged(tmp_path, size):
     (tmp_path / ANNOY).write_bytes(b"x" * size)
 
     with pytest.raises(DamagedIndexError, match=r"annoy\.ann is damaged"):
-        AnnoyBackend(tmp_path / ANNOY, 5, 4)
+        AnnoyBackend(tmp_path / ANNOY, 5, 4, 20_000)
 
 
 def test_a_forest_of_another_number_of_items_is_damaged(tmp_path):
-    build_annoy(tmp_path, random_units(20, 8), BackendSettings())
+    build_annoy(tmp_path, random_units(20, 8), 50, 0)
 
     with pytest.raises(DamagedIndexError, match="20 items, expected 21"):
-        AnnoyBackend(tmp_path / ANNOY, 21, 8)
+        AnnoyBackend(tmp_path / ANNOY, 21, 8, 20_000)
 
 
 def test_a_forest_in_a_folder_whose_name_is_not_utf8_is_built_and_opened(tmp_path):
@@ -181,6 +180,6 @@ def test_a_forest_in_a_folder_whose_name_is_not_utf8_is_built_and_opened(tmp_pat
     folder.mkdir()
     vectors = random_units(20, 8)
 
-    build_annoy(folder, vectors, BackendSettings())
+    build_annoy(folder, vectors, 50, 0)
 
-    assert 3 in AnnoyBackend(folder / ANNOY, 20, 8).candidates(vectors[3], 1)
+    assert 3 in AnnoyBackend(folder / ANNOY, 20, 8, 20_000).candidates(vectors[3], 1)

@@ -26,7 +26,7 @@ from imgsearch.errors import (
 )
 from imgsearch.images.workers import decode_and_fit
 from imgsearch.index import generation, store
-from imgsearch.index.manifest import BackendSettings
+from imgsearch.index.plan import BackendSettings
 from imgsearch.index.store import read_manifest
 
 DIMS = TABLE["handcrafted"].spec.dims
@@ -182,7 +182,7 @@ def test_times_before_1970_and_far_ahead_are_times_like_others(build, small):
     assert (build().count, done(build())) == (12, {"unchanged": 12})
 
 
-@pytest.mark.parametrize("change", [{"backend": "annoy"}, {"trees": 3}, {"seed": 5}])
+@pytest.mark.parametrize("change", [{"backend": "annoy"}, {"trees": 3}, {"seed": 5}, {"target_recall": 0.9}])
 def test_a_changed_setting_publishes_anew_without_embedding(build, index, no_encoder, change, contents):
     build()
     before = contents(index)
@@ -193,8 +193,7 @@ def test_a_changed_setting_publishes_anew_without_embedding(build, index, no_enc
     assert (done(report), report.published) == ({"unchanged": 12}, True)
     assert contents(index) == before
     (name, value), *_ = change.items()
-    backend = read_manifest(index).backend
-    assert value == (backend.name if name == "backend" else getattr(backend, name))
+    assert getattr(read_manifest(index).search, name) == value
 
 
 def test_a_moved_catalogue_publishes_anew_without_embedding(build, small, index, no_encoder):
@@ -217,7 +216,7 @@ def test_a_run_without_options_keeps_encoder_backend_and_products(build, small, 
     report = build_index(small, index)
 
     manifest = read_manifest(index)
-    assert (report.encoder, manifest.backend) == ("handcrafted", BackendSettings("annoy", 7, 9))
+    assert (report.encoder, manifest.backend) == ("handcrafted", BackendSettings("annoy", 7, 9, 2000))
     assert items(index)["a/moved.png"].product == "Blue"  # the table is read again
     assert build_index(small, index).published is False
 

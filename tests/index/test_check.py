@@ -352,7 +352,7 @@ def test_a_forest_of_other_vectors_is_found(copied):
     index = copied("annoy")
     manifest = read_manifest(index)
     others = np.random.default_rng(1).normal(size=(manifest.count, manifest.dims)).astype(np.float32)
-    build_annoy(index / "gen-000001", others, manifest.backend)
+    build_annoy(index / "gen-000001", others, 8, 0)
     agree(index)
 
     assert files_of(check(index, deep=True)) == ["gen-000001/annoy.ann"]
@@ -362,8 +362,7 @@ def test_a_forest_of_fewer_trees_or_items_is_found(copied):
     for count, trees in ((40, 2), (39, 8)):
         index = copied("annoy")
         vectors = np.load(index / "gen-000001" / store.VECTORS)
-        settings = replace(read_manifest(index).backend, trees=trees)
-        build_annoy(index / "gen-000001", vectors[:count], settings)
+        build_annoy(index / "gen-000001", vectors[:count], trees, 0)
         agree(index)
 
         assert files_of(check(index, deep=True)) == ["gen-000001/annoy.ann"]

@@ -9,7 +9,7 @@ import pytest
 
 from imgsearch import Index
 from imgsearch.index import store
-from imgsearch.index.manifest import BackendSettings
+from imgsearch.index.plan import BackendSettings
 
 GOLDEN = Path(__file__).parent / "golden" / "v1"
 ANSWERS = json.loads((GOLDEN / "answers.json").read_text())
@@ -35,7 +35,7 @@ def test_an_index_of_version_1_says_what_it_holds(backend):
         manifest = index.manifest
         assert (len(index), manifest.generation, manifest.rejected, manifest.dims) == (13, 1, 1, 8)
         assert (manifest.catalogue, manifest.metadata_file) == ("/catalogue", "/products.csv")
-        assert manifest.backend == BackendSettings(backend, 2, 0)
+        assert manifest.backend == BackendSettings(backend, 2, 0, 20_000)
         assert manifest.encoder.name == "handcrafted"
         assert [(bad.path, bad.cause) for bad in index.items.rejected()] == [("empty.jpg", "empty")]
         assert [item.path for item in index.items.at(index.items.rows_where("metadata->>'price' > 1"))] == [

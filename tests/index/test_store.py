@@ -19,12 +19,17 @@ from imgsearch.encoders.spec import TABLE
 from imgsearch.errors import DamagedIndexError, LockedError, NoIndexError, OutputError
 from imgsearch.images.policy import FilePolicy
 from imgsearch.index import disk, store
-from imgsearch.index.manifest import BackendSettings, FileRecord, Manifest
+from imgsearch.index.calibration import Calibration, Curve
+from imgsearch.index.manifest import FileRecord, Manifest
+from imgsearch.index.plan import BackendSettings, Measured, SearchWish
 from imgsearch.index.store import read_manifest
 
 counts = st.integers(0, 2**40)
 hexes = st.text("0123456789abcdef", min_size=64, max_size=64)
 names = st.from_regex(r"[A-Za-z0-9_-]{1,9}(/[A-Za-z0-9_.-]{0,9}[a-z]){0,2}", fullmatch=True)
+curves = st.lists(st.tuples(st.floats(-1, 1), st.floats(0, 1)), min_size=1, max_size=9).map(
+    lambda knots: Curve("platt", *(tuple(sorted(values)) for values in zip(*knots, strict=True)))
+)
 manifests = st.builds(
     Manifest,
     generation=st.integers(1, 10**7),
@@ -38,8 +43,17 @@ manifests = st.builds(
     dims=counts,
     projection_count=counts,
     adaptation=st.none() | st.builds(Gain, counts, st.floats(0, 1), st.floats(0, 1)),
-    backend=st.none()
-    | st.builds(BackendSettings, st.sampled_from(["annoy", "exact"]), st.integers(1, 10_000), st.integers(0, 2**31)),
+    search=st.none()
+    | st.builds(
+        SearchWish,
+        st.sampled_from(["auto", "annoy", "exact"]),
+        st.none() | counts,
+        st.integers(0, 2**31),
+        st.floats(0, 1),
+    ),
+    backend=st.none() | st.builds(BackendSettings, st.sampled_from(["annoy", "exact"]), counts, counts, counts),
+    measured=st.none() | st.builds(Measured, counts, st.floats(0, 1), *[st.floats(0, 1e9)] * 3),
+    calibration=st.none() | st.builds(Calibration, st.text(), counts, st.floats(0, 1), curves, curves),
     metadata_file=st.text(),
     metadata_sha256=hexes | st.just(""),
     files=st.dictionaries(names, st.builds(FileRecord, counts, hexes), max_size=5),
@@ -56,11 +70,17 @@ GOOD = Manifest(
     dims=TABLE["handcrafted"].spec.dims,
     projection_count=0,
     adaptation=None,
-    backend=BackendSettings(),
+    search=SearchWish(),
+    backend=BackendSettings("annoy", 10, 0, 2000),
+    measured=Measured(500, 0.993, 0.4, 0.6, 6.0),
+    calibration=Calibration("product", 30, 0.02, Curve("platt", (-1, 1), (0, 1)), Curve("platt", (0,), (0.5,))),
     metadata_file="",
     metadata_sha256="",
     files={"gen-000003/items.sqlite": FileRecord(4, "aa")},
 )
+
+
+CALIBRATION = GOOD.to_json()["calibration"]
 
 
 def written(folder, data):
@@ -151,6 +171,21 @@ def test_where_there_is_no_manifest_there_is_no_index(tmp_path, name):
         changed(backend="annoy"),
         changed(backend={"name": "annoy", "trees": "many", "seed": 0}),
         changed(backend={"name": "annoy", "trees": 1, "seed": None}),
+        changed(backend={"name": "annoy", "trees": 1, "seed": 0, "search_k": -1}),
+        changed(search="fast"),
+        changed(search={"backend": "auto", "trees": None, "seed": 0}),
+        changed(search={"backend": "auto", "trees": 1.5, "seed": 0, "target_recall": 0.9}),
+        changed(search={"backend": "auto", "trees": 1, "seed": 0, "target_recall": 2}),
+        changed(measured={"queries": 1, "recall": 0.5, "p50_ms": 1, "p95_ms": 1}),
+        changed(measured={"queries": 1, "recall": 1.5, "p50_ms": 1, "p95_ms": 1, "exact_p50_ms": 1}),
+        changed(calibration=[]),
+        *(
+            changed(calibration={**CALIBRATION, "first": {"method": "platt", "scores": scores, "probabilities": rest}})
+            for scores, rest in (
+                *(([], []), ([0.1], []), ([0.1], [2]), ([2], [0.1]), (["a"], [0.1]), ([float("nan")], [0.1])),
+                *(([0, 1], [0.2, 0.1]), ([1, 0], [0.1, 0.2]), ([0, 1], [0.1]), ("ab", [0, 1]), ([0], [True])),
+            )
+        ),
         changed(metadata=None),
         changed(metadata=[]),
         changed(files=[]),

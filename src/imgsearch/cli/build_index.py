@@ -32,15 +32,22 @@ def build_index(
     weights: WeightsOption = None,
     precision: PrecisionOption = "auto",
     backend: Annotated[
-        Literal["annoy", "exact"] | None,
-        typer.Option(help="How to search. [default: as the index, or annoy]"),
+        Literal["auto", "annoy", "exact"] | None,
+        typer.Option(help="How to search; auto: whichever is faster. [default: as the index, or auto]"),
     ] = None,
     trees: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Trees of the Annoy forest. [default: as the index, or 50]"),
+        typer.Option(metavar="N", help="Trees of the Annoy forest. [default: as the index, or what tuning finds]"),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Seed of the Annoy forest. [default: as the index, or 0]")
+    ] = None,
+    target_recall: Annotated[
+        float | None,
+        typer.Option(
+            metavar="R",
+            help="Tune the search to find this share of the ten nearest. [default: as the index, or 0.99]",
+        ),
     ] = None,
     metadata: MetadataOption = None,
     max_bytes: MaxBytesOption = None,
@@ -107,6 +114,7 @@ def build_index(
                 backend=backend,
                 trees=trees,
                 seed=seed,
+                target_recall=target_recall,
                 metadata=metadata,
                 max_bytes=max_bytes,
                 max_pixels=max_pixels,

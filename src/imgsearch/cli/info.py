@@ -49,7 +49,9 @@ def info(
         backend = manifest.backend
         search = "none: embeddings only" if backend is None else backend.name
         if backend is not None and backend.name == "annoy":
-            search += f", {backend.trees} trees, seed {backend.seed}"
+            search += f", {backend.trees} trees, search_k {backend.search_k}, seed {backend.seed}"
+        measured = manifest.measured
+        calibration = manifest.calibration
         learnt = manifest.projection_count
         text = columns(
             [
@@ -65,6 +67,21 @@ def info(
                 ("adaptation", gain_in_words(manifest.adaptation) if manifest.adaptation else "none"),
                 ("preprocessing", manifest.encoder.steps or "none"),
                 ("search", search),
+                ("target recall", f"{manifest.search.target_recall:g}" if manifest.search else "none"),
+                (
+                    "measured",
+                    f"recall@10 {measured.recall:.4f} of {measured.queries} items, p50 {measured.p50_ms:.2f} ms,"
+                    f" p95 {measured.p95_ms:.2f} ms; exact p50 {measured.exact_p50_ms:.2f} ms"
+                    if measured
+                    else "no",
+                ),
+                (
+                    "probabilities",
+                    f"of the same {calibration.meaning}, learnt on {calibration.queries} queries,"
+                    f" expected calibration error {calibration.error:.3f}"
+                    if calibration
+                    else "none: imgsearch evaluate --calibrate",
+                ),
                 ("size", f"{sum(record.size for record in manifest.files.values()) / 1e6:.1f} MB"),
             ]
         )

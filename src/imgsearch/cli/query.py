@@ -37,6 +37,15 @@ def query(
     min_score: Annotated[
         float | None, typer.Option(metavar="S", help="Only hits with at least this score (cosine, -1 to 1).")
     ] = None,
+    min_probability: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P",
+            min=0,
+            max=1,
+            help="Only hits that are right with at least this probability; see evaluate --calibrate.",
+        ),
+    ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every picture; slower, never misses.")] = False,
     vote: Annotated[
         bool,
@@ -78,7 +87,7 @@ def query(
     def answers(opened: Index) -> Iterator["Answer"]:
         nonlocal exit_code
         for image in paths_of(images, b"\0" if null else b"\n"):
-            answer = _answer(opened, image, top_k, where, min_score, exact=exact)
+            answer = _answer(opened, image, top_k, where, min_score, min_probability, exact=exact)
             exit_code = report_unusable(image, answer.error, format_) or exit_code
             yield answer
 
@@ -93,7 +102,16 @@ def query(
     raise typer.Exit(exit_code)
 
 
-def _answer(index: "Index", image: str, k: int, where: str, min_score: float | None, *, exact: bool) -> "Answer":
+def _answer(
+    index: "Index",
+    image: str,
+    k: int,
+    where: str,
+    min_score: float | None,
+    min_probability: float | None,
+    *,
+    exact: bool,
+) -> "Answer":
     import time
 
     from imgsearch.cli.render import Answer
@@ -102,7 +120,7 @@ def _answer(index: "Index", image: str, k: int, where: str, min_score: float | N
     plan = index.plan(where=where, exact=exact)
     started = time.perf_counter()
     try:
-        hits = index.search(image, k, where=where, min_score=min_score, exact=exact)
+        hits = index.search(image, k, where=where, min_score=min_score, min_probability=min_probability, exact=exact)
     except PictureError as error:
         return Answer(image, plan, time.perf_counter() - started, [], error)
     return Answer(image, plan, time.perf_counter() - started, hits)

@@ -49,7 +49,8 @@ def render(answers: Iterable[Answer], manifest: Manifest, how: Format, path_end:
     Yields:
         Text; in formats for programs, lone surrogates are left to the JSON escapes or to `write`.
     """
-    yield from framed((_piece(answer, manifest, how, path_end) for answer in answers), how, CSV_COLUMNS)
+    csv_columns = CSV_COLUMNS + (("probability",) if manifest.calibration else ())
+    yield from framed((_piece(answer, manifest, how, path_end) for answer in answers), how, csv_columns)
 
 
 def framed(pieces: Iterable[str], how: Format, csv_columns: Sequence[str]) -> Iterator[str]:
@@ -206,11 +207,18 @@ def as_json(answer: Answer, manifest: Manifest) -> dict[str, Any]:
         },
     }
     if answer.error is None:
-        facts["hits"] = [
-            {**asdict(hit), "score": round(hit.score, 6), "distance": round(hit.distance, 6)} for hit in answer.hits
-        ]
+        facts["hits"] = [_hit_facts(hit) for hit in answer.hits]
     else:
         facts |= error_facts(answer.error)
+    return facts
+
+
+def _hit_facts(hit: Hit) -> dict[str, Any]:
+    facts = {**asdict(hit), "score": round(hit.score, 6), "distance": round(hit.distance, 6)}
+    if hit.probability is None:
+        del facts["probability"]
+    else:
+        facts["probability"] = round(hit.probability, 6)
     return facts
 
 
@@ -222,7 +230,8 @@ def error_facts(error: ImgsearchError) -> dict[str, Any]:
 def _csv_lines(answer: Answer) -> Iterator[str]:
     for hit in answer.hits:
         score, distance = f"{hit.score:.6f}", f"{hit.distance:.6f}"
-        yield csv_line((answer.query, hit.rank, hit.path, score, distance, hit.product, hit.category))
+        probability = () if hit.probability is None else (f"{hit.probability:.6f}",)
+        yield csv_line((answer.query, hit.rank, hit.path, score, distance, hit.product, hit.category, *probability))
 
 
 def csv_line(cells: Iterable[object]) -> str:
@@ -253,12 +262,17 @@ def _table(answer: Answer, manifest: Manifest) -> str:
     named = any(not hit.path.startswith(hit.product + ".") for hit in answer.hits)
     table.add_column("#", justify="right")
     table.add_column("score", justify="right")
+    calibrated = manifest.calibration is not None
+    if calibrated:
+        table.add_column("probability", justify="right")
     table.add_column("picture", overflow="fold")
     if named:
         table.add_column("product", overflow="fold")
     table.add_column("category", overflow="fold")
     for hit in answer.hits:
-        cells = [str(hit.rank), f"{hit.score:.3f}", hit.path, *([hit.product] if named else []), hit.category]
+        probability = [f"{hit.probability:.2f}"] if calibrated else []
+        product = [hit.product] if named else []
+        cells = [str(hit.rank), f"{hit.score:.3f}", *probability, hit.path, *product, hit.category]
         table.add_row(*(Text(printable(cell)) for cell in cells))
     return plain_lines(head, table)
 

@@ -17,8 +17,7 @@ import numpy as np
 
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError, MissingComponentError
-from imgsearch.index.backends import LEAST_SEARCH_K
-from imgsearch.index.manifest import BackendSettings
+from imgsearch.index.plan import BackendSettings
 
 # A forest with flipped bits may send Annoy round in circles.
 _SECONDS = 120
@@ -63,7 +62,7 @@ def check_forest(path: Path, vectors: Embeddings, settings: BackendSettings) -> 
     """
     rows = np.unique(np.linspace(0, len(vectors) - 1, _SAMPLE).astype(int)).tolist()
     # Its folder is where it runs: Annoy takes no name that is not UTF-8.
-    task = {"file": path.name, "dims": vectors.shape[1], "rows": rows, "search_k": LEAST_SEARCH_K}
+    task = {"file": path.name, "dims": vectors.shape[1], "rows": rows, "search_k": settings.search_k}
     done = _run(task, folder=path.parent)
     if done.returncode:
         require_annoy()  # if it does not run here at all, the file is not at fault

@@ -13,14 +13,12 @@ from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError
 from imgsearch.index.arrays import BLOCK_ROWS, blocks_of
 from imgsearch.index.disk import sync
-from imgsearch.index.manifest import BackendSettings
 from imgsearch.index.store import ANNOY
 
 Rows = NDArray[np.int64]
 
-# Annoy's own default, k times the number of trees, finds two thirds of the ten nearest; docs/benchmarks.md has what
-# this choice finds.
-LEAST_SEARCH_K = 20_000
+# Nodes that are looked at for each of the results that are wanted, if that is more than what was tuned for ten.
+_NODES_FOR_EACH = 40
 
 
 def scores_of(vectors: Embeddings, vector: Embeddings) -> Embeddings:
@@ -92,15 +90,17 @@ class AnnoyBackend:
         path: The published `annoy.ann`.
         count: Vectors in it.
         dims: Length of a vector.
+        search_k: How many of its nodes a search looks at, at least.
 
     Raises:
         DamagedIndexError: Annoy cannot read it.
     """
 
-    def __init__(self, path: Path, count: int, dims: int) -> None:
+    def __init__(self, path: Path, count: int, dims: int, search_k: int) -> None:
         # Imported where it is used: a processor that cannot run it still searches with `exact`.
         from annoy import AnnoyIndex
 
+        self._search_k = search_k
         self._forest = AnnoyIndex(dims, "angular")
         try:
             with _utf8_name(path.parent) as folder:
@@ -113,7 +113,7 @@ class AnnoyBackend:
     def candidates(self, vector: Embeddings, k: int) -> Rows:
         """Return about twice k rows; see `Backend`."""
         wanted = 2 * k + 10
-        search_k = max(LEAST_SEARCH_K, 400 * k)
+        search_k = max(self._search_k, _NODES_FOR_EACH * k)
         return np.asarray(self._forest.get_nns_by_vector(vector, wanted, search_k), np.int64)
 
 
@@ -131,13 +131,14 @@ def _utf8_name(folder: Path) -> Iterator[str]:
         os.close(descriptor)
 
 
-def build_annoy(folder: Path, vectors: Embeddings, settings: BackendSettings) -> None:
-    """Build an Annoy forest and write it into the folder of a generation.
+def build_annoy(folder: Path, vectors: Embeddings, trees: int, seed: int) -> None:
+    """Build an Annoy forest and write it into the folder of a generation. The same parameters give the same bytes.
 
     Args:
         folder: Not published yet.
         vectors: float32 (count, d), unit rows.
-        settings: Trees and seed; the same ones give the same bytes.
+        trees: How many.
+        seed: Of the random projections.
 
     Raises:
         OSError: It cannot be written.
@@ -145,10 +146,10 @@ def build_annoy(folder: Path, vectors: Embeddings, settings: BackendSettings) ->
     from annoy import AnnoyIndex
 
     forest = AnnoyIndex(vectors.shape[1], "angular")
-    forest.set_seed(settings.seed)
+    forest.set_seed(seed)
     for row, vector in enumerate(vectors):
         forest.add_item(row, vector)
-    forest.build(settings.trees, n_jobs=1)  # with more threads two builds differ
+    forest.build(trees, n_jobs=1)  # with more threads two builds differ
     with _utf8_name(folder) as name:
         forest.save(f"{name}/{ANNOY}")
     sync(folder / ANNOY)

@@ -26,6 +26,7 @@ def build_index(
     backend: str | None = None,
     trees: int | None = None,
     seed: int | None = None,
+    target_recall: float | None = None,
     metadata: Location | None = None,
     max_bytes: int | None = None,
     max_pixels: int | None = None,
@@ -49,9 +50,10 @@ def build_index(
         backbone: Name of the encoder, a `.keras` file, or several joined by `+`: see `encoders.choice.choose_encoder`.
         weights: Its weights, for encoders of keras.applications.
         precision: `f32` or `bf16`; by default what is fastest on this processor.
-        backend: `annoy` or `exact`.
-        trees: Trees of the Annoy forest.
-        seed: Seed of the Annoy forest.
+        backend: `annoy`, `exact`, or `auto`: whichever is faster.
+        trees: Trees of the Annoy forest; otherwise as many as are worth it.
+        seed: Of the Annoy forest, and of the sample that the search is tuned on.
+        target_recall: Share of the ten nearest that searches are to find at least, above 0, at most 1.
         metadata: CSV file with a column `path` and the shop's data; columns `product` and `category` replace
             those made from the path. It is read again by every later build.
         max_bytes: Larger files are rejected without being read.
@@ -73,7 +75,7 @@ def build_index(
         ImgsearchError: One of its kinds; nothing was published.
     """
     wishes = Wishes(
-        *(backbone, weights, precision, backend, trees, seed, metadata),
+        *(backbone, weights, precision, backend, trees, seed, target_recall, metadata),
         *(max_bytes, max_pixels, damaged, follow_links, preprocess, adapt),
     )
     conduct = Conduct(relearn, force, max_skipped, wait_lock)

@@ -22,7 +22,7 @@ from imgsearch.index.settings import (
     guard_against_shrinking,
     guard_against_skipping,
     require_means,
-    settle_backend,
+    settle_search,
 )
 
 
@@ -45,7 +45,7 @@ def index_embeddings(
     late = [
         "--" + name.replace("_", "-")
         for name, value in asdict(wishes).items()
-        if value is not None and name not in ("backend", "trees", "seed")
+        if value is not None and name not in ("backend", "trees", "seed", "target_recall")
     ]
     if late:
         given_to = "a build from the folder of pictures" if late == ["--adapt"] else "embed"
@@ -59,7 +59,10 @@ def index_embeddings(
         draft = replace(
             given,
             generation=previous.generation + 1 if previous else 1,
-            backend=settle_backend(wishes, previous),
+            search=settle_search(wishes, previous),
+            backend=None,
+            measured=None,
+            calibration=None,
         )
         if (
             previous

@@ -14,12 +14,12 @@ from imgsearch.encoders.projection import LARGEST_SAMPLE, SMALLEST_CATALOGUE, Pr
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError
 from imgsearch.index import store
-from imgsearch.index.annoy_process import check_forest
 from imgsearch.index.arrays import blocks_of, open_array, write_array
-from imgsearch.index.backends import build_annoy
+from imgsearch.index.calibration import Calibration
 from imgsearch.index.disk import sync
 from imgsearch.index.manifest import Manifest
 from imgsearch.index.pipeline import Progress
+from imgsearch.index.tuning import tune
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +63,8 @@ def complete_generation(
     """
     folder = directory / draft.folder
     names = [store.EMBEDDINGS, store.ITEMS]
-    backend = draft.backend
-    if backend is None:
+    search = draft.search
+    if search is None:
         draft = replace(draft, dims=0, projection_count=0)
     else:
         progress("index", 0, draft.count)
@@ -73,7 +73,7 @@ def complete_generation(
         if kept is None:
             if previous is not None and previous.adaptation is not None and adapted is None:
                 logger.warning("the adaptation is given up: to be learnt anew it needs the pictures")
-            projection, gain = _learnt_projection(draft, embeddings, backend.seed, adapter)
+            projection, gain = _learnt_projection(draft, embeddings, search.seed, adapter)
             kept = _Learnt(projection, draft.count if projection else 0, gain)
         projection = kept.projection
         draft = replace(
@@ -84,17 +84,27 @@ def complete_generation(
         )
         vectors = _write_derived(folder, draft, embeddings, projection)
         names += [store.VECTORS] + ([store.PROJECTION] if projection else [])
-        if backend.name == "annoy" and draft.count:
-            build_annoy(folder, vectors, backend)
-            check_forest(folder / store.ANNOY, vectors, backend)
-            names.append(store.ANNOY)
+        backend, measured = tune(folder, vectors, search)
+        draft = replace(draft, backend=backend, measured=measured)
+        names += [store.ANNOY] if backend.name == "annoy" else []
         progress("index", draft.count, draft.count)
     published = [f"{draft.folder}/{name}" for name in names]
     published += [f"{draft.encoder_folder}/{name}" for name in exported_files(draft.encoder)]
     manifest = replace(draft, files={name: store.file_record(directory / name) for name in published})
+    if previous is not None and previous.calibration is not None:
+        manifest = replace(manifest, calibration=calibration_of(manifest, previous))
+        if manifest.calibration is None and manifest.backend is not None:
+            logger.warning("scores mean something else now: run imgsearch evaluate --calibrate again")
     store.publish(directory, manifest, previous)
     link_embeddings(directory, manifest)
     return manifest
+
+
+def calibration_of(manifest: Manifest, other: Manifest) -> Calibration | None:
+    """Take over what scores mean from another generation, if they mean the same in both."""
+    projections = [one.files.get(f"{one.folder}/{store.PROJECTION}") for one in (manifest, other)]
+    is_same = manifest.fingerprint == other.fingerprint and projections[0] == projections[1]
+    return other.calibration if is_same and manifest.backend is not None else None
 
 
 def link_embeddings(directory: Path, manifest: Manifest) -> None:

@@ -203,6 +203,38 @@ class Items:
         query = "SELECT min(path) FROM items GROUP BY sha256 ORDER BY sha256 LIMIT ?"
         return [str(path) for (path,) in self._run(query, (most,))]
 
+    def in_chance_order(self) -> Iterator[tuple[int, str]]:
+        """Yield rows and paths as if by lot, but always in the same order: that of their sha256.
+
+        A part of them stays nearly the same part when pictures come and go.
+        """
+        yield from self._run("SELECT row, path FROM items ORDER BY sha256, path")
+
+    def rows_like(self, row: int) -> list[int]:
+        """Find the rows whose pictures have the same bytes as that of a row, which is one of them."""
+        query = "SELECT row FROM items WHERE sha256 = (SELECT sha256 FROM items WHERE row = ?) ORDER BY row"
+        return [int(found) for (found,) in self._run(query, (row,))]
+
+    def column(self, name: str) -> Iterator[str]:
+        """Yield what each item has in a column, by row; empty where it has nothing.
+
+        Args:
+            name: `path`, `product`, `category`, or a column of the shop's data.
+
+        Raises:
+            DamagedIndexError: What stands there cannot be read.
+        """
+        if name in ("path", "product", "category"):
+            for (value,) in self._run(f"SELECT {name} FROM items ORDER BY row"):  # noqa: S608  # one of three words
+                yield str(value)
+            return
+        for (text,) in self._run("SELECT metadata FROM items ORDER BY row"):
+            try:
+                value = json.loads(text).get(name)
+            except (ValueError, TypeError, AttributeError, RecursionError) as error:
+                raise self._damaged(error) from error
+            yield "" if value is None else str(value)
+
     def rejected(self) -> Iterator[Rejected]:
         """Yield the files that could not be used, by path."""
         for row in self._run("SELECT path, cause, message, first_seen FROM rejected ORDER BY path"):

@@ -11,6 +11,9 @@ from imgsearch import __version__
 from imgsearch.encoders.adaptation import Gain
 from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.images.policy import FilePolicy
+from imgsearch.index.calibration import Calibration
+from imgsearch.index.checked import count_of, number_of
+from imgsearch.index.plan import BackendSettings, Measured, SearchWish
 
 FORMAT = "imgsearch"
 VERSION = 1
@@ -22,21 +25,6 @@ class FileRecord:
 
     size: int
     sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class BackendSettings:
-    """How candidates are found.
-
-    Attributes:
-        name: `annoy` or `exact`.
-        trees: Trees of the Annoy forest.
-        seed: Seed of the Annoy forest.
-    """
-
-    name: str = "annoy"
-    trees: int = 50
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +44,11 @@ class Manifest:
         projection_count: How many items there were when the projection was learnt; 0 for none.
         adaptation: What it gained to let the catalogue teach the projection; None if that was not asked for. An
             adaptation that gained nothing is not used, and not tried again while the projection is kept.
-        backend: How candidates are found; None if there are embeddings only (`imgsearch embed`).
+        search: How the user wants it to be searched; None if there are embeddings only (`imgsearch embed`).
+        backend: How candidates are found; None if there are embeddings only.
+        measured: What that finds; None where it was not measured.
+        calibration: What a score means; None if that was not learnt. The only thing that may change after a generation
+            was published.
         metadata_file: Absolute path of the CSV file with products' data, or empty.
         metadata_sha256: Of that file when it was read, or empty.
         files: Every file that counts, by its path below the index directory.
@@ -73,7 +65,10 @@ class Manifest:
     dims: int
     projection_count: int
     adaptation: Gain | None
+    search: SearchWish | None
     backend: BackendSettings | None
+    measured: Measured | None
+    calibration: Calibration | None
     metadata_file: str
     metadata_sha256: str
     files: Mapping[str, FileRecord]
@@ -91,7 +86,7 @@ class Manifest:
     def has_settings_of(self, other: "Manifest") -> bool:
         """Say whether two generations were asked for with the same words."""
         mine, theirs = (
-            (one.fingerprint, one.backend, one.catalogue, one.policy, one.metadata_file, one.metadata_sha256)
+            (one.fingerprint, one.search, one.catalogue, one.policy, one.metadata_file, one.metadata_sha256)
             for one in (self, other)
         )
         return mine == theirs
@@ -113,7 +108,10 @@ class Manifest:
             "dims": self.dims,
             "projection_count": self.projection_count,
             "adaptation": asdict(self.adaptation) if self.adaptation else None,
+            "search": asdict(self.search) if self.search else None,
             "backend": asdict(self.backend) if self.backend else None,
+            "measured": asdict(self.measured) if self.measured else None,
+            "calibration": asdict(self.calibration) if self.calibration else None,
             "metadata": {"file": self.metadata_file, "sha256": self.metadata_sha256},
             "files": {name: asdict(record) for name, record in sorted(self.files.items())},
         }
@@ -123,34 +121,39 @@ class Manifest:
     def from_json(cls, data: Mapping[str, Any]) -> "Manifest":
         """Read what `to_json` wrote; keys it does not know are ignored.
 
-        `damaged`, `policy` and `adaptation` may be missing: the first indexes of this version did not have them.
+        `damaged`, `policy`, `adaptation`, `search`, `measured`, `calibration` and the `search_k` of the backend may be
+        missing: the first indexes of this version did not have them.
 
         Raises:
             KeyError, TypeError, ValueError, AttributeError: Something is missing or of the wrong kind.
         """
-        backend = data["backend"]
+        backend = BackendSettings.from_json(data["backend"])
+        search = backend.as_wish() if backend else None
+        if "search" in data:
+            search = SearchWish.from_json(data["search"])
         # The first indexes of this version had neither a checksum nor the count of the damaged.
         if ("sha256" in data or "damaged" in data) and data.get("sha256") != _digest(data):
             raise ValueError("its content has changed")
         return cls(
-            generation=_count(data["generation"]),
-            count=_count(data["count"]),
-            rejected=_count(data["rejected"]),
-            damaged=_count(data.get("damaged", 0)),
+            generation=count_of(data["generation"]),
+            count=count_of(data["count"]),
+            rejected=count_of(data["rejected"]),
+            damaged=count_of(data.get("damaged", 0)),
             policy=FilePolicy.from_json(data.get("policy", {})),
             catalogue=str(data["catalogue"]),
             encoder=EncoderSpec.from_json(data["encoder"]),
             fingerprint=_fingerprint(data["encoder"]["fingerprint"]),
-            dims=_count(data["dims"]),
-            projection_count=_count(data["projection_count"]),
+            dims=count_of(data["dims"]),
+            projection_count=count_of(data["projection_count"]),
             adaptation=_gain(data.get("adaptation")),
-            backend=BackendSettings(str(backend["name"]), _count(backend["trees"]), _count(backend["seed"]))
-            if backend
-            else None,
+            search=search,
+            backend=backend,
+            measured=Measured.from_json(data.get("measured")),
+            calibration=Calibration.from_json(data.get("calibration")),
             metadata_file=str(data["metadata"]["file"]),
             metadata_sha256=str(data["metadata"]["sha256"]),
             files={
-                _plain_path(name): FileRecord(_count(record["size"]), str(record["sha256"]))
+                _plain_path(name): FileRecord(count_of(record["size"]), str(record["sha256"]))
                 for name, record in data["files"].items()
             },
         )
@@ -167,19 +170,10 @@ def generation_folder(generation: int) -> str:
     return f"gen-{generation:06d}"
 
 
-def _count(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"expected a count, found {value!r}")
-    return value
-
-
 def _gain(data: Any) -> Gain | None:
     if data is None:
         return None
-    before, after = (data[name] for name in ("before", "after"))
-    if not all(isinstance(rate, int | float) and 0 <= rate <= 1 for rate in (before, after)):
-        raise ValueError(f"expected rates of 0 to 1, found {before!r} and {after!r}")
-    return Gain(_count(data["pictures"]), float(before), float(after))
+    return Gain(count_of(data["pictures"]), number_of(data["before"], 0, 1), number_of(data["after"], 0, 1))
 
 
 def _fingerprint(value: object) -> str:

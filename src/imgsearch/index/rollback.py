@@ -8,7 +8,7 @@ from pathlib import Path
 from imgsearch.errors import DamagedIndexError, NoIndexError
 from imgsearch.index import store
 from imgsearch.index.disk import sync, writing
-from imgsearch.index.generation import link_embeddings
+from imgsearch.index.generation import calibration_of, link_embeddings
 from imgsearch.index.manifest import Manifest
 
 
@@ -60,6 +60,8 @@ def rollback(index: str | os.PathLike[str], *, wait_lock: float = 0) -> Manifest
                 else:
                     files[name] = record
             manifest = replace(before, generation=number, files=files)
+            if manifest.calibration is None:  # it may have been learnt after that generation was published
+                manifest = replace(manifest, calibration=calibration_of(manifest, current))
             store.publish(directory, manifest, current)
             link_embeddings(directory, manifest)
         return manifest

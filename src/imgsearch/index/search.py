@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ from imgsearch.encoders.export import exported_files
 from imgsearch.encoders.projection import Projection
 from imgsearch.encoders.runtime import Embeddings, Encoder, encode, open_encoder
 from imgsearch.errors import DamagedIndexError, NoIndexError, PictureError, UsageError
-from imgsearch.images.decode import read_file
+from imgsearch.images.decode import Pixels, read_file
 from imgsearch.images.policy import MAX_BYTES
 from imgsearch.images.steps import Steps
 from imgsearch.images.workers import decode_and_fit_guarded
@@ -41,6 +41,8 @@ class Hit:
         product: What it shows.
         category: Where it belongs.
         metadata: The shop's other data.
+        probability: That the hit is right, 0 to 1; None if the index does not know what its scores mean
+            (`imgsearch evaluate --calibrate`).
     """
 
     rank: int
@@ -50,6 +52,7 @@ class Hit:
     product: str
     category: str
     metadata: dict[str, Any]
+    probability: float | None = None
 
 
 class Index:
@@ -134,6 +137,7 @@ class Index:
         *,
         where: str = "",
         min_score: float | None = None,
+        min_probability: float | None = None,
         exact: bool = False,
     ) -> list[Hit]:
         """Find the catalogue pictures most similar to a picture.
@@ -143,6 +147,7 @@ class Index:
             k: How many to return at most; at least 1.
             where: SQL expression over path, product, category and metadata that hits must satisfy.
             min_score: Leave out hits below this cosine.
+            min_probability: Leave out hits whose probability of being right is lower.
             exact: Compare with every vector, whatever the backend.
 
         Returns:
@@ -150,13 +155,15 @@ class Index:
 
         Raises:
             PictureError: The picture cannot be used.
-            UsageError: `k` or `where` makes no sense.
+            UsageError: `k` or `where` makes no sense, or there are no probabilities to be the least of.
             DamagedIndexError: A file of the index is damaged.
         """
         forest = (store.ANNOY,) if self._has_forest() and self.plan(where=where, exact=exact) == "annoy" else ()
         self._begin_checks(store.ITEMS, store.VECTORS, *forest)  # while the encoder starts
         vector = self.vector_of(picture)
-        return self.search_vector(vector, k, where=where, min_score=min_score, exact=exact)
+        return self.search_vector(
+            vector, k, where=where, min_score=min_score, min_probability=min_probability, exact=exact
+        )
 
     def plan(self, *, where: str = "", exact: bool = False) -> str:
         """Name how a query is answered: `annoy` or `exact`."""
@@ -192,6 +199,40 @@ class Index:
         projected = self._projection.apply(embedding) if self._projection else embedding
         return np.asarray(projected[0])
 
+    @property
+    def vectors(self) -> Embeddings:
+        """What is searched: float32 (count, d), unit rows, mapped.
+
+        Raises:
+            DamagedIndexError: The file is damaged.
+        """
+        self._require_whole(store.VECTORS)
+        return self._vectors
+
+    def embed(self, squares: Iterable[Pixels]) -> Iterator[Embeddings]:
+        """Bring pictures into the searched space, many at once.
+
+        Args:
+            squares: RGB, uint8, each of shape (n, size, size, 3) with the size of the encoder.
+
+        Yields:
+            For each, in order, float32 (n, d) of unit rows; a row is NaN where the encoder found nothing.
+
+        Raises:
+            DamagedIndexError: The encoder is damaged.
+        """
+        for embedding in self._checked_encoder(for_one=False).encode_stream(squares):
+            yield self._projection.apply(embedding) if self._projection else embedding
+
+    def forest(self, search_k: int) -> Backend:
+        """Open the Annoy forest with another `search_k`, to see what that finds.
+
+        Raises:
+            DamagedIndexError: It is damaged, or not there any more.
+        """
+        self._require_whole(store.ANNOY)  # before a library that trusts it gets to see it
+        return AnnoyBackend(self._file(store.ANNOY), self.manifest.count, self.manifest.dims, search_k)
+
     def search_vector(
         self,
         vector: Embeddings,
@@ -199,6 +240,7 @@ class Index:
         *,
         where: str = "",
         min_score: float | None = None,
+        min_probability: float | None = None,
         exact: bool = False,
     ) -> list[Hit]:
         """Find the catalogue pictures nearest to a vector of the searched space.
@@ -208,17 +250,23 @@ class Index:
             k: As for `search`.
             where: As for `search`.
             min_score: As for `search`.
+            min_probability: As for `search`.
             exact: As for `search`.
 
         Returns:
             As for `search`.
 
         Raises:
-            UsageError: `k` or `where` makes no sense.
+            UsageError: `k` or `where` makes no sense, or there are no probabilities to be the least of.
             DamagedIndexError: A file of the index is damaged.
         """
         if k < 1:
             raise UsageError(f"expected to be asked for at least 1 result, found {k}")
+        if min_probability is not None and self.manifest.calibration is None:
+            raise UsageError(
+                f"expected an index that knows what its scores mean, found none in {self.directory}",
+                hint="run imgsearch evaluate --calibrate, or use --min-score",
+            )
         backend: Backend
         if where:
             self._require_whole(store.ITEMS)
@@ -227,6 +275,23 @@ class Index:
             backend = ExactBackend(self._vectors)
         else:
             backend = self._opened_annoy()
+        hits = self.search_with(backend, vector, k, min_score=min_score)
+        if min_probability is None:
+            return hits
+        return [hit for hit in hits if hit.probability is not None and hit.probability >= min_probability]
+
+    def search_with(self, backend: Backend, vector: Embeddings, k: int, *, min_score: float | None = None) -> list[Hit]:
+        """Find what a backend proposes, scored exactly.
+
+        Args:
+            backend: Of the vectors of this index.
+            vector: As for `search_vector`.
+            k: As for `search`.
+            min_score: As for `search`.
+
+        Raises:
+            DamagedIndexError: A file of the index is damaged.
+        """
         rows = self._checked_rows(backend.candidates(vector, min(k, self.manifest.count)))
         return self._hits(rows, vector, k, min_score)
 
@@ -242,6 +307,7 @@ class Index:
             best = best[scores[best] >= min_score]
         distances = np.linalg.norm(candidates[best] - vector, axis=1)
         items = self.items.at([int(row) for row in rows[best]])
+        calibration = self.manifest.calibration
         return [
             Hit(
                 rank,
@@ -252,6 +318,7 @@ class Index:
                 item.product,
                 item.category,
                 item.metadata,
+                calibration.probability(float(score), rank) if calibration else None,
             )
             for rank, (item, score, distance) in enumerate(zip(items, scores[best], distances, strict=True), start=1)
         ]
@@ -294,21 +361,24 @@ class Index:
 
     def _opened_encoder(self) -> Encoder:
         if self._encoder is None:
-            folder = self.manifest.encoder_folder
-            for name in exported_files(self.manifest.encoder):
-                store.check_truth(self.directory, self.manifest, f"{folder}/{name}")
-            self._encoder = open_encoder(self.manifest.encoder, self.directory / folder, for_one=True)
+            self._encoder = self._checked_encoder(for_one=True)
         return self._encoder
+
+    def _checked_encoder(self, *, for_one: bool) -> Encoder:
+        folder = self.manifest.encoder_folder
+        for name in exported_files(self.manifest.encoder):
+            store.check_truth(self.directory, self.manifest, f"{folder}/{name}")
+        return open_encoder(self.manifest.encoder, self.directory / folder, for_one=for_one)
 
     def _opened_annoy(self) -> Backend:
         if self._backend is None and not self._has_forest():
             self._backend = ExactBackend(self._vectors)
         if self._backend is None:
-            self._require_whole(store.ANNOY)  # before a library that trusts it gets to see it
+            assert self.manifest.backend is not None
+            self._require_whole(store.ANNOY)
             try:
-                path = self._file(store.ANNOY)
-                path.stat()
-                self._backend = AnnoyBackend(path, self.manifest.count, self.manifest.dims)
+                self._file(store.ANNOY).stat()
+                self._backend = self.forest(self.manifest.backend.search_k)
             except FileNotFoundError:
                 # It was there when we opened: two newer generations have been published since. We have the vectors.
                 self._backend = ExactBackend(self._vectors)

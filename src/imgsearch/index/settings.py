@@ -14,12 +14,14 @@ from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import Steps
 from imgsearch.index.annoy_process import require_annoy
 from imgsearch.index.disk import require_space
-from imgsearch.index.manifest import BackendSettings, Manifest
+from imgsearch.index.manifest import Manifest
+from imgsearch.index.plan import SearchWish
+from imgsearch.index.tuning import MOST_TREES, may_need_forest
 
 Damaged = Literal["skip", "keep"]
 Location = str | os.PathLike[str]
 
-BACKENDS = ("annoy", "exact")
+BACKENDS = ("auto", "annoy", "exact")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Wishes:
     backend: str | None = None
     trees: int | None = None
     seed: int | None = None
+    target_recall: float | None = None
     metadata: Location | None = None
     max_bytes: int | None = None
     max_pixels: int | None = None
@@ -121,8 +124,8 @@ def settle_adaptation(wishes: Wishes, previous: Manifest | None) -> bool:
     return wishes.adapt
 
 
-def settle_backend(wishes: Wishes, previous: Manifest | None) -> BackendSettings:
-    """Choose the backend and its parameters.
+def settle_search(wishes: Wishes, previous: Manifest | None) -> SearchWish:
+    """Choose how the index is to be searched.
 
     Args:
         wishes: Of the user.
@@ -131,21 +134,25 @@ def settle_backend(wishes: Wishes, previous: Manifest | None) -> BackendSettings
     Raises:
         UsageError: There is no such backend, or a parameter is out of range.
     """
-    known = (previous.backend if previous else None) or BackendSettings()
-    settings = BackendSettings(
-        name=known.name if wishes.backend is None else wishes.backend,
-        trees=known.trees if wishes.trees is None else wishes.trees,
+    known = (previous.search if previous else None) or SearchWish()
+    if known.backend not in BACKENDS:
+        raise DamagedIndexError(f"the index names a backend that does not exist: {known.backend!r}")
+    if wishes.backend is not None and wishes.backend not in BACKENDS:
+        raise UsageError(f"expected the backend to be one of {', '.join(BACKENDS)}, found {wishes.backend!r}")
+    if wishes.trees is not None and not 1 <= wishes.trees <= 10_000:
+        raise UsageError(f"expected 1 to 10000 trees, found {wishes.trees}")
+    if wishes.seed is not None and not 0 <= wishes.seed < 2**31:
+        raise UsageError(f"expected a seed from 0 to 2147483647, found {wishes.seed}")
+    if wishes.target_recall is not None and not 0 < wishes.target_recall <= 1:
+        raise UsageError(f"expected a target recall above 0, at most 1, found {wishes.target_recall}")
+    # Who gives trees wants a forest; who gives a backend anew no longer wants the trees of before.
+    named = wishes.backend or ("annoy" if wishes.trees is not None else None)
+    return SearchWish(
+        backend=known.backend if named is None else named,
+        trees=known.trees if named is None else wishes.trees,
         seed=known.seed if wishes.seed is None else wishes.seed,
+        target_recall=known.target_recall if wishes.target_recall is None else wishes.target_recall,
     )
-    if previous and previous.backend and previous.backend.name not in BACKENDS:
-        raise DamagedIndexError(f"the index names a backend that does not exist: {previous.backend.name!r}")
-    if settings.name not in BACKENDS:
-        raise UsageError(f"expected the backend to be one of {', '.join(BACKENDS)}, found {settings.name!r}")
-    if not 1 <= settings.trees <= 10_000:
-        raise UsageError(f"expected 1 to 10000 trees, found {settings.trees}")
-    if not 0 <= settings.seed < 2**31:
-        raise UsageError(f"expected a seed from 0 to 2147483647, found {settings.seed}")
-    return settings
 
 
 def settle_policy(wishes: Wishes, previous: Manifest | None) -> FilePolicy:
@@ -220,15 +227,14 @@ def require_means(directory: Path, draft: Manifest, count: int, pending: int, ne
         MissingComponentError: Annoy does not run here.
         OutputError: The disk has no room.
     """
-    backend = draft.backend
     needed = count * (4 * draft.encoder.dims + 700)  # the embeddings; rows of items.sqlite and of the work file
     needed += pending * (4 * draft.encoder.dims + 200)  # in the work file
-    if backend:
+    if draft.search:
         searched = 4 * (min(DIMS, draft.encoder.dims) if count >= SMALLEST_CATALOGUE else draft.encoder.dims)
         needed += count * searched
-        if backend.name == "annoy":
+        if may_need_forest(draft.search, count):
             require_annoy()
-            needed += count * (searched + 20 * backend.trees)  # measured: 16 bytes a tree and item
+            needed += count * (searched + 20 * (draft.search.trees or MOST_TREES))  # measured: 16 bytes a tree and item
     if new_encoder:
         needed += sum(file.stat().st_size for file in new_encoder.iterdir())
     require_space(directory, needed + 1_000_000)

@@ -16,6 +16,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BufferedReader
 from pathlib import Path
 from shlex import quote
@@ -93,7 +94,9 @@ def problem_of_copy(directory: Path, manifest: Manifest) -> str:
     except DamagedIndexError as error:
         return error.message
     path = directory / manifest.folder / MANIFEST
-    return "" if copy == manifest else f"{path} is damaged: it differs from {MANIFEST}"
+    # Only what scores mean may have been learnt since.
+    is_same = replace(copy, calibration=None) == replace(manifest, calibration=None)
+    return "" if is_same else f"{path} is damaged: it differs from {MANIFEST}"
 
 
 def _read_manifest(directory: Path, path: Path) -> Manifest:
@@ -398,11 +401,21 @@ def publish(directory: Path, manifest: Manifest, previous: Manifest | None) -> N
     _write_manifest(directory / manifest.folder / MANIFEST, manifest)
     sync(directory / manifest.folder)
     sync(directory)
+    amend(directory, manifest)
+    try_sweep(directory, manifest, previous)
+
+
+def amend(directory: Path, manifest: Manifest) -> None:
+    """Replace the manifest of the current generation, whose files stay as they are.
+
+    Args:
+        directory: The index; its lock is held.
+        manifest: Says more than before of what its scores mean, and is otherwise what is published.
+    """
     draft = directory / (MANIFEST + ".tmp")
     _write_manifest(draft, manifest)
     draft.replace(directory / MANIFEST)
     sync(directory)
-    try_sweep(directory, manifest, previous)
 
 
 def _write_manifest(path: Path, manifest: Manifest) -> None:

@@ -34,10 +34,10 @@ from imgsearch.index.settings import (
     guard_against_skipping,
     require_means,
     settle_adaptation,
-    settle_backend,
     settle_encoder,
     settle_metadata,
     settle_policy,
+    settle_search,
 )
 from imgsearch.index.vocabulary import vocabularies_of, with_vocabulary
 from imgsearch.index.work import Changes, WorkFile
@@ -167,7 +167,7 @@ def _settled(
         The draft, where the files of its encoder are, and whether the catalogue is to teach the projection.
     """
     choice = settle_encoder(wishes, previous)
-    backend = settle_backend(wishes, previous) if searchable else None
+    search = settle_search(wishes, previous) if searchable else None
     metadata = settle_metadata(wishes, previous)
     policy = settle_policy(wishes, previous)
     if previous:
@@ -185,7 +185,10 @@ def _settled(
         dims=0,
         projection_count=0,
         adaptation=None,
-        backend=backend,
+        search=search,
+        backend=None,
+        measured=None,
+        calibration=None,
         metadata_file=os.fspath(metadata) if metadata else "",
         metadata_sha256=_digest(metadata) if metadata else "",
         files={},

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imgsearch.charts import blank, drawable
 from imgsearch.errors import PictureError
 from imgsearch.images.policy import FilePolicy
 from imgsearch.training.material import FIT
@@ -17,7 +18,6 @@ _COLUMNS, _ROWS = 5, 5
 _TILE = 128
 # With more classes than this their names do not fit beside the matrix.
 _NAMED_CLASSES = 40
-_LONGEST_NAME = 24
 
 
 def draw(report: TrainReport, predicted: NDArray[np.int64], policy: FilePolicy) -> tuple[Path, ...]:
@@ -47,16 +47,10 @@ def draw(report: TrainReport, predicted: NDArray[np.int64], policy: FilePolicy) 
     return tuple(files)
 
 
-def drawable(name: str) -> str:
-    """Make a class's name fit to be drawn: in the letters that Matplotlib's own font has, and not too long."""
-    plain = "".join(character if character.isprintable() and ord(character) < 0x250 else "?" for character in name)
-    return plain if len(plain) <= _LONGEST_NAME else f"{plain[: _LONGEST_NAME - 3]}..."
-
-
 def _curves(report: TrainReport) -> Any:
     names = [name for name in report.epochs[0] if name not in ("stage", "epoch", "seconds")]
     kinds = list(dict.fromkeys(name.removeprefix("val_") for name in names))
-    figure = _figure(5 * len(kinds), 4)
+    figure = blank(5 * len(kinds), 4)
     epochs = np.arange(1, len(report.epochs) + 1)
     for axes, kind in zip(np.ravel(figure.subplots(1, len(kinds))), kinds, strict=True):
         for name, label in ((kind, "learnt from"), (f"val_{kind}", "held out")):
@@ -75,7 +69,7 @@ def _confusion(report: TrainReport, predicted: NDArray[np.int64]) -> Any:
     np.add.at(matrix, (dataset.labels[dataset.validation_rows], predicted), 1)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = 4 + 0.25 * min(count, _NAMED_CLASSES)
-    figure = _figure(side + 1, side)
+    figure = blank(side + 1, side)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(title="share of each class (row) taken for another (column)")
@@ -94,7 +88,7 @@ def _predictions(report: TrainReport, predicted: NDArray[np.int64], policy: File
     rows = dataset.validation_rows[shown]
     paths = [dataset.paths[row] for row in rows]
     pictures = decoded(dataset.root, paths, _TILE, FIT, policy, lambda _stage, _done, _total: None)
-    figure = _figure(2.4 * _COLUMNS, 2.4 * _ROWS)
+    figure = blank(2.4 * _COLUMNS, 2.4 * _ROWS)
     grid = np.ravel(figure.subplots(_ROWS, _COLUMNS))
     for axes in grid:
         axes.axis("off")
@@ -108,9 +102,3 @@ def _predictions(report: TrainReport, predicted: NDArray[np.int64], policy: File
         axes.imshow(picture)
         axes.set_title(text, color="black" if guess == truth else "firebrick", fontsize=9, parse_math=False)
     return figure
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.figure import Figure  # not pyplot, which keeps figures and looks for a screen
-
-    return Figure(figsize=(width, height), layout="constrained")

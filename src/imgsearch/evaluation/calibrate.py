@@ -1,0 +1,129 @@
+"""Learn what a score means: the probability that a hit is right, given its score."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsearch.errors import RefusedError, UsageError
+from imgsearch.evaluation.results import Reliability, Retrieval, Values
+from imgsearch.index import store
+from imgsearch.index.calibration import Calibration, Curve
+from imgsearch.index.disk import writing
+from imgsearch.index.manifest import Manifest
+
+# Fewer say next to nothing.
+FEWEST_QUERIES = 20
+# Isotonic regression follows chance where there is little to follow: Niculescu-Mizil and Caruana (Predicting Good
+# Probabilities With Supervised Learning, 2005) found Platt's two parameters to do better below about a thousand cases.
+_ISOTONIC_FROM = 1000
+_FOLDS = 5
+# Bins of equal width, as many as in Guo, Pleiss, Sun and Weinberger (On Calibration of Modern Neural Networks, 2017).
+_BINS = 15
+# Knots that stand for Platt's curve.
+_PLATT_KNOTS = 201
+
+Rights = NDArray[np.bool_]
+
+
+def calibrate(retrieval: Retrieval) -> Reliability:
+    """Fit probabilities to the scores of the first ten hits of each query.
+
+    How good they are is found by cross-validation: queries in five parts, each judged by what was fitted on the others.
+
+    Args:
+        retrieval: Queries, their hits, and which are right.
+
+    Raises:
+        UsageError: There are too few queries, or all hits are right, or none is.
+    """
+    judged = retrieval.judged
+    if len(judged) < FEWEST_QUERIES:
+        raise UsageError(f"expected at least {FEWEST_QUERIES} queries to learn probabilities from, found {len(judged)}")
+    scores = np.array([hit.score for one in judged for hit in one.hits])
+    right = np.array([hit.right for one in judged for hit in one.hits])
+    first = np.concatenate([np.arange(len(one.hits)) == 0 for one in judged])
+    part = np.repeat(np.arange(len(judged)) % _FOLDS, [len(one.hits) for one in judged])
+    if right.all() or not right.any():
+        kind = "right" if right.all() else "wrong"
+        raise UsageError(f"expected right hits and wrong ones to tell apart by their scores, found all of them {kind}")
+    unseen = np.empty(len(scores))
+    curves = []
+    for place in (first, ~first):
+        curves.append(_fit(scores[place], right[place]))
+        for fold in range(_FOLDS):
+            curve = _fit(scores[place & (part != fold)], right[place & (part != fold)])
+            held_out = place & (part == fold)
+            unseen[held_out] = np.interp(scores[held_out], curve.scores, curve.probabilities)
+    error, mean, share, hits = _compared(unseen, right)
+    calibration = Calibration(retrieval.label, len(judged), round(error, 6), *curves)
+    return Reliability(calibration, mean, share, hits, error, _compared(unseen[first], right[first])[0])
+
+
+def keep_calibration(directory: Path, evaluated: Manifest, calibration: Calibration, wait_lock: float = 0) -> None:
+    """Store in an index what its scores mean.
+
+    Args:
+        directory: The index.
+        evaluated: What was published when it was evaluated.
+        calibration: What to store.
+        wait_lock: For how many seconds to wait for a build to end.
+
+    Raises:
+        RefusedError: Something else is published now.
+        LockedError: A build holds the index.
+        OutputError: It cannot be written.
+    """
+    with store.writer_lock(directory, wait_lock), writing(directory):
+        current = store.read_manifest(directory)
+        if current != evaluated:
+            raise RefusedError(
+                f"expected generation {evaluated.generation} of {directory} as it was evaluated,"
+                f" found that it has changed: generation {current.generation}",
+                hint="evaluate again",
+            )
+        store.amend(directory, dataclasses.replace(current, calibration=calibration))
+
+
+def _fit(scores: Values, right: Rights) -> Curve:
+    """Fit a function that does not fall."""
+    # Laplace's rule: nothing is certain because it always was so.
+    floor = 1 / (len(scores) + 2)
+    if len(scores) >= _ISOTONIC_FROM:
+        from sklearn.isotonic import IsotonicRegression
+
+        isotonic = IsotonicRegression(y_min=floor, y_max=1 - floor, out_of_bounds="clip").fit(scores, right)
+        return Curve("isotonic", _rounded(isotonic.X_thresholds_), _rounded(isotonic.y_thresholds_))
+    slope, offset = _platt(scores, right)
+    knots = np.linspace(-1, 1, _PLATT_KNOTS)
+    return Curve("platt", _rounded(knots), _rounded(1 / (1 + np.exp(-(slope * knots + offset)))))
+
+
+def _platt(scores: Values, right: Rights) -> tuple[float, float]:
+    """Fit a logistic curve; where that would fall with the score, or there is nothing to tell apart, a flat one."""
+    if right.any() and not right.all():
+        from sklearn.linear_model import LogisticRegression
+
+        fitted = LogisticRegression(C=1e4).fit(scores[:, None], right)
+        if fitted.coef_[0, 0] > 0:
+            return float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+    return 0.0, float(np.log((right.sum() + 1) / ((~right).sum() + 1)))
+
+
+def _rounded(values: Values) -> tuple[float, ...]:
+    return tuple(np.asarray(values, np.float64).round(6).tolist())
+
+
+def _compared(probabilities: Values, right: Rights) -> tuple[float, Values, Values, NDArray[np.int64]]:
+    """Compare probabilities with what was right.
+
+    Returns:
+        The expected calibration error; for each bin the mean probability, the share that was right, how many hits.
+    """
+    bins = np.minimum((probabilities * _BINS).astype(int), _BINS - 1)
+    hits = np.bincount(bins, minlength=_BINS)
+    weights = np.maximum(hits, 1)
+    mean = np.bincount(bins, probabilities, _BINS) / weights
+    share = np.bincount(bins, right, _BINS) / weights
+    return float(np.sum(hits * np.abs(mean - share)) / len(right)), mean, share, hits

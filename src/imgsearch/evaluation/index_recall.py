@@ -1,0 +1,98 @@
+"""How many of the truly nearest items the index finds, and how fast."""
+
+import functools
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from imgsearch.encoders.runtime import Embeddings
+from imgsearch.errors import MissingComponentError, UsageError
+from imgsearch.evaluation.questions import Progress
+from imgsearch.evaluation.results import CurvePoint, IndexRecall
+from imgsearch.index.annoy_process import require_annoy
+from imgsearch.index.backends import AnnoyBackend, Backend, build_annoy
+from imgsearch.index.recall import Sample, Search, measure, sampled
+from imgsearch.index.search import Hit, Index
+from imgsearch.index.store import ANNOY
+from imgsearch.index.tuning import FORESTS, LEAST_SEARCH_K, TUNED_K
+
+KS = (1, 10, 100)
+# Of what is in use: enough to see where more effort no longer helps, and where less begins to harm.
+_SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4)
+_TIMED_EXACT = 50
+_CURVE_QUERIES = 300
+# A forest of so many takes a few seconds.
+_MOST_FOR_A_TRIAL = 100_000
+
+
+def index_recall(index: Index, sample: int, progress: Progress) -> IndexRecall:
+    """Ask for items of the index, with the whole search that answers a query, and compare with every vector.
+
+    Args:
+        index: What is measured.
+        sample: How many items are asked for at most.
+        progress: Told ("recall", done, total).
+
+    Raises:
+        UsageError: The index has fewer than two items.
+    """
+    if len(index) < 2:
+        raise UsageError(f"expected an index of at least two items, found {len(index)}: there is nothing to be found")
+    chosen = [place for place, _ in zip(index.items.in_chance_order(), range(sample), strict=False)]
+    rows = np.array([row for row, _ in chosen])
+    truth = sampled(index.vectors, rows, KS)
+    assert index.manifest.backend is not None
+
+    whole = _scores(index.search_vector)
+    exact = _scores(functools.partial(index.search_vector, exact=True))
+
+    recall, latency = {}, {}
+    for done, k in enumerate(truth.last_scores):
+        progress("recall", done, len(truth.last_scores) + 1)
+        recall[k], latency[k] = measure(whole, truth, k)
+    k = TUNED_K if TUNED_K in truth.last_scores else max(truth.last_scores)
+    _, exact_latency = measure(exact, sampled(index.vectors, rows[:_TIMED_EXACT], [k]), k)
+    progress("recall", len(recall), len(recall) + 1)
+    curve = _curve(index, sampled(index.vectors, rows[:_CURVE_QUERIES], [k]), k)
+    progress("recall", len(recall) + 1, len(recall) + 1)
+    return IndexRecall(
+        index.manifest.backend.name, tuple(path for _, path in chosen), recall, latency, exact_latency, curve
+    )
+
+
+def _curve(index: Index, sample: Sample, k: int) -> tuple[CurvePoint, ...]:
+    """Measure the backend at several settings; a small index that needs no forest is given one for the purpose."""
+    backend, search = index.manifest.backend, index.manifest.search
+    assert backend is not None
+    if backend.name == "annoy":
+        return tuple(_points(index, index.forest, backend.search_k, sample, k))
+    if search is None or search.backend == "exact" or len(index) > _MOST_FOR_A_TRIAL:
+        return ()
+    try:
+        require_annoy()
+    except MissingComponentError:
+        return ()
+    with tempfile.TemporaryDirectory() as scratch:
+        build_annoy(Path(scratch), index.vectors, FORESTS[0], search.seed)
+        forest = functools.partial(AnnoyBackend, Path(scratch) / ANNOY, len(index), index.manifest.dims)
+        return tuple(_points(index, forest, LEAST_SEARCH_K, sample, k))
+
+
+def _points(
+    index: Index, forest: Callable[[int], Backend], search_k: int, sample: Sample, k: int
+) -> Iterator[CurvePoint]:
+    for share in _SHARES:
+        tried = max(1, round(search_k * share))
+        found, latency = measure(_scores(functools.partial(index.search_with, forest(tried))), sample, k)
+        yield CurvePoint(tried, float(found.mean()), latency)
+
+
+def _scores(ask: Callable[[Embeddings, int], list[Hit]]) -> Search:
+    """Take the whole search, with everything that an answer says, for what is measured."""
+
+    def search(vector: Embeddings, k: int) -> Embeddings:
+        return np.array([hit.score for hit in ask(vector, k)], np.float32)
+
+    return search

@@ -1,0 +1,170 @@
+"""The JSON file of an evaluation: what `evaluate --json` writes and `--against` reads. docs/format.md describes it."""
+
+import json
+import math
+import os
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from imgsearch import __version__
+from imgsearch.errors import UsageError
+from imgsearch.evaluation.bootstrap import Interval
+from imgsearch.evaluation.results import Evaluation
+from imgsearch.evaluation.retrieval import per_category
+from imgsearch.index.disk import open_regular
+
+FORMAT = "imgsearch-evaluation"
+VERSION = 1
+
+# A file of 100,000 queries has about as many.
+_MOST_BYTES = 100_000_000
+_DIGITS = 6
+_HEAD = ("format", "version", "tool", "per_query", "per_category")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What an evaluation left behind.
+
+    Attributes:
+        setup: What makes two evaluations comparable; texts, numbers, truth values or None.
+        figures: Every figure by its flat name.
+        per_query: Flat name of a measure -> query -> its value for that query, 0 to 1.
+    """
+
+    setup: Mapping[str, Any]
+    figures: Mapping[str, Interval]
+    per_query: Mapping[str, Mapping[str, float]]
+
+
+def as_record(evaluation: Evaluation) -> dict[str, Any]:
+    """Lay an evaluation out as the JSON object that is stored.
+
+    Keys are flat, but for `per_category` and `per_query`. Numbers are rounded to six digits after the point. Every
+    figure has its `name`; every measure that `per_query` has, and no other figure, has `name.low` and `name.high`.
+
+    Args:
+        evaluation: Its facts and its setup are texts, numbers, truth values or None.
+
+    Returns:
+        What `json.dump` takes. A path that is not UTF-8 has lone surrogates, which JSON can escape.
+    """
+    per_query = _per_query(evaluation)
+    data: dict[str, Any] = {"format": FORMAT, "version": VERSION, "tool": __version__}
+    data |= {f"index.{name}": _rounded(value) for name, value in evaluation.facts.items()}
+    data |= {f"setup.{name}": _rounded(value) for name, value in evaluation.setup.items()}
+    for name, interval in evaluation.figures.items():
+        data[name] = _rounded(interval.mean)
+        if name in per_query:
+            data |= {f"{name}.low": _rounded(interval.low), f"{name}.high": _rounded(interval.high)}
+    if evaluation.retrieval is not None:
+        data["per_category"] = {
+            category: {
+                key: _rounded(value)
+                for name, figure in figures.items()
+                for key, value in ((name, figure.mean), (f"{name}.low", figure.low), (f"{name}.high", figure.high))
+            }
+            for category, figures in per_category(evaluation.retrieval).items()
+        }
+    return {**data, "per_query": per_query}
+
+
+def read_record(path: Path) -> Record:
+    """Read what an evaluation wrote, and check all of it.
+
+    Raises:
+        UsageError: It cannot be read, is larger than 100 MB, or is not what an evaluation writes.
+    """
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(_MOST_BYTES) if size <= _MOST_BYTES else b""
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", hint="evaluate --json writes one") from error
+    if size > _MOST_BYTES:
+        raise UsageError(f"expected a file of an evaluation of up to 100 MB, found {size / 1e6:,.0f} MB: {path}")
+    try:
+        return parse_record(json.loads(content, parse_constant=_no_number))
+    # Nesting deeper than Python's own calls; UnicodeDecodeError and JSONDecodeError are values, too.
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{path} is not a file of an evaluation: {error}", hint="evaluate --json writes one"
+        ) from error
+
+
+def parse_record(data: object) -> Record:
+    """Take in what `as_record` laid out.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise ValueError(f"expected an object with the format {FORMAT!r}, found {reprlib.repr(data)}")
+    if (version := data.get("version")) != VERSION:
+        raise ValueError(f"expected version {VERSION}, found {reprlib.repr(version)}; did a newer imgsearch write it?")
+    setup: dict[str, Any] = {}
+    numbers: dict[str, float] = {}
+    for key, value in data.items():
+        if key.startswith("setup."):
+            setup[key.removeprefix("setup.")] = _scalar(key, value)
+        elif key not in _HEAD and not key.startswith("index."):
+            numbers[key] = _number(key, value)
+    ends = {f"{name}.{end}" for name in numbers for end in ("low", "high")}
+    figures = {
+        name: Interval(mean, numbers.get(f"{name}.low", mean), numbers.get(f"{name}.high", mean))
+        for name, mean in numbers.items()
+        if name not in ends
+    }
+    return Record(setup, figures, _checked_per_query(data.get("per_query")))
+
+
+def _per_query(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    values: dict[str, dict[str, float]] = {}
+    if evaluation.retrieval is not None:
+        queries = [judged.query for judged in evaluation.retrieval.judged]
+        for name, measured in evaluation.retrieval.measures.items():
+            values[name] = dict(zip(queries, map(_rounded, measured.tolist()), strict=True))
+    if evaluation.recall is not None:
+        for k, measured in evaluation.recall.recall.items():
+            found = map(_rounded, measured.tolist())
+            values[f"index_recall@{k}"] = dict(zip(evaluation.recall.queries, found, strict=True))
+    return values
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, _DIGITS) if isinstance(value, float) else value
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"expected numbers, found {text}")
+
+
+def _scalar(key: str, value: Any) -> Any:
+    if value is None or isinstance(value, str | bool):
+        return value
+    return _number(key, value)
+
+
+def _number(key: str, value: Any) -> float:
+    # A whole number can be too large for a float, and 1e999 is read as infinite.
+    try:
+        if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
+            return value
+    except OverflowError:
+        pass
+    raise ValueError(f"expected a number for {reprlib.repr(key)}, found {reprlib.repr(value)}")
+
+
+def _checked_per_query(data: object) -> dict[str, dict[str, float]]:
+    if not isinstance(data, dict):
+        raise ValueError(f"expected an object for 'per_query', found {reprlib.repr(data)}")  # noqa: TRY004  # one kind of error for a damaged file
+    for name, values in data.items():
+        if not isinstance(values, dict):
+            raise ValueError(f"expected an object of queries for {reprlib.repr(name)}, found {reprlib.repr(values)}")  # noqa: TRY004  # as above
+        for query, value in values.items():
+            if not 0 <= _number(query, value) <= 1:
+                raise ValueError(f"expected a value of 0 to 1 for {reprlib.repr(query)}, found {reprlib.repr(value)}")
+    return data

@@ -1,0 +1,132 @@
+"""Choose how an index is searched: as fast as the recall that the user wants allows."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from imgsearch.encoders.runtime import Embeddings
+from imgsearch.index.annoy_process import check_forest
+from imgsearch.index.backends import AnnoyBackend, Backend, ExactBackend, build_annoy, scores_of
+from imgsearch.index.plan import BackendSettings, Measured, SearchWish
+from imgsearch.index.recall import Latency, Sample, Search, Values, measure, sampled
+from imgsearch.index.store import ANNOY
+
+logger = logging.getLogger(__name__)
+
+# A catalogue of so few is compared in about the time in which Annoy looks at `LEAST_SEARCH_K` nodes.
+SMALL = 4000
+
+# The recall of so many neighbours is tuned. docs/benchmarks.md has what that gives for fewer and for more.
+TUNED_K = 10
+_QUERIES = 500
+_TIMED_EXACT = 50
+
+# Below this nothing is saved: a search takes a quarter of a millisecond.
+LEAST_SEARCH_K = 2000
+_STEP = 2**0.5
+# Forests that are tried. It is search_k that decides what is found, hardly the number of trees, which takes memory; so
+# larger ones are tried only where Annoy would have to look at more than an eighth of the catalogue.
+FORESTS = (10, 20, 40)
+_LARGE_SHARE = 8
+MOST_TREES = max(FORESTS)
+
+
+def may_need_forest(wish: SearchWish, count: int) -> bool:
+    """Say whether Annoy may come to search a catalogue of so many pictures."""
+    return count > 0 and (wish.backend == "annoy" or (wish.backend == "auto" and count > SMALL))
+
+
+def search_with(backend: Backend, vectors: Embeddings) -> Search:
+    """Make a search of a backend: candidates, scored exactly.
+
+    Args:
+        backend: What proposes rows.
+        vectors: float32 (count, d), unit rows.
+    """
+
+    def search(vector: Embeddings, k: int) -> Embeddings:
+        scores = scores_of(vectors[backend.candidates(vector, min(k, len(vectors)))], vector)
+        return np.sort(scores)[::-1][:k]
+
+    return search
+
+
+def tune(folder: Path, vectors: Embeddings, wish: SearchWish) -> tuple[BackendSettings, Measured | None]:
+    """Choose how an index is searched, and build what that needs.
+
+    Args:
+        folder: Of the generation in work; the forest is written into it if there is to be one.
+        vectors: float32 (count, d), unit rows.
+        wish: Of the user.
+
+    Returns:
+        The choice, and what it was measured to find; None where there is nothing to be found.
+
+    Raises:
+        OSError: The forest cannot be written.
+        DamagedIndexError: The forest that was written cannot be read.
+    """
+    exact = BackendSettings("exact", 0, wish.seed, 0)
+    if not len(vectors):
+        return exact, None
+    rows = np.random.default_rng(wish.seed).permutation(len(vectors))[:_QUERIES]
+    k = min(TUNED_K, len(vectors) - 1)
+    sample = sampled(vectors, rows, [k]) if k else None
+    measured = _measured_exact(vectors, sample, k) if sample else None
+    if not may_need_forest(wish, len(vectors)):
+        return exact, measured
+    if sample is None or measured is None:
+        settings = BackendSettings("annoy", wish.trees or FORESTS[0], wish.seed, LEAST_SEARCH_K)
+        return _planted(folder, vectors, settings), None
+    for trees in (wish.trees,) if wish.trees else FORESTS:
+        settings = _planted(folder, vectors, BackendSettings("annoy", trees, wish.seed, LEAST_SEARCH_K))
+        settings, recall, latency = _with_least_search_k(folder, vectors, settings, sample, wish.target_recall)
+        if settings.search_k <= len(vectors) / _LARGE_SHARE:
+            break
+    reached = recall.mean() >= wish.target_recall
+    if wish.backend == "auto" and (not reached or 1000 * latency.p50 >= measured.exact_p50_ms):
+        (folder / ANNOY).unlink()
+        return exact, measured
+    if not reached:
+        logger.warning("Annoy finds %.4f of the nearest, less than %g", recall.mean(), wish.target_recall)
+    return settings, _measured(recall, latency, measured.exact_p50_ms)
+
+
+def _planted(folder: Path, vectors: Embeddings, settings: BackendSettings) -> BackendSettings:
+    """Build a forest, and look whether it can be read, in another process."""
+    build_annoy(folder, vectors, settings.trees, settings.seed)
+    check_forest(folder / ANNOY, vectors, settings)
+    return settings
+
+
+def _with_least_search_k(
+    folder: Path, vectors: Embeddings, settings: BackendSettings, sample: Sample, target: float
+) -> tuple[BackendSettings, Values, Latency]:
+    """Find the least search_k that reaches the target, for certain and not by luck with the sample."""
+    (k,) = sample.last_scores
+    search_k = settings.search_k
+    while True:
+        backend = AnnoyBackend(folder / ANNOY, len(vectors), vectors.shape[1], search_k)
+        recall, latency = measure(search_with(backend, vectors), sample, k)
+        error = recall.std() / np.sqrt(len(recall)) if len(recall) < len(vectors) else 0.0
+        # Twice the standard error below the mean: another sample would show as much in 97 of 100 cases.
+        if recall.mean() - 2 * error >= target or search_k >= len(vectors) * settings.trees:
+            return BackendSettings(settings.name, settings.trees, settings.seed, search_k), recall, latency
+        search_k = round(search_k * _STEP)
+
+
+def _measured_exact(vectors: Embeddings, sample: Sample, k: int) -> Measured:
+    few = Sample(sample.vectors[:_TIMED_EXACT], {k: sample.last_scores[k][:_TIMED_EXACT]})
+    recall, latency = measure(search_with(ExactBackend(vectors), vectors), few, k)
+    return _measured(recall, latency, 1000 * latency.p50)
+
+
+def _measured(recall: Values, latency: Latency, exact_p50_ms: float) -> Measured:
+    return Measured(
+        len(recall),
+        round(float(recall.mean()), 6),
+        round(1000 * latency.p50, 4),
+        round(1000 * latency.p95, 4),
+        round(exact_p50_ms, 4),
+    )

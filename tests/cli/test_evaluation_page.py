@@ -1,0 +1,275 @@
+import base64
+import hashlib
+import importlib.util
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from xml.etree import ElementTree as ET
+
+import cv2
+import numpy as np
+import pytest
+
+from imgsearch.cli.evaluation_page import evaluation_page
+from imgsearch.errors import MissingComponentError
+from imgsearch.evaluation.bootstrap import Interval
+from imgsearch.evaluation.results import (
+    CurvePoint,
+    Evaluation,
+    IndexRecall,
+    Judged,
+    JudgedHit,
+    Reliability,
+    Retrieval,
+)
+from imgsearch.index.calibration import Calibration, Curve
+from imgsearch.index.recall import Latency
+
+LATENCY = Latency(p50=0.001, p95=0.0025, p99=0.003, per_second=900.0)
+NOTHING = Evaluation({"generation": 3, "count": 24}, {"seed": 0}, None, None, None, {})
+RECALL = IndexRecall(
+    "annoy",
+    ("cups/cups-00.png",),
+    {k: np.array([0.5, 1.0]) for k in (1, 10)},
+    dict.fromkeys((1, 10), LATENCY),
+    LATENCY,
+    tuple(CurvePoint(k, 0.9, LATENCY) for k in (10, 100)),
+)
+RELIABILITY = Reliability(
+    Calibration("category", 24, 0.02, *[Curve("isotonic", (0.1, 0.9), (0.0, 1.0))] * 2),
+    np.array([np.nan, 0.7]),
+    np.array([np.nan, 0.8]),
+    np.array([0, 5]),
+    0.1,
+    0.125,
+)
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: its elements with their attributes, and its text."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.source, self.elements, self.text = source, [], ""
+        self.feed(source)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def images(self, kind: str) -> list[bytes]:
+        sources = [attributes["src"].partition(",") for tag, attributes in self.elements if tag == "img"]
+        return [base64.b64decode(data) for head, _, data in sources if head == f"data:{kind};base64"]
+
+
+def hit(path: str, label: str, score: float, *, right: bool) -> JudgedHit:
+    return JudgedHit(path, label, score, right, label)
+
+
+def retrieval(judged: list[Judged], **others: object) -> Retrieval:
+    values = {"without_right_answer": 0, "unusable": (), "precision_at_recall": np.linspace(1, 0, 11), **others}
+    return Retrieval("labels", "category", tuple(judged), {}, **values)
+
+
+def page_of(evaluation: Evaluation, catalogue: object = "nowhere", picture=lambda _: None) -> Page:
+    return Page("".join(evaluation_page(evaluation, str(catalogue), picture)))
+
+
+WRONG = Judged(
+    "cups/cups-00.png",
+    "cups",
+    "cups",
+    1,
+    (hit("fish/fish-00.png", "fish", 0.9, right=False), hit("cups/cups-01.png", "cups", 0.8, right=True)),
+)
+RIGHT = Judged("fish/fish-00.png", "fish", "fish", 1, (hit("fish/fish-01.png", "fish", 0.7, right=True),))
+WHOLE = replace(
+    NOTHING,
+    recall=RECALL,
+    retrieval=retrieval([WRONG, RIGHT, replace(RIGHT, query="fish/fish-01.png")]),
+    reliability=RELIABILITY,
+    figures={"hit_rate@1": Interval(0.667, 0.5, 0.9), "latency_p95_ms": Interval(2.5, 2.5, 2.5)},
+)
+
+
+def test_a_page_shows_all_that_was_measured(drawn):
+    page = page_of(WHOLE, drawn, lambda query: (drawn / query.query).read_bytes())
+
+    charts = page.images("image/svg+xml")
+    assert len(charts) == 6
+    assert all(ET.fromstring(svg) is not None for svg in charts)
+    for text in ("66.7 % of 3 queries", "75.0 %", "0.500 to 0.900", "2.500 ms", "0.125", "same category"):
+        assert text in page.text
+    alts = [attributes["alt"] for tag, attributes in page.elements if attributes.get("class") == "chart"]
+    assert len(alts) == 6
+    assert all(alts)
+
+
+def test_a_worst_query_stands_beside_what_was_returned_marked_right_and_wrong(drawn):
+    page = page_of(WHOLE, drawn, lambda query: (drawn / query.query).read_bytes())
+
+    pictures = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) for data in page.images("image/jpeg")]
+    assert [picture.shape for picture in pictures] == [(160, 160, 3)] * 3
+    figures = [attributes.get("class") for tag, attributes in page.elements if tag == "figure"]
+    assert figures == [None, "wrong", "right"]
+    assert "1. 0.900 \u2717 wrong" in page.text
+    assert "2. 0.800 \u2713 right" in page.text
+
+
+def test_the_worst_are_those_with_no_right_answer_and_of_them_the_surest():
+    def wrong(name: str, score: float, *, later_right: bool = False) -> Judged:
+        hits = (hit("a.png", "a", score, right=False), hit("b.png", "b", 0.1, right=later_right))
+        return Judged(name, "b", "b", 1, hits)
+
+    judged = [wrong(f"query-{number:02d}", number / 100) for number in range(18)]
+    judged += [wrong("same-b", 0.5), wrong("same-a", 0.5), wrong("found", 0.99, later_right=True), RIGHT]
+    judged += [Judged("no hits", "b", "b", 1, ())]
+    asked = []
+
+    page = page_of(replace(NOTHING, retrieval=retrieval(judged)), picture=lambda query: asked.append(query.query))
+
+    assert asked == ["same-a", "same-b", *(f"query-{number:02d}" for number in reversed(range(18)))]
+    assert "1 more such queries are not shown" in page.text
+
+
+def test_a_picture_that_cannot_be_had_is_an_empty_tile(drawn):
+    page = page_of(WHOLE, drawn / "gone", lambda _: b"no picture")
+
+    assert page.images("image/jpeg") == []
+    assert sum(attributes.get("class") == "none" for tag, attributes in page.elements if tag == "span") == 3
+
+
+def test_a_page_loads_and_runs_nothing(drawn):
+    page = page_of(WHOLE, drawn)
+
+    (policy,) = [
+        attributes["content"] for tag, attributes in page.elements if tag == "meta" and "content" in attributes
+    ]
+    style = re.search(r"<style>(.*)</style>", page.source, re.DOTALL)[1]
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+    assert base64.b64encode(hashlib.sha256(style.encode()).digest()).decode() in policy
+    assert all(attributes["src"].startswith("data:image/") for tag, attributes in page.elements if tag == "img")
+    assert {name for _, attributes in page.elements for name in attributes} <= {
+        *("lang", "charset", "http-equiv", "content", "class", "src", "alt"),
+    }
+
+
+def test_the_same_evaluation_gives_the_same_page(drawn):
+    assert page_of(WHOLE, drawn).source == page_of(WHOLE, drawn).source
+
+
+HOSTILE = (
+    "<img src=x onerror=alert(1)>",
+    "\"'><script>alert(1)</script>",
+    "--></style></svg><iframe>",
+    "$\\frac{1}{0$ & {7*7} {x:g} %s",
+    "line\nbreak\x00\x1b[31m\u202e\udce9",
+    "\u5e10\u7bf7 \u0645\u0631\u062d\u0628\u0627",
+    "../" * 20 + "etc/passwd",
+    "long " * 400,
+)
+
+
+def test_no_name_becomes_markup():
+    judged = [
+        Judged(name, name, name, 1, (hit(other, other, 0.5, right=name == other),))
+        for name in HOSTILE
+        for other in HOSTILE
+    ]
+    whole = retrieval(judged, unusable=tuple((name, name) for name in HOSTILE), without_right_answer=2)
+    calibration = replace(RELIABILITY.calibration, meaning=HOSTILE[1])
+    facts = {name: name for name in HOSTILE}
+
+    page = page_of(
+        Evaluation(
+            facts,
+            facts,
+            replace(RECALL, plan=HOSTILE[0]),
+            replace(whole, label=HOSTILE[1]),
+            replace(RELIABILITY, calibration=calibration),
+            dict.fromkeys(HOSTILE, Interval(0.5, 0.4, 0.6)),
+        )
+    )
+
+    assert {tag for tag, _ in page.elements} <= {tag for tag, _ in page_of(WHOLE).elements} | {"br"}
+    assert {name for _, attributes in page.elements for name in attributes} <= {
+        *("lang", "charset", "http-equiv", "content", "class", "src", "alt"),
+    }
+    assert re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202e\ud800-\udfff]", page.source) is None
+    assert HOSTILE[0] in page.text
+    assert HOSTILE[5] in page.text
+
+
+def test_a_name_that_does_not_end_is_cut():
+    longest = Judged("q" * 5000, "l" * 5000, "c" * 5000, 1, (hit("p" * 5000, "h" * 5000, 0.5, right=False),))
+
+    page = page_of(replace(NOTHING, retrieval=retrieval([longest], unusable=(("u" * 5000, "why"),))))
+
+    assert "q" * 197 + "..." in page.text
+    assert max(map(len, re.findall(r"\w+", page.text))) < 500
+
+
+UNLABELLED = Judged("a.png", "a", "", 1, (hit("a.png", "a", 0.5, right=True),))
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "said"),
+    [
+        (NOTHING, "How good are the answers?"),
+        (replace(NOTHING, retrieval=retrieval([], unusable=(("b.png", "is empty"),))), "is empty"),
+        (replace(NOTHING, retrieval=retrieval([], without_right_answer=24)), "24 pictures were left out"),
+        (replace(NOTHING, retrieval=retrieval([UNLABELLED])), "100.0 % of 1 queries"),
+        (replace(NOTHING, retrieval=retrieval([UNLABELLED], precision_at_recall=np.array([]))), "0 have a wrong first"),
+        (replace(NOTHING, retrieval=retrieval([WRONG])), "1 have a wrong first"),
+        (replace(NOTHING, retrieval=retrieval([Judged("a.png", "a", "a", 1, ())])), "0.0 % of 1 queries"),
+        (replace(NOTHING, recall=replace(RECALL, curve=(), plan="exact")), "exact"),
+        (replace(NOTHING, recall=replace(RECALL, recall={1: np.ones(1)}, latency={1: LATENCY})), "the nearest"),
+        (replace(NOTHING, reliability=replace(RELIABILITY, hits=np.zeros(2, np.int64))), "Fitted"),
+        (replace(NOTHING, figures={"unheard_of@x": Interval(4.5, 4.5, 4.5)}), "4.500"),
+    ],
+    ids=range(11),
+)
+def test_odd_evaluations_have_a_page(evaluation, said):
+    page = page_of(evaluation)
+
+    assert said in page.text
+    assert page.source.endswith("</html>\n")
+    assert "nan" not in page.text
+
+
+def test_without_categories_there_is_no_chart_of_them():
+    assert "categories" not in page_of(replace(NOTHING, retrieval=retrieval([UNLABELLED]))).text
+    assert "categories" in page_of(replace(NOTHING, retrieval=retrieval([RIGHT]))).text
+
+
+def test_of_ten_thousand_categories_the_largest_are_shown_and_the_rest_counted():
+    judged = [
+        Judged(f"{number}.png", f"{number:05d}", f"{number:05d}", 1, (hit("a.png", "00000", 0.5, right=number == 0),))
+        for number in range(10_000)
+    ]
+
+    page = page_of(replace(NOTHING, retrieval=retrieval([*judged, judged[777]])))
+
+    assert "The 30 categories with most queries; 9,970 smaller ones are left out" in page.text
+    categories = page.source[page.source.index("<details>") : page.source.index("</details>")]
+    assert re.findall(r">(\d{5})<", categories) == ["00777", *(f"{number:05d}" for number in range(29))]
+    assert len(page.source) < 1_000_000
+
+
+def test_labels_that_one_query_each_has_get_no_heat_map():
+    other = replace(WRONG, query="b.png", label="bowls", category="bowls")
+
+    assert "Heat map" in page_of(replace(NOTHING, retrieval=retrieval([WRONG, WRONG]))).source
+    assert "Heat map" not in page_of(replace(NOTHING, retrieval=retrieval([WRONG, other]))).source
+
+
+def test_matplotlib_is_missed_before_anything_is_drawn(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
+
+    with pytest.raises(MissingComponentError, match="--report needs matplotlib") as caught:
+        page_of(WHOLE)
+
+    assert caught.value.hint == "pip install 'imgsearch-toolkit[plots]'"

@@ -1,0 +1,143 @@
+"""What the tests of an evaluation need: indexes of given vectors, and indexes that a bug of ours has signed."""
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from drawn_catalog import draw_catalog
+from imgsearch import build_index
+from imgsearch.encoders.spec import TABLE
+from imgsearch.images.policy import FilePolicy
+from imgsearch.index import store
+from imgsearch.index.arrays import write_array
+from imgsearch.index.backends import build_annoy
+from imgsearch.index.items import SCHEMA, connect
+from imgsearch.index.manifest import Manifest, generation_folder
+from imgsearch.index.plan import BackendSettings, SearchWish
+
+EXACT = BackendSettings("exact", 0, 0, 0)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True), np.float32)
+
+
+def store_index(
+    directory: Path,
+    vectors: np.ndarray,
+    *,
+    paths: Sequence[str] | None = None,
+    products: Sequence[str] | None = None,
+    categories: Sequence[str] | None = None,
+    metadata: Sequence[Mapping[str, object]] | None = None,
+    contents: Sequence[str] | None = None,
+    backend: BackendSettings = EXACT,
+) -> Path:
+    """Publish an index of vectors that no encoder made; `contents` stand for the bytes of the pictures."""
+    count, dims = vectors.shape
+    names = paths or [f"{row:05d}.png" for row in range(count)]
+    folder = directory / generation_folder(1)
+    folder.mkdir(parents=True)
+    for name in (store.EMBEDDINGS, store.VECTORS):
+        write_array(folder / name, count, dims, [np.asarray(vectors, np.float32)])
+    with closing(connect(folder / store.ITEMS)) as connection:
+        connection.executescript(SCHEMA)
+        connection.execute("BEGIN")
+        connection.executemany(
+            "INSERT INTO items VALUES (?, ?, 1, 1, ?, ?, ?, ?)",
+            (
+                (
+                    row,
+                    names[row],
+                    hashlib.sha256((contents or names)[row].encode()).digest(),
+                    products[row] if products else names[row].removesuffix(".png"),
+                    categories[row] if categories else "",
+                    json.dumps(metadata[row] if metadata else {}),
+                )
+                for row in range(count)
+            ),
+        )
+        connection.execute("COMMIT")
+    files = [store.EMBEDDINGS, store.ITEMS, store.VECTORS]
+    if backend.name == "annoy":
+        build_annoy(folder, np.asarray(vectors, np.float32), backend.trees, backend.seed)
+        files.append(store.ANNOY)
+    spec = TABLE["handcrafted"].spec
+    manifest = Manifest(
+        generation=1,
+        count=count,
+        rejected=0,
+        damaged=0,
+        catalogue="/nowhere",
+        policy=FilePolicy(),
+        encoder=spec,
+        fingerprint=spec.fingerprint,
+        dims=dims,
+        projection_count=0,
+        adaptation=None,
+        search=SearchWish(backend.name),
+        backend=backend,
+        measured=None,
+        calibration=None,
+        metadata_file="",
+        metadata_sha256="",
+        files={f"{folder.name}/{name}": store.file_record(folder / name) for name in files},
+    )
+    store.publish(directory, manifest, None)
+    return directory
+
+
+def sign(directory: Path, **changes: object) -> Manifest:
+    """Sign an index as it lies there, as a bug of ours would have done."""
+    manifest = store.read_manifest(directory)
+    files = {name: store.file_record(directory / name) for name in manifest.files}
+    manifest = replace(manifest, files=files, **changes)
+    for path in (directory / store.MANIFEST, directory / manifest.folder / store.MANIFEST):
+        store._write_manifest(path, manifest)
+    return manifest
+
+
+def write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[str]], encoding: str = "utf-8") -> Path:
+    with file.open("w", encoding=encoding, newline="", errors="surrogateescape") as lines:
+        csv.writer(lines).writerows([columns, *rows])
+    return file
+
+
+@pytest.fixture(scope="session", name="unit")
+def unit_fixture() -> Callable[[np.ndarray], np.ndarray]:
+    """Bring rows to unit length."""
+    return unit
+
+
+@pytest.fixture(scope="session", name="store_index")
+def store_index_fixture() -> Callable[..., Path]:
+    """Publish an index of given vectors: store_index(directory, vectors, products=[...])."""
+    return store_index
+
+
+@pytest.fixture(scope="session", name="sign")
+def sign_fixture() -> Callable[..., Manifest]:
+    """Sign an index that was changed: sign(directory)."""
+    return sign
+
+
+@pytest.fixture(scope="session", name="write_csv")
+def write_csv_fixture() -> Callable[..., Path]:
+    """Write a CSV file: write_csv(file, columns, rows)."""
+    return write_csv
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory) -> Path:
+    """A catalogue of 48 drawn products in 12 categories with an index beside it. Not to be changed: copy it."""
+    folder = tmp_path_factory.mktemp("shop")
+    draw_catalog(folder / "catalogue", per_kind=4)
+    build_index(folder / "catalogue", folder / "index", backbone="handcrafted")
+    return folder

@@ -1,0 +1,503 @@
+"""An index that got worse is caught by a gate or by a comparison; one that did not raises no alarm.
+
+Every fault is signed as a bug of ours would have signed it: sizes and checksums are right, `imgsearch check` finds
+nothing (but where it looks into a forest), and every query is answered.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from drawn_catalog import draw_catalog
+from imgsearch.cli import main
+from imgsearch.encoders.projection import Projection, learn_projection
+from imgsearch.encoders.runtime import GRAPH_FILE, import_openvino
+from imgsearch.images.augment import photo_like
+from imgsearch.images.decode import decode_rgba
+from imgsearch.index import store
+from imgsearch.index.backends import build_annoy
+from imgsearch.index.items import connect
+from imgsearch.index.plan import BackendSettings
+
+# Enough that a projection is learnt (512).
+PER_KIND = 43
+PHOTOS = 129
+RUNS = {
+    # Other items of the same category, by the vectors alone.
+    "labels": ("--labels", "category"),
+    # What the search finds of what the vectors hold.
+    "recall": ("--recall", "--sample", "200"),
+    # Pictures of the user's: decoder, encoder, projection and vectors together.
+    "photos": ("--queries", "PHOTOS", "--truth", "TRUTH"),
+}
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A catalogue, its index, what was measured of it, and a way to measure again."""
+
+    folder: Path
+    evaluate: Callable[..., int]
+
+    @property
+    def catalogue(self) -> Path:
+        return self.folder / "catalogue"
+
+    @property
+    def index(self) -> Path:
+        return self.folder / "index"
+
+    def baseline(self, run: str) -> Path:
+        return self.folder / f"{run}.json"
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory, write_csv) -> Shop:
+    """516 drawn products, indexed by the default encoder in an Annoy forest, and evaluated. Not to be changed."""
+    folder = tmp_path_factory.mktemp("healthy")
+    files = draw_catalog(folder / "catalogue", per_kind=PER_KIND)
+    assert (
+        main(["build-index", str(folder / "catalogue"), "--index", str(folder / "index"), "--trees", "10", "-q"]) == 0
+    )
+    (folder / "photos").mkdir()
+    truth = []
+    for number, file in enumerate(files[:: len(files) // PHOTOS]):
+        photo = photo_like(decode_rgba(file.read_bytes()), np.random.default_rng(number))
+        (folder / "photos" / f"{number:03d}.jpg").write_bytes(photo)
+        truth.append((f"{number:03d}.jpg", file.relative_to(folder / "catalogue").as_posix()))
+    write_csv(folder / "truth.csv", ("query", "path"), truth)
+    places = {"PHOTOS": str(folder / "photos"), "TRUTH": str(folder / "truth.csv")}
+
+    def evaluate(index: Path, run: str, *options: object) -> int:
+        words = [places.get(word, word) for word in RUNS[run]]
+        return main(["evaluate", "--index", str(index), *words, *map(str, options)])
+
+    shop = Shop(folder, evaluate)
+    for run in RUNS:
+        assert evaluate(shop.index, run, "--json", shop.baseline(run)) == 0
+    return shop
+
+
+# --- what can be wrong with an index: each function takes a copy of it, and the shop
+
+
+def random():
+    return np.random.default_rng(5)
+
+
+def of(index: Path, name: str) -> Path:
+    return index / store.read_manifest(index).folder / name
+
+
+def vectors_changed(change):
+    """Change vectors.npy, and let the forest be one of the vectors that are there now."""
+
+    def fault(index, shop):
+        path = of(index, store.VECTORS)
+        vectors = np.asarray(change(np.load(path)), np.float32)
+        np.save(path, vectors)
+        build_annoy(path.parent, vectors, 10, 0)
+
+    return fault
+
+
+def vectors_alone_changed(change):
+    """Change vectors.npy under a forest that stays."""
+
+    def fault(index, shop):
+        path = of(index, store.VECTORS)
+        np.save(path, np.asarray(change(np.load(path)), np.float32))
+
+    return fault
+
+
+def unit(vectors):
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(lengths > 0, lengths, 1)
+
+
+def shuffled(vectors):
+    return random().permutation(vectors)
+
+
+def shifted(vectors):
+    return np.roll(vectors, 1, axis=0)
+
+
+def backwards(vectors):
+    return vectors[::-1]
+
+
+def negated(vectors):
+    return -vectors
+
+
+def partly_equal(vectors):
+    vectors[::3] = vectors[0]
+    return vectors
+
+
+def partly_nothing(vectors):
+    vectors[::4] = 0
+    return vectors
+
+
+def doubled(vectors):
+    vectors[::2] = vectors[1::2]
+    return vectors
+
+
+def signs(vectors):
+    return unit(np.sign(vectors))
+
+
+def noisy(vectors):
+    return unit(vectors + random().normal(0, 1.0 / np.sqrt(vectors.shape[1]), vectors.shape))
+
+
+def few_dims(vectors):
+    return unit(vectors * (np.arange(vectors.shape[1]) < 6))
+
+
+def all_but_first_dims(vectors):
+    return unit(vectors * (np.arange(vectors.shape[1]) >= 32))
+
+
+def of_any_length(vectors):
+    return vectors * random().uniform(0.5, 1.0, (len(vectors), 1))
+
+
+def byte_order(vectors):
+    """Half of each vector is in the place of the other half: a stride read wrongly."""
+    vectors[1::2] = np.roll(vectors[1::2], vectors.shape[1] // 2, axis=1)
+    return vectors
+
+
+def projection_changed(change):
+    """Change projection.npz, that of the queries, while the vectors are those of the old one."""
+
+    def fault(index, shop):
+        path = of(index, store.PROJECTION)
+        projection = Projection.load(str(path), 1280, 256)
+        with path.open("wb") as file:
+            change(projection, np.load(of(index, store.EMBEDDINGS))).save(file)
+
+    return fault
+
+
+def random_projection(projection, embeddings):
+    directions = np.linalg.qr(random().normal(size=projection.components.T.shape))[0].T
+    return Projection(projection.mean, np.ascontiguousarray(directions, np.float32))
+
+
+def projection_without_mean(projection, embeddings):
+    return Projection(np.zeros_like(projection.mean), projection.components)
+
+
+def projection_of_half_the_catalogue(projection, embeddings):
+    return learn_projection(embeddings[::2])
+
+
+def projection_in_another_order(projection, embeddings):
+    return Projection(projection.mean, np.ascontiguousarray(projection.components[::-1]))
+
+
+def another_forest(index, shop):
+    path = of(index, store.VECTORS)
+    build_annoy(path.parent, shuffled(np.load(path)), 10, 0)
+
+
+def rows_of_items_permuted(index, shop):
+    with closing(connect(of(index, store.ITEMS))) as connection:
+        (count,) = connection.execute("SELECT count(*) FROM items").fetchone()
+        rows = random().permutation(count).tolist()
+        connection.execute("BEGIN")
+        connection.execute("UPDATE items SET row = row + 1000000")
+        connection.executemany(
+            "UPDATE items SET row = ? WHERE row = ?", [(new, old + 1_000_000) for old, new in enumerate(rows)]
+        )
+        connection.execute("COMMIT")
+
+
+def other_steps(steps):
+    """Queries are seen otherwise than the catalogue was."""
+
+    def fault(index, shop):
+        return {"encoder": replace(store.read_manifest(index).encoder, steps=steps)}
+
+    return fault
+
+
+def network_changed(change):
+    """Change the encoder that queries are seen by."""
+
+    def fault(index, shop):
+        openvino = import_openvino()
+        path = index / store.read_manifest(index).encoder_folder / GRAPH_FILE
+        model = openvino.Core().read_model(path.read_bytes(), path.with_suffix(".bin").read_bytes())
+        model = change(openvino, model)
+        openvino.save_model(model, path, compress_to_fp16=False)
+
+    return fault
+
+
+def channels_swapped(openvino, model):
+    steps = openvino.preprocess.PrePostProcessor(model)
+    steps.input().tensor().set_layout(openvino.Layout("NHWC"))
+    steps.input().preprocess().reverse_channels()
+    return steps.build()
+
+
+def other_weights(openvino, model):
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Constant" and len(node.shape) == 4 and np.prod(node.shape) > 1000:
+            values = random().permutation(node.data.ravel()).reshape(node.data.shape)
+            other = openvino.opset13.constant(values)
+            node.output(0).replace(other.output(0))
+    return model
+
+
+def rebuilt(index, catalogue, *options):
+    """Let the real program make it worse."""
+    code = main(["build-index", str(catalogue), "--index", str(index), "-q", *options])
+    assert code == 0
+    return {}
+
+
+def of_the_catalogue(index, shop, keep):
+    """Copy a part of the catalogue; the times stay, so that nothing is embedded again."""
+    kept = [file for number, file in enumerate(sorted(shop.catalogue.rglob("*.png"))) if keep(number, file)]
+    folder = index.parent / "catalogue"
+    for file in kept:
+        copy = folder / file.relative_to(shop.catalogue)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, copy)
+    return folder
+
+
+def half_missing(index, shop):
+    return rebuilt(index, of_the_catalogue(index, shop, lambda number, _: number % 2), "--force")
+
+
+def an_eighth_missing(index, shop):
+    return rebuilt(index, of_the_catalogue(index, shop, lambda number, _: number % 8))
+
+
+def a_category_missing(index, shop):
+    return rebuilt(index, of_the_catalogue(index, shop, lambda _, file: file.parent.name != "stars"))
+
+
+def a_worse_encoder(index, shop):
+    return rebuilt(index, shop.catalogue, "--backbone", "handcrafted:color", "--trees", "10")
+
+
+def pictures_changed(change):
+    """Every eighth file holds another picture of the same name, and a nightly build has taken it in."""
+
+    def fault(index, shop):
+        catalogue = of_the_catalogue(index, shop, lambda *_: True)
+        for file in sorted(catalogue.rglob("*.png"))[::8]:
+            pixels = cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+            file.write_bytes(cv2.imencode(".png", change(pixels))[1].tobytes())
+        return rebuilt(index, catalogue)
+
+    return fault
+
+
+def upside_down(pixels):
+    return np.ascontiguousarray(pixels[::-1])
+
+
+def blurred(pixels):
+    return cv2.GaussianBlur(pixels, (0, 0), 12)
+
+
+def categories_of_others(index, shop):
+    """A CSV file sorted by one column only."""
+    paths = [file.relative_to(shop.catalogue).as_posix() for file in sorted(shop.catalogue.rglob("*.png"))]
+    categories = random().permutation([path.partition("/")[0] for path in paths])
+    lines = ["path,category", *(f"{path},{category}" for path, category in zip(paths, categories, strict=True))]
+    file = index.parent / "products.csv"
+    file.write_text("\n".join(lines))
+    return rebuilt(index, shop.catalogue, "--metadata", str(file))
+
+
+# Each fault, what is to catch it, and what must be said.
+FAULTS = {
+    "vectors shuffled": (vectors_changed(shuffled), "labels", "map is"),
+    "vectors shifted by one row": (vectors_changed(shifted), "photos", "hit_rate@1 is"),
+    "vectors backwards": (vectors_changed(backwards), "photos", "hit_rate@1 is"),
+    "vectors negated": (vectors_changed(negated), "photos", "hit_rate@1 is"),
+    "a third of the vectors equal": (vectors_changed(partly_equal), "labels", "hit_rate@1 is"),
+    "a quarter of the vectors nothing": (vectors_changed(partly_nothing), "labels", "hit_rate@1 is"),
+    "every other vector that of its neighbour": (vectors_changed(doubled), "photos", "map is"),
+    "vectors brought to their signs": (vectors_changed(signs), "labels", "map is"),
+    "vectors with noise": (vectors_changed(noisy), "labels", "map is"),
+    "six dimensions left": (vectors_changed(few_dims), "labels", "hit_rate@1 is"),
+    "the strongest dimensions lost": (vectors_changed(all_but_first_dims), "labels", "map is"),
+    "vectors of any length": (vectors_changed(of_any_length), "labels", "map is"),
+    "halves of every other vector swapped": (vectors_changed(byte_order), "labels", "map is"),
+    "vectors shuffled under a forest": (vectors_alone_changed(shuffled), "recall", "index_recall@10 is"),
+    "a forest of other vectors": (another_forest, "recall", "index_recall@10 is"),
+    "a random projection": (projection_changed(random_projection), "photos", "hit_rate@1 is"),
+    "a projection without its mean": (projection_changed(projection_without_mean), "photos", "map is"),
+    "a projection of half the catalogue": (projection_changed(projection_of_half_the_catalogue), "photos", "map is"),
+    "a projection in another order": (projection_changed(projection_in_another_order), "photos", "hit_rate@1 is"),
+    "rows of items permuted": (rows_of_items_permuted, "labels", "hit_rate@1 is"),
+    "queries binarized": (other_steps("binarize=otsu"), "photos", "hit_rate@1 is"),
+    "queries without colours": (other_steps("grayscale"), "photos", "map is"),
+    "the encoder's channels swapped": (network_changed(channels_swapped), "photos", "map is"),
+    "the encoder's weights of another": (network_changed(other_weights), "photos", "hit_rate@1 is"),
+    "a worse encoder": (a_worse_encoder, "labels", "hit_rate@1 is"),
+    "half the catalogue missing": (half_missing, "labels", "items where it held 516: 50 % less"),
+    "an eighth of the catalogue missing": (an_eighth_missing, "recall", "items where it held 516: 13 % less"),
+    "a category missing": (a_category_missing, "photos", "map is"),
+    "pictures upside down": (pictures_changed(upside_down), "photos", "map is"),
+    "pictures blurred": (pictures_changed(blurred), "photos", "map is"),
+    "categories of others": (categories_of_others, "labels", "hit_rate@1 is"),
+}
+
+
+@pytest.fixture
+def copied(healthy, tmp_path) -> Path:
+    return Path(shutil.copytree(healthy.index, tmp_path / "index"))
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_caught_against_the_evaluation_of_before(name, healthy, copied, sign, capsys):
+    inject, run, said = FAULTS[name]
+    sign(copied, **(inject(copied, healthy) or {}))
+    capsys.readouterr()
+
+    code = healthy.evaluate(copied, run, "--against", healthy.baseline(run))
+
+    told = capsys.readouterr().err
+    assert code == 10, told
+    assert said in told
+
+
+# The vectors of 516 pictures are too few for a forest to be bad at.
+POOR = {
+    "a forest of one tree": {"trees": 1},
+    "the least search_k": {"search_k": 1},
+    "both": {"trees": 1, "search_k": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def forest(tmp_path_factory, store_index, unit) -> Path:
+    """An index of 4,000 vectors in a good forest, and what was measured of it."""
+    folder = tmp_path_factory.mktemp("forest")
+    vectors = unit(np.random.default_rng(0).normal(size=(4000, 48)))
+    store_index(folder / "index", vectors, backend=BackendSettings("annoy", 20, 0, 4000))
+    assert measured(folder / "index", "--json", folder / "recall.json") == 0
+    return folder
+
+
+def measured(index, *options):
+    return main(["evaluate", "--recall", "--sample", "200", "--index", str(index), *map(str, options)])
+
+
+@pytest.mark.parametrize("name", POOR)
+def test_a_poor_forest_is_caught_by_a_gate_and_by_a_comparison(name, forest, tmp_path, sign, capsys):
+    copied = Path(shutil.copytree(forest / "index", tmp_path / "index"))
+    path = of(copied, store.VECTORS)
+    backend = replace(store.read_manifest(copied).backend, **POOR[name])
+    build_annoy(path.parent, np.load(path), backend.trees, backend.seed)
+    sign(copied, backend=backend)
+    capsys.readouterr()
+
+    assert measured(copied, "--against", forest / "recall.json") == 10
+    assert re.search(r"index_recall@10 is 0\.\d+ where it was 0\.9\d+ on the same 200 queries", capsys.readouterr().err)
+
+    assert measured(copied, "--min", "index_recall@10=0.99") == 10
+    assert re.search(r"index_recall@10 is 0\.\d+, 0\.\d+ below 0\.99", capsys.readouterr().err)
+
+
+GATES = {
+    "half the catalogue missing": ("count=516", "count is 258, 258 below 516"),
+    "vectors shuffled": ("hit_rate@1=0.95", "below 0.95"),
+    "a forest of other vectors": ("index_recall@10=0.99", "below 0.99"),
+    "rows of items permuted": ("map=0.8", "below 0.8"),
+    "a worse encoder": ("hit_rate@1=0.95", "below 0.95"),
+}
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_a_fault_is_caught_by_a_gate(name, healthy, copied, sign, capsys):
+    inject, run, _ = FAULTS[name]
+    gate, said = GATES[name]
+    assert healthy.evaluate(copied, run, "--min", gate) == 0
+    sign(copied, **(inject(copied, healthy) or {}))
+    capsys.readouterr()
+
+    assert healthy.evaluate(copied, run, "--min", gate) == 10
+    assert said in capsys.readouterr().err
+
+
+# --- what is no fault
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_ten_evaluations_of_the_same_index_raise_no_alarm(run, healthy, tmp_path, capsys):
+    steady = []
+    for _ in range(10):
+        assert healthy.evaluate(healthy.index, run, "--against", healthy.baseline(run), "--json", tmp_path / "now") == 0
+        assert capsys.readouterr().err == ""
+        figures = json.loads((tmp_path / "now").read_text())
+        steady.append({name: value for name, value in figures.items() if not name.startswith(("latency", "queries_"))})
+    assert all(figures == steady[0] for figures in steady)
+
+
+def float16(vectors):
+    return vectors.astype(np.float16)
+
+
+def another_seed(index, shop):
+    return rebuilt(index, shop.catalogue, "--seed", "7", "--trees", "10")
+
+
+def fewer_trees(index, shop):
+    return rebuilt(index, shop.catalogue, "--trees", "5")
+
+
+def a_few_pictures_gone(index, shop):
+    return rebuilt(index, of_the_catalogue(index, shop, lambda number, _: number % 50 != 1))
+
+
+def a_few_pictures_more(index, shop):
+    catalogue = of_the_catalogue(index, shop, lambda *_: True)
+    for file in draw_catalog(index.parent / "new", per_kind=1, seed=1):
+        shutil.move(file, catalogue / file.parent.name / f"new-{file.name}")
+    return rebuilt(index, catalogue)
+
+
+HARMLESS = {
+    "vectors of half the precision": (vectors_changed(float16), ("labels", "recall", "photos")),
+    "another seed of the forest": (another_seed, ("recall",)),
+    "fewer trees": (fewer_trees, ("recall",)),
+    "a few pictures gone": (a_few_pictures_gone, ("labels", "recall", "photos")),
+    "a few pictures more": (a_few_pictures_more, ("labels", "recall", "photos")),
+}
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_is_no_fault_raises_no_alarm(name, healthy, copied, sign, capsys):
+    change, runs = HARMLESS[name]
+    sign(copied, **(change(copied, healthy) or {}))
+
+    for run in runs:
+        code = healthy.evaluate(copied, run, "--against", healthy.baseline(run))
+        assert code == 0, capsys.readouterr().err
+
+
+def test_there_are_twenty_faults_and_more():
+    assert len(FAULTS) + len(POOR) >= 20
