@@ -19,7 +19,7 @@ def build(catalogue: Path, index: Path, *options: str) -> None:
 def small(drawn, tmp_path_factory) -> Path:
     """An index of the drawn catalogue by the hand-crafted encoder. Not to be changed."""
     index = tmp_path_factory.mktemp("small") / "idx"
-    build(drawn, index, "--backbone", "handcrafted")
+    build(drawn, index, "--backbone", "handcrafted", "--backend", "annoy")
     return index
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+ANNOY = ("--backend", "annoy")
 DEATHS = {
     "when it is imported": "import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n",
     "when it is used": (
@@ -57,7 +58,9 @@ def test_a_query_may_go_without_it(broken, imgsearch, forest, drawn):
 
 
 def test_a_build_finds_out_before_anything_is_embedded(broken, imgsearch, catalogue, tmp_path):
-    done = imgsearch("build-index", catalogue, "--index", "idx", "--backbone", "handcrafted", "--report", "r.json")
+    done = imgsearch(
+        "build-index", catalogue, "--index", "idx", "--backbone", "handcrafted", *ANNOY, "--report", "r.json"
+    )
 
     assert_that_it_says_one_line_and_a_hint(done)
     assert json.loads((tmp_path / "r.json").read_text())["exit_code"] == 8
@@ -103,4 +106,4 @@ def test_embedding_info_and_rollback_do_without_it(broken, imgsearch, forest, ca
     back = imgsearch("rollback", "--index", forest)
 
     assert [done.returncode for done in (embedded, known, back)] == [0, 0, 0]
-    assert "annoy, 50 trees" in imgsearch("info", "--index", forest).stdout
+    assert "annoy, 10 trees" in imgsearch("info", "--index", forest).stdout

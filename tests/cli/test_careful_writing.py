@@ -3,7 +3,8 @@ import shutil
 
 import pytest
 
-FAST = ("--backbone", "handcrafted")
+ENCODER = ("--backbone", "handcrafted")
+FAST = (*ENCODER, "--backend", "annoy")
 
 
 def test_a_directory_with_other_things_in_it_is_refused_and_left_alone(imgsearch, catalogue, tmp_path):
@@ -12,7 +13,7 @@ def test_a_directory_with_other_things_in_it_is_refused_and_left_alone(imgsearch
         (tmp_path / name).write_text("precious")
 
     built = imgsearch("build-index", catalogue, "--index", "project", *FAST)
-    embedded = imgsearch("embed", catalogue, "-o", "project", *FAST)
+    embedded = imgsearch("embed", catalogue, "-o", "project", *ENCODER)
 
     assert (built.returncode, embedded.returncode) == (2, 2)
     assert "expected an index or an empty directory" in built.stderr
@@ -54,7 +55,7 @@ def test_the_next_build_mends_a_damaged_derived_file(imgsearch, catalogue, tmp_p
 
 
 def test_a_damaged_encoder_is_not_published_again_as_a_good_one(imgsearch, catalogue, tmp_path):
-    imgsearch("embed", catalogue, "-o", "embeddings", *FAST)
+    imgsearch("embed", catalogue, "-o", "embeddings", *ENCODER)
     imgsearch("build-index", "embeddings", "--index", "idx")
     spec = next((tmp_path / "idx").rglob("spec.json"))
     good = spec.read_text()
@@ -69,7 +70,7 @@ def test_a_damaged_encoder_is_not_published_again_as_a_good_one(imgsearch, catal
 def test_embeddings_of_a_shrunken_catalogue_are_refused_as_pictures_are(imgsearch, catalogue, tmp_path):
     imgsearch("build-index", catalogue, "--index", "idx", *FAST)
     shutil.copytree(catalogue / "cups", tmp_path / "few")
-    imgsearch("embed", "few", "-o", "embeddings", *FAST)
+    imgsearch("embed", "few", "-o", "embeddings", *ENCODER)
 
     refused = imgsearch("build-index", "embeddings", "--index", "idx")
     forced = imgsearch("build-index", "embeddings", "--index", "idx", "--force")

@@ -258,13 +258,6 @@ def test_of_ten_thousand_categories_the_largest_are_shown_and_the_rest_counted()
     assert len(page.source) < 1_000_000
 
 
-def test_labels_that_one_query_each_has_get_no_heat_map():
-    other = replace(WRONG, query="b.png", label="bowls", category="bowls")
-
-    assert "Heat map" in page_of(replace(NOTHING, retrieval=retrieval([WRONG, WRONG]))).source
-    assert "Heat map" not in page_of(replace(NOTHING, retrieval=retrieval([WRONG, other]))).source
-
-
 def test_matplotlib_is_missed_before_anything_is_drawn(monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))

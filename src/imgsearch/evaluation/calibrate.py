@@ -58,7 +58,7 @@ def calibrate(retrieval: Retrieval) -> Reliability:
             unseen[held_out] = np.interp(scores[held_out], curve.scores, curve.probabilities)
     error, mean, share, hits = _compared(unseen, right)
     calibration = Calibration(retrieval.label, len(judged), round(error, 6), *curves)
-    return Reliability(calibration, mean, share, hits, error, _compared(unseen[first], right[first])[0])
+    return Reliability(calibration, mean, share, hits, error, expected_calibration_error(unseen[first], right[first]))
 
 
 def keep_calibration(directory: Path, evaluated: Manifest, calibration: Calibration, wait_lock: float = 0) -> None:
@@ -113,6 +113,19 @@ def _platt(scores: Values, right: Rights) -> tuple[float, float]:
 
 def _rounded(values: Values) -> tuple[float, ...]:
     return tuple(np.asarray(values, np.float64).round(6).tolist())
+
+
+def expected_calibration_error(probabilities: Values, right: Rights) -> float:
+    """Take the mean distance between probability and what was right, over bins, weighted by the hits in each.
+
+    Args:
+        probabilities: (hits,), 0 to 1.
+        right: (hits,), bool.
+
+    Returns:
+        0 to 1.
+    """
+    return _compared(probabilities, right)[0]
 
 
 def _compared(probabilities: Values, right: Rights) -> tuple[float, Values, Values, NDArray[np.int64]]:

@@ -1,0 +1,55 @@
+"""Do probabilities mean what they say on queries they were not learnt from: python benchmarks/calibration.py FOLDER.
+
+Probabilities are learnt from the self-test of the stamps, and compared with what is right among the first ten hits of
+photo-like queries with two other seeds, and of crops and screenshots, a kind that they were not learnt from.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from adaptation import KINDS, make_queries
+from catalogs import stamps
+from demo import ask
+from imgsearch import Hit, build_index
+from imgsearch.evaluation.calibrate import expected_calibration_error
+from imgsearch.evaluation.evaluate import evaluate
+
+ASKED = (("photo", 3), ("photo", 4), ("screenshot", 3))
+
+
+def main(folder: Path) -> None:
+    catalogue = folder / "stamps"
+    if not stamps(catalogue):
+        sys.exit("the stamps cannot be had here")
+    index = folder / "calibration.imgsearch"
+    build_index(catalogue, index)
+    learnt = evaluate(index, calibrate=True).reliability
+    assert learnt is not None
+    queries = learnt.calibration.queries
+    print(
+        f"  learnt from {queries} queries; by cross-validation {learnt.error:.4f}, first hits {learnt.error_at_1:.4f}"
+    )
+    pictures = sorted(catalogue.rglob("*.png"))
+    for kind, seed in ASKED:
+        asked = make_queries(pictures, catalogue, folder / f"adaptation-{kind}-{seed}", KINDS[kind], seed)
+        answers = ask(index, asked)
+        all_hits = [(hit, hit.path == name) for name, hits in answers.items() for hit in hits]
+        first = [(hit, right) for hit, right in all_hits if hit.rank == 1]
+        mean = np.mean([hit.probability for hit, _ in first])
+        rate = np.mean([right for _, right in first])
+        print(
+            f"  {kind}, seed {seed}: expected calibration error {error(all_hits):.4f}, first hits {error(first):.4f}"
+            f" (mean probability {mean:.3f}, right {rate:.3f})",
+            flush=True,
+        )
+
+
+def error(hits: list[tuple[Hit, bool]]) -> float:
+    probabilities = np.array([hit.probability for hit, _ in hits], np.float64)
+    return expected_calibration_error(probabilities, np.array([right for _, right in hits]))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
