@@ -127,8 +127,11 @@ def test_a_report_is_one_page_with_the_pictures_of_the_queries(imgsearch, index,
     assert "<script" not in page
 
 
-def test_a_report_of_a_self_test_shows_the_variants(imgsearch, network, tmp_path):
-    done = imgsearch("evaluate", "--index", network, "--self-test", "--report", tmp_path / "quality")
+def test_a_report_of_a_self_test_shows_the_variants(imgsearch, catalogue, tmp_path):
+    imgsearch("build-index", catalogue, "--index", "idx", "--backbone", "handcrafted")
+    shutil.copy(catalogue / "fish/fish-00.png", catalogue / "cups/cups-00.png")  # which the index knows as a cup
+
+    done = imgsearch("evaluate", "--index", "idx", "--self-test", "--report", tmp_path / "quality")
 
     assert done.returncode == 0
     assert "data:image/png;base64," in (tmp_path / "quality" / "index.html").read_text()

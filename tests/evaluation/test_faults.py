@@ -20,7 +20,7 @@ from drawn_catalog import draw_catalog
 from imgsearch.cli import main
 from imgsearch.encoders.projection import Projection, learn_projection
 from imgsearch.encoders.runtime import GRAPH_FILE, import_openvino
-from imgsearch.images.augment import photo_like
+from imgsearch.images.augment import screenshot_like
 from imgsearch.images.decode import decode_rgba
 from imgsearch.index import store
 from imgsearch.index.backends import build_annoy
@@ -35,7 +35,7 @@ RUNS = {
     "labels": ("--labels", "category"),
     # What the search finds of what the vectors hold.
     "recall": ("--recall", "--sample", "200"),
-    # Pictures of the user's: decoder, encoder, projection and vectors together.
+    # Pictures cut out of a screen: decoder, encoder, projection and vectors together.
     "photos": ("--queries", "PHOTOS", "--truth", "TRUTH"),
 }
 
@@ -70,7 +70,7 @@ def healthy(tmp_path_factory, write_csv) -> Shop:
     (folder / "photos").mkdir()
     truth = []
     for number, file in enumerate(files[:: len(files) // PHOTOS]):
-        photo = photo_like(decode_rgba(file.read_bytes()), np.random.default_rng(number))
+        photo = screenshot_like(decode_rgba(file.read_bytes()), np.random.default_rng(number))
         (folder / "photos" / f"{number:03d}.jpg").write_bytes(photo)
         truth.append((f"{number:03d}.jpg", file.relative_to(folder / "catalogue").as_posix()))
     write_csv(folder / "truth.csv", ("query", "path"), truth)
@@ -386,9 +386,8 @@ def test_a_fault_is_caught_against_the_evaluation_of_before(name, healthy, copie
 
 # The vectors of 516 pictures are too few for a forest to be bad at.
 POOR = {
-    "a forest of one tree": {"trees": 1},
-    "the least search_k": {"search_k": 1},
-    "both": {"trees": 1, "search_k": 1},
+    "a small search_k": {"search_k": 1},
+    "a small search_k in a forest of one tree": {"trees": 1, "search_k": 1},
 }
 
 

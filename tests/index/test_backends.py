@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 
 from imgsearch.errors import DamagedIndexError
 from imgsearch.index import arrays, backends
-from imgsearch.index.backends import AnnoyBackend, ExactBackend, build_annoy
-from imgsearch.index.store import ANNOY
+from imgsearch.index.backends import AnnoyBackend, ExactBackend, FaissBackend, build_annoy
+from imgsearch.index.faiss_lists import build_faiss, lists_for
+from imgsearch.index.store import ANNOY, LISTS
 
 
 def unit(vectors):
@@ -26,7 +27,12 @@ def annoy(folder, vectors):
     return AnnoyBackend(folder / ANNOY, *vectors.shape, 20_000)
 
 
-@pytest.fixture(params=[exact, annoy], ids=["exact", "annoy"])
+def faiss(folder, vectors):
+    build_faiss(folder, vectors, lists_for(len(vectors)), 0)
+    return FaissBackend(folder / LISTS, *vectors.shape, 40)
+
+
+@pytest.fixture(params=[exact, annoy, faiss], ids=["exact", "annoy", "faiss"])
 def opened(request, tmp_path):
     return lambda vectors: request.param(tmp_path, vectors)
 

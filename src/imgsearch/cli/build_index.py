@@ -32,15 +32,17 @@ def build_index(
     weights: WeightsOption = None,
     precision: PrecisionOption = "auto",
     backend: Annotated[
-        Literal["auto", "annoy", "exact"] | None,
-        typer.Option(help="How to search; auto: whichever is faster. [default: as the index, or auto]"),
+        Literal["auto", "annoy", "faiss", "exact"] | None,
+        typer.Option(
+            help="How to search; auto: the faster of annoy and exact; faiss: an extra. [default: as the index, or auto]"
+        ),
     ] = None,
     trees: Annotated[
         int | None,
         typer.Option(metavar="N", help="Trees of the Annoy forest. [default: as the index, or what tuning finds]"),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(metavar="N", help="Seed of the Annoy forest. [default: as the index, or 0]")
+        int | None, typer.Option(metavar="N", help="Seed of forest or lists. [default: as the index, or 0]")
     ] = None,
     target_recall: Annotated[
         float | None,

@@ -58,9 +58,10 @@ def _recall(found: IndexRecall, evaluation: Evaluation) -> Iterator[str]:
     yield _table(f"index recall: of the k nearest of {len(found.queries)} items, those that are found", heads, rows)
     yield f"exact search, 10 nearest: p50 {1000 * found.exact.p50:.2f} ms, p95 {1000 * found.exact.p95:.2f} ms\n\n"
     if found.curve:
-        whose = "" if found.plan == "annoy" else ", had the index a forest"
+        whose = ", had the index a forest" if found.plan == "exact" else ""
+        effort = "probes" if found.plan == "faiss" else "search_k"
         curve = [(f"{point.search_k}", f"{point.recall:.4f}", *_times(point.latency)) for point in found.curve]
-        yield _table(f"recall of the 10 nearest against latency{whose}", ("search_k", "recall", *_TIMES), curve)
+        yield _table(f"recall of the 10 nearest against latency{whose}", (effort, "recall", *_TIMES), curve)
 
 
 _TIMES = ("p50 ms", "p95 ms", "p99 ms", "queries/s")

@@ -50,6 +50,8 @@ def info(
         search = "none: embeddings only" if backend is None else backend.name
         if backend is not None and backend.name == "annoy":
             search += f", {backend.trees} trees, search_k {backend.search_k}, seed {backend.seed}"
+        if backend is not None and backend.name == "faiss":
+            search += f", {backend.lists} lists, probes {backend.probes}, seed {backend.seed}"
         measured = manifest.measured
         calibration = manifest.calibration
         learnt = manifest.projection_count

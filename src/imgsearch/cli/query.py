@@ -137,13 +137,17 @@ def _voted(answer: "Answer", index: "Index") -> "ClassAnswer":
 
 
 def _require_backend(index: Path, *, exact: bool) -> None:
-    """Try Annoy if the index needs it; before threads are started, which do not go with a fork."""
+    """Try what the index needs; before threads are started, which do not go with a fork."""
     from imgsearch.cli.self_test import require_annoy
     from imgsearch.index.store import read_manifest
 
     backend = read_manifest(index).backend
     if backend is not None and backend.name == "annoy" and not exact:
         require_annoy()
+    if backend is not None and backend.name == "faiss" and not exact:
+        from imgsearch.index.backends import import_faiss
+
+        import_faiss()
 
 
 def report_unusable(image: str, error: "ImgsearchError | None", how: str) -> int:

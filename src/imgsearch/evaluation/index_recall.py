@@ -66,8 +66,8 @@ def _curve(index: Index, sample: Sample, k: int) -> tuple[CurvePoint, ...]:
     """Measure the backend at several settings; a small index that needs no forest is given one for the purpose."""
     backend, search = index.manifest.backend, index.manifest.search
     assert backend is not None
-    if backend.name == "annoy":
-        return tuple(_points(index, index.forest, backend.search_k, sample, k))
+    if backend.name != "exact":
+        return tuple(_points(index, index.backend, backend.effort, sample, k))
     if search is None or search.backend == "exact" or len(index) > _MOST_FOR_A_TRIAL:
         return ()
     try:
@@ -81,11 +81,11 @@ def _curve(index: Index, sample: Sample, k: int) -> tuple[CurvePoint, ...]:
 
 
 def _points(
-    index: Index, forest: Callable[[int], Backend], search_k: int, sample: Sample, k: int
+    index: Index, opened: Callable[[int], Backend], effort: int, sample: Sample, k: int
 ) -> Iterator[CurvePoint]:
-    for share in _SHARES:
-        tried = max(1, round(search_k * share))
-        found, latency = measure(_scores(functools.partial(index.search_with, forest(tried))), sample, k)
+    # A few probes less are the same number again.
+    for tried in sorted({max(1, round(effort * share)) for share in _SHARES}):
+        found, latency = measure(_scores(functools.partial(index.search_with, opened(tried))), sample, k)
         yield CurvePoint(tried, float(found.mean()), latency)
 
 

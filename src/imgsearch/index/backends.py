@@ -1,24 +1,28 @@
 """Candidate search: which rows are worth an exact score. Backends only propose; scores come from the vectors."""
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.encoders.runtime import Embeddings
-from imgsearch.errors import DamagedIndexError
+from imgsearch.errors import DamagedIndexError, MissingComponentError
 from imgsearch.index.arrays import BLOCK_ROWS, blocks_of
 from imgsearch.index.disk import sync
-from imgsearch.index.store import ANNOY
+from imgsearch.index.plan import BackendSettings
+from imgsearch.index.store import ANNOY, BACKEND_FILES
 
 Rows = NDArray[np.int64]
 
 # Nodes that are looked at for each of the results that are wanted, if that is more than what was tuned for ten.
 _NODES_FOR_EACH = 40
+# The same for rows that Faiss looks at.
+_ROWS_FOR_EACH = 20
 
 
 def scores_of(vectors: Embeddings, vector: Embeddings) -> Embeddings:
@@ -117,9 +121,106 @@ class AnnoyBackend:
         return np.asarray(self._forest.get_nns_by_vector(vector, wanted, search_k), np.int64)
 
 
+class FaissBackend:
+    """Looks in those of many lists whose centres are nearest to the query (Faiss, inverted lists of whole vectors).
+
+    Faiss's file has no checksum, and one that is cut between two fields crashes the process: check its sha256 first.
+
+    Args:
+        path: The published `lists.faiss`.
+        count: Vectors in it.
+        dims: Length of a vector.
+        probes: In how many lists a search looks, at least; 1 or more.
+
+    Raises:
+        DamagedIndexError: Faiss cannot read it, or it holds something else.
+        MissingComponentError: Faiss is not installed.
+    """
+
+    def __init__(self, path: Path, count: int, dims: int, probes: int) -> None:
+        self._faiss = import_faiss()
+        self._probes = probes
+        try:
+            with _utf8_name(path.parent) as folder:
+                # IO_FLAG_MMAP, the older way to map a file, makes a search several times as slow.
+                self._index = self._faiss.read_index(f"{folder}/{path.name}", self._faiss.IO_FLAG_MMAP_IFC)
+        except RuntimeError as error:
+            raise DamagedIndexError(f"{path} is damaged: {error}") from error
+        if not isinstance(self._index, self._faiss.IndexIVFFlat):
+            raise DamagedIndexError(f"{path} is damaged: {type(self._index).__name__}, expected IndexIVFFlat")
+        found = (self._index.ntotal, self._index.d, self._index.metric_type)
+        if found != (count, dims, self._faiss.METRIC_INNER_PRODUCT):
+            raise DamagedIndexError(
+                f"{path} is damaged: {found[0]} items of {found[1]} dimensions, metric {found[2]}, expected {count} of"
+                f" {dims}, metric {self._faiss.METRIC_INNER_PRODUCT}"
+            )
+
+    @property
+    def lists(self) -> int:
+        """How many lists there are."""
+        return int(self._index.nlist)
+
+    def candidates(self, vector: Embeddings, k: int) -> Rows:
+        """Return about twice k rows; see `Backend`."""
+        wanted = 2 * k + 10
+        probes = max(self._probes, math.ceil(_ROWS_FOR_EACH * k * self.lists / self._index.ntotal))
+        while True:
+            how = self._faiss.SearchParametersIVF(nprobe=probes)
+            with one_thread(self._faiss):
+                _, rows = self._index.search(vector[None], wanted, params=how)
+            found = np.asarray(rows[0][rows[0] >= 0], np.int64)  # -1 where the lists hold fewer
+            if len(found) >= min(k, self._index.ntotal) or probes >= self.lists:
+                return found
+            probes *= 2
+
+
+def open_backend(folder: Path, settings: BackendSettings, count: int, dims: int) -> Backend:
+    """Open what a generation is searched with.
+
+    Args:
+        folder: Of the generation.
+        settings: Of a backend that has a file.
+        count: Vectors of the generation.
+        dims: Length of a vector.
+
+    Raises:
+        DamagedIndexError: The file cannot be read, or holds something else.
+        MissingComponentError: The library that reads it is not installed.
+    """
+    kind = FaissBackend if settings.name == "faiss" else AnnoyBackend
+    return kind(folder / BACKEND_FILES[settings.name], count, dims, settings.effort)
+
+
+def import_faiss() -> Any:
+    """Import Faiss.
+
+    Raises:
+        MissingComponentError: It is not installed.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise MissingComponentError(
+            f"the backend faiss needs a library that cannot be imported: {error}",
+            hint="pip install 'imgsearch-toolkit[faiss]'; or go without: build-index --backend annoy, query --exact",
+        ) from error
+    return faiss
+
+
+@contextlib.contextmanager
+def one_thread(faiss: Any) -> Iterator[None]:
+    """Let Faiss use one thread, as all searches here do, and as builds must that give the same bytes every time."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
 @contextlib.contextmanager
 def _utf8_name(folder: Path) -> Iterator[str]:
-    """Give a folder a name that Annoy takes, which wants UTF-8: its own, or that of an open descriptor."""
+    """Give a folder a name that Annoy and Faiss take, which want UTF-8: its own, or that of an open descriptor."""
     name = os.fspath(folder)
     if name == name.encode("utf-8", "replace").decode():
         yield name

@@ -16,6 +16,7 @@ from imgsearch.errors import DamagedIndexError, MissingComponentError, NoIndexEr
 from imgsearch.index import store
 from imgsearch.index.annoy_process import check_forest
 from imgsearch.index.arrays import BLOCK_ROWS, open_array
+from imgsearch.index.faiss_lists import check_lists
 from imgsearch.index.items import connect
 from imgsearch.index.manifest import Manifest, generation_folder
 
@@ -43,8 +44,8 @@ class Finding:
 def check(index: str | os.PathLike[str], *, deep: bool = False) -> list[Finding]:
     """Look whether an index is whole.
 
-    Every file is read and compared with its size and sha256 in the manifest, and Annoy's forest is opened by another
-    process. A build that publishes in the meantime does no harm.
+    Every file is read and compared with its size and sha256 in the manifest. Annoy's forest is opened by another
+    process, Faiss' lists by this one. A build that publishes in the meantime does no harm.
 
     Args:
         index: The index directory.
@@ -56,7 +57,7 @@ def check(index: str | os.PathLike[str], *, deep: bool = False) -> list[Finding]
 
     Raises:
         NoIndexError: There is none.
-        MissingComponentError: This processor cannot run Annoy.
+        MissingComponentError: This processor cannot run Annoy, or Faiss is not installed.
     """
     directory = Path(index)
     attempts = 3  # two builds may sweep the generation that is being read
@@ -87,7 +88,7 @@ def _findings(directory: Path, manifest: Manifest, *, deep: bool) -> Iterator[Fi
         name = f"{manifest.folder}/{store.MANIFEST}"
         yield Finding(name, problem, store.remedy(name))
     if not damaged:
-        yield from _forest(directory, manifest)
+        yield from _backend_file(directory, manifest)
         if deep:
             yield from _disagreements(directory, manifest)
     if deep:
@@ -116,21 +117,24 @@ def _needed(manifest: Manifest) -> set[str]:
     names = [store.EMBEDDINGS, store.ITEMS]
     if manifest.backend is not None:
         names.append(store.VECTORS)
-        if manifest.backend.name == "annoy" and manifest.count:
-            names.append(store.ANNOY)
+        if manifest.backend.name in store.BACKEND_FILES and manifest.count:
+            names.append(store.BACKEND_FILES[manifest.backend.name])
     if manifest.projection_count:
         names.append(store.PROJECTION)
     encoder = {f"{manifest.encoder_folder}/{name}" for name in exported_files(manifest.encoder)}
     return encoder | {f"{manifest.folder}/{name}" for name in names}
 
 
-def _forest(directory: Path, manifest: Manifest) -> Iterator[Finding]:
-    name = f"{manifest.folder}/{store.ANNOY}"
-    if manifest.backend is None or name not in manifest.files:
+def _backend_file(directory: Path, manifest: Manifest) -> Iterator[Finding]:
+    if manifest.backend is None or manifest.backend.name not in store.BACKEND_FILES:
         return
+    name = f"{manifest.folder}/{store.BACKEND_FILES[manifest.backend.name]}"
+    if name not in manifest.files:
+        return
+    look = check_lists if manifest.backend.name == "faiss" else check_forest
     vectors = open_array(directory / manifest.folder / store.VECTORS, manifest.count, manifest.dims)
     try:
-        check_forest(directory / name, vectors, manifest.backend)
+        look(directory / name, vectors, manifest.backend)
     except DamagedIndexError as error:
         yield Finding(name, error.message, store.remedy(name))
 

@@ -86,7 +86,7 @@ def complete_generation(
         names += [store.VECTORS] + ([store.PROJECTION] if projection else [])
         backend, measured = tune(folder, vectors, search)
         draft = replace(draft, backend=backend, measured=measured)
-        names += [store.ANNOY] if backend.name == "annoy" else []
+        names += [store.BACKEND_FILES[backend.name]] if backend.name in store.BACKEND_FILES else []
         progress("index", draft.count, draft.count)
     published = [f"{draft.folder}/{name}" for name in names]
     published += [f"{draft.encoder_folder}/{name}" for name in exported_files(draft.encoder)]

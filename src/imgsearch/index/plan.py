@@ -1,6 +1,6 @@
 """How an index is searched: what the user wants, what was chosen, and what that was measured to find."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from imgsearch.index.checked import count_of, number_of
@@ -16,9 +16,9 @@ class SearchWish:
     """How the user wants an index to be searched.
 
     Attributes:
-        backend: `annoy`, `exact`, or `auto`: whichever is faster.
+        backend: `annoy`, `faiss`, `exact`, or `auto`: whichever of Annoy and exact is faster.
         trees: Trees of the Annoy forest; None: as many as are worth it.
-        seed: Of the Annoy forest, and of the sample that the search is tuned on.
+        seed: Of the Annoy forest or the Faiss lists, and of the sample that the search is tuned on.
         target_recall: Share of the ten nearest that is to be found at least, above 0, at most 1.
     """
 
@@ -45,16 +45,29 @@ class BackendSettings:
     """How candidates are found.
 
     Attributes:
-        name: `annoy` or `exact`.
-        trees: Trees of the Annoy forest; 0 for `exact`.
-        seed: Seed of the Annoy forest.
-        search_k: How many nodes of it a search looks at, at least; 0 for `exact`.
+        name: `annoy`, `faiss` or `exact`.
+        trees: Trees of the Annoy forest; 0 for others.
+        seed: Seed of the forest or the lists.
+        search_k: How many nodes of the forest a search looks at, at least; 0 for others.
+        lists: Into how many lists Faiss has put the vectors; 0 for others.
+        probes: How many of them a search looks at, at least; 0 for others.
     """
 
     name: str
     trees: int
     seed: int
     search_k: int
+    lists: int = 0
+    probes: int = 0
+
+    @property
+    def effort(self) -> int:
+        """What a search does at least: `probes` for `faiss`, `search_k` for others."""
+        return self.probes if self.name == "faiss" else self.search_k
+
+    def with_effort(self, effort: int) -> "BackendSettings":
+        """Change what a search does at least."""
+        return replace(self, probes=effort) if self.name == "faiss" else replace(self, search_k=effort)
 
     @classmethod
     def from_json(cls, data: Any) -> "BackendSettings | None":
@@ -62,7 +75,10 @@ class BackendSettings:
         if data is None:
             return None
         search_k = count_of(data.get("search_k", _SEARCH_K_OF_BEFORE))
-        return cls(str(data["name"]), count_of(data["trees"]), count_of(data["seed"]), search_k)
+        lists, probes = (count_of(data.get(name, 0)) for name in ("lists", "probes"))
+        if data["name"] == "faiss" and not 1 <= probes <= lists:
+            raise ValueError(f"expected 1 to {lists} probes, found {probes}")
+        return cls(str(data["name"]), count_of(data["trees"]), count_of(data["seed"]), search_k, lists, probes)
 
     def as_wish(self) -> SearchWish:
         """Take what an index was built with for a wish: those of before wishes were kept have nothing else."""

@@ -23,7 +23,7 @@ from imgsearch.images.steps import Steps
 from imgsearch.images.workers import decode_and_fit_guarded
 from imgsearch.index import store
 from imgsearch.index.arrays import open_array
-from imgsearch.index.backends import AnnoyBackend, Backend, ExactBackend, Rows, scores_of
+from imgsearch.index.backends import Backend, ExactBackend, Rows, open_backend, scores_of
 from imgsearch.index.disk import open_regular
 from imgsearch.index.items import Items
 from imgsearch.index.manifest import Manifest
@@ -70,7 +70,10 @@ class Index:
         self.manifest = manifest
         self._encoder: Encoder | None = None
         self._backend: Backend | None = None
-        names = (store.VECTORS, store.ITEMS) + ((store.ANNOY,) if self._has_forest() else ())
+        # There is neither a forest nor a list of nothing.
+        assert manifest.backend is not None
+        self._backend_file = store.BACKEND_FILES.get(manifest.backend.name) if manifest.count else None
+        names = (store.VECTORS, store.ITEMS) + ((self._backend_file,) if self._backend_file else ())
         with contextlib.ExitStack() as opened:
             files = {name: opened.enter_context(open_regular(self._file(name))) for name in names}
             self._vectors = open_array(self._file(store.VECTORS), manifest.count, manifest.dims)
@@ -158,15 +161,15 @@ class Index:
             UsageError: `k` or `where` makes no sense, or there are no probabilities to be the least of.
             DamagedIndexError: A file of the index is damaged.
         """
-        forest = (store.ANNOY,) if self._has_forest() and self.plan(where=where, exact=exact) == "annoy" else ()
-        self._begin_checks(store.ITEMS, store.VECTORS, *forest)  # while the encoder starts
+        searched = (self._backend_file,) if self._backend_file and not (where or exact) else ()
+        self._begin_checks(store.ITEMS, store.VECTORS, *searched)  # while the encoder starts
         vector = self.vector_of(picture)
         return self.search_vector(
             vector, k, where=where, min_score=min_score, min_probability=min_probability, exact=exact
         )
 
     def plan(self, *, where: str = "", exact: bool = False) -> str:
-        """Name how a query is answered: `annoy` or `exact`."""
+        """Name how a query is answered: `annoy`, `faiss` or `exact`."""
         assert self.manifest.backend is not None
         return "exact" if where or exact else self.manifest.backend.name
 
@@ -224,14 +227,21 @@ class Index:
         for embedding in self._checked_encoder(for_one=False).encode_stream(squares):
             yield self._projection.apply(embedding) if self._projection else embedding
 
-    def forest(self, search_k: int) -> Backend:
-        """Open the Annoy forest with another `search_k`, to see what that finds.
+    def backend(self, effort: int) -> Backend:
+        """Open the forest or the lists with another `search_k` or `probes`, to see what that finds.
+
+        Args:
+            effort: As `BackendSettings.effort`. The index has a backend with a file.
 
         Raises:
-            DamagedIndexError: It is damaged, or not there any more.
+            DamagedIndexError: The file is damaged, or not there any more.
+            MissingComponentError: The library that reads it is not installed.
         """
-        self._require_whole(store.ANNOY)  # before a library that trusts it gets to see it
-        return AnnoyBackend(self._file(store.ANNOY), self.manifest.count, self.manifest.dims, search_k)
+        assert self.manifest.backend is not None
+        assert self._backend_file is not None
+        self._require_whole(self._backend_file)  # before a library that trusts it gets to see it
+        settings = self.manifest.backend.with_effort(effort)
+        return open_backend(self.directory / self.manifest.folder, settings, self.manifest.count, self.manifest.dims)
 
     def search_vector(
         self,
@@ -274,7 +284,7 @@ class Index:
         elif self.plan(exact=exact) == "exact":
             backend = ExactBackend(self._vectors)
         else:
-            backend = self._opened_annoy()
+            backend = self._opened_backend()
         hits = self.search_with(backend, vector, k, min_score=min_score)
         if min_probability is None:
             return hits
@@ -333,11 +343,6 @@ class Index:
     def _file(self, name: str) -> Path:
         return self.directory / self.manifest.folder / name
 
-    def _has_forest(self) -> bool:
-        # There is no forest of nothing.
-        assert self.manifest.backend is not None
-        return self.manifest.backend.name == "annoy" and self.manifest.count > 0
-
     def _begin_checks(self, *names: str) -> None:
         """Begin to compare whole files with their sha256, in a thread: no answer leaves before that is done."""
         for name in names:
@@ -370,15 +375,16 @@ class Index:
             store.check_truth(self.directory, self.manifest, f"{folder}/{name}")
         return open_encoder(self.manifest.encoder, self.directory / folder, for_one=for_one)
 
-    def _opened_annoy(self) -> Backend:
-        if self._backend is None and not self._has_forest():
+    def _opened_backend(self) -> Backend:
+        if self._backend is None and self._backend_file is None:
             self._backend = ExactBackend(self._vectors)
         if self._backend is None:
             assert self.manifest.backend is not None
-            self._require_whole(store.ANNOY)
+            assert self._backend_file is not None
+            self._require_whole(self._backend_file)
             try:
-                self._file(store.ANNOY).stat()
-                self._backend = self.forest(self.manifest.backend.search_k)
+                self._file(self._backend_file).stat()
+                self._backend = self.backend(self.manifest.backend.effort)
             except FileNotFoundError:
                 # It was there when we opened: two newer generations have been published since. We have the vectors.
                 self._backend = ExactBackend(self._vectors)

@@ -13,7 +13,9 @@ from imgsearch.errors import DamagedIndexError, RefusedError, UsageError
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import Steps
 from imgsearch.index.annoy_process import require_annoy
+from imgsearch.index.backends import import_faiss
 from imgsearch.index.disk import require_space
+from imgsearch.index.faiss_lists import lists_for
 from imgsearch.index.manifest import Manifest
 from imgsearch.index.plan import SearchWish
 from imgsearch.index.tuning import MOST_TREES, may_need_forest
@@ -21,7 +23,7 @@ from imgsearch.index.tuning import MOST_TREES, may_need_forest
 Damaged = Literal["skip", "keep"]
 Location = str | os.PathLike[str]
 
-BACKENDS = ("auto", "annoy", "exact")
+BACKENDS = ("auto", "annoy", "faiss", "exact")
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +226,7 @@ def require_means(directory: Path, draft: Manifest, count: int, pending: int, ne
         new_encoder: Folder of the encoder if it must be copied.
 
     Raises:
-        MissingComponentError: Annoy does not run here.
+        MissingComponentError: Annoy does not run here, or Faiss is not installed.
         OutputError: The disk has no room.
     """
     needed = count * (4 * draft.encoder.dims + 700)  # the embeddings; rows of items.sqlite and of the work file
@@ -235,6 +237,9 @@ def require_means(directory: Path, draft: Manifest, count: int, pending: int, ne
         if may_need_forest(draft.search, count):
             require_annoy()
             needed += count * (searched + 20 * (draft.search.trees or MOST_TREES))  # measured: 16 bytes a tree and item
+        if draft.search.backend == "faiss":
+            import_faiss()
+            needed += (count + lists_for(count)) * (searched + 8)
     if new_encoder:
         needed += sum(file.stat().st_size for file in new_encoder.iterdir())
     require_space(directory, needed + 1_000_000)

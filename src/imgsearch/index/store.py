@@ -35,6 +35,9 @@ ITEMS = "items.sqlite"
 PROJECTION = "projection.npz"
 VECTORS = "vectors.npy"
 ANNOY = "annoy.ann"
+LISTS = "lists.faiss"
+# What a backend searches; `exact` has the vectors.
+BACKEND_FILES = {"annoy": ANNOY, "faiss": LISTS}
 
 _ANEW = "rebuild it: move the directory away and run imgsearch build-index"
 _REBUILD = f"run imgsearch rollback; or {_ANEW}"

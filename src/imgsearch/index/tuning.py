@@ -1,16 +1,18 @@
 """Choose how an index is searched: as fast as the recall that the user wants allows."""
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.index.annoy_process import check_forest
-from imgsearch.index.backends import AnnoyBackend, Backend, ExactBackend, build_annoy, scores_of
+from imgsearch.index.backends import Backend, ExactBackend, build_annoy, open_backend, scores_of
+from imgsearch.index.faiss_lists import build_faiss, check_lists, lists_for
 from imgsearch.index.plan import BackendSettings, Measured, SearchWish
 from imgsearch.index.recall import Latency, Sample, Search, Values, measure, sampled
-from imgsearch.index.store import ANNOY
+from imgsearch.index.store import ANNOY, BACKEND_FILES
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,8 @@ _STEP = 2**0.5
 FORESTS = (10, 20, 40)
 _LARGE_SHARE = 8
 MOST_TREES = max(FORESTS)
+# 1, 2, 3, 4, 6, 8, 12, ...: of the Faiss lists.
+_PROBES = sorted(factor << power for factor in (1, 3) for power in range(32))
 
 
 def may_need_forest(wish: SearchWish, count: int) -> bool:
@@ -56,7 +60,7 @@ def tune(folder: Path, vectors: Embeddings, wish: SearchWish) -> tuple[BackendSe
     """Choose how an index is searched, and build what that needs.
 
     Args:
-        folder: Of the generation in work; the forest is written into it if there is to be one.
+        folder: Of the generation in work; the forest or the lists are written into it if there are to be any.
         vectors: float32 (count, d), unit rows.
         wish: Of the user.
 
@@ -64,8 +68,9 @@ def tune(folder: Path, vectors: Embeddings, wish: SearchWish) -> tuple[BackendSe
         The choice, and what it was measured to find; None where there is nothing to be found.
 
     Raises:
-        OSError: The forest cannot be written.
-        DamagedIndexError: The forest that was written cannot be read.
+        OSError: The forest or the lists cannot be written.
+        DamagedIndexError: What was written cannot be read.
+        MissingComponentError: Faiss is wished for and not installed.
     """
     exact = BackendSettings("exact", 0, wish.seed, 0)
     if not len(vectors):
@@ -74,46 +79,69 @@ def tune(folder: Path, vectors: Embeddings, wish: SearchWish) -> tuple[BackendSe
     k = min(TUNED_K, len(vectors) - 1)
     sample = sampled(vectors, rows, [k]) if k else None
     measured = _measured_exact(vectors, sample, k) if sample else None
-    if not may_need_forest(wish, len(vectors)):
+    if wish.backend == "faiss":
+        trials = [BackendSettings("faiss", 0, wish.seed, 0, lists_for(len(vectors)), 1)]
+    elif may_need_forest(wish, len(vectors)):
+        forests = (wish.trees,) if wish.trees else FORESTS
+        trials = [BackendSettings("annoy", trees, wish.seed, LEAST_SEARCH_K) for trees in forests]
+    else:
         return exact, measured
     if sample is None or measured is None:
-        settings = BackendSettings("annoy", wish.trees or FORESTS[0], wish.seed, LEAST_SEARCH_K)
-        return _planted(folder, vectors, settings), None
-    for trees in (wish.trees,) if wish.trees else FORESTS:
-        settings = _planted(folder, vectors, BackendSettings("annoy", trees, wish.seed, LEAST_SEARCH_K))
-        settings, recall, latency = _with_least_search_k(folder, vectors, settings, sample, wish.target_recall)
-        if settings.search_k <= len(vectors) / _LARGE_SHARE:
+        _build(folder, vectors, trials[0])
+        return trials[0], None
+    for trial in trials:
+        _build(folder, vectors, trial)
+        settings, recall, latency = _with_least_effort(folder, vectors, trial, sample, wish.target_recall)
+        if settings.search_k <= max(LEAST_SEARCH_K, len(vectors) / _LARGE_SHARE):
             break
     reached = recall.mean() >= wish.target_recall
     if wish.backend == "auto" and (not reached or 1000 * latency.p50 >= measured.exact_p50_ms):
         (folder / ANNOY).unlink()
         return exact, measured
     if not reached:
-        logger.warning("Annoy finds %.4f of the nearest, less than %g", recall.mean(), wish.target_recall)
+        name = settings.name.capitalize()
+        logger.warning("%s finds %.4f of the nearest, less than %g", name, recall.mean(), wish.target_recall)
     return settings, _measured(recall, latency, measured.exact_p50_ms)
 
 
-def _planted(folder: Path, vectors: Embeddings, settings: BackendSettings) -> BackendSettings:
-    """Build a forest, and look whether it can be read, in another process."""
-    build_annoy(folder, vectors, settings.trees, settings.seed)
-    check_forest(folder / ANNOY, vectors, settings)
-    return settings
+def _build(folder: Path, vectors: Embeddings, settings: BackendSettings) -> None:
+    """Build a forest or lists, and look whether they can be read: a forest in another process."""
+    path = folder / BACKEND_FILES[settings.name]
+    if settings.name == "faiss":
+        build_faiss(folder, vectors, settings.lists, settings.seed)
+        check_lists(path, vectors, settings)
+    else:
+        build_annoy(folder, vectors, settings.trees, settings.seed)
+        check_forest(path, vectors, settings)
 
 
-def _with_least_search_k(
+def _with_least_effort(
     folder: Path, vectors: Embeddings, settings: BackendSettings, sample: Sample, target: float
 ) -> tuple[BackendSettings, Values, Latency]:
-    """Find the least search_k that reaches the target, for certain and not by luck with the sample."""
+    """Find the least search_k, or probes, that reaches the target, for certain and not by luck with the sample."""
     (k,) = sample.last_scores
-    search_k = settings.search_k
-    while True:
-        backend = AnnoyBackend(folder / ANNOY, len(vectors), vectors.shape[1], search_k)
+    for effort in _efforts(settings, len(vectors)):
+        settings = settings.with_effort(effort)
+        backend = open_backend(folder, settings, *vectors.shape)
         recall, latency = measure(search_with(backend, vectors), sample, k)
         error = recall.std() / np.sqrt(len(recall)) if len(recall) < len(vectors) else 0.0
         # Twice the standard error below the mean: another sample would show as much in 97 of 100 cases.
-        if recall.mean() - 2 * error >= target or search_k >= len(vectors) * settings.trees:
-            return BackendSettings(settings.name, settings.trees, settings.seed, search_k), recall, latency
+        if recall.mean() - 2 * error >= target:
+            break
+    return settings, recall, latency
+
+
+def _efforts(settings: BackendSettings, count: int) -> Iterator[int]:
+    """Yield what to try, ascending; the last finds everything that the backend can find."""
+    if settings.name == "faiss":
+        yield from (probes for probes in _PROBES if probes < settings.lists)
+        yield settings.lists
+        return
+    search_k = LEAST_SEARCH_K
+    while search_k < count * settings.trees:
+        yield search_k
         search_k = round(search_k * _STEP)
+    yield search_k
 
 
 def _measured_exact(vectors: Embeddings, sample: Sample, k: int) -> Measured:
