@@ -23,17 +23,22 @@ from imgsearch.errors import (
 )
 
 if TYPE_CHECKING:
+    from imgsearch.evaluation.evaluate import evaluate
+    from imgsearch.evaluation.results import Evaluation
+    from imgsearch.images.preprocess import preprocess
     from imgsearch.index.build import build_index, embed
     from imgsearch.index.check import Finding, check
     from imgsearch.index.report import BuildReport
     from imgsearch.index.rollback import rollback
     from imgsearch.index.search import Hit, Index
+    from imgsearch.training.train import train
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BuildReport",
     "DamagedIndexError",
+    "Evaluation",
     "Finding",
     "GateError",
     "Hit",
@@ -50,7 +55,10 @@ __all__ = [
     "build_index",
     "check",
     "embed",
+    "evaluate",
+    "preprocess",
     "rollback",
+    "train",
 ]
 
 _HOMES = {
@@ -60,6 +68,10 @@ _HOMES = {
     "Finding": "imgsearch.index.check",
     "rollback": "imgsearch.index.rollback",
     "embed": "imgsearch.index.build",
+    "evaluate": "imgsearch.evaluation.evaluate",
+    "Evaluation": "imgsearch.evaluation.results",
+    "preprocess": "imgsearch.images.preprocess",
+    "train": "imgsearch.training.train",
     "Hit": "imgsearch.index.search",
     "Index": "imgsearch.index.search",
 }

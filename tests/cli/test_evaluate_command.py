@@ -134,7 +134,9 @@ def test_a_report_of_a_self_test_shows_the_variants(imgsearch, catalogue, tmp_pa
     done = imgsearch("evaluate", "--index", "idx", "--self-test", "--report", tmp_path / "quality")
 
     assert done.returncode == 0
-    assert "data:image/png;base64," in (tmp_path / "quality" / "index.html").read_text()
+    page = (tmp_path / "quality" / "index.html").read_text()
+    assert "<b>query</b>cups/cups-00" in page
+    assert page.count("data:image/jpeg;base64,") == 7  # the only wrong query, and six hits
 
 
 @pytest.mark.parametrize("option", ["--json", "--report"])

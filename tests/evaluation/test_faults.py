@@ -426,7 +426,6 @@ GATES = {
     "vectors shuffled": ("hit_rate@1=0.95", "below 0.95"),
     "a forest of other vectors": ("index_recall@10=0.99", "below 0.99"),
     "rows of items permuted": ("map=0.8", "below 0.8"),
-    "a worse encoder": ("hit_rate@1=0.95", "below 0.95"),
 }
 
 

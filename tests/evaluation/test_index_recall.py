@@ -5,11 +5,13 @@ import itertools
 
 import numpy as np
 import pytest
+from annoy import AnnoyIndex
 
 from imgsearch import Index
 from imgsearch.errors import UsageError
 from imgsearch.evaluation.evaluate import evaluate
 from imgsearch.evaluation.index_recall import index_recall
+from imgsearch.index import store
 from imgsearch.index.plan import BackendSettings, SearchWish
 from imgsearch.index.recall import TIE, Sample, measure, sampled
 
@@ -96,11 +98,28 @@ def test_percentiles_and_rate_are_those_of_the_searches(monkeypatch):
 def test_the_curve_rises_and_passes_through_the_index_itself(found):
     tried = [point.search_k for point in found.curve]
     assert tried == sorted(tried)
-    assert (tried[0], tried[-1]) == (62, 4000)
+    assert tried[-1] == 4000
+    assert len(set(tried)) == len(tried) >= 4
     (own,) = [point for point in found.curve if point.search_k == 1000]
     assert own.recall == pytest.approx(found.recall[10].mean())
     recalls = [point.recall for point in found.curve]
     assert all(later >= earlier - 0.02 for earlier, later in itertools.pairwise(recalls))
+
+
+def test_each_point_of_the_curve_is_what_annoy_finds_with_that_search_k(poor, vectors, found):
+    """Asked without our code: a search for 10 others asks for 11, and looks through 32 candidates."""
+    forest = AnnoyIndex(vectors.shape[1], "angular")
+    forest.load(str(poor / "gen-000001" / store.ANNOY))
+    rows = [int(path.removesuffix(".png")) for path in found.queries]
+    truth = np.sort(vectors[rows].astype(float) @ vectors.T.astype(float), axis=1)[:, -11]
+
+    for point in found.curve:
+        shares = []
+        for row, last in zip(rows, truth, strict=True):
+            candidates = forest.get_nns_by_vector(vectors[row], 32, point.search_k)
+            scores = np.sort(vectors[candidates].astype(float) @ vectors[row].astype(float))[::-1][:11]
+            shares.append((np.count_nonzero(scores >= last - TIE) - 1) / 10)
+        assert point.recall == pytest.approx(np.mean(shares)), point.search_k
 
 
 def test_the_curve_reaches_everything_where_everything_is_looked_at(tmp_path, store_index, vectors):
@@ -130,7 +149,7 @@ def test_a_small_index_is_given_a_forest_for_the_curve_unless_the_user_wants_non
         found = index_recall(index, 20, silent)
 
     assert found.plan == "exact"
-    assert [point.search_k for point in found.curve] == [125, 250, 500, 1000, 2000, 4000, 8000]
+    assert [point.search_k for point in found.curve][-4:] == [1000, 2000, 4000, 8000]
     assert {path.relative_to(directory) for path in directory.rglob("*")} == before
 
 

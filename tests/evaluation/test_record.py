@@ -25,7 +25,7 @@ EVALUATION = Evaluation(
         "labels",
         "category",
         tuple(Judged(path, "x", "x", 2, ()) for path in ("a.png", "b.png", "caf\udce9.png")),
-        {"hit_rate@1": HIT, "map": np.array([1 / 3, 0.25, 1.0])},
+        {"hit_rate@1": HIT, "hit_rate@10": HIT, "map": np.array([1 / 3, 0.25, 1.0])},
         np.zeros(11),
         0,
         (),
@@ -49,15 +49,23 @@ def written(tmp_path, content):
     return path
 
 
-def test_keys_are_flat_but_for_the_queries():
+def test_keys_are_flat_but_for_categories_and_queries():
     nested = [key for key, value in RECORD.items() if isinstance(value, dict | list)]
 
-    assert nested == ["per_query"]
+    assert nested == ["per_category", "per_query"]
     assert list(RECORD)[:4] == ["format", "version", "tool", "index.generation"]
     assert (RECORD["tool"], RECORD["index.count"], RECORD["setup.label"]) == (__version__, 638, "category")
     assert RECORD["per_query"]["hit_rate@1"] == {"a.png": 1, "b.png": 0, "caf\udce9.png": 1}
     assert RECORD["per_query"]["index_recall@10"] == {"a.png": 0.9, "b.png": 1}
-    assert list(RECORD["per_query"]) == ["hit_rate@1", "map", "index_recall@1", "index_recall@10"]
+    assert list(RECORD["per_query"]) == ["hit_rate@1", "hit_rate@10", "map", "index_recall@1", "index_recall@10"]
+
+
+def test_each_category_has_its_figures_and_their_intervals():
+    (figures,) = RECORD["per_category"].values()
+
+    assert figures["queries"] == 3
+    assert (figures["hit_rate@1"], figures["map"]) == (0.666667, 0.527778)
+    assert 0 <= figures["map.low"] < figures["map"] < figures["map.high"] <= 1
 
 
 def test_numbers_have_six_digits():

@@ -29,7 +29,7 @@ def annoy(folder, vectors):
 
 def faiss(folder, vectors):
     build_faiss(folder, vectors, lists_for(len(vectors)), 0)
-    return FaissBackend(folder / LISTS, *vectors.shape, 40)
+    return FaissBackend(folder / LISTS, *vectors.shape, 60)
 
 
 @pytest.fixture(params=[exact, annoy, faiss], ids=["exact", "annoy", "faiss"])

@@ -170,7 +170,7 @@ def _index_recall(recall: IndexRecall) -> Iterator[str]:
     if recall.curve:
         from imgsearch.evaluation.plots import draw_recall
 
-        alt = f"Recall of the 10 nearest against latency, for {len(recall.curve)} settings of search_k."
+        alt = f"Recall of the 10 nearest against latency, for {len(recall.curve)} settings."
         yield _chart(draw_recall(recall), alt)
     heads = ("", "recall", "p50", "p95", "p99", "searches a second")
     rows = [

@@ -7,6 +7,7 @@ from imgsearch.cli.render import plain_lines
 from imgsearch.cli.terminal import printable
 from imgsearch.evaluation.bootstrap import Interval
 from imgsearch.evaluation.compare import Comparison
+from imgsearch.evaluation.index_recall import KS
 from imgsearch.evaluation.results import Evaluation, IndexRecall, Reliability, Retrieval
 from imgsearch.evaluation.retrieval import OF_CATEGORIES, per_category
 from imgsearch.index.recall import Latency
@@ -31,12 +32,15 @@ def tables(evaluation: Evaluation, index: Path, comparison: Comparison | None = 
         Text that is fit for a terminal.
     """
     facts = evaluation.facts
-    forest = f", {facts['trees']} trees, search_k {facts['search_k']}" if facts["plan"] == "annoy" else ""
+    effort = {
+        "annoy": f", {facts['trees']} trees, search_k {facts['search_k']}",
+        "faiss": f", {facts['lists']} lists, probes {facts['probes']}",
+    }.get(facts["plan"], "")
     parts = [
         printable(
             f"{index}: {facts['count']} pictures, generation {facts['generation']}, {facts['encoder']}, {facts['plan']}"
         )
-        + f"{forest}\n\n"
+        + f"{effort}\n\n"
     ]
     if evaluation.recall is not None:
         parts += _recall(evaluation.recall, evaluation)
@@ -56,12 +60,16 @@ def _recall(found: IndexRecall, evaluation: Evaluation) -> Iterator[str]:
     ]
     heads = ("k", "recall", *_TIMES)
     yield _table(f"index recall: of the k nearest of {len(found.queries)} items, those that are found", heads, rows)
-    yield f"exact search, 10 nearest: p50 {1000 * found.exact.p50:.2f} ms, p95 {1000 * found.exact.p95:.2f} ms\n\n"
+    if left_out := [str(k) for k in KS if k not in found.recall]:
+        yield f"no more than {evaluation.facts['count'] - 1} others to be found: k = {', '.join(left_out)} left out\n\n"
+    nearest = 10 if 10 in found.recall else max(found.recall)
+    exact = f"p50 {1000 * found.exact.p50:.2f} ms, p95 {1000 * found.exact.p95:.2f} ms"
+    yield f"exact search, {nearest} nearest: {exact}\n\n"
     if found.curve:
         whose = ", had the index a forest" if found.plan == "exact" else ""
         effort = "probes" if found.plan == "faiss" else "search_k"
         curve = [(f"{point.search_k}", f"{point.recall:.4f}", *_times(point.latency)) for point in found.curve]
-        yield _table(f"recall of the 10 nearest against latency{whose}", (effort, "recall", *_TIMES), curve)
+        yield _table(f"recall of the {nearest} nearest against latency{whose}", (effort, "recall", *_TIMES), curve)
 
 
 _TIMES = ("p50 ms", "p95 ms", "p99 ms", "queries/s")

@@ -96,18 +96,25 @@ def _fit(scores: Values, right: Rights) -> Curve:
         isotonic = IsotonicRegression(y_min=floor, y_max=1 - floor, out_of_bounds="clip").fit(scores, right)
         return Curve("isotonic", _rounded(isotonic.X_thresholds_), _rounded(isotonic.y_thresholds_))
     slope, offset = _platt(scores, right)
-    knots = np.linspace(-1, 1, _PLATT_KNOTS)
-    return Curve("platt", _rounded(knots), _rounded(1 / (1 + np.exp(-(slope * knots + offset)))))
+    # Knots where the curve rises, up to where it is as certain as it may be: all scores may lie within 0.01.
+    most = np.log((1 - floor) / floor)
+    knots = np.clip((np.linspace(-most, most, _PLATT_KNOTS) - offset) / slope, -1, 1) if slope else np.zeros(1)
+    # A logistic curve, by a function that cannot overflow.
+    probabilities = (1 + np.tanh((slope * knots + offset) / 2)) / 2
+    return Curve("platt", _rounded(knots), _rounded(np.clip(probabilities, floor, 1 - floor)))
 
 
 def _platt(scores: Values, right: Rights) -> tuple[float, float]:
     """Fit a logistic curve; where that would fall with the score, or there is nothing to tell apart, a flat one."""
-    if right.any() and not right.all():
+    if right.any() and not right.all() and scores.std() > 0:
         from sklearn.linear_model import LogisticRegression
 
-        fitted = LogisticRegression(C=1e4).fit(scores[:, None], right)
-        if fitted.coef_[0, 0] > 0:
-            return float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+        # Brought to one scale: the solver stops early where scores lie close together.
+        middle, spread = float(scores.mean()), float(scores.std())
+        fitted = LogisticRegression(C=1e4).fit((scores[:, None] - middle) / spread, right)
+        slope = float(fitted.coef_[0, 0]) / spread
+        if slope > 0:
+            return slope, float(fitted.intercept_[0]) - slope * middle
     return 0.0, float(np.log((right.sum() + 1) / ((~right).sum() + 1)))
 
 

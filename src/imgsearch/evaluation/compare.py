@@ -22,9 +22,10 @@ LEAST_KEPT = 0.9
 _RETRIEVAL = "--labels, --queries or --self-test"
 # What comes before the @ in a flat name -> the option that measures it.
 _OPTIONS = {
+    "count": "every evaluation",
+    "queries": _RETRIEVAL,
     "index_recall": "--recall",
     "queries_per_second": "--recall",
-    "queries": _RETRIEVAL,
     **{name.partition("@")[0]: _RETRIEVAL for name in measures(np.array([1]), 1)},
 }
 _LESS_IS_BETTER = ("latency", "calibration_error")
@@ -89,7 +90,7 @@ def parse_gate(text: str) -> Gate:
     """Read a gate such as `hit_rate@1=0.8`.
 
     Raises:
-        UsageError: It is not of that form.
+        UsageError: It is not of that form, or there is no such figure.
     """
     name, _, number = text.rpartition("=")
     try:
@@ -98,6 +99,12 @@ def parse_gate(text: str) -> Gate:
         least = math.nan
     if not name.strip() or not math.isfinite(least):
         raise UsageError(f"--min: expected NAME=NUMBER, found {text!r}", hint="for example --min hit_rate@1=0.8")
+    stem = name.strip().partition("@")[0]
+    if stem not in _OPTIONS and not stem.startswith(_LESS_IS_BETTER):
+        near = get_close_matches(stem, _OPTIONS, n=1)
+        rest = name.strip().removeprefix(stem)
+        hint = f"did you mean {near[0]}{rest}?" if near else "docs/metrics.md names all figures"
+        raise UsageError(f"--min: expected the name of a figure, found {name.strip()!r}", hint=hint)
     return Gate(name.strip(), least)
 
 
@@ -155,7 +162,7 @@ def compare(before: Record, after: Record) -> Comparison:
         then, now = before.per_query[name], after.per_query[name]
         # Sorted, so that the interval does not depend on the order in a file.
         queries = sorted(then.keys() & now.keys())
-        least = LEAST_KEPT * _undisplaced(before, after, len(now)) * len(then)
+        least = LEAST_KEPT * _undisplaced(before, after, name, len(now)) * len(then)
         if name in GUARDED and len(queries) < least:
             problems[f"of {len(then):,} earlier queries only {len(queries):,} are there still"] = None
         if queries:
@@ -198,8 +205,10 @@ def _require_same_setup(before: Record, after: Record) -> None:
             )
 
 
-def _undisplaced(before: Record, after: Record, queries: int) -> float:
+def _undisplaced(before: Record, after: Record, name: str, queries: int) -> float:
     """Return the share of earlier queries that a full sample of a catalogue that has grown still has room for."""
+    if after.setup.get("kind") == "queries" and not name.startswith("index_recall"):
+        return 1.0  # pictures of the user are no sample
     sample, counts = after.setup.get("sample"), _counts(before, after)
     if counts is None or not isinstance(sample, int) or queries < sample:
         return 1.0

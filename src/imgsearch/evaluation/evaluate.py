@@ -64,6 +64,8 @@ def evaluate(
     """
     if truth is not None and queries is None:
         raise UsageError("expected the folder of the queries that --truth speaks of: --queries DIR")
+    if labels == "":
+        raise UsageError("expected the name of a column, found nothing", hint="for example --labels category")
     if self_test and (queries is not None or labels is not None):
         raise UsageError("expected one kind of queries, found --self-test with --queries or --labels")
     if sample < 1:
@@ -99,6 +101,8 @@ def evaluate(
             "plan": manifest.backend.name,
             "trees": manifest.backend.trees,
             "search_k": manifest.backend.search_k,
+            "lists": manifest.backend.lists,
+            "probes": manifest.backend.probes,
         },
         setup={
             "kind": kind or "none",

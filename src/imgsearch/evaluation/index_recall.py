@@ -12,7 +12,7 @@ from imgsearch.errors import MissingComponentError, UsageError
 from imgsearch.evaluation.questions import Progress
 from imgsearch.evaluation.results import CurvePoint, IndexRecall
 from imgsearch.index.annoy_process import require_annoy
-from imgsearch.index.backends import AnnoyBackend, Backend, build_annoy
+from imgsearch.index.backends import NODES_FOR_EACH, AnnoyBackend, Backend, build_annoy
 from imgsearch.index.recall import Sample, Search, measure, sampled
 from imgsearch.index.search import Hit, Index
 from imgsearch.index.store import ANNOY
@@ -83,8 +83,10 @@ def _curve(index: Index, sample: Sample, k: int) -> tuple[CurvePoint, ...]:
 def _points(
     index: Index, opened: Callable[[int], Backend], effort: int, sample: Sample, k: int
 ) -> Iterator[CurvePoint]:
-    # A few probes less are the same number again.
-    for tried in sorted({max(1, round(effort * share)) for share in _SHARES}):
+    backend = index.manifest.backend
+    # Annoy looks at so many nodes in any case. A few probes less are the same number again.
+    least = 1 if backend is not None and backend.name == "faiss" else NODES_FOR_EACH * (k + 1)
+    for tried in sorted({max(least, round(effort * share)) for share in _SHARES}):
         found, latency = measure(_scores(functools.partial(index.search_with, opened(tried))), sample, k)
         yield CurvePoint(tried, float(found.mean()), latency)
 

@@ -96,7 +96,7 @@ def confusion(judged: Sequence[Judged]) -> Confusion:
 
 
 def draw_recall(recall: IndexRecall) -> bytes:
-    """Draw what the index finds against how long half of the searches take, for each `search_k`.
+    """Draw what the index finds against how long half of the searches take, for each setting.
 
     (The slowest of them say more of what else the machine does.)
 
@@ -110,7 +110,14 @@ def draw_recall(recall: IndexRecall) -> bytes:
         axes = figure.subplots()
         milliseconds = [1000 * point.latency.p50 for point in recall.curve]
         found = [point.recall for point in recall.curve]
-        axes.plot(milliseconds, found, color=_RIGHT, marker="o", markersize=4, label="other settings of search_k")
+        axes.plot(
+            milliseconds,
+            found,
+            color=_RIGHT,
+            marker="o",
+            markersize=4,
+            label="other settings: " + ("probes" if recall.plan == "faiss" else "search_k"),
+        )
         if 10 in recall.recall.keys() & recall.latency.keys():
             used = 1000 * recall.latency[10].p50, float(np.mean(recall.recall[10]))
             axes.plot(*used, color=_WRONG, marker="D", markersize=9, linestyle="none", label="as the index is used")
@@ -274,7 +281,7 @@ def _scale_latency(axes: Any, milliseconds: Sequence[float]) -> None:
 
 
 def _name_points(axes: Any, curve: Sequence[CurvePoint], milliseconds: Sequence[float]) -> None:
-    """Write `search_k` beside the points that are not too near to the one named before."""
+    """Write the setting beside the points that are not too near to the one named before."""
     axes.autoscale_view()  # now, that places are where they will be
     before = np.array((-np.inf, -np.inf))
     for point, x in zip(curve, milliseconds, strict=True):

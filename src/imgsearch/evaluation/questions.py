@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,8 @@ from imgsearch.images.steps import Steps
 from imgsearch.images.workers import DecodeWorker
 from imgsearch.index.backends import Rows
 from imgsearch.index.search import Index
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 
@@ -78,6 +81,8 @@ def from_items(index: Index, labels: Labels, categories: Labels, sample: int) ->
     Raises:
         UsageError: No two items have the same label.
     """
+    if len(index) > 1 and len(np.unique(labels.codes)) == 1 and labels.names:
+        logger.warning("all items have the same %s, %r: every answer is right", labels.column, labels.names[0])
     sizes = np.bincount(labels.codes[labels.codes >= 0], minlength=len(labels.names))
     alone = int(np.count_nonzero(labels.codes < 0) + np.count_nonzero(sizes == 1))
     rows_of = functools.cache(labels.rows)
@@ -204,8 +209,9 @@ def from_folder(
     asked: list[Question] = []
     for done, path in enumerate(paths, start=1):
         progress("evaluate", done, len(paths))
-        if path not in wanted:
-            unusable.append((path, f"{truth} does not say what is right"))
+        if not wanted.get(path, [""])[0]:
+            reason = "it lies in no folder, which would say" if truth is None else f"{truth} does not say"
+            unusable.append((path, f"{reason} what is right"))
             continue
         try:
             vector = index.vector_of(folder / path)

@@ -22,7 +22,7 @@ class CurvePoint:
     """What one setting of the backend finds, and what it takes.
 
     Attributes:
-        search_k: How many nodes Annoy looks at.
+        search_k: How many nodes Annoy looks at, or how many lists Faiss does.
         recall: Mean recall of the 10 nearest, 0 to 1.
         latency: Of a search.
     """
@@ -37,7 +37,7 @@ class IndexRecall:
     """How many of the truly nearest the index finds, and how fast.
 
     Attributes:
-        plan: `annoy` or `exact`: how the index answers.
+        plan: `annoy`, `exact` or `faiss`: how the index answers.
         queries: Paths of the items that were asked for.
         recall: k -> (queries,), the share of the k nearest that were found for each query, 0 to 1.
         latency: k -> of a search for k.

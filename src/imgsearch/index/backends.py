@@ -20,7 +20,7 @@ from imgsearch.index.store import ANNOY, BACKEND_FILES
 Rows = NDArray[np.int64]
 
 # Nodes that are looked at for each of the results that are wanted, if that is more than what was tuned for ten.
-_NODES_FOR_EACH = 40
+NODES_FOR_EACH = 40
 # The same for rows that Faiss looks at.
 _ROWS_FOR_EACH = 20
 
@@ -117,7 +117,7 @@ class AnnoyBackend:
     def candidates(self, vector: Embeddings, k: int) -> Rows:
         """Return about twice k rows; see `Backend`."""
         wanted = 2 * k + 10
-        search_k = max(self._search_k, _NODES_FOR_EACH * k)
+        search_k = max(self._search_k, NODES_FOR_EACH * k)
         return np.asarray(self._forest.get_nns_by_vector(vector, wanted, search_k), np.int64)
 
 

@@ -50,7 +50,7 @@ def build_index(
         backbone: Name of the encoder, a `.keras` file, or several joined by `+`: see `encoders.choice.choose_encoder`.
         weights: Its weights, for encoders of keras.applications.
         precision: `f32` or `bf16`; by default what is fastest on this processor.
-        backend: `annoy`, `exact`, or `auto`: whichever is faster.
+        backend: `annoy`, `exact`, `faiss`, or `auto`: whichever of the first two is faster.
         trees: Trees of the Annoy forest; otherwise as many as are worth it.
         seed: Of the Annoy forest, and of the sample that the search is tuned on.
         target_recall: Share of the ten nearest that searches are to find at least, above 0, at most 1.

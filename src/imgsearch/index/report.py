@@ -33,7 +33,7 @@ class BuildReport:
         adaptation: What it gained to let the catalogue teach the projection, now or in an earlier build; None if that
             was not asked for.
         encoder: Name of the encoder.
-        plan: How queries are answered: `annoy` or `exact`; `none` where there are embeddings only.
+        plan: How queries are answered: `annoy`, `exact` or `faiss`; `none` where there are embeddings only.
         seconds: Wall time of each stage, and of all under `total`.
         peak_rss_bytes: The most memory this process has had so far. Decoder processes have limits of their own.
     """

@@ -1,0 +1,433 @@
+"""What a score means: learnt from queries, stored in the index, shown beside hits, kept while scores mean the same."""
+
+import dataclasses
+import json
+import logging
+import shutil
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from imgsearch import Index, build_index, check
+from imgsearch.encoders import projection
+from imgsearch.errors import DamagedIndexError, LockedError, RefusedError, UsageError
+from imgsearch.evaluation.calibrate import FEWEST_QUERIES, calibrate, keep_calibration
+from imgsearch.evaluation.evaluate import evaluate
+from imgsearch.evaluation.results import Judged, JudgedHit, Retrieval
+from imgsearch.index import generation, store
+from imgsearch.index.calibration import Calibration, Curve
+from imgsearch.index.manifest import _digest
+from imgsearch.index.rollback import rollback
+
+
+def of_first(score):
+    return 1 / (1 + np.exp(-14 * (score - 0.5)))
+
+
+def of_later(score):
+    return 0.6 / (1 + np.exp(-10 * (score - 0.7)))
+
+
+def simulated(queries, seed=0, first=of_first, later=of_later):
+    """Queries of ten hits, which are right with a known probability, given their score."""
+    random = np.random.default_rng(seed)
+    judged = []
+    for number in range(queries):
+        scores = np.sort(random.uniform(0, 1, 10))[::-1] * random.uniform(0.3, 1)
+        chances = [(first if place == 0 else later)(score) for place, score in enumerate(scores)]
+        rights = random.uniform(size=10) < chances
+        hits = [
+            JudgedHit(f"{place}.png", "", round(float(score), 6), bool(right))
+            for place, (score, right) in enumerate(zip(scores, rights, strict=True))
+        ]
+        judged.append(Judged(f"{number}.jpg", "", "", 1, tuple(hits)))
+    return Retrieval("queries", "product", tuple(judged), {}, np.zeros(11), 0, ())
+
+
+def error_of(calibration, retrieval):
+    """Compute the expected calibration error of a calibration once more, on queries of our choice."""
+    bins = {}
+    for one in retrieval.judged:
+        for rank, hit in enumerate(one.hits, start=1):
+            probability = calibration.probability(hit.score, rank)
+            bins.setdefault(min(14, int(probability * 15)), []).append((probability, hit.right))
+    count = sum(map(len, bins.values()))
+    return sum(abs(sum(p for p, _ in found) - sum(right for _, right in found)) for found in bins.values()) / count
+
+
+# --- the fit
+
+
+@pytest.mark.parametrize("queries", [300, 3000])
+def test_a_known_probability_is_found_again(queries):
+    calibration = calibrate(simulated(queries)).calibration
+
+    for score in np.linspace(0.2, 0.9, 15):
+        assert calibration.probability(score, 1) == pytest.approx(of_first(score), abs=0.12)
+        assert calibration.probability(score, 2) == pytest.approx(of_later(score), abs=0.12)
+
+
+@pytest.mark.parametrize("queries", [300, 3000])
+def test_the_error_is_small_on_queries_that_nothing_was_learnt_from(queries):
+    found = calibrate(simulated(queries))
+    unseen = error_of(found.calibration, simulated(5000, seed=1))
+
+    assert unseen <= 0.05
+    assert found.error <= 0.05
+    assert found.error == pytest.approx(unseen, abs=0.03)
+    assert found.calibration.error == pytest.approx(found.error, abs=1e-6)
+
+
+def test_the_error_of_cross_validation_is_that_of_queries_held_out():
+    """Scores that mean nothing: what is fitted on them can only give the mean."""
+    found = calibrate(simulated(400, first=lambda _: 0.5, later=lambda _: 0.5))
+
+    assert found.error < 0.05
+    assert found.calibration.probability(0.2, 1) == pytest.approx(0.5, abs=0.12)
+    assert found.calibration.probability(0.9, 2) == pytest.approx(0.5, abs=0.12)
+
+
+@pytest.mark.parametrize(
+    ("queries", "methods"), [(50, ("platt", "platt")), (400, ("platt", "isotonic")), (1000, ("isotonic", "isotonic"))]
+)
+def test_few_hits_are_fitted_by_platt_and_many_by_isotonic_regression(queries, methods):
+    calibration = calibrate(simulated(queries)).calibration
+
+    assert (calibration.first.method, calibration.later.method) == methods
+    assert calibration.queries == queries
+
+
+@pytest.mark.parametrize("queries", [20, 60, 400, 2000])
+@pytest.mark.parametrize("first", [of_first, lambda score: 1 - of_first(score), lambda _: 0.03, lambda _: 0.99])
+def test_probabilities_never_fall_and_are_never_certain(queries, first):
+    calibration = calibrate(simulated(queries, first=first)).calibration
+
+    for curve in (calibration.first, calibration.later):
+        assert all(earlier <= later for earlier, later in pairwise(curve.probabilities))
+        assert all(earlier <= later for earlier, later in pairwise(curve.scores))
+        assert all(0 < probability < 1 for probability in curve.probabilities)
+
+
+@pytest.mark.parametrize("width", [0.2, 0.01, 0.001, 0.0001])
+def test_scores_that_tell_right_from_wrong_without_fail_are_not_certain_either(width):
+    """Right at a score above 0.95, wrong below it, and nothing in between."""
+    random = np.random.default_rng(0)
+    judged = []
+    for number in range(60):
+        right = number % 2 == 0
+        score = 0.95 + (width if right else -width) * random.uniform(0.2, 0.25)
+        judged.append(Judged(f"{number}.jpg", "", "", 1, (JudgedHit("a.png", "", round(score, 6), right),)))
+    calibration = calibrate(dataclasses.replace(simulated(0), judged=tuple(judged))).calibration
+
+    assert 0 < calibration.probability(0.95 - width / 4, 1) < 0.1
+    assert 0.9 < calibration.probability(0.95 + width / 4, 1) < 1
+    assert all(0 < probability < 1 for probability in calibration.first.probabilities)
+
+
+@pytest.mark.parametrize("width", [0.1, 0.01, 0.001])
+def test_scores_that_lie_close_together_are_told_apart(width):
+    """As those of an encoder whose embeddings all point in nearly the same direction."""
+    retrieval = simulated(400)
+    judged = tuple(
+        dataclasses.replace(
+            one,
+            hits=tuple(dataclasses.replace(hit, score=round(0.99 - width + width * hit.score, 6)) for hit in one.hits),
+        )
+        for one in retrieval.judged
+    )
+    calibration = calibrate(dataclasses.replace(retrieval, judged=judged)).calibration
+
+    for score in np.linspace(0.2, 0.9, 15):
+        assert calibration.probability(0.99 - width + width * score, 1) == pytest.approx(of_first(score), abs=0.12)
+
+
+def test_the_reliability_diagram_is_of_all_hits():
+    found = calibrate(simulated(400))
+
+    assert found.hits.sum() == 4000
+    assert len(found.hits) == len(found.probability) == len(found.right) == 15
+    right = sum(hit.right for one in simulated(400).judged for hit in one.hits)
+    assert (found.right * found.hits).sum() == pytest.approx(right)
+    weights = found.hits / found.hits.sum()
+    assert found.error == pytest.approx((weights * np.abs(found.probability - found.right)).sum())
+    for place in np.flatnonzero(found.hits):
+        assert place / 15 <= found.probability[place] + 1e-9 <= (place + 1) / 15 + 1e-6
+
+
+def test_too_few_queries_are_refused():
+    calibrate(simulated(FEWEST_QUERIES))
+
+    with pytest.raises(UsageError, match="at least 20 queries to learn probabilities from, found 19"):
+        calibrate(simulated(FEWEST_QUERIES - 1))
+
+
+@pytest.mark.parametrize(("chance", "kind"), [(1.1, "right"), (-0.1, "wrong")])
+def test_hits_that_are_all_right_or_all_wrong_are_refused(chance, kind):
+    with pytest.raises(UsageError, match=f"found all of them {kind}"):
+        calibrate(simulated(50, first=lambda _: chance, later=lambda _: chance))
+
+
+def test_first_hits_that_are_all_right_are_nearly_certain():
+    calibration = calibrate(simulated(100, first=lambda _: 1.1)).calibration
+
+    assert 0.98 <= calibration.probability(0.9, 1) == calibration.probability(0.1, 1) < 1
+
+
+def test_queries_with_one_hit_each_have_no_later_ones():
+    """An index of one item, and pictures of which some are right."""
+    retrieval = simulated(60)
+    judged = tuple(dataclasses.replace(one, hits=one.hits[:1]) for one in retrieval.judged)
+    found = calibrate(dataclasses.replace(retrieval, judged=judged))
+
+    assert found.error == found.error_at_1
+    assert 0 < found.calibration.probability(0.5, 2) < 1
+
+
+# --- in an index
+
+
+@pytest.fixture
+def copied(shop, tmp_path):
+    """The drawn catalogue and its index, to be changed."""
+    shutil.copytree(shop / "catalogue", tmp_path / "catalogue")
+    build_index(tmp_path / "catalogue", tmp_path / "index", backbone="handcrafted")
+    return tmp_path
+
+
+@pytest.fixture
+def calibrated(copied):
+    evaluate(copied / "index", labels="category", calibrate=True)
+    return copied
+
+
+def calibration_in(folder):
+    return store.read_manifest(folder / "index").calibration
+
+
+def test_what_was_learnt_is_stored_in_the_index(copied):
+    before = store.read_manifest(copied / "index")
+    found = evaluate(copied / "index", labels="category", calibrate=True)
+
+    manifest = store.read_manifest(copied / "index")
+    assert manifest.calibration == found.reliability.calibration
+    assert dataclasses.replace(manifest, calibration=None) == before
+    assert (manifest.calibration.meaning, manifest.calibration.queries) == ("category", 48)
+    assert found.figures["calibration_error"].mean == found.reliability.error
+    assert found.figures["calibration_error@1"].mean == found.reliability.error_at_1
+    assert not check(copied / "index", deep=True)
+
+
+def test_without_labels_it_is_learnt_from_a_self_test(copied):
+    found = evaluate(copied / "index", calibrate=True)
+
+    assert found.setup["kind"] == "self-test"
+    assert calibration_in(copied).meaning == "product"
+
+
+def test_learning_again_takes_the_place_of_what_was_learnt(calibrated):
+    first = calibration_in(calibrated)
+    evaluate(calibrated / "index", calibrate=True, sample=30)
+
+    assert calibration_in(calibrated).meaning == "product"
+    assert calibration_in(calibrated) != first
+    assert not check(calibrated / "index", deep=True)
+
+
+def test_evaluating_without_calibrating_stores_nothing(copied):
+    before = (copied / "index/manifest.json").read_bytes()
+    evaluate(copied / "index", recall=True, labels="category")
+
+    assert (copied / "index/manifest.json").read_bytes() == before
+
+
+def test_hits_have_the_probability_of_their_score_and_rank(calibrated):
+    picture = calibrated / "catalogue/fish/fish-00.png"
+    with Index.open(calibrated / "index") as index:
+        hits = index.search(picture, k=10)
+        assert [hit.probability for hit in hits] == [
+            pytest.approx(index.manifest.calibration.probability(hit.score, hit.rank)) for hit in hits
+        ]
+        assert all(0 < hit.probability < 1 for hit in hits)
+        later = [hit.probability for hit in hits[1:]]
+        assert later == sorted(later, reverse=True)
+
+
+def test_without_a_calibration_hits_have_no_probability(copied):
+    with Index.open(copied / "index") as index:
+        hits = index.search(copied / "catalogue/fish/fish-00.png")
+        assert [hit.probability for hit in hits] == [None] * 5
+        with pytest.raises(UsageError, match="expected an index that knows what its scores mean") as caught:
+            index.search(copied / "catalogue/fish/fish-00.png", min_probability=0.5)
+    assert "evaluate --calibrate" in caught.value.hint
+
+
+def test_hits_that_are_likely_enough_are_kept(calibrated):
+    picture = calibrated / "catalogue/fish/fish-00.png"
+    with Index.open(calibrated / "index") as index:
+        everything = index.search(picture, k=48)
+        least = everything[20].probability
+        for limit in (0.0, least, 0.9999999, 1.0):
+            kept = index.search(picture, k=48, min_probability=limit)
+            assert kept == [hit for hit in everything if hit.probability >= limit]
+        assert 0 < len(index.search(picture, k=48, min_probability=least)) < 48
+
+
+# --- while scores mean the same
+
+
+@pytest.fixture
+def projected(copied, monkeypatch):
+    """A calibrated index of a catalogue that is large enough to learn a projection from."""
+    monkeypatch.setattr(generation, "SMALLEST_CATALOGUE", 40)
+    monkeypatch.setattr(projection, "DIMS", 16)
+    build_index(copied / "catalogue", copied / "index", relearn=True)
+    assert store.read_manifest(copied / "index").projection_count == 48
+    evaluate(copied / "index", labels="category", calibrate=True)
+    return copied
+
+
+def more_pictures(folder):
+    for number in range(2):
+        pixels = (folder / f"catalogue/balls/balls-0{number}.png").read_bytes()
+        (folder / f"catalogue/fish/new-{number}.png").write_bytes(pixels)
+
+
+def test_a_night_with_new_pictures_keeps_it_and_the_projection(projected):
+    before = store.read_manifest(projected / "index")
+    more_pictures(projected)
+    build_index(projected / "catalogue", projected / "index")
+
+    after = store.read_manifest(projected / "index")
+    assert (after.count, after.generation) == (50, before.generation + 1)
+    assert after.calibration == before.calibration is not None
+    assert not check(projected / "index", deep=True)
+
+
+def test_a_projection_that_is_learnt_anew_drops_it_with_a_warning(projected, caplog):
+    more_pictures(projected)
+    with caplog.at_level(logging.WARNING, logger="imgsearch"):
+        logging.getLogger("imgsearch").propagate = True
+        build_index(projected / "catalogue", projected / "index", relearn=True)
+
+    assert calibration_in(projected) is None
+    assert "scores mean something else now: run imgsearch evaluate --calibrate again" in caplog.text
+
+
+def test_a_projection_that_is_learnt_anew_and_is_the_same_keeps_it(projected):
+    before = calibration_in(projected)
+    build_index(projected / "catalogue", projected / "index", relearn=True)
+
+    assert calibration_in(projected) == before
+
+
+def test_another_encoder_drops_it_with_a_warning(calibrated, caplog):
+    with caplog.at_level(logging.WARNING, logger="imgsearch"):
+        logging.getLogger("imgsearch").propagate = True
+        build_index(calibrated / "catalogue", calibrated / "index", backbone="handcrafted:color")
+
+    assert calibration_in(calibrated) is None
+    assert "run imgsearch evaluate --calibrate again" in caplog.text
+    with Index.open(calibrated / "index") as index:
+        assert index.search(calibrated / "catalogue/fish/fish-00.png")[0].probability is None
+
+
+def test_a_night_on_which_nothing_changed_leaves_it_alone(calibrated):
+    before = (calibrated / "index/manifest.json").read_bytes()
+
+    assert not build_index(calibrated / "catalogue", calibrated / "index").published
+    assert (calibrated / "index/manifest.json").read_bytes() == before
+
+
+def test_rolling_back_carries_it_over(calibrated):
+    before = calibration_in(calibrated)
+    more_pictures(calibrated)
+    build_index(calibrated / "catalogue", calibrated / "index")
+    rollback(calibrated / "index")
+
+    manifest = store.read_manifest(calibrated / "index")
+    assert (manifest.generation, manifest.count) == (3, 48)
+    assert manifest.calibration == before
+    assert not check(calibrated / "index", deep=True)
+
+
+def test_rolling_back_to_another_encoder_does_not_carry_it_over(copied):
+    build_index(copied / "catalogue", copied / "index", backbone="handcrafted:color")
+    evaluate(copied / "index", labels="category", calibrate=True)
+    rollback(copied / "index")
+
+    manifest = store.read_manifest(copied / "index")
+    assert (manifest.encoder.name, manifest.calibration) == ("handcrafted", None)
+
+
+def test_a_build_that_publishes_in_between_makes_it_worthless(copied, monkeypatch):
+    def slow(retrieval):
+        more_pictures(copied)
+        build_index(copied / "catalogue", copied / "index")
+        return calibrate(retrieval)
+
+    monkeypatch.setattr("imgsearch.evaluation.evaluate.fitted", slow)
+    with pytest.raises(RefusedError, match=r"expected generation 1 of .* found that it has changed: generation 2"):
+        evaluate(copied / "index", labels="category", calibrate=True)
+
+    assert calibration_in(copied) is None
+    assert not check(copied / "index", deep=True)
+
+
+def test_a_build_that_runs_keeps_it_from_being_stored(copied):
+    manifest = store.read_manifest(copied / "index")
+    calibration = calibrate(simulated(50)).calibration
+    with store.writer_lock(copied / "index"), pytest.raises(LockedError, match="another build holds"):
+        keep_calibration(copied / "index", manifest, calibration)
+
+    assert calibration_in(copied) is None
+
+
+CURVE = {"method": "platt", "scores": [-1.0, 0.0, 1.0], "probabilities": [0.1, 0.2, 0.9]}
+GOOD = {"meaning": "product", "queries": 50, "error": 0.02, "first": CURVE, "later": CURVE}
+
+
+def test_a_calibration_is_read_as_it_was_written():
+    curve = Curve("platt", (-1.0, 0.0, 1.0), (0.1, 0.2, 0.9))
+
+    assert Calibration.from_json(GOOD) == Calibration("product", 50, 0.02, curve, curve)
+    assert Calibration.from_json(json.loads(json.dumps(dataclasses.asdict(Calibration.from_json(GOOD))))) is not None
+    assert Calibration.from_json(GOOD).probability(0.5, 1) == pytest.approx(0.55)
+    assert Calibration.from_json(GOOD).probability(1.0, 1) == 0.9
+    assert Calibration.from_json(None) is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"first": CURVE | {"probabilities": [0.1, float("nan"), 0.9]}},
+        {"first": CURVE | {"probabilities": [0.1, 0.9, 0.2]}},
+        {"later": CURVE | {"probabilities": [0.1, 0.2]}},
+        {"later": CURVE | {"probabilities": [0.1, 0.2, 1.5]}},
+        {"first": CURVE | {"scores": [1.0, 0.0, -1.0]}},
+        {"first": CURVE | {"scores": [-1.0, float("nan"), 1.0]}},
+        {"first": CURVE | {"scores": [-2.0, 0.0, 1.0]}},
+        {"first": CURVE | {"scores": [-1.0, "0", 1.0]}},
+        {"first": CURVE | {"scores": [], "probabilities": []}},
+        {"first": CURVE | {"scores": None}},
+        {"first": None},
+        {"later": []},
+        {"error": float("inf")},
+        {"error": True},
+        {"queries": -1},
+        {"queries": 2.5},
+    ],
+)
+def test_a_damaged_calibration_is_refused(damage, copied):
+    path = copied / "index/manifest.json"
+    data = json.loads(path.read_text())
+
+    def signed(calibration):
+        changed = {name: value for name, value in data.items() if name != "sha256"} | {"calibration": calibration}
+        path.write_text(json.dumps(changed | {"sha256": _digest(changed)}))
+
+    signed(GOOD)
+    assert calibration_in(copied).queries == 50
+    signed(GOOD | damage)
+    with pytest.raises(DamagedIndexError, match=r"manifest\.json is damaged"):
+        Index.open(copied / "index")

@@ -1,0 +1,333 @@
+"""Queries whose right answers are known: by labels, in a folder, and from the catalogue itself."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from imgsearch import Index, build_index
+from imgsearch.cli import main
+from imgsearch.errors import UsageError
+from imgsearch.evaluation.evaluate import evaluate
+from imgsearch.evaluation.labels import labels_of
+from imgsearch.evaluation.questions import from_items
+
+
+@pytest.fixture(scope="module")
+def vectors(unit):
+    return unit(np.random.default_rng(0).normal(size=(400, 8)))
+
+
+@pytest.fixture
+def labelled(tmp_path, store_index, vectors):
+    """Eight items: two products of two and four that are alone; two brands, one item without."""
+    return store_index(
+        tmp_path / "index",
+        vectors[:8],
+        products=["cup", "cup", "pot", "pot", "a", "b", "c", "d"],
+        categories=["kitchen"] * 7 + [""],
+        metadata=[{"brand": brand} for brand in ("X", "X", "X", "Y", "Y", "Z", None)] + [{}],
+    )
+
+
+@pytest.fixture
+def copied(shop, tmp_path):
+    """The drawn catalogue and its index, to be changed."""
+    shutil.copytree(shop / "catalogue", tmp_path / "catalogue")
+    build_index(tmp_path / "catalogue", tmp_path / "index", backbone="handcrafted")
+    return tmp_path
+
+
+def asked(directory, **options):
+    found = evaluate(directory, **options)
+    return found.retrieval, {one.query: one for one in found.retrieval.judged}
+
+
+# --- labels
+
+
+@pytest.mark.parametrize(
+    ("column", "right_answers", "left_out"),
+    [
+        ("product", {0: 1, 1: 1, 2: 1, 3: 1}, 4),
+        ("category", dict.fromkeys(range(7), 6), 1),
+        ("brand", {0: 2, 1: 2, 2: 2, 3: 1, 4: 1}, 3),
+    ],
+)
+def test_others_of_the_same_label_are_right_and_items_without_are_left_out(column, right_answers, left_out, labelled):
+    retrieval, found = asked(labelled, labels=column)
+
+    assert {name: one.right_answers for name, one in found.items()} == {
+        f"{row:05d}.png": count for row, count in right_answers.items()
+    }
+    assert retrieval.without_right_answer == left_out
+    assert (retrieval.kind, retrieval.label, retrieval.unusable) == ("labels", column, ())
+
+
+def test_items_keep_their_category_whatever_they_are_judged_by(labelled):
+    _, found = asked(labelled, labels="product")
+
+    assert {one.category for one in found.values()} == {"kitchen"}
+    assert found["00002.png"].label == "pot"
+
+
+@pytest.mark.parametrize("column", ["colour", "BRAND", "'; DROP TABLE items; --", "path'"])
+def test_a_column_that_no_item_has_is_refused(column, labelled):
+    with pytest.raises(UsageError, match="expected items with a column") as caught:
+        evaluate(labelled, labels=column)
+
+    assert "product, category, and the columns of --metadata" in caught.value.hint
+
+
+def test_labels_that_no_two_items_share_are_refused(tmp_path, store_index, vectors):
+    with pytest.raises(UsageError, match="two items with the same product, found none") as caught:
+        evaluate(store_index(tmp_path / "index", vectors[:5]), labels="product")
+
+    assert "--self-test" in caught.value.hint
+
+
+def test_a_sample_is_of_items_that_have_right_answers(tmp_path, store_index, vectors):
+    products = [f"pair {row // 2}" if row % 4 < 2 else f"alone {row}" for row in range(400)]
+    retrieval, found = asked(store_index(tmp_path / "index", vectors, products=products), labels="product", sample=50)
+
+    assert len(found) == 50
+    assert all(one.label.startswith("pair") for one in found.values())
+    assert retrieval.without_right_answer == 200
+
+
+def test_a_sample_stays_mostly_the_same_when_pictures_come_and_go(tmp_path, store_index, vectors):
+    def sample(name, rows):
+        paths = [f"{row:05d}.png" for row in rows]
+        directory = store_index(tmp_path / name, vectors[rows], paths=paths, categories=["one"] * len(rows))
+        return set(asked(directory, labels="category", sample=100)[1])
+
+    before = sample("before", list(range(380)))
+    after = sample("after", [row for row in range(400) if row % 25])
+
+    assert len(before & after) >= 85
+    assert sample("again", list(range(380))) == before
+
+
+def test_the_same_item_is_never_its_own_answer(labelled):
+    with Index.open(labelled) as index:
+        labels = labels_of(index.items, "category", len(index))
+        questions = from_items(index, labels, labels, 100)
+
+    assert all(index.manifest.count > question.own in question.right for question in questions.asked)
+    assert all(question.right_answers == len(question.right) - 1 for question in questions.asked)
+
+
+# --- pictures in a folder
+
+
+def photos(copied, names):
+    """Put pictures of the catalogue into a folder of queries: {name there: path in the catalogue}."""
+    for name, source in names.items():
+        file = copied / "photos" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(copied / "catalogue" / source, file)
+    return copied / "photos"
+
+
+def test_the_folder_of_a_picture_is_its_label(copied):
+    folder = photos(copied, {"balls/x.png": "balls/balls-00.png", "cups/y.png": "fish/fish-01.png"})
+    retrieval, found = asked(copied / "index", queries=folder, labels="category")
+
+    assert {name: one.label for name, one in found.items()} == {"balls/x.png": "balls", "cups/y.png": "cups"}
+    assert {one.right_answers for one in found.values()} == {4}
+    assert found["balls/x.png"].hits[0].path == "balls/balls-00.png"
+    assert [one.hits[0].right for one in retrieval.judged] == [True, False]
+
+
+def test_without_labels_the_folder_is_the_product(copied):
+    folder = photos(copied, {"balls/balls-00/front.png": "balls/balls-00.png"})
+    _, found = asked(copied / "index", queries=folder)
+
+    one = found["balls/balls-00/front.png"]
+    assert (one.label, one.category, one.right_answers, one.hits[0].right) == ("balls/balls-00", "balls", 1, True)
+
+
+def test_a_folder_of_no_label_of_the_index_counts_as_a_miss(copied):
+    folder = photos(copied, {"balls/x.png": "balls/balls-00.png", "unicorns/y.png": "fish/fish-01.png"})
+    retrieval, found = asked(copied / "index", queries=folder, labels="category")
+
+    assert found["unicorns/y.png"].right_answers == 1
+    assert retrieval.measures["map"][1] == 0
+    assert retrieval.unusable == ()
+
+
+def test_folders_that_no_label_of_the_index_is_like_are_refused_with_an_example(copied):
+    folder = photos(copied, {"unicorns/y.png": "fish/fish-01.png", "loose.png": "balls/balls-00.png"})
+
+    with pytest.raises(UsageError, match="no category of it is one of theirs") as caught:
+        evaluate(copied / "index", queries=folder, labels="category")
+    assert "'balls'" in caught.value.hint
+
+
+@pytest.mark.parametrize("make", [False, True])
+def test_a_folder_without_pictures_is_refused(make, copied):
+    if make:
+        (copied / "photos").mkdir()
+
+    with pytest.raises(UsageError, match=r"expected a folder of query pictures|expected query pictures in"):
+        evaluate(copied / "index", queries=copied / "photos")
+
+
+def test_a_file_says_which_picture_is_right(copied, write_csv):
+    folder = photos(copied, {"x.png": "balls/balls-00.png", "deep/y.png": "fish/fish-01.png"})
+    rows = [("x.png", "balls/balls-00.png"), ("./deep/y.png", "./fish/fish-00.png")]
+    retrieval, found = asked(
+        copied / "index", queries=folder, truth=write_csv(copied / "t.csv", ("query", "path"), rows)
+    )
+
+    assert retrieval.measures["hit_rate@1"].tolist() == [0, 1]  # deep/y.png, x.png
+    assert {one.right_answers for one in found.values()} == {1}
+    assert found["x.png"].label == "balls/balls-00"
+    assert found["x.png"].category == "balls"
+
+
+@pytest.mark.parametrize("labels", ["category", "product", None])
+def test_a_file_says_which_label_is_right(labels, copied, write_csv):
+    folder = photos(copied, {"x.png": "balls/balls-00.png"})
+    right = "balls" if labels == "category" else "balls/balls-00"
+    truth = write_csv(copied / "t.csv", ("query", labels or "product", "note"), [("x.png", right, "blue")])
+    _, found = asked(copied / "index", queries=folder, truth=truth, labels=labels)
+
+    assert found["x.png"].right_answers == (4 if labels == "category" else 1)
+    assert found["x.png"].hits[0].right
+
+
+def test_a_query_may_have_several_right_answers_and_one_that_is_lacking_is_a_miss(copied, write_csv):
+    folder = photos(copied, {"x.png": "balls/balls-00.png"})
+    rows = [("x.png", name) for name in ("balls/balls-00.png", "balls/balls-01.png", "sold-out.png", "sold-out.png")]
+    retrieval, found = asked(
+        copied / "index", queries=folder, truth=write_csv(copied / "t.csv", ("query", "path"), rows)
+    )
+
+    assert found["x.png"].right_answers == 3  # named twice is once
+    assert retrieval.measures["recall@100"][0] == pytest.approx(2 / 3)
+
+
+def test_pictures_that_are_not_named_or_not_there_are_unusable(copied, write_csv):
+    folder = photos(copied, {"x.png": "balls/balls-00.png", "new.png": "balls/balls-01.png"})
+    (folder / "broken.png").write_bytes(b"no picture")
+    rows = [
+        (name, "balls/balls-00.png") for name in ("x.png", "gone.png", "broken.png", "../catalogue/fish/fish-00.png")
+    ]
+    retrieval, found = asked(
+        copied / "index", queries=folder, truth=write_csv(copied / "t.csv", ("query", "path"), rows)
+    )
+
+    assert set(found) == {"x.png"}
+    reasons = dict(retrieval.unusable)
+    assert set(reasons) == {"new.png", "gone.png", "broken.png", "../catalogue/fish/fish-00.png"}
+    assert "does not say what is right" in reasons["new.png"]
+    assert "it is not there" in reasons["gone.png"]
+    assert "it is not there" in reasons["../catalogue/fish/fish-00.png"]
+
+
+def test_unusable_pictures_are_named_and_the_exit_code_is_4(copied, capsys):
+    folder = photos(copied, {"balls/x.png": "balls/balls-00.png"})
+    (folder / "balls/bro\x1bken.png").write_bytes(b"no picture")
+
+    code = main(["evaluate", "--index", str(copied / "index"), "--queries", str(folder), "--labels", "category"])
+
+    told = capsys.readouterr()
+    assert code == 4
+    assert "balls/bro\\x1bken.png: " in told.err
+    assert "1 pictures of yours" in told.out
+
+
+def test_a_file_from_a_spreadsheet_begins_with_a_mark(copied, write_csv):
+    folder = photos(copied, {"x.png": "balls/balls-00.png"})
+    truth = write_csv(copied / "t.csv", ("query", "path"), [("x.png", "balls/balls-00.png")], encoding="utf-8-sig")
+
+    assert asked(copied / "index", queries=folder, truth=truth)[0].measures["hit_rate@1"].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "expected columns query and path, or query and product, in .*, found none"),
+        (b"photo,path\nx.png,balls/balls-00.png\n", "found photo, path"),
+        (b"query,category\nx.png,balls\n", "found query, category"),
+        (b"query,path\nx.png\n", "line 2: expected a query and its path"),
+        (b"query,path\nx.png,\n", "line 2: expected a query and its path"),
+        (b"query,path\n,balls/balls-00.png\n", "line 2: expected a query and its path"),
+        (b"query,path\nx.png,a,b\n", "line 2: expected a query and its path"),
+        (b'query,path\nx.png,"balls\n', "is not a CSV file"),
+        (b'query,path\n"x.png"y,balls\n', "is not a CSV file"),
+        (b"query,path\nx.png," + b"a" * 200_000 + b"\n", "is not a CSV file"),
+        (None, "cannot be read: No such file"),
+    ],
+)
+def test_a_file_that_does_not_say_what_is_right_is_refused(content, said, copied):
+    folder = photos(copied, {"x.png": "balls/balls-00.png"})
+    if content is not None:
+        (copied / "t.csv").write_bytes(content)
+
+    with pytest.raises(UsageError, match=said):
+        evaluate(copied / "index", queries=folder, truth=copied / "t.csv")
+
+
+def test_hostile_names_are_names_like_others(copied, write_csv):
+    names = ["=cmd().png", "line\nbreak.png", "caf\udce9.png", '"quoted",.png', "\x1b[31m.png", "abc\u202egnp.png"]
+    folder = photos(copied, dict.fromkeys(names, "balls/balls-00.png"))
+    rows = [(name, "balls/balls-00.png") for name in names]
+    retrieval, found = asked(
+        copied / "index", queries=folder, truth=write_csv(copied / "t.csv", ("query", "path"), rows)
+    )
+
+    assert set(found) == set(names)
+    assert retrieval.unusable == ()
+    assert retrieval.measures["hit_rate@1"].all()
+
+
+# --- variants of the catalogue's own pictures
+
+
+def test_a_self_test_asks_for_variants_of_items(shop):
+    retrieval, found = asked(shop / "index", self_test=True, sample=12)
+
+    assert (retrieval.kind, retrieval.label, len(found)) == ("self-test", "product", 12)
+    assert all((shop / "catalogue" / path).is_file() for path in found)
+    assert retrieval.measures["hit_rate@10"].mean() > 0.5
+    assert not any(hit.score > 0.9999 for one in found.values() for hit in one.hits)  # not the pictures themselves
+
+
+def test_the_same_variants_are_asked_for_again(shop):
+    first, second = (asked(shop / "index", self_test=True, sample=6)[1] for _ in range(2))
+
+    assert first == second
+
+
+def test_copies_of_a_picture_are_right_too(copied):
+    for name in ("copy.png", "other/copy.png"):
+        file = copied / "catalogue" / name
+        file.parent.mkdir(exist_ok=True)
+        shutil.copy(copied / "catalogue/balls/balls-00.png", file)
+    build_index(copied / "catalogue", copied / "index")
+    _, found = asked(copied / "index", self_test=True)
+
+    assert {one.right_answers for path, one in found.items() if "copy" in path or path == "balls/balls-00.png"} == {3}
+    assert found["balls/balls-01.png"].right_answers == 1
+
+
+def test_a_self_test_of_a_catalogue_that_has_moved_says_so(copied):
+    (copied / "catalogue").rename(copied / "elsewhere")
+
+    with pytest.raises(UsageError, match=r"expected the pictures of the index in .*/catalogue, found none") as caught:
+        evaluate(copied / "index", self_test=True)
+    assert "build-index with the folder's new place" in caught.value.hint
+
+
+def test_a_self_test_names_the_pictures_that_are_gone(copied, capsys):
+    (copied / "catalogue/balls/balls-00.png").unlink()
+    (copied / "catalogue/fish/fish-00.png").write_bytes(b"no picture")
+    code = main(["evaluate", "--index", str(copied / "index"), "--self-test"])
+
+    told = capsys.readouterr().err
+    assert code == 4
+    assert "balls/balls-00.png: " in told
+    assert "fish/fish-00.png: " in told
+    assert told.count("\n") == 2
