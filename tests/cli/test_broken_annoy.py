@@ -49,6 +49,19 @@ def test_a_query_says_so_in_one_line_and_a_hint(broken, imgsearch, forest, drawn
     assert_that_it_says_one_line_and_a_hint(imgsearch("query", drawn / "cups/cups-00.png", "--index", forest))
 
 
+def test_an_evaluation_says_so_in_one_line_and_a_hint(broken, imgsearch, forest):
+    assert_that_it_says_one_line_and_a_hint(imgsearch("evaluate", "--recall", "--index", forest))
+
+
+def test_an_index_without_a_forest_is_evaluated_without_it(broken, imgsearch, catalogue):
+    imgsearch("build-index", catalogue, "--index", "idx", "--backbone", "handcrafted")
+
+    done = imgsearch("evaluate", "--recall", "--index", "idx")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "search_k" not in done.stdout
+
+
 def test_a_query_may_go_without_it(broken, imgsearch, forest, drawn):
     picture = drawn / "cups/cups-00.png"
     for option in (("--exact",), ("--where", "category = 'cups'")):

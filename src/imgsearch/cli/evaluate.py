@@ -73,6 +73,10 @@ def evaluate(
     Exit codes: 0 done and good enough, 10 a gate was not met or it is worse than before, 4 done but a query picture
     could not be used, 2 what is asked for cannot be measured here.
     """
+    from imgsearch.cli.self_test import require_backend
+
+    require_backend(index)
+
     import json
 
     from imgsearch.cli import evaluation_text

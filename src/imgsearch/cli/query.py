@@ -1,7 +1,6 @@
 """`imgsearch query`."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -74,7 +73,9 @@ def query(
 
       find new -name '*.jpg' -print0 | imgsearch query - -0 --format csv -o answers.csv
     """
-    _require_backend(index, exact=exact or bool(where))
+    from imgsearch.cli.self_test import require_backend
+
+    require_backend(index, exact=exact or bool(where))
 
     from imgsearch.cli.classes import render_classes
     from imgsearch.cli.render import output, render, write
@@ -134,20 +135,6 @@ def _voted(answer: "Answer", index: "Index") -> "ClassAnswer":
     return ClassAnswer(
         answer.query, answer.seconds, vote(answer.hits), answer.error, facts=as_json(answer, index.manifest)
     )
-
-
-def _require_backend(index: Path, *, exact: bool) -> None:
-    """Try what the index needs; before threads are started, which do not go with a fork."""
-    from imgsearch.cli.self_test import require_annoy
-    from imgsearch.index.store import read_manifest
-
-    backend = read_manifest(index).backend
-    if backend is not None and backend.name == "annoy" and not exact:
-        require_annoy()
-    if backend is not None and backend.name == "faiss" and not exact:
-        from imgsearch.index.backends import import_faiss
-
-        import_faiss()
 
 
 def report_unusable(image: str, error: "ImgsearchError | None", how: str) -> int:
