@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 # What an installed environment depends on; setup runs again when one of these is newer.
 STAMP := $(VENV)/.set-up
 
+# One process of pytest for each processor; tests of one file stay together, and share what they have built.
+PARALLEL := -n auto --dist loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo lint format type test slow bench docs clean
 
@@ -34,10 +37,10 @@ type: $(STAMP) ## Check types
 	$(BIN)/mypy
 
 test: $(STAMP) ## Run the tests, but for the slow ones
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' $(PARALLEL)
 
 slow: $(STAMP) ## Run the slow tests: faults at every call, hundreds of kills, fuzzing
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(PARALLEL)
 
 bench: $(STAMP) ## Measure quality, speed and memory (docs/benchmarks.md)
 	$(BIN)/python benchmarks/run.py bench

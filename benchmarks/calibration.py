@@ -13,7 +13,7 @@ from adaptation import KINDS, make_queries
 from catalogs import stamps
 from demo import ask
 from imgsearch import Hit, build_index
-from imgsearch.evaluation.calibrate import expected_calibration_error
+from imgsearch.evaluation.calibrate import expected_calibration_error, keep_calibration
 from imgsearch.evaluation.evaluate import evaluate
 
 ASKED = (("photo", 3), ("photo", 4), ("screenshot", 3))
@@ -25,7 +25,9 @@ def main(folder: Path) -> None:
         sys.exit("the stamps cannot be had here")
     index = folder / "calibration.imgsearch"
     build_index(catalogue, index)
-    learnt = evaluate(index, calibrate=True).reliability
+    evaluation = evaluate(index, calibrate=True)
+    keep_calibration(index, evaluation)
+    learnt = evaluation.reliability
     assert learnt is not None
     queries = learnt.calibration.queries
     print(

@@ -7,7 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("quality", "encoders", "adaptation", "calibration", "throughput", "isolation", "cold_query", "large_index")
+BENCHMARKS = (
+    "quality",
+    "encoders",
+    "adaptation",
+    "calibration",
+    "throughput",
+    "isolation",
+    "cold_query",
+    "large_index",
+)
 LIBRARIES = ("keras", "tensorflow", "openvino", "opencv-python-headless", "numpy", "annoy")
 
 

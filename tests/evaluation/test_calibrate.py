@@ -187,6 +187,13 @@ def test_queries_with_one_hit_each_have_no_later_ones():
 # --- in an index
 
 
+def learnt(index, **options):
+    """Learn what the scores of an index mean, and store it."""
+    found = evaluate(index, calibrate=True, **options)
+    keep_calibration(index, found)
+    return found
+
+
 @pytest.fixture
 def copied(shop, tmp_path):
     """The drawn catalogue and its index, to be changed."""
@@ -197,7 +204,7 @@ def copied(shop, tmp_path):
 
 @pytest.fixture
 def calibrated(copied):
-    evaluate(copied / "index", labels="category", calibrate=True)
+    learnt(copied / "index", labels="category")
     return copied
 
 
@@ -207,7 +214,7 @@ def calibration_in(folder):
 
 def test_what_was_learnt_is_stored_in_the_index(copied):
     before = store.read_manifest(copied / "index")
-    found = evaluate(copied / "index", labels="category", calibrate=True)
+    found = learnt(copied / "index", labels="category")
 
     manifest = store.read_manifest(copied / "index")
     assert manifest.calibration == found.reliability.calibration
@@ -219,7 +226,7 @@ def test_what_was_learnt_is_stored_in_the_index(copied):
 
 
 def test_without_labels_it_is_learnt_from_a_self_test(copied):
-    found = evaluate(copied / "index", calibrate=True)
+    found = learnt(copied / "index")
 
     assert found.setup["kind"] == "self-test"
     assert calibration_in(copied).meaning == "product"
@@ -227,16 +234,16 @@ def test_without_labels_it_is_learnt_from_a_self_test(copied):
 
 def test_learning_again_takes_the_place_of_what_was_learnt(calibrated):
     first = calibration_in(calibrated)
-    evaluate(calibrated / "index", calibrate=True, sample=30)
+    learnt(calibrated / "index", sample=30)
 
     assert calibration_in(calibrated).meaning == "product"
     assert calibration_in(calibrated) != first
     assert not check(calibrated / "index", deep=True)
 
 
-def test_evaluating_without_calibrating_stores_nothing(copied):
+def test_evaluating_alone_stores_nothing(copied):
     before = (copied / "index/manifest.json").read_bytes()
-    evaluate(copied / "index", recall=True, labels="category")
+    evaluate(copied / "index", recall=True, labels="category", calibrate=True)
 
     assert (copied / "index/manifest.json").read_bytes() == before
 
@@ -245,12 +252,36 @@ def test_hits_have_the_probability_of_their_score_and_rank(calibrated):
     picture = calibrated / "catalogue/fish/fish-00.png"
     with Index.open(calibrated / "index") as index:
         hits = index.search(picture, k=10)
-        assert [hit.probability for hit in hits] == [
-            pytest.approx(index.manifest.calibration.probability(hit.score, hit.rank)) for hit in hits
-        ]
+        by_curves = [index.manifest.calibration.probability(hit.score, hit.rank) for hit in hits]
+        assert [hit.probability for hit in hits] == pytest.approx(np.minimum.accumulate(by_curves).tolist())
         assert all(0 < hit.probability < 1 for hit in hits)
         later = [hit.probability for hit in hits[1:]]
         assert later == sorted(later, reverse=True)
+
+
+def test_no_hit_is_surer_than_one_before_it_though_the_curves_cross():
+    calibration = Calibration.from_json({**GOOD, "first": {**CURVE, "probabilities": [0.1, 0.1, 0.1]}})
+
+    assert calibration.of_answer([1.0, 0.9, -1.0]) == [0.1, 0.1, 0.1]
+    assert calibration.of_answer([0.0, 0.0], is_first=False) == [0.2, 0.2]
+    assert calibration.of_answer([]) == []
+
+
+def test_a_hit_that_is_first_only_because_better_ones_were_left_out_is_none_that_nothing_has_beaten(calibrated):
+    picture = calibrated / "catalogue/fish/fish-00.png"
+    with Index.open(calibrated / "index") as index:
+        manifest = index.manifest
+        (best,) = index.search(picture, k=1, where="category = 'fish'")
+        (left,) = index.search(picture, k=1, where="category = 'cups'")
+
+    assert best.probability == manifest.calibration.probability(best.score, 1)
+    assert left.probability == manifest.calibration.probability(left.score, 2)
+
+
+@pytest.mark.parametrize("least", [-0.1, 1.1, float("nan")])
+def test_a_least_probability_that_is_none_is_refused(calibrated, least):
+    with Index.open(calibrated / "index") as index, pytest.raises(UsageError, match="from 0 to 1"):
+        index.search(calibrated / "catalogue/fish/fish-00.png", min_probability=least)
 
 
 def test_without_a_calibration_hits_have_no_probability(copied):
@@ -283,7 +314,7 @@ def projected(copied, monkeypatch):
     monkeypatch.setattr(projection, "DIMS", 16)
     build_index(copied / "catalogue", copied / "index", relearn=True)
     assert store.read_manifest(copied / "index").projection_count == 48
-    evaluate(copied / "index", labels="category", calibrate=True)
+    learnt(copied / "index", labels="category")
     return copied
 
 
@@ -351,34 +382,48 @@ def test_rolling_back_carries_it_over(calibrated):
     assert not check(calibrated / "index", deep=True)
 
 
+def test_rolling_back_across_an_encoder_brings_back_what_belonged_to_it(calibrated):
+    before = calibration_in(calibrated)
+    build_index(calibrated / "catalogue", calibrated / "index", backbone="handcrafted:color")
+    rollback(calibrated / "index")
+
+    assert calibration_in(calibrated) == before
+
+
+def test_rolling_back_brings_back_what_was_learnt_last(calibrated):
+    last = learnt(calibrated / "index").reliability.calibration  # of the product, where it was the category
+    more_pictures(calibrated)
+    build_index(calibrated / "catalogue", calibrated / "index")
+    rollback(calibrated / "index")
+
+    assert calibration_in(calibrated) == last
+
+
 def test_rolling_back_to_another_encoder_does_not_carry_it_over(copied):
     build_index(copied / "catalogue", copied / "index", backbone="handcrafted:color")
-    evaluate(copied / "index", labels="category", calibrate=True)
+    learnt(copied / "index", labels="category")
     rollback(copied / "index")
 
     manifest = store.read_manifest(copied / "index")
     assert (manifest.encoder.name, manifest.calibration) == ("handcrafted", None)
 
 
-def test_a_build_that_publishes_in_between_makes_it_worthless(copied, monkeypatch):
-    def slow(retrieval):
-        more_pictures(copied)
-        build_index(copied / "catalogue", copied / "index")
-        return calibrate(retrieval)
+def test_a_build_that_publishes_in_between_makes_it_worthless(copied):
+    found = evaluate(copied / "index", labels="category", calibrate=True)
+    more_pictures(copied)
+    build_index(copied / "catalogue", copied / "index")
 
-    monkeypatch.setattr("imgsearch.evaluation.evaluate.fitted", slow)
-    with pytest.raises(RefusedError, match=r"expected generation 1 of .* found that it has changed: generation 2"):
-        evaluate(copied / "index", labels="category", calibrate=True)
+    with pytest.raises(RefusedError, match=r"expected generation 1 of .*, found generation 2: it was rebuilt"):
+        keep_calibration(copied / "index", found)
 
     assert calibration_in(copied) is None
     assert not check(copied / "index", deep=True)
 
 
 def test_a_build_that_runs_keeps_it_from_being_stored(copied):
-    manifest = store.read_manifest(copied / "index")
-    calibration = calibrate(simulated(50)).calibration
+    found = evaluate(copied / "index", labels="category", calibrate=True)
     with store.writer_lock(copied / "index"), pytest.raises(LockedError, match="another build holds"):
-        keep_calibration(copied / "index", manifest, calibration)
+        keep_calibration(copied / "index", found)
 
     assert calibration_in(copied) is None
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from imgsearch.errors import GateError, UsageError
 from imgsearch.evaluation.bootstrap import Interval
-from imgsearch.evaluation.compare import GUARDED, LEAST_LOSS, Gate, compare, parse_gate, unmet
+from imgsearch.evaluation.compare import GUARDED, LEAST_LOSS, Gate, compare, parse_gate, require_measured, unmet
 from imgsearch.evaluation.record import Record
 
 FIGURES = {
@@ -128,9 +128,24 @@ def test_not_more_names_are_listed_than_can_be_read():
 )
 def test_a_gate_on_what_should_be_small_is_an_error(name, hint):
     with pytest.raises(UsageError, match="expected a figure that is the better the larger it is") as caught:
-        unmet([Gate(name, 0.5)], FIGURES)
+        parse_gate(f"{name}=0.5")
 
     assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "hint"),
+    [
+        ("index_recall@10", {"recall": False, "retrieval": True}, "--recall measures it"),
+        ("map", {"recall": True, "retrieval": False}, "--labels, --queries or --self-test measures it"),
+    ],
+)
+def test_a_gate_on_what_is_not_asked_for_is_an_error_before_anything_is_measured(name, asked, hint):
+    with pytest.raises(UsageError, match="found one that is not") as caught:
+        require_measured([Gate("count", 1), Gate(name, 0.5)], **asked)
+
+    assert caught.value.hint == hint
+    require_measured([Gate("count", 1), Gate(name, 0.5)], recall=True, retrieval=True)
 
 
 def test_the_same_again_is_no_problem():

@@ -96,11 +96,11 @@ def test_percentiles_and_rate_are_those_of_the_searches(monkeypatch):
 
 
 def test_the_curve_rises_and_passes_through_the_index_itself(found):
-    tried = [point.search_k for point in found.curve]
+    tried = [point.effort for point in found.curve]
     assert tried == sorted(tried)
     assert tried[-1] == 4000
     assert len(set(tried)) == len(tried) >= 4
-    (own,) = [point for point in found.curve if point.search_k == 1000]
+    (own,) = [point for point in found.curve if point.effort == 1000]
     assert own.recall == pytest.approx(found.recall[10].mean())
     recalls = [point.recall for point in found.curve]
     assert all(later >= earlier - 0.02 for earlier, later in itertools.pairwise(recalls))
@@ -116,10 +116,10 @@ def test_each_point_of_the_curve_is_what_annoy_finds_with_that_search_k(poor, ve
     for point in found.curve:
         shares = []
         for row, last in zip(rows, truth, strict=True):
-            candidates = forest.get_nns_by_vector(vectors[row], 32, point.search_k)
+            candidates = forest.get_nns_by_vector(vectors[row], 32, point.effort)
             scores = np.sort(vectors[candidates].astype(float) @ vectors[row].astype(float))[::-1][:11]
             shares.append((np.count_nonzero(scores >= last - TIE) - 1) / 10)
-        assert point.recall == pytest.approx(np.mean(shares)), point.search_k
+        assert point.recall == pytest.approx(np.mean(shares)), point.effort
 
 
 def test_the_curve_reaches_everything_where_everything_is_looked_at(tmp_path, store_index, vectors):
@@ -149,7 +149,7 @@ def test_a_small_index_is_given_a_forest_for_the_curve_unless_the_user_wants_non
         found = index_recall(index, 20, silent)
 
     assert found.plan == "exact"
-    assert [point.search_k for point in found.curve][-4:] == [1000, 2000, 4000, 8000]
+    assert [point.effort for point in found.curve][-4:] == [1000, 2000, 4000, 8000]
     assert {path.relative_to(directory) for path in directory.rglob("*")} == before
 
 

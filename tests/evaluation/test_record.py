@@ -12,6 +12,7 @@ from imgsearch.errors import UsageError
 from imgsearch.evaluation.bootstrap import Interval, mean_interval
 from imgsearch.evaluation.record import as_record, parse_record, read_record
 from imgsearch.evaluation.results import Evaluation, IndexRecall, Judged, Retrieval
+from imgsearch.evaluation.retrieval import per_category
 from imgsearch.index.recall import Latency
 
 LATENCY = Latency(0.001, 0.002, 0.003, 900.0)
@@ -39,6 +40,7 @@ EVALUATION = Evaluation(
         "index_recall@1": Interval(0.95, 0.9, 1.0),
     },
 )
+EVALUATION = replace(EVALUATION, categories=per_category(EVALUATION.retrieval))
 RECORD = as_record(EVALUATION)
 NOTHING = {"format": "imgsearch-evaluation", "version": 1, "per_query": {}}
 

@@ -263,7 +263,7 @@ def test_an_encoder_nobody_knows_is_a_missing_component(build):
 
 
 @pytest.mark.parametrize(
-    "options", [{"backend": "faiss"}, {"trees": 0}, {"trees": 10_001}, {"seed": -1}, {"seed": 2**31}, {"weights": "w"}]
+    "options", [{"backend": "hnsw"}, {"trees": 0}, {"trees": 10_001}, {"seed": -1}, {"seed": 2**31}, {"weights": "w"}]
 )
 def test_a_setting_that_makes_no_sense_is_a_usage_error_and_publishes_nothing(build, index, options):
     with pytest.raises(UsageError):

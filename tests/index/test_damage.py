@@ -34,7 +34,7 @@ TRUTH = ("embeddings.npy", "items.sqlite")
 RUNS = """
 import json, os, signal, sys
 from imgsearch.cli import main
-from imgsearch.cli import render, report, self_test, terminal
+from imgsearch.cli import backend_trial, render, report, terminal
 from imgsearch.index import check, search, update
 for line in sys.stdin:
     task = json.loads(line)

@@ -14,7 +14,7 @@ from imgsearch.cli import main
 from imgsearch.errors import DamagedIndexError, MissingComponentError
 from imgsearch.evaluation.index_recall import index_recall
 from imgsearch.index import faiss_lists, store
-from imgsearch.index.backends import FaissBackend, one_thread
+from imgsearch.index.backends import FaissBackend, least_probes, one_thread
 from imgsearch.index.faiss_lists import build_faiss, check_lists, lists_for
 from imgsearch.index.manifest import Manifest
 from imgsearch.index.plan import BackendSettings, SearchWish
@@ -398,12 +398,14 @@ def test_the_lists_of_a_build_that_miss_items_are_not_published(listed, director
 def test_the_curve_is_over_probes_each_only_once(listed):
     with Index.open(listed / "index") as index:
         found = index_recall(index, 20, lambda *_: None)
-        probes = index.manifest.backend.probes
+        settings = index.manifest.backend
 
-    tried = [point.search_k for point in found.curve]
+    tried = [point.effort for point in found.curve]
     assert found.plan == "faiss"
     assert tried == sorted(set(tried))
-    assert probes in tried
+    # What is looked at in any case, and no more than there is.
+    assert max(settings.probes, least_probes(11, settings.lists, 40)) in tried
+    assert tried[-1] <= settings.lists
     assert found.recall[10].mean() == 1
 
 

@@ -25,6 +25,7 @@ from imgsearch.index.plan import BackendSettings, Measured, SearchWish
 from imgsearch.index.store import read_manifest
 
 counts = st.integers(0, 2**40)
+trees, seeds = st.integers(0, 10_000), st.integers(0, 2**31 - 1)
 hexes = st.text("0123456789abcdef", min_size=64, max_size=64)
 names = st.from_regex(r"[A-Za-z0-9_-]{1,9}(/[A-Za-z0-9_.-]{0,9}[a-z]){0,2}", fullmatch=True)
 curves = st.lists(st.tuples(st.floats(-1, 1), st.floats(0, 1)), min_size=1, max_size=9).map(
@@ -46,12 +47,13 @@ manifests = st.builds(
     search=st.none()
     | st.builds(
         SearchWish,
-        st.sampled_from(["auto", "annoy", "exact"]),
-        st.none() | counts,
-        st.integers(0, 2**31),
-        st.floats(0, 1),
+        st.sampled_from(["auto", "annoy", "faiss", "exact"]),
+        st.none() | trees,
+        seeds,
+        st.floats(0, 1, exclude_min=True),
     ),
-    backend=st.none() | st.builds(BackendSettings, st.sampled_from(["annoy", "exact"]), counts, counts, counts),
+    backend=st.none()
+    | st.builds(BackendSettings, st.sampled_from(["annoy", "exact"]), trees, seeds, st.integers(0, 2**28)),
     measured=st.none() | st.builds(Measured, counts, st.floats(0, 1), *[st.floats(0, 1e9)] * 3),
     calibration=st.none() | st.builds(Calibration, st.text(), counts, st.floats(0, 1), curves, curves),
     metadata_file=st.text(),
@@ -171,7 +173,15 @@ def test_where_there_is_no_manifest_there_is_no_index(tmp_path, name):
         changed(backend="annoy"),
         changed(backend={"name": "annoy", "trees": "many", "seed": 0}),
         changed(backend={"name": "annoy", "trees": 1, "seed": None}),
-        changed(backend={"name": "annoy", "trees": 1, "seed": 0, "search_k": -1}),
+        *(
+            changed(backend={"name": "annoy", "trees": 1, "seed": 0, "search_k": 9, **wrong})
+            for wrong in (
+                *({"search_k": -1}, {"search_k": 10**12}, {"trees": 10_001}, {"seed": 2**31}, {"name": "auto"}),
+                *({"name": "../../x"}, {"name": None}, {"name": "faiss", "lists": 3, "probes": 4}),
+            )
+        ),
+        changed(search={"backend": "best", "trees": None, "seed": 0, "target_recall": 0.9}),
+        changed(search={"backend": "auto", "trees": None, "seed": 0, "target_recall": 0}),
         changed(search="fast"),
         changed(search={"backend": "auto", "trees": None, "seed": 0}),
         changed(search={"backend": "auto", "trees": 1.5, "seed": 0, "target_recall": 0.9}),

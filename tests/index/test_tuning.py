@@ -1,6 +1,7 @@
 """How an index comes to be searched: measured, chosen, and written down."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -232,3 +233,13 @@ def test_embeddings_are_tuned_when_they_become_an_index(tmp_path, built):
     manifest = store.read_manifest(tmp_path / "index")
     assert manifest.search == SearchWish("annoy", None, 0, 0.95)
     assert manifest.measured.recall >= 0.95
+
+
+def test_an_index_of_before_searches_were_tuned_is_tuned_by_the_next_build(small, tmp_path):
+    build_index(small, tmp_path / "index", backbone="handcrafted")
+    manifest = store.read_manifest(tmp_path / "index")
+    store.amend(tmp_path / "index", replace(manifest, measured=None))
+
+    assert build_index(small, tmp_path / "index").published
+    assert store.read_manifest(tmp_path / "index").measured is not None
+    assert not build_index(small, tmp_path / "index").published

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from imgsearch.cli.options import DEFAULT_INDEX, IndexOption, QuietOption, VerboseOption
+from imgsearch.cli.options import DEFAULT_INDEX, IndexOption, QuietOption, VerboseOption, WaitLockOption
 
 if TYPE_CHECKING:
     from imgsearch.evaluation.results import Evaluation
@@ -50,6 +50,7 @@ def evaluate(
         Path | None, typer.Option(metavar="DIR", help="Write a page to look at, DIR/index.html; needs the extra plots.")
     ] = None,
     format_: Annotated[Literal["table", "json"], typer.Option("--format", help="Form of the answer.")] = "table",
+    wait_lock: WaitLockOption = 0,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -73,7 +74,7 @@ def evaluate(
     Exit codes: 0 done and good enough, 10 a gate was not met or it is worse than before, 4 done but a query picture
     could not be used, 2 what is asked for cannot be measured here.
     """
-    from imgsearch.cli.self_test import require_backend
+    from imgsearch.cli.backend_trial import require_backend
 
     require_backend(index)
 
@@ -84,16 +85,23 @@ def evaluate(
     from imgsearch.cli.terminal import printable, progress_bar, say, set_up_logging
     from imgsearch.errors import GateError, PictureError
     from imgsearch.evaluation import evaluate as evaluation
-    from imgsearch.evaluation.compare import compare, parse_gate, unmet
+    from imgsearch.evaluation.calibrate import keep_calibration
+    from imgsearch.evaluation.calibrate import require_writable as require_index
+    from imgsearch.evaluation.compare import compare, parse_gate, require_measured, unmet
     from imgsearch.evaluation.record import as_record, parse_record, read_record
 
     set_up_logging(quiet=quiet, verbose=verbose)
     gates = [parse_gate(text) for text in minima or ()]
+    asks = labels is not None or queries is not None or self_test or calibrate
+    if recall or asks:
+        require_measured(gates, recall=recall, retrieval=asks)
     earlier = read_record(against) if against is not None else None
     if json_file is not None:
         require_writable(json_file)
     if report is not None:
         _require_report(report)
+    if calibrate:
+        require_index(index, wait_lock)
     with progress_bar(quiet=quiet) as progress:
         found = evaluation.evaluate(
             index,
@@ -121,8 +129,10 @@ def evaluate(
     unusable = found.retrieval.unusable if found.retrieval else ()
     for path, reason in unusable:
         say(printable(f"{path}: {reason}"))
-    if problems:
+    if problems:  # what is not good enough is not what scores are to be judged by
         raise GateError("; ".join(problems), hint="" if report else "--report DIR shows which queries went wrong")
+    if calibrate:
+        keep_calibration(index, found, wait_lock)
     raise typer.Exit(PictureError.exit_code if unusable else 0)
 
 

@@ -9,7 +9,7 @@ from imgsearch.evaluation.bootstrap import Interval
 from imgsearch.evaluation.compare import Comparison
 from imgsearch.evaluation.index_recall import KS
 from imgsearch.evaluation.results import Evaluation, IndexRecall, Reliability, Retrieval
-from imgsearch.evaluation.retrieval import OF_CATEGORIES, per_category
+from imgsearch.evaluation.retrieval import OF_CATEGORIES
 from imgsearch.index.recall import Latency
 
 _MOST_CATEGORIES = 20
@@ -68,7 +68,7 @@ def _recall(found: IndexRecall, evaluation: Evaluation) -> Iterator[str]:
     if found.curve:
         whose = ", had the index a forest" if found.plan == "exact" else ""
         effort = "probes" if found.plan == "faiss" else "search_k"
-        curve = [(f"{point.search_k}", f"{point.recall:.4f}", *_times(point.latency)) for point in found.curve]
+        curve = [(f"{point.effort}", f"{point.recall:.4f}", *_times(point.latency)) for point in found.curve]
         yield _table(f"recall of the {nearest} nearest against latency{whose}", (effort, "recall", *_TIMES), curve)
 
 
@@ -85,7 +85,7 @@ def _retrieval(found: Retrieval, evaluation: Evaluation) -> Iterator[str]:
     yield _table(head, ("measure", "mean", "95 % interval"), rows)
     if found.without_right_answer:
         yield f"{found.without_right_answer} items left out: no other has their {printable(found.label)}\n\n"
-    categories = per_category(found)
+    categories = evaluation.categories
     if len(categories) > 1:
         worst = sorted(categories, key=lambda name: (categories[name]["hit_rate@1"].mean, name))[:_MOST_CATEGORIES]
         lines = [
@@ -112,7 +112,7 @@ def _retrieval(found: Retrieval, evaluation: Evaluation) -> Iterator[str]:
 
 def _reliability(found: Reliability) -> str:
     return (
-        f"probability of the same {printable(found.calibration.meaning)}: stored in the index; learnt from"
+        f"probability of the same {printable(found.calibration.meaning)}: learnt from"
         f" {found.calibration.queries} queries\nexpected calibration error on queries it was not learnt from:"
         f" {found.error:.3f}, of first hits {found.error_at_1:.3f}\n\n"
     )

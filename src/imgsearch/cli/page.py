@@ -18,6 +18,7 @@ from imgsearch.images.workers import decode_and_fit_guarded
 if TYPE_CHECKING:
     from imgsearch.cli.classes import ClassAnswer
     from imgsearch.cli.render import Answer
+    from imgsearch.index.search import Hit
 
 _SIDE = 160
 _STYLE = (
@@ -66,7 +67,12 @@ def section(answer: "Answer", catalogue: str) -> str:
     """
     figures = [_figure(answer.query, shown(answer.query), "", "query")]
     figures += [
-        _figure(os.path.join(catalogue, hit.path), shown(hit.path), f"{hit.rank}. <b>{hit.score:.3f}</b> ", "hit")
+        _figure(
+            os.path.join(catalogue, hit.path),
+            shown(hit.path),
+            f"{hit.rank}. <b>{hit.score:.3f}</b> {_sure(hit)}",
+            "hit",
+        )
         for hit in answer.hits
     ]
     if answer.error is not None:
@@ -74,6 +80,10 @@ def section(answer: "Answer", catalogue: str) -> str:
     elif not answer.hits:
         figures.append("<p>no picture fits</p>\n")
     return f"<section>\n{''.join(figures)}</section>\n"
+
+
+def _sure(hit: "Hit") -> str:
+    return "" if hit.probability is None else f"({100 * hit.probability:.0f} %) "
 
 
 def class_section(answer: "ClassAnswer") -> str:

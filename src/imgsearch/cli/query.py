@@ -73,7 +73,7 @@ def query(
 
       find new -name '*.jpg' -print0 | imgsearch query - -0 --format csv -o answers.csv
     """
-    from imgsearch.cli.self_test import require_backend
+    from imgsearch.cli.backend_trial import require_backend
 
     require_backend(index, exact=exact or bool(where))
 

@@ -1,17 +1,17 @@
 """Learn what a score means: the probability that a hit is right, given its score."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.errors import RefusedError, UsageError
-from imgsearch.evaluation.results import Reliability, Retrieval, Values
+from imgsearch.evaluation.results import Evaluation, Reliability, Retrieval, Values
 from imgsearch.index import store
 from imgsearch.index.calibration import Calibration, Curve
 from imgsearch.index.disk import writing
-from imgsearch.index.manifest import Manifest
 
 # Fewer say next to nothing.
 FEWEST_QUERIES = 20
@@ -56,18 +56,35 @@ def calibrate(retrieval: Retrieval) -> Reliability:
             curve = _fit(scores[place & (part != fold)], right[place & (part != fold)])
             held_out = place & (part == fold)
             unseen[held_out] = np.interp(scores[held_out], curve.scores, curve.probabilities)
+    for hits_of_query in np.split(unseen, np.flatnonzero(first)[1:]):  # as in an answer: none more than one before it
+        hits_of_query[:] = np.minimum.accumulate(hits_of_query)
     error, mean, share, hits = _compared(unseen, right)
     calibration = Calibration(retrieval.label, len(judged), round(error, 6), *curves)
     return Reliability(calibration, mean, share, hits, error, expected_calibration_error(unseen[first], right[first]))
 
 
-def keep_calibration(directory: Path, evaluated: Manifest, calibration: Calibration, wait_lock: float = 0) -> None:
+def require_writable(index: str | os.PathLike[str], wait_lock: float = 0) -> None:
+    """Find out that nothing could be stored in an index before everything is measured for it.
+
+    Args:
+        index: The index directory.
+        wait_lock: For how many seconds to wait for a build to end.
+
+    Raises:
+        LockedError: A build holds the index.
+        OutputError: It cannot be written.
+    """
+    store.read_manifest(Path(index))  # before a lock is left where no index is
+    with store.writer_lock(Path(index), wait_lock):
+        pass
+
+
+def keep_calibration(index: str | os.PathLike[str], evaluation: Evaluation, wait_lock: float = 0) -> None:
     """Store in an index what its scores mean.
 
     Args:
-        directory: The index.
-        evaluated: What was published when it was evaluated.
-        calibration: What to store.
+        index: The index directory.
+        evaluation: Of that index, with `calibrate`.
         wait_lock: For how many seconds to wait for a build to end.
 
     Raises:
@@ -75,26 +92,33 @@ def keep_calibration(directory: Path, evaluated: Manifest, calibration: Calibrat
         LockedError: A build holds the index.
         OutputError: It cannot be written.
     """
+    assert evaluation.reliability is not None
+    directory, evaluated = Path(index), evaluation.facts
     with store.writer_lock(directory, wait_lock), writing(directory):
         current = store.read_manifest(directory)
-        if current != evaluated:
+        if (current.generation, current.fingerprint) != (evaluated["generation"], evaluated["fingerprint"]):
             raise RefusedError(
-                f"expected generation {evaluated.generation} of {directory} as it was evaluated,"
-                f" found that it has changed: generation {current.generation}",
+                f"expected generation {evaluated['generation']} of {directory}, which was evaluated,"
+                f" found generation {current.generation}: it was rebuilt meanwhile",
                 hint="evaluate again",
             )
-        store.amend(directory, dataclasses.replace(current, calibration=calibration))
+        store.amend(directory, dataclasses.replace(current, calibration=evaluation.reliability.calibration))
 
 
 def _fit(scores: Values, right: Rights) -> Curve:
     """Fit a function that does not fall."""
-    # Laplace's rule: nothing is certain because it always was so.
-    floor = 1 / (len(scores) + 2)
     if len(scores) >= _ISOTONIC_FROM:
         from sklearn.isotonic import IsotonicRegression
 
-        isotonic = IsotonicRegression(y_min=floor, y_max=1 - floor, out_of_bounds="clip").fit(scores, right)
-        return Curve("isotonic", _rounded(isotonic.X_thresholds_), _rounded(isotonic.y_thresholds_))
+        isotonic = IsotonicRegression(out_of_bounds="clip").fit(scores, right)
+        fitted = isotonic.predict(scores)
+        # Laplace's rule, of those that were all wrong, and of those that were all right: nothing is certain because it
+        # always was so.
+        wrong, sure = np.count_nonzero(fitted == 0), np.count_nonzero(fitted == 1)
+        least, most = 1 / (wrong + 2) if wrong else 0.0, 1 - 1 / (sure + 2) if sure else 1.0
+        probabilities = np.clip(isotonic.y_thresholds_, min(least, most), max(least, most))
+        return Curve("isotonic", _rounded(isotonic.X_thresholds_), _rounded(probabilities))
+    floor = 1 / (len(scores) + 2)
     slope, offset = _platt(scores, right)
     # Knots where the curve rises, up to where it is as certain as it may be: all scores may lie within 0.01.
     most = np.log((1 - floor) / floor)

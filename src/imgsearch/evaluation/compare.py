@@ -19,13 +19,14 @@ LEAST_LOSS = 0.002
 # What a shop takes out of its catalogue in a day is less than a tenth; what an unmounted disk takes is more.
 LEAST_KEPT = 0.9
 
+_RECALL = "--recall"
 _RETRIEVAL = "--labels, --queries or --self-test"
 # What comes before the @ in a flat name -> the option that measures it.
 _OPTIONS = {
     "count": "every evaluation",
     "queries": _RETRIEVAL,
-    "index_recall": "--recall",
-    "queries_per_second": "--recall",
+    "index_recall": _RECALL,
+    "queries_per_second": _RECALL,
     **{name.partition("@")[0]: _RETRIEVAL for name in measures(np.array([1]), 1)},
 }
 _LESS_IS_BETTER = ("latency", "calibration_error")
@@ -90,7 +91,7 @@ def parse_gate(text: str) -> Gate:
     """Read a gate such as `hit_rate@1=0.8`.
 
     Raises:
-        UsageError: It is not of that form, or there is no such figure.
+        UsageError: It is not of that form, there is no such figure, or that figure is the better the smaller it is.
     """
     name, _, number = text.rpartition("=")
     try:
@@ -105,7 +106,33 @@ def parse_gate(text: str) -> Gate:
         rest = name.strip().removeprefix(stem)
         hint = f"did you mean {near[0]}{rest}?" if near else "docs/metrics.md names all figures"
         raise UsageError(f"--min: expected the name of a figure, found {name.strip()!r}", hint=hint)
+    if stem.startswith(_LESS_IS_BETTER):
+        raise UsageError(
+            f"--min {name.strip()}: expected a figure that is the better the larger it is,"
+            " found one that should be small",
+            hint="--min queries_per_second=NUMBER asks for speed" if stem.startswith("latency") else "",
+        )
     return Gate(name.strip(), least)
+
+
+def require_measured(gates: Sequence[Gate], *, recall: bool, retrieval: bool) -> None:
+    """Refuse gates on what is not going to be measured, before anything is.
+
+    Args:
+        gates: What is asked for.
+        recall: Whether index recall is measured.
+        retrieval: Whether queries are judged.
+
+    Raises:
+        UsageError: One is on another figure.
+    """
+    for gate in gates:
+        option = _OPTIONS[gate.name.partition("@")[0]]
+        if (option == _RECALL and not recall) or (option == _RETRIEVAL and not retrieval):
+            raise UsageError(
+                f"--min {gate.name}: expected a figure that is measured, found one that is not",
+                hint=f"{option} measures it",
+            )
 
 
 def unmet(gates: Sequence[Gate], figures: Mapping[str, Interval]) -> list[str]:
@@ -119,7 +146,7 @@ def unmet(gates: Sequence[Gate], figures: Mapping[str, Interval]) -> list[str]:
         A line for each gate that is not met.
 
     Raises:
-        UsageError: A gate is on a figure that was not measured, or that is the better the smaller it is.
+        UsageError: A gate is on a figure that was not measured.
     """
     lines = []
     for gate in gates:
@@ -167,16 +194,13 @@ def compare(before: Record, after: Record) -> Comparison:
             problems[f"of {len(then):,} earlier queries only {len(queries):,} are there still"] = None
         if queries:
             changes.append(_change(name, then, now, queries))
+    if not changes and not problems:
+        raise UsageError("expected evaluations with queries in common, found none")
     problems |= dict.fromkeys(_loss(change) for change in changes if change.name in GUARDED and change.worse)
     return Comparison(tuple(changes), (*problems, *_lost_items(before, after)))
 
 
 def _require_gateable(name: str, figures: Mapping[str, Interval]) -> None:
-    if name.startswith(_LESS_IS_BETTER):
-        raise UsageError(
-            f"--min {name}: expected a figure that is the better the larger it is, found one that should be small",
-            hint="--min queries_per_second=NUMBER asks for speed" if name.startswith("latency") else "",
-        )
     if name in figures:
         return
     stem = name.partition("@")[0]

@@ -9,12 +9,11 @@ import numpy as np
 from imgsearch.errors import UsageError
 from imgsearch.evaluation.bootstrap import Interval, mean_interval
 from imgsearch.evaluation.calibrate import calibrate as fitted
-from imgsearch.evaluation.calibrate import keep_calibration
 from imgsearch.evaluation.index_recall import index_recall
 from imgsearch.evaluation.labels import Labels, labels_of
 from imgsearch.evaluation.questions import Progress, Questions, from_folder, from_items, from_variants
 from imgsearch.evaluation.results import Evaluation, IndexRecall, Kind, Reliability, Retrieval
-from imgsearch.evaluation.retrieval import judge
+from imgsearch.evaluation.retrieval import judge, per_category
 from imgsearch.index.search import Index
 
 Location = str | os.PathLike[str]
@@ -50,7 +49,7 @@ def evaluate(
         queries: Ask with the pictures in this folder, which lie in a folder for each label, or are named by `truth`.
         truth: CSV file with the columns `query` and `path`, or `query` and the column of the labels.
         self_test: Ask for photo-like variants of the catalogue's own pictures.
-        calibrate: Learn which probability of being right belongs to which score, and store that in the index.
+        calibrate: Learn which probability of being right belongs to which score; `keep_calibration` stores it.
         sample: How many items are asked for at most.
         progress: Told (stage, done, total).
 
@@ -60,7 +59,6 @@ def evaluate(
     Raises:
         UsageError: What is asked for contradicts itself, or the index has not what it takes.
         PictureError, NoIndexError, DamagedIndexError: As for `Index.search`.
-        RefusedError: With `calibrate`: the index was rebuilt in the meantime.
     """
     if truth is not None and queries is None:
         raise UsageError("expected the folder of the queries that --truth speaks of: --queries DIR")
@@ -89,7 +87,6 @@ def evaluate(
     if calibrate:
         assert retrieval is not None
         reliability = fitted(retrieval)
-        keep_calibration(Path(index), manifest, reliability.calibration)
     assert manifest.backend is not None
     return Evaluation(
         facts={
@@ -114,6 +111,7 @@ def evaluate(
         retrieval=retrieval,
         reliability=reliability,
         figures=_figures(manifest.count, found, retrieval, reliability),
+        categories=per_category(retrieval) if retrieval else {},
     )
 
 

@@ -1,6 +1,8 @@
 """How many of the truly nearest items the index finds, and how fast."""
 
 import functools
+import logging
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,11 +14,13 @@ from imgsearch.errors import MissingComponentError, UsageError
 from imgsearch.evaluation.questions import Progress
 from imgsearch.evaluation.results import CurvePoint, IndexRecall
 from imgsearch.index.annoy_process import require_annoy
-from imgsearch.index.backends import NODES_FOR_EACH, AnnoyBackend, Backend, build_annoy
+from imgsearch.index.backends import NODES_FOR_EACH, AnnoyBackend, Backend, build_annoy, least_probes
 from imgsearch.index.recall import Sample, Search, measure, sampled
 from imgsearch.index.search import Hit, Index
 from imgsearch.index.store import ANNOY
 from imgsearch.index.tuning import FORESTS, LEAST_SEARCH_K, TUNED_K
+
+logger = logging.getLogger(__name__)
 
 KS = (1, 10, 100)
 # Of what is in use: enough to see where more effort no longer helps, and where less begins to harm.
@@ -75,7 +79,11 @@ def _curve(index: Index, sample: Sample, k: int) -> tuple[CurvePoint, ...]:
     except MissingComponentError:
         return ()
     with tempfile.TemporaryDirectory() as scratch:
-        build_annoy(Path(scratch), index.vectors, FORESTS[0], search.seed)
+        try:
+            build_annoy(Path(scratch), index.vectors, FORESTS[0], search.seed)
+        except OSError as error:
+            logger.warning("no curve: a forest to try cannot be written to %s: %s", scratch, error.strerror or error)
+            return ()
         forest = functools.partial(AnnoyBackend, Path(scratch) / ANNOY, len(index), index.manifest.dims)
         return tuple(_points(index, forest, LEAST_SEARCH_K, sample, k))
 
@@ -83,10 +91,12 @@ def _curve(index: Index, sample: Sample, k: int) -> tuple[CurvePoint, ...]:
 def _points(
     index: Index, opened: Callable[[int], Backend], effort: int, sample: Sample, k: int
 ) -> Iterator[CurvePoint]:
+    # Less than this, and more than there is, is looked at in no case.
+    least, most = NODES_FOR_EACH * (k + 1), sys.maxsize
     backend = index.manifest.backend
-    # Annoy looks at so many nodes in any case. A few probes less are the same number again.
-    least = 1 if backend is not None and backend.name == "faiss" else NODES_FOR_EACH * (k + 1)
-    for tried in sorted({max(least, round(effort * share)) for share in _SHARES}):
+    if backend is not None and backend.name == "faiss":
+        least, most = least_probes(k + 1, backend.lists, len(index)), backend.lists
+    for tried in sorted({min(most, max(least, round(effort * share))) for share in _SHARES}):
         found, latency = measure(_scores(functools.partial(index.search_with, opened(tried))), sample, k)
         yield CurvePoint(tried, float(found.mean()), latency)
 

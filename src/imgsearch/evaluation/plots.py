@@ -288,7 +288,7 @@ def _name_points(axes: Any, curve: Sequence[CurvePoint], milliseconds: Sequence[
         place = axes.transAxes.inverted().transform(axes.transData.transform((x, point.recall)))
         if np.abs(place - before).max() > 0.06:
             beside = {"xytext": (5, -3), "textcoords": "offset points", "va": "top"}
-            axes.annotate(f"{point.search_k:,}", (x, point.recall), fontsize=8, color="#444444", **beside)
+            axes.annotate(f"{point.effort:,}", (x, point.recall), fontsize=8, color="#444444", **beside)
             before = place
 
 

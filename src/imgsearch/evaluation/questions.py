@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import io
 import logging
 import os
 from collections import defaultdict
@@ -21,6 +22,7 @@ from imgsearch.images.scan import Scan
 from imgsearch.images.steps import Steps
 from imgsearch.images.workers import DecodeWorker
 from imgsearch.index.backends import Rows
+from imgsearch.index.disk import open_regular
 from imgsearch.index.search import Index
 
 logger = logging.getLogger(__name__)
@@ -207,6 +209,7 @@ def from_folder(
     missing = sorted(set(wanted) - set(paths))
     unusable = [(path, f"{truth} names it, but it is not there") for path in missing]
     asked: list[Question] = []
+    known = 0
     for done, path in enumerate(paths, start=1):
         progress("evaluate", done, len(paths))
         if not wanted.get(path, [""])[0]:
@@ -214,6 +217,7 @@ def from_folder(
             unusable.append((path, f"{reason} what is right"))
             continue
         try:
+            known += index.holds(folder / path)
             vector = index.vector_of(folder / path)
         except PictureError as error:
             unusable.append((path, error.message))
@@ -224,6 +228,8 @@ def from_folder(
         category = categories.of(int(right[0])) if len(right) else ""
         label = labels.of(int(right[0])) if len(right) else wanted[path][0]
         asked.append(Question(path, label, category, vector, right, len(right) + lacking))
+    if known:
+        logger.warning("%d of the query pictures are in the index themselves, which makes them easy", known)
     if not any(len(question.right) for question in asked):
         example = next((name for name in by.names), "nothing")
         raise UsageError(
@@ -242,7 +248,10 @@ def _read_truth(file: Path, column: str) -> tuple[bool, Mapping[str, list[str]]]
     """Read what is right for each query; says too whether that is a path."""
     wanted: dict[str, list[str]] = defaultdict(list)
     try:
-        with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+        with (
+            open_regular(file) as data,
+            io.TextIOWrapper(data, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines,
+        ):
             reader = csv.DictReader(lines, strict=True)
             names = reader.fieldnames or ()
             right = next((name for name in ("path", column) if name in names), None)

@@ -13,7 +13,6 @@ from imgsearch import __version__
 from imgsearch.errors import UsageError
 from imgsearch.evaluation.bootstrap import Interval
 from imgsearch.evaluation.results import Evaluation
-from imgsearch.evaluation.retrieval import per_category
 from imgsearch.index.disk import open_regular
 
 FORMAT = "imgsearch-evaluation"
@@ -67,7 +66,7 @@ def as_record(evaluation: Evaluation) -> dict[str, Any]:
                 for name, figure in figures.items()
                 for key, value in ((name, figure.mean), (f"{name}.low", figure.low), (f"{name}.high", figure.high))
             }
-            for category, figures in per_category(evaluation.retrieval).items()
+            for category, figures in evaluation.categories.items()
         }
     return {**data, "per_query": per_query}
 

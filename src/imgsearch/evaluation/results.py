@@ -1,7 +1,7 @@
 """What an evaluation found: plain data, for tables, files, reports and gates."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -22,12 +22,12 @@ class CurvePoint:
     """What one setting of the backend finds, and what it takes.
 
     Attributes:
-        search_k: How many nodes Annoy looks at, or how many lists Faiss does.
+        effort: `search_k` of Annoy, or `probes` of Faiss.
         recall: Mean recall of the 10 nearest, 0 to 1.
         latency: Of a search.
     """
 
-    search_k: int
+    effort: int
     recall: float
     latency: Latency
 
@@ -42,8 +42,8 @@ class IndexRecall:
         recall: k -> (queries,), the share of the k nearest that were found for each query, 0 to 1.
         latency: k -> of a search for k.
         exact: Latency of comparing with every vector, for the 10 nearest.
-        curve: By rising `search_k`. A small index that is searched without a forest is given one for the purpose; empty
-            where Annoy was not to be used, or cannot be.
+        curve: By rising effort. A small index that is searched without a forest is given one for the purpose; empty
+            where that was not to be, cannot be, or would take long.
     """
 
     plan: str
@@ -141,12 +141,14 @@ class Evaluation:
     """Everything that was measured.
 
     Attributes:
-        facts: Of the index: `generation`, `count`, `encoder`, `fingerprint`, `plan`.
-        setup: What makes two evaluations comparable: kind and label of the queries, how many are sampled, seed.
+        facts: Of the index: `generation`, `count`, `encoder`, `fingerprint`, `dims`, `plan`, and what belongs to that.
+        setup: What makes two evaluations comparable: `kind` and `label` of the queries, how many items are a `sample`,
+            and whether `recall` was measured.
         recall: Of the index; None if not asked for.
         retrieval: Quality of the answers; None if not asked for.
         reliability: Of probabilities; None if not asked for.
         figures: Every measure by its flat name: its mean, and its 95 % interval where it is a mean over queries.
+        categories: Category -> some of the measures, and the number of its `queries`.
     """
 
     facts: Mapping[str, Any]
@@ -155,3 +157,4 @@ class Evaluation:
     retrieval: Retrieval | None
     reliability: Reliability | None
     figures: Mapping[str, Interval]
+    categories: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)

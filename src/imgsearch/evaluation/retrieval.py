@@ -67,7 +67,8 @@ def _rankings(vectors: Embeddings, asked: tuple[Question, ...]) -> Iterator[tupl
         block = asked[start : start + at_once]
         queries = np.stack([question.vector for question in block])
         scores = np.concatenate([queries @ rows.T for rows in blocks_of(vectors)], axis=1)
-        # What is equal to six digits, which are all that answers show, comes in the order of rows, as in a search.
+        # What is equal to six digits, which are all that answers show, is equal, and comes in the order of rows: the
+        # last digits of a product depend on its place in a block.
         scores = np.clip(scores.round(6), -1, 1)
         for question, row in zip(block, scores, strict=True):
             if question.own is not None:

@@ -163,7 +163,7 @@ class FaissBackend:
     def candidates(self, vector: Embeddings, k: int) -> Rows:
         """Return about twice k rows; see `Backend`."""
         wanted = 2 * k + 10
-        probes = max(self._probes, math.ceil(_ROWS_FOR_EACH * k * self.lists / self._index.ntotal))
+        probes = max(self._probes, least_probes(k, self.lists, self._index.ntotal))
         while True:
             how = self._faiss.SearchParametersIVF(nprobe=probes)
             with one_thread(self._faiss):
@@ -172,6 +172,11 @@ class FaissBackend:
             if len(found) >= min(k, self._index.ntotal) or probes >= self.lists:
                 return found
             probes *= 2
+
+
+def least_probes(k: int, lists: int, count: int) -> int:
+    """Say into how many lists Faiss looks at least for k results, whatever was tuned for ten."""
+    return min(lists, math.ceil(_ROWS_FOR_EACH * k * lists / count))
 
 
 def open_backend(folder: Path, settings: BackendSettings, count: int, dims: int) -> Backend:

@@ -1,5 +1,7 @@
 """What a score means: the probability that a hit is right, learnt by `imgsearch evaluate --calibrate`."""
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +69,7 @@ class Calibration:
         return cls(str(data["meaning"]), count_of(data["queries"]), number_of(data["error"], 0, 1), *curves)
 
     def probability(self, score: float, rank: int) -> float:
-        """Return the probability that a hit is right, 0 to 1.
+        """Return the probability that a hit is right, by its curve alone; 0 to 1.
 
         Args:
             score: Of the hit.
@@ -75,3 +77,15 @@ class Calibration:
         """
         curve = self.first if rank == 1 else self.later
         return float(np.interp(score, curve.scores, curve.probabilities))
+
+    def of_answer(self, scores: Sequence[float], *, is_first: bool = True) -> list[float]:
+        """Say with which probability the hits of one answer are right, 0 to 1.
+
+        No hit is more probable than one before it: the curves may cross, but a better score is no worse a sign.
+
+        Args:
+            scores: Best first.
+            is_first: Whether nothing in the whole index has a better score than the first.
+        """
+        found = [self.probability(score, rank) for rank, score in enumerate(scores, start=1 if is_first else 2)]
+        return list(itertools.accumulate(found, min))

@@ -99,7 +99,7 @@ def _is_up_to_date(draft: Manifest, given: Manifest, previous: Manifest) -> bool
     same_truth = [given.files.get(name) for name in _truth(given)] == [
         previous.files.get(name) for name in _truth(previous)
     ]
-    return same_truth and draft.has_settings_of(previous)
+    return same_truth and draft.has_settings_of(previous) and previous.is_tuned
 
 
 def _causes(directory: Path, manifest: Manifest) -> Counter[str]:

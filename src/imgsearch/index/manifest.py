@@ -91,6 +91,11 @@ class Manifest:
         )
         return mine == theirs
 
+    @property
+    def is_tuned(self) -> bool:
+        """Whether its search was measured; those of before that was done were not."""
+        return self.backend is None or self.measured is not None or self.count < 2
+
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as the JSON object that is stored."""
         data = {

@@ -3,12 +3,19 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from imgsearch.index.checked import count_of, number_of
+from imgsearch.index.checked import count_of, number_of, one_of
 
 # What all indexes were searched with before each was tuned.
 _SEARCH_K_OF_BEFORE = 20_000
 
 _LONGEST_MS = 1e12
+
+WISHES = ("auto", "annoy", "faiss", "exact")
+BACKENDS = ("annoy", "faiss", "exact")
+TREES_LIMIT = 10_000
+# What Annoy takes as a number.
+MOST_SEED = 2**31 - 1
+_MOST_SEARCH_K = 2**28
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +43,11 @@ class SearchWish:
         """
         if data is None:
             return None
-        trees = None if data["trees"] is None else count_of(data["trees"])
-        return cls(str(data["backend"]), trees, count_of(data["seed"]), number_of(data["target_recall"], 0, 1))
+        trees = None if data["trees"] is None else count_of(data["trees"], TREES_LIMIT)
+        target = number_of(data["target_recall"], 0, 1)
+        if not target:
+            raise ValueError("expected a target recall above 0, found 0")
+        return cls(one_of(data["backend"], WISHES), trees, count_of(data["seed"], MOST_SEED), target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +84,13 @@ class BackendSettings:
         """Read what the manifest says; None for null. As `SearchWish.from_json`."""
         if data is None:
             return None
-        search_k = count_of(data.get("search_k", _SEARCH_K_OF_BEFORE))
+        name = one_of(data["name"], BACKENDS)
+        search_k = count_of(data.get("search_k", _SEARCH_K_OF_BEFORE), _MOST_SEARCH_K)
         lists, probes = (count_of(data.get(name, 0)) for name in ("lists", "probes"))
-        if data["name"] == "faiss" and not 1 <= probes <= lists:
+        if name == "faiss" and not 1 <= probes <= lists:
             raise ValueError(f"expected 1 to {lists} probes, found {probes}")
-        return cls(str(data["name"]), count_of(data["trees"]), count_of(data["seed"]), search_k, lists, probes)
+        trees, seed = count_of(data["trees"], TREES_LIMIT), count_of(data["seed"], MOST_SEED)
+        return cls(name, trees, seed, search_k, lists, probes)
 
     def as_wish(self) -> SearchWish:
         """Take what an index was built with for a wish: those of before wishes were kept have nothing else."""

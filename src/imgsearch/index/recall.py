@@ -14,6 +14,9 @@ from imgsearch.index.arrays import blocks_of
 # ann-benchmarks, Aumueller, Bernhardsson and Faithfull, 2020). They are sums of hundreds of float32 products.
 TIE = 1e-6
 
+# Scores of so many queries with a block of vectors take 16 MB.
+_AT_ONCE = 1000
+
 Values = NDArray[np.float64]
 # (vector, k) -> scores of the k vectors that were found, in any order.
 Search = Callable[[Embeddings, int], Embeddings]
@@ -60,12 +63,21 @@ def sampled(vectors: Embeddings, rows: NDArray[np.int64], ks: Sequence[int]) -> 
     kept = [k for k in ks if k < len(vectors)] or [len(vectors) - 1]
     queries = vectors[rows]
     # The nearest of all is the item itself.
-    best = np.full((len(queries), max(kept) + 1), -np.inf, np.float32)
+    parts = [
+        _best(vectors, queries[start : start + _AT_ONCE], max(kept) + 1) for start in range(0, len(rows), _AT_ONCE)
+    ]
+    best = np.concatenate(parts)
+    return Sample(queries, {k: best[:, -k - 1] for k in kept})
+
+
+def _best(vectors: Embeddings, queries: Embeddings, k: int) -> Embeddings:
+    """Find the k best scores of each query, the best last."""
+    best = np.full((len(queries), k), -np.inf, np.float32)
     for block in blocks_of(vectors):
         scores = np.concatenate([best, queries @ block.T], axis=1)
-        best = np.partition(scores, -best.shape[1], axis=1)[:, -best.shape[1] :]
+        best = np.partition(scores, -k, axis=1)[:, -k:]
     best.sort(axis=1)
-    return Sample(queries, {k: best[:, -k - 1] for k in kept})
+    return best
 
 
 def measure(search: Search, sample: Sample, k: int) -> tuple[Values, Latency]:

@@ -5,7 +5,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -173,6 +173,14 @@ class Index:
         assert self.manifest.backend is not None
         return "exact" if where or exact else self.manifest.backend.name
 
+    def holds(self, picture: str | os.PathLike[str]) -> bool:
+        """Say whether the very bytes of a picture are in the index.
+
+        Raises:
+            PictureError: The picture cannot be read.
+        """
+        return self._row_of(self._read(picture)) is not None
+
     def vector_of(self, picture: str | os.PathLike[str]) -> Embeddings:
         """Bring a picture into the searched space.
 
@@ -188,9 +196,9 @@ class Index:
             PictureError: The picture cannot be used.
             DamagedIndexError: The encoder or the projection is damaged.
         """
-        data, _ = read_file(os.fspath(picture), max_bytes=max(MAX_BYTES, self.manifest.policy.max_bytes))
-        row = self.items.row_of_content(hashlib.sha256(data).digest())
-        if row is not None and 0 <= row < self.manifest.count:
+        data = self._read(picture)
+        row = self._row_of(data)
+        if row is not None:
             self._require_whole(store.ITEMS, store.VECTORS)
             return np.array(self._vectors[row])
         spec = self.manifest.encoder
@@ -201,6 +209,14 @@ class Index:
             raise PictureError("bad_embedding", "the encoder found nothing in this picture")
         projected = self._projection.apply(embedding) if self._projection else embedding
         return np.asarray(projected[0])
+
+    def _read(self, picture: str | os.PathLike[str]) -> bytes:
+        data, _ = read_file(os.fspath(picture), max_bytes=max(MAX_BYTES, self.manifest.policy.max_bytes))
+        return data
+
+    def _row_of(self, data: bytes) -> int | None:
+        row = self.items.row_of_content(hashlib.sha256(data).digest())
+        return row if row is not None and 0 <= row < self.manifest.count else None
 
     @property
     def vectors(self) -> Embeddings:
@@ -272,6 +288,8 @@ class Index:
         """
         if k < 1:
             raise UsageError(f"expected to be asked for at least 1 result, found {k}")
+        if min_probability is not None and not 0 <= min_probability <= 1:
+            raise UsageError(f"expected a probability from 0 to 1, found {min_probability}")
         if min_probability is not None and self.manifest.calibration is None:
             raise UsageError(
                 f"expected an index that knows what its scores mean, found none in {self.directory}",
@@ -285,12 +303,20 @@ class Index:
             backend = ExactBackend(self._vectors)
         else:
             backend = self._opened_backend()
-        hits = self.search_with(backend, vector, k, min_score=min_score)
+        hits = self.search_with(backend, vector, k, min_score=min_score, filtered=bool(where))
         if min_probability is None:
             return hits
         return [hit for hit in hits if hit.probability is not None and hit.probability >= min_probability]
 
-    def search_with(self, backend: Backend, vector: Embeddings, k: int, *, min_score: float | None = None) -> list[Hit]:
+    def search_with(
+        self,
+        backend: Backend,
+        vector: Embeddings,
+        k: int,
+        *,
+        min_score: float | None = None,
+        filtered: bool = False,
+    ) -> list[Hit]:
         """Find what a backend proposes, scored exactly.
 
         Args:
@@ -298,12 +324,18 @@ class Index:
             vector: As for `search_vector`.
             k: As for `search`.
             min_score: As for `search`.
+            filtered: Whether the backend leaves items out, of which one may have a better score.
 
         Raises:
             DamagedIndexError: A file of the index is damaged.
         """
         rows = self._checked_rows(backend.candidates(vector, min(k, self.manifest.count)))
-        return self._hits(rows, vector, k, min_score)
+        hits = self._hits(rows, vector, k, min_score)
+        if self.manifest.calibration is None or not hits:
+            return hits
+        is_first = not filtered or hits[0].score >= self.search_vector(vector, 1)[0].score
+        probabilities = self.manifest.calibration.of_answer([hit.score for hit in hits], is_first=is_first)
+        return [replace(hit, probability=each) for hit, each in zip(hits, probabilities, strict=True)]
 
     def _hits(self, rows: Rows, vector: Embeddings, k: int, min_score: float | None) -> list[Hit]:
         """Score candidates exactly, and say what they are."""
@@ -317,7 +349,6 @@ class Index:
             best = best[scores[best] >= min_score]
         distances = np.linalg.norm(candidates[best] - vector, axis=1)
         items = self.items.at([int(row) for row in rows[best]])
-        calibration = self.manifest.calibration
         return [
             Hit(
                 rank,
@@ -328,7 +359,6 @@ class Index:
                 item.product,
                 item.category,
                 item.metadata,
-                calibration.probability(float(score), rank) if calibration else None,
             )
             for rank, (item, score, distance) in enumerate(zip(items, scores[best], distances, strict=True), start=1)
         ]

@@ -9,7 +9,7 @@ from imgsearch.encoders.choice import Choice, choose_encoder, with_precision, wi
 from imgsearch.encoders.projection import DIMS, SMALLEST_CATALOGUE
 from imgsearch.encoders.runtime import best_precision
 from imgsearch.encoders.spec import DEFAULT_BACKBONE, EncoderSpec, Precision
-from imgsearch.errors import DamagedIndexError, RefusedError, UsageError
+from imgsearch.errors import RefusedError, UsageError
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import Steps
 from imgsearch.index.annoy_process import require_annoy
@@ -17,13 +17,11 @@ from imgsearch.index.backends import import_faiss
 from imgsearch.index.disk import require_space
 from imgsearch.index.faiss_lists import lists_for
 from imgsearch.index.manifest import Manifest
-from imgsearch.index.plan import SearchWish
+from imgsearch.index.plan import MOST_SEED, TREES_LIMIT, WISHES, SearchWish
 from imgsearch.index.tuning import MOST_TREES, may_need_forest
 
 Damaged = Literal["skip", "keep"]
 Location = str | os.PathLike[str]
-
-BACKENDS = ("auto", "annoy", "faiss", "exact")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +135,11 @@ def settle_search(wishes: Wishes, previous: Manifest | None) -> SearchWish:
         UsageError: There is no such backend, or a parameter is out of range.
     """
     known = (previous.search if previous else None) or SearchWish()
-    if known.backend not in BACKENDS:
-        raise DamagedIndexError(f"the index names a backend that does not exist: {known.backend!r}")
-    if wishes.backend is not None and wishes.backend not in BACKENDS:
-        raise UsageError(f"expected the backend to be one of {', '.join(BACKENDS)}, found {wishes.backend!r}")
-    if wishes.trees is not None and not 1 <= wishes.trees <= 10_000:
-        raise UsageError(f"expected 1 to 10000 trees, found {wishes.trees}")
-    if wishes.seed is not None and not 0 <= wishes.seed < 2**31:
+    if wishes.backend is not None and wishes.backend not in WISHES:
+        raise UsageError(f"expected the backend to be one of {', '.join(WISHES)}, found {wishes.backend!r}")
+    if wishes.trees is not None and not 1 <= wishes.trees <= TREES_LIMIT:
+        raise UsageError(f"expected 1 to {TREES_LIMIT} trees, found {wishes.trees}")
+    if wishes.seed is not None and not 0 <= wishes.seed <= MOST_SEED:
         raise UsageError(f"expected a seed from 0 to 2147483647, found {wishes.seed}")
     if wishes.target_recall is not None and not 0 < wishes.target_recall <= 1:
         raise UsageError(f"expected a target recall above 0, at most 1, found {wishes.target_recall}")

@@ -401,24 +401,33 @@ def publish(directory: Path, manifest: Manifest, previous: Manifest | None) -> N
         manifest: Describes the new generation.
         previous: The manifest it replaces.
     """
-    _write_manifest(directory / manifest.folder / MANIFEST, manifest)
-    sync(directory / manifest.folder)
-    sync(directory)
     amend(directory, manifest)
     try_sweep(directory, manifest, previous)
 
 
 def amend(directory: Path, manifest: Manifest) -> None:
-    """Replace the manifest of the current generation, whose files stay as they are.
+    """Replace what the manifest says, and the copy that its generation keeps.
 
     Args:
         directory: The index; its lock is held.
-        manifest: Says more than before of what its scores mean, and is otherwise what is published.
+        manifest: Of a new generation, or of the current one with another calibration.
     """
-    draft = directory / (MANIFEST + ".tmp")
-    _write_manifest(draft, manifest)
-    draft.replace(directory / MANIFEST)
+    # The copy first: between the two, it may only know better what scores mean.
+    _replace_manifest(directory / manifest.folder, manifest)
     sync(directory)
+    _replace_manifest(directory, manifest)
+
+
+def _replace_manifest(folder: Path, manifest: Manifest) -> None:
+    draft = folder / (MANIFEST + ".tmp")
+    try:
+        _write_manifest(draft, manifest)
+        draft.replace(folder / MANIFEST)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
+    sync(folder)
 
 
 def _write_manifest(path: Path, manifest: Manifest) -> None:
@@ -451,6 +460,8 @@ def sweep(directory: Path, current: Manifest, previous: Manifest | None) -> None
             shutil.rmtree(folder)
     for folder in (directory / "encoders").glob("*.tmp"):
         shutil.rmtree(folder)
+    for draft in (directory / (MANIFEST + ".tmp"), directory / current.folder / (MANIFEST + ".tmp")):
+        draft.unlink(missing_ok=True)
     if previous is None:
         return  # the generation before may need an encoder that we do not know
     for folder in (directory / "encoders").glob("*"):

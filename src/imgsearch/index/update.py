@@ -266,6 +266,7 @@ def _nothing_changed(
         and not changes.unrejected
         and not work.has_other_rejects()
         and draft.has_settings_of(previous)
+        and previous.is_tuned
         and store.is_whole(directory, previous)
     )
 
