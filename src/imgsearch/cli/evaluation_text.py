@@ -32,10 +32,11 @@ def tables(evaluation: Evaluation, index: Path, comparison: Comparison | None = 
         Text that is fit for a terminal.
     """
     facts = evaluation.facts
-    effort = {
-        "annoy": f", {facts['trees']} trees, search_k {facts['search_k']}",
-        "faiss": f", {facts['lists']} lists, probes {facts['probes']}",
-    }.get(facts["plan"], "")
+    effort = ""
+    if facts["plan"] == "annoy":
+        effort = f", {facts['trees']} trees, search_k {facts['search_k']}"
+    if facts["plan"] == "faiss":
+        effort = f", {facts['lists']} lists, probes {facts['probes']}"
     parts = [
         printable(
             f"{index}: {facts['count']} pictures, generation {facts['generation']}, {facts['encoder']}, {facts['plan']}"

@@ -14,6 +14,7 @@ from imgsearch.evaluation.labels import Labels, labels_of
 from imgsearch.evaluation.questions import Progress, Questions, from_folder, from_items, from_variants
 from imgsearch.evaluation.results import Evaluation, IndexRecall, Kind, Reliability, Retrieval
 from imgsearch.evaluation.retrieval import judge, per_category
+from imgsearch.index.plan import BackendSettings
 from imgsearch.index.search import Index
 
 Location = str | os.PathLike[str]
@@ -96,10 +97,7 @@ def evaluate(
             "fingerprint": manifest.fingerprint,
             "dims": manifest.dims,
             "plan": manifest.backend.name,
-            "trees": manifest.backend.trees,
-            "search_k": manifest.backend.search_k,
-            "lists": manifest.backend.lists,
-            "probes": manifest.backend.probes,
+            **_settings(manifest.backend),
         },
         setup={
             "kind": kind or "none",
@@ -113,6 +111,12 @@ def evaluate(
         figures=_figures(manifest.count, found, retrieval, reliability),
         categories=per_category(retrieval) if retrieval else {},
     )
+
+
+def _settings(backend: BackendSettings) -> Mapping[str, int]:
+    """Name the settings that belong to a backend; the others are 0."""
+    settings = {name: getattr(backend, name) for name in ("trees", "search_k", "lists", "probes")}
+    return {name: value for name, value in settings.items() if value}
 
 
 def _has_categories(index: Index) -> bool:
