@@ -140,11 +140,13 @@ def _require_report(folder: Path) -> None:
     """Find out that a report cannot be written before everything is measured for it."""
     from imgsearch.charts import require_matplotlib
     from imgsearch.cli.render import require_writable
-    from imgsearch.index.disk import writing
+    from imgsearch.errors import OutputError
 
     require_matplotlib("--report")
-    with writing(folder):
+    try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror}") from error
     require_writable(folder / "index.html")
 
 
