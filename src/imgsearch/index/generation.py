@@ -1,5 +1,6 @@
 """Complete a generation: add the derived files to the truth, describe every file, publish."""
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable
@@ -119,8 +120,13 @@ def link_embeddings(directory: Path, manifest: Manifest) -> None:
         if manifest.backend is not None and link.is_symlink():
             link.unlink()
         elif manifest.backend is None and _is_missing_or_another(link, target):
-            draft.symlink_to(target)
-            draft.replace(link)
+            try:
+                draft.symlink_to(target)
+                draft.replace(link)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    draft.unlink(missing_ok=True)
+                raise
 
 
 def _is_missing_or_another(link: Path, target: str) -> bool:
