@@ -23,6 +23,7 @@ from imgsearch.errors import (
 )
 
 if TYPE_CHECKING:
+    from imgsearch.evaluation.calibrate import keep_calibration
     from imgsearch.evaluation.evaluate import evaluate
     from imgsearch.evaluation.results import Evaluation
     from imgsearch.images.preprocess import preprocess
@@ -56,6 +57,7 @@ __all__ = [
     "check",
     "embed",
     "evaluate",
+    "keep_calibration",
     "preprocess",
     "rollback",
     "train",
@@ -70,6 +72,7 @@ _HOMES = {
     "embed": "imgsearch.index.build",
     "evaluate": "imgsearch.evaluation.evaluate",
     "Evaluation": "imgsearch.evaluation.results",
+    "keep_calibration": "imgsearch.evaluation.calibrate",
     "preprocess": "imgsearch.images.preprocess",
     "train": "imgsearch.training.train",
     "Hit": "imgsearch.index.search",

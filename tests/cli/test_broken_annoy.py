@@ -2,9 +2,13 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from imgsearch.index.calibration import Calibration, Curve
+from imgsearch.index.store import amend, read_manifest
 
 ANNOY = ("--backend", "annoy")
 DEATHS = {
@@ -60,6 +64,16 @@ def test_an_index_without_a_forest_is_evaluated_without_it(broken, imgsearch, ca
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "search_k" not in done.stdout
+
+
+def test_a_filtered_query_goes_without_it_though_its_scores_have_a_meaning(broken, imgsearch, forest, drawn):
+    curve = Curve("platt", (0.0, 1.0), (0.1, 0.9))
+    amend(forest, replace(read_manifest(forest), calibration=Calibration("product", 24, 0.01, curve, curve)))
+
+    done = imgsearch("query", drawn / "cups/cups-00.png", "--index", forest, "--where", "category = 'cups'")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "0.90" in done.stdout
 
 
 def test_a_query_may_go_without_it(broken, imgsearch, forest, drawn):

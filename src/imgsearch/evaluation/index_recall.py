@@ -18,14 +18,13 @@ from imgsearch.index.backends import NODES_FOR_EACH, AnnoyBackend, Backend, buil
 from imgsearch.index.recall import Sample, Search, measure, sampled
 from imgsearch.index.search import Hit, Index
 from imgsearch.index.store import ANNOY
-from imgsearch.index.tuning import FORESTS, LEAST_SEARCH_K, TUNED_K
+from imgsearch.index.tuning import FORESTS, LEAST_SEARCH_K, TIMED_EXACT, TUNED_K
 
 logger = logging.getLogger(__name__)
 
 KS = (1, 10, 100)
 # Of what is in use: enough to see where more effort no longer helps, and where less begins to harm.
 _SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4)
-_TIMED_EXACT = 50
 _CURVE_QUERIES = 300
 # A forest of so many takes a few seconds.
 _MOST_FOR_A_TRIAL = 100_000
@@ -57,9 +56,9 @@ def index_recall(index: Index, sample: int, progress: Progress) -> IndexRecall:
         progress("recall", done, len(truth.last_scores) + 1)
         recall[k], latency[k] = measure(whole, truth, k)
     k = TUNED_K if TUNED_K in truth.last_scores else max(truth.last_scores)
-    _, exact_latency = measure(exact, sampled(index.vectors, rows[:_TIMED_EXACT], [k]), k)
+    _, exact_latency = measure(exact, truth.first(TIMED_EXACT, k), k)
     progress("recall", len(recall), len(recall) + 1)
-    curve = _curve(index, sampled(index.vectors, rows[:_CURVE_QUERIES], [k]), k)
+    curve = _curve(index, truth.first(_CURVE_QUERIES, k), k)
     progress("recall", len(recall) + 1, len(recall) + 1)
     return IndexRecall(
         index.manifest.backend.name, tuple(path for _, path in chosen), recall, latency, exact_latency, curve

@@ -51,6 +51,10 @@ class Sample:
     vectors: Embeddings
     last_scores: Mapping[int, Embeddings]
 
+    def first(self, most: int, k: int) -> "Sample":
+        """Take the first items alone, and the truth for one k."""
+        return Sample(self.vectors[:most], {k: self.last_scores[k][:most]})
+
 
 def sampled(vectors: Embeddings, rows: NDArray[np.int64], ks: Sequence[int]) -> Sample:
     """Find the truth for some items, by comparing them with every vector.

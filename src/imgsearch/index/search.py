@@ -333,7 +333,8 @@ class Index:
         hits = self._hits(rows, vector, k, min_score)
         if self.manifest.calibration is None or not hits:
             return hits
-        is_first = not filtered or hits[0].score >= self.search_vector(vector, 1)[0].score
+        # Compared with everything: a filtered query needs no library, and must not come to need one.
+        is_first = not filtered or hits[0].score >= self.search_vector(vector, 1, exact=True)[0].score
         probabilities = self.manifest.calibration.of_answer([hit.score for hit in hits], is_first=is_first)
         return [replace(hit, probability=each) for hit, each in zip(hits, probabilities, strict=True)]
 
