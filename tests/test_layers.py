@@ -8,7 +8,7 @@ import pytest
 import imgsearch
 
 ROOT = Path(imgsearch.__file__).parent
-ORDER = ("cli", "evaluation", "training", "index", "encoders", "images", "charts", "errors")
+ORDER = ("cli", "evaluation", "training", "index", "regions", "encoders", "images", "charts", "errors")
 # Rooms that are not below one another, though one comes after the other.
 APART = {("evaluation", "training"), ("training", "index")}
 FILES = sorted(ROOT.rglob("*.py"))

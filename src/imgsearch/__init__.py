@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from imgsearch.evaluation.calibrate import keep_calibration
     from imgsearch.evaluation.evaluate import evaluate
     from imgsearch.evaluation.results import Evaluation
+    from imgsearch.images.boxes import Box
     from imgsearch.images.preprocess import preprocess
     from imgsearch.index.build import build_index, embed
     from imgsearch.index.check import Finding, check
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Box",
     "BuildReport",
     "DamagedIndexError",
     "Evaluation",
@@ -64,6 +66,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Box": "imgsearch.images.boxes",
     "BuildReport": "imgsearch.index.report",
     "build_index": "imgsearch.index.build",
     "check": "imgsearch.index.check",

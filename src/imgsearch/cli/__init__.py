@@ -14,6 +14,7 @@ from imgsearch import __version__
 from imgsearch.cli.build_index import build_index
 from imgsearch.cli.check import check
 from imgsearch.cli.classify import classify
+from imgsearch.cli.detect import detect
 from imgsearch.cli.embed import embed
 from imgsearch.cli.evaluate import evaluate
 from imgsearch.cli.info import info
@@ -32,7 +33,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (preprocess, train, embed, build_index, query, evaluate, classify, info, check, rollback, models):
+for command in (
+    preprocess,
+    train,
+    embed,
+    build_index,
+    query,
+    detect,
+    evaluate,
+    classify,
+    info,
+    check,
+    rollback,
+    models,
+):
     app.command()(command)
 
 

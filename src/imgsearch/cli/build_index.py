@@ -19,6 +19,7 @@ from imgsearch.cli.options import (
     PrecisionOption,
     PreprocessOption,
     QuietOption,
+    TrimOption,
     VerboseOption,
     WaitLockOption,
     WeightsOption,
@@ -29,6 +30,14 @@ def build_index(
     catalogue: Annotated[Path, typer.Argument(metavar="CATALOG", help="Folder of pictures, or what embed wrote.")],
     index: IndexOption = DEFAULT_INDEX,
     backbone: BackboneOption = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.keras",
+            help="Find items in photos with this, of train --objective detect; none: without."
+            " [default: as the index, or none]",
+        ),
+    ] = None,
     weights: WeightsOption = None,
     precision: PrecisionOption = "auto",
     backend: Annotated[
@@ -57,6 +66,7 @@ def build_index(
     damaged: DamagedOption = None,
     follow_links: FollowLinksOption = None,
     preprocess: PreprocessOption = None,
+    trim: TrimOption = None,
     adapt: Annotated[
         bool | None,
         typer.Option(
@@ -96,6 +106,8 @@ def build_index(
 
       imgsearch build-index ./catalog --backbone shoes.keras
 
+      imgsearch build-index ./catalog --detector items.keras
+
     Exit codes: 0 done, 3 done but files were rejected that were not before, 7 another build is running,
     9 refused because most of the catalogue has vanished, 11 no space. docs/cron.md has them all.
     """
@@ -111,6 +123,7 @@ def build_index(
                 catalogue,
                 index,
                 backbone=backbone,
+                detector=detector,
                 weights=weights,
                 precision=None if precision == "auto" else precision,
                 backend=backend,
@@ -123,6 +136,7 @@ def build_index(
                 damaged=damaged,
                 follow_links=follow_links,
                 preprocess=preprocess,
+                trim=trim,
                 adapt=adapt,
                 relearn=relearn,
                 force=force,

@@ -43,6 +43,13 @@ PreprocessOption = Annotated[
         " [default: as the index, or nothing]",
     ),
 ]
+TrimOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--trim/--no-trim",
+        help="Cut off even borders and centre the item first. [default: as the index, or --trim; not for FILE.keras]",
+    ),
+]
 WeightsOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Weights for an encoder of keras.applications, such as vgg16."),

@@ -1,7 +1,8 @@
 """`imgsearch query`."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from imgsearch.cli.classes import ClassAnswer
     from imgsearch.cli.render import Answer
     from imgsearch.errors import ImgsearchError
+    from imgsearch.images.boxes import Box
     from imgsearch.index.search import Index
+    from imgsearch.index.views import Regions
 
 
 def query(
@@ -46,6 +49,23 @@ def query(
         ),
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every picture; slower, never misses.")] = False,
+    regions: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|whole|N",
+            help="Look at parts of a photo, too: at what stands out, at none, or at N of them.",
+        ),
+    ] = "auto",
+    box: Annotated[
+        str | None, typer.Option(metavar="X,Y,W,H", help="Look at this part alone, in pixels of the picture.")
+    ] = None,
+    objects: Annotated[
+        bool, typer.Option("--objects", help="Answer for each item in the picture by itself, in reading order.")
+    ] = False,
+    rerank: Annotated[
+        Literal["geometric"] | None,
+        typer.Option(help="Put first what has the same points in the same places; slower, and sure of itself."),
+    ] = None,
     vote: Annotated[
         bool,
         typer.Option("--vote", help="Say the category: the hits vote, the nearer with more weight. Try --top-k 20."),
@@ -71,6 +91,10 @@ def query(
 
       imgsearch query photo.jpg --vote --top-k 20
 
+      imgsearch query table.jpg --objects --format html -o table.html
+
+      imgsearch query photo.jpg --box 120,80,300,300
+
       find new -name '*.jpg' -print0 | imgsearch query - -0 --format csv -o answers.csv
     """
     from imgsearch.cli.backend_trial import require_backend
@@ -83,12 +107,25 @@ def query(
     from imgsearch.index.search import Index
 
     set_up_logging(quiet=quiet, verbose=verbose)
+    question = Question(
+        top_k,
+        where=where,
+        min_score=min_score,
+        min_probability=min_probability,
+        exact=exact,
+        regions=_regions(regions),
+        box=_box(box),
+        objects=objects,
+        rerank=rerank is not None,
+        draws=format_ == "html",
+    )
+    _refuse_what_contradicts(question, regions, vote=vote)
     exit_code = 0
 
     def answers(opened: Index) -> Iterator["Answer"]:
         nonlocal exit_code
         for image in paths_of(images, b"\0" if null else b"\n"):
-            answer = _answer(opened, image, top_k, where, min_score, min_probability, exact=exact)
+            answer = _answer(opened, image, question)
             exit_code = report_unusable(image, answer.error, format_) or exit_code
             yield answer
 
@@ -97,34 +134,97 @@ def query(
         if vote:
             texts = render_classes((_voted(answer, opened) for answer in answers(opened)), format_, end)
         else:
-            texts = render(answers(opened), opened.manifest, format_, end)
+            texts = render(answers(opened), opened.manifest, format_, end, with_boxes=objects)
         for text in texts:
             write(file, text)
     raise typer.Exit(exit_code)
 
 
-def _answer(
-    index: "Index",
-    image: str,
-    k: int,
-    where: str,
-    min_score: float | None,
-    min_probability: float | None,
-    *,
-    exact: bool,
-) -> "Answer":
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of each picture: the parameters of `Index.search`, and how it is to be shown."""
+
+    k: int
+    where: str
+    min_score: float | None
+    min_probability: float | None
+    exact: bool
+    regions: "Regions"
+    box: "Box | None"
+    objects: bool
+    rerank: bool
+    draws: bool
+
+
+def _regions(text: str) -> "Regions":
+    from imgsearch.errors import UsageError
+    from imgsearch.index.views import MOST_REGIONS
+
+    if text == "auto":
+        return "auto"
+    if text == "whole":
+        return "whole"
+    if text.isascii() and text.isdecimal() and len(text) < 10:
+        return int(text)
+    raise UsageError(f"expected --regions auto, whole or 1 to {MOST_REGIONS}, found {text!r}")
+
+
+def _box(text: str | None) -> "Box | None":
+    from imgsearch.errors import UsageError
+    from imgsearch.images.boxes import Box
+
+    if text is None:
+        return None
+    numbers = text.split(",")
+    if len(numbers) == 4 and all(
+        number.strip().isascii() and number.strip().isdecimal() and len(number) < 10 for number in numbers
+    ):
+        box = Box(*map(int, numbers))
+        if box.area:
+            return box
+    raise UsageError(f"expected --box X,Y,W,H in whole pixels, found {text!r}", hint="for example --box 120,80,300,300")
+
+
+def _refuse_what_contradicts(question: Question, regions: str, *, vote: bool) -> None:
+    from imgsearch.errors import UsageError
+
+    chosen = {
+        "--regions": regions != "auto",
+        "--box": question.box is not None,
+        "--objects": question.objects,
+    }
+    given = [name for name, is_given in chosen.items() if is_given]
+    if len(given) > 1:
+        raise UsageError(f"expected one of {' and '.join(given)}, for each says where to look")
+    if vote and question.objects:
+        raise UsageError("expected --vote or --objects, found both", hint="a vote is about a picture as a whole")
+
+
+def _answer(index: "Index", image: str, question: Question) -> "Answer":
     import time
 
     from imgsearch.cli.render import Answer
     from imgsearch.errors import PictureError
 
-    plan = index.plan(where=where, exact=exact)
+    plan = index.plan(where=question.where, exact=question.exact)
     started = time.perf_counter()
+    conditions: Any = {
+        name: getattr(question, name) for name in ("where", "min_score", "min_probability", "exact", "rerank")
+    }
+    hits, objects = [], None
     try:
-        hits = index.search(image, k, where=where, min_score=min_score, min_probability=min_probability, exact=exact)
+        if question.objects:
+            objects = index.search_objects(image, question.k, **conditions)
+        else:
+            hits = index.search(image, question.k, regions=question.regions, box=question.box, **conditions)
+        seconds = time.perf_counter() - started
+        answer = Answer(image, plan, seconds, hits, objects=objects)
+        if question.draws and question.rerank:
+            matches = {hit.path: index.drawn_matches(image, hit) for _, hit in answer.all_hits}
+            answer = replace(answer, matches={path: drawn for path, drawn in matches.items() if drawn is not None})
     except PictureError as error:
         return Answer(image, plan, time.perf_counter() - started, [], error)
-    return Answer(image, plan, time.perf_counter() - started, hits)
+    return answer
 
 
 def _voted(answer: "Answer", index: "Index") -> "ClassAnswer":

@@ -8,18 +8,21 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from imgsearch.cli.terminal import printable
 from imgsearch.errors import ImgsearchError, OutputError
+from imgsearch.images.boxes import Box
 from imgsearch.index.manifest import Manifest
-from imgsearch.index.search import Hit
+from imgsearch.index.search import Hit, ObjectHits
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from imgsearch.images.decode import Pixels
 
 Format = Literal["table", "json", "jsonl", "csv", "paths", "html"]
 
@@ -28,16 +31,30 @@ CSV_COLUMNS = ("query", "rank", "path", "score", "distance", "product", "categor
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of one query: hits, or the error that kept it from having any."""
+    """What became of one query: hits, hits of each item in it, or the error that kept it from having any.
+
+    `matches` are drawings of points that hits have in common with it, by the path of the hit.
+    """
 
     query: str
     plan: str
     seconds: float
     hits: list[Hit]
     error: ImgsearchError | None = None
+    objects: list[ObjectHits] | None = None
+    matches: Mapping[str, "Pixels"] = field(default_factory=dict)
+
+    @property
+    def all_hits(self) -> Iterator[tuple[Box | None, Hit]]:
+        """Each hit, with the part of the query that it looks like."""
+        for found in self.objects or ():
+            yield from ((found.box, hit) for hit in found.hits)
+        yield from ((hit.box, hit) for hit in self.hits)
 
 
-def render(answers: Iterable[Answer], manifest: Manifest, how: Format, path_end: str = "\n") -> Iterator[str]:
+def render(
+    answers: Iterable[Answer], manifest: Manifest, how: Format, path_end: str = "\n", *, with_boxes: bool = False
+) -> Iterator[str]:
     """Render answers one by one, as they come.
 
     Args:
@@ -45,12 +62,14 @@ def render(answers: Iterable[Answer], manifest: Manifest, how: Format, path_end:
         manifest: Of the index that answered.
         how: The output format.
         path_end: What follows each path in the format `paths`.
+        with_boxes: Whether the format `csv` has a column for the part of the query.
 
     Yields:
         Text; in formats for programs, lone surrogates are left to the JSON escapes or to `write`.
     """
-    csv_columns = CSV_COLUMNS + (("probability",) if manifest.calibration else ())
-    yield from framed((_piece(answer, manifest, how, path_end) for answer in answers), how, csv_columns)
+    csv_columns = CSV_COLUMNS + (("probability",) if manifest.calibration else ()) + (("box",) if with_boxes else ())
+    pieces = (_piece(answer, manifest, how, path_end, with_boxes=with_boxes) for answer in answers)
+    yield from framed(pieces, how, csv_columns)
 
 
 def framed(pieces: Iterable[str], how: Format, csv_columns: Sequence[str]) -> Iterator[str]:
@@ -81,13 +100,13 @@ def framed(pieces: Iterable[str], how: Format, csv_columns: Sequence[str]) -> It
         yield "[]\n" if opening == "[\n " else "\n]\n"
 
 
-def _piece(answer: Answer, manifest: Manifest, how: Format, path_end: str) -> str:
+def _piece(answer: Answer, manifest: Manifest, how: Format, path_end: str, *, with_boxes: bool) -> str:
     if how in ("json", "jsonl"):
         return json.dumps(as_json(answer, manifest))
     if how == "csv":
-        return "".join(_csv_lines(answer))
+        return "".join(_csv_lines(answer, with_boxes=with_boxes))
     if how == "paths":
-        return "".join(hit.path + path_end for hit in answer.hits)
+        return "".join(hit.path + path_end for _, hit in answer.all_hits)
     if how == "html":
         from imgsearch.cli import page
 
@@ -206,20 +225,34 @@ def as_json(answer: Answer, manifest: Manifest) -> dict[str, Any]:
             "encoder": manifest.encoder.name,
         },
     }
-    if answer.error is None:
-        facts["hits"] = [_hit_facts(hit) for hit in answer.hits]
-    else:
-        facts |= error_facts(answer.error)
-    return facts
+    if answer.error is not None:
+        return facts | error_facts(answer.error)
+    if answer.objects is None:
+        return facts | {"hits": [_hit_facts(hit) for hit in answer.hits]}
+    return facts | {
+        "objects": [
+            {
+                "box": box_facts(found.box),
+                **({} if found.score is None else {"score": round(found.score, 6)}),
+                "hits": [_hit_facts(hit) for hit in found.hits],
+            }
+            for found in answer.objects
+        ]
+    }
+
+
+def box_facts(box: Box) -> list[int]:
+    """Return a box as JSON shows it: left and upper edge, width and height in pixels of the query."""
+    return [box.x, box.y, box.width, box.height]
 
 
 def _hit_facts(hit: Hit) -> dict[str, Any]:
     facts = {**asdict(hit), "score": round(hit.score, 6), "distance": round(hit.distance, 6)}
-    if hit.probability is None:
-        del facts["probability"]
-    else:
+    if hit.probability is not None:
         facts["probability"] = round(hit.probability, 6)
-    return facts
+    if hit.box is not None:
+        facts["box"] = box_facts(hit.box)
+    return {name: fact for name, fact in facts.items() if fact is not None}
 
 
 def error_facts(error: ImgsearchError) -> dict[str, Any]:
@@ -227,11 +260,13 @@ def error_facts(error: ImgsearchError) -> dict[str, Any]:
     return {"error": {"code": error.exit_code, "message": error.message}}
 
 
-def _csv_lines(answer: Answer) -> Iterator[str]:
-    for hit in answer.hits:
+def _csv_lines(answer: Answer, *, with_boxes: bool) -> Iterator[str]:
+    for box, hit in answer.all_hits:
         score, distance = f"{hit.score:.6f}", f"{hit.distance:.6f}"
-        probability = () if hit.probability is None else (f"{hit.probability:.6f}",)
-        yield csv_line((answer.query, hit.rank, hit.path, score, distance, hit.product, hit.category, *probability))
+        more = [] if hit.probability is None else [f"{hit.probability:.6f}"]
+        if with_boxes:
+            more.append(" ".join(map(str, box_facts(box))) if box else "")
+        yield csv_line((answer.query, hit.rank, hit.path, score, distance, hit.product, hit.category, *more))
 
 
 def csv_line(cells: Iterable[object]) -> str:
@@ -250,29 +285,53 @@ def _csv_cell(cell: str) -> str:
 
 
 def _table(answer: Answer, manifest: Manifest) -> str:
+    head = f"{printable(answer.query)}  ({answer.plan}, {manifest.count} pictures, {answer.seconds * 1000:.0f} ms)"
+    if answer.objects is None:
+        return _hit_table(head, answer.hits, manifest)
+    if not answer.objects:
+        return f"{head}\n  no item stands out\n\n"
+    parts = [f"{head}\n"]
+    for number, found in enumerate(answer.objects, start=1):
+        sure = "" if found.score is None else f", {found.score:.2f} sure"
+        parts.append(
+            _hit_table(f"item {number} of {len(answer.objects)}  {box_text(found.box)}{sure}", found.hits, manifest)
+        )
+    return "".join(parts)
+
+
+def box_text(box: Box) -> str:
+    """Say in words where a box is."""
+    return f"{box.width} x {box.height} pixels at {box.x},{box.y}"
+
+
+def _hit_table(head: str, hits: Sequence[Hit], manifest: Manifest) -> str:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    head = f"{printable(answer.query)}  ({answer.plan}, {manifest.count} pictures, {answer.seconds * 1000:.0f} ms)"
-    if not answer.hits:
+    if not hits:
         return f"{head}\n  no picture fits\n"
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     # A product's default name is its path without the ending: not worth a column of its own.
-    named = any(not hit.path.startswith(hit.product + ".") for hit in answer.hits)
+    named = any(not hit.path.startswith(hit.product + ".") for hit in hits)
+    proved = any(hit.inliers is not None for hit in hits)
     table.add_column("#", justify="right")
     table.add_column("score", justify="right")
     calibrated = manifest.calibration is not None
     if calibrated:
         table.add_column("probability", justify="right")
+    if proved:
+        table.add_column("inliers", justify="right")
     table.add_column("picture", overflow="fold")
     if named:
         table.add_column("product", overflow="fold")
     table.add_column("category", overflow="fold")
-    for hit in answer.hits:
-        probability = [f"{hit.probability:.2f}"] if calibrated else []
+    for hit in hits:
+        facts = [f"{hit.probability:.2f}"] if calibrated else []
+        if proved:
+            facts.append("" if hit.inliers is None else str(hit.inliers))
         product = [hit.product] if named else []
-        cells = [str(hit.rank), f"{hit.score:.3f}", *probability, hit.path, *product, hit.category]
+        cells = [str(hit.rank), f"{hit.score:.3f}", *facts, hit.path, *product, hit.category]
         table.add_row(*(Text(printable(cell)) for cell in cells))
     return plain_lines(head, table)
 

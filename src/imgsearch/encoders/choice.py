@@ -71,6 +71,33 @@ def choose_spec(backbone: str, weights: Path | None = None, precision: Precision
     return choose_encoder(backbone, weights, precision).spec
 
 
+def choose_detector(file: Path, encoder: EncoderSpec) -> Choice:
+    """Describe a detector that a user asked for.
+
+    Args:
+        file: What `imgsearch train --objective detect` wrote.
+        encoder: Of the index that it is for.
+
+    Raises:
+        MissingComponentError: The file cannot be read.
+        UsageError: It is no detector, or one that shares another encoder.
+    """
+    card = read_card(file)
+    if not card.is_detector:
+        raise UsageError(
+            f"expected a detector, found a model for {card.objective}: {file}",
+            hint="imgsearch train CATALOG --objective detect makes one",
+        )
+    if card.encoder != encoder.identity:
+        raise UsageError(
+            f"expected a detector for {encoder.name}, found one for {card.backbone}, or for other weights: {file}",
+            hint=f"train one for this index: imgsearch train CATALOG --objective detect --architecture {encoder.name}",
+        )
+    weights = f"sha256:{_sha256(file, 'imgsearch train makes one')}"
+    spec = EncoderSpec(file.name, "detector", card.size, card.fit, card.dims, weights, encoder.precision)
+    return Choice(spec, {weights: file})
+
+
 def with_precision(spec: EncoderSpec, precision: Precision) -> EncoderSpec:
     """Say what the networks of an encoder compute in; hand-crafted ones are not asked."""
     if spec.kind in ("handcrafted", "visual-words"):
@@ -112,6 +139,11 @@ def _choose_part(name: str, precision: Precision) -> Choice:
     if name.endswith(SUFFIX):
         path = Path(name)
         card = read_card(path)
+        if card.is_detector:
+            raise UsageError(
+                f"expected an encoder, found a detector: {path}",
+                hint=f"an index of {card.backbone} takes it with --detector",
+            )
         weights = f"sha256:{_sha256(path, 'imgsearch train makes one')}"
         spec = EncoderSpec(path.name, "model", card.size, card.fit, card.dims, weights, precision, steps=card.steps)
         return Choice(spec, {weights: path})

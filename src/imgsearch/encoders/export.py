@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 SPEC_FILE = "spec.json"
 NO_FILES: Mapping[str, Path] = MappingProxyType({})
+# Of what an export holds. Raise it when it holds more, so that one of before is not taken from the cache.
+_EXPORT_VERSION = 2
 _CHECKSUMS_FILE = "sha256.json"  # in the cache only: an index has its manifest
 
 
@@ -51,11 +53,12 @@ def exported_encoder(spec: EncoderSpec, files: Mapping[str, Path] = NO_FILES) ->
         MissingComponentError: Keras, OpenVINO or the weights are missing, or the export failed.
         UsageError: A `.keras` file is not what it should be.
     """
-    directory = _cache() / spec.fingerprint
+    name = f"{spec.fingerprint}-{_EXPORT_VERSION}"
+    directory = _cache() / name
     if _is_whole(directory, exported_files(spec)):
         return directory
     staging = _writable_folder(directory.parent)
-    directory = staging.parent / spec.fingerprint
+    directory = staging.parent / name
     try:
         if spec.kind == "hybrid":
             _gather_parts(spec, files, staging)
@@ -192,11 +195,13 @@ def _export_here(request: str) -> None:
     asked = json.loads(request)
     import_openvino()  # before Keras imports it with its telemetry
     try:
-        from imgsearch.encoders.networks import build_network
+        from imgsearch.encoders.networks import build_network, with_map
     except ImportError as error:
         raise MissingComponentError(f"Keras cannot be imported: {error}") from error
     spec = EncoderSpec.from_json(asked["spec"])
     network = build_network(spec, Path(asked["weights"]) if asked["weights"] else None)
+    if spec.kind in ("network", "model"):
+        network = with_map(network)
     network.export(os.path.join(asked["directory"], GRAPH_FILE), format="openvino", verbose=False)
 
 

@@ -28,6 +28,9 @@ _ENTRIES = {"metadata.json", _CONFIGURATION, "model.weights.h5", CARD}
 _MOST_TEXT = 64_000_000
 _MOST_BYTES = 4_000_000_000
 
+# What a detector was trained for.
+DETECT = "detect"
+
 # Layers of our own that a model may have.
 _OURS = {"imgsearch>GeneralizedMean"}
 
@@ -47,6 +50,7 @@ class ModelCard:
         labels: Names of the classes, in the order of its second output; empty if it has none.
         objective: What it was trained for.
         backbone: What it was trained from.
+        encoder: Of a detector, the fingerprint of the encoder it shares, in f32 and without steps; else empty.
     """
 
     size: int
@@ -56,6 +60,7 @@ class ModelCard:
     labels: tuple[str, ...]
     objective: str
     backbone: str
+    encoder: str = ""
 
     def __post_init__(self) -> None:
         if not (0 < self.size <= 4096 and 0 < self.dims <= 65_536):
@@ -64,6 +69,13 @@ class ModelCard:
             raise ValueError(f"expected fit to be one of {get_args(Fit)}, found {self.fit!r}")
         if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels):
             raise ValueError(f"expected several different labels or none, found {len(self.labels)}")
+        if self.is_detector != bool(self.encoder) or (self.is_detector and self.labels):
+            raise ValueError(f"expected a detector without labels to name its encoder, found {self.encoder!r}")
+
+    @property
+    def is_detector(self) -> bool:
+        """Whether it says where items are."""
+        return self.objective == DETECT
 
 
 def save_model(model: Any, path: Path, card: ModelCard) -> None:
@@ -71,7 +83,8 @@ def save_model(model: Any, path: Path, card: ModelCard) -> None:
 
     Args:
         model: uint8 (N, size, size, 3) to a list of outputs: embeddings, float32 (N, dims) of unit length, and
-            probabilities (N, classes) if there are labels.
+            probabilities (N, classes) if there are labels. Of a detector float32 embeddings (N, dims), scores (N, A),
+            boxes (N, A, 4) and mask (N, M, M).
         path: The file, ending in `.keras`.
         card: What it says of itself.
 
@@ -180,7 +193,13 @@ def require_shapes(model: Any, card: ModelCard, path: Path) -> None:
     inputs = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in model.inputs]
     outputs = [tuple(tensor.shape) for tensor in model.outputs]
     expected = [((None, card.size, card.size, 3), "uint8")]
-    expected_outputs = [(None, card.dims), *([(None, len(card.labels))] if card.labels else [])]
+    expected_outputs: list[tuple[int | None, ...]] = [(None, card.dims)]
+    if card.labels:
+        expected_outputs.append((None, len(card.labels)))
+    if card.is_detector:
+        # However many anchors and cells it has.
+        anchors, side = (outputs[place][-1] if len(outputs) == 4 and outputs[place] else None for place in (1, 3))
+        expected_outputs += [(None, anchors), (None, anchors, 4), (None, side, side)]
     if inputs != expected or outputs != expected_outputs:
         raise UsageError(
             f"{path}: expected pictures of {expected[0]} and outputs of {expected_outputs},"
@@ -213,6 +232,7 @@ def _card(data: Any) -> ModelCard:
         raise TypeError("the labels are no list")
     if not all(type(number) is int for number in (*numbers.values(), data["version"])):
         raise TypeError("a number is not one")
+    texts["encoder"] = data.get("encoder", "")  # which cards of before detectors have not
     for text in (*texts.values(), *data["labels"]):
         str.encode(text)  # neither a lone surrogate nor what is no text survives this
     Steps.parse(texts["steps"])

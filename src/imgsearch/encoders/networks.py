@@ -61,7 +61,8 @@ def build_network(spec: EncoderSpec, weights: Path | None = None) -> keras.Model
             there yet.
 
     Returns:
-        uint8 (N, size, size, 3) to float32 (N, dims) of unit length; to probabilities, for a classifier.
+        uint8 (N, size, size, 3) to float32 (N, dims) of unit length; to probabilities, for a classifier; to what
+        `model_file.save_model` says, for a detector.
 
     Raises:
         MissingComponentError: The weights are not available or do not fit.
@@ -71,11 +72,13 @@ def build_network(spec: EncoderSpec, weights: Path | None = None) -> keras.Model
     if weights is None and has_own_file:
         raise MissingComponentError(
             f"{spec.name} was used with a file of weights ({spec.weights})",
-            hint="give that file with " + ("--backbone" if spec.kind in ("model", "classifier") else "--weights"),
+            hint="give that file with " + ("--weights" if spec.kind == "network" else "--backbone"),
         )
-    if spec.kind in ("model", "classifier"):
+    if spec.kind != "network":
         assert weights is not None
         model = load_model(weights)
+        if spec.kind == "detector":
+            return model
         return keras.Model(model.inputs, model.outputs[0 if spec.kind == "model" else 1], name="encoder")
     pictures = keras.Input((spec.size, spec.size, 3), dtype="uint8", name="pictures")
     scaled = ops.cast(pictures, "float32")
@@ -88,6 +91,26 @@ def build_network(spec: EncoderSpec, weights: Path | None = None) -> keras.Model
     if spec.name == DEFAULT_BACKBONE:
         assign_lite0(network, lite0_arrays())
     return network
+
+
+def with_map(network: keras.Model) -> keras.Model:
+    """Let a network give a feature map beside its embedding, so that one pass says what a picture shows, and where.
+
+    It is the last map of twice the side of the very last: that one is what is pooled, but its cells are as large as
+    many an item (docs/benchmarks.md, "Find the product in the photo").
+
+    Args:
+        network: As from `build_network`.
+
+    Returns:
+        The network with a second output, float32 (N, height, width, channels); without one if it has no such map.
+    """
+    outputs = [layer.output for layer in network.layers]
+    maps = [output for output in outputs if not isinstance(output, list) and len(output.shape) == 4]
+    finer = [each for each in maps if each.shape[1] == 2 * maps[-1].shape[1]]
+    if not finer or finer[-1] is network.inputs[0]:
+        return network
+    return keras.Model(network.inputs, [network.outputs[0], finer[-1]], name=network.name)
 
 
 def lite0_features(scaled: Any) -> Any:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +23,22 @@ Embeddings = NDArray[np.float32]
 GRAPH_FILE = "encoder.xml"
 GRAPH_WEIGHTS_FILE = "encoder.bin"
 VOCABULARY_FILE = "vocabulary.npz"
+
+
+FeatureMap = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """What an encoder makes of one picture.
+
+    Attributes:
+        embedding: float32 (dims,), as `Encoder.encode_stream` yields it.
+        features: float32 (height, width, channels), a map of the fitted square; None from an encoder without one.
+    """
+
+    embedding: Embeddings
+    features: FeatureMap | None
 
 
 class Encoder(Protocol):
@@ -59,6 +76,18 @@ def encode(encoder: Encoder, pictures: Pixels) -> Embeddings:
         float32 of shape (n, dims), as `Encoder.encode_stream` yields them.
     """
     return next(iter(encoder.encode_stream([pictures])))
+
+
+def look(encoder: Encoder, picture: Pixels) -> Look:
+    """Encode one picture, in one pass with its feature map where the encoder has one.
+
+    Args:
+        encoder: Any encoder.
+        picture: RGB, uint8 of shape (size, size, 3).
+    """
+    if isinstance(encoder, OpenVinoEncoder | HybridEncoder):
+        return encoder.look(picture)
+    return Look(encode(encoder, picture[None])[0], None)
 
 
 def files_of(spec: EncoderSpec) -> tuple[str, ...]:
@@ -153,7 +182,10 @@ class OpenVinoEncoder:
             # One stream a core: OpenVINO's own choice leaves cores to themselves that our decoders do not fill.
             settings["NUM_STREAMS"] = str(len(os.sched_getaffinity(0)))
         try:
-            self._model = core.compile_model(core.read_model(graph), "CPU", settings)
+            model = core.read_model(graph)
+            if not for_one:  # nobody looks at the feature maps of a catalogue, and they take time to hand out
+                model = openvino.Model([model.output(0)], model.get_parameters(), "encoder")
+            self._model = core.compile_model(model, "CPU", settings)
             outputs = self._model.output(0).partial_shape[1].get_length()
         except RuntimeError as error:
             raise DamagedIndexError(f"the encoder in {graph.parent} cannot be read: {error}") from error
@@ -176,6 +208,14 @@ class OpenVinoEncoder:
             running.append((request, batch))
         while running:
             yield self._finish(running, free)
+
+    def look(self, picture: Pixels) -> Look:
+        """Encode one picture; see `look`."""
+        request = self._requests[0]
+        request.infer([picture[None]])
+        embedding = unit_rows(np.array(request.get_output_tensor(0).data, np.float32))[0]
+        has_map = len(self._model.outputs) > 1
+        return Look(embedding, np.array(request.get_output_tensor(1).data[0], np.float32) if has_map else None)
 
     def _finish(self, running: deque[tuple[Any, Pixels]], free: deque[Any]) -> Embeddings:
         request, _ = running.popleft()
@@ -298,10 +338,19 @@ class HybridEncoder:
             part.encode_stream(_resized(batches, part.spec.size))
             for part, batches in zip(self._parts, copies, strict=True)
         ]
-        weights = [part.weight for part in self.spec.parts]
         for rows in zip(*streams, strict=True):
-            weighted = [np.nan_to_num(part) * weight for part, weight in zip(rows, weights, strict=True)]
-            yield unit_rows(np.concatenate(weighted, axis=1, dtype=np.float32))
+            yield self._joined(rows)
+
+    def look(self, picture: Pixels) -> Look:
+        """Encode one picture, with the feature map of the first part that has one; see `look`."""
+        looks = [look(part, next(_resized(iter([picture[None]]), part.spec.size))[0]) for part in self._parts]
+        features = next((each.features for each in looks if each.features is not None), None)
+        return Look(self._joined([each.embedding[None] for each in looks])[0], features)
+
+    def _joined(self, rows: Sequence[Embeddings]) -> Embeddings:
+        weights = [part.weight for part in self.spec.parts]
+        weighted = [np.nan_to_num(part) * weight for part, weight in zip(rows, weights, strict=True)]
+        return unit_rows(np.concatenate(weighted, axis=1, dtype=np.float32))
 
 
 def _resized(batches: Iterable[Pixels], size: int) -> Iterator[Pixels]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, cast, get_args
 
 from imgsearch.errors import UsageError
@@ -11,7 +11,7 @@ from imgsearch.images.steps import Steps
 from imgsearch.images.transform import Fit
 
 Precision = Literal["f32", "bf16"]
-Kind = Literal["network", "model", "classifier", "handcrafted", "visual-words", "hybrid"]
+Kind = Literal["network", "model", "classifier", "detector", "handcrafted", "visual-words", "hybrid"]
 
 DEFAULT_BACKBONE = "efficientnet-lite0"
 
@@ -22,9 +22,9 @@ class EncoderSpec:
 
     Attributes:
         name: Row of the table, name of a `.keras` file, or the parts of a hybrid joined by `+`.
-        kind: `network` (a Keras graph of the table), `model` (a `.keras` file; `classifier` for its second output, the
-            probabilities of its classes), `handcrafted` (no weights), `visual-words` (a vocabulary learnt on the
-            catalogue) or `hybrid` (several of these).
+        kind: `network` (a Keras graph of the table), `model` (a `.keras` file), `classifier` (its second output, the
+            probabilities of its classes), `detector` (a `.keras` file that also says where items are), `handcrafted`
+            (no weights), `visual-words` (a vocabulary learnt on the catalogue) or `hybrid` (several of these).
         size: Side of the square picture it takes, in pixels.
         fit: How a picture is brought to that square.
         dims: Length of its embedding.
@@ -55,7 +55,14 @@ class EncoderSpec:
 
         facts = self.to_json() | {"encoder_version": self.version, "pixels_version": PIXELS_VERSION}
         facts.pop("version", None)
+        if self.steps == "crop-foreground":  # on which alone the decoder shrinks large pictures more than it once did
+            facts["trim_version"] = 2
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def identity(self) -> str:
+        """Sixteen hex digits for the network alone, whatever it computes in and whatever is done to pictures before."""
+        return replace(self, precision="f32", steps="").fingerprint
 
     def all_parts(self) -> tuple["EncoderSpec", ...]:
         """Return the encoders that a hybrid is made of; an encoder that is none is its own only part."""

@@ -19,6 +19,7 @@ from imgsearch.index.recall import Sample, Search, measure, sampled
 from imgsearch.index.search import Hit, Index
 from imgsearch.index.store import ANNOY
 from imgsearch.index.tuning import FORESTS, LEAST_SEARCH_K, TIMED_EXACT, TUNED_K
+from imgsearch.index.views import View
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +97,12 @@ def _points(
     if backend is not None and backend.name == "faiss":
         least, most = least_probes(k + 1, backend.lists, len(index)), backend.lists
     for tried in sorted({min(most, max(least, round(effort * share))) for share in _SHARES}):
-        found, latency = measure(_scores(functools.partial(index.search_with, opened(tried))), sample, k)
+        found, latency = measure(_scores(functools.partial(_search_with, index, opened(tried))), sample, k)
         yield CurvePoint(tried, float(found.mean()), latency)
+
+
+def _search_with(index: Index, backend: Backend, vector: Embeddings, k: int) -> list[Hit]:
+    return index.search_with(backend, [View(vector)], k)
 
 
 def _scores(ask: Callable[[Embeddings, int], list[Hit]]) -> Search:

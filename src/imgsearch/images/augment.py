@@ -27,7 +27,7 @@ def photo_like(item: Pixels, generator: np.random.Generator) -> bytes:
     Returns:
         A JPEG file of 320 x 320 pixels.
     """
-    layer = _placed(_premultiplied(item), generator)
+    layer = _placed(premultiplied(item), generator)
     ground = _smooth_ground(generator)
     light = generator.uniform(0.7, 1.2) * generator.uniform(0.85, 1.15, 3)
     scene = (ground * (1 - layer[:, :, 3:] / 255) + layer[:, :, :3]) * light
@@ -140,8 +140,11 @@ def _on_page(picture: Pixels, generator: np.random.Generator) -> Pixels:
     return np.vstack([bar, page])
 
 
-def _premultiplied(item: Pixels) -> Layer:
-    # Colours under full transparency must not bleed into the edge when the item is resized.
+def premultiplied(item: Pixels) -> Layer:
+    """Multiply the colours of RGBA by their opacity: float32, 0 to 255.
+
+    Colours under full transparency must not bleed into the edge when the item is resized.
+    """
     layer = item.astype(np.float32)
     layer[:, :, :3] *= layer[:, :, 3:] / 255
     return layer

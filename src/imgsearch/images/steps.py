@@ -81,6 +81,11 @@ class Steps:
     def __bool__(self) -> bool:
         return self != NO_STEPS
 
+    @property
+    def moves(self) -> bool:
+        """Whether things stand elsewhere in a picture afterwards, though all of it still shows."""
+        return self.deskew or bool(self.rotate)
+
     def apply(self, picture: "Pixels") -> "Pixels":
         """Do the steps.
 

@@ -31,6 +31,10 @@ LONGEST_TEXT = 4096
 
 # The longer side of what steps are applied to, and variants made of. No encoder sees more, and time stays bounded.
 _WORKED_SIDE = 1024
+# An item that is only to be trimmed may fill half of its picture and still be as sharp as its encoder sees it. The
+# decoder can then leave out much of a large JPEG.
+_TRIMMED = 2
+_TRIM = Steps(crop_foreground=True)
 
 # Two photos to each screenshot: what customers send.
 _VARIANT_KINDS = (photo_like, photo_like, screenshot_like)
@@ -81,7 +85,8 @@ def decode_and_fit(
         size: Side of the square in pixels.
         how: As for `transform.fit`.
         max_pixels: As for `decode.decode`.
-        steps: What is done to the picture before it is fitted, its longer side brought down to 1,024 pixels.
+        steps: What is done to the picture before it is fitted, its longer side brought down to 1,024 pixels, or to
+            twice `size` where it is only to be trimmed.
 
     Returns:
         RGB, uint8 of shape (size, size, 3).
@@ -91,13 +96,13 @@ def decode_and_fit(
     """
     with within_memory():
         picture = decode(data, shrink_to=_shrink_to(size, how, steps), max_pixels=max_pixels)
-        return _stepped_and_fitted(picture, size, how, steps)
+        return stepped_and_fitted(picture, size, how, steps)
 
 
 def squares(data: bytes, task: Task) -> list[Part]:
     """Make what `DecodeWorker` is asked for: the square, its variants, and what is damaged."""
     picture, damage = _decoded(data, task, _shrink_to(task.size, task.how, task.steps))
-    square = _stepped_and_fitted(picture, task.size, task.how, task.steps)
+    square = stepped_and_fitted(picture, task.size, task.how, task.steps)
     variants = _variants(data, task) if task.variants else ()
     return [*(pixels.reshape(-1).data for pixels in (square, *variants)), damage.encode()[:LONGEST_TEXT]]
 
@@ -118,7 +123,7 @@ def files(data: bytes, task: Task) -> list[Part]:
     """Make what `FileWorker` is asked for: files, each after its length."""
     if task.size:
         picture, _ = _decoded(data, task, _shrink_to(task.size, task.how, task.steps))
-        picture = _stepped_and_fitted(picture, task.size, task.how, task.steps)
+        picture = stepped_and_fitted(picture, task.size, task.how, task.steps)
     else:
         picture = task.steps.apply(_decoded(data, task, 0)[0])
     chance = _chance(data, task)
@@ -156,15 +161,20 @@ def _decoded(data: bytes, task: Task, shrink_to: int) -> tuple[Pixels, str]:
     return decode(data, shrink_to=shrink_to, max_pixels=task.policy.max_pixels), ""
 
 
-def _stepped_and_fitted(picture: Pixels, size: int, how: Fit, steps: Steps) -> Pixels:
+def stepped_and_fitted(picture: Pixels, size: int, how: Fit, steps: Steps) -> Pixels:
+    """Do to a picture that is decoded what `decode_and_fit` does to one in a file."""
     if steps:
-        picture = steps.apply(reduce(picture, max(size, _WORKED_SIDE)))
+        picture = steps.apply(reduce(picture, _worked_side(size, steps)))
     return fit(picture, size, how)
+
+
+def _worked_side(size: int, steps: Steps) -> int:
+    return _TRIMMED * size if steps == _TRIM else max(size, _WORKED_SIDE)
 
 
 def _shrink_to(size: int, how: Fit, steps: Steps) -> int:
     if steps:
-        return max(size, _WORKED_SIDE)
+        return _worked_side(size, steps)
     # A crop shows the middle only, so there the shorter side decides what may be thrown away; the decoder knows
     # the longer one. Only `pad` lets it shrink.
     return size if how == "pad" else 0

@@ -97,6 +97,11 @@ def crop_foreground(picture: Pixels) -> Pixels:
     return picture[top:bottom, left:right]
 
 
+def has_even_ground(picture: Pixels) -> bool:
+    """Say whether a picture's edge is mostly of one colour, as that of a product picture is."""
+    return _even_ground(reduce(picture, _GLANCE)) is not None
+
+
 def deskew(picture: Pixels) -> Pixels:
     """Turn upright what stands askew by up to 20 degrees; what the corners show is the ground, or white.
 

@@ -54,16 +54,25 @@ def decode_and_fit_guarded(data: bytes, size: int, how: Fit, policy: FilePolicy,
     Raises:
         PictureError: As for `DecodeWorker.decode`.
     """
-    max_pixels = max(MAX_PIXELS, policy.max_pixels)
-    dimensions = checked_size(data, picture_format(data), max_pixels) or (0, 0)
-    has_many_scans = data.startswith(_JPEG_START) and data.count(_SCAN) >= _MANY_SCANS
-    if not has_many_scans and dimensions[0] * dimensions[1] <= MAX_PIXELS:
+    if not needs_process(data, policy):
         return decode_and_fit(data, size, how, steps=steps)
+    max_pixels = max(MAX_PIXELS, policy.max_pixels)
     worker = DecodeWorker(size, how, FilePolicy(policy.max_bytes, max_pixels), steps=steps)
     try:
         return worker.decode(data)[0]
     finally:
         worker.close()
+
+
+def needs_process(data: bytes, policy: FilePolicy) -> bool:
+    """Say whether a file is a JPEG that needs a clock, or larger than OpenCV admits in this process.
+
+    Raises:
+        PictureError: `too_large` or `corrupt`, as for `checked_size`.
+    """
+    dimensions = checked_size(data, picture_format(data), max(MAX_PIXELS, policy.max_pixels)) or (0, 0)
+    has_many_scans = data.startswith(_JPEG_START) and data.count(_SCAN) >= _MANY_SCANS
+    return has_many_scans or dimensions[0] * dimensions[1] > MAX_PIXELS
 
 
 def _settings(policy: FilePolicy) -> dict[str, str]:

@@ -21,6 +21,7 @@ def build_index(
     index: Location = ".imgsearch",
     *,
     backbone: str | None = None,
+    detector: Location | None = None,
     weights: Location | None = None,
     precision: Precision | None = None,
     backend: str | None = None,
@@ -33,6 +34,7 @@ def build_index(
     damaged: Damaged | None = None,
     follow_links: bool | None = None,
     preprocess: str | None = None,
+    trim: bool | None = None,
     adapt: bool | None = None,
     relearn: bool = False,
     force: bool = False,
@@ -48,7 +50,8 @@ def build_index(
         catalogue: Folder of pictures, or a directory that `embed` wrote.
         index: The index directory.
         backbone: Name of the encoder, a `.keras` file, or several joined by `+`: see `encoders.choice.choose_encoder`.
-        weights: Its weights, for encoders of keras.applications.
+        detector: A `.keras` file that `train --objective detect` wrote for this encoder; `none` for none.
+        weights: Weights of the encoder, if it is one of keras.applications.
         precision: `f32` or `bf16`; by default what is fastest on this processor.
         backend: `annoy`, `exact`, `faiss`, or `auto`: whichever of the first two is faster.
         trees: Trees of the Annoy forest; otherwise as many as are worth it.
@@ -61,6 +64,7 @@ def build_index(
         damaged: Whether to `skip` a damaged JPEG, or to `keep` and flag what can be decoded of it.
         follow_links: Whether to follow links to files and folders, also out of the catalogue.
         preprocess: What is done to every picture, and to every query, before it is embedded: `grayscale,binarize=otsu`.
+        trim: Whether even borders are cut off around the item first, unless the encoder is a model of its own.
         adapt: Let the catalogue teach the projection, from photo-like variants of its pictures, if that helps.
         relearn: Learn the projection, and a vocabulary of visual words, anew.
         force: Go on though most of the catalogue has vanished, or the decoder dies again and again.
@@ -75,8 +79,8 @@ def build_index(
         ImgsearchError: One of its kinds; nothing was published.
     """
     wishes = Wishes(
-        *(backbone, weights, precision, backend, trees, seed, target_recall, metadata),
-        *(max_bytes, max_pixels, damaged, follow_links, preprocess, adapt),
+        *(backbone, detector, weights, precision, backend, trees, seed, target_recall, metadata),
+        *(max_bytes, max_pixels, damaged, follow_links, preprocess, trim, adapt),
     )
     conduct = Conduct(relearn, force, max_skipped, wait_lock)
     if store.is_index(os.fspath(catalogue)):
@@ -97,6 +101,7 @@ def embed(
     damaged: Damaged | None = None,
     follow_links: bool | None = None,
     preprocess: str | None = None,
+    trim: bool | None = None,
     force: bool = False,
     max_skipped: int | None = None,
     wait_lock: float = 0,
@@ -116,6 +121,7 @@ def embed(
         damaged: As for `build_index`.
         follow_links: As for `build_index`.
         preprocess: As for `build_index`.
+        trim: As for `build_index`.
         force: As for `build_index`.
         max_skipped: As for `build_index`.
         wait_lock: As for `build_index`.
@@ -128,13 +134,16 @@ def embed(
         ImgsearchError: One of its kinds; nothing was published.
     """
     wishes = Wishes(
-        *(backbone, weights, precision),
+        backbone=backbone,
+        weights=weights,
+        precision=precision,
         metadata=metadata,
         max_bytes=max_bytes,
         max_pixels=max_pixels,
         damaged=damaged,
         follow_links=follow_links,
         preprocess=preprocess,
+        trim=trim,
     )
     conduct = Conduct(force=force, max_skipped=max_skipped, wait_lock=wait_lock)
     return update(Path(catalogue), Path(output), wishes, conduct, progress, searchable=False)

@@ -122,6 +122,8 @@ def _needed(manifest: Manifest) -> set[str]:
     if manifest.projection_count:
         names.append(store.PROJECTION)
     encoder = {f"{manifest.encoder_folder}/{name}" for name in exported_files(manifest.encoder)}
+    if manifest.detector:
+        encoder |= {f"{manifest.detector_folder}/{name}" for name in exported_files(manifest.detector)}
     return encoder | {f"{manifest.folder}/{name}" for name in names}
 
 

@@ -32,6 +32,11 @@ class EncoderSource:
             self._found = self._published() or exported_encoder(self._spec, self._files)
         return self._found
 
+    def find_new(self) -> None:
+        """Do `find` for an encoder that the index does not say it holds."""
+        if self._previous is None or self._spec.fingerprint not in self._previous.fingerprints:
+            self.find()
+
     def install(self) -> Path:
         """Put the encoder into the index unless it is there, and return its folder."""
         target = self._directory / "encoders" / self._spec.fingerprint
@@ -46,9 +51,9 @@ class EncoderSource:
 
     def _published(self) -> Path | None:
         """Return the folder in the index, if it holds this encoder undamaged."""
-        if self._previous is None or self._previous.fingerprint != self._spec.fingerprint:
+        if self._previous is None or self._spec.fingerprint not in self._previous.fingerprints:
             return None
-        folder = self._previous.encoder_folder
+        folder = f"encoders/{self._spec.fingerprint}"
         try:
             for name in exported_files(self._spec):
                 store.check_content(self._directory, self._previous, f"{folder}/{name}")

@@ -11,6 +11,7 @@ from imgsearch.encoders.export import exported_files
 from imgsearch.errors import NoIndexError, UsageError
 from imgsearch.index import store
 from imgsearch.index.disk import sync, writing
+from imgsearch.index.encoder_source import EncoderSource
 from imgsearch.index.generation import complete_generation
 from imgsearch.index.items import Items
 from imgsearch.index.manifest import Manifest
@@ -22,6 +23,7 @@ from imgsearch.index.settings import (
     guard_against_shrinking,
     guard_against_skipping,
     require_means,
+    settle_detector,
     settle_search,
 )
 
@@ -45,7 +47,7 @@ def index_embeddings(
     late = [
         "--" + name.replace("_", "-")
         for name, value in asdict(wishes).items()
-        if value is not None and name not in ("backend", "trees", "seed", "target_recall")
+        if value is not None and name not in ("detector", "backend", "trees", "seed", "target_recall")
     ]
     if late:
         given_to = "a build from the folder of pictures" if late == ["--adapt"] else "embed"
@@ -56,9 +58,12 @@ def index_embeddings(
     with store.writer_lock(directory, conduct.wait_lock), writing(directory):
         given = store.read_manifest(source)  # again: while we waited for the lock, embed may have published
         previous = store.published(directory)
+        detector = settle_detector(wishes, previous, given.encoder)
         draft = replace(
             given,
             generation=previous.generation + 1 if previous else 1,
+            detector=detector.spec if detector else None,
+            detector_fingerprint=detector.spec.fingerprint if detector else "",
             search=settle_search(wishes, previous),
             backend=None,
             measured=None,
@@ -86,6 +91,8 @@ def index_embeddings(
                 sync(copy)
             if os.path.realpath(directory) != os.path.realpath(source):
                 store.install_encoder(directory, given.fingerprint, source / given.encoder_folder, encoder_files)
+            if detector:
+                EncoderSource(directory, detector.spec, detector.files, previous).install()
             manifest = complete_generation(directory, draft, previous, progress, relearn=conduct.relearn)
         return _report(manifest, directory, watch, published=True)
 

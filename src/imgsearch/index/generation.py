@@ -91,6 +91,8 @@ def complete_generation(
         progress("index", draft.count, draft.count)
     published = [f"{draft.folder}/{name}" for name in names]
     published += [f"{draft.encoder_folder}/{name}" for name in exported_files(draft.encoder)]
+    if draft.detector:
+        published += [f"{draft.detector_folder}/{name}" for name in exported_files(draft.detector)]
     manifest = replace(draft, files={name: store.file_record(directory / name) for name in published})
     if previous is not None and previous.calibration is not None:
         manifest = replace(manifest, calibration=calibration_of(manifest, previous))

@@ -7,7 +7,7 @@ Paths are stored as the bytes of the file name, as SQL text: SQLite does not min
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,17 @@ class Items:
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
+
+    def contents(self, paths: Iterable[str]) -> dict[str, bytes]:
+        """Find the sha256 of pictures by their paths."""
+        found: dict[str, bytes] = {}
+        for path in paths:
+            # Bound as bytes and cast in SQL: a str with lone surrogates cannot be bound as text.
+            query = "SELECT sha256 FROM items WHERE path = CAST(? AS TEXT)"
+            for (sha256,) in self._run(query, (os.fsencode(path),)):
+                if isinstance(sha256, bytes):
+                    found[path] = sha256
+        return found
 
     def at(self, rows: Sequence[int]) -> list[Item]:
         """Fetch items by row, in the order asked for.

@@ -40,6 +40,8 @@ class Manifest:
         policy: Which of its files were let in.
         encoder: What made the embeddings.
         fingerprint: Of that encoder, as it was computed then: a later imgsearch may see pictures otherwise.
+        detector: What says where in a photo items are; None for no detector. It holds the encoder as well.
+        detector_fingerprint: Of it, as `fingerprint`; empty for none.
         dims: Length of a searched vector; 0 if there are embeddings only.
         projection_count: How many items there were when the projection was learnt; 0 for none.
         adaptation: What it gained to let the catalogue teach the projection; None if that was not asked for. An
@@ -62,6 +64,8 @@ class Manifest:
     policy: FilePolicy
     encoder: EncoderSpec
     fingerprint: str
+    detector: EncoderSpec | None
+    detector_fingerprint: str
     dims: int
     projection_count: int
     adaptation: Gain | None
@@ -83,10 +87,23 @@ class Manifest:
         """Folder of the exported encoder, below the index directory."""
         return f"encoders/{self.fingerprint}"
 
+    @property
+    def detector_folder(self) -> str:
+        """Folder of the exported detector, below the index directory, if there is one."""
+        return f"encoders/{self.detector_fingerprint}"
+
+    @property
+    def fingerprints(self) -> set[str]:
+        """What this generation needs of the folder `encoders`."""
+        return {self.fingerprint, self.detector_fingerprint} - {""}
+
     def has_settings_of(self, other: "Manifest") -> bool:
         """Say whether two generations were asked for with the same words."""
         mine, theirs = (
-            (one.fingerprint, one.search, one.catalogue, one.policy, one.metadata_file, one.metadata_sha256)
+            (
+                *(one.fingerprint, one.detector_fingerprint, one.search),
+                *(one.catalogue, one.policy, one.metadata_file, one.metadata_sha256),
+            )
             for one in (self, other)
         )
         return mine == theirs
@@ -110,6 +127,9 @@ class Manifest:
             "catalogue": self.catalogue,
             "policy": self.policy.to_json(),
             "encoder": {**self.encoder.to_json(), "fingerprint": self.fingerprint},
+            "detector": (
+                {**self.detector.to_json(), "fingerprint": self.detector_fingerprint} if self.detector else None
+            ),
             "dims": self.dims,
             "projection_count": self.projection_count,
             "adaptation": asdict(self.adaptation) if self.adaptation else None,
@@ -126,13 +146,14 @@ class Manifest:
     def from_json(cls, data: Mapping[str, Any]) -> "Manifest":
         """Read what `to_json` wrote; keys it does not know are ignored.
 
-        `damaged`, `policy`, `adaptation`, `search`, `measured`, `calibration` and the `search_k` of the backend may be
-        missing: the first indexes of this version did not have them.
+        `damaged`, `policy`, `detector`, `adaptation`, `search`, `measured`, `calibration` and the `search_k` of the
+        backend may be missing: the first indexes of this version did not have them.
 
         Raises:
             KeyError, TypeError, ValueError, AttributeError: Something is missing or of the wrong kind.
         """
         backend = BackendSettings.from_json(data["backend"])
+        detector = data.get("detector")
         search = backend.as_wish() if backend else None
         if "search" in data:
             search = SearchWish.from_json(data["search"])
@@ -148,6 +169,8 @@ class Manifest:
             catalogue=str(data["catalogue"]),
             encoder=EncoderSpec.from_json(data["encoder"]),
             fingerprint=_fingerprint(data["encoder"]["fingerprint"]),
+            detector=EncoderSpec.from_json(detector) if detector else None,
+            detector_fingerprint=_fingerprint(detector["fingerprint"]) if detector else "",
             dims=count_of(data["dims"]),
             projection_count=count_of(data["projection_count"]),
             adaptation=_gain(data.get("adaptation")),

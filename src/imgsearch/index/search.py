@@ -13,20 +13,24 @@ from typing import Any, Self
 
 import numpy as np
 
-from imgsearch.encoders.export import exported_files
 from imgsearch.encoders.projection import Projection
-from imgsearch.encoders.runtime import Embeddings, Encoder, encode, open_encoder
-from imgsearch.errors import DamagedIndexError, NoIndexError, PictureError, UsageError
+from imgsearch.encoders.runtime import Embeddings
+from imgsearch.errors import DamagedIndexError, NoIndexError, UsageError
+from imgsearch.images.boxes import Box
 from imgsearch.images.decode import Pixels, read_file
+from imgsearch.images.photo import Photo, open_photo
 from imgsearch.images.policy import MAX_BYTES
-from imgsearch.images.steps import Steps
-from imgsearch.images.workers import decode_and_fit_guarded
 from imgsearch.index import store
 from imgsearch.index.arrays import open_array
 from imgsearch.index.backends import Backend, ExactBackend, Rows, open_backend, scores_of
 from imgsearch.index.disk import open_regular
 from imgsearch.index.items import Items
 from imgsearch.index.manifest import Manifest
+from imgsearch.index.rerank import CANDIDATES, as_indexed, part_of
+from imgsearch.index.rerank import rerank as rerank_hits
+from imgsearch.index.views import Regions, View, Viewer
+from imgsearch.regions.detections import LEAST_SCORE, Detection
+from imgsearch.regions.geometric import draw_matches, find_points, prove
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,8 @@ class Hit:
         metadata: The shop's other data.
         probability: That the hit is right, 0 to 1; None if the index does not know what its scores mean
             (`imgsearch evaluate --calibrate`).
+        box: What part of the query it looks like, in pixels of the query, upright; None for all of it.
+        inliers: How many points of the query lie in it as they do in one plane; None if that was not looked for.
     """
 
     rank: int
@@ -53,6 +59,23 @@ class Hit:
     category: str
     metadata: dict[str, Any]
     probability: float | None = None
+    box: Box | None = None
+    inliers: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectHits:
+    """An item in a query, and what it looks like.
+
+    Attributes:
+        box: Where, in pixels of the query, upright.
+        score: How sure the detector is that there is an item, 0 to 1; None without a detector.
+        hits: Best first.
+    """
+
+    box: Box
+    score: float | None
+    hits: list[Hit]
 
 
 class Index:
@@ -68,7 +91,6 @@ class Index:
     def __init__(self, directory: Path, manifest: Manifest) -> None:
         self.directory = directory
         self.manifest = manifest
-        self._encoder: Encoder | None = None
         self._backend: Backend | None = None
         # There is neither a forest nor a list of nothing.
         assert manifest.backend is not None
@@ -77,7 +99,7 @@ class Index:
         with contextlib.ExitStack() as opened:
             files = {name: opened.enter_context(open_regular(self._file(name))) for name in names}
             self._vectors = open_array(self._file(store.VECTORS), manifest.count, manifest.dims)
-            self._projection = self._opened_projection()
+            self._viewer = Viewer(directory, manifest, self._opened_projection())
             self.items = Items(self._file(store.ITEMS))
             opened.pop_all()
         self._opened = files
@@ -142,8 +164,11 @@ class Index:
         min_score: float | None = None,
         min_probability: float | None = None,
         exact: bool = False,
+        regions: Regions = "auto",
+        box: Box | None = None,
+        rerank: bool = False,
     ) -> list[Hit]:
-        """Find the catalogue pictures most similar to a picture.
+        """Find the catalogue pictures most similar to a picture, or to something in it.
 
         Args:
             picture: File name.
@@ -152,21 +177,76 @@ class Index:
             min_score: Leave out hits below this cosine.
             min_probability: Leave out hits whose probability of being right is lower.
             exact: Compare with every vector, whatever the backend.
+            regions: Where to look beside the whole picture: `auto` at what stands out, unless the picture is that of a
+                product on an even ground; `whole` nowhere; a number at so many regions.
+            box: The only part of the picture to look at, in its pixels, upright.
+            rerank: Compare points of the picture with those of the first 20 hits, and put first what has the same
+                points in the same places; see `regions.geometric`. Scores and probabilities stay what they are.
 
         Returns:
-            Hits, best first; equal scores in the order of their paths.
+            Hits, best first; equal scores in the order of their paths. An item has the best score of all regions.
 
         Raises:
             PictureError: The picture cannot be used.
-            UsageError: `k` or `where` makes no sense, or there are no probabilities to be the least of.
+            UsageError: `k`, `where`, `regions` or `box` makes no sense, or there are no probabilities.
             DamagedIndexError: A file of the index is damaged.
         """
         searched = (self._backend_file,) if self._backend_file and not (where or exact) else ()
         self._begin_checks(store.ITEMS, store.VECTORS, *searched)  # while the encoder starts
-        vector = self.vector_of(picture)
-        return self.search_vector(
-            vector, k, where=where, min_score=min_score, min_probability=min_probability, exact=exact
+        data = self._read(picture)
+        hits = self.search_views(
+            self._views(data, regions, box),
+            max(k, CANDIDATES) if rerank and k > 0 else k,
+            where=where,
+            min_score=min_score,
+            min_probability=min_probability,
+            exact=exact,
         )
+        return self._reranked(data, hits)[:k] if rerank else hits
+
+    def search_objects(
+        self,
+        picture: str | os.PathLike[str],
+        k: int = 5,
+        *,
+        where: str = "",
+        min_score: float | None = None,
+        min_probability: float | None = None,
+        exact: bool = False,
+        rerank: bool = False,
+    ) -> list[ObjectHits]:
+        """Find the catalogue pictures most similar to each item in a picture.
+
+        Items are what the detector finds; without one, what stands out from the edge of the picture.
+
+        Args:
+            picture: File name.
+            k: As for `search`, for each item.
+            where: As for `search`.
+            min_score: As for `search`.
+            min_probability: As for `search`.
+            exact: As for `search`.
+            rerank: As for `search`.
+
+        Returns:
+            In reading order; none where no item was found.
+
+        Raises:
+            PictureError, UsageError, DamagedIndexError: As for `search`.
+        """
+        data = self._read(picture)
+        found = []
+        for thing in self._viewer.objects(data):
+            hits = self.search_views(
+                thing.views,
+                max(k, CANDIDATES) if rerank and k > 0 else k,
+                where=where,
+                min_score=min_score,
+                min_probability=min_probability,
+                exact=exact,
+            )
+            found.append(ObjectHits(thing.box, thing.score, self._reranked(data, hits)[:k] if rerank else hits))
+        return found
 
     def plan(self, *, where: str = "", exact: bool = False) -> str:
         """Name how a query is answered: `annoy`, `faiss` or `exact`."""
@@ -196,19 +276,56 @@ class Index:
             PictureError: The picture cannot be used.
             DamagedIndexError: The encoder or the projection is damaged.
         """
-        data = self._read(picture)
-        row = self._row_of(data)
+        (view,) = self.views_of(picture, "whole")
+        return view.vector
+
+    def views_of(
+        self, picture: str | os.PathLike[str], regions: Regions = "auto", box: Box | None = None
+    ) -> list[View]:
+        """Look at a picture as a whole, and at what may be an item in it; see `vector_of`.
+
+        Args:
+            picture: File name.
+            regions: As for `search`.
+            box: As for `search`.
+
+        Returns:
+            At least one; that of the whole picture first, unless a box is given.
+
+        Raises:
+            PictureError: The picture cannot be used.
+            UsageError: `regions` or `box` makes no sense.
+            DamagedIndexError: The encoder or the projection is damaged.
+        """
+        return self._views(self._read(picture), regions, box)
+
+    def _views(self, data: bytes, regions: Regions, box: Box | None) -> list[View]:
+        row = self._row_of(data) if isinstance(regions, str) and box is None else None
         if row is not None:
             self._require_whole(store.ITEMS, store.VECTORS)
-            return np.array(self._vectors[row])
-        spec = self.manifest.encoder
-        steps = Steps.parse(spec.steps)
-        pixels = decode_and_fit_guarded(data, spec.size, spec.fit, self.manifest.policy, steps=steps)
-        embedding = encode(self._opened_encoder(), pixels[None])
-        if not np.isfinite(embedding).all():
-            raise PictureError("bad_embedding", "the encoder found nothing in this picture")
-        projected = self._projection.apply(embedding) if self._projection else embedding
-        return np.asarray(projected[0])
+            return [View(np.array(self._vectors[row]))]
+        return self._viewer.views(data, regions, box)
+
+    def detections(self, picture: str | os.PathLike[str], least_score: float = LEAST_SCORE) -> list[Detection]:
+        """Say where in a picture items are; the index must have a detector.
+
+        Args:
+            picture: File name.
+            least_score: Of a box, 0 to 1.
+
+        Returns:
+            The surest first, in pixels of the picture, upright.
+
+        Raises:
+            PictureError: The picture cannot be used.
+            MissingComponentError: The index has no detector.
+            DamagedIndexError: The detector is damaged.
+        """
+        return self._viewer.detections(self._read(picture), least_score)
+
+    def views_of_photo(self, photo: Photo, regions: Regions = "auto") -> list[View]:
+        """Do `views_of` for a photo that is decoded, whether or not it is in the index."""
+        return self._viewer.views_of_photo(photo, regions)
 
     def _read(self, picture: str | os.PathLike[str]) -> bytes:
         data, _ = read_file(os.fspath(picture), max_bytes=max(MAX_BYTES, self.manifest.policy.max_bytes))
@@ -240,8 +357,7 @@ class Index:
         Raises:
             DamagedIndexError: The encoder is damaged.
         """
-        for embedding in self._checked_encoder(for_one=False).encode_stream(squares):
-            yield self._projection.apply(embedding) if self._projection else embedding
+        yield from self._viewer.embed(squares)
 
     def backend(self, effort: int) -> Backend:
         """Open the forest or the lists with another `search_k` or `probes`, to see what that finds.
@@ -286,6 +402,37 @@ class Index:
             UsageError: `k` or `where` makes no sense, or there are no probabilities to be the least of.
             DamagedIndexError: A file of the index is damaged.
         """
+        return self.search_views(
+            [View(vector)], k, where=where, min_score=min_score, min_probability=min_probability, exact=exact
+        )
+
+    def search_views(
+        self,
+        views: Sequence[View],
+        k: int = 5,
+        *,
+        where: str = "",
+        min_score: float | None = None,
+        min_probability: float | None = None,
+        exact: bool = False,
+    ) -> list[Hit]:
+        """Find the catalogue pictures nearest to any view of a picture.
+
+        Args:
+            views: At least one, as `views_of` gives them.
+            k: As for `search`.
+            where: As for `search`.
+            min_score: As for `search`.
+            min_probability: As for `search`.
+            exact: As for `search`.
+
+        Returns:
+            As for `search`.
+
+        Raises:
+            UsageError: As for `search_vector`.
+            DamagedIndexError: A file of the index is damaged.
+        """
         if k < 1:
             raise UsageError(f"expected to be asked for at least 1 result, found {k}")
         if min_probability is not None and not 0 <= min_probability <= 1:
@@ -303,7 +450,7 @@ class Index:
             backend = ExactBackend(self._vectors)
         else:
             backend = self._opened_backend()
-        hits = self.search_with(backend, vector, k, min_score=min_score, filtered=bool(where))
+        hits = self.search_with(backend, views, k, min_score=min_score, filtered=bool(where))
         if min_probability is None:
             return hits
         return [hit for hit in hits if hit.probability is not None and hit.probability >= min_probability]
@@ -311,7 +458,7 @@ class Index:
     def search_with(
         self,
         backend: Backend,
-        vector: Embeddings,
+        views: Sequence[View],
         k: int,
         *,
         min_score: float | None = None,
@@ -321,7 +468,7 @@ class Index:
 
         Args:
             backend: Of the vectors of this index.
-            vector: As for `search_vector`.
+            views: As for `search_views`.
             k: As for `search`.
             min_score: As for `search`.
             filtered: Whether the backend leaves items out, of which one may have a better score.
@@ -329,40 +476,76 @@ class Index:
         Raises:
             DamagedIndexError: A file of the index is damaged.
         """
-        rows = self._checked_rows(backend.candidates(vector, min(k, self.manifest.count)))
-        hits = self._hits(rows, vector, k, min_score)
+        hits = self._hits(backend, views, k, min_score)
         if self.manifest.calibration is None or not hits:
             return hits
         # Compared with everything: a filtered query needs no library, and must not come to need one.
-        is_first = not filtered or hits[0].score >= self.search_vector(vector, 1, exact=True)[0].score
+        is_first = not filtered or hits[0].score >= self.search_views(views, 1, exact=True)[0].score
         probabilities = self.manifest.calibration.of_answer([hit.score for hit in hits], is_first=is_first)
         return [replace(hit, probability=each) for hit, each in zip(hits, probabilities, strict=True)]
 
-    def _hits(self, rows: Rows, vector: Embeddings, k: int, min_score: float | None) -> list[Hit]:
-        """Score candidates exactly, and say what they are."""
-        self._require_whole(store.VECTORS, store.ITEMS)
-        candidates = self._vectors[rows]
-        scores = scores_of(candidates, vector)
-        if not np.isfinite(scores).all():
-            raise DamagedIndexError(f"{self._file(store.VECTORS)} is damaged: not a number where a score should be")
-        best = np.lexsort((rows, -scores))[:k]
+    def _hits(self, backend: Backend, views: Sequence[View], k: int, min_score: float | None) -> list[Hit]:
+        """Score candidates of all views exactly, take each item where its score is best, and say what it is."""
+        found: dict[int, tuple[float, float, View]] = {}
+        for view in views:
+            rows = self._checked_rows(backend.candidates(view.vector, min(k, self.manifest.count)))
+            self._require_whole(store.VECTORS, store.ITEMS)
+            candidates = self._vectors[rows]
+            scores = scores_of(candidates, view.vector)
+            if not np.isfinite(scores).all():
+                raise DamagedIndexError(f"{self._file(store.VECTORS)} is damaged: not a number where a score should be")
+            distances = np.linalg.norm(candidates - view.vector, axis=1)
+            for row, score, distance in zip(rows.tolist(), scores.tolist(), distances.tolist(), strict=True):
+                if row not in found or score > found[row][0]:
+                    found[row] = score, distance, view
+        best = sorted(found, key=lambda row: (-found[row][0], row))[:k]
         if min_score is not None:
-            best = best[scores[best] >= min_score]
-        distances = np.linalg.norm(candidates[best] - vector, axis=1)
-        items = self.items.at([int(row) for row in rows[best]])
+            best = [row for row in best if found[row][0] >= min_score]
         return [
             Hit(
                 rank,
                 item.path,
                 # Rounding of unit vectors may lead just past the ends of what a cosine can be.
-                max(-1.0, min(1.0, float(score))),
-                float(distance),
+                max(-1.0, min(1.0, score)),
+                distance,
                 item.product,
                 item.category,
                 item.metadata,
+                box=view.box,
             )
-            for rank, (item, score, distance) in enumerate(zip(items, scores[best], distances, strict=True), start=1)
+            for rank, (item, (score, distance, view)) in enumerate(
+                zip(self.items.at(best), map(found.__getitem__, best), strict=True), start=1
+            )
         ]
+
+    def _reranked(self, data: bytes, hits: list[Hit]) -> list[Hit]:
+        photo = open_photo(data, self.manifest.policy)
+        if photo is None:
+            return hits
+        contents = self.items.contents(hit.path for hit in hits)
+        return [hit for hit, _ in rerank_hits(self.directory, self.manifest, contents, photo, hits)]
+
+    def drawn_matches(self, picture: str | os.PathLike[str], hit: Hit) -> Pixels | None:
+        """Draw which points of a picture lie in a hit as they do in one plane.
+
+        Args:
+            picture: File name of the query.
+            hit: Of it, with inliers.
+
+        Returns:
+            RGB, uint8: what was looked at of the query on the left, the hit on the right, and lines between them. None
+            where there is nothing to draw.
+
+        Raises:
+            PictureError: The picture cannot be used.
+        """
+        photo = open_photo(self._read(picture), self.manifest.policy)
+        content = self.items.contents([hit.path]).get(hit.path, b"")
+        candidate = as_indexed(self.manifest, hit.path, content)
+        if photo is None or candidate is None or not hit.inliers:
+            return None
+        part = part_of(photo, hit.box)
+        return draw_matches(part, candidate, prove(find_points(part), find_points(candidate)))
 
     def _checked_rows(self, rows: Rows | Sequence[int]) -> Rows:
         """Refuse rows that the arrays do not have: the files do not belong together."""
@@ -394,17 +577,6 @@ class Index:
         store.check_content(self.directory, self.manifest, f"{self.manifest.folder}/{store.PROJECTION}")
         path = self._file(store.PROJECTION)
         return Projection.load(str(path), self.manifest.encoder.dims, self.manifest.dims)
-
-    def _opened_encoder(self) -> Encoder:
-        if self._encoder is None:
-            self._encoder = self._checked_encoder(for_one=True)
-        return self._encoder
-
-    def _checked_encoder(self, *, for_one: bool) -> Encoder:
-        folder = self.manifest.encoder_folder
-        for name in exported_files(self.manifest.encoder):
-            store.check_truth(self.directory, self.manifest, f"{folder}/{name}")
-        return open_encoder(self.manifest.encoder, self.directory / folder, for_one=for_one)
 
     def _opened_backend(self) -> Backend:
         if self._backend is None and self._backend_file is None:

@@ -1,11 +1,12 @@
 """What a build works with: the user's wishes, completed by what the index was built with before."""
 
+import logging
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from imgsearch.encoders.choice import Choice, choose_encoder, with_precision, with_weights
+from imgsearch.encoders.choice import Choice, choose_detector, choose_encoder, with_precision, with_weights
 from imgsearch.encoders.projection import DIMS, SMALLEST_CATALOGUE
 from imgsearch.encoders.runtime import best_precision
 from imgsearch.encoders.spec import DEFAULT_BACKBONE, EncoderSpec, Precision
@@ -20,6 +21,10 @@ from imgsearch.index.manifest import Manifest
 from imgsearch.index.plan import MOST_SEED, TREES_LIMIT, WISHES, SearchWish
 from imgsearch.index.tuning import MOST_TREES, may_need_forest
 
+logger = logging.getLogger(__name__)
+
+NO_DETECTOR = "none"
+
 Damaged = Literal["skip", "keep"]
 Location = str | os.PathLike[str]
 
@@ -32,6 +37,7 @@ class Wishes:
     """
 
     backbone: str | None = None
+    detector: Location | None = None
     weights: Location | None = None
     precision: Precision | None = None
     backend: str | None = None
@@ -44,6 +50,7 @@ class Wishes:
     damaged: Damaged | None = None
     follow_links: bool | None = None
     preprocess: str | None = None
+    trim: bool | None = None
     adapt: bool | None = None
 
 
@@ -76,11 +83,13 @@ def settle_encoder(wishes: Wishes, previous: Manifest | None) -> Choice:
     """
     known = previous.encoder if previous else None
     weights = Path(wishes.weights) if wishes.weights else None
+    # Steps stick like every option, but those that a model was trained with go with the model.
+    kept = known.steps if known and not _has_model(known) else None
     if known and wishes.backbone is None and weights is None:
         choice = Choice(known)
-        if wishes.preprocess is not None:
-            steps = str(Steps.parse(wishes.preprocess))
-            if steps != known.steps and any(part.kind == "model" for part in known.all_parts()):
+        if wishes.preprocess is not None or wishes.trim is not None:
+            steps = _steps(wishes, known.steps)
+            if steps != known.steps and _has_model(known):
                 raise UsageError(
                     f"the index's encoder {known.name} is a model, which keeps the steps {known.steps!r}",
                     hint="to use it with others, give it again with --backbone",
@@ -88,10 +97,9 @@ def settle_encoder(wishes: Wishes, previous: Manifest | None) -> Choice:
             choice = replace(choice, spec=replace(known, steps=steps))
     else:
         backbone = wishes.backbone or (known.name if known else DEFAULT_BACKBONE)
-        # Steps stick like every option, but those that a model was trained with go with the model.
-        kept_steps = known.steps if known and not any(part.kind == "model" for part in known.all_parts()) else ""
-        steps = kept_steps if wishes.preprocess is None else wishes.preprocess
-        choice = choose_encoder(backbone, weights, steps=steps)
+        choice = choose_encoder(backbone, weights, steps=wishes.preprocess or kept or "")
+        if wishes.trim or not _has_model(choice.spec):
+            choice = choose_encoder(backbone, weights, steps=_steps(wishes, kept))
         if known:
             choice = replace(choice, spec=_with_known_weights(choice.spec, known, given=weights is not None))
     if wishes.precision is None and known and known.name == choice.spec.name:
@@ -102,6 +110,51 @@ def settle_encoder(wishes: Wishes, previous: Manifest | None) -> Choice:
         if is_network
         else choice
     )
+
+
+def settle_detector(wishes: Wishes, previous: Manifest | None, encoder: EncoderSpec) -> Choice | None:
+    """Choose the detector: a nightly run without options keeps the one of the index.
+
+    Args:
+        wishes: Of the user.
+        previous: What is published, if anything.
+        encoder: Of the index that is to be.
+
+    Returns:
+        The choice, whose file is known only if it is new; None for no detector.
+
+    Raises:
+        MissingComponentError: The file cannot be read.
+        UsageError: It is no detector, or one for another encoder.
+    """
+    if wishes.detector is not None:
+        return None if os.fspath(wishes.detector) == NO_DETECTOR else choose_detector(Path(wishes.detector), encoder)
+    if previous is None or previous.detector is None:
+        return None
+    if previous.encoder.identity != encoder.identity:
+        logger.warning("the detector %s is left out: it is for the encoder of before", previous.detector.name)
+        return None
+    return Choice(replace(previous.detector, precision=encoder.precision))
+
+
+def _has_model(spec: EncoderSpec) -> bool:
+    return any(part.kind == "model" for part in spec.all_parts())
+
+
+def _steps(wishes: Wishes, kept: str | None) -> str:
+    """Say what is done to pictures first: even borders are trimmed unless that was not wanted, now or before.
+
+    Args:
+        wishes: Of the user.
+        kept: The steps of the index; None where there are none to be kept.
+    """
+    steps = Steps.parse((kept or "") if wishes.preprocess is None else wishes.preprocess)
+    trim = wishes.trim
+    if trim is None:
+        trim = steps.crop_foreground or kept is None or Steps.parse(kept).crop_foreground
+    if steps.crop_foreground and not trim and wishes.preprocess is not None:
+        raise UsageError("expected --no-trim or a step crop-foreground, which trims, found both")
+    return str(replace(steps, crop_foreground=trim))
 
 
 def _with_known_weights(spec: EncoderSpec, known: EncoderSpec, *, given: bool) -> EncoderSpec:

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 LOCK = "lock"
 PARTIAL = "partial.sqlite"
+DESCRIPTORS = "descriptors.sqlite"
 EMBEDDINGS = "embeddings.npy"
 ITEMS = "items.sqlite"
 PROJECTION = "projection.npz"
@@ -466,7 +467,7 @@ def sweep(directory: Path, current: Manifest, previous: Manifest | None) -> None
         return  # the generation before may need an encoder that we do not know
     for folder in (directory / "encoders").glob("*"):
         ours = re.fullmatch(r"[0-9a-f]{16}", folder.name)
-        if ours and folder.name not in (current.fingerprint, previous.fingerprint):
+        if ours and folder.name not in current.fingerprints | previous.fingerprints:
             shutil.rmtree(folder)
 
 
@@ -484,4 +485,7 @@ def _refuse_foreign(directory: Path) -> None:
 
 def _may_be_ours(path: Path) -> bool:
     """Say whether a file may be what is left of an index that lost its manifest and its lock."""
-    return path.name in (PARTIAL, "encoders") or re.fullmatch(r"gen-\d{6,}", path.name) is not None
+    return (
+        path.name in (PARTIAL, DESCRIPTORS, f"{DESCRIPTORS}-journal", "encoders")
+        or re.fullmatch(r"gen-\d{6,}", path.name) is not None
+    )

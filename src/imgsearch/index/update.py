@@ -34,6 +34,7 @@ from imgsearch.index.settings import (
     guard_against_skipping,
     require_means,
     settle_adaptation,
+    settle_detector,
     settle_encoder,
     settle_metadata,
     settle_policy,
@@ -72,10 +73,11 @@ def update(
                 catalogue, directory, wishes, conduct, previous, progress, searchable=searchable
             )
         spec = draft.encoder
-        prepared = EncoderSource(directory, spec, files, previous)
-        if not previous or previous.fingerprint != spec.fingerprint:
-            with watch.stage("encoder"):
-                prepared.find()  # one that cannot be had is better known before a million files are read
+        sources = [EncoderSource(directory, each, files, previous) for each in (spec, draft.detector) if each]
+        prepared = sources[0]
+        with watch.stage("encoder"):
+            for source in sources:
+                source.find_new()  # one that cannot be had is better known before a million files are read
         with _work_file(directory, previous, draft) as work:
             found = Scan(os.fspath(catalogue), leave_out=store.is_index, follow_links=draft.policy.follow_links)
             with watch.stage("scan"):
@@ -118,7 +120,8 @@ def update(
             if not conduct.force:
                 guard_against_shrinking(left, previous)
             draft = replace(draft, count=left, rejected=changes.rejected + tally.rejected, damaged=work.damaged_count())
-            prepared.install()
+            for source in sources:
+                source.install()
             with watch.stage("index"), store.new_generation(directory, draft.generation) as folder:
                 _write_truth(work, directory, folder, draft, previous)
                 adapter: Adapter | None = None
@@ -164,7 +167,7 @@ def _settled(
     """Describe the generation to come, as far as it is known before the catalogue is scanned.
 
     Returns:
-        The draft, where the files of its encoder are, and whether the catalogue is to teach the projection.
+        The draft, where the files of encoder and detector are, and whether the catalogue is to teach the projection.
     """
     choice = settle_encoder(wishes, previous)
     search = settle_search(wishes, previous) if searchable else None
@@ -173,6 +176,7 @@ def _settled(
     if previous:
         choice = replace(choice, files={**vocabularies_of(directory, previous), **choice.files})
     choice = with_vocabulary(choice, catalogue, policy, progress, relearn=conduct.relearn)
+    detector = settle_detector(wishes, previous, choice.spec) if searchable else None
     draft = Manifest(
         generation=previous.generation + 1 if previous else 1,
         count=0,
@@ -182,6 +186,8 @@ def _settled(
         policy=policy,
         encoder=choice.spec,
         fingerprint=choice.spec.fingerprint,
+        detector=detector.spec if detector else None,
+        detector_fingerprint=detector.spec.fingerprint if detector else "",
         dims=0,
         projection_count=0,
         adaptation=None,
@@ -193,7 +199,8 @@ def _settled(
         metadata_sha256=_digest(metadata) if metadata else "",
         files={},
     )
-    return draft, choice.files, searchable and settle_adaptation(wishes, previous)
+    files = {**choice.files, **(detector.files if detector else {})}
+    return draft, files, searchable and settle_adaptation(wishes, previous)
 
 
 def _digest(metadata: Path) -> str:

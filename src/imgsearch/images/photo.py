@@ -1,0 +1,76 @@
+"""A photo as a whole, to look for items in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from imgsearch.images import MAX_PIXELS
+from imgsearch.images.boxes import Box, stretched
+from imgsearch.images.decode import Pixels, decode, within_memory
+from imgsearch.images.headers import checked_size, picture_format
+from imgsearch.images.policy import FilePolicy
+from imgsearch.images.transform import reduce
+from imgsearch.images.workers import needs_process
+
+# Crops of a tenth of such a photo are still as sharp as what most encoders see.
+LONGEST = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """A decoded picture, upright.
+
+    Attributes:
+        pixels: RGB, uint8 (height, width, 3), the longer side at most `LONGEST`.
+        size: Height and width of the file's picture, upright, in its own pixels.
+    """
+
+    pixels: Pixels
+    size: tuple[int, int]
+
+
+def open_photo(data: bytes, policy: FilePolicy, longest: int = LONGEST) -> Photo | None:
+    """Decode a photo in this process.
+
+    Args:
+        data: The file.
+        policy: What is let in.
+        longest: What its longer side is brought down to, in pixels.
+
+    Returns:
+        The photo; None for one that must be decoded in a process of its own (`decode_and_fit_guarded`): it is huge, or
+        odd, and only its fitted square is to be had.
+
+    Raises:
+        PictureError: As for `decode.decode`.
+    """
+    if needs_process(data, policy):
+        return None
+    with within_memory():
+        decoded = decode(data, shrink_to=longest)
+        reduced = reduce(decoded, longest)
+    of_file = checked_size(data, picture_format(data), MAX_PIXELS) or decoded.shape[:2]
+    scale = max(1.0, max(of_file) / max(decoded.shape[:2]))  # the header does not know which way is up
+    return Photo(reduced, (round(decoded.shape[0] * scale), round(decoded.shape[1] * scale)))
+
+
+def drawn(photo: Photo, boxes: Sequence[Box]) -> Pixels:
+    """Draw boxes into a photo.
+
+    Args:
+        photo: It is not changed.
+        boxes: In pixels of its file.
+
+    Returns:
+        RGB, uint8, as large as `photo.pixels`; each box in orange, with a black line on either side.
+    """
+    canvas = np.ascontiguousarray(photo.pixels).copy()
+    thickness = max(1, round(max(canvas.shape[:2]) / 160))
+    for box in boxes:
+        inner = stretched(box, photo.size, canvas.shape[:2])
+        corners = (inner.x, inner.y), (inner.x + inner.width - 1, inner.y + inner.height - 1)
+        cv2.rectangle(canvas, *corners, (0, 0, 0), 3 * thickness)
+        cv2.rectangle(canvas, *corners, (255, 140, 0), thickness)
+    return canvas

@@ -1,0 +1,288 @@
+"""What a query is looked at as: the whole picture, and regions of it, each a vector of the searched space."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from imgsearch.encoders.export import exported_files
+from imgsearch.encoders.projection import Projection
+from imgsearch.encoders.runtime import GRAPH_FILE, Embeddings, Encoder, encode, look, open_encoder
+from imgsearch.encoders.spec import EncoderSpec
+from imgsearch.errors import MissingComponentError, PictureError, UsageError
+from imgsearch.images.boxes import Box, in_reading_order, stretched
+from imgsearch.images.decode import Pixels
+from imgsearch.images.photo import Photo, open_photo
+from imgsearch.images.steps import Steps
+from imgsearch.images.tasks import stepped_and_fitted
+from imgsearch.images.transform import fit, has_even_ground
+from imgsearch.images.workers import decode_and_fit_guarded
+from imgsearch.index import store
+from imgsearch.index.manifest import Manifest
+from imgsearch.regions.detections import Detection, found
+from imgsearch.regions.detector import Detected, Detector
+from imgsearch.regions.propose import Likely, Region, many_regions, of_photo, parts, salient, shown_twice
+from imgsearch.regions.salience import LEVEL
+
+# `auto`: regions of what is no plain product picture; `whole`: none; a number: so many, of any picture.
+Regions = Literal["auto", "whole"] | int
+
+MOST_REGIONS = 200
+
+# Of a detector's mask, what is item rather than ground.
+_ITEM = 0.5
+
+# More pictures at once would take memory that a query does not need.
+_BATCH = 16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """A look at a query.
+
+    Attributes:
+        vector: Unit float32 (d,), in the searched space.
+        box: What of the picture it shows, in pixels of the file, upright; None for all of it.
+    """
+
+    vector: Embeddings
+    box: Box | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Thing:
+    """An item in a query.
+
+    Attributes:
+        box: Where, in pixels of the file, upright.
+        score: How sure the detector is, 0 to 1; None without one.
+        views: Looks at it, at least one.
+    """
+
+    box: Box
+    score: float | None
+    views: list[View]
+
+
+class Viewer:
+    """Looks at queries with the encoder of an index, which is opened when it is first needed.
+
+    Args:
+        directory: The index.
+        manifest: What is published there.
+        projection: From embeddings to the searched space; None if that is the same.
+    """
+
+    def __init__(self, directory: Path, manifest: Manifest, projection: Projection | None) -> None:
+        self._directory = directory
+        self._manifest = manifest
+        self._projection = projection
+        self._steps = Steps.parse(manifest.encoder.steps)
+        self._encoder: Encoder | None = None
+        self._detector: Detector | None = None
+
+    def whole(self, data: bytes) -> View:
+        """Look at a picture file as a whole.
+
+        Raises:
+            PictureError: The picture cannot be used.
+            DamagedIndexError: The encoder is damaged.
+        """
+        spec = self._manifest.encoder
+        square = decode_and_fit_guarded(data, spec.size, spec.fit, self._manifest.policy, steps=self._steps)
+        (view,) = self._checked([View(self._projected(encode(self._opened_encoder(), square[None]))[0])])
+        return view
+
+    def views(self, data: bytes, regions: Regions = "auto", box: Box | None = None) -> list[View]:
+        """Look at a picture file as a whole, and at what may be an item in it.
+
+        Args:
+            data: The file.
+            regions: How many regions to look at. `auto` is none for what stands on an even ground, as products in a
+                catalogue do.
+            box: The only thing to be looked at, in pixels of the file, upright.
+
+        Returns:
+            At least one; that of the whole picture first, unless a box is given.
+
+        Raises:
+            PictureError: The picture cannot be used.
+            UsageError: The box does not lie in the picture, or `regions` makes no sense.
+            DamagedIndexError: The encoder is damaged.
+        """
+        if not isinstance(regions, str) and not 1 <= regions <= MOST_REGIONS:
+            raise UsageError(f"expected 1 to {MOST_REGIONS} regions, found {regions}")
+        if box is not None:
+            return self._in_box(self._photo(data), box)
+        photo = None if regions == "whole" else open_photo(data, self._manifest.policy)
+        return [self.whole(data)] if photo is None else self.views_of_photo(photo, regions)
+
+    def views_of_photo(self, photo: Photo, regions: Regions) -> list[View]:
+        """Do `views` for a photo that is decoded.
+
+        Args:
+            photo: Any.
+            regions: As for `views`.
+        """
+        is_plain = has_even_ground(photo.pixels)
+        if regions == "auto" and (is_plain or self._steps.moves):
+            regions = "whole"
+        embedding, likely = self._look(photo, is_plain=is_plain)
+        found: list[Region] = []
+        if isinstance(regions, int):
+            found = many_regions(photo.pixels, likely, regions)
+        elif regions == "auto" and likely:
+            found = shown_twice(photo.pixels, likely.boxes[0], likely.plane)
+        whole = View(self._projected(embedding[None])[0])
+        return self._checked([whole, *self._of_regions(photo, found)])
+
+    def detections(self, data: bytes, least_score: float) -> list[Detection]:
+        """Say where items are in a picture file.
+
+        Args:
+            data: The file.
+            least_score: Of a box, 0 to 1.
+
+        Returns:
+            The surest first, in pixels of the file; none where there is no item.
+
+        Raises:
+            PictureError: The picture cannot be used.
+            MissingComponentError: The index has no detector.
+            DamagedIndexError: The detector is damaged.
+        """
+        if self._manifest.detector is None:
+            raise MissingComponentError(
+                f"expected an index with a detector, found none in {self._directory}",
+                hint="imgsearch train --objective detect makes one, and build-index --detector takes it",
+            )
+        photo = self._photo(data)
+        detected = self._detected(photo)
+        height, width = photo.size
+        return found(detected.scores, detected.boxes, width, height, least_score=least_score)
+
+    def objects(self, data: bytes) -> list[Thing]:
+        """Look at each item in a picture file by itself.
+
+        Items are what the detector finds; without one, what stands out from the edge of the picture.
+
+        Returns:
+            In reading order; none where nothing was found.
+
+        Raises:
+            PictureError: The picture cannot be used.
+            DamagedIndexError: The encoder or the detector is damaged.
+        """
+        photo = self._photo(data)
+        height, width = photo.pixels.shape[:2]
+        spec = self._manifest.encoder
+        if self._manifest.detector:
+            detected = self._detected(photo)
+            detections = found(detected.scores, detected.boxes, width, height)
+            mask = of_photo(detected.mask, (height, width), spec.fit)
+            likely = Likely(mask, [each.box for each in detections])
+            scores: list[float | None] = [each.score for each in detections]
+        else:
+            square = fit(photo.pixels, spec.size, spec.fit)
+            seen = salient(photo.pixels, look(self._opened_encoder(), square).features, spec.fit)
+            if seen is None:
+                return []
+            likely = Likely(seen.plane, parts(seen.plane, LEVEL, (height, width)) or seen.boxes)
+            scores = [None] * len(likely.boxes)
+        things = []
+        for box, score in in_reading_order(list(zip(likely.boxes, scores, strict=True))):
+            views = self._of_regions(photo, shown_twice(photo.pixels, box, likely.plane))
+            usable = [view for view in views if np.isfinite(view.vector).all()]
+            if usable:
+                things.append(Thing(stretched(box, (height, width), photo.size), score, usable))
+        return things
+
+    def _photo(self, data: bytes) -> Photo:
+        photo = open_photo(data, self._manifest.policy)
+        if photo is None:
+            raise PictureError("too_large", "too large, or too odd, to look at parts of it")
+        return photo
+
+    def _detected(self, photo: Photo) -> Detected:
+        detector = self._opened_detector()
+        return detector.detect(fit(photo.pixels, detector.spec.size, detector.spec.fit))
+
+    def embed(self, squares: Iterable[Pixels]) -> Iterator[Embeddings]:
+        """Bring pictures into the searched space, many at once; see `Index.embed`."""
+        for embedding in self._checked_encoder(for_one=False).encode_stream(squares):
+            yield self._projected(embedding)
+
+    def _look(self, photo: Photo, *, is_plain: bool) -> tuple[Embeddings, Likely | None]:
+        """Look at the whole, and at where in it items are likely to be."""
+        spec = self._manifest.encoder
+        square = stepped_and_fitted(photo.pixels, spec.size, spec.fit, self._steps)
+        # Of a picture that was trimmed or turned, the square shows other places than the photo does.
+        shows_photo = not (is_plain or self._steps.moves)
+        if self._manifest.detector and shows_photo:
+            detected = self._opened_detector().detect(square)
+            height, width = photo.pixels.shape[:2]
+            mask = of_photo(detected.mask, (height, width), spec.fit)
+            # Of one item the mask knows the extent better than the surest box (docs/benchmarks.md).
+            boxes = parts(mask, _ITEM, (height, width))
+            return detected.embedding, Likely(mask, boxes) if boxes else None
+        seen = look(self._opened_encoder(), square)
+        return seen.embedding, salient(photo.pixels, seen.features if shows_photo else None, spec.fit)
+
+    def _in_box(self, photo: Photo, box: Box) -> list[View]:
+        height, width = photo.size
+        if min(box.x, box.y) < 0 or box.x + box.width > width or box.y + box.height > height:
+            raise UsageError(
+                f"expected a box within the picture, which has {width} x {height} pixels,"
+                f" found {box.x},{box.y},{box.width},{box.height}"
+            )
+        anywhere = np.ones((1, 1), np.float32)
+        regions = shown_twice(photo.pixels, stretched(box, photo.size, photo.pixels.shape[:2]), anywhere)
+        return self._checked([View(view.vector, box) for view in self._of_regions(photo, regions)])
+
+    def _of_regions(self, photo: Photo, regions: Sequence[Region]) -> list[View]:
+        spec = self._manifest.encoder
+        views: list[View] = []
+        for start in range(0, len(regions), _BATCH):
+            some = regions[start : start + _BATCH]
+            squares = [stepped_and_fitted(region.pixels, spec.size, spec.fit, self._steps) for region in some]
+            vectors = self._projected(encode(self._opened_encoder(), np.stack(squares)))
+            views += [
+                View(vector, stretched(region.box, photo.pixels.shape[:2], photo.size))
+                for vector, region in zip(vectors, some, strict=True)
+            ]
+        return views
+
+    def _checked(self, views: list[View]) -> list[View]:
+        """Leave out what the encoder found nothing in."""
+        usable = [view for view in views if np.isfinite(view.vector).all()]
+        if not usable:
+            raise PictureError("bad_embedding", "the encoder found nothing in this picture")
+        return usable
+
+    def _projected(self, embeddings: Embeddings) -> Embeddings:
+        return self._projection.apply(embeddings) if self._projection else embeddings
+
+    def _opened_encoder(self) -> Encoder:
+        if self._encoder is None:
+            # A detector is its encoder, too: to open both would take twice as long.
+            self._encoder = self._opened_detector() if self._manifest.detector else self._checked_encoder(for_one=True)
+        return self._encoder
+
+    def _opened_detector(self) -> Detector:
+        if self._detector is None:
+            spec, folder = self._manifest.detector, self._manifest.detector_folder
+            assert spec is not None
+            self._require_whole(spec, folder)
+            self._detector = Detector(spec, self._directory / folder / GRAPH_FILE)
+        return self._detector
+
+    def _checked_encoder(self, *, for_one: bool) -> Encoder:
+        spec, folder = self._manifest.encoder, self._manifest.encoder_folder
+        self._require_whole(spec, folder)
+        return open_encoder(spec, self._directory / folder, for_one=for_one)
+
+    def _require_whole(self, spec: EncoderSpec, folder: str) -> None:
+        for name in exported_files(spec):
+            store.check_truth(self._directory, self._manifest, f"{folder}/{name}")

@@ -1,0 +1,1 @@
+"""A photo → boxes worth embedding, and what stands in them."""

@@ -1,0 +1,96 @@
+"""Anchors: the boxes that a single-shot detector starts from, and which of them stand for what is in a picture.
+
+Liu et al.: SSD: Single Shot MultiBox Detector (2016). All boxes are left, top, right, bottom, as shares of the side of
+the square that the detector sees.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Corners = NDArray[np.float32]
+
+# Pixels of the square to a cell of each map that anchors stand on.
+STRIDES = (8, 16, 32)
+# Of a cell's anchors: the root of its area in cells, and its width over its height.
+SIZES = (3.0, 4.5)
+RATIOS = (0.5, 1.0, 2.0)
+ANCHORS_OF_A_CELL = len(SIZES) * len(RATIOS)
+
+# An anchor stands for an item when it overlaps with it by this much, or nearly as much as the best anchor does: those
+# of a long or tiny item are all unlike it. It stands for the ground below the last number; between, it is asked for
+# nothing.
+_IS_ITEM = 0.5
+_NEARLY = 0.85
+_IS_GROUND = 0.4
+
+ITEM, GROUND, NEITHER = 1, 0, -1
+
+
+def cells(size: int, stride: int) -> int:
+    """Count the cells of a map along a side, as convolutions with padding leave them."""
+    return -(-size // stride)
+
+
+def anchor_boxes(size: int) -> Corners:
+    """Lay out the anchors of a detector.
+
+    Args:
+        size: Side of the square in pixels.
+
+    Returns:
+        float32 (anchors, 4): for each stride, row by row, cell by cell, `ANCHORS_OF_A_CELL`. They may reach out of
+        the square.
+    """
+    ratios = np.sqrt(np.tile(RATIOS, len(SIZES)))
+    roots = np.repeat(SIZES, len(RATIOS))
+    sides = np.stack([roots * ratios, roots / ratios], axis=1)
+    boxes = []
+    for stride in STRIDES:
+        middles = np.arange(cells(size, stride)) + 0.5
+        down, across = np.meshgrid(middles, middles, indexing="ij")
+        centres = np.stack([across, down], axis=-1)[:, :, None]
+        boxes.append(np.concatenate([centres - sides / 2, centres + sides / 2], axis=-1).reshape(-1, 4) * stride / size)
+    return np.concatenate(boxes).astype(np.float32)
+
+
+def matched(anchors: Corners, boxes: Corners) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Say what each anchor stands for.
+
+    The anchors that overlap most with an item always stand for it, so that no item is without.
+
+    Args:
+        anchors: float32 (anchors, 4).
+        boxes: float32 (items, 4).
+
+    Returns:
+        int64 (anchors,): `ITEM`, `GROUND` or `NEITHER`; and which item each overlaps with most, 0 where there is none.
+    """
+    if not len(boxes):
+        nothing = np.zeros(len(anchors), np.int64)
+        return nothing + GROUND, nothing
+    overlaps = overlaps_of(anchors, boxes)
+    nearest = overlaps.argmax(axis=1)
+    most = overlaps.max(axis=1)
+    enough = np.minimum(_IS_ITEM, _NEARLY * overlaps.max(axis=0))
+    kinds = np.where(most >= enough[nearest], ITEM, np.where(most < _IS_GROUND, GROUND, NEITHER))
+    best = overlaps.argmax(axis=0)
+    kinds[best] = ITEM
+    nearest[best] = np.arange(len(boxes))
+    return kinds, nearest
+
+
+def overlaps_of(boxes: Corners, others: Corners) -> NDArray[np.float32]:
+    """Compute the intersection over union of every box with every other.
+
+    Args:
+        boxes: float32 (n, 4).
+        others: float32 (m, 4).
+
+    Returns:
+        float32 (n, m), 0 to 1; 0 for boxes without area.
+    """
+    first, second = boxes[:, None], others[None]
+    start, end = np.maximum(first[..., :2], second[..., :2]), np.minimum(first[..., 2:], second[..., 2:])
+    shared = np.prod(np.maximum(0, end - start), axis=2)
+    areas = [np.prod(np.maximum(0, each[..., 2:] - each[..., :2]), axis=2) for each in (first, second)]
+    return np.asarray(shared / np.maximum(areas[0] + areas[1] - shared, 1e-12), np.float32)

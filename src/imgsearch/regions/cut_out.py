@@ -1,0 +1,96 @@
+"""Cut an item out of its ground, and put it on white, as it stands in the catalogue."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsearch.images.boxes import Box, stretched
+from imgsearch.images.decode import Pixels
+from imgsearch.images.transform import reduce
+
+# GrabCut's time grows with the pixels; more of them brought no better answers.
+_WORKED_SIDE = 120
+_ROUNDS = 3
+
+# What lies this much of a box's longer side outside of it is ground for sure.
+_AROUND = 0.25
+
+# What is at least so likely to be item, in a box, may be item; elsewhere it may be ground.
+_LIKELY = 0.6
+
+# A part of the item that is this much smaller than its largest is dirt.
+_LEAST_PART = 0.1
+# Of the box, what an item fills at least.
+_LEAST_SHARE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class CutOut:
+    """An item on white.
+
+    Attributes:
+        pixels: RGB, uint8, of the box.
+        box: Around the item, in the photo's pixels.
+    """
+
+    pixels: Pixels
+    box: Box
+
+
+def cut_out(photo: Pixels, box: Box, likely: NDArray[np.float32]) -> CutOut | None:
+    """Find which pixels in and about a box are the item, by their colours (GrabCut: Rother et al., 2004).
+
+    Args:
+        photo: RGB, uint8 (height, width, 3).
+        box: Where the item is, about.
+        likely: How likely each part of the photo is to be item, about 0 to 1; of any size, stretched over the photo.
+
+    Returns:
+        The item, whose box may be another than `box`; None if it cannot be told from its ground.
+    """
+    small = reduce(photo, _WORKED_SIDE)
+    height, width = small.shape[:2]
+    inner = stretched(box, photo.shape[:2], (height, width))
+    guess = np.asarray(cv2.resize(likely, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+    around = max(1, round(_AROUND * max(inner.width, inner.height)))
+    marks = np.full((height, width), cv2.GC_BGD, np.uint8)
+    # A pixel at the least stays ground on each side, for there must be some.
+    marks[
+        max(1, inner.y - around) : min(height - 1, inner.y + inner.height + around),
+        max(1, inner.x - around) : min(width - 1, inner.x + inner.width + around),
+    ] = cv2.GC_PR_BGD
+    inside = (slice(inner.y, inner.y + inner.height), slice(inner.x, inner.x + inner.width))
+    marks[inside][(guess[inside] > _LIKELY) & (marks[inside] == cv2.GC_PR_BGD)] = cv2.GC_PR_FGD
+    if np.count_nonzero(marks == cv2.GC_PR_FGD) < 9 or np.count_nonzero(marks == cv2.GC_BGD) < 9:
+        return None
+    cv2.setRNGSeed(0)  # its k-means begins by chance
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.grabCut(np.ascontiguousarray(small), marks, (0, 0, 1, 1), *models, _ROUNDS, cv2.GC_INIT_WITH_MASK)
+    item = _large_parts(np.isin(marks, (cv2.GC_FGD, cv2.GC_PR_FGD)))
+    if np.count_nonzero(item) < max(9, _LEAST_SHARE * inner.area):
+        return None
+    found = stretched(Box(*cv2.boundingRect(item.astype(np.uint8))), (height, width), photo.shape[:2])
+    opacity = cv2.resize(item.astype(np.float32), photo.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    return CutOut(on_white(crop(photo, found), crop(np.asarray(opacity, np.float32), found)), found)
+
+
+def on_white(picture: Pixels, opacity: NDArray[np.float32]) -> Pixels:
+    """Put white where a picture is not opaque: RGB, uint8, and (height, width), 0 to 1, of the same size."""
+    shown = opacity[:, :, None]
+    return np.asarray(np.rint(picture * shown + 255 * (1 - shown)), np.uint8)
+
+
+def crop(plane: NDArray, box: Box) -> NDArray:  # type: ignore[type-arg]  # of any type, and the same that it gets
+    """Take what lies in a box, which lies in the picture."""
+    return plane[box.y : box.y + box.height, box.x : box.x + box.width]
+
+
+def _large_parts(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    count, labels, facts, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    if count < 2:
+        return mask
+    areas = np.asarray(facts)[:, cv2.CC_STAT_AREA].copy()
+    areas[0] = 0
+    return np.asarray((areas >= _LEAST_PART * areas.max())[labels] & mask, np.bool_)

@@ -1,0 +1,138 @@
+"""Say which parts of a photo are worth a look of their own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from imgsearch.images.boxes import Box, overlaps, stretched
+from imgsearch.images.decode import Pixels
+from imgsearch.images.transform import Fit
+from imgsearch.regions.cut_out import crop, cut_out
+from imgsearch.regions.salience import SIDE, Plane, salience, salient_box
+from imgsearch.regions.windows import windows
+
+# Boxes that share more of what they cover show the same.
+_SAME = 0.7
+# A part of a plane that has fewer cells is no item of its own.
+_FEWEST_CELLS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A part of a photo.
+
+    Attributes:
+        box: Where, in the photo's pixels.
+        pixels: What an encoder is to see of it: RGB, uint8; the box, or the item in it on white.
+    """
+
+    box: Box
+    pixels: Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Likely:
+    """Where an item is likely to be.
+
+    Attributes:
+        plane: float32, stretched over the photo: about 0 where there is ground, about 1 where there is an item.
+        boxes: Around items, the surest first, in the photo's pixels.
+    """
+
+    plane: Plane
+    boxes: Sequence[Box]
+
+
+def salient(photo: Pixels, features: Plane | None, how: Fit) -> Likely | None:
+    """Find what differs from the edge of a photo.
+
+    Args:
+        photo: RGB, uint8 (height, width, 3).
+        features: An encoder's map of the photo, fitted; None where there is none: then colours have to do.
+        how: It was fitted.
+
+    Returns:
+        One box; None where nothing differs.
+    """
+    # A square that was cropped does not show all of it.
+    plane = None if features is None or how == "crop" else salience(of_photo(features, photo.shape[:2], how))
+    if plane is None:
+        small = cv2.resize(photo, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+        plane = salience(np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2LAB), np.float32))
+    if plane is None:
+        return None
+    return Likely(plane, (stretched(salient_box(plane), (SIDE, SIDE), photo.shape[:2]),))
+
+
+def shown_twice(photo: Pixels, box: Box, plane: Plane) -> list[Region]:
+    """Show what is in a box as it stands there, and cut out, on white, if it can be told from its ground.
+
+    Each finds items that the other does not (docs/benchmarks.md), and two are what a query may cost beside the whole.
+
+    Args:
+        photo: RGB, uint8 (height, width, 3).
+        box: In its pixels.
+        plane: As in `Likely`.
+    """
+    found = cut_out(photo, box, plane)
+    regions = [Region(box, crop(photo, box))]
+    return regions if found is None else [*regions, Region(found.box, found.pixels)]
+
+
+def parts(plane: Plane, level: float, size: tuple[int, int]) -> list[Box]:
+    """Find what stands apart in a plane.
+
+    Args:
+        plane: float32, stretched over a photo.
+        level: What is above belongs to a part.
+        size: Height and width of the photo.
+
+    Returns:
+        A box around each part that is not tiny, in the photo's pixels; the one with the greatest sum first.
+    """
+    count, labels, facts, _ = cv2.connectedComponentsWithStats((plane > level).astype(np.uint8))
+    sums = np.bincount(labels.reshape(-1), plane.reshape(-1), count)
+    large = [number for number in range(1, count) if facts[number][cv2.CC_STAT_AREA] >= _FEWEST_CELLS]
+    large.sort(key=lambda number: -sums[number])
+    return [stretched(Box(*map(int, facts[number][:4])), plane.shape[:2], size) for number in large]
+
+
+def many_regions(photo: Pixels, likely: Likely | None, count: int) -> list[Region]:
+    """Show likely items, each twice, and then windows of a grid, until there are enough.
+
+    Args:
+        photo: RGB, uint8 (height, width, 3).
+        likely: Where its items are; None if nothing is known.
+        count: How many regions at most.
+    """
+    regions = [region for box in likely.boxes for region in shown_twice(photo, box, likely.plane)] if likely else []
+    for window in windows(*photo.shape[:2]):
+        if len(regions) >= count:
+            break
+        if not regions or overlaps([window], [region.box for region in regions]).max() <= _SAME:
+            regions.append(Region(window, crop(photo, window)))
+    return regions[:count]
+
+
+def of_photo(features: Plane, size: tuple[int, int], how: Fit) -> Plane:
+    """Take from a map of a fitted square what shows the photo, and no padding.
+
+    Args:
+        features: (cells, cells, ...).
+        size: Height and width of the photo.
+        how: It was fitted.
+
+    Returns:
+        (height, width, ...), a view.
+    """
+    if how != "pad":
+        return features
+    cells = features.shape[0]
+    longest = max(size)
+    # Cells that show some of the padding would look like ground to all others.
+    inner = [max(1, int(cells * side / longest + 1e-6)) for side in size]
+    inner = [max(1, side - (cells - side) % 2) for side in inner]
+    top, left = ((cells - side) // 2 for side in inner)
+    return features[top : top + inner[0], left : left + inner[1]]

@@ -1,0 +1,79 @@
+"""Where a photo differs from what lies along its edge: there the item is."""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsearch.images.boxes import Box
+
+Plane = NDArray[np.float32]
+
+# The plane that boxes are looked for in has this side: 8 pixels of an encoder's 224 a cell.
+SIDE = 28
+
+# Of what all but the most salient cells stay below, so much is taken off before a box is looked for: what is less
+# salient then counts against it. docs/benchmarks.md has the figures.
+_PEAK = 0.97
+LEVEL = 0.68
+
+# A box has at least this many cells a side, of an item a ninth of the photo.
+_SMALLEST = 3
+
+
+def salience(features: NDArray[np.floating]) -> Plane | None:
+    """Say how much each part of a photo differs from what lies along its edge.
+
+    Items seldom touch the edge of a photo, and their ground does (the boundary prior of Wei et al., Geodesic Saliency
+    Using Background Priors, 2012). So the distance of a cell's features from the nearest ones on the edge is large on
+    the item, whatever the ground looks like.
+
+    Args:
+        features: A feature map of the photo and nothing but it, (height, width, channels).
+
+    Returns:
+        float32 (SIDE, SIDE), stretched over the photo: 0 where it is least, 1 where all but 3 % is less. None for a map
+        of less than four cells a side, or where nothing differs from anything.
+    """
+    height, width, channels = features.shape
+    if min(height, width) < 4:
+        return None
+    edge = np.ones((height, width), np.bool_)
+    edge[1:-1, 1:-1] = False
+    cells = np.asarray(features, np.float32).reshape(-1, channels)
+    around = cells[edge.reshape(-1)]
+    squared = (cells**2).sum(1)[:, None] + (around**2).sum(1) - 2 * cells @ around.T
+    # The second nearest, for the nearest of a cell on the edge is itself.
+    second = np.partition(np.maximum(squared, 0), 1, axis=1)[:, 1]
+    distances = np.sqrt(second).reshape(height, width).astype(np.float32)
+    plane = np.asarray(cv2.resize(distances, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR), np.float32)
+    plane -= plane.min()
+    peak = float(np.quantile(plane, _PEAK))
+    if not (np.isfinite(peak) and peak > 0):
+        return None
+    return np.asarray(plane / peak, np.float32)
+
+
+def salient_box(plane: Plane) -> Box:
+    """Find the box that holds most of what is salient and least of what is not.
+
+    The rectangle of the greatest sum of salience less a level, by Kadane's scan between every two rows (Bentley, 1984).
+
+    Args:
+        plane: As from `salience`.
+
+    Returns:
+        In cells of the plane.
+    """
+    sums = np.zeros((SIDE + 1, SIDE + 1))
+    sums[1:, 1:] = (plane - LEVEL).cumsum(0).cumsum(1)
+    best, found = -np.inf, Box(0, 0, SIDE, SIDE)
+    for top in range(SIDE - _SMALLEST + 1):
+        strips = sums[top + _SMALLEST :] - sums[top]  # of every lower edge: sums from the left edge to each column
+        least = np.minimum.accumulate(strips[:, : SIDE + 1 - _SMALLEST], axis=1)
+        gains = strips[:, _SMALLEST:] - least
+        row, column = divmod(int(gains.argmax()), gains.shape[1])
+        if gains[row, column] > best:
+            best = float(gains[row, column])
+            left = int(strips[row, : column + 1].argmin())
+            found = Box(left, top, column + _SMALLEST - left, row + _SMALLEST)
+    return found

@@ -1,0 +1,170 @@
+"""A single-shot detector on the maps of a frozen encoder.
+
+A pyramid of features is laid over the encoder's own maps at the strides 4, 8, 16 and 32, down (Lin et al.: Feature
+Pyramid Networks, 2017) and up again (Liu et al.: Path Aggregation Network, 2018): without the way up, boxes of large
+items, which come from the coarsest map, are loose. From the three coarser levels a shared head predicts score and box
+for every anchor; from the finest a mask is made, item or ground.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from imgsearch.errors import UsageError
+from imgsearch.regions.anchors import ANCHORS_OF_A_CELL, STRIDES, anchor_boxes, cells
+
+FINEST = 4
+
+# So few that the heads cost a third of the default encoder, with which they share every pass.
+_CHANNELS = 48
+_MASK_CHANNELS = 32
+_HEAD_DEPTH = 2
+# Of anchors only one in a hundred stands for an item; a head that says so from the start learns steadily (Lin et al.:
+# Focal Loss for Dense Object Detection, 2017, section 3.3).
+_FIRST_SCORE = 0.01
+# No box is more than e^4 times as large as its anchor.
+_LARGEST_STEP = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """One set of layers, seen in two ways.
+
+    Attributes:
+        training: Pictures to `predictions`, float32 (N, anchors, 5): a logit, and a box of which nothing is cut off;
+            and `mask`, logits (N, M, M).
+        detector: Pictures to embeddings (N, D), scores (N, anchors), boxes (N, anchors, 4) and mask (N, M, M).
+    """
+
+    training: keras.Model
+    detector: keras.Model
+
+
+def build_detector(encoder: keras.Model, seed: int) -> Networks:
+    """Put heads on an encoder, which is frozen.
+
+    Args:
+        encoder: uint8 (N, size, size, 3) to embeddings (N, D).
+        seed: Of the weights that the heads start with.
+
+    Raises:
+        UsageError: The encoder has no map that is fine enough.
+    """
+    encoder.trainable = False
+    size = encoder.input_shape[1]
+    starts = _Starts(seed)
+    pyramid = _pyramid(_maps(encoder, size), size, starts)
+    raw = _predictions(pyramid, starts)
+    logits = raw[:, :, 0]
+    boxes = _decoded(raw[:, :, 1:], anchor_boxes(size))
+    predictions = layers.Concatenate(name="predictions")([ops.expand_dims(logits, -1), boxes])
+    mask = _mask(pyramid[FINEST], cells(size, FINEST), starts)
+    outputs = [
+        encoder.outputs[0],
+        layers.Activation("sigmoid", name="scores")(logits),
+        ops.clip(boxes, 0.0, 1.0),
+        layers.Activation("sigmoid", name="mask_shares")(mask),
+    ]
+    return Networks(
+        keras.Model(encoder.inputs, {"predictions": predictions, "mask": mask}, name="training"),
+        keras.Model(encoder.inputs, outputs, name="detector"),
+    )
+
+
+class _Starts:
+    """Gives each layer a start of its own, all from one seed."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed * 1000
+
+    def __call__(self, kind: type[Any] = keras.initializers.HeNormal, **options: Any) -> Any:
+        self._seed += 1
+        return kind(seed=self._seed, **options)
+
+
+def _maps(encoder: keras.Model, size: int) -> dict[int, Any]:
+    """Find the last map of each stride on the way to the embeddings."""
+    found: dict[int, Any] = {}
+    for layer in encoder.layers:
+        shape = tuple(getattr(layer.output, "shape", ()))  # a list of outputs has none
+        for stride in (FINEST, *STRIDES):
+            if len(shape) == 4 and shape[1:3] == (cells(size, stride),) * 2:
+                found[stride] = layer.output
+    if FINEST not in found or STRIDES[0] not in found:
+        raise UsageError(
+            f"expected an encoder with maps at strides {FINEST} and {STRIDES[0]}, found {sorted(found) or 'none'}",
+            hint="efficientnet-lite0 has them",
+        )
+    return found
+
+
+def _convolved(tensor: Any, channels: int, kernel: int, starts: _Starts, name: str, strides: int = 1) -> Any:
+    tensor = layers.Conv2D(
+        channels, kernel, strides, "same", use_bias=False, kernel_initializer=starts(), name=f"{name}_conv"
+    )(tensor)
+    return layers.ReLU(name=f"{name}_relu")(layers.BatchNormalization(momentum=0.95, name=f"{name}_norm")(tensor))
+
+
+def _pyramid(maps: dict[int, Any], size: int, starts: _Starts) -> dict[int, Any]:
+    """Give every map the context of the coarser ones, and then the detail of the finer ones."""
+    levels: dict[int, Any] = {}
+    for stride in (FINEST, *STRIDES):
+        name = f"lateral{stride}"
+        if stride in maps:
+            levels[stride] = _convolved(maps[stride], _CHANNELS, 1, starts, name)
+        else:  # the encoder ends before
+            levels[stride] = _convolved(levels[stride // 2], _CHANNELS, 3, starts, name, strides=2)
+    coarser = levels[STRIDES[-1]] = _convolved(levels[STRIDES[-1]], _CHANNELS, 3, starts, "context")
+    for stride in reversed((FINEST, *STRIDES[:-1])):
+        above = layers.UpSampling2D(interpolation="bilinear", name=f"above{stride}")(coarser)
+        if above.shape[1:3] != levels[stride].shape[1:3]:  # an odd number of cells was halved
+            above = above[:, : cells(size, stride), : cells(size, stride)]
+        coarser = levels[stride] = layers.Add(name=f"joined{stride}")([levels[stride], above])
+    finer = levels[FINEST] = _convolved(coarser, _MASK_CHANNELS, 3, starts, "finest")
+    for stride in STRIDES:
+        below = _convolved(finer, _CHANNELS, 3, starts, f"below{stride}", strides=2)
+        finer = levels[stride] = layers.Add(name=f"level{stride}")([levels[stride], below])
+    return levels
+
+
+def _predictions(pyramid: dict[int, Any], starts: _Starts) -> Any:
+    """Predict (N, anchors, 5) with a head that all levels share; it reaches as far as the sides of its anchors."""
+    inner = [
+        layers.Conv2D(_CHANNELS, 3, padding="same", activation="relu", kernel_initializer=starts(), name=f"head{depth}")
+        for depth in range(_HEAD_DEPTH)
+    ]
+    last = layers.Conv2D(
+        5 * ANCHORS_OF_A_CELL,
+        3,
+        padding="same",
+        kernel_initializer=starts(keras.initializers.RandomNormal, stddev=0.01),
+        name="head_last",
+    )
+    outputs = []
+    for stride in STRIDES:
+        tensor = pyramid[stride]
+        for layer in inner:
+            tensor = layer(tensor)
+        outputs.append(layers.Reshape((-1, 5), name=f"anchors{stride}")(last(tensor)))
+    kernel, _ = last.get_weights()
+    bias = np.tile([np.log(_FIRST_SCORE / (1 - _FIRST_SCORE)), 0, 0, 0, 0], ANCHORS_OF_A_CELL)
+    last.set_weights([kernel, bias.astype(np.float32)])
+    return layers.Concatenate(axis=1, name="raw")(outputs)
+
+
+def _decoded(steps: Any, anchors: Any) -> Any:
+    """Move and scale anchors, as SSD does but without its variances: (N, anchors, 4)."""
+    sides = anchors[:, 2:] - anchors[:, :2]
+    middles = (anchors[:, 2:] + anchors[:, :2]) / 2
+    middle = steps[:, :, :2] * sides + middles
+    half = ops.exp(ops.clip(steps[:, :, 2:], -_LARGEST_STEP, _LARGEST_STEP)) * (sides / 2)
+    return layers.Concatenate(name="corners")([middle - half, middle + half])
+
+
+def _mask(finest: Any, side: int, starts: _Starts) -> Any:
+    tensor = _convolved(finest, _MASK_CHANNELS, 3, starts, "mask_first")
+    logits = layers.Conv2D(1, 3, padding="same", kernel_initializer=starts(), name="mask_last")(tensor)
+    return layers.Reshape((side, side), name="mask")(logits)
