@@ -17,7 +17,7 @@ from imgsearch.images.transform import fit
 from imgsearch.index import store
 from imgsearch.index.store import read_manifest
 
-COLOR = {"backbone": "handcrafted:color", "backend": "exact"}
+COLOR = {"backbone": "handcrafted:color", "backend": "exact", "trim": False}
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def grey(file: Path, target: Path) -> Path:
     "steps", ["grayscale", "binarize=otsu", "rotate=90", "denoise,equalize", "deskew,crop-foreground"]
 )
 def test_pictures_are_embedded_as_they_are_after_the_steps(small, tmp_path, steps):
-    build_index(small, tmp_path / "index", preprocess=steps, **COLOR)
+    build_index(small, tmp_path / "index", preprocess=steps, **(COLOR | {"trim": "crop-foreground" in steps}))
 
     rows = np.load(tmp_path / "index/gen-000001" / store.EMBEDDINGS)
     encoder = HandcraftedEncoder(choose_spec("handcrafted:color"))
@@ -109,7 +109,7 @@ def test_a_step_that_does_not_exist_is_a_usage_error_and_changes_nothing(small, 
 
 
 def test_embeddings_are_preprocessed_by_embed_and_an_index_of_them_knows(small, index, tmp_path, contents):
-    embed(small, tmp_path / "embeddings", backbone="handcrafted:color", preprocess="grayscale")
+    embed(small, tmp_path / "embeddings", backbone="handcrafted:color", preprocess="grayscale", trim=False)
     build_index(tmp_path / "embeddings", tmp_path / "other", backend="exact")
 
     assert contents(tmp_path / "other") == contents(index)
@@ -134,7 +134,7 @@ def test_the_program_preprocesses_and_says_so(imgsearch, small, tmp_path):
     wrong = imgsearch("build-index", small, "--index", "idx", "--preprocess", "paint")
 
     assert (built.returncode, wrong.returncode) == (0, 2)
-    assert "preprocessing   grayscale" in imgsearch("info", "--index", "idx").stdout
+    assert "preprocessing   crop-foreground,grayscale" in imgsearch("info", "--index", "idx").stdout
     assert "hint: steps are" in wrong.stderr
 
 
@@ -159,8 +159,34 @@ def test_a_model_s_own_steps_are_not_replaced_where_only_steps_are_given(small, 
 def test_a_model_takes_the_place_of_an_encoder_with_steps_only_if_they_are_named_or_its_own(small, index, tiny_models):
     build_index(small, index, backbone=str(tiny_models / "grey.keras"))
     assert read_manifest(index).encoder.steps == "grayscale"
-    build_index(small, index, preprocess="", backbone="handcrafted:color")  # a model's steps go with the model
+    build_index(small, index, preprocess="", **COLOR)  # a model's steps go with the model
     assert read_manifest(index).encoder.steps == ""
+
+
+def test_a_new_index_is_trimmed_and_one_of_before_is_not_unless_that_is_said(small, tmp_path):
+    build_index(small, tmp_path / "new", backbone="handcrafted:color", backend="exact")
+    build_index(small, tmp_path / "plain", **COLOR)
+
+    assert not build_index(small, tmp_path / "new").published
+    assert not build_index(small, tmp_path / "plain").published
+    assert read_manifest(tmp_path / "new").encoder.steps == "crop-foreground"
+    assert build_index(small, tmp_path / "new", preprocess="grayscale").embedded == 12
+    assert read_manifest(tmp_path / "new").encoder.steps == "crop-foreground,grayscale"
+    assert build_index(small, tmp_path / "new", preprocess="", trim=False).embedded == 12
+    assert read_manifest(tmp_path / "new").fingerprint == read_manifest(tmp_path / "plain").fingerprint
+
+
+def test_to_trim_and_not_to_trim_is_a_usage_error(small, tmp_path):
+    with pytest.raises(UsageError, match="found both"):
+        build_index(small, tmp_path / "index", preprocess="crop-foreground", trim=False)
+
+
+def test_a_model_is_trimmed_only_if_that_is_said(small, tiny_models, tmp_path):
+    build_index(small, tmp_path / "index", backbone=str(tiny_models / "classes.keras"), backend="exact")
+    assert read_manifest(tmp_path / "index").encoder.steps == ""
+
+    build_index(small, tmp_path / "index", backbone=str(tiny_models / "classes.keras"), trim=True)
+    assert read_manifest(tmp_path / "index").encoder.steps == "crop-foreground"
 
 
 def test_other_steps_than_those_of_a_model_ask_for_the_model_itself(small, tiny_models, tmp_path):

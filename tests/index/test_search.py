@@ -8,7 +8,7 @@ import pytest
 from imgsearch import Index, build_index
 from imgsearch.encoders import projection
 from imgsearch.errors import DamagedIndexError, NoIndexError, PictureError, UsageError
-from imgsearch.index import generation, search, store
+from imgsearch.index import generation, store, views
 from imgsearch.index.store import read_manifest
 
 BOTH = pytest.mark.parametrize("backend", ["exact", "annoy"])
@@ -24,7 +24,7 @@ def opened(built):
 
 @BOTH
 def test_a_picture_of_the_catalogue_finds_itself_without_an_encoder(built, opened, backend, monkeypatch):
-    monkeypatch.setattr(search, "open_encoder", lambda *_, **__: pytest.fail("an encoder was opened"))
+    monkeypatch.setattr(views, "open_encoder", lambda *_, **__: pytest.fail("an encoder was opened"))
 
     for file in sorted((built / "catalogue").rglob("*.png")):
         best = opened[backend].search(file, k=3)[0]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from imgsearch.encoders.adaptation import Gain
 from imgsearch.encoders.choice import choose_spec
-from imgsearch.encoders.spec import TABLE
+from imgsearch.encoders.spec import TABLE, EncoderSpec
 from imgsearch.errors import DamagedIndexError, LockedError, NoIndexError, OutputError
 from imgsearch.images.policy import FilePolicy
 from imgsearch.index import disk, store
@@ -31,7 +31,8 @@ names = st.from_regex(r"[A-Za-z0-9_-]{1,9}(/[A-Za-z0-9_.-]{0,9}[a-z]){0,2}", ful
 curves = st.lists(st.tuples(st.floats(-1, 1), st.floats(0, 1)), min_size=1, max_size=9).map(
     lambda knots: Curve("platt", *(tuple(sorted(values)) for values in zip(*knots, strict=True)))
 )
-manifests = st.builds(
+DETECTOR = EncoderSpec("items.keras", "detector", 224, "pad", 1280, "sha256:00")
+without_detector = st.builds(
     Manifest,
     generation=st.integers(1, 10**7),
     count=counts,
@@ -41,6 +42,8 @@ manifests = st.builds(
     policy=st.builds(FilePolicy, st.integers(1, 2**40 - 1), st.integers(1, 2**40 - 1), st.booleans(), st.booleans()),
     encoder=st.sampled_from([*(row.spec for row in TABLE.values()), choose_spec("vgg16+handcrafted:color=0.3")]),
     fingerprint=st.text("0123456789abcdef", min_size=16, max_size=16),
+    detector=st.none(),
+    detector_fingerprint=st.just(""),
     dims=counts,
     projection_count=counts,
     adaptation=st.none() | st.builds(Gain, counts, st.floats(0, 1), st.floats(0, 1)),
@@ -60,6 +63,9 @@ manifests = st.builds(
     metadata_sha256=hexes | st.just(""),
     files=st.dictionaries(names, st.builds(FileRecord, counts, hexes), max_size=5),
 )
+manifests = without_detector | without_detector.map(
+    lambda manifest: replace(manifest, detector=DETECTOR, detector_fingerprint="fedcba9876543210")
+)
 GOOD = Manifest(
     generation=3,
     count=2,
@@ -69,6 +75,8 @@ GOOD = Manifest(
     policy=FilePolicy(),
     encoder=TABLE["handcrafted"].spec,
     fingerprint="0123456789abcdef",
+    detector=DETECTOR,
+    detector_fingerprint="fedcba9876543210",
     dims=TABLE["handcrafted"].spec.dims,
     projection_count=0,
     adaptation=None,

@@ -129,14 +129,14 @@ class Viewer:
         is_plain = has_even_ground(photo.pixels)
         if regions == "auto" and (is_plain or self._steps.moves):
             regions = "whole"
-        embedding, likely = self._look(photo, is_plain=is_plain)
-        found: list[Region] = []
+        embedding, likely = self._look(photo, regions, is_plain=is_plain)
+        shown: list[Region] = []
         if isinstance(regions, int):
-            found = many_regions(photo.pixels, likely, regions)
-        elif regions == "auto" and likely:
-            found = shown_twice(photo.pixels, likely.boxes[0], likely.plane)
+            shown = many_regions(photo.pixels, likely, regions)
+        elif likely:
+            shown = shown_twice(photo.pixels, likely.boxes[0], likely.plane)
         whole = View(self._projected(embedding[None])[0])
-        return self._checked([whole, *self._of_regions(photo, found)])
+        return self._checked([whole, *self._of_regions(photo, shown)])
 
     def detections(self, data: bytes, least_score: float) -> list[Detection]:
         """Say where items are in a picture file.
@@ -214,13 +214,13 @@ class Viewer:
         for embedding in self._checked_encoder(for_one=False).encode_stream(squares):
             yield self._projected(embedding)
 
-    def _look(self, photo: Photo, *, is_plain: bool) -> tuple[Embeddings, Likely | None]:
-        """Look at the whole, and at where in it items are likely to be."""
+    def _look(self, photo: Photo, regions: Regions, *, is_plain: bool) -> tuple[Embeddings, Likely | None]:
+        """Look at the whole, and at where in it items are likely to be, if that is asked for and worth it."""
         spec = self._manifest.encoder
         square = stepped_and_fitted(photo.pixels, spec.size, spec.fit, self._steps)
         # Of a picture that was trimmed or turned, the square shows other places than the photo does.
         shows_photo = not (is_plain or self._steps.moves)
-        if self._manifest.detector and shows_photo:
+        if self._manifest.detector and shows_photo and regions != "whole":
             detected = self._opened_detector().detect(square)
             height, width = photo.pixels.shape[:2]
             mask = of_photo(detected.mask, (height, width), spec.fit)
@@ -228,7 +228,12 @@ class Viewer:
             boxes = parts(mask, _ITEM, (height, width))
             return detected.embedding, Likely(mask, boxes) if boxes else None
         seen = look(self._opened_encoder(), square)
-        return seen.embedding, salient(photo.pixels, seen.features if shows_photo else None, spec.fit)
+        features = seen.features if shows_photo else None
+        # Without a map only colours could tell where items are. Encoders without one take the ground away by
+        # themselves, and find fewer items on plain grounds when they are shown parts (docs/benchmarks.md).
+        if regions == "whole" or (regions == "auto" and features is None):
+            return seen.embedding, None
+        return seen.embedding, salient(photo.pixels, features, spec.fit)
 
     def _in_box(self, photo: Photo, box: Box) -> list[View]:
         height, width = photo.size

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsearch.encoders.runtime import Embeddings, OpenVinoEncoder, unit_rows
+from imgsearch.encoders.runtime import Embeddings, Look, OpenVinoEncoder, unit_rows
 from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.errors import DamagedIndexError
 from imgsearch.images.decode import Pixels
@@ -54,6 +54,10 @@ class Detector(OpenVinoEncoder):
         if not fits:
             found = ", ".join(side.to_string() for side in sides)
             raise DamagedIndexError(f"{graph} is no detector: beside an embedding it gives {found or 'nothing'}")
+
+    def look(self, picture: Pixels) -> Look:
+        """Encode one picture; there is no map, for `detect` says more."""
+        return Look(next(self.encode_stream([picture[None]]))[0], None)
 
     def detect(self, picture: Pixels) -> Detected:
         """Look at one picture.
