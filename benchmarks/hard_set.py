@@ -61,8 +61,8 @@ def hard_set(catalogue: Path, photographs: list[Path], folder: Path, seed: int) 
         rows = []
         for number, picture in enumerate(pictures):
             generator = np.random.default_rng([seed, number])
-            ground = _ground(scenery, pictures, number, generator)
-            scene = compose(ground, [trimmed(picture)], STYLE, generator)
+            back = ground(scenery, pictures, number, generator)
+            scene = compose(back, [trimmed(picture)], STYLE, generator)
             (box,) = scene.boxes
             name = f"{number:04d}.png"
             cv2.imwrite(str(folder / name), scene.photo[:, :, ::-1])
@@ -105,7 +105,7 @@ def trimmed(picture: Path) -> Pixels:
     return item[y : y + height, x : x + width]
 
 
-def _ground(scenery: list[Pixels], pictures: list[Path], number: int, generator: np.random.Generator) -> Pixels:
+def ground(scenery: list[Pixels], pictures: list[Path], number: int, generator: np.random.Generator) -> Pixels:
     """Take a square part of a photograph, or of a catalogue picture other than `number`."""
     if generator.random() < _PHOTOGRAPHS:
         whole = scenery[int(generator.integers(len(scenery)))]

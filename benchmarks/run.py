@@ -11,6 +11,7 @@ BENCHMARKS = (
     "quality",
     "encoders",
     "adaptation",
+    "regions",
     "calibration",
     "throughput",
     "isolation",

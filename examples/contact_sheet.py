@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsearch import Hit
+from imgsearch import Box, Hit
 from imgsearch.images.decode import decode
+from imgsearch.images.photo import Photo, drawn
 from imgsearch.images.transform import fit
 
 CELL = 128
@@ -20,7 +21,7 @@ Sheet = NDArray[np.uint8]
 
 
 def contact_sheet(rows: Sequence[tuple[Path, Sequence[Hit]]], catalogue: Path) -> bytes:
-    """Draw one row a query: the query left, its hits right, scores below.
+    """Draw one row a query: the query left, with the part that the first hit looks like, its hits right, scores below.
 
     Args:
         rows: Queries and what was found for them, the same number of hits for each.
@@ -35,7 +36,8 @@ def contact_sheet(rows: Sequence[tuple[Path, Sequence[Hit]]], catalogue: Path) -
     sheet = np.full((height, width, 3), 255, np.uint8)
     for number, (query, hits) in enumerate(rows):
         top = MARGIN + number * (CELL + CAPTION + MARGIN)
-        _place(sheet, query, top, MARGIN, "query")
+        boxes = [hit.box for hit in hits[:1] if hit.box]
+        _place(sheet, query, top, MARGIN, "query", boxes)
         for place, hit in enumerate(hits, start=1):
             left = MARGIN + GAP_AFTER_QUERY + place * (CELL + MARGIN)
             _place(sheet, catalogue / hit.path, top, left, f"{hit.rank}   {hit.score:.3f}")
@@ -43,8 +45,9 @@ def contact_sheet(rows: Sequence[tuple[Path, Sequence[Hit]]], catalogue: Path) -
     return png.tobytes()
 
 
-def _place(sheet: Sheet, file: Path, top: int, left: int, caption: str) -> None:
-    sheet[top : top + CELL, left : left + CELL] = fit(decode(file.read_bytes()), CELL)
+def _place(sheet: Sheet, file: Path, top: int, left: int, caption: str, boxes: Sequence[Box] = ()) -> None:
+    picture = decode(file.read_bytes())
+    sheet[top : top + CELL, left : left + CELL] = fit(drawn(Photo(picture, picture.shape[:2]), boxes), CELL)
     cv2.rectangle(sheet, (left - 1, top - 1), (left + CELL, top + CELL), (200, 200, 200), 1)
     # Captions are ASCII of our own making: OpenCV cannot draw, and may not survive, other text.
     at = (left, top + CELL + CAPTION - 6)

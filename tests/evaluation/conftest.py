@@ -79,6 +79,8 @@ def store_index(
         policy=FilePolicy(),
         encoder=spec,
         fingerprint=spec.fingerprint,
+        detector=None,
+        detector_fingerprint="",
         dims=dims,
         projection_count=0,
         adaptation=None,

@@ -136,7 +136,7 @@ def test_real_scores_are_ranked_as_naively(tmp_path, store_index, unit):
 
 
 def test_a_query_that_is_no_item_may_be_answered_by_any(index, vectors):
-    question = Question("photo.jpg", "here", "", vectors[7], right=np.array([7, 9]), right_answers=2)
+    question = Question("photo.jpg", "here", "", vectors[7:8], right=np.array([7, 9]), right_answers=2)
     found = judge(index, Questions((question,), 0, ()), "queries", labels_of(index.items, "product", COUNT), silent)
 
     rows = ranking(vectors, vectors[7])
@@ -147,8 +147,8 @@ def test_a_query_that_is_no_item_may_be_answered_by_any(index, vectors):
 
 def test_a_right_answer_that_the_index_lacks_is_never_found(index, vectors):
     questions = [
-        Question("half", "a", "", vectors[7], right=np.array([7]), right_answers=2),
-        Question("none", "b", "", vectors[7], right=np.empty(0, np.int64), right_answers=3),
+        Question("half", "a", "", vectors[7:8], right=np.array([7]), right_answers=2),
+        Question("none", "b", "", vectors[7:8], right=np.empty(0, np.int64), right_answers=3),
     ]
     found = judge(
         index, Questions(tuple(questions), 0, ()), "queries", labels_of(index.items, "product", COUNT), silent

@@ -8,7 +8,7 @@ import pytest
 from imgsearch import Index, build_index
 from imgsearch.encoders import projection
 from imgsearch.errors import DamagedIndexError, NoIndexError, PictureError, UsageError
-from imgsearch.index import generation, store, views
+from imgsearch.index import generation, search, store, views
 from imgsearch.index.store import read_manifest
 
 BOTH = pytest.mark.parametrize("backend", ["exact", "annoy"])

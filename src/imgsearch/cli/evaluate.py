@@ -34,6 +34,9 @@ def evaluate(
         bool, typer.Option("--self-test", help="Ask for photo-like variants of the catalogue's own pictures.")
     ] = False,
     sample: Annotated[int, typer.Option(metavar="N", min=1, help="Ask for so many items at most.")] = 1000,
+    regions: Annotated[
+        Literal["auto", "whole"], typer.Option(help="Look at parts of photos, too, as query does, or at none.")
+    ] = "auto",
     calibrate: Annotated[
         bool,
         typer.Option("--calibrate", help="Learn what scores mean; queries then show a probability. Of --self-test."),
@@ -112,6 +115,7 @@ def evaluate(
             self_test=self_test,
             calibrate=calibrate,
             sample=sample,
+            regions=regions,
             progress=progress,
         )
     record = as_record(found)

@@ -16,6 +16,7 @@ from imgsearch.evaluation.results import Evaluation, IndexRecall, Kind, Reliabil
 from imgsearch.evaluation.retrieval import judge, per_category
 from imgsearch.index.plan import BackendSettings
 from imgsearch.index.search import Index
+from imgsearch.index.views import Regions
 
 Location = str | os.PathLike[str]
 
@@ -36,6 +37,7 @@ def evaluate(
     self_test: bool = False,
     calibrate: bool = False,
     sample: int = SAMPLE,
+    regions: Regions = "auto",
     progress: Progress = _silent,
 ) -> Evaluation:
     """Measure how good an index is, and how good its answers are.
@@ -52,6 +54,7 @@ def evaluate(
         self_test: Ask for photo-like variants of the catalogue's own pictures.
         calibrate: Learn which probability of being right belongs to which score; `keep_calibration` stores it.
         sample: How many items are asked for at most.
+        regions: Where to look in queries that are photos, as for `Index.search`.
         progress: Told (stage, done, total).
 
     Returns:
@@ -82,7 +85,7 @@ def evaluate(
         if queries is not None or self_test or labels is not None:
             kind = "queries" if queries is not None else "self-test" if self_test else "labels"
             by = labels_of(opened.items, labels or "product", len(opened))
-            questions = _questions(opened, kind, by, queries, truth, sample, progress)
+            questions = _questions(opened, kind, by, queries, truth, sample, regions, progress)
             retrieval = judge(opened, questions, kind, by, progress)
         manifest = opened.manifest
     if calibrate:
@@ -104,6 +107,7 @@ def evaluate(
             "label": retrieval.label if retrieval else "none",
             "sample": sample,
             "recall": recall,
+            "regions": "whole" if kind in (None, "labels") else regions,
         },
         recall=found,
         retrieval=retrieval,
@@ -132,15 +136,16 @@ def _questions(
     queries: Location | None,
     truth: Location | None,
     sample: int,
+    regions: Regions,
     progress: Progress,
 ) -> Questions:
     categories = by if by.column == "category" else labels_of(index.items, "category", len(index))
     if kind == "labels":
         return from_items(index, by, categories, sample)
     if kind == "self-test":
-        return from_variants(index, by, categories, sample, progress)
+        return from_variants(index, by, categories, sample, regions, progress)
     assert queries is not None
-    return from_folder(index, Path(queries), Path(truth) if truth else None, by, categories, progress)
+    return from_folder(index, Path(queries), Path(truth) if truth else None, by, categories, regions, progress)
 
 
 def _figures(

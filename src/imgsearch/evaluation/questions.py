@@ -6,7 +6,7 @@ import io
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +15,17 @@ import numpy as np
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import PictureError, UsageError
 from imgsearch.evaluation.labels import Labels
+from imgsearch.images.augment import FRAME
 from imgsearch.images.decode import Pixels
 from imgsearch.images.decoded import decoded_files
+from imgsearch.images.photo import Photo
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.scan import Scan
-from imgsearch.images.steps import Steps
 from imgsearch.images.workers import DecodeWorker
 from imgsearch.index.backends import Rows
 from imgsearch.index.disk import open_regular
 from imgsearch.index.search import Index
+from imgsearch.index.views import Regions, View
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ class Question:
         query: POSIX path of the picture, below the catalogue's root or the folder of queries.
         label: What it shows.
         category: Where that belongs; may be empty.
-        vector: Unit float32 (d,).
+        vectors: Unit float32 (views, d): an item has the best of its scores with these.
         right: Rows that are right answers.
         right_answers: How many there are, those that the index lacks included.
         own: The row of the item itself, which is no answer; None for what is no item.
@@ -50,7 +52,7 @@ class Question:
     query: str
     label: str
     category: str
-    vector: Embeddings
+    vectors: Embeddings
     right: Rows
     right_answers: int
     own: int | None = None
@@ -98,7 +100,7 @@ def from_items(index: Index, labels: Labels, categories: Labels, sample: int) ->
         right = rows_of(code)
         asked.append(
             Question(
-                *(path, labels.names[code], categories.of(row), index.vectors[row]),
+                *(path, labels.names[code], categories.of(row), index.vectors[row : row + 1]),
                 right=right,
                 right_answers=len(right) - 1,
                 own=row,
@@ -112,7 +114,9 @@ def from_items(index: Index, labels: Labels, categories: Labels, sample: int) ->
     return Questions(tuple(asked), alone, ())
 
 
-def from_variants(index: Index, products: Labels, categories: Labels, sample: int, progress: Progress) -> Questions:
+def from_variants(
+    index: Index, products: Labels, categories: Labels, sample: int, regions: Regions, progress: Progress
+) -> Questions:
     """Ask for photo-like variants of items; items of the same product, or with the very same picture, are right.
 
     Args:
@@ -120,6 +124,7 @@ def from_variants(index: Index, products: Labels, categories: Labels, sample: in
         products: Of the items.
         categories: Of the items.
         sample: How many are asked for at most.
+        regions: Where to look in them, as for `Index.search`.
         progress: Told ("evaluate", done, total).
 
     Raises:
@@ -128,28 +133,21 @@ def from_variants(index: Index, products: Labels, categories: Labels, sample: in
     chosen = [(row, path) for (row, path), _ in zip(index.items.in_chance_order(), range(sample), strict=False)]
     catalogue, policy = index.manifest.catalogue, index.manifest.policy
     unusable: list[tuple[str, str]] = []
-    taken: list[tuple[int, str]] = []
-
-    def squares() -> Iterator[Pixels]:
-        variants = _variants(index, catalogue, [path for _, path in chosen], policy)
-        for place, found in zip(chosen, variants, strict=True):
-            if isinstance(found, PictureError):
-                unusable.append((place[1], found.message))
-            else:
-                taken.append(place)
-                yield found[1:]
-
     asked: list[Question] = []
-    for done, embedding in enumerate(index.embed(squares()), start=1):
+    variants = _variants(catalogue, [path for _, path in chosen], policy)
+    for done, ((row, path), found) in enumerate(zip(chosen, variants, strict=True), start=1):
         progress("evaluate", done, len(chosen))
-        row, path = taken[done - 1]
-        if not np.isfinite(embedding).all():
-            unusable.append((path, "the encoder found nothing in its variant"))
+        try:
+            if isinstance(found, PictureError):
+                raise found
+            views = index.views_of_photo(Photo(found[1], found[1].shape[:2]), regions)
+        except PictureError as error:
+            unusable.append((path, error.message))
             continue
         same = products.rows(int(products.codes[row])) if products.codes[row] >= 0 else np.array([row])
         right = np.union1d(same, index.items.rows_like(row))
         asked.append(
-            Question(path, products.of(row), categories.of(row), embedding[0], right=right, right_answers=len(right))
+            Question(path, products.of(row), categories.of(row), _stacked(views), right=right, right_answers=len(right))
         )
     if not asked:
         raise UsageError(
@@ -163,21 +161,30 @@ def variant_of(index: Index, path: str) -> Pixels | None:
     """Make the variant of an item that `from_variants` asks with; None if its picture cannot be had.
 
     Returns:
-        RGB, uint8 (size, size, 3).
+        RGB, uint8 (side, side, 3).
     """
-    (found,) = _variants(index, index.manifest.catalogue, [path], index.manifest.policy)
+    (found,) = _variants(index.manifest.catalogue, [path], index.manifest.policy)
     return None if isinstance(found, PictureError) else found[1]
 
 
-def _variants(index: Index, folder: str, paths: list[str], policy: FilePolicy) -> Iterator[Pixels | PictureError]:
-    spec = index.manifest.encoder
-    steps = Steps.parse(spec.steps)
-    make = functools.partial(DecodeWorker, spec.size, spec.fit, policy, steps=steps, variants=1, seed=VARIANT_SEED)
+def _variants(folder: str, paths: list[str], policy: FilePolicy) -> Iterator[Pixels | PictureError]:
+    # Such a picture has just this side: it is asked with as it is.
+    make = functools.partial(DecodeWorker, FRAME, "pad", policy, variants=1, seed=VARIANT_SEED)
     return decoded_files(folder, paths, policy, make, DecodeWorker.decode_variants)
 
 
+def _stacked(views: Sequence[View]) -> Embeddings:
+    return np.stack([view.vector for view in views])
+
+
 def from_folder(
-    index: Index, folder: Path, truth: Path | None, labels: Labels, categories: Labels, progress: Progress
+    index: Index,
+    folder: Path,
+    truth: Path | None,
+    labels: Labels,
+    categories: Labels,
+    regions: Regions,
+    progress: Progress,
 ) -> Questions:
     """Ask with pictures in a folder.
 
@@ -189,6 +196,7 @@ def from_folder(
             a picture lies in is its label.
         labels: Say what is right.
         categories: Of the items.
+        regions: Where to look in them, as for `Index.search`.
         progress: Told ("evaluate", done, total).
 
     Raises:
@@ -218,7 +226,7 @@ def from_folder(
             continue
         try:
             known += index.holds(folder / path)
-            vector = index.vector_of(folder / path)
+            vectors = _stacked(index.views_of(folder / path, regions))
         except PictureError as error:
             unusable.append((path, error.message))
             continue
@@ -227,7 +235,7 @@ def from_folder(
         right = np.unique(np.concatenate([*found, np.empty(0, np.int64)])).astype(np.int64)
         category = categories.of(int(right[0])) if len(right) else ""
         label = labels.of(int(right[0])) if len(right) else wanted[path][0]
-        asked.append(Question(path, label, category, vector, right, len(right) + lacking))
+        asked.append(Question(path, label, category, vectors, right, len(right) + lacking))
     if known:
         logger.warning("%d of the query pictures are in the index themselves, which makes them easy", known)
     if not any(len(question.right) for question in asked):

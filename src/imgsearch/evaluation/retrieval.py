@@ -62,11 +62,15 @@ def judge(index: Index, questions: Questions, kind: Kind, labels: Labels, progre
 
 def _rankings(vectors: Embeddings, asked: tuple[Question, ...]) -> Iterator[tuple[Question, Rows, Embeddings]]:
     """Yield each query with all rows, best first, and the score of each row; its own row comes last."""
-    at_once = max(1, _BYTES // (4 * len(vectors)))
+    views = max(len(question.vectors) for question in asked)
+    at_once = max(1, _BYTES // (4 * len(vectors) * views))
     for start in range(0, len(asked), at_once):
         block = asked[start : start + at_once]
-        queries = np.stack([question.vector for question in block])
-        scores = np.concatenate([queries @ rows.T for rows in blocks_of(vectors)], axis=1)
+        queries = np.concatenate([question.vectors for question in block])
+        starts = np.cumsum([0, *(len(question.vectors) for question in block[:-1])])
+        scores = np.concatenate(
+            [np.maximum.reduceat(queries @ rows.T, starts, axis=0) for rows in blocks_of(vectors)], axis=1
+        )
         # What is equal to six digits, which are all that answers show, is equal, and comes in the order of rows: the
         # last digits of a product depend on its place in a block.
         scores = np.clip(scores.round(6), -1, 1)

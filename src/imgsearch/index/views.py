@@ -33,6 +33,8 @@ MOST_REGIONS = 200
 
 # Of a detector's mask, what is item rather than ground.
 _ITEM = 0.5
+# The score of a box from which on `auto` looks at it: the best there is, even if it is not sure.
+_HARDLY = 0.05
 
 # More pictures at once would take memory that a query does not need.
 _BATCH = 16
@@ -134,7 +136,10 @@ class Viewer:
         if isinstance(regions, int):
             shown = many_regions(photo.pixels, likely, regions)
         elif likely:
-            shown = shown_twice(photo.pixels, likely.boxes[0], likely.plane)
+            # The mask knows better how far an item reaches than the surest box does, and that one better what is an
+            # item (docs/benchmarks.md): so the largest part of the mask is what is cut out.
+            items = parts(likely.plane, _ITEM, photo.pixels.shape[:2]) if self._manifest.detector else []
+            shown = shown_twice(photo.pixels, likely.boxes[0], likely.plane, next(iter(items), None))
         whole = View(self._projected(embedding[None])[0])
         return self._checked([whole, *self._of_regions(photo, shown)])
 
@@ -223,10 +228,10 @@ class Viewer:
         if self._manifest.detector and shows_photo and regions != "whole":
             detected = self._opened_detector().detect(square)
             height, width = photo.pixels.shape[:2]
-            mask = of_photo(detected.mask, (height, width), spec.fit)
-            # Of one item the mask knows the extent better than the surest box (docs/benchmarks.md).
-            boxes = parts(mask, _ITEM, (height, width))
-            return detected.embedding, Likely(mask, boxes) if boxes else None
+            boxes = [each.box for each in found(detected.scores, detected.boxes, width, height, least_score=_HARDLY)]
+            return detected.embedding, Likely(
+                of_photo(detected.mask, (height, width), spec.fit), boxes
+            ) if boxes else None
         seen = look(self._opened_encoder(), square)
         features = seen.features if shows_photo else None
         # Without a map only colours could tell where items are. Encoders without one take the ground away by
@@ -271,8 +276,8 @@ class Viewer:
 
     def _opened_encoder(self) -> Encoder:
         if self._encoder is None:
-            # A detector is its encoder, too: to open both would take twice as long.
-            self._encoder = self._opened_detector() if self._manifest.detector else self._checked_encoder(for_one=True)
+            # Though a detector is its encoder, too: regions are looked at in half the time without its heads.
+            self._encoder = self._checked_encoder(for_one=True)
         return self._encoder
 
     def _opened_detector(self) -> Detector:

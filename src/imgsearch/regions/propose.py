@@ -66,7 +66,7 @@ def salient(photo: Pixels, features: Plane | None, how: Fit) -> Likely | None:
     return Likely(plane, (stretched(salient_box(plane), (SIDE, SIDE), photo.shape[:2]),))
 
 
-def shown_twice(photo: Pixels, box: Box, plane: Plane) -> list[Region]:
+def shown_twice(photo: Pixels, box: Box, plane: Plane, item: Box | None = None) -> list[Region]:
     """Show what is in a box as it stands there, and cut out, on white, if it can be told from its ground.
 
     Each finds items that the other does not (docs/benchmarks.md), and two are what a query may cost beside the whole.
@@ -75,8 +75,9 @@ def shown_twice(photo: Pixels, box: Box, plane: Plane) -> list[Region]:
         photo: RGB, uint8 (height, width, 3).
         box: In its pixels.
         plane: As in `Likely`.
+        item: What is cut out; `box` if None.
     """
-    found = cut_out(photo, box, plane)
+    found = cut_out(photo, item or box, plane)
     regions = [Region(box, crop(photo, box))]
     return regions if found is None else [*regions, Region(found.box, found.pixels)]
 

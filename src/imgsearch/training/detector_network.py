@@ -102,24 +102,10 @@ def _maps(encoder: keras.Model, size: int) -> dict[int, Any]:
 
 
 def _convolved(tensor: Any, channels: int, kernel: int, starts: _Starts, name: str, strides: int = 1) -> Any:
-    if kernel == 1:
-        tensor = layers.Conv2D(channels, 1, use_bias=False, kernel_initializer=starts(), name=f"{name}_conv")(tensor)
-    else:
-        tensor = _separable(channels, starts, f"{name}_conv", strides=strides, use_bias=False)(tensor)
+    tensor = layers.Conv2D(
+        channels, kernel, strides, "same", use_bias=False, kernel_initializer=starts(), name=f"{name}_conv"
+    )(tensor)
     return layers.ReLU(name=f"{name}_relu")(layers.BatchNormalization(momentum=0.95, name=f"{name}_norm")(tensor))
-
-
-def _separable(channels: int, starts: _Starts, name: str, **options: Any) -> Any:
-    """Make a convolution of 3 x 3 in two steps (Chollet: Xception, 2017): whole ones cost as much as a small encoder."""
-    return layers.SeparableConv2D(
-        channels,
-        3,
-        padding="same",
-        depthwise_initializer=starts(),
-        pointwise_initializer=starts(),
-        name=name,
-        **options,
-    )
 
 
 def _pyramid(maps: dict[int, Any], size: int, starts: _Starts) -> dict[int, Any]:
@@ -146,10 +132,14 @@ def _pyramid(maps: dict[int, Any], size: int, starts: _Starts) -> dict[int, Any]
 
 def _predictions(pyramid: dict[int, Any], starts: _Starts) -> Any:
     """Predict (N, anchors, 5) with a head that all levels share; it reaches as far as the sides of its anchors."""
-    inner = [_separable(_CHANNELS, starts, f"head{depth}", activation="relu") for depth in range(_HEAD_DEPTH)]
+    inner = [
+        layers.Conv2D(_CHANNELS, 3, padding="same", activation="relu", kernel_initializer=starts(), name=f"head{depth}")
+        for depth in range(_HEAD_DEPTH)
+    ]
     last = layers.Conv2D(
         5 * ANCHORS_OF_A_CELL,
-        1,
+        3,
+        padding="same",
         kernel_initializer=starts(keras.initializers.RandomNormal, stddev=0.01),
         name="head_last",
     )

@@ -1,0 +1,183 @@
+"""Find the product in the photo, stage by stage: python benchmarks/regions.py FOLDER [DETECTOR.keras].
+
+The easy set are photo-like pictures of the stamps (seed 3), the hard set is that of hard_set.py (seed 1), and the sure
+set are catalogue pictures saved once more. Choices were made on the hard set with seed 0; no choice has seen seed 1.
+Without a DETECTOR one is trained in FOLDER, with the defaults.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from catalogs import stamps
+from demo import make_queries, rank_of
+from hard_set import ground, grounds, hard_set, trimmed
+from imgsearch import Index, build_index
+from imgsearch.encoders.runtime import encode, look, open_encoder
+from imgsearch.evaluation.metrics import hit_rate
+from imgsearch.images.boxes import overlaps
+from imgsearch.images.compose import Style, compose
+from imgsearch.images.decode import decode
+from imgsearch.images.transform import fit
+from imgsearch.regions.detector import Detector
+
+EASY_SEED, HARD_SEED, CHOSEN_ON = 3, 1, 0
+SCENES = 100
+THREE = Style(sides=(0.25, 0.42))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One way to ask."""
+
+    name: str
+    index: Path
+    options: Mapping[str, Any]
+
+
+def main(folder: Path, detector: Path) -> None:
+    catalogue = folder / "stamps"
+    if not stamps(catalogue):
+        sys.exit("the stamps cannot be had here")
+    photographs = grounds(folder / "grounds")
+    if not detector.exists():
+        command = ["train", str(catalogue), "-o", str(detector), "--objective", "detect"]
+        subprocess.run([sys.executable, "-m", "imgsearch", *command], check=True)
+    facts = json.loads(detector.with_suffix(".history.json").read_text())
+    print(f"  the detector: {facts['metrics']} after {facts['seconds']['total']:.0f} s", flush=True)
+    plain, taught, adapted = (folder / f"regions-{name}.imgsearch" for name in ("plain", "detector", "adapted"))
+    build_index(catalogue, plain)
+    build_index(catalogue, taught, detector=detector)
+    build_index(catalogue, adapted, detector=detector, adapt=True)
+    costs(catalogue, plain, taught)
+    stages = [
+        Stage("whole", plain, {"regions": "whole"}),
+        Stage("auto", plain, {}),
+        Stage("auto, geometric", plain, {"rerank": True}),
+        Stage("auto, detector", taught, {}),
+        Stage("auto, detector, geometric", taught, {"rerank": True}),
+        Stage("auto, detector, --adapt", adapted, {}),
+    ]
+    asked = {
+        "sure": saved_again(catalogue, folder / "regions-sure"),
+        "easy": make_queries(catalogue, folder / f"stamps-queries-{EASY_SEED}", EASY_SEED),
+    }
+    for seed in (CHOSEN_ON, HARD_SEED):
+        queries = hard_set(catalogue, photographs, folder / f"hard-{seed}", seed)
+        asked[f"hard, seed {seed}"] = {query.name: query.photo for query in queries}
+        for name, index in (("salience", plain), ("detector", taught)):
+            print(f"  hard, seed {seed}: boxes by {name}: {located(index, queries)}", flush=True)
+    for name, files in asked.items():
+        for stage in stages:
+            print(f"  {name:<13} {stage.name:<26} {rates(stage, files)}", flush=True)
+    for name, index in (("salience", plain), ("detector", taught)):
+        print(f"  three items, by {name}: {objects(index, catalogue, photographs)}", flush=True)
+
+
+def saved_again(catalogue: Path, folder: Path) -> dict[str, Path]:
+    """Save every picture as a JPEG, so that its bytes are not known."""
+    folder.mkdir(exist_ok=True)
+    files = {}
+    for number, picture in enumerate(sorted(catalogue.rglob("*.png"))):
+        file = folder / f"{number:04d}.jpg"
+        pixels = decode(picture.read_bytes())[:, :, ::-1]
+        file.write_bytes(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
+        files[picture.relative_to(catalogue).as_posix()] = file
+    return files
+
+
+def rates(stage: Stage, files: Mapping[str, Path]) -> str:
+    """Ask for all, and show hit rates, how many had regions, and what a query took."""
+    ranks = []
+    views, seconds = 0, 0.0
+    with Index.open(stage.index) as index:
+        index.search(next(iter(files.values())), 10, **stage.options)  # opens what it needs
+        for name, file in files.items():
+            started = time.perf_counter()
+            ranks.append(rank_of(name, index.search(file, 10, **stage.options)))
+            seconds += time.perf_counter() - started
+            views += len(index.views_of(file, stage.options.get("regions", "auto")))
+    shown = "  ".join(f"@{k} {hit_rate(ranks, k):.3f}" for k in (1, 5, 10))
+    return f"{shown}  {views / len(files):.2f} views, {1000 * seconds / len(files):.0f} ms a query"
+
+
+def located(directory: Path, queries: Sequence[Any]) -> str:
+    """Compare where a region was looked at with where the item is."""
+    shares = []
+    with Index.open(directory) as index:
+        for query in queries:
+            boxes = [view.box for view in index.views_of(query.photo) if view.box]
+            shares.append(float(overlaps([query.box], boxes[-1:]).max()) if boxes else 0.0)
+    found = np.array(shares)
+    return f"IoU {found.mean():.3f}, above 0.5 {(found > 0.5).mean():.3f}, above 0.75 {(found > 0.75).mean():.3f}"
+
+
+def costs(catalogue: Path, plain: Path, taught: Path) -> None:
+    """Time the encoder: a whole picture, batches of regions, and a detector's pass."""
+    with Index.open(plain) as index, Index.open(taught) as other:
+        spec, detector_spec = index.manifest.encoder, other.manifest.detector
+        encoder = open_encoder(spec, plain / index.manifest.encoder_folder, for_one=True)
+        assert detector_spec is not None
+        detector = Detector(detector_spec, taught / other.manifest.detector_folder / "encoder.xml")
+    pictures = [decode(file.read_bytes()) for file in sorted(catalogue.rglob("*.png"))[:4]]
+    squares = np.stack([fit(picture, spec.size) for picture in pictures])
+    timed: dict[str, Callable[[], object]] = {
+        "look at a whole": lambda: look(encoder, squares[0]),
+        "encode one": lambda: encode(encoder, squares[:1]),
+        "encode two": lambda: encode(encoder, squares[:2]),
+        "detect": lambda: detector.detect(squares[0]),
+        "encode two by the detector": lambda: encode(detector, squares[:2]),
+    }
+    figures: dict[str, list[float]] = {name: [] for name in timed}
+    for _ in range(200):  # in turn, so that a busy moment slows all
+        for name, run in timed.items():
+            started = time.perf_counter()
+            run()
+            figures[name].append(1000 * (time.perf_counter() - started))
+    medians = {name: float(np.median(values)) for name, values in figures.items()}
+    whole = medians["encode one"]
+    shown = (f"{name} {value:.1f} ms ({value / whole:.2f})" for name, value in medians.items())
+    print(f"  {', '.join(shown)}", flush=True)
+    auto = (medians["look at a whole"] + medians["encode two"]) / whole
+    with_detector = (medians["detect"] + medians["encode two by the detector"]) / whole
+    print(f"  a photo with two regions: {auto:.2f} passes; with the detector {with_detector:.2f}", flush=True)
+
+
+def objects(directory: Path, catalogue: Path, photographs: list[Path]) -> str:
+    """Put three items into each of 100 scenes, and count the scenes of which all three are first hits."""
+    pictures = sorted(catalogue.rglob("*.png"))
+    scenery = [decode(path.read_bytes()) for path in photographs]
+    scratch = directory.with_suffix(".scene.png")
+    found_all, found_items, boxes = 0, 0, 0
+    with Index.open(directory) as index:
+        for number in range(SCENES):
+            generator = np.random.default_rng([HARD_SEED, 2, number])
+            chosen = generator.choice(len(pictures), 3, replace=False)
+            scene = None
+            while scene is None or len(scene.boxes) < 3:
+                back = ground(scenery, pictures, int(chosen[0]), generator)
+                items = [trimmed(pictures[row]) for row in chosen]
+                scene = compose(back, items, THREE, generator)
+            cv2.imwrite(str(scratch), scene.photo[:, :, ::-1])
+            wanted = {pictures[row].relative_to(catalogue).as_posix() for row in chosen}
+            answers = index.search_objects(scratch, 1)
+            first = {answer.hits[0].path for answer in answers if answer.hits}
+            found_all += wanted <= first
+            found_items += len(wanted & first)
+            boxes += len(answers)
+    scratch.unlink()
+    share, each = found_items / SCENES / 3, boxes / SCENES
+    return f"all three in {found_all} of {SCENES}, {share:.3f} of the items, {each:.1f} boxes"
+
+
+if __name__ == "__main__":
+    place = Path(sys.argv[1])
+    main(place, Path(sys.argv[2]) if len(sys.argv) > 2 else place / "detector.keras")

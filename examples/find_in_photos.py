@@ -1,0 +1,54 @@
+"""Find products in scenes where they stand on busy grounds, and show where each was found.
+
+python examples/find_in_photos.py [FOLDER]
+"""
+
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from contact_sheet import contact_sheet
+from demo import ask
+from drawn_catalog import draw_catalog
+from imgsearch import build_index
+from imgsearch.images.compose import Style, compose
+from imgsearch.images.decode import decode_rgba
+from imgsearch.training.grounds import generated
+
+SEED = 5
+SCENES = 5
+FRAME = (360, 480)
+STYLE = Style(sides=(0.4, 0.7))
+
+
+def main(folder: Path) -> None:
+    """Draw a catalogue and scenes, ask for what stands in them, and lay out the answers."""
+    catalogue = folder / "drawn"
+    products = draw_catalog(catalogue)
+    index = folder / "drawn.imgsearch"
+    build_index(catalogue, index)
+    queries = make_scenes(products, folder / "scenes")
+    answers = ask(index, queries, k=5)
+    sheet = folder / "find-in-photos.png"
+    sheet.write_bytes(contact_sheet([(queries[name], hits) for name, hits in answers.items()], catalogue))
+    print(f"contact sheet: {sheet}")
+
+
+def make_scenes(products: list[Path], folder: Path) -> dict[str, Path]:
+    """Put one product into each of some scenes; returns the file of each by the product's name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    scenes = {}
+    for number in range(SCENES):
+        generator = np.random.default_rng([SEED, number])
+        product = products[int(generator.integers(len(products)))]
+        ground = generated(FRAME, generator)
+        scene = compose(ground, [decode_rgba(product.read_bytes())], STYLE, generator)
+        scenes[product.stem] = folder / f"{number}.png"
+        scenes[product.stem].write_bytes(cv2.imencode(".png", scene.photo[:, :, ::-1])[1].tobytes())
+    return scenes
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path("demo"))
