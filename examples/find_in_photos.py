@@ -10,9 +10,8 @@ import cv2
 import numpy as np
 
 from contact_sheet import contact_sheet
-from demo import ask
 from drawn_catalog import draw_catalog
-from imgsearch import build_index
+from imgsearch import Index, build_index
 from imgsearch.images.compose import Style, compose
 from imgsearch.images.decode import decode_rgba
 from imgsearch.training.grounds import generated
@@ -20,7 +19,7 @@ from imgsearch.training.grounds import generated
 SEED = 5
 SCENES = 5
 FRAME = (360, 480)
-STYLE = Style(sides=(0.4, 0.7))
+STYLE = Style(sides=(0.55, 0.85))
 
 
 def main(folder: Path) -> None:
@@ -30,7 +29,8 @@ def main(folder: Path) -> None:
     index = folder / "drawn.imgsearch"
     build_index(catalogue, index)
     queries = make_scenes(products, folder / "scenes")
-    answers = ask(index, queries, k=5)
+    with Index.open(index) as opened:
+        answers = {name: opened.search(query, 5, rerank=True) for name, query in queries.items()}
     sheet = folder / "find-in-photos.png"
     sheet.write_bytes(contact_sheet([(queries[name], hits) for name, hits in answers.items()], catalogue))
     print(f"contact sheet: {sheet}")

@@ -91,7 +91,7 @@ def _section(answer: "Answer", boxes: Sequence["Box"], hits: Sequence["Hit"], ca
             shown(hit.path),
             f"{hit.rank}. <b>{hit.score:.3f}</b> {_sure(hit)}",
             "hit",
-            picture=jpeg(answer.matches[hit.path]) if hit.path in answer.matches else "",
+            picture=jpeg(answer.matches[hit.path, hit.box]) if (hit.path, hit.box) in answer.matches else "",
         )
         for hit in hits
     ]

@@ -220,8 +220,8 @@ def _answer(index: "Index", image: str, question: Question) -> "Answer":
         seconds = time.perf_counter() - started
         answer = Answer(image, plan, seconds, hits, objects=objects)
         if question.draws and question.rerank:
-            matches = {hit.path: index.drawn_matches(image, hit) for _, hit in answer.all_hits}
-            answer = replace(answer, matches={path: drawn for path, drawn in matches.items() if drawn is not None})
+            matches = {(hit.path, hit.box): index.drawn_matches(image, hit) for _, hit in answer.all_hits}
+            answer = replace(answer, matches={place: drawn for place, drawn in matches.items() if drawn is not None})
     except PictureError as error:
         return Answer(image, plan, time.perf_counter() - started, [], error)
     return answer

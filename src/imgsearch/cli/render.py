@@ -33,7 +33,7 @@ CSV_COLUMNS = ("query", "rank", "path", "score", "distance", "product", "categor
 class Answer:
     """What became of one query: hits, hits of each item in it, or the error that kept it from having any.
 
-    `matches` are drawings of points that hits have in common with it, by the path of the hit.
+    `matches` are drawings of points that hits have in common with it, by path and box of the hit.
     """
 
     query: str
@@ -42,7 +42,7 @@ class Answer:
     hits: list[Hit]
     error: ImgsearchError | None = None
     objects: list[ObjectHits] | None = None
-    matches: Mapping[str, "Pixels"] = field(default_factory=dict)
+    matches: Mapping[tuple[str, Box | None], "Pixels"] = field(default_factory=dict)
 
     @property
     def all_hits(self) -> Iterator[tuple[Box | None, Hit]]:

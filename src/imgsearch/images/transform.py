@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imgsearch.images.boxes import Box, stretched
 from imgsearch.images.decode import Pixels
 
 Fit = Literal["pad", "crop", "stretch"]
@@ -79,14 +80,8 @@ def crop_foreground(picture: Pixels) -> Pixels:
     Where the edge of the picture shows no even ground, or nothing stands on it, the picture stays as it is.
     """
     small = reduce(picture, _GLANCE)
-    ground = _even_ground(small)
-    if ground is None:
-        return picture
-    differs = (np.abs(small.astype(np.int16) - ground).max(axis=2) > _EVEN_DIFFERENCE).astype(np.uint8)
-    contours, _ = cv2.findContours(differs, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    boxes = np.array([cv2.boundingRect(contour) for contour in contours])
-    boxes = boxes[boxes[:, 2] * boxes[:, 3] >= _SPECK_SHARE * differs.size] if len(boxes) else boxes
-    if not len(boxes):
+    boxes = _on_even_ground(small)
+    if boxes is None or not len(boxes):
         return picture
     scale = np.array(picture.shape[:2]) / small.shape[:2]
     start = boxes[:, 1::-1].min(axis=0) * scale
@@ -100,6 +95,19 @@ def crop_foreground(picture: Pixels) -> Pixels:
 def has_even_ground(picture: Pixels) -> bool:
     """Say whether a picture's edge is mostly of one colour, as that of a product picture is."""
     return _even_ground(reduce(picture, _GLANCE)) is not None
+
+
+def items_on_even_ground(picture: Pixels) -> list[Box] | None:
+    """Find what stands on an even ground.
+
+    Returns:
+        A box around each thing that stands alone, specks left out; None where the ground is not even.
+    """
+    small = reduce(picture, _GLANCE)
+    boxes = _on_even_ground(small)
+    if boxes is None:
+        return None
+    return [stretched(Box(*box), small.shape[:2], picture.shape[:2]) for box in boxes.tolist()]
 
 
 def deskew(picture: Pixels) -> Pixels:
@@ -184,6 +192,17 @@ def binarize(picture: Pixels, method: str) -> Pixels:
         return _three(cv2.adaptiveThreshold(light, 255, cv2.ADAPTIVE_THRESH_MEAN_C, cv2.THRESH_BINARY, block, 5))
     kind = cv2.THRESH_BINARY | (cv2.THRESH_OTSU if method == "otsu" else 0)
     return _three(cv2.threshold(light, 0 if method == "otsu" else int(method), 255, kind)[1])
+
+
+def _on_even_ground(picture: Pixels) -> NDArray[np.int64] | None:
+    """Find boxes (n, 4) of x, y, width and height around what differs from an even ground; None if it is not even."""
+    ground = _even_ground(picture)
+    if ground is None:
+        return None
+    differs = (np.abs(picture.astype(np.int16) - ground).max(axis=2) > _EVEN_DIFFERENCE).astype(np.uint8)
+    contours, _ = cv2.findContours(differs, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    boxes = np.array([cv2.boundingRect(contour) for contour in contours], np.int64).reshape(-1, 4)
+    return np.asarray(boxes[boxes[:, 2] * boxes[:, 3] >= _SPECK_SHARE * differs.size], np.int64)
 
 
 def _even_ground(picture: Pixels) -> NDArray[np.int16] | None:

@@ -17,7 +17,7 @@ from imgsearch.images.decode import Pixels
 from imgsearch.images.photo import Photo, open_photo
 from imgsearch.images.steps import Steps
 from imgsearch.images.tasks import stepped_and_fitted
-from imgsearch.images.transform import fit, has_even_ground
+from imgsearch.images.transform import fit, has_even_ground, items_on_even_ground
 from imgsearch.images.workers import decode_and_fit_guarded
 from imgsearch.index import store
 from imgsearch.index.manifest import Manifest
@@ -31,6 +31,8 @@ Regions = Literal["auto", "whole"] | int
 
 MOST_REGIONS = 200
 
+# A plane for where all may be item.
+_ANYWHERE = np.ones((1, 1), np.float32)
 # Of a detector's mask, what is item rather than ground.
 _ITEM = 0.5
 # The score of a box from which on `auto` looks at it: the best there is, even if it is not sure.
@@ -171,7 +173,8 @@ class Viewer:
     def objects(self, data: bytes) -> list[Thing]:
         """Look at each item in a picture file by itself.
 
-        Items are what the detector finds; without one, what stands out from the edge of the picture.
+        Items are what stands alone on an even ground; on others what the detector finds; without one, what stands out
+        from the edge of the picture.
 
         Returns:
             In reading order; none where nothing was found.
@@ -183,12 +186,16 @@ class Viewer:
         photo = self._photo(data)
         height, width = photo.pixels.shape[:2]
         spec = self._manifest.encoder
-        if self._manifest.detector:
+        alone = items_on_even_ground(photo.pixels)
+        if alone is not None:
+            likely = Likely(_ANYWHERE, alone[:MOST_REGIONS])
+            scores: list[float | None] = [None] * len(likely.boxes)
+        elif self._manifest.detector:
             detected = self._detected(photo)
             detections = found(detected.scores, detected.boxes, width, height)
             mask = of_photo(detected.mask, (height, width), spec.fit)
             likely = Likely(mask, [each.box for each in detections])
-            scores: list[float | None] = [each.score for each in detections]
+            scores = [each.score for each in detections]
         else:
             square = fit(photo.pixels, spec.size, spec.fit)
             seen = salient(photo.pixels, look(self._opened_encoder(), square).features, spec.fit)
@@ -247,8 +254,7 @@ class Viewer:
                 f"expected a box within the picture, which has {width} x {height} pixels,"
                 f" found {box.x},{box.y},{box.width},{box.height}"
             )
-        anywhere = np.ones((1, 1), np.float32)
-        regions = shown_twice(photo.pixels, stretched(box, photo.size, photo.pixels.shape[:2]), anywhere)
+        regions = shown_twice(photo.pixels, stretched(box, photo.size, photo.pixels.shape[:2]), _ANYWHERE)
         return self._checked([View(view.vector, box) for view in self._of_regions(photo, regions)])
 
     def _of_regions(self, photo: Photo, regions: Sequence[Region]) -> list[View]:
