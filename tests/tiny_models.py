@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import keras
+import numpy as np
 
+from imgsearch.encoders.choice import choose_encoder
 from imgsearch.encoders.model_file import ModelCard, save_model
 from imgsearch.encoders.networks import GeneralizedMean
 from imgsearch.images.transform import Fit
@@ -43,6 +45,33 @@ def write(file: Path, labels: tuple[str, ...] = (), *, seed: int = 0, steps: str
     save_model(build(len(labels), seed=seed), file, card)
 
 
+def write_detector(file: Path, encoder: Path, *, side: int = SIDE) -> None:
+    """Write a detector that finds each of sixteen fields of a picture which is darker than a quarter of white.
+
+    Args:
+        file: The model.
+        encoder: A model of no classes and of seed 0, whose detector it says it is.
+        side: Of the square it takes; other than `SIDE` for one that lies.
+    """
+    network = build(0, seed=0)
+    pictures = keras.Input((side, side, 3), dtype="uint8", name="pictures")
+    embeddings = network(pictures if side == SIDE else keras.layers.CenterCrop(SIDE, SIDE)(pictures))
+    scaled = keras.layers.Rescaling(1 / 255)(pictures)
+    fields = keras.layers.Reshape((16, 3))(keras.layers.AveragePooling2D(side // 4)(scaled))
+    judge = keras.layers.Dense(1, activation="sigmoid", name="judge")
+    scores = keras.layers.Reshape((16,), name="scores")(judge(fields))
+    placer = keras.layers.Dense(64, name="placer")
+    boxes = keras.layers.Reshape((16, 4), name="boxes")(placer(scores))
+    mask = keras.layers.Reshape((4, 4), name="mask")(scores)
+    model = keras.Model(pictures, [embeddings, scores, boxes, mask])
+    judge.set_weights([np.full((3, 1), -20.0), np.full(1, 15.0)])
+    rows, columns = np.divmod(np.arange(16), 4)
+    corners = np.stack([columns, rows, columns + 1, rows + 1], axis=1) / 4
+    placer.set_weights([np.zeros((16, 64)), corners.reshape(-1)])
+    spec = choose_encoder(str(encoder)).spec
+    save_model(model, file, ModelCard(side, "pad", "", DIMS, (), "detect", encoder.name, spec.identity))
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     write(folder / "classes.keras", ("boots", "hats", "gloves"))
@@ -50,3 +79,6 @@ if __name__ == "__main__":
     write(folder / "metric.keras")
     write(folder / "again.keras", ("boots", "hats", "gloves"), seed=7)
     write(folder / "grey.keras", steps="grayscale")
+    write_detector(folder / "detector.keras", folder / "metric.keras")
+    write_detector(folder / "detector-of-grey.keras", folder / "grey.keras")
+    write_detector(folder / "detector-of-40.keras", folder / "metric.keras", side=40)

@@ -290,7 +290,8 @@ def test_a_handcrafted_encoder_is_exported_without_a_process(own_cache, monkeypa
     directory = exported_encoder(HANDCRAFTED)
 
     assert {file.name for file in directory.iterdir()} == {SPEC_FILE, CHECKSUMS}
-    assert directory == own_cache / "encoders" / HANDCRAFTED.fingerprint
+    assert directory.name.startswith(HANDCRAFTED.fingerprint)
+    assert directory.parent == own_cache / "encoders"
 
 
 def test_a_half_exported_encoder_is_exported_again(tmp_path, monkeypatch):

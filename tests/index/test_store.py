@@ -31,7 +31,12 @@ names = st.from_regex(r"[A-Za-z0-9_-]{1,9}(/[A-Za-z0-9_.-]{0,9}[a-z]){0,2}", ful
 curves = st.lists(st.tuples(st.floats(-1, 1), st.floats(0, 1)), min_size=1, max_size=9).map(
     lambda knots: Curve("platt", *(tuple(sorted(values)) for values in zip(*knots, strict=True)))
 )
-DETECTOR = EncoderSpec("items.keras", "detector", 224, "pad", 1280, "sha256:00")
+
+
+def detector_for(encoder):
+    return EncoderSpec("items.keras", "detector", encoder.size, encoder.fit, encoder.dims, "sha256:00")
+
+
 without_detector = st.builds(
     Manifest,
     generation=st.integers(1, 10**7),
@@ -64,7 +69,7 @@ without_detector = st.builds(
     files=st.dictionaries(names, st.builds(FileRecord, counts, hexes), max_size=5),
 )
 manifests = without_detector | without_detector.map(
-    lambda manifest: replace(manifest, detector=DETECTOR, detector_fingerprint="fedcba9876543210")
+    lambda manifest: replace(manifest, detector=detector_for(manifest.encoder), detector_fingerprint="fedcba9876543210")
 )
 GOOD = Manifest(
     generation=3,
@@ -75,7 +80,7 @@ GOOD = Manifest(
     policy=FilePolicy(),
     encoder=TABLE["handcrafted"].spec,
     fingerprint="0123456789abcdef",
-    detector=DETECTOR,
+    detector=detector_for(TABLE["handcrafted"].spec),
     detector_fingerprint="fedcba9876543210",
     dims=TABLE["handcrafted"].spec.dims,
     projection_count=0,

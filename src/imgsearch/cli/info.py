@@ -64,6 +64,12 @@ def info(
                 ("metadata", manifest.metadata_file or "none"),
                 ("generation", str(manifest.generation)),
                 ("encoder", f"{manifest.encoder.name}, {manifest.encoder.precision}, {manifest.fingerprint}"),
+                (
+                    "detector",
+                    f"{manifest.detector.name}, {manifest.detector.precision}, {manifest.detector_fingerprint}"
+                    if manifest.detector
+                    else "none",
+                ),
                 ("embedding", f"{manifest.encoder.dims} dimensions"),
                 ("projection", f"to {manifest.dims}, learnt on {learnt} pictures" if learnt else "none"),
                 ("adaptation", gain_in_words(manifest.adaptation) if manifest.adaptation else "none"),

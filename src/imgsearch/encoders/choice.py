@@ -88,7 +88,8 @@ def choose_detector(file: Path, encoder: EncoderSpec) -> Choice:
             f"expected a detector, found a model for {card.objective}: {file}",
             hint="imgsearch train CATALOG --objective detect makes one",
         )
-    if card.encoder != encoder.identity:
+    sees_alike = (card.size, card.fit, card.dims) == (encoder.size, encoder.fit, encoder.dims)
+    if card.encoder != encoder.identity or not sees_alike:
         raise UsageError(
             f"expected a detector for {encoder.name}, found one for {card.backbone}, or for other weights: {file}",
             hint=f"train one for this index: imgsearch train CATALOG --objective detect --architecture {encoder.name}",

@@ -72,7 +72,8 @@ def build_network(spec: EncoderSpec, weights: Path | None = None) -> keras.Model
     if weights is None and has_own_file:
         raise MissingComponentError(
             f"{spec.name} was used with a file of weights ({spec.weights})",
-            hint="give that file with " + ("--weights" if spec.kind == "network" else "--backbone"),
+            hint="give that file with "
+            + {"network": "--weights", "detector": "--detector"}.get(spec.kind, "--backbone"),
         )
     if spec.kind != "network":
         assert weights is not None

@@ -51,9 +51,16 @@ def open_photo(data: bytes, policy: FilePolicy, longest: int = LONGEST) -> Photo
     with within_memory():
         decoded = decode(data, shrink_to=longest)
         reduced = reduce(decoded, longest)
-    of_file = checked_size(data, picture_format(data), MAX_PIXELS) or decoded.shape[:2]
-    scale = max(1.0, max(of_file) / max(decoded.shape[:2]))  # the header does not know which way is up
-    return Photo(reduced, (round(decoded.shape[0] * scale), round(decoded.shape[1] * scale)))
+    return Photo(reduced, _upright_size(checked_size(data, picture_format(data), MAX_PIXELS), decoded))
+
+
+def _upright_size(of_file: tuple[int, int] | None, decoded: Pixels) -> tuple[int, int]:
+    """Say how large a file's picture is; rounding up hides it from who looks at what a decoder has shrunk."""
+    height, width = decoded.shape[:2]
+    if of_file is None or max(of_file) <= max(height, width):
+        return height, width
+    is_turned = (height - width) * (of_file[0] - of_file[1]) < 0  # the header does not know which way is up
+    return of_file[::-1] if is_turned else of_file
 
 
 def drawn(photo: Photo, boxes: Sequence[Box]) -> Pixels:

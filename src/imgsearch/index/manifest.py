@@ -154,6 +154,13 @@ class Manifest:
         """
         backend = BackendSettings.from_json(data["backend"])
         detector = data.get("detector")
+        encoder = EncoderSpec.from_json(data["encoder"])
+        found = EncoderSpec.from_json(detector) if detector else None
+        if found and (found.kind, found.size, found.fit, found.dims) != (
+            "detector",
+            *(encoder.size, encoder.fit, encoder.dims),
+        ):
+            raise ValueError("the detector does not see what the encoder sees")
         search = backend.as_wish() if backend else None
         if "search" in data:
             search = SearchWish.from_json(data["search"])
@@ -167,9 +174,9 @@ class Manifest:
             damaged=count_of(data.get("damaged", 0)),
             policy=FilePolicy.from_json(data.get("policy", {})),
             catalogue=str(data["catalogue"]),
-            encoder=EncoderSpec.from_json(data["encoder"]),
+            encoder=encoder,
             fingerprint=_fingerprint(data["encoder"]["fingerprint"]),
-            detector=EncoderSpec.from_json(detector) if detector else None,
+            detector=found,
             detector_fingerprint=_fingerprint(detector["fingerprint"]) if detector else "",
             dims=count_of(data["dims"]),
             projection_count=count_of(data["projection_count"]),

@@ -28,7 +28,7 @@ from imgsearch.index.items import Items
 from imgsearch.index.manifest import Manifest
 from imgsearch.index.rerank import CANDIDATES, as_indexed, part_of
 from imgsearch.index.rerank import rerank as rerank_hits
-from imgsearch.index.views import Regions, View, Viewer
+from imgsearch.index.views import Regions, View, Viewer, require_regions
 from imgsearch.regions.detections import LEAST_SCORE, Detection
 from imgsearch.regions.geometric import draw_matches, find_points, prove
 
@@ -300,6 +300,7 @@ class Index:
         return self._views(self._read(picture), regions, box)
 
     def _views(self, data: bytes, regions: Regions, box: Box | None) -> list[View]:
+        require_regions(regions)
         row = self._row_of(data) if isinstance(regions, str) and box is None else None
         if row is not None:
             self._require_whole(store.ITEMS, store.VECTORS)

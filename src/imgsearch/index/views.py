@@ -70,6 +70,17 @@ class Thing:
     views: list[View]
 
 
+def require_regions(regions: Regions) -> None:
+    """Refuse what names no regions.
+
+    Raises:
+        UsageError: It is neither a word that is known nor a number in range.
+    """
+    is_known = regions in ("auto", "whole") if isinstance(regions, str) else 1 <= regions <= MOST_REGIONS
+    if not is_known:
+        raise UsageError(f"expected regions to be auto, whole or 1 to {MOST_REGIONS}, found {regions!r}")
+
+
 class Viewer:
     """Looks at queries with the encoder of an index, which is opened when it is first needed.
 
@@ -116,8 +127,7 @@ class Viewer:
             UsageError: The box does not lie in the picture, or `regions` makes no sense.
             DamagedIndexError: The encoder is damaged.
         """
-        if not isinstance(regions, str) and not 1 <= regions <= MOST_REGIONS:
-            raise UsageError(f"expected 1 to {MOST_REGIONS} regions, found {regions}")
+        require_regions(regions)
         if box is not None:
             return self._in_box(self._photo(data), box)
         photo = None if regions == "whole" else open_photo(data, self._manifest.policy)
@@ -249,7 +259,12 @@ class Viewer:
 
     def _in_box(self, photo: Photo, box: Box) -> list[View]:
         height, width = photo.size
-        if min(box.x, box.y) < 0 or box.x + box.width > width or box.y + box.height > height:
+        if (
+            min(box.x, box.y) < 0
+            or min(box.width, box.height) < 1
+            or box.x + box.width > width
+            or box.y + box.height > height
+        ):
             raise UsageError(
                 f"expected a box within the picture, which has {width} x {height} pixels,"
                 f" found {box.x},{box.y},{box.width},{box.height}"

@@ -15,6 +15,8 @@ from imgsearch.regions.windows import windows
 
 # Boxes that share more of what they cover show the same.
 _SAME = 0.7
+# A photo whose colours differ by no more than this in any channel shows nothing.
+_SAME_COLOUR = 12
 # A part of a plane that has fewer cells is no item of its own.
 _FEWEST_CELLS = 6
 
@@ -56,6 +58,9 @@ def salient(photo: Pixels, features: Plane | None, how: Fit) -> Likely | None:
     Returns:
         One box; None where nothing differs.
     """
+    # A network's map differs along its edge even where its picture does not.
+    if int(np.ptp(photo.reshape(-1, 3), axis=0).max()) <= _SAME_COLOUR:
+        return None
     # A square that was cropped does not show all of it.
     plane = None if features is None or how == "crop" else salience(of_photo(features, photo.shape[:2], how))
     if plane is None:

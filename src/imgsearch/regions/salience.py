@@ -41,14 +41,17 @@ def salience(features: NDArray[np.floating]) -> Plane | None:
     edge[1:-1, 1:-1] = False
     cells = np.asarray(features, np.float32).reshape(-1, channels)
     around = cells[edge.reshape(-1)]
-    squared = (cells**2).sum(1)[:, None] + (around**2).sum(1) - 2 * cells @ around.T
+    with np.errstate(all="ignore"):  # what is no number, or too large for one, is found below
+        squared = (cells**2).sum(1)[:, None] + (around**2).sum(1) - 2 * cells @ around.T
     # The second nearest, for the nearest of a cell on the edge is itself.
     second = np.partition(np.maximum(squared, 0), 1, axis=1)[:, 1]
     distances = np.sqrt(second).reshape(height, width).astype(np.float32)
+    if not np.isfinite(distances).all():
+        return None
     plane = np.asarray(cv2.resize(distances, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR), np.float32)
     plane -= plane.min()
     peak = float(np.quantile(plane, _PEAK))
-    if not (np.isfinite(peak) and peak > 0):
+    if peak <= 0:
         return None
     return np.asarray(plane / peak, np.float32)
 
