@@ -12,6 +12,7 @@ import pytest
 
 from drawn_catalog import draw_catalog
 from fashion_mnist import CLASSES, average_precisions, fill, read_idx, write_classes
+from imgsearch.images.decode import decode
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -89,3 +90,20 @@ def test_fashion_mnist_trains_indexes_and_evaluates(tmp_path):
     assert 0.8 < float(at_1) <= float(at_5) <= float(at_10) <= 1
     assert 0.6 < float(mean) <= 1
     assert (tmp_path / "cnn.keras").is_file()
+
+
+def test_products_are_found_in_scenes_and_shown_with_their_boxes(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "find_in_photos.py"), str(tmp_path)],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+    sheet = tmp_path / "find-in-photos.png"
+    assert str(sheet) in done.stdout
+    pixels = decode(sheet.read_bytes())
+    assert pixels.shape == (812, 876, 3)
+    orange = np.abs(pixels[:, :160].astype(int) - (255, 140, 0)).max(axis=2) < 60
+    assert orange.sum() > 200

@@ -331,3 +331,16 @@ def test_a_self_test_names_the_pictures_that_are_gone(copied, capsys):
     assert "balls/balls-00.png: " in told
     assert "fish/fish-00.png: " in told
     assert told.count("\n") == 2
+
+
+def test_the_setup_says_where_photos_were_looked_at(shop):
+    looked = [
+        evaluate(shop / "index", **options).setup["regions"]
+        for options in (
+            {"self_test": True, "sample": 3},
+            {"self_test": True, "sample": 3, "regions": "whole"},
+            {"labels": "category", "sample": 3},
+        )
+    ]
+
+    assert looked == ["auto", "whole", "whole"]

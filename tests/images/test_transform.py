@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from imgsearch.images.boxes import Box, overlaps
 from imgsearch.images.transform import (
     binarize,
     crop_foreground,
@@ -12,6 +13,8 @@ from imgsearch.images.transform import (
     equalize,
     fit,
     grayscale,
+    has_even_ground,
+    items_on_even_ground,
     reduce,
     rotate,
 )
@@ -379,3 +382,30 @@ def test_adaptive_reads_a_page_in_uneven_light_where_otsu_does_not():
 def test_reduce_keeps_proportions_and_never_enlarges(longest):
     assert reduce(noise(50, 100), longest).shape == (max(1, round(longest / 2)), longest, 3)
     assert reduce(noise(9, 5), 10).shape == (9, 5, 3)
+
+
+# --- what stands on an even ground
+
+
+def test_things_on_an_even_ground_are_found_one_by_one_at_any_size():
+    picture = flat(1200, 1600, (200, 205, 210))
+    picture[100:300, 200:500] = (20, 90, 30)
+    picture[700:1000, 900:1200] = (180, 40, 40)
+
+    boxes = sorted(items_on_even_ground(picture), key=lambda box: box.y)
+
+    expected = [Box(200, 100, 300, 200), Box(900, 700, 300, 300)]
+    assert [overlaps([box], [wanted])[0, 0] > 0.95 for box, wanted in zip(boxes, expected, strict=True)] == [True, True]
+    assert has_even_ground(picture)
+
+
+def test_nothing_stands_on_a_ground_of_one_colour_and_specks_are_nothing():
+    picture = flat(400, 400, (120, 120, 120))
+    picture[200:203, 200:203] = 255
+
+    assert items_on_even_ground(picture) == []
+
+
+def test_no_ground_is_even_that_is_of_many_colours():
+    assert items_on_even_ground(noise(300, 300)) is None
+    assert not has_even_ground(noise(300, 300))

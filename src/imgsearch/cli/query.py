@@ -119,7 +119,7 @@ def query(
         rerank=rerank is not None,
         draws=format_ == "html",
     )
-    _refuse_what_contradicts(question, regions, images, vote=vote)
+    _refuse_what_contradicts(question, regions, vote=vote)
     exit_code = 0
 
     def answers(opened: Index) -> Iterator["Answer"]:
@@ -185,7 +185,7 @@ def _box(text: str | None) -> "Box | None":
     raise UsageError(f"expected --box X,Y,W,H in whole pixels, found {text!r}", hint="for example --box 120,80,300,300")
 
 
-def _refuse_what_contradicts(question: Question, regions: str, images: list[str], *, vote: bool) -> None:
+def _refuse_what_contradicts(question: Question, regions: str, *, vote: bool) -> None:
     from imgsearch.errors import UsageError
 
     chosen = {
@@ -196,8 +196,6 @@ def _refuse_what_contradicts(question: Question, regions: str, images: list[str]
     given = [name for name, is_given in chosen.items() if is_given]
     if len(given) > 1:
         raise UsageError(f"expected one of {' and '.join(given)}, for each says where to look")
-    if question.box is not None and (len(images) > 1 or images == ["-"]):
-        raise UsageError("expected one picture with --box, found several", hint="a box belongs to one picture")
     if vote and question.objects:
         raise UsageError("expected --vote or --objects, found both", hint="a vote is about a picture as a whole")
 
