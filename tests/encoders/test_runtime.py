@@ -296,7 +296,7 @@ def test_a_handcrafted_encoder_is_exported_without_a_process(own_cache, monkeypa
 
 def test_a_half_exported_encoder_is_exported_again(tmp_path, monkeypatch):
     monkeypatch.setenv("IMGSEARCH_CACHE", str(tmp_path))
-    half = tmp_path / "encoders" / HANDCRAFTED.fingerprint
+    half = tmp_path / "encoders" / f"{HANDCRAFTED.fingerprint}-2"
     half.mkdir(parents=True)
     (half / "litter").touch()
 
