@@ -194,15 +194,8 @@ class Index:
         searched = (self._backend_file,) if self._backend_file and not (where or exact) else ()
         self._begin_checks(store.ITEMS, store.VECTORS, *searched)  # while the encoder starts
         data = self._read(picture)
-        hits = self.search_views(
-            self._views(data, regions, box),
-            max(k, CANDIDATES) if rerank and k > 0 else k,
-            where=where,
-            min_score=min_score,
-            min_probability=min_probability,
-            exact=exact,
-        )
-        return self._reranked(data, hits)[:k] if rerank else hits
+        conditions = {"where": where, "min_score": min_score, "min_probability": min_probability, "exact": exact}
+        return self._answered(data, self._views(data, regions, box), k, conditions, rerank=rerank)
 
     def search_objects(
         self,
@@ -217,7 +210,8 @@ class Index:
     ) -> list[ObjectHits]:
         """Find the catalogue pictures most similar to each item in a picture.
 
-        Items are what the detector finds; without one, what stands out from the edge of the picture.
+        Items are what stands alone on an even ground; on others what the detector finds; without one, what stands out
+        from the edge of the picture.
 
         Args:
             picture: File name.
@@ -235,18 +229,11 @@ class Index:
             PictureError, UsageError, DamagedIndexError: As for `search`.
         """
         data = self._read(picture)
-        found = []
-        for thing in self._viewer.objects(data):
-            hits = self.search_views(
-                thing.views,
-                max(k, CANDIDATES) if rerank and k > 0 else k,
-                where=where,
-                min_score=min_score,
-                min_probability=min_probability,
-                exact=exact,
-            )
-            found.append(ObjectHits(thing.box, thing.score, self._reranked(data, hits)[:k] if rerank else hits))
-        return found
+        conditions = {"where": where, "min_score": min_score, "min_probability": min_probability, "exact": exact}
+        return [
+            ObjectHits(thing.box, thing.score, self._answered(data, thing.views, k, conditions, rerank=rerank))
+            for thing in self._viewer.objects(data)
+        ]
 
     def plan(self, *, where: str = "", exact: bool = False) -> str:
         """Name how a query is answered: `annoy`, `faiss` or `exact`."""
@@ -519,6 +506,13 @@ class Index:
             )
         ]
 
+    def _answered(
+        self, data: bytes, views: Sequence[View], k: int, conditions: dict[str, Any], *, rerank: bool
+    ) -> list[Hit]:
+        """Do `search_views`, and compare points where that is asked for; `data` is the file of the query."""
+        hits = self.search_views(views, max(k, CANDIDATES) if rerank and k > 0 else k, **conditions)
+        return self._reranked(data, hits)[:k] if rerank else hits
+
     def _reranked(self, data: bytes, hits: list[Hit]) -> list[Hit]:
         photo = open_photo(data, self.manifest.policy)
         if photo is None:
@@ -540,10 +534,12 @@ class Index:
         Raises:
             PictureError: The picture cannot be used.
         """
+        if not hit.inliers:
+            return None
         photo = open_photo(self._read(picture), self.manifest.policy)
         content = self.items.contents([hit.path]).get(hit.path, b"")
         candidate = as_indexed(self.manifest, hit.path, content)
-        if photo is None or candidate is None or not hit.inliers:
+        if photo is None or candidate is None:
             return None
         part = part_of(photo, hit.box)
         return draw_matches(part, candidate, prove(find_points(part), find_points(candidate)))

@@ -3,16 +3,12 @@
 import contextlib
 import json
 import logging
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from imgsearch import __version__
 from imgsearch.encoders.choice import Choice
 from imgsearch.encoders.model_file import DETECT, ModelCard, save_model
 from imgsearch.images.policy import FilePolicy
@@ -20,7 +16,7 @@ from imgsearch.images.reject import Reject
 from imgsearch.training.detector_material import gather_items
 from imgsearch.training.detector_plan import Plan, settle_detector
 from imgsearch.training.pictures import Progress
-from imgsearch.training.report import history_file
+from imgsearch.training.report import history_file, versions
 from imgsearch.training.settings import DEFAULT_ARCHITECTURE, DEFAULT_VALIDATION
 from imgsearch.training.train import import_keras, require_output, silence
 from imgsearch.training.workplace import Workplace, replacing, writing
@@ -177,8 +173,6 @@ def _write(report: DetectReport, choice: Choice, detector: "keras.Model") -> Non
 
 
 def _history(report: DetectReport) -> dict[str, Any]:
-    import keras
-
     return {
         "version": 1,
         "settings": {**report.plan.to_json(), "objective": DETECT},
@@ -193,11 +187,5 @@ def _history(report: DetectReport) -> dict[str, Any]:
         "metrics": dict(report.metrics),
         "device": report.device,
         "seconds": {name: round(seconds, 3) for name, seconds in report.seconds.items()},
-        "versions": {
-            "imgsearch": __version__,
-            "python": sys.version.split()[0],
-            "keras": keras.__version__,
-            "backend": keras.backend.backend(),
-            "numpy": np.__version__,
-        },
+        "versions": versions(),
     }

@@ -47,8 +47,6 @@ def history_file(output: Path) -> Path:
 
 def history(report: TrainReport) -> dict[str, Any]:
     """Return what is written beside a model; docs/training.md describes it."""
-    import keras
-
     dataset = report.dataset
     counts = {
         name: {
@@ -71,11 +69,18 @@ def history(report: TrainReport) -> dict[str, Any]:
         "metrics": dict(report.metrics),
         "device": report.device,
         "seconds": {name: round(seconds, 3) for name, seconds in report.seconds.items()},
-        "versions": {
-            "imgsearch": __version__,
-            "python": sys.version.split()[0],
-            "keras": keras.__version__,
-            "backend": keras.backend.backend(),
-            "numpy": np.__version__,
-        },
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Say what a model was trained with; Keras is imported."""
+    import keras
+
+    return {
+        "imgsearch": __version__,
+        "python": sys.version.split()[0],
+        "keras": keras.__version__,
+        "backend": keras.backend.backend(),
+        "numpy": np.__version__,
     }
