@@ -14,7 +14,7 @@ from drawn_catalog import draw_catalog
 from imgsearch import Index, build_index
 from imgsearch.images.compose import Style, compose
 from imgsearch.images.decode import decode_rgba
-from imgsearch.training.grounds import generated
+from imgsearch.images.grounds import generated
 
 SEED = 5
 SCENES = 5

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgsearch.encoders.foreground import SIDE, cut_out, foreground, pooling
 from imgsearch.encoders.handcrafted import (
     DIMS_VERSION_1,
     PARTS,
@@ -16,6 +15,7 @@ from imgsearch.encoders.handcrafted import (
 )
 from imgsearch.images.augment import photo_like
 from imgsearch.images.decode import decode, decode_rgba
+from imgsearch.images.foreground import SIDE, cut_out, foreground, pooling
 from imgsearch.images.transform import fit
 
 SIZE = 128

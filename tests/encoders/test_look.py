@@ -26,7 +26,7 @@ def lite0():
 
 
 def test_the_map_has_twice_the_side_of_the_last(lite0, squares):
-    seen = look(open_encoder(*lite0, for_one=True), squares[0])
+    seen = look(open_encoder(*lite0, for_one=True, with_map=True), squares[0])
 
     assert seen.features.shape[:2] == (14, 14)
     assert seen.features.dtype == np.float32
@@ -37,7 +37,7 @@ def test_the_map_shows_where_something_is(lite0):
     square = np.full((224, 224, 3), 255, np.uint8)
     square[112:192, 112:192] = np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8)
 
-    features = look(open_encoder(*lite0, for_one=True), square).features
+    features = look(open_encoder(*lite0, for_one=True, with_map=True), square).features
 
     unlike = np.linalg.norm(features - features[1, 1], axis=2)
     assert unlike[8:11, 8:11].min() > 2 * unlike[1:5, 1:5].max()
@@ -47,7 +47,7 @@ def test_the_map_shows_where_something_is(lite0):
 def test_an_embedding_is_the_same_alone_in_a_stream_and_beside_its_map(squares, precision):
     spec = replace(choose_encoder("efficientnet-lite0").spec, precision=precision)
     folder = exported_encoder(spec)
-    one, many = (open_encoder(spec, folder, for_one=for_one) for for_one in (True, False))
+    one, many = (open_encoder(spec, folder, for_one=for_one, with_map=for_one) for for_one in (True, False))
 
     rows = encode(many, squares)
 
@@ -60,7 +60,7 @@ def test_an_embedding_is_the_same_alone_in_a_stream_and_beside_its_map(squares, 
 
 
 def test_what_was_seen_stays_when_the_next_picture_is_looked_at(lite0, squares):
-    encoder = open_encoder(*lite0, for_one=True)
+    encoder = open_encoder(*lite0, for_one=True, with_map=True)
     first = look(encoder, squares[0])
     before = first.embedding.copy(), first.features.copy()
 
@@ -73,7 +73,7 @@ def test_what_was_seen_stays_when_the_next_picture_is_looked_at(lite0, squares):
 @pytest.mark.parametrize("name", ["handcrafted", "handcrafted:color"])
 def test_what_is_no_network_has_no_map(name, squares):
     spec = choose_encoder(name).spec
-    encoder = open_encoder(spec, exported_encoder(spec), for_one=True)
+    encoder = open_encoder(spec, exported_encoder(spec), for_one=True, with_map=True)
     square = fit(squares[0], spec.size)
 
     seen = look(encoder, square)
@@ -87,17 +87,19 @@ def test_what_is_no_network_has_no_map(name, squares):
 )
 def test_a_hybrid_has_the_map_of_its_first_part_that_has_one(name, lite0, squares):
     spec = choose_encoder(name).spec
-    encoder = open_encoder(spec, exported_encoder(spec), for_one=True)
+    encoder = open_encoder(spec, exported_encoder(spec), for_one=True, with_map=True)
 
     seen = look(encoder, squares[0])
 
-    assert np.allclose(seen.features, look(open_encoder(*lite0, for_one=True), squares[0]).features, atol=1e-4)
+    assert np.allclose(
+        seen.features, look(open_encoder(*lite0, for_one=True, with_map=True), squares[0]).features, atol=1e-4
+    )
     assert seen.embedding @ encode(encoder, squares[:1])[0] > 0.9999
 
 
 def test_a_hybrid_of_parts_without_maps_has_none(squares):
     spec = choose_encoder("handcrafted:color+handcrafted:shape").spec
-    encoder = open_encoder(spec, exported_encoder(spec), for_one=True)
+    encoder = open_encoder(spec, exported_encoder(spec), for_one=True, with_map=True)
     square = fit(squares[0], spec.size)
 
     seen = look(encoder, square)
@@ -108,7 +110,7 @@ def test_a_hybrid_of_parts_without_maps_has_none(squares):
 
 def test_a_model_without_a_finer_map_has_none(tiny_models):
     choice = choose_encoder(str(tiny_models / "classes.keras"))
-    encoder = open_encoder(choice.spec, exported_encoder(choice.spec, choice.files), for_one=True)
+    encoder = open_encoder(choice.spec, exported_encoder(choice.spec, choice.files), for_one=True, with_map=True)
 
     assert look(encoder, np.full((32, 32, 3), 7, np.uint8)).features is None
 
@@ -123,7 +125,7 @@ def test_an_export_of_before_maps_works_and_has_none(lite0, squares, tmp_path):
     openvino.save_model(old, tmp_path / "old" / GRAPH_FILE, compress_to_fp16=False)
 
     for for_one in (True, False):
-        encoder = open_encoder(spec, tmp_path / "old", for_one=for_one)
+        encoder = open_encoder(spec, tmp_path / "old", for_one=for_one, with_map=for_one)
         seen = look(encoder, squares[0])
         assert seen.features is None
         assert seen.embedding @ encode(open_encoder(spec, folder), squares[:1])[0] > 0.9999

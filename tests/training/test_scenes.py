@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 
 from drawn_catalog import draw_catalog
-from imgsearch.encoders.foreground import foreground
 from imgsearch.errors import PictureError
 from imgsearch.images import MAX_PIXELS
-from imgsearch.training.grounds import from_item, generated
+from imgsearch.images.foreground import foreground
+from imgsearch.images.grounds import from_item, generated
 from imgsearch.training.item_worker import LONGEST, NO_ITEM, cut_out
 from imgsearch.training.scenes import Stock, example
 

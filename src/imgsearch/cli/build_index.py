@@ -72,7 +72,7 @@ def build_index(
         typer.Option(
             "--adapt/--no-adapt",
             help="Let the catalogue teach the projection, from photo-like variants of its pictures."
-            " [default: as the index, or not]",
+            " [default: as the index, or with a detector]",
         ),
     ] = None,
     relearn: Annotated[

@@ -9,6 +9,7 @@ import functools
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 # Variants of each picture that are learnt from. One more is held out, to see what was gained.
 VARIANTS = 6
+# Scenes that each item is put into, where something can find it there, and how often it is then looked at.
+SCENES = 2
+LOOKS = 2
 
 # Fewer pictures than this say next to nothing about hundreds of directions.
 FEWEST_PICTURES = 20
@@ -69,8 +73,9 @@ def embedded_variants(
     policy: FilePolicy,
     encoder: Encoder,
     progress: Callable[[str, int, int], None],
+    look: Callable[[Pixels], Embeddings] | None = None,
 ) -> Embeddings:
-    """Embed pictures, and photos and screenshots that might have been made of them.
+    """Embed pictures, and photos and screenshots that might have been made of them, and what is seen in scenes.
 
     Args:
         root: The folder that paths are relative to.
@@ -78,21 +83,33 @@ def embedded_variants(
         policy: Which files are let in.
         encoder: What embeds them.
         progress: Told ("adapt", done, total).
+        look: Finds the item in a scene, uint8 (size, size, 3), and embeds it: float32 (`LOOKS`, D). None: no scenes.
 
     Returns:
-        float32 (pictures, 2 + `VARIANTS`, D): each picture, then its variants, of which the last is to be held out.
+        float32 (pictures, 2 + `VARIANTS` + looks, D): each picture, its items in scenes, then its variants, of which
+        the last is to be held out.
 
     Raises:
         UsageError: There are too few pictures to learn from.
     """
     spec = encoder.spec
+    steps, scenes = Steps.parse(spec.steps), SCENES if look else 0
     make = functools.partial(
-        DecodeWorker, spec.size, spec.fit, policy, steps=Steps.parse(spec.steps), variants=VARIANTS + 1
+        DecodeWorker, spec.size, spec.fit, policy, steps=steps, variants=VARIANTS + 1, scenes=scenes
     )
     decoded = decoded_files(os.fspath(root), paths, policy, make, DecodeWorker.decode_variants)
+    seen: deque[Embeddings] = deque()  # in scenes whose picture is still being embedded
     rows = []
     started = time.monotonic()
-    for done, embedding in enumerate(encoder.encode_stream(_usable(decoded)), start=1):
+
+    def without_scenes() -> Iterator[Pixels]:
+        for squares in _usable(decoded):
+            if look:
+                seen.append(np.concatenate([look(scene) for scene in squares[-scenes:]]))
+            yield squares[: 2 + VARIANTS]
+
+    for done, encoded in enumerate(encoder.encode_stream(without_scenes()), start=1):
+        embedding = np.concatenate([encoded[:1], seen.popleft(), encoded[1:]]) if look else encoded
         if np.isfinite(embedding).all():
             rows.append(embedding)
         if done == _FIRST and len(paths) > 2 * _FIRST:

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsearch.encoders.foreground import SIDE, Item
 from imgsearch.encoders.vectors import joined
+from imgsearch.images.foreground import SIDE, Item
 
 # Hue, saturation and value: bins of the description, and finer ones to count in.
 _BINS = (8, 3, 3)

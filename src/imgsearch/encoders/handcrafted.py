@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.encoders import color, shape, texture
-from imgsearch.encoders.foreground import Item, cut_out
 from imgsearch.encoders.vectors import joined
 from imgsearch.images.decode import Pixels
+from imgsearch.images.foreground import Item, cut_out
 
 PARTS: Mapping[str, int] = {"color": color.DIMS, "texture": texture.DIMS, "shape": shape.DIMS}
 

@@ -104,13 +104,14 @@ def part_file(number: int, name: str) -> str:
     return f"{number}-{name}"
 
 
-def open_encoder(spec: EncoderSpec, directory: Path, *, for_one: bool = False) -> Encoder:
+def open_encoder(spec: EncoderSpec, directory: Path, *, for_one: bool = False, with_map: bool = False) -> Encoder:
     """Open an encoder that was exported.
 
     Args:
         spec: What it is.
         directory: Folder with the files that `files_of` names. Check their hashes first.
         for_one: Whether it is for a single picture soon rather than for many.
+        with_map: Whether `look` is to give feature maps, which take time to hand out.
 
     Returns:
         The encoder, networks on OpenVINO.
@@ -118,21 +119,21 @@ def open_encoder(spec: EncoderSpec, directory: Path, *, for_one: bool = False) -
     Raises:
         DamagedIndexError: A file cannot be read, or is not what `spec` says.
     """
-    return _open(spec, lambda name: directory / name, for_one=for_one)
+    return _open(spec, lambda name: directory / name, for_one=for_one, with_map=with_map)
 
 
-def _open(spec: EncoderSpec, locate: Callable[[str], Path], *, for_one: bool) -> Encoder:
+def _open(spec: EncoderSpec, locate: Callable[[str], Path], *, for_one: bool, with_map: bool) -> Encoder:
     if spec.kind == "handcrafted":
         return HandcraftedEncoder(spec)
     if spec.kind == "visual-words":
         return VisualWordsEncoder(spec, locate(VOCABULARY_FILE))
     if spec.kind == "hybrid":
         parts = [
-            _open(part.spec, functools.partial(_located, locate, number), for_one=for_one)
+            _open(part.spec, functools.partial(_located, locate, number), for_one=for_one, with_map=with_map)
             for number, part in enumerate(spec.parts)
         ]
         return HybridEncoder(spec, parts)
-    return OpenVinoEncoder(spec, locate(GRAPH_FILE), for_one=for_one)
+    return OpenVinoEncoder(spec, locate(GRAPH_FILE), for_one=for_one, with_map=with_map)
 
 
 def _located(locate: Callable[[str], Path], number: int, name: str) -> Path:
@@ -163,6 +164,7 @@ class OpenVinoEncoder:
         spec: What it is.
         graph: The file `encoder.xml`; `encoder.bin` is beside it.
         for_one: Compile for the shortest time to one answer rather than for throughput.
+        with_map: Keep all that the graph gives beside the embedding.
 
     Raises:
         DamagedIndexError: The graph cannot be read, or is not what `spec` says.
@@ -170,7 +172,7 @@ class OpenVinoEncoder:
 
     batch_size = 4  # fewer calls than one by one; larger batches keep the decoders waiting
 
-    def __init__(self, spec: EncoderSpec, graph: Path, *, for_one: bool = False) -> None:
+    def __init__(self, spec: EncoderSpec, graph: Path, *, for_one: bool = False, with_map: bool = False) -> None:
         self.spec = spec
         openvino = import_openvino()
         core = openvino.Core()
@@ -183,7 +185,7 @@ class OpenVinoEncoder:
             settings["NUM_STREAMS"] = str(len(os.sched_getaffinity(0)))
         try:
             model = core.read_model(graph)
-            if not for_one:  # nobody looks at the feature maps of a catalogue, and they take time to hand out
+            if not with_map:
                 model = openvino.Model([model.output(0)], model.get_parameters(), "encoder")
             self._model = core.compile_model(model, "CPU", settings)
             outputs = self._model.output(0).partial_shape[1].get_length()

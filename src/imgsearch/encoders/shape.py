@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsearch.encoders.foreground import Item, pooling
 from imgsearch.encoders.vectors import joined
+from imgsearch.images.foreground import Item, pooling
 
 _CELLS = 6
 _ORIENTATIONS = 9

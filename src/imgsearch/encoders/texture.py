@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsearch.encoders.foreground import SIDE, Item, pooling
 from imgsearch.encoders.vectors import joined
+from imgsearch.images.foreground import SIDE, Item, pooling
 
 # Local binary patterns: distance to the eight neighbours in pixels, and cells a side.
 _RADII = (1, 2, 4)

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.encoders.arrays import read_arrays
-from imgsearch.encoders.foreground import cut_out
 from imgsearch.encoders.vectors import unit
 from imgsearch.errors import DamagedIndexError, UsageError
 from imgsearch.images.decode import Pixels
+from imgsearch.images.foreground import cut_out
 
 WORDS = 1024
 

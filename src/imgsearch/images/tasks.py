@@ -1,4 +1,4 @@
-"""What is made of a picture file: a fitted square, variants of it, or files."""
+"""What is made of a picture file: a fitted square, variants of it and scenes with it, or files."""
 
 import hashlib
 import io
@@ -14,7 +14,10 @@ import numpy as np
 from imgsearch.errors import PictureError
 from imgsearch.images import MAX_PIXELS
 from imgsearch.images.augment import photo_like, reduce_rgba, screenshot_like, shaken
+from imgsearch.images.compose import Style, compose
 from imgsearch.images.decode import Pixels, decode, decode_rgba, salvage, within_memory
+from imgsearch.images.foreground import without_border, without_ground
+from imgsearch.images.grounds import generated
 from imgsearch.images.headers import picture_format
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import NO_STEPS, Steps
@@ -38,6 +41,8 @@ _TRIM = Steps(crop_foreground=True)
 
 # Two photos to each screenshot: what customers send.
 _VARIANT_KINDS = (photo_like, photo_like, screenshot_like)
+# How an item stands in a scene.
+_SCENE = Style((0.4, 0.85), quality=(30, 95))
 
 _LONGEST_SIDE = {"jpg": 65_500, "webp": 16_383}
 _QUALITY = {"jpg": (cv2.IMWRITE_JPEG_QUALITY, 95), "webp": (cv2.IMWRITE_WEBP_QUALITY, 95)}
@@ -54,6 +59,7 @@ class Task:
     steps: Steps
     variants: int
     seed: int
+    scenes: int = 0
     ending: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -71,7 +77,7 @@ class Task:
         return cls(
             *(data["size"], data["how"], FilePolicy.from_json(data["policy"]), data["seconds"]),
             *(Steps.parse(data.get("steps", "")), data.get("variants", 0), data.get("seed", 0)),
-            data.get("ending", ""),
+            *(data.get("scenes", 0), data.get("ending", "")),
         )
 
 
@@ -100,10 +106,10 @@ def decode_and_fit(
 
 
 def squares(data: bytes, task: Task) -> list[Part]:
-    """Make what `DecodeWorker` is asked for: the square, its variants, and what is damaged."""
+    """Make what `DecodeWorker` is asked for: the square, its variants, scenes, and what is damaged."""
     picture, damage = _decoded(data, task, _shrink_to(task.size, task.how, task.steps))
     square = stepped_and_fitted(picture, task.size, task.how, task.steps)
-    variants = _variants(data, task) if task.variants else ()
+    variants = _variants(data, task) if task.variants or task.scenes else ()
     return [*(pixels.reshape(-1).data for pixels in (square, *variants)), damage.encode()[:LONGEST_TEXT]]
 
 
@@ -117,6 +123,10 @@ def _variants(data: bytes, task: Task) -> Iterator[Pixels]:
     item = reduce_rgba(item, _WORKED_SIDE)
     for make in itertools.islice(itertools.cycle(_VARIANT_KINDS), task.variants):
         yield decode_and_fit(make(item, chance), task.size, task.how, steps=task.steps)
+    alone = without_border(without_ground(item)) if task.scenes else item
+    for _ in range(task.scenes):
+        ground = generated((task.size, task.size), chance)
+        yield compose(ground, [alone] if alone.size else [], _SCENE, chance).photo
 
 
 def files(data: bytes, task: Task) -> list[Part]:

@@ -1,8 +1,8 @@
 """Decode in processes of their own: a file that kills or stalls the decoder costs that file, not the build.
 
 A worker is this module, run by the same interpreter with a task, and speaks as `worker_process` says. A request is a
-picture file. The answer is the pixels of one fitted square, and of variants of it where the task asks for them, after
-which it may say what is damaged; or, of a task with an ending, picture files, each after its length (`<Q`).
+picture file. The answer is the pixels of one fitted square, of variants of it and of scenes where the task asks for
+them, after which it may say what is damaged; or, of a task with an ending, picture files, each after its length (`<Q`).
 """
 
 import json
@@ -94,6 +94,7 @@ class DecodeWorker(WorkerProcess):
         seconds: How long one file may take.
         steps: As for `decode_and_fit`.
         variants: How many variants it makes of each picture: photos and screenshots that a customer might send.
+        scenes: In how many scenes it puts the item of each picture: on grounds that are drawn, somewhere, askew.
         seed: Of their chance.
     """
 
@@ -106,12 +107,13 @@ class DecodeWorker(WorkerProcess):
         seconds: float = DECODE_SECONDS,
         steps: Steps = NO_STEPS,
         variants: int = 0,
+        scenes: int = 0,
         seed: int = 0,
     ) -> None:
         policy = policy or FilePolicy()
-        task = Task(size, how, policy, seconds, steps, variants, seed).to_json()
+        task = Task(size, how, policy, seconds, steps, variants, seed, scenes).to_json()
         super().__init__(_MODULE, task, _settings(policy), seconds)
-        self._shape = (1 + variants, size, size, 3)
+        self._shape = (1 + variants + scenes, size, size, 3)
 
     def decode(self, data: bytes) -> tuple[Pixels, str]:
         """Do `decode_and_fit` in the worker.
@@ -129,13 +131,13 @@ class DecodeWorker(WorkerProcess):
         return squares[0], damage
 
     def decode_variants(self, data: bytes) -> Pixels:
-        """Do `decode_and_fit` in the worker, with the picture and with variants of it.
+        """Do `decode_and_fit` in the worker, with the picture and with variants of it, and put it into scenes.
 
         Args:
             data: A picture file. The same content gives the same variants, whatever came before.
 
         Returns:
-            RGB, uint8 of shape (1 + variants, size, size, 3), the picture itself first.
+            RGB, uint8 of shape (1 + variants + scenes, size, size, 3), the picture itself first, scenes last.
 
         Raises:
             PictureError: As for `decode`.
@@ -165,7 +167,7 @@ class FileWorker(WorkerProcess):
         self, size: int, how: Fit, policy: FilePolicy, *, steps: Steps, augment: int, seed: int, ending: Ending
     ) -> None:
         seconds = DECODE_SECONDS * (1 + augment)
-        task = Task(size, how, policy, seconds, steps, augment, seed, ending).to_json()
+        task = Task(size, how, policy, seconds, steps, augment, seed, ending=ending).to_json()
         super().__init__(_MODULE, task, _settings(policy), seconds)
 
     def files(self, data: bytes) -> list[Part]:

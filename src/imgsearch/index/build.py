@@ -65,7 +65,8 @@ def build_index(
         follow_links: Whether to follow links to files and folders, also out of the catalogue.
         preprocess: What is done to every picture, and to every query, before it is embedded: `grayscale,binarize=otsu`.
         trim: Whether even borders are cut off around the item first, unless the encoder is a model of its own.
-        adapt: Let the catalogue teach the projection, from photo-like variants of its pictures, if that helps.
+        adapt: Let the catalogue teach the projection, from photo-like variants of its pictures, if that helps. None for
+            as the index does, or if a detector is new to it.
         relearn: Learn the projection, and a vocabulary of visual words, anew.
         force: Go on though most of the catalogue has vanished, or the decoder dies again and again.
         max_skipped: Refuse to publish when more files than this cannot be used.

@@ -34,7 +34,7 @@ class _Learnt:
     adaptation: Gain | None
 
 
-Adapter = Callable[[Manifest, Embeddings, Projection | None], tuple[Projection | None, Gain]]
+Adapter = Callable[[Manifest, Embeddings, Projection | None], tuple[Projection | None, Gain | None]]
 
 
 def complete_generation(
@@ -138,12 +138,14 @@ def _is_missing_or_another(link: Path, target: str) -> bool:
 def _kept(directory: Path, draft: Manifest, previous: Manifest | None, *, adapted: bool | None) -> _Learnt | None:
     """Keep the projection while the encoder is the same, so that scores do not drift from night to night.
 
-    It is given up when the catalogue has doubled since it was learnt, or is to be adapted, or no longer to be.
+    It is given up when the catalogue has doubled since it was learnt, or is to be adapted, or no longer to be, or was
+    adapted to what another detector sees.
     """
     if previous is None or previous.fingerprint != draft.fingerprint:
         return None
     gain = previous.adaptation
-    if adapted is not None and adapted != (gain is not None):
+    sees_otherwise = draft.detector is not None and draft.detector_fingerprint != previous.detector_fingerprint
+    if (adapted and sees_otherwise) or (adapted is not None and adapted != (gain is not None)):
         return None
     if not previous.projection_count:
         # An adaptation of a small catalogue that did not help is not tried again every night.

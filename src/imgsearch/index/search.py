@@ -151,6 +151,7 @@ class Index:
     def close(self) -> None:
         """Close the file of items; the maps go with the last reference."""
         self._checker.shutdown(cancel_futures=True)
+        self._viewer.close()
         for file in self._opened.values():
             file.close()
         self.items.close()

@@ -165,16 +165,21 @@ def _with_known_weights(spec: EncoderSpec, known: EncoderSpec, *, given: bool) -
     return spec
 
 
-def settle_adaptation(wishes: Wishes, previous: Manifest | None) -> bool:
+def settle_adaptation(wishes: Wishes, previous: Manifest | None, detector: EncoderSpec | None) -> bool:
     """Choose whether the catalogue is to teach the projection.
+
+    Unless the user has said otherwise it does with a detector, whose items are found with it far more often
+    (docs/benchmarks.md).
 
     Args:
         wishes: Of the user.
         previous: What is published, if anything.
+        detector: Of the index that is to be.
     """
-    if wishes.adapt is None:
-        return previous is not None and previous.adaptation is not None
-    return wishes.adapt
+    if wishes.adapt is not None:
+        return wishes.adapt
+    is_new = detector is not None and (previous is None or previous.detector_fingerprint != detector.fingerprint)
+    return is_new or (previous is not None and previous.adaptation is not None)
 
 
 def settle_search(wishes: Wishes, previous: Manifest | None) -> SearchWish:

@@ -5,20 +5,21 @@ import logging
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from imgsearch.encoders.adaptation import Gain
+from imgsearch.encoders.adaptation import FEWEST_PICTURES, Gain
 from imgsearch.encoders.projection import Projection
-from imgsearch.encoders.runtime import Embeddings
+from imgsearch.encoders.runtime import GRAPH_FILE, Embeddings, open_encoder
 from imgsearch.errors import UsageError
 from imgsearch.images.reject import Reject
 from imgsearch.images.scan import FoundFile, Scan
+from imgsearch.images.steps import Steps
 from imgsearch.index import store
-from imgsearch.index.adapt import adapt
+from imgsearch.index.adapt import adapt, looking
 from imgsearch.index.arrays import BLOCK_ROWS, open_array, write_array
 from imgsearch.index.disk import sync, writing
 from imgsearch.index.encoder_source import EncoderSource
@@ -42,6 +43,7 @@ from imgsearch.index.settings import (
 )
 from imgsearch.index.vocabulary import vocabularies_of, with_vocabulary
 from imgsearch.index.work import Changes, WorkFile
+from imgsearch.regions.detector import Detector
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +128,7 @@ def update(
                 _write_truth(work, directory, folder, draft, previous)
                 adapter: Adapter | None = None
                 if adapted:
-                    adapter = partial(_adapt, folder, prepared, progress)
+                    adapter = partial(_adapt, folder, sources, progress, wishes)
                 manifest = complete_generation(
                     directory, draft, previous, progress, relearn=conduct.relearn, adapted=adapted, adapter=adapter
                 )
@@ -135,13 +137,22 @@ def update(
 
 def _adapt(
     folder: Path,
-    prepared: EncoderSource,
+    sources: Sequence[EncoderSource],
     progress: Progress,
+    wishes: Wishes,
     draft: Manifest,
     sample: Embeddings,
     plain: Projection | None,
-) -> tuple[Projection | None, Gain]:
-    return adapt(folder, draft, sample, plain, prepared.open(), progress)
+) -> tuple[Projection | None, Gain | None]:
+    if wishes.adapt is None and len(sample) < FEWEST_PICTURES:
+        logger.warning("too few pictures to adapt to: --adapt does it when there are %d", FEWEST_PICTURES)
+        return plain, None
+    look = None
+    # Of photos that are turned first, regions are not looked at; see `views`.
+    if draft.detector and not Steps.parse(draft.encoder.steps).moves:
+        detector = Detector(draft.detector, sources[1].install() / GRAPH_FILE)
+        look = looking(detector, open_encoder(draft.encoder, sources[0].install(), for_one=True))
+    return adapt(folder, draft, sample, plain, sources[0].open(), look, progress)
 
 
 def _require_folder(catalogue: Path, directory: Path) -> None:
@@ -200,7 +211,7 @@ def _settled(
         files={},
     )
     files = {**choice.files, **(detector.files if detector else {})}
-    return draft, files, searchable and settle_adaptation(wishes, previous)
+    return draft, files, searchable and settle_adaptation(wishes, previous, draft.detector)
 
 
 def _digest(metadata: Path) -> str:

@@ -1,6 +1,7 @@
 """What a query is looked at as: the whole picture, and regions of it, each a vector of the searched space."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,7 +24,16 @@ from imgsearch.index import store
 from imgsearch.index.manifest import Manifest
 from imgsearch.regions.detections import Detection, found
 from imgsearch.regions.detector import Detected, Detector
-from imgsearch.regions.propose import Likely, Region, many_regions, of_photo, parts, salient, shown_twice
+from imgsearch.regions.propose import (
+    Likely,
+    Region,
+    detected_items,
+    many_regions,
+    of_photo,
+    parts,
+    salient,
+    shown_twice,
+)
 from imgsearch.regions.salience import LEVEL
 
 # `auto`: regions of what is no plain product picture; `whole`: none; a number: so many, of any picture.
@@ -33,10 +43,6 @@ MOST_REGIONS = 200
 
 # A plane for where all may be item.
 _ANYWHERE = np.ones((1, 1), np.float32)
-# Of a detector's mask, what is item rather than ground.
-_ITEM = 0.5
-# The score of a box from which on `auto` looks at it: the best there is, even if it is not sure.
-_HARDLY = 0.05
 
 # More pictures at once would take memory that a query does not need.
 _BATCH = 16
@@ -97,6 +103,13 @@ class Viewer:
         self._steps = Steps.parse(manifest.encoder.steps)
         self._encoder: Encoder | None = None
         self._detector: Detector | None = None
+        self._opener = ThreadPoolExecutor(1, "imgsearch-open")
+        self._region_encoder: Future[Encoder] | None = None
+        self._whole: set[str] = set()
+
+    def close(self) -> None:
+        """Wait for what is being opened."""
+        self._opener.shutdown()
 
     def whole(self, data: bytes) -> View:
         """Look at a picture file as a whole.
@@ -143,15 +156,14 @@ class Viewer:
         is_plain = has_even_ground(photo.pixels)
         if regions == "auto" and (is_plain or self._steps.moves):
             regions = "whole"
+        if regions != "whole":
+            self._begin_regions()
         embedding, likely = self._look(photo, regions, is_plain=is_plain)
         shown: list[Region] = []
         if isinstance(regions, int):
             shown = many_regions(photo.pixels, likely, regions)
         elif likely:
-            # The mask knows better how far an item reaches than the surest box does, and that one better what is an
-            # item (docs/benchmarks.md): so the largest part of the mask is what is cut out.
-            items = parts(likely.plane, _ITEM, photo.pixels.shape[:2]) if self._manifest.detector else []
-            shown = shown_twice(photo.pixels, likely.boxes[0], likely.plane, next(iter(items), None))
+            shown = shown_twice(photo.pixels, likely.boxes[0], likely.plane, likely.item)
         whole = View(self._projected(embedding[None])[0])
         return self._checked([whole, *self._of_regions(photo, shown)])
 
@@ -194,6 +206,7 @@ class Viewer:
             DamagedIndexError: The encoder or the detector is damaged.
         """
         photo = self._photo(data)
+        self._begin_regions()
         height, width = photo.pixels.shape[:2]
         spec = self._manifest.encoder
         alone = items_on_even_ground(photo.pixels)
@@ -233,7 +246,7 @@ class Viewer:
 
     def embed(self, squares: Iterable[Pixels]) -> Iterator[Embeddings]:
         """Bring pictures into the searched space, many at once; see `Index.embed`."""
-        for embedding in self._checked_encoder(for_one=False).encode_stream(squares):
+        for embedding in self._checked_encoder(for_one=False, with_map=False).encode_stream(squares):
             yield self._projected(embedding)
 
     def _look(self, photo: Photo, regions: Regions, *, is_plain: bool) -> tuple[Embeddings, Likely | None]:
@@ -244,11 +257,7 @@ class Viewer:
         shows_photo = not (is_plain or self._steps.moves)
         if self._manifest.detector and shows_photo and regions != "whole":
             detected = self._opened_detector().detect(square)
-            height, width = photo.pixels.shape[:2]
-            boxes = [each.box for each in found(detected.scores, detected.boxes, width, height, least_score=_HARDLY)]
-            return detected.embedding, Likely(
-                of_photo(detected.mask, (height, width), spec.fit), boxes
-            ) if boxes else None
+            return detected.embedding, detected_items(detected, photo.pixels.shape[:2], spec.fit)
         seen = look(self._opened_encoder(), square)
         features = seen.features if shows_photo else None
         # Without a map only colours could tell where items are. Encoders without one take the ground away by
@@ -273,12 +282,13 @@ class Viewer:
         return self._checked([View(view.vector, box) for view in self._of_regions(photo, regions)])
 
     def _of_regions(self, photo: Photo, regions: Sequence[Region]) -> list[View]:
-        spec = self._manifest.encoder
         views: list[View] = []
         for start in range(0, len(regions), _BATCH):
             some = regions[start : start + _BATCH]
+            encoder = self._opened_region_encoder()
+            spec = encoder.spec
             squares = [stepped_and_fitted(region.pixels, spec.size, spec.fit, self._steps) for region in some]
-            vectors = self._projected(encode(self._opened_encoder(), np.stack(squares)))
+            vectors = self._projected(encode(encoder, np.stack(squares)))
             views += [
                 View(vector, stretched(region.box, photo.pixels.shape[:2], photo.size))
                 for vector, region in zip(vectors, some, strict=True)
@@ -297,9 +307,24 @@ class Viewer:
 
     def _opened_encoder(self) -> Encoder:
         if self._encoder is None:
-            # Though a detector is its encoder, too: regions are looked at in half the time without its heads.
-            self._encoder = self._checked_encoder(for_one=True)
+            self._encoder = self._checked_encoder(for_one=True, with_map=True)
         return self._encoder
+
+    def _begin_regions(self) -> None:
+        """Open what looks at regions, while others look for them.
+
+        It is another than what looks at the whole, since OpenVINO prepares anew when batches of two follow single
+        pictures, and since nobody needs maps of regions.
+        """
+        if self._region_encoder is None:
+            spec, folder = self._manifest.encoder, self._manifest.encoder_folder
+            self._require_whole(spec, folder)
+            self._region_encoder = self._opener.submit(open_encoder, spec, self._directory / folder, for_one=True)
+
+    def _opened_region_encoder(self) -> Encoder:
+        self._begin_regions()
+        assert self._region_encoder is not None
+        return self._region_encoder.result()
 
     def _opened_detector(self) -> Detector:
         if self._detector is None:
@@ -309,11 +334,13 @@ class Viewer:
             self._detector = Detector(spec, self._directory / folder / GRAPH_FILE)
         return self._detector
 
-    def _checked_encoder(self, *, for_one: bool) -> Encoder:
+    def _checked_encoder(self, *, for_one: bool, with_map: bool) -> Encoder:
         spec, folder = self._manifest.encoder, self._manifest.encoder_folder
         self._require_whole(spec, folder)
-        return open_encoder(spec, self._directory / folder, for_one=for_one)
+        return open_encoder(spec, self._directory / folder, for_one=for_one, with_map=with_map)
 
     def _require_whole(self, spec: EncoderSpec, folder: str) -> None:
-        for name in exported_files(spec):
-            store.check_truth(self._directory, self._manifest, f"{folder}/{name}")
+        if folder not in self._whole:
+            for name in exported_files(spec):
+                store.check_truth(self._directory, self._manifest, f"{folder}/{name}")
+            self._whole.add(folder)

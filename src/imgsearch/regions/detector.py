@@ -41,7 +41,7 @@ class Detector(OpenVinoEncoder):
     """
 
     def __init__(self, spec: EncoderSpec, graph: Path) -> None:
-        super().__init__(spec, graph, for_one=True)
+        super().__init__(spec, graph, for_one=True, with_map=True)
         # Keras' export may add outputs that say nothing.
         sides = [output.partial_shape for output in self._model.outputs[1:4]]
         fits = (

@@ -10,6 +10,8 @@ from imgsearch.images.boxes import Box, overlaps, stretched
 from imgsearch.images.decode import Pixels
 from imgsearch.images.transform import Fit
 from imgsearch.regions.cut_out import crop, cut_out
+from imgsearch.regions.detections import found
+from imgsearch.regions.detector import Detected
 from imgsearch.regions.salience import SIDE, Plane, salience, salient_box
 from imgsearch.regions.windows import windows
 
@@ -19,6 +21,10 @@ _SAME = 0.7
 _SAME_COLOUR = 12
 # A part of a plane that has fewer cells is no item of its own.
 _FEWEST_CELLS = 6
+# Of a detector's mask, what is item rather than ground.
+ITEM = 0.5
+# The score of a detector's box from which on it is looked at if it is the best: even if it is not sure.
+_HARDLY = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +47,12 @@ class Likely:
     Attributes:
         plane: float32, stretched over the photo: about 0 where there is ground, about 1 where there is an item.
         boxes: Around items, the surest first, in the photo's pixels.
+        item: What is best cut out of its ground; None for the first box.
     """
 
     plane: Plane
     boxes: Sequence[Box]
+    item: Box | None = None
 
 
 def salient(photo: Pixels, features: Plane | None, how: Fit) -> Likely | None:
@@ -69,6 +77,28 @@ def salient(photo: Pixels, features: Plane | None, how: Fit) -> Likely | None:
     if plane is None:
         return None
     return Likely(plane, (stretched(salient_box(plane), (SIDE, SIDE), photo.shape[:2]),))
+
+
+def detected_items(detected: Detected, size: tuple[int, int], how: Fit) -> Likely | None:
+    """Read what a detector says of a photo of which only the likeliest item is to be looked at.
+
+    The mask knows better how far an item reaches than the surest box does, and that one better what is an item
+    (docs/benchmarks.md): so the largest part of the mask is what is cut out.
+
+    Args:
+        detected: Of the photo, fitted.
+        size: Height and width of the photo.
+        how: It was fitted.
+
+    Returns:
+        The boxes of items that are hardly sure, too; None where there are none.
+    """
+    height, width = size
+    boxes = [each.box for each in found(detected.scores, detected.boxes, width, height, least_score=_HARDLY)]
+    if not boxes:
+        return None
+    mask = of_photo(detected.mask, size, how)
+    return Likely(mask, boxes, next(iter(parts(mask, ITEM, size)), None))
 
 
 def shown_twice(photo: Pixels, box: Box, plane: Plane, item: Box | None = None) -> list[Region]:

@@ -12,10 +12,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from imgsearch.encoders.foreground import foreground
 from imgsearch.errors import PictureError
 from imgsearch.images.augment import reduce_rgba
 from imgsearch.images.decode import Pixels, decode, decode_rgba, within_memory
+from imgsearch.images.foreground import without_border, without_ground
 from imgsearch.images.headers import picture_format
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.worker_process import Part, WorkerProcess, limit_resources, serve
@@ -34,9 +34,6 @@ _SECONDS = 30.0
 _MEMORY = 2 << 30
 _BYTES_A_PIXEL = 8
 _OPAQUE = 127
-_SHOWS = 16
-# Where the ground is looked for; no finer than `foreground` looks itself.
-_GLANCE = 128
 _SIDES = struct.Struct("<II")
 
 
@@ -89,22 +86,12 @@ def cut_out(data: bytes, max_pixels: int) -> Pixels:
     else:
         item = decode_rgba(data, max_pixels=max_pixels)
     item = reduce_rgba(item, 4 * LONGEST)
-    if item[:, :, 3].min() > _SHOWS:
-        item = _without_ground(item)
-    x, y, width, height = cv2.boundingRect((item[:, :, 3] > _SHOWS).astype(np.uint8))
-    item = reduce_rgba(item[y : y + height, x : x + width], LONGEST) if width and height else item[:0]
+    item = without_border(without_ground(item))
+    if item.size:
+        item = reduce_rgba(item, LONGEST)
     if min(item.shape[:2]) < _SHORTEST or np.mean(item[:, :, 3] > _OPAQUE) < _LEAST_SHARE:
         raise PictureError(NO_ITEM, "too small, or transparent")
     return np.ascontiguousarray(item)
-
-
-def _without_ground(item: Pixels) -> Pixels:
-    """Make transparent what is an even ground around an item."""
-    height, width = item.shape[:2]
-    glance = cv2.resize(item[:, :, :3], (_GLANCE, _GLANCE), interpolation=cv2.INTER_AREA)
-    mask = foreground(np.asarray(glance, np.uint8)).astype(np.uint8) * np.uint8(255)
-    opacity = cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.dstack([item[:, :, :3], np.asarray(opacity, np.uint8)])
 
 
 def _main(task: dict[str, Any]) -> None:

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from imgsearch.images.compose import Scene, Style, compose
 from imgsearch.images.decode import Pixels
+from imgsearch.images.grounds import from_item, generated, of_patches, strewn
 from imgsearch.images.transform import fit
-from imgsearch.training.grounds import from_item, generated, of_patches, strewn
 
 # Pixels of the longer side of a scene: the least and the most.
 _SIDES = (224, 320)

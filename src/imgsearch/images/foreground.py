@@ -31,6 +31,9 @@ _LEAST_PART = 0.05
 _LEAST_SHARE = 0.005
 _LARGEST_SHARE = 0.85
 
+# What is more opaque than this shows.
+_SHOWS = 16
+
 # The square shown reaches this many standard deviations of the item's pixels from their centre.
 _REACH = 1.5
 
@@ -110,6 +113,30 @@ def foreground(picture: Pixels) -> _Mask:
         mask = _eroded(mask)
     mask = _large_parts(mask)
     return mask if mask.mean() >= _LEAST_SHARE else np.ones_like(mask)
+
+
+def without_ground(item: Pixels) -> Pixels:
+    """Make transparent what is ground around an item; see `foreground`.
+
+    Args:
+        item: RGBA, uint8 (height, width, 4).
+
+    Returns:
+        RGBA, uint8, of the same size; the same where some of it is transparent already.
+    """
+    if item[:, :, 3].min() <= _SHOWS:
+        return item
+    height, width = item.shape[:2]
+    glance = cv2.resize(item[:, :, :3], (_SEARCHED, _SEARCHED), interpolation=cv2.INTER_AREA)
+    mask = foreground(np.asarray(glance, np.uint8)).astype(np.uint8) * np.uint8(255)
+    opacity = cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.dstack([item[:, :, :3], np.asarray(opacity, np.uint8)])
+
+
+def without_border(item: Pixels) -> Pixels:
+    """Cut off what is transparent around an item: RGBA, uint8; without a pixel where nothing shows."""
+    x, y, width, height = cv2.boundingRect((item[:, :, 3] > _SHOWS).astype(np.uint8))
+    return item[y : y + height, x : x + width]
 
 
 def _reached(image: NDArray[np.uint8] | NDArray[np.float32], seeds: _Mask, step: float) -> _Mask:
