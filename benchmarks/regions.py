@@ -6,6 +6,7 @@ Without a DETECTOR one is trained in FOLDER, with the defaults.
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from adaptation import placed, split
 from catalogs import stamps
 from demo import make_queries, rank_of
 from hard_set import ground, grounds, hard_set, trimmed
@@ -56,19 +58,26 @@ def main(folder: Path, detector: Path) -> None:
         subprocess.run([sys.executable, "-m", "imgsearch", *command], check=True)
     facts = json.loads(detector.with_suffix(".history.json").read_text())
     print(f"  the detector: {facts['metrics']} after {facts['seconds']['total']:.0f} s", flush=True)
-    plain, taught, adapted = (folder / f"regions-{name}.imgsearch" for name in ("plain", "detector", "adapted"))
+    names = ("plain", "adapted", "detector-plain", "detector", "detector-half")
+    plain, adapted, bare, taught, half = (folder / f"regions-{name}.imgsearch" for name in names)
     build_index(catalogue, plain)
-    build_index(catalogue, taught, detector=detector)
-    build_index(catalogue, adapted, detector=detector, adapt=True)
-    costs(catalogue, plain, taught)
+    build_index(catalogue, adapted, adapt=True)
+    build_index(catalogue, bare, detector=detector, adapt=False)
+    report = build_index(catalogue, taught, detector=detector)
+    print(f"  with a detector the index takes {report.seconds['index']:.0f} s: {report.adaptation}", flush=True)
+    known, later = split(sorted(catalogue.rglob("*.png")), catalogue, folder / "regions-half")
+    build_index(known, half, detector=detector, relearn=True)
+    for picture in later:
+        os.link(picture, placed(picture, catalogue, known))
+    build_index(known, half)
     stages = [
         Stage("whole", plain, {"regions": "whole"}),
         Stage("auto", plain, {}),
         Stage("auto, geometric", plain, {"rerank": True}),
+        Stage("auto, --adapt", adapted, {}),
+        Stage("auto, detector, --no-adapt", bare, {}),
         Stage("auto, detector", taught, {}),
         Stage("auto, detector, geometric", taught, {"rerank": True}),
-        Stage("auto, detector, --adapt", adapted, {}),
-        Stage("auto, detector, --adapt, geometric", adapted, {"rerank": True}),
     ]
     easy = make_queries(catalogue, folder / f"stamps-queries-{EASY_SEED}", EASY_SEED)
     hard = hard_set(catalogue, photographs, folder / f"hard-{HARD_SEED}", HARD_SEED)
@@ -77,13 +86,19 @@ def main(folder: Path, detector: Path) -> None:
         "easy": some(easy, EASY_EVERY),
         "hard": {query.name: query.photo for query in hard},
     }
+    costs(catalogue, plain, taught, hard)
     for name, index in (("salience", plain), ("detector", taught)):
         print(f"  hard: what was cut out by {name}: {located(index, hard)}", flush=True)
     for name, files in asked.items():
         for stage in stages:
             print(f"  {name:<5} {stage.name:<35} {rates(stage, files)}", flush=True)
-    for name, index in (("salience", plain), ("detector", taught)):
+    unseen = {picture.relative_to(catalogue).as_posix() for picture in later}
+    others = {name: file for name, file in asked["hard"].items() if name in unseen}
+    for stage in (stages[1], stages[4], Stage("auto, detector, adapted without them", half, {})):
+        print(f"  hard, {len(others)} not adapted on: {stage.name:<38} {rates(stage, others)}", flush=True)
+    for name, index in (("salience", plain), ("detector, --no-adapt", bare), ("detector", taught)):
         print(f"  three items, by {name}: {objects(index, catalogue, photographs)}", flush=True)
+        print(f"  the same, geometric: {objects(index, catalogue, photographs, rerank=True)}", flush=True)
 
 
 def saved_again(catalogue: Path, folder: Path) -> dict[str, Path]:
@@ -130,8 +145,8 @@ def located(directory: Path, queries: Sequence[Any]) -> str:
     return f"IoU {found.mean():.3f}, above 0.5 {(found > 0.5).mean():.3f}, above 0.75 {(found > 0.75).mean():.3f}"
 
 
-def costs(catalogue: Path, plain: Path, taught: Path) -> None:
-    """Time the encoder: a whole picture, batches of regions, and a detector's pass."""
+def costs(catalogue: Path, plain: Path, taught: Path, queries: Sequence[Any]) -> None:
+    """Time the encoder: a whole picture, regions, a detector's pass; and count what the queries need of each."""
     with Index.open(plain) as index, Index.open(taught) as other:
         spec, detector_spec = index.manifest.encoder, other.manifest.detector
         folder = plain / index.manifest.encoder_folder
@@ -144,7 +159,9 @@ def costs(catalogue: Path, plain: Path, taught: Path) -> None:
     timed: dict[str, Callable[[], object]] = {
         "whole": lambda: encode(encoder, squares[:1]),
         "whole with its map": lambda: look(encoder, squares[0]),
+        "a region": lambda: encode(of_regions, squares[:1]),
         "two regions": lambda: encode(of_regions, squares[:2]),
+        "two regions again": lambda: encode(of_regions, squares[2:]),
         "detect": lambda: detector.detect(squares[0]),
     }
     figures: dict[str, list[float]] = {name: [] for name in timed}
@@ -157,12 +174,16 @@ def costs(catalogue: Path, plain: Path, taught: Path) -> None:
     whole = medians["whole"]
     shown = (f"{name} {value:.1f} ms ({value / whole:.2f})" for name, value in medians.items())
     print(f"  {', '.join(shown)}", flush=True)
-    auto = (medians["whole with its map"] + medians["two regions"]) / whole
-    with_detector = (medians["detect"] + medians["two regions"]) / whole
-    print(f"  a photo with two regions: {auto:.2f} passes; with the detector {with_detector:.2f}", flush=True)
+    # Nearly all have two regions, so that what the encoder prepares for two is nearly always there.
+    regions = {1: 0.0, 2: medians["a region"] / whole, 3: medians["two regions again"] / whole}
+    for name, directory, first in (("salience", plain, "whole with its map"), ("detector", taught, "detect")):
+        with Index.open(directory) as opened:
+            views = [len(opened.views_of(query.photo)) for query in queries]
+        passes = medians[first] / whole + np.array([regions[count] for count in views])
+        print(f"  hard, by {name}: {passes.mean():.2f} passes on average, {passes.max():.2f} at most", flush=True)
 
 
-def objects(directory: Path, catalogue: Path, photographs: list[Path]) -> str:
+def objects(directory: Path, catalogue: Path, photographs: list[Path], *, rerank: bool = False) -> str:
     """Put three items into each of 100 scenes, and count the scenes of which all three are first hits."""
     pictures = sorted(catalogue.rglob("*.png"))
     scenery = [decode(path.read_bytes()) for path in photographs]
@@ -179,7 +200,7 @@ def objects(directory: Path, catalogue: Path, photographs: list[Path]) -> str:
                 scene = compose(back, items, THREE, generator)
             cv2.imwrite(str(scratch), scene.photo[:, :, ::-1])
             wanted = {pictures[row].relative_to(catalogue).as_posix() for row in chosen}
-            answers = index.search_objects(scratch, 1)
+            answers = index.search_objects(scratch, 1, rerank=rerank)
             first = {answer.hits[0].path for answer in answers if answer.hits}
             found_all += wanted <= first
             found_items += len(wanted & first)

@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from imgsearch.images.preprocess import preprocess
     from imgsearch.index.build import build_index, embed
     from imgsearch.index.check import Finding, check
+    from imgsearch.index.hits import Hit
     from imgsearch.index.report import BuildReport
     from imgsearch.index.rollback import rollback
-    from imgsearch.index.search import Hit, Index
+    from imgsearch.index.search import Index
     from imgsearch.training.train import train
 
 __version__ = "0.1.0"
@@ -78,7 +79,7 @@ _HOMES = {
     "keep_calibration": "imgsearch.evaluation.calibrate",
     "preprocess": "imgsearch.images.preprocess",
     "train": "imgsearch.training.train",
-    "Hit": "imgsearch.index.search",
+    "Hit": "imgsearch.index.hits",
     "Index": "imgsearch.index.search",
 }
 

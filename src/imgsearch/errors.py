@@ -2,6 +2,7 @@
 
     ImgsearchError                 1   (never raised itself)
     ├── UsageError                 2   an argument, a folder or a file of settings is not what was expected
+    │   └── BoxError               2   a box does not lie in a picture; it may lie in another
     ├── PictureError               4   one picture cannot be used; a build rejects it and goes on
     ├── NoIndexError               5   there is no index there
     ├── DamagedIndexError          6   the index is damaged, or of a newer format
@@ -35,6 +36,10 @@ class UsageError(ImgsearchError):
     """An argument, a folder or a file of settings is not what was expected."""
 
     exit_code = 2
+
+
+class BoxError(UsageError):
+    """A box does not lie in a picture; it may lie in another."""
 
 
 class PictureError(ImgsearchError):

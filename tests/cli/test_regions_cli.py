@@ -226,6 +226,102 @@ def test_a_box_is_refused_for_the_picture_that_is_smaller_and_both_sizes_are_sai
     assert "600,400,41,80" in done.stderr
 
 
+@pytest.fixture
+def tiny(tmp_path):
+    """A picture of 30 x 20 pixels."""
+    write(tmp_path / "tiny.png", np.random.default_rng(6).integers(0, 256, (20, 30, 3), np.uint8))
+    return "tiny.png"
+
+
+@pytest.mark.parametrize("options", [(), ("--vote",), ("--rerank", "geometric")], ids=str)
+def test_where_a_box_lies_out_of_one_of_several_pictures_the_others_are_answered(
+    imgsearch, small, photo, tiny, options
+):
+    asked = (tiny, photo, tiny, photo)
+
+    done = imgsearch("query", *asked, "--index", small, "--box", "290,90,160,200", "--format", "json", *options)
+
+    assert (done.returncode, done.stderr) == (2, "")
+    answers = json.loads(done.stdout)
+    assert [answer["query"] for answer in answers] == [*asked]
+    for refused in answers[::2]:
+        assert refused["error"]["code"] == 2
+        assert "30 x 20" in refused["error"]["message"]
+        assert "290,90,160,200" in refused["error"]["message"]
+    for answered in answers[1::2]:
+        assert answered["hits" if options != ("--vote",) else "classes"]
+
+
+@pytest.mark.parametrize("how", ["table", "csv", "paths", "html", "jsonl"])
+def test_a_box_out_of_one_of_several_pictures_is_reported_in_every_format(imgsearch, small, photo, tiny, how):
+    both, alone = (
+        imgsearch("query", *asked, "--index", small, "--box", "290,90,160,200", "--format", how)
+        for asked in ((photo, tiny), (photo,))
+    )
+
+    assert (both.returncode, alone.returncode) == (2, 0)
+    if how == "jsonl":
+        answered, refused = map(json.loads, both.stdout.splitlines())
+        assert answered["hits"] == json.loads(alone.stdout)["hits"]
+        assert (refused["query"], refused["error"]["code"]) == (tiny, 2)
+        assert both.stderr == ""
+        return
+    assert both.stderr.startswith("imgsearch: tiny.png: expected a box within the picture, which has 30 x 20 pixels")
+    assert len(both.stderr.splitlines()) == 1
+    if how == "html":
+        assert both.stdout.endswith("</html>\n")
+        assert both.stdout.count("<section>") == 2
+    else:
+        times = re.compile(r"\d+ ms")
+        assert times.sub("", both.stdout) == times.sub("", alone.stdout)
+
+
+@pytest.mark.parametrize("first", ["missing.png", "tiny.png"])
+def test_a_missing_picture_says_the_exit_code_before_and_after_one_that_the_box_does_not_lie_in(
+    imgsearch, small, photo, tiny, first
+):
+    last = tiny if first == "missing.png" else "missing.png"
+
+    done = imgsearch("query", first, photo, last, "--index", small, "--box", "290,90,160,200", "--format", "json")
+
+    assert done.returncode == 4
+    codes = [answer.get("error", {}).get("code") for answer in json.loads(done.stdout)]
+    assert codes == ([4, None, 2] if first == "missing.png" else [2, None, 4])
+
+
+def test_a_box_out_of_the_only_picture_is_an_answer_in_json_too(imgsearch, small, tiny):
+    done = imgsearch("query", tiny, "--index", small, "--box", "0,0,31,20", "--format", "json")
+
+    assert (done.returncode, done.stderr) == (2, "")
+    (refused,) = json.loads(done.stdout)
+    assert refused["error"]["code"] == 2
+    assert "30 x 20" in refused["error"]["message"]
+
+
+def test_what_is_wrong_with_the_whole_call_ends_it_with_a_box_too(imgsearch, small, photo):
+    done = imgsearch(
+        "query", photo, photo, "--index", small, "--box", "0,0,9,9", "--where", "nonsense", "--format", "json"
+    )
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "nonsense" in json.loads(done.stderr)["error"]["message"]
+
+
+def test_what_is_wrong_with_the_whole_call_leaves_output_that_can_be_parsed_after_an_answer(
+    imgsearch, small, photo, tiny
+):
+    asked = (tiny, "missing.png", photo, photo)
+    options = ("--index", small, "--box", "290,90,160,200", "--where", "nonsense")
+
+    as_json = imgsearch("query", *asked, *options, "--format", "json")
+    page = imgsearch("query", *asked, *options, "--format", "html")
+
+    assert as_json.returncode == page.returncode == 2
+    assert [answer["error"]["code"] for answer in json.loads(as_json.stdout)] == [2, 4]
+    assert "nonsense" in json.loads(as_json.stderr)["error"]["message"]
+    assert page.stdout.endswith("</html>\n")
+
+
 def test_a_missing_picture_is_reported_and_the_others_are_answered(imgsearch, network, photo):
     for options in (("--objects",), ("--box", "0,0,50,50"), ("--rerank", "geometric"), ("--regions", "4")):
         done = imgsearch("query", "missing.png", photo, "--index", network, "--format", "json", *options)

@@ -7,6 +7,8 @@ import pytest
 from imgsearch.encoders import adaptation
 from imgsearch.encoders.adaptation import (
     FEWEST_PICTURES,
+    LOOKS,
+    SCENES,
     VARIANTS,
     Gain,
     embedded_variants,
@@ -187,6 +189,22 @@ def test_each_picture_comes_with_its_variants(embedded, encoder):
     likeness = np.einsum("nd,nvd->nv", embedded[:, 0], embedded)
     assert np.allclose(likeness[:, 0], 1, atol=1e-5)
     assert likeness[:, 1:].max() < 0.9999
+
+
+def test_what_is_seen_in_scenes_comes_between_the_picture_and_its_variants(drawn, paths, encoder, embedded):
+    scenes = []
+
+    def look(scene):
+        scenes.append(scene)
+        return np.full((LOOKS, encoder.spec.dims), len(scenes), np.float32)
+
+    seen = embedded_variants(drawn, paths, FilePolicy(), encoder, silent, look)
+
+    assert seen.shape == (24, 2 + SCENES * LOOKS + VARIANTS, encoder.spec.dims)
+    assert np.array_equal(np.delete(seen, np.s_[1 : 1 + SCENES * LOOKS], axis=1), embedded)
+    assert seen[:, 1 : 1 + SCENES * LOOKS, 0].reshape(-1, LOOKS)[:, 0].tolist() == list(range(1, 24 * SCENES + 1))
+    assert {scene.shape for scene in scenes} == {(encoder.spec.size, encoder.spec.size, 3)}
+    assert len({scene.tobytes() for scene in scenes}) == len(scenes)
 
 
 def test_variants_are_the_same_in_any_order_and_company(drawn, paths, encoder, embedded):

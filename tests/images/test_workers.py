@@ -551,6 +551,40 @@ def test_the_first_variants_are_the_same_however_many_there_are(variant_worker):
         one.close()
 
 
+def in_scenes(data: bytes, *, scenes: int = 3, variants: int = 2) -> np.ndarray:
+    worker = DecodeWorker(96, "pad", variants=variants, scenes=scenes, seed=3)
+    try:
+        return worker.decode_variants(data)
+    finally:
+        worker.close()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_scenes_come_last_and_have_the_item_without_its_ground(suffix):
+    found = in_scenes(cut_out(suffix=suffix))
+
+    assert (found.shape, found.dtype) == ((6, 96, 96, 3), np.uint8)
+    assert np.array_equal(found[:3], in_scenes(cut_out(suffix=suffix), scenes=0))
+    for scene in found[3:].astype(int):
+        red = (scene[:, :, 0] > 90) & (scene[:, :, 0] > 3 * scene[:, :, 1:].max(axis=2))
+        assert 0.05 < red.mean() < 0.6
+        assert scene[~red].std() > 5
+
+
+def test_scenes_depend_on_content_alone_and_are_all_different():
+    first, again, other = (in_scenes(cut_out(side)) for side in (200, 200, 201))
+
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first[3:], other[3:])
+    assert len({scene.tobytes() for scene in first[3:]}) == 3
+
+
+def test_scenes_are_made_of_a_picture_of_which_nothing_shows():
+    nothing = cv2.imencode(".png", np.zeros((40, 60, 4), np.uint8))[1].tobytes()
+
+    assert len({scene.tobytes() for scene in in_scenes(nothing)[3:]}) == 3
+
+
 def test_variants_get_the_steps_that_a_query_would():
     worker = DecodeWorker(SIZE, "pad", steps=Steps(grayscale=True), variants=2)
     try:

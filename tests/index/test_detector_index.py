@@ -9,11 +9,16 @@ import numpy as np
 import pytest
 
 from imgsearch import Index, build_index, check, embed, rollback
+from imgsearch.encoders.adaptation import LOOKS, Gain
+from imgsearch.encoders.runtime import GRAPH_FILE, encode, open_encoder
 from imgsearch.errors import DamagedIndexError, MissingComponentError, UsageError
 from imgsearch.images.boxes import Box
+from imgsearch.images.photo import Photo
 from imgsearch.index import store
+from imgsearch.index.adapt import looking
 from imgsearch.index.manifest import _digest
 from imgsearch.index.store import read_manifest
+from imgsearch.regions.detector import Detector
 
 # What is built of the same two models every time.
 SETTINGS = {"precision": "f32", "backend": "exact"}
@@ -179,6 +184,74 @@ def test_it_can_come_later_and_only_it_is_new(catalogue, models, tmp_path, two_i
     assert report.published
 
 
+def test_with_one_the_catalogue_teaches_the_projection_unless_that_is_not_wanted(drawn, models, tmp_path):
+    files = {"backbone": str(models / "metric.keras"), "detector": models / "detector.keras"}
+    build_index(drawn, tmp_path / "taught", **files, **SETTINGS)
+    build_index(drawn, tmp_path / "plain", adapt=False, **files, **SETTINGS)
+    taught, plain = (read_manifest(tmp_path / name) for name in ("taught", "plain"))
+    assert taught.adaptation is not None
+    assert plain.adaptation is None
+
+    for name, published in (("taught", taught), ("plain", plain)):
+        build_index(drawn, tmp_path / name)
+        build_index(drawn, tmp_path / name, detector=models / "detector.keras")
+        assert read_manifest(tmp_path / name) == published
+
+
+def test_a_projection_is_taught_when_a_detector_comes_and_again_when_another_does(drawn, models, tmp_path, monkeypatch):
+    index = tmp_path / "index"
+    looks = []
+    monkeypatch.setattr("imgsearch.index.update.adapt", _adapting_to(looks))
+    build_index(drawn, index, backbone=str(models / "metric.keras"), adapt=True, **SETTINGS)
+    assert looks == [None]
+
+    build_index(drawn, index, detector=models / "detector.keras")
+    assert len(looks) == 2
+    assert looks[1] is not None
+    build_index(drawn, index, detector=models / "detector.keras")
+    assert len(looks) == 2
+    (models / "detector.keras").rename(models / "another.keras")
+    build_index(drawn, index, detector=models / "another.keras")
+    assert len(looks) == 3
+    build_index(drawn, index, detector="none")
+
+    assert len(looks) == 3
+    assert read_manifest(index).adaptation is not None
+
+
+def test_too_few_pictures_to_learn_from_are_no_error_where_nobody_asked_for_it(catalogue, models, tmp_path, caplog):
+    files = {"backbone": str(models / "metric.keras"), "detector": models / "detector.keras"}
+
+    build_index(catalogue, tmp_path / "small", **files, **SETTINGS)
+
+    assert "does not teach the projection: expected at least 20 different pictures" in caplog.text
+    assert read_manifest(tmp_path / "small").adaptation is None
+    generation = read_manifest(tmp_path / "small").generation
+    build_index(catalogue, tmp_path / "small", detector=models / "detector.keras")
+    assert read_manifest(tmp_path / "small").generation == generation
+    with pytest.raises(UsageError, match="found 12"):
+        build_index(catalogue, tmp_path / "asked", adapt=True, **files, **SETTINGS)
+
+
+def test_items_in_scenes_are_seen_as_queries_are_and_scenes_without_one_as_a_whole(index):
+    manifest = read_manifest(index)
+    spec, folder = manifest.encoder, index / manifest.encoder_folder
+    encoder = open_encoder(spec, folder, for_one=True)
+    look = looking(Detector(manifest.detector, index / manifest.detector_folder / GRAPH_FILE), encoder)
+    scene = np.random.default_rng(0).integers(150, 256, (spec.size, spec.size, 3), np.uint8)
+    scene[8:24, 16:24] = 5
+
+    seen = look(scene)
+
+    assert (seen.shape, seen.dtype) == ((LOOKS, spec.dims), np.float32)
+    with Index.open(index) as opened:
+        regions = [view.vector for view in opened.views_of_photo(Photo(scene, scene.shape[:2])) if view.box]
+    assert len(regions) in (1, 2)
+    assert np.allclose(seen[: len(regions)], regions, atol=1e-5)
+    bright = np.full_like(scene, 240)
+    assert np.allclose(look(bright), encode(encoder, bright[None]), atol=1e-5)
+
+
 def test_one_for_another_encoder_is_refused_and_nothing_is_changed(index, catalogue, models):
     before = (index / store.MANIFEST).read_bytes()
 
@@ -339,6 +412,14 @@ def test_a_manifest_that_lies_about_it_is_said_to_be_damaged_or_answered(index, 
         except (DamagedIndexError, MissingComponentError):
             pass
     assert isinstance(check(index), list) if _opens(index) else True
+
+
+def _adapting_to(looks: list[object]):
+    def adapt(folder, draft, catalogue, plain, encoder, look, progress):
+        looks.append(look)
+        return plain, Gain(len(catalogue), 0.5, 0.6)
+
+    return adapt
 
 
 def _write(index: Path, data: dict[str, object]) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgsearch.index.search import Hit
+from imgsearch.index.hits import Hit
 from imgsearch.index.vote import vote
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from imgsearch.cli.classes import ClassAnswer
     from imgsearch.cli.render import Answer
     from imgsearch.images.boxes import Box
-    from imgsearch.index.search import Hit
+    from imgsearch.index.hits import Hit
 
 _SIDE = 160
 # Boxes are drawn into a picture so many times as large.

@@ -126,7 +126,7 @@ def query(
         nonlocal exit_code
         for image in paths_of(images, b"\0" if null else b"\n"):
             answer = _answer(opened, image, question)
-            exit_code = report_unusable(image, answer.error, format_) or exit_code
+            exit_code = max(exit_code, report_unusable(image, answer.error, format_))
             yield answer
 
     with Index.open(index) as opened, output(output_file) as file:
@@ -204,7 +204,7 @@ def _answer(index: "Index", image: str, question: Question) -> "Answer":
     import time
 
     from imgsearch.cli.render import Answer
-    from imgsearch.errors import PictureError
+    from imgsearch.errors import BoxError, PictureError
 
     plan = index.plan(where=question.where, exact=question.exact)
     started = time.perf_counter()
@@ -222,7 +222,7 @@ def _answer(index: "Index", image: str, question: Question) -> "Answer":
         if question.draws and question.rerank:
             matches = {(hit.path, hit.box): index.drawn_matches(image, hit) for _, hit in answer.all_hits}
             answer = replace(answer, matches={place: drawn for place, drawn in matches.items() if drawn is not None})
-    except PictureError as error:
+    except (PictureError, BoxError) as error:
         return Answer(image, plan, time.perf_counter() - started, [], error)
     return answer
 

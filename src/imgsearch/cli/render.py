@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 from imgsearch.cli.terminal import printable
 from imgsearch.errors import ImgsearchError, OutputError
 from imgsearch.images.boxes import Box
+from imgsearch.index.hits import Hit, ObjectHits
 from imgsearch.index.manifest import Manifest
-from imgsearch.index.search import Hit, ObjectHits
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -82,6 +82,9 @@ def framed(pieces: Iterable[str], how: Format, csv_columns: Sequence[str]) -> It
 
     Yields:
         Text.
+
+    Raises:
+        ImgsearchError: As the pieces do. What was begun is closed before, so that programs can read what there is.
     """
     # What opens an array or a table waits for the first answer: an error of the whole call leaves nothing behind.
     opening = {"json": "[\n ", "csv": csv_line(csv_columns)}.get(how, "")
@@ -90,14 +93,22 @@ def framed(pieces: Iterable[str], how: Format, csv_columns: Sequence[str]) -> It
         from imgsearch.cli import page
 
         opening, tail = page.HEAD, page.TAIL
-    for piece in pieces:
-        yield opening
-        opening = ",\n " if how == "json" else ""
-        yield piece + ("\n" if how == "jsonl" else "")
+    is_begun, failed = False, None
+    try:
+        for piece in pieces:
+            yield opening
+            opening, is_begun = ",\n " if how == "json" else "", True
+            yield piece + ("\n" if how == "jsonl" else "")
+    except ImgsearchError as error:
+        if not is_begun:
+            raise
+        failed = error
     if how == "html":
         yield opening + tail
     if how == "json":
-        yield "[]\n" if opening == "[\n " else "\n]\n"
+        yield "\n]\n" if is_begun else "[]\n"
+    if failed:
+        raise failed
 
 
 def _piece(answer: Answer, manifest: Manifest, how: Format, path_end: str, *, with_boxes: bool) -> str:

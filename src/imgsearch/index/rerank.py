@@ -6,18 +6,15 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from imgsearch.errors import PictureError
 from imgsearch.images.boxes import Box, stretched
 from imgsearch.images.decode import Pixels, read_file
 from imgsearch.images.photo import Photo, open_photo
 from imgsearch.index.descriptors import cache_points, cached_points
+from imgsearch.index.hits import Hit
 from imgsearch.index.manifest import Manifest
-from imgsearch.regions.geometric import SIDE, Points, Proof, find_points, prove
-
-if TYPE_CHECKING:
-    from imgsearch.index.search import Hit
+from imgsearch.regions.geometric import SIDE, Points, Proof, draw_matches, find_points, prove
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +27,8 @@ _MARGIN = 0.1
 
 
 def rerank(
-    directory: Path, manifest: Manifest, contents: Mapping[str, bytes], photo: Photo, hits: Sequence["Hit"]
-) -> list[tuple["Hit", Proof | None]]:
+    directory: Path, manifest: Manifest, contents: Mapping[str, bytes], photo: Photo, hits: Sequence[Hit]
+) -> list[tuple[Hit, Proof | None]]:
     """Look which of the first 20 hits have points in common with a query, and put these first.
 
     What has more inliers comes before what has fewer; all others stay in their order. Points of catalogue pictures are
@@ -69,6 +66,25 @@ def rerank(
         (replace(hit, rank=rank, inliers=proof.inliers if proof else None), proof)
         for rank, (hit, proof) in enumerate(pairs, start=1)
     ]
+
+
+def draw_hit(manifest: Manifest, content: bytes, photo: Photo, hit: Hit) -> Pixels | None:
+    """Draw which points of a query lie in a hit as they do in one plane.
+
+    Args:
+        manifest: Of the index.
+        content: sha256 of the hit's picture when it was indexed.
+        photo: The query.
+        hit: Of it.
+
+    Returns:
+        As `draw_matches`: the `part_of` the query on the left, the hit on the right. None if its picture cannot be had.
+    """
+    picture = as_indexed(manifest, hit.path, content)
+    if picture is None:
+        return None
+    part = part_of(photo, hit.box)
+    return draw_matches(part, picture, prove(find_points(part), find_points(picture)))
 
 
 def part_of(photo: Photo, box: Box | None) -> Pixels:

@@ -4,16 +4,13 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
-from imgsearch.encoders.projection import Projection
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError, NoIndexError, UsageError
 from imgsearch.images.boxes import Box
@@ -22,60 +19,16 @@ from imgsearch.images.photo import Photo, open_photo
 from imgsearch.images.policy import MAX_BYTES
 from imgsearch.index import store
 from imgsearch.index.arrays import open_array
-from imgsearch.index.backends import Backend, ExactBackend, Rows, open_backend, scores_of
-from imgsearch.index.disk import open_regular
+from imgsearch.index.backends import Backend, ExactBackend, Rows, open_backend
+from imgsearch.index.hits import Hit, ObjectHits
 from imgsearch.index.items import Items
 from imgsearch.index.manifest import Manifest
-from imgsearch.index.rerank import CANDIDATES, as_indexed, part_of
+from imgsearch.index.nearest import best_of, hits_of
+from imgsearch.index.opened import OpenedFiles, open_projection
+from imgsearch.index.rerank import CANDIDATES, draw_hit
 from imgsearch.index.rerank import rerank as rerank_hits
 from imgsearch.index.views import Regions, View, Viewer, require_regions
 from imgsearch.regions.detections import LEAST_SCORE, Detection
-from imgsearch.regions.geometric import draw_matches, find_points, prove
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """One answer.
-
-    Attributes:
-        rank: Place, from 1.
-        path: POSIX path of the picture below the catalogue's root.
-        score: Cosine of the angle between query and picture in the searched space, -1 to 1.
-        distance: Euclidean distance of the two unit vectors, 0 to 2.
-        product: What it shows.
-        category: Where it belongs.
-        metadata: The shop's other data.
-        probability: That the hit is right, 0 to 1; None if the index does not know what its scores mean
-            (`imgsearch evaluate --calibrate`).
-        box: What part of the query it looks like, in pixels of the query, upright; None for all of it.
-        inliers: How many points of the query lie in it as they do in one plane; None if that was not looked for.
-    """
-
-    rank: int
-    path: str
-    score: float
-    distance: float
-    product: str
-    category: str
-    metadata: dict[str, Any]
-    probability: float | None = None
-    box: Box | None = None
-    inliers: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectHits:
-    """An item in a query, and what it looks like.
-
-    Attributes:
-        box: Where, in pixels of the query, upright.
-        score: How sure the detector is that there is an item, 0 to 1; None without a detector.
-        hits: Best first.
-    """
-
-    box: Box
-    score: float | None
-    hits: list[Hit]
 
 
 class Index:
@@ -96,15 +49,13 @@ class Index:
         assert manifest.backend is not None
         self._backend_file = store.BACKEND_FILES.get(manifest.backend.name) if manifest.count else None
         names = (store.VECTORS, store.ITEMS) + ((self._backend_file,) if self._backend_file else ())
+        self._files = OpenedFiles(directory, manifest, names)
         with contextlib.ExitStack() as opened:
-            files = {name: opened.enter_context(open_regular(self._file(name))) for name in names}
+            opened.callback(self._files.close)
             self._vectors = open_array(self._file(store.VECTORS), manifest.count, manifest.dims)
-            self._viewer = Viewer(directory, manifest, self._opened_projection())
+            self._viewer = Viewer(directory, manifest, open_projection(directory, manifest))
             self.items = Items(self._file(store.ITEMS))
             opened.pop_all()
-        self._opened = files
-        self._checker = ThreadPoolExecutor(1, "imgsearch-check")
-        self._checks: dict[str, Future[None]] = {}
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> "Index":
@@ -149,11 +100,9 @@ class Index:
         self.close()
 
     def close(self) -> None:
-        """Close the file of items; the maps go with the last reference."""
-        self._checker.shutdown(cancel_futures=True)
+        """Close the files; the maps go with the last reference."""
+        self._files.close()
         self._viewer.close()
-        for file in self._opened.values():
-            file.close()
         self.items.close()
 
     def search(
@@ -193,10 +142,11 @@ class Index:
             DamagedIndexError: A file of the index is damaged.
         """
         searched = (self._backend_file,) if self._backend_file and not (where or exact) else ()
-        self._begin_checks(store.ITEMS, store.VECTORS, *searched)  # while the encoder starts
+        self._files.begin_checks(store.ITEMS, store.VECTORS, *searched)  # while the encoder starts
         data = self._read(picture)
         conditions = {"where": where, "min_score": min_score, "min_probability": min_probability, "exact": exact}
-        return self._answered(data, self._views(data, regions, box), k, conditions, rerank=rerank)
+        views = self._views(data, regions, box)
+        return self._answered(views, k, conditions, open_photo(data, self.manifest.policy) if rerank else None)
 
     def search_objects(
         self,
@@ -209,19 +159,10 @@ class Index:
         exact: bool = False,
         rerank: bool = False,
     ) -> list[ObjectHits]:
-        """Find the catalogue pictures most similar to each item in a picture.
+        """Do `search` for each item in a picture, with at most `k` hits each.
 
         Items are what stands alone on an even ground; on others what the detector finds; without one, what stands out
         from the edge of the picture.
-
-        Args:
-            picture: File name.
-            k: As for `search`, for each item.
-            where: As for `search`.
-            min_score: As for `search`.
-            min_probability: As for `search`.
-            exact: As for `search`.
-            rerank: As for `search`.
 
         Returns:
             In reading order; none where no item was found.
@@ -231,9 +172,10 @@ class Index:
         """
         data = self._read(picture)
         conditions = {"where": where, "min_score": min_score, "min_probability": min_probability, "exact": exact}
+        things = self._viewer.objects(data)
+        photo = open_photo(data, self.manifest.policy) if rerank else None
         return [
-            ObjectHits(thing.box, thing.score, self._answered(data, thing.views, k, conditions, rerank=rerank))
-            for thing in self._viewer.objects(data)
+            ObjectHits(thing.box, thing.score, self._answered(thing.views, k, conditions, photo)) for thing in things
         ]
 
     def plan(self, *, where: str = "", exact: bool = False) -> str:
@@ -291,7 +233,7 @@ class Index:
         require_regions(regions)
         row = self._row_of(data) if isinstance(regions, str) and box is None else None
         if row is not None:
-            self._require_whole(store.ITEMS, store.VECTORS)
+            self._files.require_whole(store.ITEMS, store.VECTORS)
             return [View(np.array(self._vectors[row]))]
         return self._viewer.views(data, regions, box)
 
@@ -331,7 +273,7 @@ class Index:
         Raises:
             DamagedIndexError: The file is damaged.
         """
-        self._require_whole(store.VECTORS)
+        self._files.require_whole(store.VECTORS)
         return self._vectors
 
     def embed(self, squares: Iterable[Pixels]) -> Iterator[Embeddings]:
@@ -360,7 +302,7 @@ class Index:
         """
         assert self.manifest.backend is not None
         assert self._backend_file is not None
-        self._require_whole(self._backend_file)  # before a library that trusts it gets to see it
+        self._files.require_whole(self._backend_file)  # before a library that trusts it gets to see it
         settings = self.manifest.backend.with_effort(effort)
         return open_backend(self.directory / self.manifest.folder, settings, self.manifest.count, self.manifest.dims)
 
@@ -374,23 +316,7 @@ class Index:
         min_probability: float | None = None,
         exact: bool = False,
     ) -> list[Hit]:
-        """Find the catalogue pictures nearest to a vector of the searched space.
-
-        Args:
-            vector: Unit float32 of shape (d,), as `vector_of` gives it.
-            k: As for `search`.
-            where: As for `search`.
-            min_score: As for `search`.
-            min_probability: As for `search`.
-            exact: As for `search`.
-
-        Returns:
-            As for `search`.
-
-        Raises:
-            UsageError: `k` or `where` makes no sense, or there are no probabilities to be the least of.
-            DamagedIndexError: A file of the index is damaged.
-        """
+        """Do `search_views` for one vector of the searched space: unit float32 (d,), as `vector_of` gives it."""
         return self.search_views(
             [View(vector)], k, where=where, min_score=min_score, min_probability=min_probability, exact=exact
         )
@@ -405,21 +331,10 @@ class Index:
         min_probability: float | None = None,
         exact: bool = False,
     ) -> list[Hit]:
-        """Find the catalogue pictures nearest to any view of a picture.
-
-        Args:
-            views: At least one, as `views_of` gives them.
-            k: As for `search`.
-            where: As for `search`.
-            min_score: As for `search`.
-            min_probability: As for `search`.
-            exact: As for `search`.
-
-        Returns:
-            As for `search`.
+        """Do `search` for looks at a picture, at least one, as `views_of` gives them.
 
         Raises:
-            UsageError: As for `search_vector`.
+            UsageError: `k` or `where` makes no sense, or there are no probabilities to be the least of.
             DamagedIndexError: A file of the index is damaged.
         """
         if k < 1:
@@ -433,7 +348,7 @@ class Index:
             )
         backend: Backend
         if where:
-            self._require_whole(store.ITEMS)
+            self._files.require_whole(store.ITEMS)
             backend = ExactBackend(self._vectors, self._checked_rows(self.items.rows_where(where)))
         elif self.plan(exact=exact) == "exact":
             backend = ExactBackend(self._vectors)
@@ -465,7 +380,13 @@ class Index:
         Raises:
             DamagedIndexError: A file of the index is damaged.
         """
-        hits = self._hits(backend, views, k, min_score)
+        wanted = min(k, self.manifest.count)
+        candidates = [self._checked_rows(backend.candidates(view.vector, wanted)) for view in views]
+        self._files.require_whole(store.VECTORS, store.ITEMS)
+        scored = best_of(views, candidates, self._vectors, self._file(store.VECTORS))[:k]
+        if min_score is not None:
+            scored = [each for each in scored if each.score >= min_score]
+        hits = hits_of(scored, self.items)
         if self.manifest.calibration is None or not hits:
             return hits
         # Compared with everything: a filtered query needs no library, and must not come to need one.
@@ -473,53 +394,13 @@ class Index:
         probabilities = self.manifest.calibration.of_answer([hit.score for hit in hits], is_first=is_first)
         return [replace(hit, probability=each) for hit, each in zip(hits, probabilities, strict=True)]
 
-    def _hits(self, backend: Backend, views: Sequence[View], k: int, min_score: float | None) -> list[Hit]:
-        """Score candidates of all views exactly, take each item where its score is best, and say what it is."""
-        found: dict[int, tuple[float, float, View]] = {}
-        for view in views:
-            rows = self._checked_rows(backend.candidates(view.vector, min(k, self.manifest.count)))
-            self._require_whole(store.VECTORS, store.ITEMS)
-            candidates = self._vectors[rows]
-            scores = scores_of(candidates, view.vector)
-            if not np.isfinite(scores).all():
-                raise DamagedIndexError(f"{self._file(store.VECTORS)} is damaged: not a number where a score should be")
-            distances = np.linalg.norm(candidates - view.vector, axis=1)
-            for row, score, distance in zip(rows.tolist(), scores.tolist(), distances.tolist(), strict=True):
-                if row not in found or score > found[row][0]:
-                    found[row] = score, distance, view
-        best = sorted(found, key=lambda row: (-found[row][0], row))[:k]
-        if min_score is not None:
-            best = [row for row in best if found[row][0] >= min_score]
-        return [
-            Hit(
-                rank,
-                item.path,
-                # Rounding of unit vectors may lead just past the ends of what a cosine can be.
-                max(-1.0, min(1.0, score)),
-                distance,
-                item.product,
-                item.category,
-                item.metadata,
-                box=view.box,
-            )
-            for rank, (item, (score, distance, view)) in enumerate(
-                zip(self.items.at(best), map(found.__getitem__, best), strict=True), start=1
-            )
-        ]
-
-    def _answered(
-        self, data: bytes, views: Sequence[View], k: int, conditions: dict[str, Any], *, rerank: bool
-    ) -> list[Hit]:
-        """Do `search_views`, and compare points where that is asked for; `data` is the file of the query."""
-        hits = self.search_views(views, max(k, CANDIDATES) if rerank and k > 0 else k, **conditions)
-        return self._reranked(data, hits)[:k] if rerank else hits
-
-    def _reranked(self, data: bytes, hits: list[Hit]) -> list[Hit]:
-        photo = open_photo(data, self.manifest.policy)
-        if photo is None:
-            return hits
+    def _answered(self, views: Sequence[View], k: int, conditions: dict[str, Any], photo: Photo | None) -> list[Hit]:
+        """Do `search_views`, and compare points with those of a photo, if there is one."""
+        if photo is None or k < 1:
+            return self.search_views(views, k, **conditions)
+        hits = self.search_views(views, max(k, CANDIDATES), **conditions)
         contents = self.items.contents(hit.path for hit in hits)
-        return [hit for hit, _ in rerank_hits(self.directory, self.manifest, contents, photo, hits)]
+        return [hit for hit, _ in rerank_hits(self.directory, self.manifest, contents, photo, hits)][:k]
 
     def drawn_matches(self, picture: str | os.PathLike[str], hit: Hit) -> Pixels | None:
         """Draw which points of a picture lie in a hit as they do in one plane.
@@ -539,11 +420,7 @@ class Index:
             return None
         photo = open_photo(self._read(picture), self.manifest.policy)
         content = self.items.contents([hit.path]).get(hit.path, b"")
-        candidate = as_indexed(self.manifest, hit.path, content)
-        if photo is None or candidate is None:
-            return None
-        part = part_of(photo, hit.box)
-        return draw_matches(part, candidate, prove(find_points(part), find_points(candidate)))
+        return None if photo is None else draw_hit(self.manifest, content, photo, hit)
 
     def _checked_rows(self, rows: Rows | Sequence[int]) -> Rows:
         """Refuse rows that the arrays do not have: the files do not belong together."""
@@ -555,34 +432,13 @@ class Index:
     def _file(self, name: str) -> Path:
         return self.directory / self.manifest.folder / name
 
-    def _begin_checks(self, *names: str) -> None:
-        """Begin to compare whole files with their sha256, in a thread: no answer leaves before that is done."""
-        for name in names:
-            if name not in self._checks:
-                expected = self.manifest.files.get(f"{self.manifest.folder}/{name}")
-                check = partial(store.check_opened, self._opened[name], self._file(name), expected)
-                self._checks[name] = self._checker.submit(check)
-
-    def _require_whole(self, *names: str) -> None:
-        """Wait for the comparison of files, and raise DamagedIndexError if one was changed."""
-        self._begin_checks(*names)
-        for name in names:
-            self._checks[name].result()
-
-    def _opened_projection(self) -> Projection | None:
-        if not self.manifest.projection_count:
-            return None
-        store.check_content(self.directory, self.manifest, f"{self.manifest.folder}/{store.PROJECTION}")
-        path = self._file(store.PROJECTION)
-        return Projection.load(str(path), self.manifest.encoder.dims, self.manifest.dims)
-
     def _opened_backend(self) -> Backend:
         if self._backend is None and self._backend_file is None:
             self._backend = ExactBackend(self._vectors)
         if self._backend is None:
             assert self.manifest.backend is not None
             assert self._backend_file is not None
-            self._require_whole(self._backend_file)
+            self._files.require_whole(self._backend_file)
             try:
                 self._file(self._backend_file).stat()
                 self._backend = self.backend(self.manifest.backend.effort)

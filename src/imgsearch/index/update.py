@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from imgsearch.encoders.adaptation import FEWEST_PICTURES, Gain
+from imgsearch.encoders.adaptation import Gain
 from imgsearch.encoders.projection import Projection
 from imgsearch.encoders.runtime import GRAPH_FILE, Embeddings, open_encoder
 from imgsearch.errors import UsageError
@@ -144,15 +144,18 @@ def _adapt(
     sample: Embeddings,
     plain: Projection | None,
 ) -> tuple[Projection | None, Gain | None]:
-    if wishes.adapt is None and len(sample) < FEWEST_PICTURES:
-        logger.warning("too few pictures to adapt to: --adapt does it when there are %d", FEWEST_PICTURES)
-        return plain, None
     look = None
     # Of photos that are turned first, regions are not looked at; see `views`.
     if draft.detector and not Steps.parse(draft.encoder.steps).moves:
         detector = Detector(draft.detector, sources[1].install() / GRAPH_FILE)
         look = looking(detector, open_encoder(draft.encoder, sources[0].install(), for_one=True))
-    return adapt(folder, draft, sample, plain, sources[0].open(), look, progress)
+    try:
+        return adapt(folder, draft, sample, plain, sources[0].open(), look, progress)
+    except UsageError as error:
+        if wishes.adapt:
+            raise
+        logger.warning("the catalogue does not teach the projection: %s", error)
+        return plain, None
 
 
 def _require_folder(catalogue: Path, directory: Path) -> None:

@@ -12,7 +12,7 @@ from imgsearch.encoders.export import exported_files
 from imgsearch.encoders.projection import Projection
 from imgsearch.encoders.runtime import GRAPH_FILE, Embeddings, Encoder, encode, look, open_encoder
 from imgsearch.encoders.spec import EncoderSpec
-from imgsearch.errors import MissingComponentError, PictureError, UsageError
+from imgsearch.errors import BoxError, MissingComponentError, PictureError, UsageError
 from imgsearch.images.boxes import Box, in_reading_order, stretched
 from imgsearch.images.decode import Pixels
 from imgsearch.images.photo import Photo, open_photo
@@ -105,7 +105,7 @@ class Viewer:
         self._detector: Detector | None = None
         self._opener = ThreadPoolExecutor(1, "imgsearch-open")
         self._region_encoder: Future[Encoder] | None = None
-        self._whole: set[str] = set()
+        self._checked_folders: set[str] = set()
 
     def close(self) -> None:
         """Wait for what is being opened."""
@@ -137,7 +137,8 @@ class Viewer:
 
         Raises:
             PictureError: The picture cannot be used.
-            UsageError: The box does not lie in the picture, or `regions` makes no sense.
+            BoxError: The box does not lie in the picture.
+            UsageError: `regions` makes no sense.
             DamagedIndexError: The encoder is damaged.
         """
         require_regions(regions)
@@ -274,7 +275,7 @@ class Viewer:
             or box.x + box.width > width
             or box.y + box.height > height
         ):
-            raise UsageError(
+            raise BoxError(
                 f"expected a box within the picture, which has {width} x {height} pixels,"
                 f" found {box.x},{box.y},{box.width},{box.height}"
             )
@@ -340,7 +341,7 @@ class Viewer:
         return open_encoder(spec, self._directory / folder, for_one=for_one, with_map=with_map)
 
     def _require_whole(self, spec: EncoderSpec, folder: str) -> None:
-        if folder not in self._whole:
+        if folder not in self._checked_folders:
             for name in exported_files(spec):
                 store.check_truth(self._directory, self._manifest, f"{folder}/{name}")
-            self._whole.add(folder)
+            self._checked_folders.add(folder)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from imgsearch.encoders.classifier import ClassProbability
-from imgsearch.index.search import Hit
+from imgsearch.index.hits import Hit
 
 # How much less a neighbour counts with each step in its score: 0.07 in the nearest-neighbour classifier of Wu et al.
 # (Unsupervised Feature Learning via Non-Parametric Instance Discrimination, 2018, section 3.4).

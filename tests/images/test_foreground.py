@@ -1,0 +1,50 @@
+import cv2
+import numpy as np
+import pytest
+
+from imgsearch.images.foreground import without_border, without_ground
+
+SIDES = (120, 200)
+
+
+def disc(ground: tuple[int, int, int], opacity: int = 255) -> np.ndarray:
+    """A red disc on an even ground, RGBA."""
+    picture = np.full((*SIDES, 4), (*ground, opacity), np.uint8)
+    cv2.circle(picture, (70, 60), 40, (220, 20, 20, 255), -1)
+    return picture
+
+
+@pytest.mark.parametrize("ground", [(255, 255, 255), (30, 60, 200), (0, 0, 0)])
+def test_an_even_ground_becomes_transparent_and_colours_stay(ground):
+    item = disc(ground)
+
+    alone = without_ground(item)
+
+    assert np.array_equal(alone[:, :, :3], item[:, :, :3])
+    expected = np.zeros(SIDES, np.uint8)
+    cv2.circle(expected, (70, 60), 40, 1, -1)
+    found = alone[:, :, 3] > 127
+    assert np.sum(found & (expected > 0)) / np.sum(found | (expected > 0)) > 0.9
+
+
+def test_what_has_transparency_keeps_it():
+    item = disc((255, 255, 255), opacity=0)
+
+    assert np.array_equal(without_ground(item), item)
+
+
+def test_a_picture_from_which_nothing_stands_out_stays_opaque():
+    noise = np.dstack([np.random.default_rng(0).integers(0, 256, (*SIDES, 3), np.uint8), np.full(SIDES, 255, np.uint8)])
+
+    assert without_ground(noise)[:, :, 3].min() == 255
+
+
+def test_a_border_is_cut_off():
+    alone = without_border(disc((255, 255, 255), opacity=0))
+
+    assert alone.shape == (81, 81, 4)
+    assert np.array_equal(alone, disc((255, 255, 255), opacity=0)[20:101, 30:111])
+
+
+def test_of_what_is_transparent_nothing_is_left():
+    assert without_border(np.zeros((*SIDES, 4), np.uint8)).size == 0
