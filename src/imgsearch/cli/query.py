@@ -77,7 +77,7 @@ def query(
     """Find the catalogue pictures most similar to each picture.
 
     Several pictures share one start. One that cannot be read is reported, the others are answered, and the exit
-    code is 4.
+    code is 4. So is one that the box does not lie in; the exit code is 2 then.
 
     Examples:
 
