@@ -114,7 +114,8 @@ def embedded_variants(
             rows.append(embedding)
         if done == _FIRST and len(paths) > 2 * _FIRST:
             seconds = (time.monotonic() - started) / _FIRST * (len(paths) - _FIRST)
-            logger.warning("adapting to %d pictures, %d variants each: about %.0f s", len(paths), VARIANTS + 1, seconds)
+            made = f"{VARIANTS + 1} variants" + (f" and {scenes} scenes" if scenes else "")
+            logger.warning("adapting to %d pictures, %s each: about %.0f s", len(paths), made, seconds)
         progress("adapt", done, len(paths))
     if len(rows) < FEWEST_PICTURES:
         raise UsageError(f"expected at least {FEWEST_PICTURES} different pictures to adapt to, found {len(rows)}")

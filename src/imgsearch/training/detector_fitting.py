@@ -15,7 +15,7 @@ from imgsearch.regions.detections import average_precision, found, recall_of_box
 from imgsearch.training.detector_losses import detection_loss, mask_loss
 from imgsearch.training.detector_network import FINEST, Networks
 from imgsearch.training.detector_plan import SCENES, Plan
-from imgsearch.training.fitting import device_name
+from imgsearch.training.fitting import device_name, jit_for
 from imgsearch.training.loop import Loop, Metrics, Stage, cosine_rate
 from imgsearch.training.scenes import Example, Stock, example
 
@@ -90,8 +90,6 @@ def fit(networks: Networks, plan: Plan, kept: Stock, held_out: Stock, loop: Loop
         OutputError: A checkpoint cannot be written.
     """
     model = networks.training
-    # On a processor what XLA compiles is several times slower than TensorFlow without it. JAX cannot be without.
-    is_slower_compiled = device_name() == "cpu" and keras.backend.backend() != "jax"
     steps = plan.epochs * max(1, SCENES // plan.batch_size)
     optimizer = keras.optimizers.AdamW(
         cosine_rate(plan.learning_rate, steps), weight_decay=_WEIGHT_DECAY, global_clipnorm=10.0
@@ -100,7 +98,7 @@ def fit(networks: Networks, plan: Plan, kept: Stock, held_out: Stock, loop: Loop
     model.compile(
         optimizer=optimizer,
         loss={"predictions": detection_loss, "mask": mask_loss},
-        jit_compile=False if is_slower_compiled else "auto",
+        jit_compile=jit_for(device_name()),
     )
 
     def evaluate() -> Metrics:

@@ -111,6 +111,12 @@ def device_name() -> str:
     return "cpu" if "cpu" in name else name.rpartition("device:")[2]
 
 
+def jit_for(device: str) -> bool | str:
+    """Say what Keras is to be told of `jit_compile` on a device."""
+    # On a processor what XLA compiles is several times slower than TensorFlow without it. JAX cannot be without.
+    return False if device == "cpu" and keras.backend.backend() != "jax" else "auto"
+
+
 def _trained(
     settings: Settings, choice: Choice | None, material: Material, loop: Loop, device: str
 ) -> tuple[keras.Model, NDArray[np.float32] | None, _Inputs]:
@@ -176,7 +182,7 @@ def _stage(
     model = inner
     if settings.augment and is_of_pictures:
         model = architectures.augmented(inner, architectures.augmentation(settings.size))
-    encoder.compile(jit_compile=_jit(device))  # first, as it may be the model itself
+    encoder.compile(jit_compile=jit_for(device))  # first, as it may be the model itself
     model.compile(**_compilation(settings, classes, rate, epochs * _batches_in(settings, dataset), device))
     targets = np.repeat(dataset.labels, inputs.views)
     if is_classifier and classes == 2:  # one sigmoid
@@ -229,12 +235,7 @@ def _compilation(settings: Settings, classes: int, rate: float, steps: int, devi
     elif loss is None:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         metrics = [keras.metrics.SparseCategoricalAccuracy("accuracy")]
-    return {"optimizer": optimizer, "loss": loss, "metrics": metrics, "jit_compile": _jit(device)}
-
-
-def _jit(device: str) -> bool | str:
-    # On a processor what XLA compiles is several times slower than TensorFlow without it. JAX cannot be without.
-    return False if device == "cpu" and keras.backend.backend() != "jax" else "auto"
+    return {"optimizer": optimizer, "loss": loss, "metrics": metrics, "jit_compile": jit_for(device)}
 
 
 def _class_weights(dataset: Dataset) -> NDArray[np.float32]:
