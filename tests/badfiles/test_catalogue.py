@@ -510,7 +510,7 @@ def test_what_takes_memory_or_time_costs_itself_alone(make, run, report, outcome
     fates = what_takes_memory_all_the_same(make)
     fates |= {f"plain/{number}.jpg": ("indexed", make.jpeg(number)) for number in range(20)}
     if scans:
-        fates["deep.png"] = ("too_large", make.png(11_000, 11_000, 16, 6, packed=make.zlib_bomb(924)))
+        fates["deep.png"] = ("out_of_memory", make.png(11_000, 11_000, 16, 6, packed=make.zlib_bomb(924)))
         fates |= {f"bomb-{number}.jpg": ("timeout", make.scan_bomb(scans, seed=number)) for number in range(2)}
     expected = lay_out_pictures(tmp_path / "heavy", fates)
 

@@ -33,6 +33,25 @@ def test_a_picture_of_the_catalogue_finds_itself_without_an_encoder(built, opene
         assert best.score == pytest.approx(1, abs=1e-6)
 
 
+class FindsNothing:
+    """A forest that proposes no candidate."""
+
+    def candidates(self, _vector, _k):
+        return np.zeros(0, np.int64)
+
+
+def test_a_picture_of_the_catalogue_is_found_even_where_the_forest_does_not_propose_it(built, opened, photo):
+    file = sorted((built / "catalogue").rglob("*.png"))[5]
+    index = opened["annoy"]
+
+    (hit,) = index.search_with(FindsNothing(), index.views_of(file), 3)
+
+    assert hit.path == file.relative_to(built / "catalogue").as_posix()
+    assert hit.score == pytest.approx(1, abs=1e-6)
+    assert index.search_with(FindsNothing(), index.views_of(file), 3, filtered=True) == []
+    assert index.search_with(FindsNothing(), index.views_of(photo), 3) == []
+
+
 def test_scores_equal_brute_force_and_are_the_same_for_both_backends(built, opened, photo, contents):
     vectors = {path: np.frombuffer(vector, "<f4") for path, (_, vector) in contents(built / "exact").items()}
     query = opened["exact"].vector_of(photo)

@@ -234,7 +234,7 @@ class Index:
         row = self._row_of(data) if isinstance(regions, str) and box is None else None
         if row is not None:
             self._files.require_whole(store.ITEMS, store.VECTORS)
-            return [View(np.array(self._vectors[row]))]
+            return [View(np.array(self._vectors[row]), row=row)]
         return self._viewer.views(data, regions, box)
 
     def detections(self, picture: str | os.PathLike[str], least_score: float = LEAST_SCORE) -> list[Detection]:
@@ -382,6 +382,11 @@ class Index:
         """
         wanted = min(k, self.manifest.count)
         candidates = [self._checked_rows(backend.candidates(view.vector, wanted)) for view in views]
+        if not filtered:  # among thousands of copies of another a forest may not find even the picture itself
+            candidates = [
+                rows if view.row is None else np.append(rows, view.row)
+                for rows, view in zip(candidates, views, strict=True)
+            ]
         self._files.require_whole(store.VECTORS, store.ITEMS)
         scored = best_of(views, candidates, self._vectors, self._file(store.VECTORS))[:k]
         if min_score is not None:

@@ -55,10 +55,12 @@ class View:
     Attributes:
         vector: Unit float32 (d,), in the searched space.
         box: What of the picture it shows, in pixels of the file, upright; None for all of it.
+        row: The item of which it is the very picture; None if it is another's, or of none.
     """
 
     vector: Embeddings
     box: Box | None = None
+    row: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
