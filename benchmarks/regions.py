@@ -1,7 +1,7 @@
 """Find the product in the photo, stage by stage: python benchmarks/regions.py FOLDER [DETECTOR.keras].
 
 The easy set are photo-like pictures of the stamps (seed 3), the hard set is that of hard_set.py (seed 1), and the sure
-set are catalogue pictures saved once more. Choices were made on the hard set with seed 0; no choice has seen seed 1.
+set are catalogue pictures saved once more. Choices were made on the hard set with seed 0; seed 1 decided nothing.
 Without a DETECTOR one is trained in FOLDER, with the defaults.
 """
 

@@ -8,14 +8,13 @@ import numpy as np
 
 from imgsearch.encoders.adaptation import LOOKS, MOST_PICTURES, Gain, embedded_variants, learn_adaptation, measured_gain
 from imgsearch.encoders.projection import Projection
-from imgsearch.encoders.runtime import Embeddings, Encoder, encode
+from imgsearch.encoders.runtime import Embeddings, Encoder
 from imgsearch.images.decode import Pixels
-from imgsearch.images.steps import Steps
-from imgsearch.images.tasks import stepped_and_fitted
 from imgsearch.index import store
 from imgsearch.index.items import Items
 from imgsearch.index.manifest import Manifest
 from imgsearch.index.pipeline import Progress
+from imgsearch.index.views import embed_regions
 from imgsearch.regions.detector import Detector
 from imgsearch.regions.propose import detected_items, shown_twice
 
@@ -68,18 +67,14 @@ def looking(detector: Detector, encoder: Encoder) -> Look:
     Returns:
         From RGB, uint8 (size, size, 3), to float32 (`LOOKS`, D).
     """
-    spec = encoder.spec
-    steps = Steps.parse(spec.steps)
 
     def look(scene: Pixels) -> Embeddings:
         detected = detector.detect(scene)
-        likely = detected_items(detected, scene.shape[:2], spec.fit)
+        likely = detected_items(detected, scene.shape[:2], encoder.spec.fit)
         if likely is None:
             return np.stack([detected.embedding] * LOOKS)
         shown = shown_twice(scene, likely.boxes[0], likely.plane, likely.item)
         shown += shown[:1] * (LOOKS - len(shown))
-        return encode(
-            encoder, np.stack([stepped_and_fitted(each.pixels, spec.size, spec.fit, steps) for each in shown])
-        )
+        return embed_regions(shown, encoder)
 
     return look

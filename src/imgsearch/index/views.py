@@ -89,6 +89,14 @@ def require_regions(regions: Regions) -> None:
         raise UsageError(f"expected regions to be auto, whole or 1 to {MOST_REGIONS}, found {regions!r}")
 
 
+def embed_regions(regions: Sequence[Region], encoder: Encoder) -> Embeddings:
+    """Embed parts of a photo, in one batch: float32 (n, D), as `Encoder.encode_stream` yields them."""
+    spec = encoder.spec
+    steps = Steps.parse(spec.steps)
+    squares = [stepped_and_fitted(region.pixels, spec.size, spec.fit, steps) for region in regions]
+    return encode(encoder, np.stack(squares))
+
+
 class Viewer:
     """Looks at queries with the encoder of an index, which is opened when it is first needed.
 
@@ -288,10 +296,7 @@ class Viewer:
         views: list[View] = []
         for start in range(0, len(regions), _BATCH):
             some = regions[start : start + _BATCH]
-            encoder = self._opened_region_encoder()
-            spec = encoder.spec
-            squares = [stepped_and_fitted(region.pixels, spec.size, spec.fit, self._steps) for region in some]
-            vectors = self._projected(encode(encoder, np.stack(squares)))
+            vectors = self._projected(embed_regions(some, self._opened_region_encoder()))
             views += [
                 View(vector, stretched(region.box, photo.pixels.shape[:2], photo.size))
                 for vector, region in zip(vectors, some, strict=True)
