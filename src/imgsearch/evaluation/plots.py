@@ -229,7 +229,8 @@ def draw_scores(judged: Sequence[Judged]) -> bytes:
             line = {"edgecolor": _WRONG, "linewidth": 1.5, "hatch": "////"}
             axes.hist(wrong, edges, histtype="step", **line, label=f"wrong ({len(wrong):,})")
             axes.set(xlabel="score", ylabel="hits", title=title)
-            axes.legend()
+            axes.margins(y=0.2)  # room for the legend, which lies above all bars
+            axes.legend(loc="upper center", ncols=2)
             axes.grid(visible=True, axis="y")
     return svg.getvalue()
 
@@ -260,7 +261,7 @@ def draw_reliability(found: Reliability) -> bytes:
         first, later = found.calibration.first, found.calibration.later
         beside.plot(first.scores, first.probabilities, color=_RIGHT, label="of the first hit")
         beside.plot(later.scores, later.probabilities, color=_WRONG, linestyle="-.", label="of later hits")
-        beside.legend()
+        beside.legend(loc="upper left")
         beside.set(ylim=(-0.02, 1.05), xlabel="score", ylabel="probability", title="what a score means")
         for each in (axes, below, beside):
             each.grid(visible=True)

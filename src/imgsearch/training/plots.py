@@ -58,7 +58,7 @@ def _curves(report: TrainReport) -> Any:
                 axes.plot(epochs, [epoch[name] for epoch in report.epochs], label=label)
         axes.axvline(report.best + 1, color="grey", linestyle=":", label="the model")
         axes.set(title=kind, xlabel="epoch")
-        axes.legend()
+        axes.legend(loc="center right")  # losses end low, accuracies high
     return figure
 
 
