@@ -316,7 +316,8 @@ def test_the_first_version_gives_the_vectors_of_the_golden_index():
 
     differences = np.abs(embeddings - describe_version_1(picture)).max(axis=1)
 
-    assert differences.min() < 1e-6
+    # Diagonal gradients lie on the edge of two orientations, and processors round arctan2 to either side of it.
+    assert differences.min() < 0.01
     assert np.median(differences) > 0.05
 
 
