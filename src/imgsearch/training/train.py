@@ -205,6 +205,8 @@ def import_keras() -> tuple[Any, Any]:
         MissingComponentError: Keras or its backend cannot be imported.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # TensorFlow leaves these kernels out on processors without AVX-512, where they halve a training's time, too.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     try:
         from imgsearch.training import fitting, loop
 
