@@ -172,11 +172,18 @@ def test_a_file_of_train_can_be_the_encoder(encoder, squares, tmp_path):
     )
 
 
-def test_an_encoder_without_fine_maps_is_refused(quick, catalogue, tiny_models, tmp_path):
-    with pytest.raises(UsageError, match="expected an encoder with maps at strides 4 and 8"):
-        detect(catalogue, tmp_path / "other.keras", architecture=str(tiny_models / "metric.keras"), epochs=1)
+def test_an_encoder_without_a_fine_map_is_refused(quick, catalogue, tmp_path):
+    pictures = keras.Input((SIZE, SIZE, 3), dtype="uint8")
+    coarse = keras.layers.AveragePooling2D(16)(keras.layers.Rescaling(1 / 255)(pictures))
+    embeddings = keras.layers.UnitNormalization()(keras.layers.Flatten()(coarse))
+    model = keras.Model(pictures, [embeddings])
+    file = tmp_path / "coarse.keras"
+    save_model(model, file, ModelCard(SIZE, "pad", "", embeddings.shape[-1], (), "metric", "coarse"))
 
-    assert not list(tmp_path.iterdir())
+    with pytest.raises(UsageError, match="expected an encoder with a map at stride 8, found none"):
+        detect(catalogue, tmp_path / "other.keras", architecture=str(file), epochs=1)
+
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_model_without_boxes_is_no_detector(encoder, tmp_path):

@@ -13,7 +13,7 @@ from imgsearch.images.decoded import processors
 from imgsearch.regions.anchors import ITEM, anchor_boxes, cells, matched
 from imgsearch.regions.detections import average_precision, found, recall_of_boxes
 from imgsearch.training.detector_losses import detection_loss, mask_loss
-from imgsearch.training.detector_network import FINEST, Networks
+from imgsearch.training.detector_network import MASK_STRIDE, Networks
 from imgsearch.training.detector_plan import SCENES, Plan
 from imgsearch.training.fitting import device_name, jit_for
 from imgsearch.training.loop import Loop, Metrics, Stage, cosine_rate
@@ -63,7 +63,7 @@ class SceneBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no
 
 
 def _example(stock: Stock, size: int, seed: list[int]) -> Example:
-    return example(stock, size, cells(size, FINEST), np.random.default_rng(seed))
+    return example(stock, size, cells(size, MASK_STRIDE), np.random.default_rng(seed))
 
 
 def _targets(anchors: NDArray[np.float32], scene: Example) -> NDArray[np.float32]:

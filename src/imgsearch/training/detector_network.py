@@ -1,9 +1,10 @@
 """A single-shot detector on the maps of a frozen encoder.
 
-A pyramid of features is laid over the encoder's own maps at the strides 4, 8, 16 and 32, down (Lin et al.: Feature
+A pyramid of features is laid over the encoder's own maps at the strides 8, 16 and 32, down (Lin et al.: Feature
 Pyramid Networks, 2017) and up again (Liu et al.: Path Aggregation Network, 2018): without the way up, boxes of large
-items, which come from the coarsest map, are loose. From the three coarser levels a shared head predicts score and box
-for every anchor; from the finest a mask is made, item or ground.
+items, which come from the coarsest map, are loose. From every level a shared head predicts score and box for every
+anchor; from the finest a mask is made, item or ground, of four cells for each of its own (Shi et al.: Real-Time Single
+Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network, 2016).
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from keras import layers, ops
 from imgsearch.errors import UsageError
 from imgsearch.regions.anchors import ANCHORS_OF_A_CELL, STRIDES, anchor_boxes, cells
 
-FINEST = 4
+# Pixels of the square to a cell of the mask along a side: half the finest stride.
+MASK_STRIDE = STRIDES[0] // 2
 
 # So few that the heads cost a third of the default encoder, with which they share every pass.
 _CHANNELS = 48
@@ -61,7 +63,7 @@ def build_detector(encoder: keras.Model, seed: int) -> Networks:
     logits = raw[:, :, 0]
     boxes = _decoded(raw[:, :, 1:], anchor_boxes(size))
     predictions = layers.Concatenate(name="predictions")([ops.expand_dims(logits, -1), boxes])
-    mask = _mask(pyramid[FINEST], cells(size, FINEST), starts)
+    mask = _mask(pyramid[STRIDES[0]], cells(size, MASK_STRIDE), starts)
     outputs = [
         encoder.outputs[0],
         layers.Activation("sigmoid", name="scores")(logits),
@@ -90,12 +92,12 @@ def _maps(encoder: keras.Model, size: int) -> dict[int, Any]:
     found: dict[int, Any] = {}
     for layer in encoder.layers:
         shape = tuple(getattr(layer.output, "shape", ()))  # a list of outputs has none
-        for stride in (FINEST, *STRIDES):
+        for stride in STRIDES:
             if len(shape) == 4 and shape[1:3] == (cells(size, stride),) * 2:
                 found[stride] = layer.output
-    if FINEST not in found or STRIDES[0] not in found:
+    if STRIDES[0] not in found:
         raise UsageError(
-            f"expected an encoder with maps at strides {FINEST} and {STRIDES[0]}, found {sorted(found) or 'none'}",
+            f"expected an encoder with a map at stride {STRIDES[0]}, found {sorted(found) or 'none'}",
             hint="efficientnet-lite0 has them",
         )
     return found
@@ -111,20 +113,20 @@ def _convolved(tensor: Any, channels: int, kernel: int, starts: _Starts, name: s
 def _pyramid(maps: dict[int, Any], size: int, starts: _Starts) -> dict[int, Any]:
     """Give every map the context of the coarser ones, and then the detail of the finer ones."""
     levels: dict[int, Any] = {}
-    for stride in (FINEST, *STRIDES):
+    for stride in STRIDES:
         name = f"lateral{stride}"
         if stride in maps:
             levels[stride] = _convolved(maps[stride], _CHANNELS, 1, starts, name)
         else:  # the encoder ends before
             levels[stride] = _convolved(levels[stride // 2], _CHANNELS, 3, starts, name, strides=2)
     coarser = levels[STRIDES[-1]] = _convolved(levels[STRIDES[-1]], _CHANNELS, 3, starts, "context")
-    for stride in reversed((FINEST, *STRIDES[:-1])):
+    for stride in reversed(STRIDES[:-1]):
         above = layers.UpSampling2D(interpolation="bilinear", name=f"above{stride}")(coarser)
         if above.shape[1:3] != levels[stride].shape[1:3]:  # an odd number of cells was halved
             above = above[:, : cells(size, stride), : cells(size, stride)]
         coarser = levels[stride] = layers.Add(name=f"joined{stride}")([levels[stride], above])
-    finer = levels[FINEST] = _convolved(coarser, _MASK_CHANNELS, 3, starts, "finest")
-    for stride in STRIDES:
+    finer = levels[STRIDES[0]] = _convolved(coarser, _CHANNELS, 3, starts, "finest")
+    for stride in STRIDES[1:]:
         below = _convolved(finer, _CHANNELS, 3, starts, f"below{stride}", strides=2)
         finer = levels[stride] = layers.Add(name=f"level{stride}")([levels[stride], below])
     return levels
@@ -166,5 +168,9 @@ def _decoded(steps: Any, anchors: Any) -> Any:
 
 def _mask(finest: Any, side: int, starts: _Starts) -> Any:
     tensor = _convolved(finest, _MASK_CHANNELS, 3, starts, "mask_first")
-    logits = layers.Conv2D(1, 3, padding="same", kernel_initializer=starts(), name="mask_last")(tensor)
-    return layers.Reshape((side, side), name="mask")(logits)
+    tensor = layers.Conv2D(4, 3, padding="same", kernel_initializer=starts(), name="mask_last")(tensor)
+    coarse = tensor.shape[1]
+    tensor = layers.Reshape((coarse, coarse, 2, 2), name="mask_quarters")(tensor)
+    tensor = layers.Permute((1, 3, 2, 4), name="mask_rows")(tensor)
+    logits = layers.Reshape((2 * coarse, 2 * coarse), name="mask_square")(tensor)
+    return logits[:, :side, :side]
