@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from imgsearch.images.boxes import overlaps
 from imgsearch.images.compose import Style, compose
 from imgsearch.images.decode import decode
 from imgsearch.images.transform import fit
+from imgsearch.index.store import read_manifest
+from imgsearch.index.views import Viewer
 from imgsearch.regions.detector import Detector
 
 EASY_SEED, HARD_SEED = 3, 1
@@ -64,7 +67,8 @@ def main(folder: Path, detector: Path) -> None:
     build_index(catalogue, adapted, adapt=True)
     build_index(catalogue, bare, detector=detector, adapt=False)
     report = build_index(catalogue, taught, detector=detector)
-    print(f"  with a detector the index takes {report.seconds['index']:.0f} s: {report.adaptation}", flush=True)
+    if report.published:
+        print(f"  with a detector the index takes {report.seconds['index']:.0f} s: {report.adaptation}", flush=True)
     known, later = split(sorted(catalogue.rglob("*.png")), catalogue, folder / "regions-half")
     build_index(known, half, detector=detector, relearn=True)
     for picture in later:
@@ -135,34 +139,31 @@ def rates(stage: Stage, files: Mapping[str, Path]) -> str:
 
 
 def located(directory: Path, queries: Sequence[Any]) -> str:
-    """Compare where a region was looked at with where the item is."""
+    """Compare what is cut out, where all looks are taken, with where the item is."""
     shares = []
-    with Index.open(directory) as index:
+    with closing(Viewer(directory, read_manifest(directory), None)) as viewer:
         for query in queries:
-            boxes = [view.box for view in index.views_of(query.photo) if view.box]
+            boxes = [view.box for view in viewer.views(query.photo.read_bytes()) if view.box]
             shares.append(float(overlaps([query.box], boxes[-1:]).max()) if boxes else 0.0)
     found = np.array(shares)
     return f"IoU {found.mean():.3f}, above 0.5 {(found > 0.5).mean():.3f}, above 0.75 {(found > 0.75).mean():.3f}"
 
 
 def costs(catalogue: Path, plain: Path, taught: Path, queries: Sequence[Any]) -> None:
-    """Time the encoder: a whole picture, regions, a detector's pass; and count what the queries need of each."""
+    """Time the encoder: a whole picture, a region, a detector's pass; and count what the queries need of each."""
     with Index.open(plain) as index, Index.open(taught) as other:
         spec, detector_spec = index.manifest.encoder, other.manifest.detector
-        folder = plain / index.manifest.encoder_folder
-        encoder = open_encoder(spec, folder, for_one=True, with_map=True)
-        of_regions = open_encoder(spec, folder, for_one=True)
         assert detector_spec is not None
+        encoder = open_encoder(spec, plain / index.manifest.encoder_folder, for_one=True, with_map=True)
+        of_regions = open_encoder(spec, taught / other.manifest.encoder_folder, for_one=True)
         detector = Detector(detector_spec, taught / other.manifest.detector_folder / "encoder.xml")
-    pictures = [decode(file.read_bytes()) for file in sorted(catalogue.rglob("*.png"))[:4]]
-    squares = np.stack([fit(picture, spec.size) for picture in pictures])
+    picture = decode(next(iter(sorted(catalogue.rglob("*.png")))).read_bytes())
+    square = fit(picture, spec.size)
     timed: dict[str, Callable[[], object]] = {
-        "whole": lambda: encode(encoder, squares[:1]),
-        "whole with its map": lambda: look(encoder, squares[0]),
-        "a region": lambda: encode(of_regions, squares[:1]),
-        "two regions": lambda: encode(of_regions, squares[:2]),
-        "two regions again": lambda: encode(of_regions, squares[2:]),
-        "detect": lambda: detector.detect(squares[0]),
+        "whole": lambda: encode(encoder, square[None]),
+        "whole with its map": lambda: look(encoder, square),
+        "a region, without maps": lambda: encode(of_regions, square[None]),
+        "detect": lambda: detector.detect(square),
     }
     figures: dict[str, list[float]] = {name: [] for name in timed}
     for _ in range(200):  # in turn, so that a busy moment slows all
@@ -174,13 +175,15 @@ def costs(catalogue: Path, plain: Path, taught: Path, queries: Sequence[Any]) ->
     whole = medians["whole"]
     shown = (f"{name} {value:.1f} ms ({value / whole:.2f})" for name, value in medians.items())
     print(f"  {', '.join(shown)}", flush=True)
-    # Nearly all have two regions, so that what the encoder prepares for two is nearly always there.
-    regions = {1: 0.0, 2: medians["a region"] / whole, 3: medians["two regions again"] / whole}
-    for name, directory, first in (("salience", plain, "whole with its map"), ("detector", taught, "detect")):
+    for name, directory, first, region in (
+        ("salience", plain, "whole with its map", "whole"),
+        ("detector", taught, "detect", "a region, without maps"),
+    ):
         with Index.open(directory) as opened:
-            views = [len(opened.views_of(query.photo)) for query in queries]
-        passes = medians[first] / whole + np.array([regions[count] for count in views])
-        print(f"  hard, by {name}: {passes.mean():.2f} passes on average, {passes.max():.2f} at most", flush=True)
+            views = np.array([len(opened.views_of(query.photo)) for query in queries])
+        passes = (medians[first] + (views - 1) * medians[region]) / whole
+        shares = ", ".join(f"{np.mean(views == count):.2f} {count}" for count in (1, 2, 3))
+        print(f"  hard, by {name}: {passes.mean():.2f} passes on average; looks: {shares}", flush=True)
 
 
 def objects(directory: Path, catalogue: Path, photographs: list[Path], *, rerank: bool = False) -> str:

@@ -110,6 +110,45 @@ def test_more_regions_lower_no_score(index, photo):
     assert sum(many.values()) > sum(few.values())
 
 
+def test_a_photo_is_looked_at_until_one_item_is_far_enough_ahead(index, photo, monkeypatch):
+    file = photo[0]
+    leads = []
+    for whole, part in ((-1, -1), (2, -1), (2, 2)):
+        monkeypatch.setattr(search, "_AHEAD_BY_WHOLE", whole)
+        monkeypatch.setattr(search, "_AHEAD_BY_PART", part)
+        views = index.views_of(file)
+        first, second = index.search_views(views, k=2)
+        leads.append((len(views), first.score - second.score))
+
+    assert [count for count, _ in leads] == [1, 2, 3]
+    monkeypatch.setattr(search, "_AHEAD_BY_WHOLE", leads[0][1] + 0.001)
+    monkeypatch.setattr(search, "_AHEAD_BY_PART", leads[1][1] - 0.001)
+    assert len(index.views_of(file)) == 2
+    monkeypatch.setattr(search, "_AHEAD_BY_WHOLE", leads[0][1] - 0.001)
+    assert len(index.views_of(file)) == 1
+
+
+def test_what_is_ahead_is_looked_for_among_what_the_condition_lets_in(index, photo, monkeypatch):
+    monkeypatch.setattr(search, "_AHEAD_BY_WHOLE", 0.001)
+    (among_all,) = index.search(photo[0], k=1)
+    (alone,) = index.search(photo[0], k=1, where=f"path = '{ITEM}'")
+
+    # Nothing is ahead of nothing: a single item has the best score of all looks.
+    assert among_all.box is None
+    assert alone.box is not None
+    assert alone.score > next(hit.score for hit in index.search(photo[0], k=24) if hit.path == ITEM)
+
+
+def test_who_leaves_out_low_scores_gets_the_best_score_of_all_looks(index, photo, monkeypatch):
+    best = max(hit.score for hit in index.search_views(index.views_of(photo[0])))
+    monkeypatch.setattr(search, "_AHEAD_BY_WHOLE", -1)
+
+    (hit,) = index.search(photo[0], k=1, min_score=best - 0.001)
+
+    assert hit.score >= best - 0.001
+    assert index.search(photo[0], k=1)[0].score < best - 0.001
+
+
 @pytest.mark.parametrize("regions", [0, 201, -1, "x"])
 def test_regions_that_make_no_sense_are_refused_for_any_picture(index, photo, shop, regions):
     for file in (photo[0], shop / "catalogue" / ITEM):

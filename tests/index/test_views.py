@@ -14,6 +14,7 @@ from imgsearch.images.photo import open_photo
 from imgsearch.images.policy import FilePolicy
 from imgsearch.index.store import read_manifest
 from imgsearch.index.views import MOST_REGIONS, Viewer
+from imgsearch.regions import propose
 
 POLICY = FilePolicy()
 
@@ -72,6 +73,32 @@ def test_a_photo_of_an_item_is_the_whole_and_the_item_twice(viewer, scene):
     assert whole.box is None
     assert 1 <= len(parts) <= 2
     assert max(overlaps([part.box for part in parts], [box]).ravel()) > 0.5
+
+
+@pytest.mark.parametrize("last", [1, 2])
+def test_looks_are_taken_one_by_one_and_end_when_they_are_enough(viewer, scene, last, monkeypatch):
+    monkeypatch.setattr(propose, "cut_out", lambda *_: pytest.fail("what nobody looks at was cut out"))
+    asked = []
+
+    def is_enough(views):
+        asked.append(len(views))
+        return len(views) == last
+
+    views = viewer.views(scene[0], is_enough=is_enough)
+
+    assert len(views) == last
+    assert asked == list(range(1, last + 1))
+    assert [view.box is None for view in views] == [True, False][:last]
+
+
+def test_nobody_asks_whether_it_is_enough_where_the_caller_has_said_where_to_look(viewer, scene, shop):
+    def is_enough(_views):
+        pytest.fail("asked")
+
+    assert len(viewer.views(scene[0], 5, is_enough=is_enough)) == 6
+    assert len(viewer.views(scene[0], "whole", is_enough=is_enough)) == 1
+    assert viewer.views(scene[0], box=Box(0, 0, 100, 100), is_enough=is_enough)
+    assert len(viewer.views((shop / "catalogue/cups/cups-00.png").read_bytes(), is_enough=is_enough)) == 1
 
 
 def test_an_encoder_without_a_map_looks_at_the_whole_unless_told_otherwise(without_map, scene):

@@ -118,7 +118,7 @@ def test_an_item_is_shown_as_it_stands_and_cut_out():
 def test_what_cannot_be_told_from_its_ground_is_shown_once():
     photo = np.full((100, 100, 3), 128, np.uint8)
 
-    assert len(shown_twice(photo, Box(20, 20, 50, 50), np.zeros((28, 28), np.float32))) == 1
+    assert len(list(shown_twice(photo, Box(20, 20, 50, 50), np.zeros((28, 28), np.float32)))) == 1
 
 
 @given(

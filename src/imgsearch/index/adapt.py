@@ -73,7 +73,7 @@ def looking(detector: Detector, encoder: Encoder) -> Look:
         likely = detected_items(detected, scene.shape[:2], encoder.spec.fit)
         if likely is None:
             return np.stack([detected.embedding] * LOOKS)
-        shown = shown_twice(scene, likely.boxes[0], likely.plane, likely.item)
+        shown = list(shown_twice(scene, likely.boxes[0], likely.plane, likely.item))
         shown += shown[:1] * (LOOKS - len(shown))
         return embed_regions(shown, encoder)
 

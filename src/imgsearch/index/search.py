@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,17 +19,21 @@ from imgsearch.images.decode import Pixels, read_file
 from imgsearch.images.photo import Photo, open_photo
 from imgsearch.images.policy import MAX_BYTES
 from imgsearch.index import store
-from imgsearch.index.arrays import open_array
-from imgsearch.index.backends import Backend, ExactBackend, Rows, open_backend
+from imgsearch.index.backends import Backend
 from imgsearch.index.hits import Hit, ObjectHits
 from imgsearch.index.items import Items
 from imgsearch.index.manifest import Manifest
-from imgsearch.index.nearest import best_of, hits_of
+from imgsearch.index.nearest import Nearest, hits_of, searched_files
 from imgsearch.index.opened import OpenedFiles, open_projection
 from imgsearch.index.rerank import CANDIDATES, draw_hit
 from imgsearch.index.rerank import rerank as rerank_hits
-from imgsearch.index.views import Regions, View, Viewer, require_regions
+from imgsearch.index.views import Enough, Regions, View, Viewer, never, require_regions
 from imgsearch.regions.detections import LEAST_SCORE, Detection
+
+# How far the best item must be ahead of the second, as a difference of cosines, for another look at the photo to be
+# spared: after the whole, which its ground may have fooled, and after a part of it. docs/benchmarks.md has the figures.
+_AHEAD_BY_WHOLE = 0.3
+_AHEAD_BY_PART = 0.1
 
 
 class Index:
@@ -44,17 +49,13 @@ class Index:
     def __init__(self, directory: Path, manifest: Manifest) -> None:
         self.directory = directory
         self.manifest = manifest
-        self._backend: Backend | None = None
-        # There is neither a forest nor a list of nothing.
-        assert manifest.backend is not None
-        self._backend_file = store.BACKEND_FILES.get(manifest.backend.name) if manifest.count else None
-        names = (store.VECTORS, store.ITEMS) + ((self._backend_file,) if self._backend_file else ())
-        self._files = OpenedFiles(directory, manifest, names)
+        self._files = OpenedFiles(directory, manifest, searched_files(manifest))
         with contextlib.ExitStack() as opened:
             opened.callback(self._files.close)
-            self._vectors = open_array(self._file(store.VECTORS), manifest.count, manifest.dims)
             self._viewer = Viewer(directory, manifest, open_projection(directory, manifest))
-            self.items = Items(self._file(store.ITEMS))
+            self.items = Items(directory / manifest.folder / store.ITEMS)
+            opened.callback(self.items.close)
+            self._nearest = Nearest(directory, manifest, self._files, self.items)
             opened.pop_all()
 
     @classmethod
@@ -128,7 +129,8 @@ class Index:
             min_probability: Leave out hits whose probability of being right is lower.
             exact: Compare with every vector, whatever the backend.
             regions: Where to look beside the whole picture: `auto` at what stands out, unless the picture is that of a
-                product on an even ground; `whole` nowhere; a number at so many regions.
+                product on an even ground, or one item is far ahead already; `whole` nowhere; a number at so many
+                regions.
             box: The only part of the picture to look at, in its pixels, upright.
             rerank: Compare points of the picture with those of the first 20 hits, and put first what has the same
                 points in the same places; see `regions.geometric`. Scores and probabilities stay what they are.
@@ -141,11 +143,12 @@ class Index:
             UsageError: `k`, `where`, `regions` or `box` makes no sense, or there are no probabilities.
             DamagedIndexError: A file of the index is damaged.
         """
-        searched = (self._backend_file,) if self._backend_file and not (where or exact) else ()
-        self._files.begin_checks(store.ITEMS, store.VECTORS, *searched)  # while the encoder starts
+        self._nearest.begin_checks(where, exact=exact)  # while the encoder starts
         data = self._read(picture)
         conditions = {"where": where, "min_score": min_score, "min_probability": min_probability, "exact": exact}
-        views = self._views(data, regions, box)
+        # Who leaves out low scores gets the best score that any look gives.
+        enough = never if min_score is not None else partial(self._is_enough, where=where, exact=exact)
+        views = self._views(data, regions, box, enough)
         return self._answered(views, k, conditions, open_photo(data, self.manifest.policy) if rerank else None)
 
     def search_objects(
@@ -180,8 +183,7 @@ class Index:
 
     def plan(self, *, where: str = "", exact: bool = False) -> str:
         """Name how a query is answered: `annoy`, `faiss` or `exact`."""
-        assert self.manifest.backend is not None
-        return "exact" if where or exact else self.manifest.backend.name
+        return self._nearest.plan(where, exact=exact)
 
     def holds(self, picture: str | os.PathLike[str]) -> bool:
         """Say whether the very bytes of a picture are in the index.
@@ -227,15 +229,21 @@ class Index:
             UsageError: `regions` or `box` makes no sense.
             DamagedIndexError: The encoder or the projection is damaged.
         """
-        return self._views(self._read(picture), regions, box)
+        return self._views(self._read(picture), regions, box, self._is_enough)
 
-    def _views(self, data: bytes, regions: Regions, box: Box | None) -> list[View]:
+    def _views(self, data: bytes, regions: Regions, box: Box | None, is_enough: Enough) -> list[View]:
         require_regions(regions)
         row = self._row_of(data) if isinstance(regions, str) and box is None else None
         if row is not None:
-            self._files.require_whole(store.ITEMS, store.VECTORS)
-            return [View(np.array(self._vectors[row]), row=row)]
-        return self._viewer.views(data, regions, box)
+            self._files.require_whole(store.ITEMS)
+            return [View(np.array(self.vectors[row]), row=row)]
+        return self._viewer.views(data, regions, box, is_enough)
+
+    def _is_enough(self, views: Sequence[View], *, where: str = "", exact: bool = False) -> bool:
+        """Say whether one item is so far ahead that another look would hardly bring another before it."""
+        backend = self._nearest.backend_for(where, exact=exact)
+        lead = self._nearest.lead(backend, views, filtered=bool(where))
+        return lead >= (_AHEAD_BY_PART if any(view.box for view in views) else _AHEAD_BY_WHOLE)
 
     def detections(self, picture: str | os.PathLike[str], least_score: float = LEAST_SCORE) -> list[Detection]:
         """Say where in a picture items are; the index must have a detector.
@@ -256,7 +264,7 @@ class Index:
 
     def views_of_photo(self, photo: Photo, regions: Regions = "auto") -> list[View]:
         """Do `views_of` for a photo that is decoded, whether or not it is in the index."""
-        return self._viewer.views_of_photo(photo, regions)
+        return self._viewer.views_of_photo(photo, regions, self._is_enough)
 
     def _read(self, picture: str | os.PathLike[str]) -> bytes:
         data, _ = read_file(os.fspath(picture), max_bytes=max(MAX_BYTES, self.manifest.policy.max_bytes))
@@ -273,8 +281,7 @@ class Index:
         Raises:
             DamagedIndexError: The file is damaged.
         """
-        self._files.require_whole(store.VECTORS)
-        return self._vectors
+        return self._nearest.vectors
 
     def embed(self, squares: Iterable[Pixels]) -> Iterator[Embeddings]:
         """Bring pictures into the searched space, many at once.
@@ -300,11 +307,7 @@ class Index:
             DamagedIndexError: The file is damaged, or not there any more.
             MissingComponentError: The library that reads it is not installed.
         """
-        assert self.manifest.backend is not None
-        assert self._backend_file is not None
-        self._files.require_whole(self._backend_file)  # before a library that trusts it gets to see it
-        settings = self.manifest.backend.with_effort(effort)
-        return open_backend(self.directory / self.manifest.folder, settings, self.manifest.count, self.manifest.dims)
+        return self._nearest.opened(effort)
 
     def search_vector(
         self,
@@ -346,14 +349,7 @@ class Index:
                 f"expected an index that knows what its scores mean, found none in {self.directory}",
                 hint="run imgsearch evaluate --calibrate, or use --min-score",
             )
-        backend: Backend
-        if where:
-            self._files.require_whole(store.ITEMS)
-            backend = ExactBackend(self._vectors, self._checked_rows(self.items.rows_where(where)))
-        elif self.plan(exact=exact) == "exact":
-            backend = ExactBackend(self._vectors)
-        else:
-            backend = self._opened_backend()
+        backend = self._nearest.backend_for(where, exact=exact)
         hits = self.search_with(backend, views, k, min_score=min_score, filtered=bool(where))
         if min_probability is None:
             return hits
@@ -380,15 +376,7 @@ class Index:
         Raises:
             DamagedIndexError: A file of the index is damaged.
         """
-        wanted = min(k, self.manifest.count)
-        candidates = [self._checked_rows(backend.candidates(view.vector, wanted)) for view in views]
-        if not filtered:  # among thousands of copies of another a forest may not find even the picture itself
-            candidates = [
-                rows if view.row is None else np.append(rows, view.row)
-                for rows, view in zip(candidates, views, strict=True)
-            ]
-        self._files.require_whole(store.VECTORS, store.ITEMS)
-        scored = best_of(views, candidates, self._vectors, self._file(store.VECTORS))[:k]
+        scored = self._nearest.scored(backend, views, k, filtered=filtered)
         if min_score is not None:
             scored = [each for each in scored if each.score >= min_score]
         hits = hits_of(scored, self.items)
@@ -426,28 +414,3 @@ class Index:
         photo = open_photo(self._read(picture), self.manifest.policy)
         content = self.items.contents([hit.path]).get(hit.path, b"")
         return None if photo is None else draw_hit(self.manifest, content, photo, hit)
-
-    def _checked_rows(self, rows: Rows | Sequence[int]) -> Rows:
-        """Refuse rows that the arrays do not have: the files do not belong together."""
-        checked = np.asarray(rows, np.int64)
-        if len(checked) and not 0 <= checked.min() <= checked.max() < self.manifest.count:
-            raise DamagedIndexError(f"{self._file(store.ITEMS)} is damaged: it names rows that are not there")
-        return checked
-
-    def _file(self, name: str) -> Path:
-        return self.directory / self.manifest.folder / name
-
-    def _opened_backend(self) -> Backend:
-        if self._backend is None and self._backend_file is None:
-            self._backend = ExactBackend(self._vectors)
-        if self._backend is None:
-            assert self.manifest.backend is not None
-            assert self._backend_file is not None
-            self._files.require_whole(self._backend_file)
-            try:
-                self._file(self._backend_file).stat()
-                self._backend = self.backend(self.manifest.backend.effort)
-            except FileNotFoundError:
-                # It was there when we opened: two newer generations have been published since. We have the vectors.
-                self._backend = ExactBackend(self._vectors)
-        return self._backend

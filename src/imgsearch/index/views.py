@@ -1,6 +1,6 @@
 """What a query is looked at as: the whole picture, and regions of it, each a vector of the searched space."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +78,15 @@ class Thing:
     views: list[View]
 
 
+# Asked after each look, with all that were usable, at least one: whether another can be spared.
+Enough = Callable[[Sequence[View]], bool]
+
+
+def never(_views: Sequence[View]) -> bool:
+    """Look at all there is."""
+    return False
+
+
 def require_regions(regions: Regions) -> None:
     """Refuse what names no regions.
 
@@ -111,10 +120,9 @@ class Viewer:
         self._manifest = manifest
         self._projection = projection
         self._steps = Steps.parse(manifest.encoder.steps)
-        self._encoder: Encoder | None = None
-        self._detector: Detector | None = None
         self._opener = ThreadPoolExecutor(1, "imgsearch-open")
-        self._region_encoder: Future[Encoder] | None = None
+        self._encoder: Future[Encoder] | None = None
+        self._detector: Detector | None = None
         self._checked_folders: set[str] = set()
 
     def close(self) -> None:
@@ -130,10 +138,12 @@ class Viewer:
         """
         spec = self._manifest.encoder
         square = decode_and_fit_guarded(data, spec.size, spec.fit, self._manifest.policy, steps=self._steps)
-        (view,) = self._checked([View(self._projected(encode(self._opened_encoder(), square[None]))[0])])
+        (view,) = self._require_any(self._usable(encode(self._opened_encoder(), square[None]), [None]))
         return view
 
-    def views(self, data: bytes, regions: Regions = "auto", box: Box | None = None) -> list[View]:
+    def views(
+        self, data: bytes, regions: Regions = "auto", box: Box | None = None, is_enough: Enough = never
+    ) -> list[View]:
         """Look at a picture file as a whole, and at what may be an item in it.
 
         Args:
@@ -141,6 +151,7 @@ class Viewer:
             regions: How many regions to look at. `auto` is none for what stands on an even ground, as products in a
                 catalogue do.
             box: The only thing to be looked at, in pixels of the file, upright.
+            is_enough: Ends what `auto` does.
 
         Returns:
             At least one; that of the whole picture first, unless a box is given.
@@ -155,28 +166,30 @@ class Viewer:
         if box is not None:
             return self._in_box(self._photo(data), box)
         photo = None if regions == "whole" else open_photo(data, self._manifest.policy)
-        return [self.whole(data)] if photo is None else self.views_of_photo(photo, regions)
+        return [self.whole(data)] if photo is None else self.views_of_photo(photo, regions, is_enough)
 
-    def views_of_photo(self, photo: Photo, regions: Regions) -> list[View]:
+    def views_of_photo(self, photo: Photo, regions: Regions, is_enough: Enough = never) -> list[View]:
         """Do `views` for a photo that is decoded.
 
         Args:
             photo: Any.
             regions: As for `views`.
+            is_enough: As for `views`.
         """
         is_plain = has_even_ground(photo.pixels)
         if regions == "auto" and (is_plain or self._steps.moves):
             regions = "whole"
-        if regions != "whole":
-            self._begin_regions()
+        if self._manifest.detector and regions != "whole":
+            self._begin_encoder()
         embedding, likely = self._look(photo, regions, is_plain=is_plain)
-        shown: list[Region] = []
+        views = self._usable(embedding[None], [None])
         if isinstance(regions, int):
-            shown = many_regions(photo.pixels, likely, regions)
+            views += self._of_regions(photo, many_regions(photo.pixels, likely, regions))
         elif likely:
-            shown = shown_twice(photo.pixels, likely.boxes[0], likely.plane, likely.item)
-        whole = View(self._projected(embedding[None])[0])
-        return self._checked([whole, *self._of_regions(photo, shown)])
+            in_turn = shown_twice(photo.pixels, likely.boxes[0], likely.plane, likely.item)
+            while not (views and is_enough(views)) and (region := next(in_turn, None)) is not None:
+                views += self._of_regions(photo, [region])
+        return self._require_any(views)
 
     def detections(self, data: bytes, least_score: float) -> list[Detection]:
         """Say where items are in a picture file.
@@ -217,7 +230,7 @@ class Viewer:
             DamagedIndexError: The encoder or the detector is damaged.
         """
         photo = self._photo(data)
-        self._begin_regions()
+        self._begin_encoder()
         height, width = photo.pixels.shape[:2]
         spec = self._manifest.encoder
         alone = items_on_even_ground(photo.pixels)
@@ -239,10 +252,9 @@ class Viewer:
             scores = [None] * len(likely.boxes)
         things = []
         for box, score in in_reading_order(list(zip(likely.boxes, scores, strict=True))):
-            views = self._of_regions(photo, shown_twice(photo.pixels, box, likely.plane))
-            usable = [view for view in views if np.isfinite(view.vector).all()]
-            if usable:
-                things.append(Thing(stretched(box, (height, width), photo.size), score, usable))
+            views = self._of_regions(photo, list(shown_twice(photo.pixels, box, likely.plane)))
+            if views:
+                things.append(Thing(stretched(box, (height, width), photo.size), score, views))
         return things
 
     def _photo(self, data: bytes) -> Photo:
@@ -258,7 +270,7 @@ class Viewer:
     def embed(self, squares: Iterable[Pixels]) -> Iterator[Embeddings]:
         """Bring pictures into the searched space, many at once; see `Index.embed`."""
         for embedding in self._checked_encoder(for_one=False, with_map=False).encode_stream(squares):
-            yield self._projected(embedding)
+            yield self._projection.apply(embedding) if self._projection else embedding
 
     def _look(self, photo: Photo, regions: Regions, *, is_plain: bool) -> tuple[Embeddings, Likely | None]:
         """Look at the whole, and at where in it items are likely to be, if that is asked for and worth it."""
@@ -290,49 +302,37 @@ class Viewer:
                 f" found {box.x},{box.y},{box.width},{box.height}"
             )
         regions = shown_twice(photo.pixels, stretched(box, photo.size, photo.pixels.shape[:2]), _ANYWHERE)
-        return self._checked([View(view.vector, box) for view in self._of_regions(photo, regions)])
+        return self._require_any([View(view.vector, box) for view in self._of_regions(photo, list(regions))])
 
     def _of_regions(self, photo: Photo, regions: Sequence[Region]) -> list[View]:
         views: list[View] = []
         for start in range(0, len(regions), _BATCH):
             some = regions[start : start + _BATCH]
-            vectors = self._projected(embed_regions(some, self._opened_region_encoder()))
-            views += [
-                View(vector, stretched(region.box, photo.pixels.shape[:2], photo.size))
-                for vector, region in zip(vectors, some, strict=True)
-            ]
+            boxes = [stretched(region.box, photo.pixels.shape[:2], photo.size) for region in some]
+            views += self._usable(embed_regions(some, self._opened_encoder()), boxes)
         return views
 
-    def _checked(self, views: list[View]) -> list[View]:
-        """Leave out what the encoder found nothing in."""
-        usable = [view for view in views if np.isfinite(view.vector).all()]
-        if not usable:
-            raise PictureError("bad_embedding", "the encoder found nothing in this picture")
-        return usable
+    def _usable(self, embeddings: Embeddings, boxes: Sequence[Box | None]) -> list[View]:
+        """Bring what an encoder said into the searched space; leave out what it found nothing in."""
+        vectors = self._projection.apply(embeddings) if self._projection else embeddings
+        return [View(vector, box) for vector, box in zip(vectors, boxes, strict=True) if np.isfinite(vector).all()]
 
-    def _projected(self, embeddings: Embeddings) -> Embeddings:
-        return self._projection.apply(embeddings) if self._projection else embeddings
+    def _require_any(self, views: list[View]) -> list[View]:
+        if not views:
+            raise PictureError("bad_embedding", "the encoder found nothing in this picture")
+        return views
+
+    def _begin_encoder(self) -> None:
+        """Open the encoder while something else looks; where a detector does, nobody needs maps."""
+        if self._encoder is None:
+            self._encoder = self._opener.submit(
+                self._checked_encoder, for_one=True, with_map=self._manifest.detector is None
+            )
 
     def _opened_encoder(self) -> Encoder:
-        if self._encoder is None:
-            self._encoder = self._checked_encoder(for_one=True, with_map=True)
-        return self._encoder
-
-    def _begin_regions(self) -> None:
-        """Open what looks at regions, while others look for them.
-
-        It is another than what looks at the whole, since OpenVINO prepares anew when batches of two follow single
-        pictures, and since nobody needs maps of regions.
-        """
-        if self._region_encoder is None:
-            spec, folder = self._manifest.encoder, self._manifest.encoder_folder
-            self._require_whole(spec, folder)
-            self._region_encoder = self._opener.submit(open_encoder, spec, self._directory / folder, for_one=True)
-
-    def _opened_region_encoder(self) -> Encoder:
-        self._begin_regions()
-        assert self._region_encoder is not None
-        return self._region_encoder.result()
+        self._begin_encoder()
+        assert self._encoder is not None
+        return self._encoder.result()
 
     def _opened_detector(self) -> Detector:
         if self._detector is None:

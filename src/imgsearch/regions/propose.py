@@ -1,6 +1,6 @@
 """Say which parts of a photo are worth a look of their own."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -101,20 +101,25 @@ def detected_items(detected: Detected, size: tuple[int, int], how: Fit) -> Likel
     return Likely(mask, boxes, next(iter(parts(mask, ITEM, size)), None))
 
 
-def shown_twice(photo: Pixels, box: Box, plane: Plane, item: Box | None = None) -> list[Region]:
+def shown_twice(photo: Pixels, box: Box, plane: Plane, item: Box | None = None) -> Iterator[Region]:
     """Show what is in a box as it stands there, and cut out, on white, if it can be told from its ground.
 
-    Each finds items that the other does not (docs/benchmarks.md), and two are what a query may cost beside the whole.
+    Each finds items that the other does not (docs/benchmarks.md). To cut out takes longer than an encoder's pass, and
+    is done only when the second is asked for.
 
     Args:
         photo: RGB, uint8 (height, width, 3).
         box: In its pixels.
         plane: As in `Likely`.
         item: What is cut out; `box` if None.
+
+    Yields:
+        One region or two.
     """
+    yield Region(box, crop(photo, box))
     found = cut_out(photo, item or box, plane)
-    regions = [Region(box, crop(photo, box))]
-    return regions if found is None else [*regions, Region(found.box, found.pixels)]
+    if found is not None:
+        yield Region(found.box, found.pixels)
 
 
 def parts(plane: Plane, level: float, size: tuple[int, int]) -> list[Box]:
