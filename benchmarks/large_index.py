@@ -23,6 +23,7 @@ from imgsearch.index import store
 from imgsearch.index.arrays import open_array, write_array
 from imgsearch.index.generation import complete_generation
 from imgsearch.index.items import SCHEMA, connect
+from imgsearch.index.locking import writer_lock
 from imgsearch.index.plan import SearchWish
 
 BACKENDS = ("auto", "faiss")
@@ -56,7 +57,7 @@ def make_index(folder: Path, directory: Path, search: SearchWish | None = None) 
     base = open_array(folder / "drawn-embeddings" / store.EMBEDDINGS, given.count, given.encoder.dims)
     generator = np.random.default_rng(SEED)
     started = time.perf_counter()
-    with store.writer_lock(directory), store.new_generation(directory, 1) as generation:
+    with writer_lock(directory), store.new_generation(directory, 1) as generation:
         with contextlib.closing(connect(generation / store.ITEMS)) as items:
             items.executescript(SCHEMA)
             items.execute("BEGIN")

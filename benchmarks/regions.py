@@ -21,6 +21,7 @@ import numpy as np
 
 from adaptation import placed, split
 from catalogs import stamps
+from cold_query import compare
 from demo import make_queries, rank_of
 from hard_set import ground, grounds, hard_set, trimmed
 from imgsearch import Index, build_index
@@ -103,6 +104,22 @@ def main(folder: Path, detector: Path) -> None:
     for name, index in (("salience", plain), ("detector, --no-adapt", bare), ("detector", taught)):
         print(f"  three items, by {name}: {objects(index, catalogue, photographs)}", flush=True)
         print(f"  the same, geometric: {objects(index, catalogue, photographs, rerank=True)}", flush=True)
+    compare(cold_queries(hard[0].photo, plain, taught))
+
+
+def cold_queries(photo: Path, plain: Path, taught: Path) -> dict[str, list[str]]:
+    """Name commands that look for an item in a photo, each in a process of its own."""
+    ask = [sys.executable, "-m", "imgsearch", "query", str(photo), "--index"]
+    return {
+        "import keras": [sys.executable, "-c", "import keras"],
+        "whole": [*ask, str(plain), "--regions", "whole"],
+        "auto": [*ask, str(plain)],
+        "auto, detector": [*ask, str(taught)],
+        "auto, geometric": [*ask, str(plain), "--rerank", "geometric"],
+        "auto, detector, geometric": [*ask, str(taught), "--rerank", "geometric"],
+        "objects": [*ask, str(plain), "--objects"],
+        "objects, detector": [*ask, str(taught), "--objects"],
+    }
 
 
 def saved_again(catalogue: Path, folder: Path) -> dict[str, Path]:

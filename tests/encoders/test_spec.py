@@ -236,9 +236,10 @@ def test_parts_whose_dimensions_do_not_add_up_are_refused():
     ],
 )
 def test_deep_nesting_is_refused_with_a_short_message(depth):
-    data = innermost = {**HYBRID.to_json()}
+    level = HYBRID.to_json()
+    data = innermost = {**level}
     for _ in range(depth):
-        innermost["parts"] = [{"encoder": {**HYBRID.to_json()}, "weight": 1}]
+        innermost["parts"] = [{"encoder": {**level}, "weight": 1}]
         innermost = innermost["parts"][0]["encoder"]
 
     with pytest.raises(ValueError, match=r".") as refused:

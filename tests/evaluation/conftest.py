@@ -15,7 +15,7 @@ from drawn_catalog import draw_catalog
 from imgsearch import build_index
 from imgsearch.encoders.spec import TABLE
 from imgsearch.images.policy import FilePolicy
-from imgsearch.index import store
+from imgsearch.index import integrity, store
 from imgsearch.index.arrays import write_array
 from imgsearch.index.backends import build_annoy
 from imgsearch.index.items import SCHEMA, connect
@@ -90,7 +90,7 @@ def store_index(
         calibration=None,
         metadata_file="",
         metadata_sha256="",
-        files={f"{folder.name}/{name}": store.file_record(folder / name) for name in files},
+        files={f"{folder.name}/{name}": integrity.file_record(folder / name) for name in files},
     )
     store.publish(directory, manifest, None)
     return directory
@@ -99,7 +99,7 @@ def store_index(
 def sign(directory: Path, **changes: object) -> Manifest:
     """Sign an index as it lies there, as a bug of ours would have done."""
     manifest = store.read_manifest(directory)
-    files = {name: store.file_record(directory / name) for name in manifest.files}
+    files = {name: integrity.file_record(directory / name) for name in manifest.files}
     manifest = replace(manifest, files=files, **changes)
     for path in (directory / store.MANIFEST, directory / manifest.folder / store.MANIFEST):
         store._write_manifest(path, manifest)

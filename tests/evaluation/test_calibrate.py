@@ -17,6 +17,7 @@ from imgsearch.evaluation.evaluate import evaluate
 from imgsearch.evaluation.results import Judged, JudgedHit, Retrieval
 from imgsearch.index import generation, store
 from imgsearch.index.calibration import Calibration, Curve
+from imgsearch.index.locking import writer_lock
 from imgsearch.index.manifest import _digest
 from imgsearch.index.rollback import rollback
 
@@ -422,7 +423,7 @@ def test_a_build_that_publishes_in_between_makes_it_worthless(copied):
 
 def test_a_build_that_runs_keeps_it_from_being_stored(copied):
     found = evaluate(copied / "index", labels="category", calibrate=True)
-    with store.writer_lock(copied / "index"), pytest.raises(LockedError, match="another build holds"):
+    with writer_lock(copied / "index"), pytest.raises(LockedError, match="another build holds"):
         keep_calibration(copied / "index", found)
 
     assert calibration_in(copied) is None

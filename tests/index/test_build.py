@@ -25,7 +25,7 @@ from imgsearch.errors import (
     UsageError,
 )
 from imgsearch.images.workers import decode_and_fit
-from imgsearch.index import generation, store
+from imgsearch.index import generation, integrity, store
 from imgsearch.index.plan import BackendSettings
 from imgsearch.index.store import read_manifest
 
@@ -611,7 +611,7 @@ def test_every_file_of_a_generation_is_in_the_manifest_with_its_true_record(buil
     manifest = read_manifest(index)
 
     assert manifest.files == {
-        str(path.relative_to(index)): store.file_record(path)
+        str(path.relative_to(index)): integrity.file_record(path)
         for folder in (manifest.folder, manifest.encoder_folder)
         for path in (index / folder).iterdir()
         if path.name != store.MANIFEST  # it cannot hold its own sha256

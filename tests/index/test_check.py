@@ -15,8 +15,10 @@ import pytest
 from imgsearch import Finding, Index, build_index, check, embed, rollback
 from imgsearch.encoders import runtime
 from imgsearch.errors import NoIndexError
-from imgsearch.index import store
+from imgsearch.index import integrity, store
 from imgsearch.index.backends import build_annoy
+from imgsearch.index.locking import writer_lock
+from imgsearch.index.manifest import FileRecord
 from imgsearch.index.store import read_manifest
 
 GOLDEN = Path(__file__).parent / "golden" / "v1"
@@ -37,7 +39,7 @@ def tree(directory: Path) -> dict[str, tuple[int, ...]]:
 def agree(directory: Path) -> None:
     """Let the manifest say of every file what it is now: what a fault of ours would have published."""
     manifest = read_manifest(directory)
-    files = {name: store.file_record(directory / name) for name in manifest.files}
+    files = {name: integrity.file_record(directory / name) for name in manifest.files}
     text = json.dumps(replace(manifest, files=files).to_json())
     for file in (directory / store.MANIFEST, directory / manifest.folder / store.MANIFEST):
         file.write_text(text)
@@ -395,7 +397,7 @@ def test_a_deep_check_finds_a_damaged_encoder_that_only_the_generation_before_us
     (second / name).parent.mkdir()
     (second / name).write_text("{}")
     old = store.read_generation(second, before.generation - 1)
-    files = dict(old.files) | {name: store.FileRecord(2, "0" * 64)}
+    files = dict(old.files) | {name: FileRecord(2, "0" * 64)}
     (second / "gen-000001" / store.MANIFEST).write_text(json.dumps(replace(old, files=files).to_json()))
 
     assert check(second) == []
@@ -406,7 +408,7 @@ def test_a_deep_check_finds_a_damaged_encoder_that_only_the_generation_before_us
 
 
 def test_check_during_two_builds_waits_for_a_generation_that_stays(second, small, painted, monkeypatch):
-    real, calls = store.try_record, []
+    real, calls = integrity.try_record, []
 
     def swept_before(path):
         calls.append(path)
@@ -416,7 +418,7 @@ def test_check_during_two_builds_waits_for_a_generation_that_stays(second, small
                 build_index(small, second)
         return real(path)
 
-    monkeypatch.setattr(store, "try_record", swept_before)
+    monkeypatch.setattr(integrity, "try_record", swept_before)
 
     assert check(second, deep=True) == []
     assert read_manifest(second).generation == 4
@@ -424,7 +426,7 @@ def test_check_during_two_builds_waits_for_a_generation_that_stays(second, small
 
 
 def test_check_takes_no_lock_and_waits_for_none(imgsearch, second):
-    with store.writer_lock(second):
+    with writer_lock(second):
         assert imgsearch("check", "--index", second, timeout=20).returncode == 0
 
 

@@ -20,7 +20,7 @@ import pytest
 from imgsearch import Index, build_index, check
 from imgsearch.encoders import projection
 from imgsearch.errors import DamagedIndexError
-from imgsearch.index import generation, store
+from imgsearch.index import generation, integrity, store
 from imgsearch.index.manifest import FileRecord, Manifest
 
 # Two more than it takes to learn a projection.
@@ -484,7 +484,7 @@ def test_who_asks_a_damaged_index_is_told_what_to_do(projected, photo, tmp_path,
     with pytest.raises(DamagedIndexError, match=f"{name} ") as refused, Index.open(directory) as index:
         index.search(photo)
 
-    assert refused.value.hint == store.remedy(name)
+    assert refused.value.hint == integrity.remedy(name)
 
 
 # --- files that are what was published, and yet wrong: a fault of ours, or of the memory they were written from
@@ -500,7 +500,7 @@ def agree(directory: Path) -> None:
     rewrite(
         directory,
         lambda manifest: replace(
-            manifest, files={name: store.file_record(directory / name) for name in manifest.files}
+            manifest, files={name: integrity.file_record(directory / name) for name in manifest.files}
         ),
     )
 

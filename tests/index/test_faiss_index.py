@@ -13,7 +13,7 @@ from imgsearch import Index, build_index, check, rollback
 from imgsearch.cli import main
 from imgsearch.errors import DamagedIndexError, MissingComponentError
 from imgsearch.evaluation.index_recall import index_recall
-from imgsearch.index import faiss_lists, store
+from imgsearch.index import faiss_lists, integrity, store
 from imgsearch.index.backends import FaissBackend, least_probes, one_thread
 from imgsearch.index.faiss_lists import build_faiss, check_lists, lists_for
 from imgsearch.index.manifest import Manifest
@@ -372,7 +372,7 @@ def test_a_missing_file_is_mended_by_the_next_build(listed, directory, photo, an
 def test_check_looks_whether_lists_find_the_items_by_themselves(directory):
     manifest = store.read_manifest(directory)
     build_faiss(directory / manifest.folder, units(manifest.count, manifest.dims), manifest.backend.lists, 0)
-    record = store.file_record(lists_of(directory))
+    record = integrity.file_record(lists_of(directory))
     files = {**manifest.files, f"{manifest.folder}/{store.LISTS}": record}
     store.amend(directory, replace(manifest, files=files))  # as if they had been published so
 

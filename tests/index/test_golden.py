@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from imgsearch import Index
-from imgsearch.index import store
+from imgsearch.index import integrity, store
 from imgsearch.index.plan import BackendSettings
 
 GOLDEN = Path(__file__).parent / "golden" / "v1"
@@ -49,7 +49,7 @@ def test_an_index_of_version_1_is_whole(backend):
     manifest = store.read_manifest(GOLDEN / backend)
 
     for name in manifest.files:
-        store.check_content(GOLDEN / backend, manifest, name)
+        integrity.check_content(GOLDEN / backend, manifest, name)
     on_disk = {str(path.relative_to(GOLDEN / backend)) for path in (GOLDEN / backend).rglob("*") if path.is_file()}
     assert on_disk == {*manifest.files, store.MANIFEST}
 

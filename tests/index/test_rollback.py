@@ -15,6 +15,7 @@ import pytest
 from imgsearch import Index, build_index, check, embed, rollback
 from imgsearch.errors import DamagedIndexError, LockedError, NoIndexError
 from imgsearch.index import store
+from imgsearch.index.locking import writer_lock
 from imgsearch.index.manifest import generation_folder
 from imgsearch.index.store import read_manifest
 
@@ -357,7 +358,7 @@ def test_a_damaged_manifest_is_not_rolled_back_over(nights, small):
 def test_rollback_during_a_build_leaves_at_once_or_waits(imgsearch, nights, small):
     directory = nights()
     build_index(small, directory)
-    with store.writer_lock(directory):
+    with writer_lock(directory):
         with pytest.raises(LockedError, match=f"pid {os.getpid()} "):
             rollback(directory)
         started = time.monotonic()
@@ -369,7 +370,7 @@ def test_rollback_during_a_build_leaves_at_once_or_waits(imgsearch, nights, smal
     waiting = subprocess.Popen(
         [sys.executable, "-m", "imgsearch", "rollback", "--index", directory, "--wait-lock", "60"]
     )
-    with store.writer_lock(directory):
+    with writer_lock(directory):
         with pytest.raises(subprocess.TimeoutExpired):
             waiting.wait(1)
         assert read_manifest(directory).generation == 2

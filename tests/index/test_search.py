@@ -8,7 +8,7 @@ import pytest
 from imgsearch import Index, build_index
 from imgsearch.encoders import projection
 from imgsearch.errors import DamagedIndexError, NoIndexError, PictureError, UsageError
-from imgsearch.index import generation, nearest, search, store, views
+from imgsearch.index import generation, integrity, nearest, search, store, views
 from imgsearch.index.store import read_manifest
 
 BOTH = pytest.mark.parametrize("backend", ["exact", "annoy"])
@@ -273,7 +273,7 @@ def test_an_open_index_with_a_projection_answers_a_first_photo_after_two_newer_g
 @pytest.mark.parametrize("stage", ["check_sizes", "open_array", "Items"])
 def test_a_generation_swept_while_it_is_opened_is_followed_by_the_new_one(living, painted, photo, monkeypatch, stage):
     catalogue, directory = living("exact")
-    owner = {"check_sizes": store, "open_array": nearest, "Items": search}[stage]
+    owner = {"check_sizes": integrity, "open_array": nearest, "Items": search}[stage]
     real, calls = getattr(owner, stage), []
 
     def swept_before(*arguments):

@@ -18,8 +18,9 @@ from imgsearch.encoders.choice import choose_spec
 from imgsearch.encoders.spec import TABLE, EncoderSpec
 from imgsearch.errors import DamagedIndexError, LockedError, NoIndexError, OutputError
 from imgsearch.images.policy import FilePolicy
-from imgsearch.index import disk, store
+from imgsearch.index import disk, integrity, store
 from imgsearch.index.calibration import Calibration, Curve
+from imgsearch.index.locking import writer_lock
 from imgsearch.index.manifest import FileRecord, Manifest
 from imgsearch.index.plan import BackendSettings, Measured, SearchWish
 from imgsearch.index.store import read_manifest
@@ -291,7 +292,7 @@ def test_a_manifest_that_is_a_directory_is_reported_as_damage(tmp_path):
 HOLD = """
 import sys
 from pathlib import Path
-from imgsearch.index.store import writer_lock
+from imgsearch.index.locking import writer_lock
 with writer_lock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -311,7 +312,7 @@ def holder(tmp_path):
 def test_a_second_writer_is_told_the_pid_of_the_first(tmp_path, holder):
     with (
         pytest.raises(LockedError, match=rf"\(pid {holder.pid} on .+\)") as caught,
-        store.writer_lock(tmp_path / "index"),
+        writer_lock(tmp_path / "index"),
     ):
         pass
     assert caught.value.exit_code == 7
@@ -321,22 +322,22 @@ def test_the_lock_is_free_again_when_its_holder_was_killed(tmp_path, holder):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
 
-    with store.writer_lock(tmp_path / "index"):
+    with writer_lock(tmp_path / "index"):
         assert (tmp_path / "index" / store.LOCK).read_text().startswith(f"pid {os.getpid()} on ")
 
 
 def test_the_lock_is_free_again_after_an_error_under_it(tmp_path):
-    with pytest.raises(ZeroDivisionError), store.writer_lock(tmp_path):
+    with pytest.raises(ZeroDivisionError), writer_lock(tmp_path):
         _ = 1 / 0
 
-    with store.writer_lock(tmp_path):
+    with writer_lock(tmp_path):
         assert (tmp_path / store.LOCK).exists()
 
 
 def test_a_lock_where_a_file_stands_is_an_output_error(tmp_path):
     (tmp_path / "file").write_text("")
 
-    with pytest.raises(OutputError, match="cannot write"), store.writer_lock(tmp_path / "file"):
+    with pytest.raises(OutputError, match="cannot write"), writer_lock(tmp_path / "file"):
         pass
 
 
@@ -351,8 +352,8 @@ def published(directory, generation, fingerprint, previous):
             generation=generation,
             fingerprint=fingerprint,
             files={
-                f"{folder.name}/data": store.file_record(folder / "data"),
-                f"encoders/{fingerprint}/spec.json": store.file_record(encoder / "spec.json"),
+                f"{folder.name}/data": integrity.file_record(folder / "data"),
+                f"encoders/{fingerprint}/spec.json": integrity.file_record(encoder / "spec.json"),
             },
         )
         store.publish(directory, manifest, previous)
@@ -418,26 +419,26 @@ def test_an_installed_encoder_replaces_a_damaged_one_whole(tmp_path):
 def test_check_sizes_sees_missing_and_resized_files_and_reads_none(tmp_path):
     manifest = published(tmp_path, 1, "a" * 16, None)
     data = tmp_path / "gen-000001" / "data"
-    store.check_sizes(tmp_path, manifest)
+    integrity.check_sizes(tmp_path, manifest)
     data.write_text("DATA OF 1")
-    store.check_sizes(tmp_path, manifest)
+    integrity.check_sizes(tmp_path, manifest)
     data.write_text("data")
     with pytest.raises(DamagedIndexError, match="4 bytes, expected 9"):
-        store.check_sizes(tmp_path, manifest)
+        integrity.check_sizes(tmp_path, manifest)
     data.unlink()
     with pytest.raises(FileNotFoundError):
-        store.check_sizes(tmp_path, manifest)
+        integrity.check_sizes(tmp_path, manifest)
 
 
 def test_check_content_sees_one_changed_byte_and_names_the_file(tmp_path):
     manifest = published(tmp_path, 1, "a" * 16, None)
-    store.check_content(tmp_path, manifest, "gen-000001/data")
+    integrity.check_content(tmp_path, manifest, "gen-000001/data")
     (tmp_path / "gen-000001" / "data").write_text("data of 2")
 
     with pytest.raises(DamagedIndexError, match="gen-000001/data is damaged"):
-        store.check_content(tmp_path, manifest, "gen-000001/data")
+        integrity.check_content(tmp_path, manifest, "gen-000001/data")
     with pytest.raises(DamagedIndexError, match="gen-000001/other"):
-        store.check_content(tmp_path, manifest, "gen-000001/other")
+        integrity.check_content(tmp_path, manifest, "gen-000001/other")
 
 
 @pytest.mark.parametrize(
@@ -452,7 +453,7 @@ def test_a_write_error_becomes_an_output_error_with_fitting_advice(tmp_path, num
 
 def test_a_directory_that_cannot_be_written_is_an_output_error():
     # /proc is read-only even for root, whom permissions do not stop.
-    with pytest.raises(OutputError, match="cannot write to"), store.writer_lock(Path("/proc/self/index")):
+    with pytest.raises(OutputError, match="cannot write to"), writer_lock(Path("/proc/self/index")):
         pass
 
 

@@ -28,8 +28,9 @@ def info(
     from imgsearch.cli.render import columns, output, write
     from imgsearch.cli.report import gain_in_words
     from imgsearch.cli.terminal import printable
+    from imgsearch.index.integrity import check_truth
     from imgsearch.index.items import Items
-    from imgsearch.index.store import ITEMS, check_truth, read_manifest
+    from imgsearch.index.store import ITEMS, read_manifest
 
     manifest = read_manifest(index)
     if rejected:

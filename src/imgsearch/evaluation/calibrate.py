@@ -12,6 +12,7 @@ from imgsearch.evaluation.results import Evaluation, Reliability, Retrieval, Val
 from imgsearch.index import store
 from imgsearch.index.calibration import Calibration, Curve
 from imgsearch.index.disk import writing
+from imgsearch.index.locking import writer_lock
 
 # Fewer say next to nothing.
 FEWEST_QUERIES = 20
@@ -75,7 +76,7 @@ def require_writable(index: str | os.PathLike[str], wait_lock: float = 0) -> Non
         OutputError: It cannot be written.
     """
     store.read_manifest(Path(index))  # before a lock is left where no index is
-    with store.writer_lock(Path(index), wait_lock):
+    with writer_lock(Path(index), wait_lock):
         pass
 
 
@@ -94,7 +95,7 @@ def keep_calibration(index: str | os.PathLike[str], evaluation: Evaluation, wait
     """
     assert evaluation.reliability is not None
     directory, evaluated = Path(index), evaluation.facts
-    with store.writer_lock(directory, wait_lock), writing(directory):
+    with writer_lock(directory, wait_lock), writing(directory):
         current = store.read_manifest(directory)
         if (current.generation, current.fingerprint) != (evaluated["generation"], evaluated["fingerprint"]):
             raise RefusedError(

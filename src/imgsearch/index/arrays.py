@@ -9,7 +9,7 @@ import numpy as np
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError
 from imgsearch.index.disk import sync
-from imgsearch.index.store import remedy
+from imgsearch.index.integrity import remedy
 
 BLOCK_ROWS = 4096
 

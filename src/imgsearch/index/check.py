@@ -13,7 +13,7 @@ from imgsearch.encoders.export import exported_files
 from imgsearch.encoders.projection import Projection
 from imgsearch.encoders.runtime import GRAPH_FILE, open_encoder
 from imgsearch.errors import DamagedIndexError, MissingComponentError, NoIndexError
-from imgsearch.index import store
+from imgsearch.index import integrity, store
 from imgsearch.index.annoy_process import check_forest
 from imgsearch.index.arrays import BLOCK_ROWS, open_array
 from imgsearch.index.faiss_lists import check_lists
@@ -70,7 +70,7 @@ def check(index: str | os.PathLike[str], *, deep: bool = False) -> list[Finding]
         try:
             findings = list(_findings(directory, manifest, deep=deep))
         except (FileNotFoundError, DamagedIndexError) as error:  # swept while it was read, or not what it should be
-            findings = [Finding(manifest.folder, str(error), store.remedy(store.ITEMS))]
+            findings = [Finding(manifest.folder, str(error), integrity.remedy(store.ITEMS))]
         if not findings or not attempts or _is_published(directory, manifest):
             return findings
 
@@ -86,7 +86,7 @@ def _findings(directory: Path, manifest: Manifest, *, deep: bool) -> Iterator[Fi
     yield from damaged
     if problem := store.problem_of_copy(directory, manifest):
         name = f"{manifest.folder}/{store.MANIFEST}"
-        yield Finding(name, problem, store.remedy(name))
+        yield Finding(name, problem, integrity.remedy(name))
     if not damaged:
         yield from _backend_file(directory, manifest)
         if deep:
@@ -98,9 +98,9 @@ def _findings(directory: Path, manifest: Manifest, *, deep: bool) -> Iterator[Fi
 def _damaged_files(directory: Path, manifest: Manifest) -> Iterator[Finding]:
     """Compare every file with the manifest."""
     for name in sorted(_needed(manifest) - set(manifest.files)):
-        yield Finding(name, f"{store.MANIFEST} does not say what it must be", store.remedy(name))
+        yield Finding(name, f"{store.MANIFEST} does not say what it must be", integrity.remedy(name))
     for name, record in sorted(manifest.files.items()):
-        found = store.try_record(directory / name)
+        found = integrity.try_record(directory / name)
         if found == record:
             continue
         if isinstance(found, str):
@@ -109,7 +109,7 @@ def _damaged_files(directory: Path, manifest: Manifest) -> Iterator[Finding]:
             problem = f"{found.size} bytes, expected {record.size}"
         else:
             problem = f"its content has changed: sha256 {found.sha256[:16]}…, expected {record.sha256[:16]}…"
-        yield Finding(name, problem, store.remedy(name))
+        yield Finding(name, problem, integrity.remedy(name))
 
 
 def _needed(manifest: Manifest) -> set[str]:
@@ -138,7 +138,7 @@ def _backend_file(directory: Path, manifest: Manifest) -> Iterator[Finding]:
     try:
         look(directory / name, vectors, manifest.backend)
     except DamagedIndexError as error:
-        yield Finding(name, error.message, store.remedy(name))
+        yield Finding(name, error.message, integrity.remedy(name))
 
 
 def _disagreements(directory: Path, manifest: Manifest) -> Iterator[Finding]:
@@ -147,7 +147,7 @@ def _disagreements(directory: Path, manifest: Manifest) -> Iterator[Finding]:
     embeddings_name = f"{manifest.folder}/{store.EMBEDDINGS}"
     items_name = f"{manifest.folder}/{store.ITEMS}"
     if problem := _problem_of_items(folder / store.ITEMS, manifest):
-        yield Finding(items_name, problem, store.remedy(items_name))
+        yield Finding(items_name, problem, integrity.remedy(items_name))
     try:
         embeddings = open_array(folder / store.EMBEDDINGS, manifest.count, manifest.encoder.dims)
         vectors = projection = None
@@ -156,24 +156,24 @@ def _disagreements(directory: Path, manifest: Manifest) -> Iterator[Finding]:
         if manifest.projection_count:
             projection = Projection.load(str(folder / store.PROJECTION), manifest.encoder.dims, manifest.dims)
     except DamagedIndexError as error:
-        yield Finding(manifest.folder, error.message, store.remedy(items_name))
+        yield Finding(manifest.folder, error.message, integrity.remedy(items_name))
         return
     try:
         open_encoder(manifest.encoder, directory / manifest.encoder_folder)
     except (DamagedIndexError, MissingComponentError) as error:
         name = f"{manifest.encoder_folder}/{GRAPH_FILE}"
-        yield Finding(name, error.message, error.hint or store.remedy(name))
+        yield Finding(name, error.message, error.hint or integrity.remedy(name))
     for start in range(0, manifest.count, BLOCK_ROWS):
         block = embeddings[start : start + BLOCK_ROWS]
         if not np.allclose(np.linalg.norm(block, axis=1), 1, atol=1e-3):
             yield Finding(
-                embeddings_name, f"rows from {start} on are not of unit length", store.remedy(embeddings_name)
+                embeddings_name, f"rows from {start} on are not of unit length", integrity.remedy(embeddings_name)
             )
             return
         derived = projection.apply(block) if projection else block
         if vectors is not None and not np.allclose(derived, vectors[start : start + BLOCK_ROWS], atol=_TOLERANCE):
             name = f"{manifest.folder}/{store.VECTORS}"
-            yield Finding(name, f"rows from {start} on are not made from the embeddings", store.remedy(name))
+            yield Finding(name, f"rows from {start} on are not made from the embeddings", integrity.remedy(name))
             return
 
 

@@ -8,7 +8,7 @@ from imgsearch.encoders.export import exported_encoder, exported_files
 from imgsearch.encoders.runtime import Encoder, open_encoder
 from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.errors import DamagedIndexError
-from imgsearch.index import store
+from imgsearch.index import integrity, store
 from imgsearch.index.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class EncoderSource:
         folder = f"encoders/{self._spec.fingerprint}"
         try:
             for name in exported_files(self._spec):
-                store.check_content(self._directory, self._previous, f"{folder}/{name}")
+                integrity.check_content(self._directory, self._previous, f"{folder}/{name}")
         except (DamagedIndexError, FileNotFoundError) as error:
             logger.warning("%s; taking the encoder from the cache, or exporting it again", error)
             return None

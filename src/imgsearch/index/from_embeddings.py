@@ -9,11 +9,12 @@ from pathlib import Path
 
 from imgsearch.encoders.export import exported_files
 from imgsearch.errors import NoIndexError, UsageError
-from imgsearch.index import store
+from imgsearch.index import integrity, store
 from imgsearch.index.disk import sync, writing
 from imgsearch.index.encoder_source import EncoderSource
 from imgsearch.index.generation import complete_generation
 from imgsearch.index.items import Items
+from imgsearch.index.locking import writer_lock
 from imgsearch.index.manifest import Manifest
 from imgsearch.index.pipeline import Progress
 from imgsearch.index.report import BuildReport, Stopwatch, peak_memory
@@ -55,7 +56,7 @@ def index_embeddings(
     given = store.published(source)
     if given is None:
         raise NoIndexError(f"{source} is not complete: embed was interrupted", hint=f"run embed -o {source} again")
-    with store.writer_lock(directory, conduct.wait_lock), writing(directory):
+    with writer_lock(directory, conduct.wait_lock), writing(directory):
         given = store.read_manifest(source)  # again: while we waited for the lock, embed may have published
         previous = store.published(directory)
         detector = settle_detector(wishes, previous, given.encoder)
@@ -73,7 +74,7 @@ def index_embeddings(
             previous
             and not conduct.relearn
             and _is_up_to_date(draft, given, previous)
-            and store.is_whole(directory, previous)
+            and integrity.is_whole(directory, previous)
         ):
             store.try_sweep(directory, previous, None)
             return _report(previous, directory, watch, published=False)
@@ -82,7 +83,7 @@ def index_embeddings(
             guard_against_shrinking(given.count, previous)
         encoder_files = exported_files(given.encoder)
         for name in (*_truth(given), *(f"{given.encoder_folder}/{name}" for name in encoder_files)):
-            store.check_truth(source, given, name)
+            integrity.check_truth(source, given, name)
         require_means(directory, draft, given.count, 0, None if directory == source else source / given.encoder_folder)
         with watch.stage("index"), store.new_generation(directory, draft.generation) as folder:
             for name in _truth(given):

@@ -14,7 +14,7 @@ from imgsearch.encoders.export import exported_files
 from imgsearch.encoders.projection import LARGEST_SAMPLE, SMALLEST_CATALOGUE, Projection, learn_projection
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError
-from imgsearch.index import store
+from imgsearch.index import integrity, store
 from imgsearch.index.arrays import blocks_of, open_array, write_array
 from imgsearch.index.calibration import Calibration
 from imgsearch.index.disk import sync
@@ -93,7 +93,7 @@ def complete_generation(
     published += [f"{draft.encoder_folder}/{name}" for name in exported_files(draft.encoder)]
     if draft.detector:
         published += [f"{draft.detector_folder}/{name}" for name in exported_files(draft.detector)]
-    manifest = replace(draft, files={name: store.file_record(directory / name) for name in published})
+    manifest = replace(draft, files={name: integrity.file_record(directory / name) for name in published})
     if previous is not None and previous.calibration is not None:
         manifest = replace(manifest, calibration=calibration_of(manifest, previous))
         if manifest.calibration is None and manifest.backend is not None:
@@ -155,7 +155,7 @@ def _kept(directory: Path, draft: Manifest, previous: Manifest | None, *, adapte
         return None
     name = f"{previous.folder}/{store.PROJECTION}"
     try:
-        store.check_content(directory, previous, name)
+        integrity.check_content(directory, previous, name)
     except (DamagedIndexError, FileNotFoundError) as error:
         logger.warning("%s; the projection is learnt anew", error)
         return None

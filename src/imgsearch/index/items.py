@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote_from_bytes
 
 from imgsearch.errors import DamagedIndexError, UsageError
-from imgsearch.index.store import remedy
+from imgsearch.index.integrity import remedy
 
 SCHEMA = """
 CREATE TABLE items (

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from imgsearch.encoders.projection import Projection
 from imgsearch.index.disk import open_regular
+from imgsearch.index.integrity import check_content, check_opened
 from imgsearch.index.manifest import Manifest
-from imgsearch.index.store import PROJECTION, check_content, check_opened
+from imgsearch.index.store import PROJECTION
 
 
 class OpenedFiles:

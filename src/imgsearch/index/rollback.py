@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from imgsearch.errors import DamagedIndexError, NoIndexError
-from imgsearch.index import store
+from imgsearch.index import integrity, store
 from imgsearch.index.disk import sync, writing
 from imgsearch.index.generation import calibration_of, link_embeddings
+from imgsearch.index.locking import writer_lock
 from imgsearch.index.manifest import Manifest
 
 
@@ -33,7 +34,7 @@ def rollback(index: str | os.PathLike[str], *, wait_lock: float = 0) -> Manifest
     """
     directory = Path(index)
     store.read_manifest(directory)  # before a lock is left where no index is
-    with store.writer_lock(directory, wait_lock), writing(directory):
+    with writer_lock(directory, wait_lock), writing(directory):
         current = store.read_manifest(directory)
         before = store.read_generation(directory, current.generation - 1)
         if before.backend is None and current.backend is not None:
@@ -42,7 +43,7 @@ def rollback(index: str | os.PathLike[str], *, wait_lock: float = 0) -> Manifest
             )
         try:
             for name in before.files:
-                store.check_truth(directory, before, name)
+                integrity.check_truth(directory, before, name)
         except DamagedIndexError as error:
             raise DamagedIndexError(
                 f"generation {before.generation} cannot be returned to: {error.message}",

@@ -18,7 +18,7 @@ from imgsearch.images.boxes import Box
 from imgsearch.images.decode import Pixels, read_file
 from imgsearch.images.photo import Photo, open_photo
 from imgsearch.images.policy import MAX_BYTES
-from imgsearch.index import store
+from imgsearch.index import integrity, store
 from imgsearch.index.backends import Backend
 from imgsearch.index.hits import Hit, ObjectHits
 from imgsearch.index.items import Items
@@ -78,15 +78,15 @@ class Index:
                     f"{path} holds embeddings but no index", hint=f"make one: imgsearch build-index {path}"
                 )
             try:
-                store.check_sizes(path, manifest)
+                integrity.check_sizes(path, manifest)
                 return cls(path, manifest)
             except FileNotFoundError as error:
                 attempts -= 1
                 if not attempts:
-                    hint = store.remedy(os.fspath(error.filename))
+                    hint = integrity.remedy(os.fspath(error.filename))
                     raise DamagedIndexError(f"{error.filename} is missing", hint=hint) from error
             except OSError as error:
-                hint = store.remedy(os.fspath(error.filename))
+                hint = integrity.remedy(os.fspath(error.filename))
                 raise DamagedIndexError(f"{error.filename} cannot be read: {error.strerror}", hint=hint) from error
 
     def __len__(self) -> int:
@@ -136,7 +136,7 @@ class Index:
                 points in the same places; see `regions.geometric`. Scores and probabilities stay what they are.
 
         Returns:
-            Hits, best first; equal scores in the order of their paths. An item has the best score of all regions.
+            Hits, best first; equal scores in the order of their paths. An item has the best score of all looks.
 
         Raises:
             PictureError: The picture cannot be used.

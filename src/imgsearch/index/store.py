@@ -5,25 +5,19 @@ replacing it is the only commit: a reader sees the whole old generation or the w
 """
 
 import contextlib
-import fcntl
-import hashlib
 import json
 import logging
-import math
 import os
 import re
 import shutil
-import socket
-import time
 from collections.abc import Iterator
 from dataclasses import replace
-from io import BufferedReader
 from pathlib import Path
 from shlex import quote
 
-from imgsearch.errors import DamagedIndexError, LockedError, NoIndexError, UsageError
-from imgsearch.index.disk import open_regular, sync, writing
-from imgsearch.index.manifest import FORMAT, VERSION, FileRecord, Manifest, generation_folder
+from imgsearch.errors import DamagedIndexError, NoIndexError, UsageError
+from imgsearch.index.disk import open_regular, sync
+from imgsearch.index.manifest import FORMAT, VERSION, Manifest, generation_folder
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +34,7 @@ LISTS = "lists.faiss"
 # What a backend searches; `exact` has the vectors.
 BACKEND_FILES = {"annoy": ANNOY, "faiss": LISTS}
 
-_ANEW = "rebuild it: move the directory away and run imgsearch build-index"
-_REBUILD = f"run imgsearch rollback; or {_ANEW}"
+ANEW = "rebuild it: move the directory away and run imgsearch build-index"
 
 
 def is_index(directory: str) -> bool:
@@ -137,7 +130,7 @@ def _read_manifest(directory: Path, path: Path) -> Manifest:
 
 
 def _mended(directory: Path) -> str:
-    return _way_back(directory, 1) or _ANEW
+    return _way_back(directory, 1) or ANEW
 
 
 def _way_back(directory: Path, least: int) -> str:
@@ -163,171 +156,6 @@ def published(directory: Path) -> Manifest | None:
         return read_manifest(directory)
     except NoIndexError:
         return None
-
-
-def check_sizes(directory: Path, manifest: Manifest) -> None:
-    """Look whether every file is there with the size it should have. Cheap: no file is read.
-
-    Raises:
-        FileNotFoundError: A file is missing: the generation may have been swept while it was opened.
-        DamagedIndexError: A file has another size.
-    """
-    for name, record in manifest.files.items():
-        try:
-            size = (directory / name).stat().st_size
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise DamagedIndexError(f"{directory / name} cannot be read: {error.strerror}", hint=_REBUILD) from error
-        if size != record.size:
-            raise DamagedIndexError(
-                f"{directory / name} is damaged: {size} bytes, expected {record.size}", hint=remedy(name)
-            )
-
-
-def check_content(directory: Path, manifest: Manifest, name: str) -> None:
-    """Read a file and compare its sha256 with the manifest.
-
-    Raises:
-        FileNotFoundError: It is missing.
-        DamagedIndexError: It is not the file that was published.
-    """
-    expected = manifest.files.get(name)
-    try:
-        whole = expected is not None and file_record(directory / name) == expected
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise DamagedIndexError(f"{directory / name} cannot be read: {error.strerror}", hint=remedy(name)) from error
-    if not whole:
-        raise DamagedIndexError(f"{directory / name} is damaged: its content has changed", hint=remedy(name))
-
-
-def check_opened(file: BufferedReader, path: Path, expected: FileRecord | None) -> None:
-    """Do `check_content` for a file that is open, so that it may be swept in the meantime; and close it.
-
-    Raises:
-        DamagedIndexError: It is not the file that was published.
-    """
-    with file:
-        try:
-            found = _record(file)
-        except OSError as error:
-            raise DamagedIndexError(f"{path} cannot be read: {error.strerror}", hint=remedy(path.name)) from error
-        if found != expected:
-            raise DamagedIndexError(f"{path} is damaged: its content has changed", hint=remedy(path.name))
-
-
-def remedy(name: str) -> str:
-    """Say what helps against damage: all but the truth is made anew by the next build."""
-    truth = name.endswith((EMBEDDINGS, ITEMS))
-    return _REBUILD if truth else "run imgsearch build-index again: it makes this file anew"
-
-
-def check_truth(directory: Path, manifest: Manifest, name: str) -> None:
-    """Do `check_content` for a file that cannot be derived from others.
-
-    Raises:
-        DamagedIndexError: It is missing, or not the file that was published.
-    """
-    try:
-        check_content(directory, manifest, name)
-    except FileNotFoundError as error:
-        raise DamagedIndexError(f"{error.filename} is missing", hint=_REBUILD) from error
-
-
-def is_whole(directory: Path, manifest: Manifest) -> bool:
-    """Say whether all files are there as they were published, and log what is not. Reads every file."""
-    try:
-        check_sizes(directory, manifest)
-        for name in manifest.files:
-            check_content(directory, manifest, name)
-    except (DamagedIndexError, FileNotFoundError) as error:
-        problem = str(error)
-    else:
-        problem = problem_of_copy(directory, manifest)
-    if problem:
-        logger.warning("%s; building it anew", problem)
-    return not problem
-
-
-def try_record(path: Path) -> FileRecord | str:
-    """Do `file_record`, or say why that is impossible: nothing is there, a device, or what cannot be read."""
-    try:
-        return file_record(path)
-    except FileNotFoundError:
-        return "it is missing"
-    except OSError as error:
-        return f"it cannot be read: {error.strerror}"
-
-
-def file_record(path: Path) -> FileRecord:
-    """Take size and sha256 of a file.
-
-    Raises:
-        OSError: It cannot be read, or is a FIFO, a folder or a device.
-    """
-    with open_regular(path) as file:
-        return _record(file)
-
-
-def _record(file: BufferedReader) -> FileRecord:
-    digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return FileRecord(file.tell(), digest)
-
-
-@contextlib.contextmanager
-def writer_lock(directory: Path, wait: float = 0) -> Iterator[None]:
-    """Hold the lock of an index directory, made if it is missing. The kernel frees it when the process dies.
-
-    Args:
-        directory: The index.
-        wait: For how many seconds to wait for it.
-
-    Raises:
-        LockedError: Another process holds it.
-        OutputError: The directory cannot be written.
-        UsageError: It holds other things: an index has a directory to itself, in which it removes what is old.
-    """
-    if not 0 <= wait < math.inf:
-        raise UsageError(f"expected to wait for a number of seconds, found {wait}")
-    _refuse_foreign(directory)
-    with writing(directory):
-        _make_folder(directory)
-        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        deadline = time.monotonic() + wait
-        while not _is_locked_by_us(descriptor, directory):
-            if time.monotonic() >= deadline:
-                holder = os.read(descriptor, 200).decode("utf-8", "replace").strip()
-                raise LockedError(
-                    f"another build holds {directory / LOCK} ({holder or 'unknown'})",
-                    hint="wait until it is done, or let this one wait: --wait-lock SECONDS",
-                )
-            time.sleep(min(0.1, wait))
-        with writing(directory):
-            os.truncate(descriptor, 0)
-            os.write(descriptor, f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _make_folder(directory: Path) -> None:
-    """Make a folder, and its parents, so that they survive a power cut: each is a name in another folder."""
-    missing = [folder for folder in (directory, *directory.absolute().parents) if not os.path.isdir(folder)]
-    directory.mkdir(parents=True, exist_ok=True)
-    for folder in missing:
-        sync(folder.absolute().parent)
-
-
-def _is_locked_by_us(descriptor: int, directory: Path) -> bool:
-    with writing(directory):  # a file system that knows no locks is a reason to choose another
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
 
 
 @contextlib.contextmanager
@@ -469,23 +297,3 @@ def sweep(directory: Path, current: Manifest, previous: Manifest | None) -> None
         ours = re.fullmatch(r"[0-9a-f]{16}", folder.name)
         if ours and folder.name not in current.fingerprints | previous.fingerprints:
             shutil.rmtree(folder)
-
-
-def _refuse_foreign(directory: Path) -> None:
-    if not os.path.isdir(directory) or os.path.lexists(directory / LOCK) or is_index(os.fspath(directory)):
-        return
-    with writing(directory):
-        found = next((path for path in directory.iterdir() if not _may_be_ours(path)), None)
-    if found is not None:
-        raise UsageError(
-            f"expected an index or an empty directory, found {found.name!r} in {directory}",
-            hint="choose a directory that does not exist yet",
-        )
-
-
-def _may_be_ours(path: Path) -> bool:
-    """Say whether a file may be what is left of an index that lost its manifest and its lock."""
-    return (
-        path.name in (PARTIAL, DESCRIPTORS, f"{DESCRIPTORS}-journal", "encoders")
-        or re.fullmatch(r"gen-\d{6,}", path.name) is not None
-    )

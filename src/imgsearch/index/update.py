@@ -18,12 +18,13 @@ from imgsearch.errors import UsageError
 from imgsearch.images.reject import Reject
 from imgsearch.images.scan import FoundFile, Scan
 from imgsearch.images.steps import Steps
-from imgsearch.index import store
+from imgsearch.index import integrity, store
 from imgsearch.index.adapt import adapt, looking
 from imgsearch.index.arrays import BLOCK_ROWS, open_array, write_array
 from imgsearch.index.disk import sync, writing
 from imgsearch.index.encoder_source import EncoderSource
 from imgsearch.index.generation import Adapter, complete_generation, link_embeddings
+from imgsearch.index.locking import writer_lock
 from imgsearch.index.manifest import Manifest
 from imgsearch.index.pipeline import Progress, Tally, embed_pending
 from imgsearch.index.products import read_products
@@ -66,7 +67,7 @@ def update(
     """
     watch = Stopwatch()
     _require_folder(catalogue, directory)
-    with store.writer_lock(directory, conduct.wait_lock), writing(directory):
+    with writer_lock(directory, conduct.wait_lock), writing(directory):
         previous = store.published(directory)
         if previous and previous.backend and not searchable:
             raise UsageError(f"{directory} holds an index; choose another directory for embeddings")
@@ -219,7 +220,7 @@ def _settled(
 
 def _digest(metadata: Path) -> str:
     try:
-        return store.file_record(metadata).sha256
+        return integrity.file_record(metadata).sha256
     except OSError as error:
         raise UsageError(f"{metadata} cannot be read: {error.strerror}") from error
 
@@ -231,7 +232,7 @@ def _work_file(directory: Path, previous: Manifest | None, draft: Manifest) -> I
     items = None
     if previous:
         name = f"{previous.folder}/{store.ITEMS}"
-        store.check_truth(directory, previous, name)
+        integrity.check_truth(directory, previous, name)
         items = directory / name
     same_encoder = previous is not None and previous.fingerprint == spec.fingerprint
     same_root = previous is not None and previous.catalogue == draft.catalogue
@@ -288,7 +289,7 @@ def _nothing_changed(
         and not work.has_other_rejects()
         and draft.has_settings_of(previous)
         and previous.is_tuned
-        and store.is_whole(directory, previous)
+        and integrity.is_whole(directory, previous)
     )
 
 
@@ -297,7 +298,7 @@ def _write_truth(work: WorkFile, directory: Path, folder: Path, draft: Manifest,
     published: Embeddings | None = None
     if previous and previous.fingerprint == draft.fingerprint:
         name = f"{previous.folder}/{store.EMBEDDINGS}"
-        store.check_truth(directory, previous, name)
+        integrity.check_truth(directory, previous, name)
         published = open_array(directory / name, previous.count, previous.encoder.dims)
     now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     work.write_items(folder / store.ITEMS, now)

@@ -20,7 +20,7 @@ from imgsearch.images.steps import Steps
 from imgsearch.images.tasks import stepped_and_fitted
 from imgsearch.images.transform import fit, has_even_ground, items_on_even_ground
 from imgsearch.images.workers import decode_and_fit_guarded
-from imgsearch.index import store
+from imgsearch.index import integrity
 from imgsearch.index.manifest import Manifest
 from imgsearch.regions.detections import Detection, found
 from imgsearch.regions.detector import Detected, Detector
@@ -350,5 +350,5 @@ class Viewer:
     def _require_whole(self, spec: EncoderSpec, folder: str) -> None:
         if folder not in self._checked_folders:
             for name in exported_files(spec):
-                store.check_truth(self._directory, self._manifest, f"{folder}/{name}")
+                integrity.check_truth(self._directory, self._manifest, f"{folder}/{name}")
             self._checked_folders.add(folder)

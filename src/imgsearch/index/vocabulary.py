@@ -19,7 +19,7 @@ from imgsearch.images.policy import FilePolicy
 from imgsearch.images.scan import Scan, sampled
 from imgsearch.images.steps import Steps
 from imgsearch.images.workers import DecodeWorker
-from imgsearch.index import store
+from imgsearch.index import integrity, store
 from imgsearch.index.manifest import Manifest
 from imgsearch.index.pipeline import Progress
 
@@ -74,7 +74,7 @@ def vocabularies_of(directory: Path, manifest: Manifest) -> dict[str, Path]:
             name = part_file(number, VOCABULARY_FILE) if manifest.encoder.parts else VOCABULARY_FILE
             name = f"{manifest.encoder_folder}/{name}"
             try:
-                store.check_content(directory, manifest, name)
+                integrity.check_content(directory, manifest, name)
             except (DamagedIndexError, FileNotFoundError) as error:
                 logger.warning("%s", error)
             else:
