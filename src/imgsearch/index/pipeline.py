@@ -71,6 +71,10 @@ class _Content:
     error: PictureError | None = None
 
 
+# To start a decoder takes a quarter of a second, in which another decodes so many: a few new pictures need only one.
+_PICTURES_A_DECODER = 16
+
+
 def embed_pending(
     work: WorkFile,
     root: str,
@@ -101,7 +105,8 @@ def embed_pending(
     """
     total = work.pending_count()
     tally = Tally()
-    count, steps = processors(), Steps.parse(spec.steps)
+    count = max(1, min(processors(), -(-total // _PICTURES_A_DECODER)))
+    steps = Steps.parse(spec.steps)
     workers = [DecodeWorker(spec.size, spec.fit, policy, steps=steps) for _ in range(count)]
     with (
         work.transaction(),
