@@ -98,7 +98,7 @@ def _maps(encoder: keras.Model, size: int) -> dict[int, Any]:
     if STRIDES[0] not in found:
         raise UsageError(
             f"expected an encoder with a map at stride {STRIDES[0]}, found {sorted(found) or 'none'}",
-            hint="efficientnet-lite0 has them",
+            hint="efficientnet-lite0 has one",
         )
     return found
 
