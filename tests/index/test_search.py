@@ -10,6 +10,7 @@ from imgsearch.encoders import projection
 from imgsearch.errors import DamagedIndexError, NoIndexError, PictureError, UsageError
 from imgsearch.index import generation, integrity, nearest, search, store, views
 from imgsearch.index.store import read_manifest
+from imgsearch.index.views import View
 
 BOTH = pytest.mark.parametrize("backend", ["exact", "annoy"])
 
@@ -298,3 +299,20 @@ def test_an_index_whose_files_stay_away_is_damage_after_some_looks(copied):
     with pytest.raises(DamagedIndexError, match=r"vectors\.npy is missing") as caught:
         Index.open(Path(directory))
     assert "build-index" in caught.value.hint
+
+
+def test_no_view_is_asked_for_twice(opened, photo):
+    index, asked = opened["annoy"], []
+
+    class Counts:
+        def candidates(self, vector, k):
+            asked.append(k)
+            return np.arange(k)
+
+    views = [View(index.vector_of(photo)), View(index.vectors[3])]
+    backend = Counts()
+
+    for count in (1, 2, 2):
+        index.search_with(backend, views[:count], 5)
+
+    assert asked == [5, 5]

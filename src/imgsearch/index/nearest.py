@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,8 @@ class Nearest:
         self._backend: Backend | None = None
         self._filtered: tuple[str, Backend] | None = None  # of the last condition
         self._vectors = open_array(self._folder / store.VECTORS, manifest.count, manifest.dims)
+        # A view is asked for after each look that follows it.
+        self._candidates = lru_cache(maxsize=4)(_candidates)
 
     @property
     def vectors(self) -> Embeddings:
@@ -129,7 +132,10 @@ class Nearest:
             DamagedIndexError: A file of the index is damaged.
         """
         wanted = min(k, self._manifest.count)
-        candidates = [self._checked(backend.candidates(view.vector, wanted)) for view in views]
+        candidates = [
+            self._checked(self._candidates(backend, view, wanted))  # type: ignore[arg-type]  # hashed by identity
+            for view in views
+        ]
         if not filtered:  # among thousands of copies of another a forest may not find even the picture itself
             candidates = [
                 rows if view.row is None else np.append(rows, view.row)
@@ -138,14 +144,20 @@ class Nearest:
         self._files.require_whole(store.VECTORS, store.ITEMS)
         return self._best_of(views, candidates)[:k]
 
-    def lead(self, backend: Backend, views: Sequence[View], *, filtered: bool = False) -> float:
-        """Say how far the best item is ahead of the second, as a difference of cosines; see `scored`.
+    def lead(self, backend: Backend, views: Sequence[View], k: int, *, filtered: bool = False) -> float:
+        """Say how far the best item is ahead of the second, as a difference of cosines.
+
+        Args:
+            backend: As for `scored`.
+            views: As for `scored`.
+            k: How many `scored` will be asked for in the end: then nothing is searched twice.
+            filtered: As for `scored`.
 
         Returns:
             0 to 2; 0 where there is no second.
         """
-        first_two = self.scored(backend, views, 2, filtered=filtered)
-        return first_two[0].score - first_two[1].score if len(first_two) == 2 else 0.0
+        scores = [each.score for each in self.scored(backend, views, max(2, k), filtered=filtered)]
+        return scores[0] - scores[1] if len(scores) > 1 else 0.0
 
     def _best_of(self, views: Sequence[View], candidates: Sequence[Rows]) -> list[Scored]:
         found: dict[int, Scored] = {}
@@ -168,6 +180,10 @@ class Nearest:
             file = self._folder / store.ITEMS
             raise DamagedIndexError(f"{file} is damaged: it names rows that are not there")
         return checked
+
+
+def _candidates(backend: Backend, view: View, wanted: int) -> Rows:
+    return backend.candidates(view.vector, wanted)
 
 
 def searched_files(manifest: Manifest) -> tuple[str, ...]:

@@ -147,7 +147,8 @@ class Index:
         data = self._read(picture)
         conditions = {"where": where, "min_score": min_score, "min_probability": min_probability, "exact": exact}
         # Who leaves out low scores gets the best score that any look gives.
-        enough = never if min_score is not None else partial(self._is_enough, where=where, exact=exact)
+        wanted = max(k, CANDIDATES) if rerank else k
+        enough = never if min_score is not None else partial(self._is_enough, k=wanted, where=where, exact=exact)
         views = self._views(data, regions, box, enough)
         return self._answered(views, k, conditions, open_photo(data, self.manifest.policy) if rerank else None)
 
@@ -239,10 +240,10 @@ class Index:
             return [View(np.array(self.vectors[row]), row=row)]
         return self._viewer.views(data, regions, box, is_enough)
 
-    def _is_enough(self, views: Sequence[View], *, where: str = "", exact: bool = False) -> bool:
+    def _is_enough(self, views: Sequence[View], *, k: int = 2, where: str = "", exact: bool = False) -> bool:
         """Say whether one item is so far ahead that another look would hardly bring another before it."""
         backend = self._nearest.backend_for(where, exact=exact)
-        lead = self._nearest.lead(backend, views, filtered=bool(where))
+        lead = self._nearest.lead(backend, views, k, filtered=bool(where))
         return lead >= (_AHEAD_BY_PART if any(view.box for view in views) else _AHEAD_BY_WHOLE)
 
     def detections(self, picture: str | os.PathLike[str], least_score: float = LEAST_SCORE) -> list[Detection]:

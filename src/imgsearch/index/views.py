@@ -270,7 +270,7 @@ class Viewer:
     def embed(self, squares: Iterable[Pixels]) -> Iterator[Embeddings]:
         """Bring pictures into the searched space, many at once; see `Index.embed`."""
         for embedding in self._checked_encoder(for_one=False, with_map=False).encode_stream(squares):
-            yield self._projection.apply(embedding) if self._projection else embedding
+            yield self._projected(embedding)
 
     def _look(self, photo: Photo, regions: Regions, *, is_plain: bool) -> tuple[Embeddings, Likely | None]:
         """Look at the whole, and at where in it items are likely to be, if that is asked for and worth it."""
@@ -314,8 +314,11 @@ class Viewer:
 
     def _usable(self, embeddings: Embeddings, boxes: Sequence[Box | None]) -> list[View]:
         """Bring what an encoder said into the searched space; leave out what it found nothing in."""
-        vectors = self._projection.apply(embeddings) if self._projection else embeddings
+        vectors = self._projected(embeddings)
         return [View(vector, box) for vector, box in zip(vectors, boxes, strict=True) if np.isfinite(vector).all()]
+
+    def _projected(self, embeddings: Embeddings) -> Embeddings:
+        return self._projection.apply(embeddings) if self._projection else embeddings
 
     def _require_any(self, views: list[View]) -> list[View]:
         if not views:
