@@ -1,5 +1,6 @@
 """What several tests need: pictures, a cache of their own, and the program itself."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -26,6 +27,14 @@ def own_cache(tmp_path_factory):
         del os.environ["IMGSEARCH_CACHE"]
     else:
         os.environ["IMGSEARCH_CACHE"] = previous
+
+
+@pytest.fixture(autouse=True)
+def own_logging():
+    """What the program run in this process did to the log, which is for a process of its own, lasts for one test."""
+    logger = logging.getLogger("imgsearch")
+    logger.handlers, logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,7 @@ def snapshot(request):
             file.write_text(steady)
         stored = file.read_text()
         assert _DECIMALS.sub("N", steady) == _DECIMALS.sub("N", stored)
-        # The sixth decimal is the processor's.
+        # The last decimal is the processor's.
         found, expected = (list(map(float, _DECIMALS.findall(each))) for each in (steady, stored))
         assert found == pytest.approx(expected, abs=5e-6)
 

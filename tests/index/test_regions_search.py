@@ -14,10 +14,9 @@ from imgsearch.errors import PictureError, UsageError
 from imgsearch.images.boxes import Box, in_reading_order, overlaps
 from imgsearch.images.compose import Style, compose
 from imgsearch.images.decode import decode, decode_rgba
-from imgsearch.index import search
+from imgsearch.index import search, views
 from imgsearch.index.calibration import Calibration, Curve
 from imgsearch.index.rerank import CANDIDATES
-from imgsearch.index.views import Viewer
 
 ITEM = "cups/cups-00.png"
 
@@ -137,6 +136,12 @@ def test_what_is_ahead_is_looked_for_among_what_the_condition_lets_in(index, pho
     assert among_all.box is None
     assert alone.box is not None
     assert alone.score > next(hit.score for hit in index.search(photo[0], k=24) if hit.path == ITEM)
+
+
+def test_a_condition_is_asked_anew_by_every_search(index, photo):
+    found = {index.search(photo[0], k=1, where="abs(random()) % 2 = 0")[0].path for _ in range(40)}
+
+    assert len(found) > 1
 
 
 def test_who_leaves_out_low_scores_gets_the_best_score_of_all_looks(index, photo, monkeypatch):
@@ -323,8 +328,8 @@ def test_hits_with_boxes_can_be_written_as_json(index, photo):
 
 def test_a_viewer_opens_no_encoder_before_it_is_needed(shop, photo, monkeypatch):
     opened = []
-    real = Viewer._checked_encoder
-    monkeypatch.setattr(Viewer, "_checked_encoder", lambda self, **how: opened.append(1) or real(self, **how))
+    real = views.open_encoder
+    monkeypatch.setattr(views, "open_encoder", lambda *what, **how: opened.append(1) or real(*what, **how))
 
     with Index.open(shop / "index") as index:
         index.search(shop / "catalogue" / ITEM)

@@ -54,8 +54,8 @@ class Nearest:
         self._items = items
         self._backend_file = _backend_file(manifest)
         self._backend: Backend | None = None
-        self._filtered: tuple[str, Backend] | None = None  # of the last condition
         self._vectors = open_array(self._folder / store.VECTORS, manifest.count, manifest.dims)
+        self._exact = ExactBackend(self._vectors)
         # A view is asked for after each look that follows it.
         self._candidates = lru_cache(maxsize=4)(_candidates)
 
@@ -91,12 +91,10 @@ class Nearest:
             DamagedIndexError: A file of the index is damaged.
         """
         if where:
-            if self._filtered is None or self._filtered[0] != where:
-                self._files.require_whole(store.ITEMS)
-                self._filtered = where, ExactBackend(self._vectors, self._checked(self._items.rows_where(where)))
-            return self._filtered[1]
+            self._files.require_whole(store.ITEMS)
+            return ExactBackend(self._vectors, self._checked(self._items.rows_where(where)))
         if self.plan(exact=exact) == "exact" or self._backend_file is None:
-            return ExactBackend(self._vectors)
+            return self._exact
         if self._backend is None:
             assert self._manifest.backend is not None
             self._files.require_whole(self._backend_file)
@@ -105,7 +103,7 @@ class Nearest:
                 self._backend = self.opened(self._manifest.backend.effort)
             except FileNotFoundError:
                 # It was there when we opened: two newer generations have been published since. We have the vectors.
-                self._backend = ExactBackend(self._vectors)
+                self._backend = self._exact
         return self._backend
 
     def opened(self, effort: int) -> Backend:
@@ -131,7 +129,7 @@ class Nearest:
         Raises:
             DamagedIndexError: A file of the index is damaged.
         """
-        wanted = min(k, self._manifest.count)
+        wanted = min(max(2, k), self._manifest.count)  # `lead` looks at two
         candidates = [
             self._checked(self._candidates(backend, view, wanted))  # type: ignore[arg-type]  # hashed by identity
             for view in views
@@ -150,7 +148,7 @@ class Nearest:
         Args:
             backend: As for `scored`.
             views: As for `scored`.
-            k: How many `scored` will be asked for in the end: then nothing is searched twice.
+            k: How many `scored` will be asked for in the end: then no view is searched twice.
             filtered: As for `scored`.
 
         Returns:

@@ -31,6 +31,8 @@ from imgsearch.index.work import PendingFile, WorkFile
 
 # Pictures between two commits of the work file: at most these are embedded again after an interruption.
 COMMIT_PICTURES = 64
+# To start a decoder takes a quarter of a second, in which another decodes so many: a few new pictures need only one.
+_PICTURES_A_DECODER = 16
 
 Progress = Callable[[str, int, int], None]
 
@@ -69,10 +71,6 @@ class _Content:
     pixels: Pixels | None = None
     damage: str = ""
     error: PictureError | None = None
-
-
-# To start a decoder takes a quarter of a second, in which another decodes so many: a few new pictures need only one.
-_PICTURES_A_DECODER = 16
 
 
 def embed_pending(

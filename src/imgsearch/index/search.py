@@ -3,12 +3,12 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -34,6 +34,15 @@ from imgsearch.regions.detections import LEAST_SCORE, Detection
 # spared: after the whole, which its ground may have fooled, and after a part of it. docs/benchmarks.md has the figures.
 _AHEAD_BY_WHOLE = 0.3
 _AHEAD_BY_PART = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """What is left out of an answer: hits below a score or a probability; items that do not satisfy a condition."""
+
+    min_score: float | None
+    min_probability: float | None
+    filtered: bool
 
 
 class Index:
@@ -145,12 +154,15 @@ class Index:
         """
         self._nearest.begin_checks(where, exact=exact)  # while the encoder starts
         data = self._read(picture)
-        conditions = {"where": where, "min_score": min_score, "min_probability": min_probability, "exact": exact}
-        # Who leaves out low scores gets the best score that any look gives.
-        wanted = max(k, CANDIDATES) if rerank else k
-        enough = never if min_score is not None else partial(self._is_enough, k=wanted, where=where, exact=exact)
-        views = self._views(data, regions, box, enough)
-        return self._answered(views, k, conditions, open_photo(data, self.manifest.policy) if rerank else None)
+        backend = cache(partial(self._nearest.backend_for, where, exact=exact))
+        limits = _Limits(min_score, min_probability, filtered=bool(where))
+        is_enough: Enough = never
+        if min_score is None and min_probability is None:  # else the best score counts that any look gives
+            wanted = max(k, CANDIDATES) if rerank else k
+            is_enough = partial(self._is_enough, backend=backend, k=wanted, filtered=bool(where))
+        views = self._views(data, regions, box, is_enough)
+        photo = open_photo(data, self.manifest.policy) if rerank else None
+        return self._answered(backend, views, k, limits, photo)
 
     def search_objects(
         self,
@@ -175,11 +187,13 @@ class Index:
             PictureError, UsageError, DamagedIndexError: As for `search`.
         """
         data = self._read(picture)
-        conditions = {"where": where, "min_score": min_score, "min_probability": min_probability, "exact": exact}
+        backend = cache(partial(self._nearest.backend_for, where, exact=exact))
+        limits = _Limits(min_score, min_probability, filtered=bool(where))
         things = self._viewer.objects(data)
         photo = open_photo(data, self.manifest.policy) if rerank else None
         return [
-            ObjectHits(thing.box, thing.score, self._answered(thing.views, k, conditions, photo)) for thing in things
+            ObjectHits(thing.box, thing.score, self._answered(backend, thing.views, k, limits, photo))
+            for thing in things
         ]
 
     def plan(self, *, where: str = "", exact: bool = False) -> str:
@@ -217,6 +231,8 @@ class Index:
     ) -> list[View]:
         """Look at a picture as a whole, and at what may be an item in it; see `vector_of`.
 
+        Looks end as those of `search` do without any condition, whatever the index is searched with.
+
         Args:
             picture: File name.
             regions: As for `search`.
@@ -230,7 +246,7 @@ class Index:
             UsageError: `regions` or `box` makes no sense.
             DamagedIndexError: The encoder or the projection is damaged.
         """
-        return self._views(self._read(picture), regions, box, self._is_enough)
+        return self._views(self._read(picture), regions, box, self._is_enough_by_all)
 
     def _views(self, data: bytes, regions: Regions, box: Box | None, is_enough: Enough) -> list[View]:
         require_regions(regions)
@@ -240,11 +256,15 @@ class Index:
             return [View(np.array(self.vectors[row]), row=row)]
         return self._viewer.views(data, regions, box, is_enough)
 
-    def _is_enough(self, views: Sequence[View], *, k: int = 2, where: str = "", exact: bool = False) -> bool:
+    def _is_enough(self, views: Sequence[View], *, backend: Callable[[], Backend], k: int, filtered: bool) -> bool:
         """Say whether one item is so far ahead that another look would hardly bring another before it."""
-        backend = self._nearest.backend_for(where, exact=exact)
-        lead = self._nearest.lead(backend, views, k, filtered=bool(where))
+        lead = self._nearest.lead(backend(), views, k, filtered=filtered)
         return lead >= (_AHEAD_BY_PART if any(view.box for view in views) else _AHEAD_BY_WHOLE)
+
+    def _is_enough_by_all(self, views: Sequence[View]) -> bool:
+        """Do `_is_enough` by a comparison with all items."""
+        backend = partial(self._nearest.backend_for, exact=True)
+        return self._is_enough(views, backend=backend, k=2, filtered=False)
 
     def detections(self, picture: str | os.PathLike[str], least_score: float = LEAST_SCORE) -> list[Detection]:
         """Say where in a picture items are; the index must have a detector.
@@ -265,7 +285,7 @@ class Index:
 
     def views_of_photo(self, photo: Photo, regions: Regions = "auto") -> list[View]:
         """Do `views_of` for a photo that is decoded, whether or not it is in the index."""
-        return self._viewer.views_of_photo(photo, regions, self._is_enough)
+        return self._viewer.views_of_photo(photo, regions, self._is_enough_by_all)
 
     def _read(self, picture: str | os.PathLike[str]) -> bytes:
         data, _ = read_file(os.fspath(picture), max_bytes=max(MAX_BYTES, self.manifest.policy.max_bytes))
@@ -341,6 +361,17 @@ class Index:
             UsageError: `k` or `where` makes no sense, or there are no probabilities to be the least of.
             DamagedIndexError: A file of the index is damaged.
         """
+        backend = partial(self._nearest.backend_for, where, exact=exact)
+        return self._found(backend, views, k, _Limits(min_score, min_probability, filtered=bool(where)))
+
+    def _found(
+        self,
+        backend: Callable[[], Backend],
+        views: Sequence[View],
+        k: int,
+        limits: _Limits,
+    ) -> list[Hit]:
+        min_probability = limits.min_probability
         if k < 1:
             raise UsageError(f"expected to be asked for at least 1 result, found {k}")
         if min_probability is not None and not 0 <= min_probability <= 1:
@@ -350,8 +381,7 @@ class Index:
                 f"expected an index that knows what its scores mean, found none in {self.directory}",
                 hint="run imgsearch evaluate --calibrate, or use --min-score",
             )
-        backend = self._nearest.backend_for(where, exact=exact)
-        hits = self.search_with(backend, views, k, min_score=min_score, filtered=bool(where))
+        hits = self.search_with(backend(), views, k, min_score=limits.min_score, filtered=limits.filtered)
         if min_probability is None:
             return hits
         return [hit for hit in hits if hit.probability is not None and hit.probability >= min_probability]
@@ -388,11 +418,18 @@ class Index:
         probabilities = self.manifest.calibration.of_answer([hit.score for hit in hits], is_first=is_first)
         return [replace(hit, probability=each) for hit, each in zip(hits, probabilities, strict=True)]
 
-    def _answered(self, views: Sequence[View], k: int, conditions: dict[str, Any], photo: Photo | None) -> list[Hit]:
-        """Do `search_views`, and compare points with those of a photo, if there is one."""
+    def _answered(
+        self,
+        backend: Callable[[], Backend],
+        views: Sequence[View],
+        k: int,
+        limits: _Limits,
+        photo: Photo | None,
+    ) -> list[Hit]:
+        """Do `_found`, and compare points with those of a photo, if there is one."""
         if photo is None or k < 1:
-            return self.search_views(views, k, **conditions)
-        hits = self.search_views(views, max(k, CANDIDATES), **conditions)
+            return self._found(backend, views, k, limits)
+        hits = self._found(backend, views, max(k, CANDIDATES), limits)
         contents = self.items.contents(hit.path for hit in hits)
         return [hit for hit, _ in rerank_hits(self.directory, self.manifest, contents, photo, hits)][:k]
 

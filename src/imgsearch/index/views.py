@@ -1,5 +1,6 @@
 """What a query is looked at as: the whole picture, and regions of it, each a vector of the searched space."""
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ class Thing:
     views: list[View]
 
 
-# Asked after each look, with all that were usable, at least one: whether another can be spared.
+# Asked after each look but the last, with all that were usable, at least one: whether another can be spared.
 Enough = Callable[[Sequence[View]], bool]
 
 
@@ -186,9 +187,11 @@ class Viewer:
         if isinstance(regions, int):
             views += self._of_regions(photo, many_regions(photo.pixels, likely, regions))
         elif likely:
-            in_turn = shown_twice(photo.pixels, likely.boxes[0], likely.plane, likely.item)
-            while not (views and is_enough(views)) and (region := next(in_turn, None)) is not None:
-                views += self._of_regions(photo, [region])
+            shown = shown_twice(photo.pixels, likely.boxes[0], likely.plane, likely.item)
+            for _ in range(2):
+                if views and is_enough(views):
+                    break
+                views += self._of_regions(photo, list(itertools.islice(shown, 1)))
         return self._require_any(views)
 
     def detections(self, data: bytes, least_score: float) -> list[Detection]:
@@ -269,7 +272,8 @@ class Viewer:
 
     def embed(self, squares: Iterable[Pixels]) -> Iterator[Embeddings]:
         """Bring pictures into the searched space, many at once; see `Index.embed`."""
-        for embedding in self._checked_encoder(for_one=False, with_map=False).encode_stream(squares):
+        encoder = open_encoder(self._manifest.encoder, self._encoder_folder())
+        for embedding in encoder.encode_stream(squares):
             yield self._projected(embedding)
 
     def _look(self, photo: Photo, regions: Regions, *, is_plain: bool) -> tuple[Embeddings, Likely | None]:
@@ -328,9 +332,9 @@ class Viewer:
     def _begin_encoder(self) -> None:
         """Open the encoder while something else looks; where a detector does, nobody needs maps."""
         if self._encoder is None:
-            self._encoder = self._opener.submit(
-                self._checked_encoder, for_one=True, with_map=self._manifest.detector is None
-            )
+            spec, folder = self._manifest.encoder, self._encoder_folder()
+            with_map = self._manifest.detector is None
+            self._encoder = self._opener.submit(open_encoder, spec, folder, for_one=True, with_map=with_map)
 
     def _opened_encoder(self) -> Encoder:
         self._begin_encoder()
@@ -345,10 +349,10 @@ class Viewer:
             self._detector = Detector(spec, self._directory / folder / GRAPH_FILE)
         return self._detector
 
-    def _checked_encoder(self, *, for_one: bool, with_map: bool) -> Encoder:
-        spec, folder = self._manifest.encoder, self._manifest.encoder_folder
-        self._require_whole(spec, folder)
-        return open_encoder(spec, self._directory / folder, for_one=for_one, with_map=with_map)
+    def _encoder_folder(self) -> Path:
+        """Say where the encoder is; its files are whole."""
+        self._require_whole(self._manifest.encoder, self._manifest.encoder_folder)
+        return self._directory / self._manifest.encoder_folder
 
     def _require_whole(self, spec: EncoderSpec, folder: str) -> None:
         if folder not in self._checked_folders:
