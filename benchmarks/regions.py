@@ -174,7 +174,7 @@ def costs(catalogue: Path, plain: Path, taught: Path, queries: Sequence[Any]) ->
         encoder = open_encoder(spec, plain / index.manifest.encoder_folder, for_one=True, with_map=True)
         of_regions = open_encoder(spec, taught / other.manifest.encoder_folder, for_one=True)
         detector = Detector(detector_spec, taught / other.manifest.detector_folder / "encoder.xml")
-    picture = decode(next(iter(sorted(catalogue.rglob("*.png")))).read_bytes())
+    picture = decode(min(catalogue.rglob("*.png")).read_bytes())
     square = fit(picture, spec.size)
     timed: dict[str, Callable[[], object]] = {
         "whole": lambda: encode(encoder, square[None]),

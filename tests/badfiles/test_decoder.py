@@ -91,7 +91,7 @@ def test_a_jpeg_of_thousands_of_scans_is_ended_by_the_clock(make):
     try:
         started = time.monotonic()
         assert refusal(worker, bomb).cause == "timeout"
-        assert 1 <= time.monotonic() - started < 8
+        assert 1 <= time.monotonic() - started < 3
 
         assert len(bomb) < 500_000
         assert worker.decode(make.jpeg())[0].shape == (224, 224, 3)

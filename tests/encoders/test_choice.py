@@ -368,7 +368,7 @@ def test_weights_of_an_impossible_name_are_a_missing_component():
 def test_a_fifo_in_the_place_of_a_model_is_refused_and_not_waited_for(imgsearch, tmp_path):
     os.mkfifo(tmp_path / "fifo.keras")
 
-    done = imgsearch("classify", "photo.jpg", "--model", "fifo.keras", timeout=60)
+    done = imgsearch("classify", "photo.jpg", "--model", "fifo.keras", timeout=5)
 
     assert done.returncode in (2, 8)
 
