@@ -15,6 +15,7 @@ from imgsearch.images.boxes import Box, in_reading_order, overlaps
 from imgsearch.images.compose import Style, compose
 from imgsearch.images.decode import decode, decode_rgba
 from imgsearch.index import search, views
+from imgsearch.index.backends import ExactBackend
 from imgsearch.index.calibration import Calibration, Curve
 from imgsearch.index.rerank import CANDIDATES
 
@@ -136,6 +137,19 @@ def test_what_is_ahead_is_looked_for_among_what_the_condition_lets_in(index, pho
     assert among_all.box is None
     assert alone.box is not None
     assert alone.score > next(hit.score for hit in index.search(photo[0], k=24) if hit.path == ITEM)
+
+
+@pytest.mark.parametrize("conditions", [{}, {"where": "category != 'x'"}, {"exact": True}, {"rerank": True}])
+@pytest.mark.parametrize("k", [1, 5])
+def test_each_look_is_compared_with_the_items_once(index, photo, monkeypatch, k, conditions):
+    monkeypatch.setattr(search, "_AHEAD_BY_WHOLE", 3)
+    monkeypatch.setattr(search, "_AHEAD_BY_PART", 3)
+    real, compared = ExactBackend.candidates, []
+    monkeypatch.setattr(ExactBackend, "candidates", lambda *what: compared.append(1) or real(*what))
+
+    index.search(photo[0], k=k, **conditions)
+
+    assert len(compared) == 3
 
 
 def test_a_condition_is_asked_anew_by_every_search(index, photo):
