@@ -17,8 +17,8 @@ from catalogs import stamps
 from demo import ask, rank_of
 from imgsearch import build_index
 from imgsearch.evaluation.metrics import hit_rate
-from imgsearch.images.augment import photo_like, screenshot_like, shaken
 from imgsearch.images.decode import Pixels, decode, decode_rgba
+from imgsearch.synthetic.augment import photo_like, screenshot_like, shaken
 
 SEEDS = (3,)
 # Fewer than half of what comes later, so that the projection is kept.

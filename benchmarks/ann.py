@@ -28,9 +28,9 @@ import large_index
 from fashion_mnist import embedded, fill
 from imgsearch.encoders.projection import Projection
 from imgsearch.encoders.runtime import Embeddings, unit_rows
-from imgsearch.index import store
-from imgsearch.index.arrays import open_array
-from imgsearch.index.backends import ExactBackend, Rows, build_annoy, scores_of
+from imgsearch.search.backends.backends import ExactBackend, Rows, build_annoy, scores_of
+from imgsearch.store import generations
+from imgsearch.store.arrays import open_array
 
 K = 10
 QUERIES = 1000
@@ -107,7 +107,7 @@ class Annoy:
     def build(self, vectors: Embeddings, file: Path) -> None:
         """See `Engine`."""
         build_annoy(file.parent, vectors, self.trees, SEED)
-        (file.parent / store.ANNOY).rename(file)
+        (file.parent / generations.ANNOY).rename(file)
 
     def open(self, file: Path, vectors: Embeddings) -> Callable[[int], Search]:
         """See `Engine`."""
@@ -410,8 +410,8 @@ def pixels(split: Path) -> Embeddings:
 
 def vectors_of(index: Path) -> Embeddings:
     """Map the vectors of an index."""
-    manifest = store.read_manifest(index)
-    return open_array(index / manifest.folder / store.VECTORS, manifest.count, manifest.dims)
+    manifest = generations.read_manifest(index)
+    return open_array(index / manifest.folder / generations.VECTORS, manifest.count, manifest.dims)
 
 
 def near(vectors: Embeddings) -> Embeddings:
@@ -424,10 +424,10 @@ def near(vectors: Embeddings) -> Embeddings:
 
 def projected(asked: Path, index: Path) -> Embeddings:
     """Draw embeddings, and project them as the index does with a query's."""
-    manifest = store.read_manifest(index)
+    manifest = generations.read_manifest(index)
     embeddings, _ = embedded(asked)
     rows = np.random.default_rng(SEED).choice(len(embeddings), QUERIES, replace=False)
-    file = index / manifest.folder / store.PROJECTION
+    file = index / manifest.folder / generations.PROJECTION
     return Projection.load(str(file), embeddings.shape[1], manifest.dims).apply(embeddings[rows])
 
 

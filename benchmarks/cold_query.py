@@ -9,8 +9,8 @@ import numpy as np
 
 from drawn_catalog import draw_catalog
 from imgsearch import build_index
-from imgsearch.images.augment import photo_like
 from imgsearch.images.decode import decode_rgba
+from imgsearch.synthetic.augment import photo_like
 
 ROUNDS = 9
 

@@ -20,11 +20,11 @@ from demo import ask, make_queries, rank_of
 from fashion_mnist import ask as ask_for_class
 from fashion_mnist import average_precisions, embedded, fill
 from imgsearch import build_index, embed
+from imgsearch.build.report import BuildReport
 from imgsearch.encoders.available import available_encoders
 from imgsearch.encoders.spec import TABLE
 from imgsearch.errors import UsageError
 from imgsearch.evaluation.metrics import hit_rate
-from imgsearch.index.report import BuildReport
 
 SEED = 3
 PART = 150

@@ -16,8 +16,8 @@ import numpy as np
 
 from debian import unpack_package
 from imgsearch.images.boxes import Box
-from imgsearch.images.compose import Style, compose
 from imgsearch.images.decode import Pixels, decode, decode_rgba
+from imgsearch.synthetic.compose import Style, compose
 
 FRAME = 480
 STYLE = Style(sides=(0.30, 0.75))

@@ -34,7 +34,7 @@ def main(folder: Path) -> None:
     build(pictures, folder)  # exports the encoder, and brings the files into the page cache
     for _ in range(ROUNDS):
         for name, bare in (("OpenCV in threads", True), ("as it is", False)):
-            with patch("imgsearch.index.pipeline._decoders", bare_decoders) if bare else contextlib.nullcontext():
+            with patch("imgsearch.build.pipeline._decoders", bare_decoders) if bare else contextlib.nullcontext():
                 before = processor_seconds()
                 rates[name].append(build(pictures, folder))
                 work[name].append(processor_seconds() - before)

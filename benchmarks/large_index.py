@@ -18,13 +18,13 @@ from cold_query import compare
 from demo import make_queries
 from drawn_catalog import draw_catalog
 from imgsearch import Index, embed
+from imgsearch.build.generation import complete_generation
 from imgsearch.encoders.runtime import Embeddings, unit_rows
-from imgsearch.index import store
-from imgsearch.index.arrays import open_array, write_array
-from imgsearch.index.generation import complete_generation
-from imgsearch.index.items import SCHEMA, connect
-from imgsearch.index.locking import writer_lock
-from imgsearch.index.plan import SearchWish
+from imgsearch.store import generations
+from imgsearch.store.arrays import open_array, write_array
+from imgsearch.store.items import SCHEMA, connect
+from imgsearch.store.locking import writer_lock
+from imgsearch.store.plan import SearchWish
 
 BACKENDS = ("auto", "faiss")
 COUNT = 100_000
@@ -53,12 +53,12 @@ def make_index(folder: Path, directory: Path, search: SearchWish | None = None) 
     shutil.rmtree(directory, ignore_errors=True)
     draw_catalog(folder / "drawn")
     embed(folder / "drawn", folder / "drawn-embeddings")
-    given = store.read_manifest(folder / "drawn-embeddings")
-    base = open_array(folder / "drawn-embeddings" / store.EMBEDDINGS, given.count, given.encoder.dims)
+    given = generations.read_manifest(folder / "drawn-embeddings")
+    base = open_array(folder / "drawn-embeddings" / generations.EMBEDDINGS, given.count, given.encoder.dims)
     generator = np.random.default_rng(SEED)
     started = time.perf_counter()
-    with writer_lock(directory), store.new_generation(directory, 1) as generation:
-        with contextlib.closing(connect(generation / store.ITEMS)) as items:
+    with writer_lock(directory), generations.new_generation(directory, 1) as generation:
+        with contextlib.closing(connect(generation / generations.ITEMS)) as items:
             items.executescript(SCHEMA)
             items.execute("BEGIN")
             items.executemany(
@@ -66,10 +66,10 @@ def make_index(folder: Path, directory: Path, search: SearchWish | None = None) 
                 ((row, f"{row:06d}.jpg", row.to_bytes(32, "big"), f"{row:06d}") for row in range(COUNT)),
             )
             items.execute("COMMIT")
-        write_array(generation / store.EMBEDDINGS, COUNT, given.encoder.dims, blends(base, generator))
+        write_array(generation / generations.EMBEDDINGS, COUNT, given.encoder.dims, blends(base, generator))
         source = folder / "drawn-embeddings" / given.encoder_folder
         names = tuple(Path(name).name for name in given.files if name.startswith("encoders/"))
-        store.install_encoder(directory, given.fingerprint, source, names)
+        generations.install_encoder(directory, given.fingerprint, source, names)
         draft = replace(given, generation=1, count=COUNT, search=search or SearchWish())
         complete_generation(directory, draft, None, lambda *_: None)
     return time.perf_counter() - started
@@ -87,7 +87,7 @@ def recall(index: Index) -> None:
     """Compare the ten nearest by Annoy with the ten nearest by all vectors, ties counted as right."""
     generator = np.random.default_rng(SEED + 1)
     rows = generator.choice(len(index), QUERIES, replace=False)
-    vectors = open_array(index.directory / index.manifest.folder / store.VECTORS, len(index), index.manifest.dims)
+    vectors = open_array(index.directory / index.manifest.folder / generations.VECTORS, len(index), index.manifest.dims)
     noise = generator.normal(0, 0.3 / np.sqrt(index.manifest.dims), (QUERIES, index.manifest.dims))
     queries = unit_rows(np.asarray(vectors[rows] + noise, np.float32))
     for k in (1, 10, 100):

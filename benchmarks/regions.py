@@ -28,12 +28,12 @@ from imgsearch import Index, build_index
 from imgsearch.encoders.runtime import encode, look, open_encoder
 from imgsearch.evaluation.metrics import hit_rate
 from imgsearch.images.boxes import overlaps
-from imgsearch.images.compose import Style, compose
 from imgsearch.images.decode import decode
 from imgsearch.images.transform import fit
-from imgsearch.index.store import read_manifest
-from imgsearch.index.views import Viewer
 from imgsearch.regions.detector import Detector
+from imgsearch.search.views import Viewer
+from imgsearch.store.generations import read_manifest
+from imgsearch.synthetic.compose import Style, compose
 
 EASY_SEED, HARD_SEED = 3, 1
 # Of the easier sets every second and third query will do.

@@ -13,8 +13,8 @@ from catalogs import stamps_or_drawn
 from contact_sheet import contact_sheet
 from imgsearch import Hit, Index
 from imgsearch.evaluation.metrics import hit_rate
-from imgsearch.images.augment import photo_like
 from imgsearch.images.decode import decode_rgba
+from imgsearch.synthetic.augment import photo_like
 
 SEED = 0
 SHOWN = 6

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from debian import unpack_package
 from imgsearch import Index
 from imgsearch.evaluation.metrics import average_precision, hit_rate
-from imgsearch.index.items import Items
-from imgsearch.index.store import EMBEDDINGS, ITEMS, read_manifest
+from imgsearch.store.generations import EMBEDDINGS, ITEMS, read_manifest
+from imgsearch.store.items import Items
 
 PACKAGE = "dataset-fashion-mnist"
 CLASSES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle-boot")

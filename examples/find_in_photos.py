@@ -12,9 +12,9 @@ import numpy as np
 from contact_sheet import contact_sheet
 from drawn_catalog import draw_catalog
 from imgsearch import Index, build_index
-from imgsearch.images.compose import Style, compose
 from imgsearch.images.decode import decode_rgba
-from imgsearch.images.grounds import generated
+from imgsearch.synthetic.backgrounds import generated
+from imgsearch.synthetic.compose import Style, compose
 
 SEED = 5
 SCENES = 5

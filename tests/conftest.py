@@ -11,6 +11,8 @@ import pytest
 
 from drawn_catalog import draw_catalog
 
+pytest_plugins = ["index_fixtures"]
+
 
 def pytest_addoption(parser):
     parser.addoption("--update-snapshots", action="store_true", help="write the snapshots anew; then read the diff")

@@ -9,6 +9,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from imgsearch._version import __version__
 from imgsearch.errors import (
     DamagedIndexError,
     GateError,
@@ -23,20 +24,18 @@ from imgsearch.errors import (
 )
 
 if TYPE_CHECKING:
+    from imgsearch.build.build import build_index, embed
+    from imgsearch.build.report import BuildReport
     from imgsearch.evaluation.calibrate import keep_calibration
     from imgsearch.evaluation.evaluate import evaluate
     from imgsearch.evaluation.results import Evaluation
     from imgsearch.images.boxes import Box
-    from imgsearch.images.preprocess import preprocess
-    from imgsearch.index.build import build_index, embed
-    from imgsearch.index.check import Finding, check
-    from imgsearch.index.hits import Hit
-    from imgsearch.index.report import BuildReport
-    from imgsearch.index.rollback import rollback
-    from imgsearch.index.search import Index
+    from imgsearch.preprocessing.preprocess import preprocess
+    from imgsearch.search.check import Finding, check
+    from imgsearch.search.hits import Hit
+    from imgsearch.search.index import Index
+    from imgsearch.store.rollback import rollback
     from imgsearch.training.train import train
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Box",
@@ -68,19 +67,19 @@ __all__ = [
 
 _HOMES = {
     "Box": "imgsearch.images.boxes",
-    "BuildReport": "imgsearch.index.report",
-    "build_index": "imgsearch.index.build",
-    "check": "imgsearch.index.check",
-    "Finding": "imgsearch.index.check",
-    "rollback": "imgsearch.index.rollback",
-    "embed": "imgsearch.index.build",
+    "BuildReport": "imgsearch.build.report",
+    "build_index": "imgsearch.build.build",
+    "check": "imgsearch.search.check",
+    "Finding": "imgsearch.search.check",
+    "rollback": "imgsearch.store.rollback",
+    "embed": "imgsearch.build.build",
     "evaluate": "imgsearch.evaluation.evaluate",
     "Evaluation": "imgsearch.evaluation.results",
     "keep_calibration": "imgsearch.evaluation.calibrate",
-    "preprocess": "imgsearch.images.preprocess",
+    "preprocess": "imgsearch.preprocessing.preprocess",
     "train": "imgsearch.training.train",
-    "Hit": "imgsearch.index.hits",
-    "Index": "imgsearch.index.search",
+    "Hit": "imgsearch.search.hits",
+    "Index": "imgsearch.search.index",
 }
 
 

@@ -482,7 +482,9 @@ def workers_of(parent: int) -> list[int]:
         if entry.name.isdecimal():
             with contextlib.suppress(OSError):
                 fields = _read(int(entry.name), "stat").rpartition(")")[2].split()
-                if int(fields[1]) == parent and "imgsearch.images.workers" in _read(int(entry.name), "cmdline"):
+                if int(fields[1]) == parent and "imgsearch.images.workers.decoders" in _read(
+                    int(entry.name), "cmdline"
+                ):
                     found.append(int(entry.name))
     return found
 

@@ -11,7 +11,7 @@ import pytest
 
 from imgsearch.errors import PictureError
 from imgsearch.images.decode import decode
-from imgsearch.images.workers import DecodeWorker
+from imgsearch.images.workers.decoders import DecodeWorker
 
 BUILD = ("build-index", "catalogue", "--index", "idx", "--backend", "exact", "--report", "report.json")
 NEW = ("--backbone", "handcrafted")

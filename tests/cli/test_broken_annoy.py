@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from imgsearch.index.calibration import Calibration, Curve
-from imgsearch.index.store import amend, read_manifest
+from imgsearch.store.calibration import Calibration, Curve
+from imgsearch.store.generations import amend, read_manifest
 
 ANNOY = ("--backend", "annoy")
 DEATHS = {

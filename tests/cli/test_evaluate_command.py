@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
-from imgsearch.images.augment import photo_like
 from imgsearch.images.decode import decode_rgba
-from imgsearch.index.store import read_manifest
+from imgsearch.store.generations import read_manifest
+from imgsearch.synthetic.augment import photo_like
 
 PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
 

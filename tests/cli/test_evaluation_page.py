@@ -22,8 +22,8 @@ from imgsearch.evaluation.results import (
     Reliability,
     Retrieval,
 )
-from imgsearch.index.calibration import Calibration, Curve
-from imgsearch.index.recall import Latency
+from imgsearch.search.recall import Latency
+from imgsearch.store.calibration import Calibration, Curve
 
 LATENCY = Latency(p50=0.001, p95=0.0025, p99=0.003, per_second=900.0)
 NOTHING = Evaluation({"generation": 3, "count": 24}, {"seed": 0}, None, None, None, {})

@@ -36,7 +36,7 @@ def test_a_bug_exits_1_with_a_traceback_and_says_so(monkeypatch, capsys, small):
     def broken(*_, **__):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("imgsearch.index.search.Index.open", broken)
+    monkeypatch.setattr("imgsearch.search.index.Index.open", broken)
 
     assert main(["query", "photo.jpg", "--index", str(small)]) == 1
     errors = capsys.readouterr().err

@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from imgsearch.images.augment import photo_like
 from imgsearch.images.decode import decode_rgba
+from imgsearch.synthetic.augment import photo_like
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from imgsearch.images.boxes import Box, overlaps
-from imgsearch.images.compose import Style, compose
 from imgsearch.images.decode import decode_rgba
+from imgsearch.synthetic.compose import Style, compose
 
 ITEM = "cups/cups-00.png"
 

@@ -217,7 +217,7 @@ def test_a_bug_is_reported_as_one(monkeypatch, catalogue, tmp_path, capsys):
     def broken(*_, **__):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("imgsearch.index.build.build_index", broken)
+    monkeypatch.setattr("imgsearch.build.build.build_index", broken)
     report = tmp_path / "report.json"
     report.write_text('{"exit_code": "stale"}')
 
@@ -273,7 +273,7 @@ def test_a_report_that_cannot_be_written_is_found_out_before_anything_is_built(c
 
 def test_who_may_not_write_to_dev_may_still_report_to_a_device(tmp_path):
     program = (
-        "import os, sys, imgsearch.cli, imgsearch.cli.report, imgsearch.index.build\n"
+        "import os, sys, imgsearch.cli, imgsearch.cli.build_report, imgsearch.build.build\n"
         "if os.geteuid() == 0: os.setuid(65534)\n"
         "sys.exit(imgsearch.cli.main(['build-index', '/nowhere', '--report', '/dev/null']))"
     )

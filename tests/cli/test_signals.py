@@ -53,7 +53,9 @@ def wait_until(happened: Callable[[], object], seconds: float = 30) -> None:
 
 def workers_of(process_id: int) -> set[int]:
     """Decoder processes of a session."""
-    return {one for one, command in session_of(process_id).items() if "-m\0imgsearch.images.workers" in command}
+    return {
+        one for one, command in session_of(process_id).items() if "-m\0imgsearch.images.workers.decoders" in command
+    }
 
 
 class Build:
@@ -220,7 +222,7 @@ def endless() -> bytes:
 DECODE_AN_ENDLESS_FILE = """
 import sys
 from pathlib import Path
-from imgsearch.images.workers import DecodeWorker
+from imgsearch.images.workers.decoders import DecodeWorker
 DecodeWorker(8, "pad", seconds=2).decode(Path(sys.argv[1]).read_bytes())
 """
 

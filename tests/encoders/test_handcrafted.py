@@ -13,10 +13,10 @@ from imgsearch.encoders.handcrafted import (
     describe_part,
     describe_version_1,
 )
-from imgsearch.images.augment import photo_like
 from imgsearch.images.decode import decode, decode_rgba
 from imgsearch.images.foreground import SIDE, cut_out, foreground, pooling
 from imgsearch.images.transform import fit
+from imgsearch.synthetic.augment import photo_like
 
 SIZE = 128
 GOLDEN = Path(__file__).parents[1] / "index" / "golden" / "v1"

@@ -16,8 +16,8 @@ from imgsearch.encoders.runtime import HandcraftedEncoder, HybridEncoder, encode
 from imgsearch.errors import DamagedIndexError
 from imgsearch.images.decode import decode
 from imgsearch.images.transform import fit
-from imgsearch.index import store
-from imgsearch.index.store import read_manifest
+from imgsearch.store import generations
+from imgsearch.store.generations import read_manifest
 
 COLOR, TEXTURE, SHAPE = (choose_spec(f"handcrafted:{part}") for part in ("color", "texture", "shape"))
 
@@ -278,4 +278,4 @@ def test_another_weight_embeds_everything_again(drawn, tmp_path):
 
     assert report.embedded == 24
     assert build_index(drawn, tmp_path / "index").published is False
-    assert store.published(tmp_path / "index").encoder.name == "handcrafted:color+handcrafted:shape=2"
+    assert generations.published(tmp_path / "index").encoder.name == "handcrafted:color+handcrafted:shape=2"

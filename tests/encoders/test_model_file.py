@@ -340,7 +340,7 @@ def test_an_entry_that_cannot_be_unpacked_is_refused(tiny, how, place):
         {"module": "os", "class_name": "system"},
         {"module": "evil.keras", "class_name": "Layer"},
         {"module": "kerasx.layers", "class_name": "Layer"},
-        {"module": "imgsearch.index.build", "class_name": "build_index", "registered_name": "Custom>build_index"},
+        {"module": "imgsearch.build.build", "class_name": "build_index", "registered_name": "Custom>build_index"},
         {"module": "builtins", "class_name": "function", "config": "eval", "registered_name": "function"},
         {"module": None, "class_name": "Mine", "registered_name": "mine>Mine"},
         {"module": "os", "class_name": "system", "registered_name": "imgsearch>system"},

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from imgsearch.encoders import visual_words
 from imgsearch.encoders.visual_words import Vocabulary, describe, learn_vocabulary
 from imgsearch.errors import DamagedIndexError, UsageError
-from imgsearch.images.augment import photo_like
 from imgsearch.images.decode import decode, decode_rgba
 from imgsearch.images.transform import fit
+from imgsearch.synthetic.augment import photo_like
 
 SIZE = 256
 WORDS = 128

@@ -15,12 +15,12 @@ from drawn_catalog import draw_catalog
 from imgsearch import build_index
 from imgsearch.encoders.spec import TABLE
 from imgsearch.images.policy import FilePolicy
-from imgsearch.index import integrity, store
-from imgsearch.index.arrays import write_array
-from imgsearch.index.backends import build_annoy
-from imgsearch.index.items import SCHEMA, connect
-from imgsearch.index.manifest import Manifest, generation_folder
-from imgsearch.index.plan import BackendSettings, SearchWish
+from imgsearch.search.backends.backends import build_annoy
+from imgsearch.store import generations, integrity
+from imgsearch.store.arrays import write_array
+from imgsearch.store.items import SCHEMA, connect
+from imgsearch.store.manifest import Manifest, generation_folder
+from imgsearch.store.plan import BackendSettings, SearchWish
 
 EXACT = BackendSettings("exact", 0, 0, 0)
 
@@ -45,9 +45,9 @@ def store_index(
     names = paths or [f"{row:05d}.png" for row in range(count)]
     folder = directory / generation_folder(1)
     folder.mkdir(parents=True)
-    for name in (store.EMBEDDINGS, store.VECTORS):
+    for name in (generations.EMBEDDINGS, generations.VECTORS):
         write_array(folder / name, count, dims, [np.asarray(vectors, np.float32)])
-    with closing(connect(folder / store.ITEMS)) as connection:
+    with closing(connect(folder / generations.ITEMS)) as connection:
         connection.executescript(SCHEMA)
         connection.execute("BEGIN")
         connection.executemany(
@@ -65,10 +65,10 @@ def store_index(
             ),
         )
         connection.execute("COMMIT")
-    files = [store.EMBEDDINGS, store.ITEMS, store.VECTORS]
+    files = [generations.EMBEDDINGS, generations.ITEMS, generations.VECTORS]
     if backend.name == "annoy":
         build_annoy(folder, np.asarray(vectors, np.float32), backend.trees, backend.seed)
-        files.append(store.ANNOY)
+        files.append(generations.ANNOY)
     spec = TABLE["handcrafted"].spec
     manifest = Manifest(
         generation=1,
@@ -92,17 +92,17 @@ def store_index(
         metadata_sha256="",
         files={f"{folder.name}/{name}": integrity.file_record(folder / name) for name in files},
     )
-    store.publish(directory, manifest, None)
+    generations.publish(directory, manifest, None)
     return directory
 
 
 def sign(directory: Path, **changes: object) -> Manifest:
     """Sign an index as it lies there, as a bug of ours would have done."""
-    manifest = store.read_manifest(directory)
+    manifest = generations.read_manifest(directory)
     files = {name: integrity.file_record(directory / name) for name in manifest.files}
     manifest = replace(manifest, files=files, **changes)
-    for path in (directory / store.MANIFEST, directory / manifest.folder / store.MANIFEST):
-        store._write_manifest(path, manifest)
+    for path in (directory / generations.MANIFEST, directory / manifest.folder / generations.MANIFEST):
+        generations._write_manifest(path, manifest)
     return manifest
 
 

@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 
 from imgsearch import Index, build_index, check
+from imgsearch.build import generation
 from imgsearch.encoders import projection
 from imgsearch.errors import DamagedIndexError, LockedError, RefusedError, UsageError
 from imgsearch.evaluation.calibrate import FEWEST_QUERIES, calibrate, keep_calibration
 from imgsearch.evaluation.evaluate import evaluate
 from imgsearch.evaluation.results import Judged, JudgedHit, Retrieval
-from imgsearch.index import generation, store
-from imgsearch.index.calibration import Calibration, Curve
-from imgsearch.index.locking import writer_lock
-from imgsearch.index.manifest import _digest
-from imgsearch.index.rollback import rollback
+from imgsearch.store import generations
+from imgsearch.store.calibration import Calibration, Curve
+from imgsearch.store.locking import writer_lock
+from imgsearch.store.manifest import _digest
+from imgsearch.store.rollback import rollback
 
 
 def of_first(score):
@@ -210,14 +211,14 @@ def calibrated(copied):
 
 
 def calibration_in(folder):
-    return store.read_manifest(folder / "index").calibration
+    return generations.read_manifest(folder / "index").calibration
 
 
 def test_what_was_learnt_is_stored_in_the_index(copied):
-    before = store.read_manifest(copied / "index")
+    before = generations.read_manifest(copied / "index")
     found = learnt(copied / "index", labels="category")
 
-    manifest = store.read_manifest(copied / "index")
+    manifest = generations.read_manifest(copied / "index")
     assert manifest.calibration == found.reliability.calibration
     assert dataclasses.replace(manifest, calibration=None) == before
     assert (manifest.calibration.meaning, manifest.calibration.queries) == ("category", 48)
@@ -314,7 +315,7 @@ def projected(copied, monkeypatch):
     monkeypatch.setattr(generation, "SMALLEST_CATALOGUE", 40)
     monkeypatch.setattr(projection, "DIMS", 16)
     build_index(copied / "catalogue", copied / "index", relearn=True)
-    assert store.read_manifest(copied / "index").projection_count == 48
+    assert generations.read_manifest(copied / "index").projection_count == 48
     learnt(copied / "index", labels="category")
     return copied
 
@@ -326,11 +327,11 @@ def more_pictures(folder):
 
 
 def test_a_night_with_new_pictures_keeps_it_and_the_projection(projected):
-    before = store.read_manifest(projected / "index")
+    before = generations.read_manifest(projected / "index")
     more_pictures(projected)
     build_index(projected / "catalogue", projected / "index")
 
-    after = store.read_manifest(projected / "index")
+    after = generations.read_manifest(projected / "index")
     assert (after.count, after.generation) == (50, before.generation + 1)
     assert after.calibration == before.calibration is not None
     assert not check(projected / "index", deep=True)
@@ -377,7 +378,7 @@ def test_rolling_back_carries_it_over(calibrated):
     build_index(calibrated / "catalogue", calibrated / "index")
     rollback(calibrated / "index")
 
-    manifest = store.read_manifest(calibrated / "index")
+    manifest = generations.read_manifest(calibrated / "index")
     assert (manifest.generation, manifest.count) == (3, 48)
     assert manifest.calibration == before
     assert not check(calibrated / "index", deep=True)
@@ -405,7 +406,7 @@ def test_rolling_back_to_another_encoder_does_not_carry_it_over(copied):
     learnt(copied / "index", labels="category")
     rollback(copied / "index")
 
-    manifest = store.read_manifest(copied / "index")
+    manifest = generations.read_manifest(copied / "index")
     assert (manifest.encoder.name, manifest.calibration) == ("handcrafted", None)
 
 

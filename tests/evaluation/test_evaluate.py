@@ -16,7 +16,7 @@ from imgsearch.evaluation.bootstrap import Interval
 from imgsearch.evaluation.compare import compare
 from imgsearch.evaluation.evaluate import evaluate
 from imgsearch.evaluation.record import Record
-from imgsearch.index import store
+from imgsearch.store import generations
 
 
 @pytest.fixture
@@ -353,7 +353,7 @@ def test_calibrating_alone_imports_scikit_learn(shop, tmp_path):
     assert code == 0
     assert "sklearn" in modules
     assert not {"tensorflow", "keras", "matplotlib"} & set(modules)
-    assert store.read_manifest(tmp_path / "index").calibration is not None
+    assert generations.read_manifest(tmp_path / "index").calibration is not None
 
 
 def test_info_says_what_scores_mean_and_what_searches_find(shop, tmp_path, imgsearch):

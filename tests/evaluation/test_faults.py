@@ -20,12 +20,12 @@ from drawn_catalog import draw_catalog
 from imgsearch.cli import main
 from imgsearch.encoders.projection import Projection, learn_projection
 from imgsearch.encoders.runtime import GRAPH_FILE, import_openvino
-from imgsearch.images.augment import screenshot_like
 from imgsearch.images.decode import decode_rgba
-from imgsearch.index import store
-from imgsearch.index.backends import build_annoy
-from imgsearch.index.items import connect
-from imgsearch.index.plan import BackendSettings
+from imgsearch.search.backends.backends import build_annoy
+from imgsearch.store import generations
+from imgsearch.store.items import connect
+from imgsearch.store.plan import BackendSettings
+from imgsearch.synthetic.augment import screenshot_like
 
 # Enough that a projection is learnt (512).
 PER_KIND = 43
@@ -97,14 +97,14 @@ def random():
 
 
 def of(index: Path, name: str) -> Path:
-    return index / store.read_manifest(index).folder / name
+    return index / generations.read_manifest(index).folder / name
 
 
 def vectors_changed(change):
     """Change vectors.npy, and let the forest be one of the vectors that are there now."""
 
     def fault(index, shop):
-        path = of(index, store.VECTORS)
+        path = of(index, generations.VECTORS)
         vectors = np.asarray(change(np.load(path)), np.float32)
         np.save(path, vectors)
         build_annoy(path.parent, vectors, 10, 0)
@@ -116,7 +116,7 @@ def vectors_alone_changed(change):
     """Change vectors.npy under a forest that stays."""
 
     def fault(index, shop):
-        path = of(index, store.VECTORS)
+        path = of(index, generations.VECTORS)
         np.save(path, np.asarray(change(np.load(path)), np.float32))
 
     return fault
@@ -188,10 +188,10 @@ def projection_changed(change):
     """Change projection.npz, that of the queries, while the vectors are those of the old one."""
 
     def fault(index, shop):
-        path = of(index, store.PROJECTION)
+        path = of(index, generations.PROJECTION)
         projection = Projection.load(str(path), 1280, 256)
         with path.open("wb") as file:
-            change(projection, np.load(of(index, store.EMBEDDINGS))).save(file)
+            change(projection, np.load(of(index, generations.EMBEDDINGS))).save(file)
 
     return fault
 
@@ -214,12 +214,12 @@ def projection_in_another_order(projection, embeddings):
 
 
 def another_forest(index, shop):
-    path = of(index, store.VECTORS)
+    path = of(index, generations.VECTORS)
     build_annoy(path.parent, shuffled(np.load(path)), 10, 0)
 
 
 def rows_of_items_permuted(index, shop):
-    with closing(connect(of(index, store.ITEMS))) as connection:
+    with closing(connect(of(index, generations.ITEMS))) as connection:
         (count,) = connection.execute("SELECT count(*) FROM items").fetchone()
         rows = random().permutation(count).tolist()
         connection.execute("BEGIN")
@@ -234,7 +234,7 @@ def other_steps(steps):
     """Queries are seen otherwise than the catalogue was."""
 
     def fault(index, shop):
-        return {"encoder": replace(store.read_manifest(index).encoder, steps=steps)}
+        return {"encoder": replace(generations.read_manifest(index).encoder, steps=steps)}
 
     return fault
 
@@ -244,7 +244,7 @@ def network_changed(change):
 
     def fault(index, shop):
         openvino = import_openvino()
-        path = index / store.read_manifest(index).encoder_folder / GRAPH_FILE
+        path = index / generations.read_manifest(index).encoder_folder / GRAPH_FILE
         model = openvino.Core().read_model(path.read_bytes(), path.with_suffix(".bin").read_bytes())
         model = change(openvino, model)
         openvino.save_model(model, path, compress_to_fp16=False)
@@ -411,8 +411,8 @@ def measured(index, *options):
 @pytest.mark.parametrize("name", POOR)
 def test_a_poor_forest_is_caught_by_a_gate_and_by_a_comparison(name, forest, tmp_path, sign, capsys):
     copied = Path(shutil.copytree(forest / "index", tmp_path / "index"))
-    path = of(copied, store.VECTORS)
-    backend = replace(store.read_manifest(copied).backend, **POOR[name])
+    path = of(copied, generations.VECTORS)
+    backend = replace(generations.read_manifest(copied).backend, **POOR[name])
     build_annoy(path.parent, np.load(path), backend.trees, backend.seed)
     sign(copied, backend=backend)
     capsys.readouterr()

@@ -10,8 +10,8 @@ from matplotlib.image import imread
 from imgsearch.charts import drawable
 from imgsearch.evaluation import plots
 from imgsearch.evaluation.results import CurvePoint, IndexRecall, Judged, JudgedHit, Reliability
-from imgsearch.index.calibration import Calibration, Curve
-from imgsearch.index.recall import Latency
+from imgsearch.search.recall import Latency
+from imgsearch.store.calibration import Calibration, Curve
 
 NAMES = (
     "</svg><script>alert(1)</script>",

@@ -13,7 +13,7 @@ from imgsearch.evaluation.bootstrap import Interval, mean_interval
 from imgsearch.evaluation.record import as_record, parse_record, read_record
 from imgsearch.evaluation.results import Evaluation, IndexRecall, Judged, Retrieval
 from imgsearch.evaluation.retrieval import per_category
-from imgsearch.index.recall import Latency
+from imgsearch.search.recall import Latency
 
 LATENCY = Latency(0.001, 0.002, 0.003, 900.0)
 HIT = np.array([1.0, 0.0, 1.0])

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from imgsearch import Index, build_index, check, rollback
 from imgsearch.errors import DamagedIndexError, ImgsearchError, NoIndexError, UsageError
 from imgsearch.images.policy import FilePolicy
-from imgsearch.index import store
-from imgsearch.index.manifest import Manifest
-from imgsearch.index.store import read_manifest
+from imgsearch.store import generations
+from imgsearch.store.generations import read_manifest
+from imgsearch.store.manifest import Manifest
 
 GOLDEN = Path(__file__).parents[1] / "index" / "golden" / "v1"
 
@@ -98,7 +98,7 @@ def index(whole, tmp_path) -> Path:
 
 def documents(index: Path, spoilt):
     """Manifests of today, of the first imgsearch, and what is left of them."""
-    files = [(index / store.MANIFEST).read_bytes(), (GOLDEN / "annoy" / store.MANIFEST).read_bytes()]
+    files = [(index / generations.MANIFEST).read_bytes(), (GOLDEN / "annoy" / generations.MANIFEST).read_bytes()]
     return st.sampled_from([json.loads(data) for data in files]).flatmap(changed) | spoilt(files)
 
 
@@ -108,7 +108,7 @@ def test_a_manifest_is_understood_and_names_only_its_own_files_or_is_damage(inde
     @given(documents(index, spoilt))
     @with_past_finds
     def holds(data):
-        (index / store.MANIFEST).write_bytes(data)
+        (index / generations.MANIFEST).write_bytes(data)
         try:
             manifest = read_manifest(index)
         except DamagedIndexError as error:
@@ -132,7 +132,7 @@ def test_an_index_with_any_manifest_answers_or_is_damaged(index, whole, spoilt, 
     @given(documents(index, spoilt))
     @with_past_finds
     def holds(data):
-        (index / store.MANIFEST).write_bytes(data)
+        (index / generations.MANIFEST).write_bytes(data)
         try:
             with Index.open(index) as opened:
                 hits = opened.search(picture, k=99)
@@ -155,7 +155,7 @@ def test_a_build_and_a_rollback_over_any_manifest_succeed_or_say_why_not(whole, 
         shutil.copytree(whole, tmp_path / "copy")
         index = tmp_path / "copy" / "index"
         for change in (lambda: rollback(index), lambda: build_index(tmp_path / "copy" / "catalogue", index)):
-            (index / store.MANIFEST).write_bytes(data)
+            (index / generations.MANIFEST).write_bytes(data)
             with contextlib.suppress(ImgsearchError):
                 change()
                 assert check(index) == []

@@ -9,7 +9,7 @@ import pytest
 
 from imgsearch.encoders.model_file import load_model, read_card
 from imgsearch.errors import MissingComponentError, OutputError, UsageError
-from imgsearch.images.workers import decode_and_fit
+from imgsearch.images.workers.decoders import decode_and_fit
 from imgsearch.training import train as module
 from imgsearch.training.losses import METRIC_LOSSES
 from imgsearch.training.report import history_file

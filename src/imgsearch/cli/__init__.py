@@ -10,19 +10,19 @@ from typing import Annotated, Any
 
 import typer
 
-from imgsearch import __version__
-from imgsearch.cli.build_index import build_index
-from imgsearch.cli.check import check
-from imgsearch.cli.classify import classify
-from imgsearch.cli.detect import detect
-from imgsearch.cli.embed import embed
-from imgsearch.cli.evaluate import evaluate
-from imgsearch.cli.info import info
-from imgsearch.cli.models import models
-from imgsearch.cli.preprocess import preprocess
-from imgsearch.cli.query import query
-from imgsearch.cli.rollback import rollback
-from imgsearch.cli.train import train
+from imgsearch._version import __version__
+from imgsearch.cli.commands.build_index import build_index
+from imgsearch.cli.commands.check import check
+from imgsearch.cli.commands.classify import classify
+from imgsearch.cli.commands.detect import detect
+from imgsearch.cli.commands.embed import embed
+from imgsearch.cli.commands.evaluate import evaluate
+from imgsearch.cli.commands.info import info
+from imgsearch.cli.commands.models import models
+from imgsearch.cli.commands.preprocess import preprocess
+from imgsearch.cli.commands.query import query
+from imgsearch.cli.commands.rollback import rollback
+from imgsearch.cli.commands.train import train
 from imgsearch.errors import ImgsearchError
 
 # Plain help: the rich one takes twice as long to import as everything else the program needs to start.

@@ -17,13 +17,13 @@ def require_backend(index: Path, *, exact: bool = False) -> None:
         MissingComponentError: It does not run here, or is not installed.
         NoIndexError, DamagedIndexError: As for `Index.open`.
     """
-    from imgsearch.index.store import read_manifest
+    from imgsearch.store.generations import read_manifest
 
     backend = read_manifest(index).backend
     if backend is not None and backend.name == "annoy" and not exact:
         _require_annoy()
     if backend is not None and backend.name == "faiss" and not exact:
-        from imgsearch.index.backends import import_faiss
+        from imgsearch.search.backends.backends import import_faiss
 
         import_faiss()
 
@@ -40,7 +40,7 @@ def _require_annoy() -> None:
     child = os.fork()
     if child == 0:
         try:
-            from imgsearch.index.annoy_child import answer
+            from imgsearch.search.backends.annoy_child import answer
 
             answer({})
             os._exit(0)
@@ -48,6 +48,6 @@ def _require_annoy() -> None:
             os._exit(ImgsearchError.exit_code)
     _, status = os.waitpid(child, 0)
     if status:
-        from imgsearch.index.annoy_process import unusable_annoy
+        from imgsearch.search.backends.annoy_process import unusable_annoy
 
         raise unusable_annoy(os.waitstatus_to_exitcode(status))

@@ -48,9 +48,9 @@ def _piece(answer: BoxAnswer, how: Format, path_end: str) -> str:
     if how == "paths":
         return answer.query + path_end if answer.boxes else ""
     if how == "html":
-        from imgsearch.cli import page
+        from imgsearch.cli import html
 
-        return page.box_section(answer)
+        return html.box_section(answer)
     return _table(answer) if answer.error is None else ""
 
 

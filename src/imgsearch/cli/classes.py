@@ -56,9 +56,9 @@ def _piece(answer: ClassAnswer, how: Format, path_end: str) -> str:
     if how == "paths":
         return "".join(found.label + path_end for found in answer.classes[:1])
     if how == "html":
-        from imgsearch.cli import page
+        from imgsearch.cli import html
 
-        return page.class_section(answer)
+        return html.class_section(answer)
     return _table(answer) if answer.error is None else ""
 
 

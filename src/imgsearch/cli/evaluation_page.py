@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from imgsearch.charts import require_matplotlib
-from imgsearch.cli.page import TAIL, file_tile, head, shown, tile
+from imgsearch.cli.html import TAIL, file_tile, head, shown, tile
 from imgsearch.evaluation.bootstrap import Interval
 from imgsearch.evaluation.results import Evaluation, IndexRecall, Judged, JudgedHit, Reliability, Retrieval
-from imgsearch.index.recall import Latency
+from imgsearch.search.recall import Latency
 
 # What is still read.
 _MOST_CATEGORIES = 30

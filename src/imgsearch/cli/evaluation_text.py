@@ -10,7 +10,7 @@ from imgsearch.evaluation.compare import Comparison
 from imgsearch.evaluation.index_recall import KS
 from imgsearch.evaluation.results import Evaluation, IndexRecall, Reliability, Retrieval
 from imgsearch.evaluation.retrieval import OF_CATEGORIES
-from imgsearch.index.recall import Latency
+from imgsearch.search.recall import Latency
 
 _MOST_CATEGORIES = 20
 _ASKED_WITH = {

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 from imgsearch.cli.terminal import printable
 from imgsearch.errors import ImgsearchError, OutputError
 from imgsearch.images.boxes import Box
-from imgsearch.index.hits import Hit, ObjectHits
-from imgsearch.index.manifest import Manifest
+from imgsearch.search.hits import Hit, ObjectHits
+from imgsearch.store.manifest import Manifest
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -90,9 +90,9 @@ def framed(pieces: Iterable[str], how: Format, csv_columns: Sequence[str]) -> It
     opening = {"json": "[\n ", "csv": csv_line(csv_columns)}.get(how, "")
     tail = ""
     if how == "html":
-        from imgsearch.cli import page
+        from imgsearch.cli import html
 
-        opening, tail = page.HEAD, page.TAIL
+        opening, tail = html.HEAD, html.TAIL
     is_begun, failed = False, None
     try:
         for piece in pieces:
@@ -119,9 +119,9 @@ def _piece(answer: Answer, manifest: Manifest, how: Format, path_end: str, *, wi
     if how == "paths":
         return "".join(hit.path + path_end for _, hit in answer.all_hits)
     if how == "html":
-        from imgsearch.cli import page
+        from imgsearch.cli import html
 
-        return page.section(answer, manifest.catalogue)
+        return html.section(answer, manifest.catalogue)
     return _table(answer, manifest) if answer.error is None else ""
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from imgsearch.index.pipeline import Progress
+    from imgsearch.build.pipeline import Progress
 
 
 def printable(text: str) -> str:

@@ -21,10 +21,10 @@ from imgsearch.encoders.projection import DIMS, SMALLEST_CATALOGUE, WHITENING, P
 from imgsearch.encoders.runtime import Embeddings, Encoder
 from imgsearch.errors import PictureError, UsageError
 from imgsearch.images.decode import Pixels
-from imgsearch.images.decoded import decoded_files
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import Steps
-from imgsearch.images.workers import DecodeWorker
+from imgsearch.images.workers.decoded import decoded_files
+from imgsearch.images.workers.decoders import DecodeWorker
 
 logger = logging.getLogger(__name__)
 

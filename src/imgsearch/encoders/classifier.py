@@ -12,7 +12,7 @@ from imgsearch.errors import MissingComponentError, PictureError, UsageError
 from imgsearch.images.decode import read_file
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import Steps
-from imgsearch.images.workers import decode_and_fit_guarded
+from imgsearch.images.workers.decoders import decode_and_fit_guarded
 
 
 @dataclass(frozen=True, slots=True)

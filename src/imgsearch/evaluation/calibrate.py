@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from imgsearch.errors import RefusedError, UsageError
 from imgsearch.evaluation.results import Evaluation, Reliability, Retrieval, Values
-from imgsearch.index import store
-from imgsearch.index.calibration import Calibration, Curve
-from imgsearch.index.disk import writing
-from imgsearch.index.locking import writer_lock
+from imgsearch.files import writing
+from imgsearch.store import generations
+from imgsearch.store.calibration import Calibration, Curve
+from imgsearch.store.locking import writer_lock
 
 # Fewer say next to nothing.
 FEWEST_QUERIES = 20
@@ -75,7 +75,7 @@ def require_writable(index: str | os.PathLike[str], wait_lock: float = 0) -> Non
         LockedError: A build holds the index.
         OutputError: It cannot be written.
     """
-    store.read_manifest(Path(index))  # before a lock is left where no index is
+    generations.read_manifest(Path(index))  # before a lock is left where no index is
     with writer_lock(Path(index), wait_lock):
         pass
 
@@ -96,14 +96,14 @@ def keep_calibration(index: str | os.PathLike[str], evaluation: Evaluation, wait
     assert evaluation.reliability is not None
     directory, evaluated = Path(index), evaluation.facts
     with writer_lock(directory, wait_lock), writing(directory):
-        current = store.read_manifest(directory)
+        current = generations.read_manifest(directory)
         if (current.generation, current.fingerprint) != (evaluated["generation"], evaluated["fingerprint"]):
             raise RefusedError(
                 f"expected generation {evaluated['generation']} of {directory}, which was evaluated,"
                 f" found generation {current.generation}: it was rebuilt meanwhile",
                 hint="evaluate again",
             )
-        store.amend(directory, dataclasses.replace(current, calibration=evaluation.reliability.calibration))
+        generations.amend(directory, dataclasses.replace(current, calibration=evaluation.reliability.calibration))
 
 
 def _fit(scores: Values, right: Rights) -> Curve:

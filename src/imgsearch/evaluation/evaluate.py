@@ -14,9 +14,9 @@ from imgsearch.evaluation.labels import Labels, labels_of
 from imgsearch.evaluation.questions import Progress, Questions, from_folder, from_items, from_variants
 from imgsearch.evaluation.results import Evaluation, IndexRecall, Kind, Reliability, Retrieval
 from imgsearch.evaluation.retrieval import judge, per_category
-from imgsearch.index.plan import BackendSettings
-from imgsearch.index.search import Index
-from imgsearch.index.views import Regions
+from imgsearch.search.index import Index
+from imgsearch.search.views import Regions
+from imgsearch.store.plan import BackendSettings
 
 Location = str | os.PathLike[str]
 

@@ -13,14 +13,14 @@ from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import MissingComponentError, UsageError
 from imgsearch.evaluation.questions import Progress
 from imgsearch.evaluation.results import CurvePoint, IndexRecall
-from imgsearch.index.annoy_process import require_annoy
-from imgsearch.index.backends import NODES_FOR_EACH, AnnoyBackend, Backend, build_annoy, least_probes
-from imgsearch.index.hits import Hit
-from imgsearch.index.recall import Sample, Search, measure, sampled
-from imgsearch.index.search import Index
-from imgsearch.index.store import ANNOY
-from imgsearch.index.tuning import FORESTS, LEAST_SEARCH_K, TIMED_EXACT, TUNED_K
-from imgsearch.index.views import View
+from imgsearch.search.backends.annoy_process import require_annoy
+from imgsearch.search.backends.backends import NODES_FOR_EACH, AnnoyBackend, Backend, build_annoy, least_probes
+from imgsearch.search.hits import Hit
+from imgsearch.search.index import Index
+from imgsearch.search.recall import Sample, Search, measure, sampled
+from imgsearch.search.tuning import FORESTS, LEAST_SEARCH_K, TIMED_EXACT, TUNED_K
+from imgsearch.search.views import View
+from imgsearch.store.generations import ANNOY
 
 logger = logging.getLogger(__name__)
 

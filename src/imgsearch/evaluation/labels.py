@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.errors import UsageError
-from imgsearch.index.backends import Rows
-from imgsearch.index.items import Items
+from imgsearch.search.backends.backends import Rows
+from imgsearch.store.items import Items
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,17 +15,17 @@ import numpy as np
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import PictureError, UsageError
 from imgsearch.evaluation.labels import Labels
-from imgsearch.images.augment import FRAME
+from imgsearch.files import open_regular
 from imgsearch.images.decode import Pixels
-from imgsearch.images.decoded import decoded_files
 from imgsearch.images.photo import Photo
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.scan import Scan
-from imgsearch.images.workers import DecodeWorker
-from imgsearch.index.backends import Rows
-from imgsearch.index.disk import open_regular
-from imgsearch.index.search import Index
-from imgsearch.index.views import Regions, View
+from imgsearch.images.workers.decoded import decoded_files
+from imgsearch.images.workers.decoders import DecodeWorker
+from imgsearch.search.backends.backends import Rows
+from imgsearch.search.index import Index
+from imgsearch.search.views import Regions, View
+from imgsearch.synthetic.augment import FRAME
 
 logger = logging.getLogger(__name__)
 

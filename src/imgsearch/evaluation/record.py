@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from imgsearch import __version__
+from imgsearch._version import __version__
 from imgsearch.errors import UsageError
 from imgsearch.evaluation.bootstrap import Interval
 from imgsearch.evaluation.results import Evaluation
-from imgsearch.index.disk import open_regular
+from imgsearch.files import open_regular
 
 FORMAT = "imgsearch-evaluation"
 VERSION = 1

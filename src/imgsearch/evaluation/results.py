@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.evaluation.bootstrap import Interval
-from imgsearch.index.calibration import Calibration
-from imgsearch.index.recall import Latency
+from imgsearch.search.recall import Latency
+from imgsearch.store.calibration import Calibration
 
 Values = NDArray[np.float64]
 # Where the queries and their right answers come from: other items of the same label, pictures and their right answers

@@ -10,9 +10,9 @@ from imgsearch.evaluation.labels import Labels
 from imgsearch.evaluation.metrics import measures, precision_at_recall
 from imgsearch.evaluation.questions import Progress, Question, Questions
 from imgsearch.evaluation.results import Judged, JudgedHit, Kind, Retrieval
-from imgsearch.index.arrays import blocks_of
-from imgsearch.index.backends import Rows
-from imgsearch.index.search import Index
+from imgsearch.search.backends.backends import Rows
+from imgsearch.search.index import Index
+from imgsearch.store.arrays import blocks_of
 
 # Measures that are taken for each category.
 OF_CATEGORIES = ("hit_rate@1", "hit_rate@10", "map")

@@ -12,7 +12,7 @@ from imgsearch.images.decode import Pixels, decode, within_memory
 from imgsearch.images.headers import checked_size, picture_format
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.transform import reduce
-from imgsearch.images.workers import needs_process
+from imgsearch.images.workers.decoders import needs_process
 
 # Crops of a tenth of such a photo are still as sharp as what most encoders see.
 LONGEST = 1024

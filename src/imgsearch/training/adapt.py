@@ -15,7 +15,7 @@ from imgsearch.encoders.runtime import best_precision, open_encoder
 from imgsearch.errors import RefusedError, UsageError
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.scan import Scan, sampled
-from imgsearch.training.pictures import Progress
+from imgsearch.training.images import Progress
 from imgsearch.training.train import import_keras, require_output, silence
 from imgsearch.training.workplace import Workplace, writing
 

@@ -13,12 +13,12 @@ import cv2
 import numpy as np
 
 from imgsearch.errors import PictureError
-from imgsearch.images.augment import reduce_rgba
 from imgsearch.images.decode import Pixels, decode, decode_rgba, within_memory
 from imgsearch.images.foreground import without_border, without_ground
 from imgsearch.images.headers import picture_format
 from imgsearch.images.policy import FilePolicy
-from imgsearch.images.worker_process import Part, WorkerProcess, limit_resources, serve
+from imgsearch.images.workers.process import Part, WorkerProcess, limit_resources, serve
+from imgsearch.synthetic.augment import reduce_rgba
 
 # The longer side of an item at most. It takes up to 80 % of a scene of 320 pixels.
 LONGEST = 256

@@ -16,7 +16,7 @@ from imgsearch.images.policy import FilePolicy
 from imgsearch.images.reject import Reject
 from imgsearch.images.transform import Fit
 from imgsearch.training.dataset import Dataset, require_enough
-from imgsearch.training.pictures import VIEWS, Progress, decoded, encoded_views
+from imgsearch.training.images import VIEWS, Progress, decoded, encoded_views
 from imgsearch.training.settings import Settings
 from imgsearch.training.workplace import Workplace
 

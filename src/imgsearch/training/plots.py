@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from imgsearch.charts import blank, drawable
 from imgsearch.errors import PictureError
 from imgsearch.images.policy import FilePolicy
+from imgsearch.training.images import decoded
 from imgsearch.training.material import FIT
-from imgsearch.training.pictures import decoded
 from imgsearch.training.report import TrainReport
 from imgsearch.training.workplace import replacing
 

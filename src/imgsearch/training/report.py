@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from imgsearch import __version__
+from imgsearch._version import __version__
 from imgsearch.training.dataset import Dataset
 from imgsearch.training.settings import Settings
 

@@ -16,8 +16,8 @@ from imgsearch.encoders.model_file import SUFFIX, ModelCard, save_model
 from imgsearch.errors import MissingComponentError, UsageError
 from imgsearch.images.policy import FilePolicy
 from imgsearch.training.dataset import Dataset, hold_out, read_dataset, require_enough
+from imgsearch.training.images import Progress
 from imgsearch.training.material import FIT, gather
-from imgsearch.training.pictures import Progress
 from imgsearch.training.report import TrainReport, history, history_file
 from imgsearch.training.settings import (
     DEFAULT_ARCHITECTURE,

@@ -1,0 +1,187 @@
+"""Complete a generation: add the derived files to the truth, describe every file, publish."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from imgsearch.encoders.adaptation import Gain
+from imgsearch.encoders.export import exported_files
+from imgsearch.encoders.projection import LARGEST_SAMPLE, SMALLEST_CATALOGUE, Projection, learn_projection
+from imgsearch.encoders.runtime import Embeddings
+from imgsearch.errors import DamagedIndexError
+from imgsearch.store import generations, integrity
+from imgsearch.store.arrays import blocks_of, open_array, write_array
+from imgsearch.store.calibration import Calibration
+from imgsearch.files import sync
+from imgsearch.store.manifest import Manifest
+from imgsearch.build.pipeline import Progress
+from imgsearch.search.tuning import tune
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Learnt:
+    """A projection, how many items there were when it was learnt, and what an adaptation gained."""
+
+    projection: Projection | None
+    count: int
+    adaptation: Gain | None
+
+
+Adapter = Callable[[Manifest, Embeddings, Projection | None], tuple[Projection | None, Gain | None]]
+
+
+def complete_generation(
+    directory: Path,
+    draft: Manifest,
+    previous: Manifest | None,
+    progress: Progress,
+    *,
+    relearn: bool = False,
+    adapted: bool | None = None,
+    adapter: Adapter | None = None,
+) -> Manifest:
+    """Derive what is searched from the embeddings, and publish.
+
+    Args:
+        directory: The index; its lock is held. The folder of the generation holds embeddings and items, and the
+            encoder is installed.
+        draft: Describes it, but for derived values and the records of files.
+        previous: What is published, if anything.
+        progress: Told ("index", done, total).
+        relearn: Learn the projection anew.
+        adapted: Whether the user wants the catalogue to teach the projection; None for as it was.
+        adapter: Does that, where a projection is learnt anew.
+
+    Returns:
+        The manifest that is published now.
+    """
+    folder = directory / draft.folder
+    names = [generations.EMBEDDINGS, generations.ITEMS]
+    search = draft.search
+    if search is None:
+        draft = replace(draft, dims=0, projection_count=0)
+    else:
+        progress("index", 0, draft.count)
+        embeddings = open_array(folder / generations.EMBEDDINGS, draft.count, draft.encoder.dims)
+        kept = None if relearn else _kept(directory, draft, previous, adapted=adapted)
+        if kept is None:
+            if previous is not None and previous.adaptation is not None and adapted is None:
+                logger.warning("the adaptation is given up: to be learnt anew it needs the pictures")
+            projection, gain = _learnt_projection(draft, embeddings, search.seed, adapter)
+            kept = _Learnt(projection, draft.count if projection else 0, gain)
+        projection = kept.projection
+        draft = replace(
+            draft,
+            dims=len(projection.components) if projection else draft.encoder.dims,
+            projection_count=kept.count,
+            adaptation=kept.adaptation,
+        )
+        vectors = _write_derived(folder, draft, embeddings, projection)
+        names += [generations.VECTORS] + ([generations.PROJECTION] if projection else [])
+        backend, measured = tune(folder, vectors, search)
+        draft = replace(draft, backend=backend, measured=measured)
+        names += [generations.BACKEND_FILES[backend.name]] if backend.name in generations.BACKEND_FILES else []
+        progress("index", draft.count, draft.count)
+    published = [f"{draft.folder}/{name}" for name in names]
+    published += [f"{draft.encoder_folder}/{name}" for name in exported_files(draft.encoder)]
+    if draft.detector:
+        published += [f"{draft.detector_folder}/{name}" for name in exported_files(draft.detector)]
+    manifest = replace(draft, files={name: integrity.file_record(directory / name) for name in published})
+    if previous is not None and previous.calibration is not None:
+        manifest = replace(manifest, calibration=calibration_of(manifest, previous))
+        if manifest.calibration is None and manifest.backend is not None:
+            logger.warning("scores mean something else now: run imgsearch evaluate --calibrate again")
+    generations.publish(directory, manifest, previous)
+    link_embeddings(directory, manifest)
+    return manifest
+
+
+def calibration_of(manifest: Manifest, other: Manifest) -> Calibration | None:
+    """Take over what scores mean from another generation, if they mean the same in both."""
+    projections = [one.files.get(f"{one.folder}/{generations.PROJECTION}") for one in (manifest, other)]
+    is_same = manifest.fingerprint == other.fingerprint and projections[0] == projections[1]
+    return other.calibration if is_same and manifest.backend is not None else None
+
+
+def link_embeddings(directory: Path, manifest: Manifest) -> None:
+    """Where there are embeddings only, let `embeddings.npy` and `items.sqlite` be found by name.
+
+    The links are for people and their scripts; imgsearch itself goes by the manifest.
+    """
+    for name in (generations.EMBEDDINGS, generations.ITEMS):
+        link, target = directory / name, f"{manifest.folder}/{name}"
+        draft = link.with_name(name + ".tmp")
+        draft.unlink(missing_ok=True)
+        if manifest.backend is not None and link.is_symlink():
+            link.unlink()
+        elif manifest.backend is None and _is_missing_or_another(link, target):
+            try:
+                draft.symlink_to(target)
+                draft.replace(link)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    draft.unlink(missing_ok=True)
+                raise
+
+
+def _is_missing_or_another(link: Path, target: str) -> bool:
+    return str(link.readlink()) != target if link.is_symlink() else not os.path.lexists(link)
+
+
+def _kept(directory: Path, draft: Manifest, previous: Manifest | None, *, adapted: bool | None) -> _Learnt | None:
+    """Keep the projection while the encoder is the same, so that scores do not drift from night to night.
+
+    It is given up when the catalogue has doubled since it was learnt, or is to be adapted, or no longer to be, or was
+    adapted to what another detector sees.
+    """
+    if previous is None or previous.fingerprint != draft.fingerprint:
+        return None
+    gain = previous.adaptation
+    sees_otherwise = draft.detector is not None and draft.detector_fingerprint != previous.detector_fingerprint
+    if (adapted and sees_otherwise) or (adapted is not None and adapted != (gain is not None)):
+        return None
+    if not previous.projection_count:
+        # An adaptation of a small catalogue that did not help is not tried again every night.
+        is_settled = gain is not None and draft.count < max(SMALLEST_CATALOGUE, 2 * gain.pictures)
+        return _Learnt(None, 0, gain) if is_settled else None
+    if draft.count >= 2 * previous.projection_count:
+        return None
+    name = f"{previous.folder}/{generations.PROJECTION}"
+    try:
+        integrity.check_content(directory, previous, name)
+    except (DamagedIndexError, FileNotFoundError) as error:
+        logger.warning("%s; the projection is learnt anew", error)
+        return None
+    projection = Projection.load(str(directory / name), draft.encoder.dims, previous.dims)
+    return _Learnt(projection, previous.projection_count, gain)
+
+
+def _learnt_projection(
+    draft: Manifest, embeddings: Embeddings, seed: int, adapter: Adapter | None
+) -> tuple[Projection | None, Gain | None]:
+    """Learn from a sample that fits into memory."""
+    rows = np.arange(len(embeddings))
+    if len(rows) > LARGEST_SAMPLE:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, LARGEST_SAMPLE, replace=False))
+    sample = embeddings[rows]
+    plain = learn_projection(sample) if len(embeddings) >= SMALLEST_CATALOGUE else None
+    return (plain, None) if adapter is None else adapter(draft, sample, plain)
+
+
+def _write_derived(folder: Path, draft: Manifest, embeddings: Embeddings, projection: Projection | None) -> Embeddings:
+    """Write projection and vectors, and map the vectors."""
+    if projection is not None:
+        with (folder / generations.PROJECTION).open("wb") as file:
+            projection.save(file)
+        sync(folder / generations.PROJECTION)
+    blocks = blocks_of(embeddings)
+    projected = (projection.apply(block) for block in blocks) if projection else blocks
+    write_array(folder / generations.VECTORS, draft.count, draft.dims, projected)
+    return open_array(folder / generations.VECTORS, draft.count, draft.dims)

@@ -1,0 +1,456 @@
+"""`partial.sqlite`: what a build knows so far.
+
+It exists during a build, and after one that was interrupted. The vectors in it, by the sha256 of the picture's
+bytes, are committed batch by batch and outlive an interruption; everything else is begun anew by each build.
+It lies on disk, not in memory, so that a catalogue of a million files needs no more memory than one of a hundred.
+"""
+
+import contextlib
+import logging
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote_from_bytes
+
+import numpy as np
+
+from imgsearch.encoders.runtime import Embeddings
+from imgsearch.images.policy import FilePolicy
+from imgsearch.images.scan import FoundFile
+from imgsearch.store.items import SCHEMA, connect
+
+logger = logging.getLogger(__name__)
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS encoder (fingerprint TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS vectors (
+    sha256 BLOB PRIMARY KEY, vector BLOB NOT NULL, crc32 INTEGER NOT NULL, damage TEXT NOT NULL,
+    resumed INTEGER NOT NULL
+);
+DROP TABLE IF EXISTS files;
+CREATE TABLE files (
+    id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, product TEXT NOT NULL, category TEXT NOT NULL,
+    size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+    sha256 BLOB, cause TEXT NOT NULL, message TEXT NOT NULL DEFAULT ''
+);
+DROP TABLE IF EXISTS products;
+CREATE TABLE products (path TEXT PRIMARY KEY, product TEXT, category TEXT, metadata TEXT NOT NULL);
+"""
+
+# Stands for the published items where there are none, so that every question below has an answer.
+_NO_PREVIOUS = """
+CREATE TABLE old.items (row, path, size, mtime_ns, sha256);
+CREATE TABLE old.rejected (path, size, mtime_ns, cause, message, first_seen);
+CREATE TABLE old.damaged (sha256, message);
+"""
+
+# A file rejected for a passing cause may be fine the next time though its size and time are the same.
+_TAKE_OVER_REJECTED = """
+UPDATE files SET cause = r.cause, message = r.message FROM old.rejected r
+WHERE r.path = files.path AND r.size = files.size AND r.mtime_ns = files.mtime_ns AND files.cause = ''
+AND r.cause NOT IN ('unreadable', 'vanished', 'changed', 'timeout', 'decoder_crashed',
+    'out_of_memory', 'bad_embedding')
+"""
+# The parameters are the largest size let in, and whether damaged pictures are.
+_TAKE_OVER_UNCHANGED = """
+UPDATE files SET sha256 = o.sha256 FROM old.items o
+WHERE o.path = files.path AND o.size = files.size AND o.mtime_ns = files.mtime_ns AND files.cause = ''
+AND o.size <= ? AND (? OR o.sha256 NOT IN (SELECT sha256 FROM known_damaged))
+"""
+_NEW_REJECTS = """
+SELECT path, cause, message FROM files
+WHERE cause != '' AND path NOT IN (SELECT path FROM known_rejected) ORDER BY path
+"""
+_OTHER_REJECTS = """
+SELECT 1 FROM files f WHERE cause != '' AND NOT EXISTS (
+    SELECT 1 FROM known_rejected r
+    WHERE r.path = f.path AND r.size = f.size AND r.mtime_ns = f.mtime_ns AND r.cause = f.cause
+) LIMIT 1
+"""
+_WRITE_ITEMS = """
+INSERT INTO new.items
+SELECT row_number() OVER (ORDER BY f.path) - 1, f.path, f.size, f.mtime_ns, f.sha256,
+    coalesce(p.product, f.product), coalesce(p.category, f.category), coalesce(p.metadata, '{}')
+FROM files f LEFT JOIN products p ON p.path = f.path
+WHERE f.sha256 IS NOT NULL AND f.cause = ''
+"""
+_WRITE_REJECTED = """
+INSERT INTO new.rejected
+SELECT f.path, f.size, f.mtime_ns, f.cause, f.message,
+    coalesce((SELECT r.first_seen FROM known_rejected r WHERE r.path = f.path), ?)
+FROM files f WHERE f.cause != ''
+"""
+_WRITE_DAMAGED = """
+INSERT INTO new.damaged
+SELECT sha256, message FROM (
+    SELECT sha256, damage AS message FROM vectors WHERE damage != '' UNION ALL SELECT sha256, message FROM known_damaged
+) WHERE sha256 IN (SELECT sha256 FROM new.items) GROUP BY sha256
+"""
+# The first parameter says whether the published embeddings are of use.
+_READ_EMBEDDINGS = """
+SELECT CASE WHEN ? THEN (SELECT min(o.row) FROM old.items o WHERE o.sha256 = f.sha256) END, v.vector
+FROM files f LEFT JOIN vectors v ON v.sha256 = f.sha256
+WHERE f.sha256 IS NOT NULL AND f.cause = '' ORDER BY f.path
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class PendingFile:
+    """A file whose content is not known yet, with the size and time it had when it was found."""
+
+    id: int
+    path: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """How a catalogue differs from the published generation.
+
+    Attributes:
+        seen: Files with a picture's name.
+        unchanged: Of these, files published before with the same size and time.
+        rejected: Of these, files known to be unusable.
+        removed: Published files that are gone.
+        unrejected: Files rejected before that are gone.
+    """
+
+    seen: int
+    unchanged: int
+    rejected: int
+    removed: int
+    unrejected: int
+
+
+class WorkFile:
+    """The working state of one build.
+
+    Args:
+        path: `partial.sqlite`. One that is damaged, or of another encoder, is begun anew.
+        fingerprint: Of the encoder that makes the vectors.
+        dims: Length of its embeddings.
+        policy: Which files are let in.
+        previous: The published `items.sqlite`, if there is one: what it knows need not be found out again.
+        previous_policy: The policy then; under another one rejected files are tried again.
+        same_encoder: Whether the published embeddings are of use.
+        same_root: Whether paths mean the same files as then: else size and time say nothing about them.
+
+    Attributes:
+        forgotten: Vectors of an interrupted build that were found damaged, and will be made anew.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        fingerprint: str,
+        dims: int,
+        policy: FilePolicy,
+        *,
+        previous: Path | None = None,
+        previous_policy: FilePolicy | None = None,
+        same_encoder: bool = False,
+        same_root: bool = False,
+    ) -> None:
+        self._path = path
+        self._dims = dims
+        self._policy = policy
+        self._previous_policy = previous_policy
+        self.forgotten = 0
+        try:
+            self._connection = self._open(fingerprint)
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            if _is_disk_error(error):
+                raise
+            logger.warning("%s of an interrupted build is damaged (%s); begun anew", path, error)
+            self._remove()
+            self._connection = self._open(fingerprint)
+        self._same_encoder = same_encoder
+        # How many pixels a published picture has is not recorded: under a lower limit all headers are read again.
+        lowered = previous_policy is not None and policy.max_pixels < previous_policy.max_pixels
+        self._is_known_by_time = same_encoder and same_root and not lowered
+        if previous is None:
+            self._connection.execute("ATTACH ':memory:' AS old")
+            self._connection.executescript(_NO_PREVIOUS)
+        else:
+            uri = f"file:{quote_from_bytes(bytes(previous.absolute()))}?mode=ro&immutable=1"
+            self._connection.execute("ATTACH ? AS old", (uri,))
+        known = "SELECT sha256, message FROM old.damaged"
+        if not self._count("SELECT count(*) FROM old.sqlite_master WHERE name = 'damaged'"):
+            known = "SELECT NULL AS sha256, '' AS message WHERE 0"  # the first index of version 1 has no such table
+        self._connection.execute(f"CREATE TEMP VIEW known_damaged AS {known}")
+        # In another folder the same path is another file, and news if it cannot be used.
+        self._connection.execute(
+            f"CREATE TEMP VIEW known_rejected AS SELECT * FROM old.rejected WHERE {int(same_root)}"  # noqa: S608
+        )
+
+    def close(self, *, done: bool) -> None:
+        """Close the file, and remove it when the build is done, or when it holds no vector to go on from."""
+        try:
+            useless = done or not self._count("SELECT count(*) FROM vectors")
+        finally:
+            self._connection.close()
+        if useless:
+            self._remove()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit all changes inside together."""
+        self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            if self._connection.in_transaction:
+                self._connection.execute("COMMIT")
+
+    def commit(self) -> None:
+        """Commit in the middle of a transaction, and go on in another."""
+        self._connection.execute("COMMIT")
+        self._connection.execute("BEGIN")
+
+    def add_files(self, found: Iterable[FoundFile]) -> None:
+        """Take in what a scan found."""
+        self._connection.executemany(
+            "INSERT INTO files (path, product, category, size, mtime_ns, cause)"
+            " VALUES (CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?)",
+            (
+                (
+                    _sql_text(file.path),
+                    _sql_text(_without_ending(file.path)),
+                    _sql_text(file.path.rpartition("/")[0]),
+                    file.size,
+                    file.mtime_ns,
+                    file.cause,
+                )
+                for file in found
+            ),
+        )
+
+    def compare(self) -> Changes:
+        """Mark files that the published generation knows, and count the differences."""
+        if self._is_known_by_time:
+            self._connection.execute(_TAKE_OVER_UNCHANGED, (self._policy.max_bytes, self._policy.keep_damaged))
+            if self._policy == self._previous_policy:
+                self._connection.execute(_TAKE_OVER_REJECTED)
+        return Changes(
+            seen=self._count("SELECT count(*) FROM files"),
+            unchanged=self._count("SELECT count(*) FROM files WHERE sha256 IS NOT NULL"),
+            rejected=self._count("SELECT count(*) FROM files WHERE cause != ''"),
+            removed=self._count("SELECT count(*) FROM old.items WHERE path NOT IN (SELECT path FROM files)"),
+            unrejected=self._count("SELECT count(*) FROM old.rejected WHERE path NOT IN (SELECT path FROM files)"),
+        )
+
+    def new_rejects(self) -> Iterator[tuple[str, str, str]]:
+        """Yield path, cause and message of files that were not rejected before, by path."""
+        yield from self._connection.execute(_NEW_REJECTS)
+
+    def has_other_rejects(self) -> bool:
+        """Say whether a rejected file is not, or not so, among the published ones: then that must be remembered."""
+        return self._connection.execute(_OTHER_REJECTS).fetchone() is not None
+
+    def pending(self) -> Iterator[PendingFile]:
+        """Yield the files whose content is not known yet; they may be settled in the meantime."""
+        last = 0
+        while True:
+            page = self._connection.execute(
+                "SELECT id, path, size, mtime_ns FROM files WHERE id > ? AND sha256 IS NULL AND cause = ''"
+                " ORDER BY id LIMIT 500",
+                (last,),
+            ).fetchall()
+            if not page:
+                return
+            for last, path, size, mtime_ns in page:
+                yield PendingFile(last, path, size, mtime_ns)
+
+    def pending_count(self) -> int:
+        """Count the files whose content is not known yet."""
+        return self._count("SELECT count(*) FROM files WHERE sha256 IS NULL AND cause = ''")
+
+    def resumed_count(self) -> int:
+        """Count the vectors that an interrupted build left."""
+        return self._count("SELECT count(*) FROM vectors WHERE resumed")
+
+    def knows(self, sha256: bytes) -> str:
+        """Say where the vector of a content is known from.
+
+        Returns:
+            `published`, `resumed` (from an interrupted build), `copy` (from this one), or empty.
+        """
+        run = self._connection.execute
+        if (
+            self._same_encoder
+            and run("SELECT 1 FROM old.items WHERE sha256 = ?", (sha256,)).fetchone()
+            and (self._policy.keep_damaged or not self._is_known_damaged(sha256))
+        ):
+            return "published"
+        row = run("SELECT resumed FROM vectors WHERE sha256 = ?", (sha256,)).fetchone()
+        if row is None:
+            return ""
+        return "resumed" if row[0] else "copy"
+
+    def settle(self, file: PendingFile, sha256: bytes, size: int, mtime_ns: int) -> None:
+        """Record the content of a file, and the size and time it had then."""
+        self._connection.execute(
+            "UPDATE files SET sha256 = ?, size = ?, mtime_ns = ? WHERE id = ?",
+            (sha256, size, mtime_ns, file.id),
+        )
+
+    def reject(self, file: PendingFile, cause: str, message: str, size: int, mtime_ns: int) -> None:
+        """Record that a file cannot be used, and the size and time of what could not be."""
+        self._connection.execute(
+            "UPDATE files SET cause = ?, message = ?, size = ?, mtime_ns = ? WHERE id = ?",
+            (cause, message, size, mtime_ns, file.id),
+        )
+
+    def add_vectors(self, vectors: Iterable[tuple[bytes, Embeddings, str]]) -> None:
+        """Record embeddings by the sha256 of their pictures, each with what is damaged in that picture, if anything."""
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?, 0)",
+            (
+                (sha256, data, zlib.crc32(sha256 + data), damage)
+                for sha256, vector, damage in vectors
+                for data in (vector.astype("<f4").tobytes(),)
+            ),
+        )
+
+    def causes(self) -> dict[str, int]:
+        """Count the rejected files by cause."""
+        return dict(self._connection.execute("SELECT cause, count(*) FROM files WHERE cause != '' GROUP BY cause"))
+
+    def damaged_count(self) -> int:
+        """Count the items of whose picture only a part could be decoded."""
+        return self._count(
+            "SELECT count(*) FROM files WHERE cause = '' AND sha256 IN"
+            " (SELECT sha256 FROM vectors WHERE damage != '' UNION SELECT sha256 FROM known_damaged)"
+        )
+
+    def add_products(self, products: Iterable[tuple[str, str | None, str | None, str]]) -> None:
+        """Take in the shop's data: path, product, category, metadata as a JSON object.
+
+        Raises:
+            sqlite3.IntegrityError: A path comes twice.
+        """
+        self._connection.executemany(
+            "INSERT INTO products VALUES (CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?)",
+            (
+                (_sql_text(path), _sql_text(product), _sql_text(category), data)
+                for path, product, category, data in products
+            ),
+        )
+
+    def products_without_file(self) -> int:
+        """Count the shop's products whose picture is not in the catalogue."""
+        return self._count("SELECT count(*) FROM products WHERE path NOT IN (SELECT path FROM files WHERE cause = '')")
+
+    def item_count(self) -> int:
+        """Count the files that will be items."""
+        return self._count("SELECT count(*) FROM files WHERE sha256 IS NOT NULL AND cause = ''")
+
+    def write_items(self, path: Path, now: str) -> None:
+        """Write a generation's `items.sqlite`, rows in the order of the paths' bytes.
+
+        Args:
+            path: The new file.
+            now: Date and time for files that were not rejected before.
+        """
+        with contextlib.closing(connect(path)) as connection:
+            connection.executescript(SCHEMA)
+        run = self._connection.execute
+        run("ATTACH ? AS new", (f"file:{quote_from_bytes(bytes(path.absolute()))}?mode=rw",))
+        try:
+            with self.transaction():
+                run(_WRITE_ITEMS)
+                run(_WRITE_REJECTED, (now,))
+                run(_WRITE_DAMAGED)
+        finally:
+            run("DETACH new")
+
+    def embeddings(self, published: Embeddings | None, block_rows: int) -> Iterator[Embeddings]:
+        """Yield the embeddings of all items in the order of their rows.
+
+        Args:
+            published: The published embeddings, if their encoder is the same.
+            block_rows: Rows to yield at a time.
+        """
+        rows = self._connection.execute(_READ_EMBEDDINGS, (published is not None,))
+        while page := rows.fetchmany(block_rows):
+            block = np.empty((len(page), self._dims), np.float32)
+            for position, (row, vector) in enumerate(page):
+                block[position] = np.frombuffer(vector, "<f4") if row is None else published[row]  # type: ignore[index]
+            yield block
+
+    def _open(self, fingerprint: str) -> sqlite3.Connection:
+        connection = connect(self._path)
+        try:
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.executescript(_SCHEMA)
+            _check_integrity(connection)
+            if connection.execute("SELECT fingerprint FROM encoder").fetchall() != [(fingerprint,)]:
+                connection.execute("DELETE FROM vectors")
+                connection.execute("DELETE FROM encoder")
+                connection.execute("INSERT INTO encoder VALUES (?)", (fingerprint,))
+            self._forget_damaged_vectors(connection)
+            if not self._policy.keep_damaged:
+                connection.execute("DELETE FROM vectors WHERE damage != ''")
+            connection.execute("UPDATE vectors SET resumed = 1")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _forget_damaged_vectors(self, connection: sqlite3.Connection) -> None:
+        """Forget vectors that a crash or a bad disk has changed."""
+        damaged = [
+            sha256
+            for sha256, vector, crc32 in connection.execute("SELECT sha256, vector, crc32 FROM vectors")
+            if not isinstance(sha256, bytes)
+            or not isinstance(vector, bytes)
+            or len(vector) != 4 * self._dims
+            or zlib.crc32(sha256 + vector) != crc32
+        ]
+        connection.executemany("DELETE FROM vectors WHERE sha256 = ?", ((sha256,) for sha256 in damaged))
+        if damaged:
+            logger.warning("%d embeddings of an interrupted build are damaged; made anew", len(damaged))
+        self.forgotten = len(damaged)
+
+    def _is_known_damaged(self, sha256: bytes) -> bool:
+        return bool(self._count("SELECT count(*) FROM known_damaged WHERE sha256 = ?", (sha256,)))
+
+    def _remove(self) -> None:
+        for name in (self._path.name, self._path.name + "-journal"):
+            self._path.with_name(name).unlink(missing_ok=True)
+
+    def _count(self, query: str, parameters: Sequence[object] = ()) -> int:
+        (count,) = self._connection.execute(query, parameters).fetchone()
+        return int(count)
+
+
+def _check_integrity(connection: sqlite3.Connection) -> None:
+    """Raise DatabaseError if a page of the file was damaged."""
+    (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(verdict)
+
+
+def _sql_text(text: str | None) -> bytes | None:
+    # Bound as bytes and cast in SQL: a str with lone surrogates cannot be bound as text.
+    return None if text is None else text.encode("utf-8", "surrogateescape")
+
+
+# What says that the disk or the folder is at fault, not the file: it is no reason to throw the file away.
+_DISK_ERRORS = {
+    *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY),
+    *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PERM),
+}
+
+
+def _is_disk_error(error: Exception) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DISK_ERRORS
+
+
+def _without_ending(path: str) -> str:
+    folder, slash, name = path.rpartition("/")
+    stem, dot, _ = name.rpartition(".")
+    return folder + slash + (stem if dot and stem else name)

@@ -1,0 +1,95 @@
+"""Learn the vocabulary of visual words that an index needs, on the catalogue itself."""
+
+import functools
+import hashlib
+import io
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from imgsearch.encoders.choice import Choice, with_weights
+from imgsearch.encoders.export import folder_for_this_run
+from imgsearch.encoders.runtime import VOCABULARY_FILE, part_file
+from imgsearch.encoders.spec import EncoderSpec
+from imgsearch.errors import DamagedIndexError, PictureError
+from imgsearch.images.decode import Pixels
+from imgsearch.images.workers.decoded import decoded_files
+from imgsearch.images.policy import FilePolicy
+from imgsearch.images.scan import Scan, sampled
+from imgsearch.images.steps import Steps
+from imgsearch.images.workers.decoders import DecodeWorker
+from imgsearch.store import generations, integrity
+from imgsearch.store.manifest import Manifest
+from imgsearch.build.pipeline import Progress
+
+logger = logging.getLogger(__name__)
+
+_MOST_PICTURES = 3000
+
+
+def with_vocabulary(
+    choice: Choice, catalogue: Path, policy: FilePolicy, progress: Progress, *, relearn: bool = False
+) -> Choice:
+    """Complete an encoder that counts visual words; any other is returned as it is.
+
+    Args:
+        choice: The encoder. If the index has it already, its vocabulary is named by its weights.
+        catalogue: What to learn on.
+        policy: Which of its files are let in.
+        progress: Told ("vocabulary", done, total).
+        relearn: Learn anew though there is a vocabulary. On the same pictures it will be the same.
+
+    Returns:
+        The encoder with its vocabulary.
+
+    Raises:
+        UsageError: The catalogue has too few pictures.
+    """
+    for part in choice.spec.all_parts():
+        if part.kind == "visual-words" and (relearn or not part.weights):
+            from imgsearch.encoders.visual_words import learn_vocabulary
+
+            steps = choice.spec.steps
+            words = learn_vocabulary(_sample(catalogue, policy, part, steps, progress), words=part.dims)
+            content = io.BytesIO()
+            words.save(content)
+            weights = f"sha256:{hashlib.sha256(content.getbuffer()).hexdigest()}"
+            file = folder_for_this_run() / VOCABULARY_FILE
+            file.write_bytes(content.getbuffer())
+            choice = Choice(with_weights(choice.spec, part.name, weights), {**choice.files, weights: file})
+    return choice
+
+
+def vocabularies_of(directory: Path, manifest: Manifest) -> dict[str, Path]:
+    """Find the vocabularies that an index holds, by the names that encoders have for them.
+
+    Args:
+        directory: The index.
+        manifest: Of what is published there.
+    """
+    found = {}
+    for number, part in enumerate(manifest.encoder.all_parts()):
+        if part.kind == "visual-words":
+            name = part_file(number, VOCABULARY_FILE) if manifest.encoder.parts else VOCABULARY_FILE
+            name = f"{manifest.encoder_folder}/{name}"
+            try:
+                integrity.check_content(directory, manifest, name)
+            except (DamagedIndexError, FileNotFoundError) as error:
+                logger.warning("%s", error)
+            else:
+                found[part.weights] = directory / name
+    return found
+
+
+def _sample(catalogue: Path, policy: FilePolicy, spec: EncoderSpec, steps: str, progress: Progress) -> Iterator[Pixels]:
+    """Decode some of the pictures."""
+    found = Scan(os.fspath(catalogue), leave_out=generations.is_index, follow_links=policy.follow_links)
+    paths = sampled(found, _MOST_PICTURES)
+    logger.info("learning a vocabulary of %d visual words on %d pictures", spec.dims, len(paths))
+    make = functools.partial(DecodeWorker, spec.size, spec.fit, policy, steps=Steps.parse(steps))
+    decoded = decoded_files(os.fspath(catalogue), paths, policy, make, lambda worker, data: worker.decode(data)[0])
+    for done, picture in enumerate(decoded, start=1):
+        if not isinstance(picture, PictureError):
+            yield picture
+        progress("vocabulary", done, len(paths))

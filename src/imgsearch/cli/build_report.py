@@ -1,0 +1,159 @@
+"""What a build tells its user: rejected files on standard error, one line on standard output, a file for programs."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from imgsearch.build.report import BuildReport
+from imgsearch.cli.rejects import REJECTED_EXIT_CODE, say_rejects
+from imgsearch.cli.render import output, require_writable, write
+from imgsearch.cli.terminal import printable, say
+from imgsearch.encoders.adaptation import Gain
+from imgsearch.errors import ImgsearchError, OutputError
+from imgsearch.store import generations
+from imgsearch.store.items import Items
+
+
+def report_build(report: BuildReport, directory: Path, *, quiet: bool, strict: bool) -> int:
+    """Say what a build did.
+
+    Args:
+        report: Of the build.
+        directory: Where it wrote.
+        quiet: Say nothing; the exit code says it.
+        strict: Whether any rejected file counts, not only those rejected for the first time.
+
+    Returns:
+        The exit code, 0 or 3.
+    """
+    if not quiet:
+        say_rejects(report.new_rejects, " (imgsearch info --rejected names them)")
+        with output(None) as file:
+            write(file, f"{_summary(report, printable(os.fspath(directory)))}\n")
+    counts = report.rejected if strict else len(report.new_rejects)
+    return REJECTED_EXIT_CODE if counts else 0
+
+
+class ReportFile:
+    """`--report FILE`: one JSON object about a run, whether it went well or not.
+
+    Args:
+        path: The file; None for no report.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    @contextlib.contextmanager
+    def of_failures(self) -> Iterator[None]:
+        """Look whether the file can be written, and write it if what is done inside fails.
+
+        Raises:
+            OutputError: It cannot be written: better known before a long build than after it.
+        """
+        if self._path is not None:
+            require_writable(self._path)
+        try:
+            yield
+        except ImgsearchError as error:
+            facts = {"message": error.message, "hint": error.hint}
+            self._write_failure({"exit_code": error.exit_code, "error": facts})
+            raise
+        except KeyboardInterrupt:
+            self._write_failure({"exit_code": 130, "error": {"message": "interrupted", "hint": ""}})
+            raise
+        except SystemExit as end:  # SIGTERM and SIGHUP
+            self._write_failure({"exit_code": end.code, "error": {"message": "ended by a signal", "hint": ""}})
+            raise
+        except Exception as error:
+            facts = {"message": f"a bug: {error!r}", "hint": "please report what is on standard error"}
+            self._write_failure({"exit_code": ImgsearchError.exit_code, "error": facts})
+            raise
+
+    def write(self, report: BuildReport, directory: Path, exit_code: int) -> None:
+        """Write the report of a run that went well; docs/format.md describes it.
+
+        Args:
+            report: Of the build.
+            directory: The index.
+            exit_code: Of the process.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        if self._path is None:
+            return
+        manifest = generations.read_manifest(directory)
+        with contextlib.closing(Items(directory / manifest.folder / generations.ITEMS)) as items:
+            rejected = [
+                {"path": reject.path, "cause": reject.cause, "first_seen": reject.first_seen}
+                for reject in items.rejected()
+            ]
+            damaged = [{"path": path, "message": message} for path, message in items.damaged()]
+        self._write(
+            {
+                "exit_code": exit_code,
+                "generation": report.generation,
+                "published": report.published,
+                "counts": {
+                    "seen": report.seen,
+                    "unchanged": report.unchanged,
+                    "renamed": report.renamed,
+                    "embedded": report.embedded,
+                    "resumed": report.resumed,
+                    "removed": report.removed,
+                    "rejected": report.rejected,
+                    "rejected_new": len(report.new_rejects),
+                    "rejected_by_cause": dict(sorted(report.causes.items())),
+                    "damaged": report.damaged,
+                    "forgotten": report.forgotten,
+                    "left_out": dict(sorted(report.left_out.items())),
+                },
+                "rejected": rejected,
+                "damaged": damaged,
+                "seconds": {stage: round(seconds, 3) for stage, seconds in report.seconds.items()},
+                "images_per_second": round(report.images_per_second, 2),
+                "peak_rss_bytes": report.peak_rss_bytes,
+                "encoder": report.encoder,
+                "plan": report.plan,
+                "adaptation": asdict(report.adaptation) if report.adaptation else None,
+            }
+        )
+
+    def _write_failure(self, facts: dict[str, Any]) -> None:
+        try:
+            self._write(facts)
+        except OutputError as error:
+            say(printable(error.message))  # the failure itself, which follows, matters more
+
+    def _write(self, facts: dict[str, Any]) -> None:
+        if self._path is not None:
+            with output(self._path) as file:
+                write(file, json.dumps(facts, indent=1) + "\n")
+
+
+def _summary(report: BuildReport, directory: str) -> str:
+    state = f"{directory}: {report.count} pictures, generation {report.generation}"
+    rejected = f", {report.rejected} rejected" if report.rejected else ""
+    damaged = f", {report.damaged} damaged but kept" if report.damaged else ""
+    adapted = f", adapted: {gain_in_words(report.adaptation)}" if report.adaptation else ""
+    seconds = report.seconds["total"]
+    if not report.published:
+        return f"{state}, nothing changed{rejected}{damaged} ({seconds:.1f} s)"
+    return (
+        f"{state}: {report.embedded} embedded, {report.renamed} renamed or copied, {report.removed} removed,"
+        f" {report.unchanged} unchanged{rejected}{damaged}{adapted} ({seconds:.1f} s)"
+    )
+
+
+def gain_in_words(gain: Gain) -> str:
+    """Say what an adaptation is worth, and whether it is kept."""
+    verdict = "" if gain.helps else ", which does not help, so it is not used"
+    return (
+        f"of held-out variants of {gain.pictures} pictures {gain.after:.3f} find theirs first,"
+        f" {gain.before:.3f} without{verdict}"
+    )

@@ -1,0 +1,149 @@
+"""`imgsearch build-index`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from imgsearch.cli.options import (
+    DEFAULT_INDEX,
+    BackboneOption,
+    DamagedOption,
+    FollowLinksOption,
+    ForceOption,
+    IndexOption,
+    MaxBytesOption,
+    MaxPixelsOption,
+    MaxSkippedOption,
+    MetadataOption,
+    PrecisionOption,
+    PreprocessOption,
+    QuietOption,
+    TrimOption,
+    VerboseOption,
+    WaitLockOption,
+    WeightsOption,
+)
+
+
+def build_index(
+    catalogue: Annotated[Path, typer.Argument(metavar="CATALOG", help="Folder of pictures, or what embed wrote.")],
+    index: IndexOption = DEFAULT_INDEX,
+    backbone: BackboneOption = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.keras",
+            help="Find items in photos with this, of train --objective detect; none: without."
+            " [default: as the index, or none]",
+        ),
+    ] = None,
+    weights: WeightsOption = None,
+    precision: PrecisionOption = "auto",
+    backend: Annotated[
+        Literal["auto", "annoy", "faiss", "exact"] | None,
+        typer.Option(
+            help="How to search; auto: the faster of annoy and exact; faiss: an extra. [default: as the index, or auto]"
+        ),
+    ] = None,
+    trees: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Trees of the Annoy forest. [default: as the index, or what tuning finds]"),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Seed of forest or lists. [default: as the index, or 0]")
+    ] = None,
+    target_recall: Annotated[
+        float | None,
+        typer.Option(
+            metavar="R",
+            help="Tune the search to find this share of the ten nearest. [default: as the index, or 0.99]",
+        ),
+    ] = None,
+    metadata: MetadataOption = None,
+    max_bytes: MaxBytesOption = None,
+    max_pixels: MaxPixelsOption = None,
+    damaged: DamagedOption = None,
+    follow_links: FollowLinksOption = None,
+    preprocess: PreprocessOption = None,
+    trim: TrimOption = None,
+    adapt: Annotated[
+        bool | None,
+        typer.Option(
+            "--adapt/--no-adapt",
+            help="Let the catalogue teach the projection, from photo-like variants of its pictures."
+            " [default: as the index, or with a detector]",
+        ),
+    ] = None,
+    relearn: Annotated[
+        bool, typer.Option("--relearn", help="Learn projection and visual words anew; scores change a little.")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 3 for any rejected file, not only new ones.")] = False,
+    force: ForceOption = False,
+    max_skipped: MaxSkippedOption = None,
+    wait_lock: WaitLockOption = 0,
+    report_file: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="Write what was done there, as a JSON object.")
+    ] = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Create an index of a folder of pictures, or bring it up to date.
+
+    Only new and changed pictures are embedded; renamed ones keep their embedding, deleted ones leave. Options
+    are remembered: a later run without them does the same again. Interrupt it whenever you like: the old index
+    answers until the new one is whole, and the next run goes on.
+
+    Examples:
+
+      imgsearch build-index ./catalog
+
+      imgsearch build-index ./catalog --index /srv/shop.idx --metadata products.csv
+
+      imgsearch build-index ./catalog --adapt
+
+      imgsearch build-index ./catalog --backbone vgg16 --weights vgg16_notop.h5
+
+      imgsearch build-index ./catalog --backbone shoes.keras
+
+      imgsearch build-index ./catalog --detector items.keras
+
+    Exit codes: 0 done, 3 done but files were rejected that were not before, 7 another build is running,
+    9 refused because most of the catalogue has vanished, 11 no space. docs/cron.md has them all.
+    """
+    from imgsearch.build import build
+    from imgsearch.cli.build_report import ReportFile, report_build
+    from imgsearch.cli.terminal import progress_bar, set_up_logging
+
+    set_up_logging(quiet=quiet, verbose=verbose)
+    told = ReportFile(report_file)
+    with told.of_failures():
+        with progress_bar(quiet=quiet) as progress:
+            report = build.build_index(
+                catalogue,
+                index,
+                backbone=backbone,
+                detector=detector,
+                weights=weights,
+                precision=None if precision == "auto" else precision,
+                backend=backend,
+                trees=trees,
+                seed=seed,
+                target_recall=target_recall,
+                metadata=metadata,
+                max_bytes=max_bytes,
+                max_pixels=max_pixels,
+                damaged=damaged,
+                follow_links=follow_links,
+                preprocess=preprocess,
+                trim=trim,
+                adapt=adapt,
+                relearn=relearn,
+                force=force,
+                max_skipped=max_skipped,
+                wait_lock=wait_lock,
+                progress=progress,
+            )
+        exit_code = report_build(report, index, quiet=quiet, strict=strict)
+        told.write(report, index, exit_code)
+    raise typer.Exit(exit_code)

@@ -1,0 +1,83 @@
+"""`imgsearch embed`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imgsearch.cli.options import (
+    BackboneOption,
+    DamagedOption,
+    FollowLinksOption,
+    ForceOption,
+    MaxBytesOption,
+    MaxPixelsOption,
+    MaxSkippedOption,
+    MetadataOption,
+    PrecisionOption,
+    PreprocessOption,
+    QuietOption,
+    TrimOption,
+    VerboseOption,
+    WaitLockOption,
+    WeightsOption,
+)
+
+
+def embed(
+    catalogue: Annotated[Path, typer.Argument(metavar="CATALOG", help="Folder of pictures.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Directory to write.")],
+    backbone: BackboneOption = None,
+    weights: WeightsOption = None,
+    precision: PrecisionOption = "auto",
+    metadata: MetadataOption = None,
+    max_bytes: MaxBytesOption = None,
+    max_pixels: MaxPixelsOption = None,
+    damaged: DamagedOption = None,
+    follow_links: FollowLinksOption = None,
+    preprocess: PreprocessOption = None,
+    trim: TrimOption = None,
+    force: ForceOption = False,
+    max_skipped: MaxSkippedOption = None,
+    wait_lock: WaitLockOption = 0,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Do the embedding stage alone: embeddings.npy, and items.sqlite that names its rows.
+
+    Works like build-index: a later run embeds only what is new, an interrupted one goes on. build-index takes
+    the directory in place of a folder of pictures.
+
+    Examples:
+
+      imgsearch embed ./catalog -o embeddings
+
+      python -c "import numpy; print(numpy.load('embeddings/embeddings.npy').shape)"
+
+      imgsearch build-index embeddings
+    """
+    from imgsearch.build import build
+    from imgsearch.cli.build_report import report_build
+    from imgsearch.cli.terminal import progress_bar, set_up_logging
+
+    set_up_logging(quiet=quiet, verbose=verbose)
+    with progress_bar(quiet=quiet) as progress:
+        report = build.embed(
+            catalogue,
+            output,
+            backbone=backbone,
+            weights=weights,
+            precision=None if precision == "auto" else precision,
+            metadata=metadata,
+            max_bytes=max_bytes,
+            max_pixels=max_pixels,
+            damaged=damaged,
+            follow_links=follow_links,
+            preprocess=preprocess,
+            trim=trim,
+            force=force,
+            max_skipped=max_skipped,
+            wait_lock=wait_lock,
+            progress=progress,
+        )
+    raise typer.Exit(report_build(report, output, quiet=quiet, strict=False))

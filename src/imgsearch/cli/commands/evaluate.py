@@ -1,0 +1,181 @@
+"""`imgsearch evaluate`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from imgsearch.cli.options import DEFAULT_INDEX, IndexOption, QuietOption, VerboseOption, WaitLockOption
+
+if TYPE_CHECKING:
+    from imgsearch.evaluation.results import Evaluation
+
+
+def evaluate(
+    index: IndexOption = DEFAULT_INDEX,
+    recall: Annotated[
+        bool, typer.Option("--recall", help="How many of the truly nearest does the index find, and how fast?")
+    ] = False,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="Ask for items; right are others of the same category, product or other column."
+        ),
+    ] = None,
+    queries: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Ask with these pictures: a folder for each product, or see --truth."),
+    ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="What is right for them: columns query and path, or query and product."),
+    ] = None,
+    self_test: Annotated[
+        bool, typer.Option("--self-test", help="Ask for photo-like variants of the catalogue's own pictures.")
+    ] = False,
+    sample: Annotated[int, typer.Option(metavar="N", min=1, help="Ask for so many items at most.")] = 1000,
+    regions: Annotated[
+        Literal["auto", "whole"], typer.Option(help="Look at parts of photos, too, as query does, or at none.")
+    ] = "auto",
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", help="Learn what scores mean; queries then show a probability. Of --self-test."),
+    ] = False,
+    minima: Annotated[
+        list[str] | None,
+        typer.Option("--min", metavar="NAME=X", help="Exit 10 if a figure is below X: --min hit_rate@1=0.8"),
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Exit 10 if it is worse than what --json wrote there.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures there.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write a page to look at, DIR/index.html; needs the extra plots.")
+    ] = None,
+    format_: Annotated[Literal["table", "json"], typer.Option("--format", help="Form of the answer.")] = "table",
+    wait_lock: WaitLockOption = 0,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Say how good an index is, and how good its answers are.
+
+    Without options it is --recall, and --labels category where there are categories. docs/metrics.md says what each
+    figure means.
+
+    Examples:
+
+      imgsearch evaluate --recall
+
+      imgsearch evaluate --labels category --report quality
+
+      imgsearch evaluate --self-test --calibrate
+
+      imgsearch evaluate --queries photos --truth photos.csv --json tonight.json --against good.json
+
+      imgsearch evaluate --recall --min index_recall@10=0.99 --min queries_per_second=200
+
+    Exit codes: 0 done and good enough, 10 a gate was not met or it is worse than before, 4 done but a query picture
+    could not be used, 2 what is asked for cannot be measured here.
+    """
+    from imgsearch.cli.backend_trial import require_backend
+
+    require_backend(index)
+
+    import json
+
+    from imgsearch.cli import evaluation_text
+    from imgsearch.cli.render import output, require_writable, write
+    from imgsearch.cli.terminal import printable, progress_bar, say, set_up_logging
+    from imgsearch.errors import GateError, PictureError
+    from imgsearch.evaluation import evaluate as evaluation
+    from imgsearch.evaluation.calibrate import keep_calibration
+    from imgsearch.evaluation.calibrate import require_writable as require_index
+    from imgsearch.evaluation.compare import compare, parse_gate, require_measured, unmet
+    from imgsearch.evaluation.record import as_record, parse_record, read_record
+
+    set_up_logging(quiet=quiet, verbose=verbose)
+    gates = [parse_gate(text) for text in minima or ()]
+    asks = labels is not None or queries is not None or self_test or calibrate
+    if recall or asks:
+        require_measured(gates, recall=recall, retrieval=asks)
+    earlier = read_record(against) if against is not None else None
+    if json_file is not None:
+        require_writable(json_file)
+    if report is not None:
+        _require_report(report)
+    if calibrate:
+        require_index(index, wait_lock)
+    with progress_bar(quiet=quiet) as progress:
+        found = evaluation.evaluate(
+            index,
+            recall=recall,
+            labels=labels,
+            queries=queries,
+            truth=truth,
+            self_test=self_test,
+            calibrate=calibrate,
+            sample=sample,
+            regions=regions,
+            progress=progress,
+        )
+    record = as_record(found)
+    problems = unmet(gates, found.figures)
+    comparison = compare(earlier, parse_record(record)) if earlier is not None else None
+    problems += comparison.problems if comparison else ()
+    text = json.dumps(record, allow_nan=False, indent=1) + "\n"
+    if json_file is not None:
+        with output(json_file) as file:
+            write(file, text)
+    if report is not None:
+        _write_report(report / "index.html", found, index, queries)
+    with output(None) as file:
+        write(file, text if format_ == "json" else evaluation_text.tables(found, index, comparison))
+    unusable = found.retrieval.unusable if found.retrieval else ()
+    for path, reason in unusable:
+        say(printable(f"{path}: {reason}"))
+    if problems:  # what is not good enough is not what scores are to be judged by
+        raise GateError("; ".join(problems), hint="" if report else "--report DIR shows which queries went wrong")
+    if calibrate:
+        keep_calibration(index, found, wait_lock)
+    raise typer.Exit(PictureError.exit_code if unusable else 0)
+
+
+def _require_report(folder: Path) -> None:
+    """Find out that a report cannot be written before everything is measured for it."""
+    from imgsearch.charts import require_matplotlib
+    from imgsearch.cli.render import require_writable
+    from imgsearch.errors import OutputError
+
+    require_matplotlib("--report")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror}") from error
+    require_writable(folder / "index.html")
+
+
+def _write_report(file: Path, found: "Evaluation", index: Path, queries: Path | None) -> None:
+    import cv2
+
+    from imgsearch.cli.evaluation_page import evaluation_page
+    from imgsearch.cli.render import output, write
+    from imgsearch.errors import PictureError
+    from imgsearch.evaluation.questions import variant_of
+    from imgsearch.evaluation.results import Judged
+    from imgsearch.images.decode import read_file
+    from imgsearch.search.index import Index
+
+    with Index.open(index) as opened, output(file) as page:
+        catalogue = opened.manifest.catalogue
+
+        def picture(query: Judged) -> bytes | None:
+            if found.retrieval is not None and found.retrieval.kind == "self-test":
+                pixels = variant_of(opened, query.query)
+                return None if pixels is None else cv2.imencode(".png", pixels[:, :, ::-1])[1].tobytes()
+            try:
+                return read_file(str((queries or Path(catalogue)) / query.query))[0]
+            except PictureError:
+                return None
+
+        for text in evaluation_page(found, catalogue, picture):
+            write(page, text)

@@ -1,0 +1,111 @@
+"""`imgsearch preprocess`."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from imgsearch.cli.options import QuietOption, VerboseOption
+
+if TYPE_CHECKING:
+    from imgsearch.preprocessing.preprocess import PreprocessReport
+
+
+def preprocess(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of pictures; only read.")],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write: new, empty, or from before.")],
+    size: Annotated[
+        int | None, typer.Option(metavar="N", help="Side of squares in pixels. [default: as each picture]")
+    ] = None,
+    fit: Annotated[
+        Literal["pad", "crop", "stretch"],
+        typer.Option(help="With --size: show all on white, only the middle, or change proportions."),
+    ] = "pad",
+    grayscale: Annotated[bool, typer.Option("--grayscale", help="Take out the colour.")] = False,
+    binarize: Annotated[
+        str, typer.Option(metavar="otsu|adaptive|0..255", help="Make it black and white.", show_default=False)
+    ] = "",
+    denoise: Annotated[bool, typer.Option("--denoise", help="Smooth noise, keep edges.")] = False,
+    equalize: Annotated[bool, typer.Option("--equalize", help="Spread light and dark, part by part.")] = False,
+    deskew: Annotated[
+        bool, typer.Option("--deskew", help="Turn upright what stands askew by up to 20 degrees.")
+    ] = False,
+    rotate: Annotated[
+        float, typer.Option(metavar="DEG", help="Turn by -180 to 180 degrees anticlockwise, on white.")
+    ] = 0.0,
+    crop_foreground: Annotated[
+        bool, typer.Option("--crop-foreground", help="Cut off an even ground around the item.")
+    ] = False,
+    augment: Annotated[
+        int,
+        typer.Option(metavar="N", help="Add N copies of each: turned, shifted, sheared, zoomed, mirrored at random."),
+    ] = 0,
+    to: Annotated[
+        Literal["png", "jpg", "webp", "npy"], typer.Option(help="What to write; npy: RGB, uint8, (height, width, 3).")
+    ] = "png",
+    jobs: Annotated[int | None, typer.Option(metavar="N", help="Processes. [default: one a processor]")] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of the copies' chance.")] = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 3 for any rejected file, not only new ones.")] = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Make a folder of pictures from another: fitted, cleaned, augmented.
+
+    The tree of folders is kept, and SRC only read. Steps are done in a fixed order, whatever the order of the
+    options: crop the foreground, deskew, rotate, denoise, equalize, grayscale, binarize, and then fit. A later run
+    makes only what is new or changed, or all if the options have changed. Outputs of files that are gone are
+    counted, and left.
+
+    Examples:
+
+      imgsearch preprocess ./photos ./clean --size 512 --crop-foreground --to jpg
+
+      imgsearch preprocess ./scans ./pages --deskew --denoise --binarize otsu
+
+      imgsearch preprocess ./catalog ./training --size 96 --augment 5 --seed 1
+
+    Exit codes: 0 done, 3 done but files were rejected that were not before, 7 another run writes to DST, 9 refused
+    because there is no picture in SRC, 11 no space. docs/cron.md has them all.
+    """
+    from imgsearch.cli.rejects import REJECTED_EXIT_CODE
+    from imgsearch.cli.terminal import progress_bar, set_up_logging
+    from imgsearch.images import preprocess as library
+    from imgsearch.images.steps import Steps
+
+    set_up_logging(quiet=quiet, verbose=verbose)
+    steps = Steps(crop_foreground, deskew, rotate, denoise, equalize, grayscale, binarize)
+    with progress_bar(quiet=quiet) as progress:
+        report = library.preprocess(
+            source,
+            destination,
+            size=size,
+            fit=fit,
+            steps=steps,
+            augment=augment,
+            to=to,
+            jobs=jobs,
+            seed=seed,
+            progress=progress,
+        )
+    if not quiet:
+        _tell(report, destination)
+    counts = report.rejected if strict else len(report.new_rejects)
+    raise typer.Exit(REJECTED_EXIT_CODE if counts else 0)
+
+
+def _tell(report: "PreprocessReport", destination: Path) -> None:
+    """Name rejected files on standard error, and say in one line on standard output what was done."""
+    from imgsearch.cli.rejects import say_rejects
+    from imgsearch.cli.render import output, write
+    from imgsearch.cli.terminal import printable
+
+    say_rejects(report.new_rejects, "")
+    rejected = f", {report.rejected} rejected" if report.rejected else ""
+    left_over = f", {report.left_over} files left over from pictures that are gone" if report.left_over else ""
+    with output(None) as file:
+        write(
+            file,
+            f"{printable(os.fspath(destination))}: {report.written + report.unchanged} pictures: {report.written} made,"
+            f" {report.unchanged} unchanged{rejected}{left_over} ({report.seconds:.1f} s)\n",
+        )

@@ -1,1 +1,0 @@
-"""From vectors to a directory that answers."""

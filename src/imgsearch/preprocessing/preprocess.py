@@ -1,0 +1,360 @@
+"""Make a folder of pictures from another: fitted, cleaned, augmented, and kept up to date."""
+
+import contextlib
+import errno
+import functools
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from imgsearch.errors import OutputError, PictureError, RefusedError, UsageError
+from imgsearch.images.decode import PIXELS_VERSION, read_file
+from imgsearch.images.policy import FilePolicy
+from imgsearch.images.reject import Reject
+from imgsearch.images.scan import PICTURE_SUFFIXES, FoundFile, Scan, file_time
+from imgsearch.images.steps import NO_STEPS, Steps
+from imgsearch.images.transform import Fit
+from imgsearch.images.workers.decoded import processors, while_decoder_works
+from imgsearch.images.workers.decoders import FileWorker
+from imgsearch.images.workers.pool import map_with_workers
+from imgsearch.images.workers.tasks import Ending
+from imgsearch.preprocessing.journal import Record, Source
+
+Progress = Callable[[str, int, int], None]
+
+RECORD = ".imgsearch-preprocess.sqlite"
+_SCRATCH = ".imgsearch-preprocess.tmp"
+
+# Part of the settings that outputs are made with. Raise it when the same settings would give other files.
+_FILES_VERSION = 1
+
+_LARGEST_SIZE = 16_383
+_MOST_COPIES = 1000
+
+# Files between two commits of the record: at most these are made again after a power cut.
+_COMMIT_FILES = 64
+
+# What the name of an output may be at fault for: then it is that of the file, and no reason to end the run.
+_BAD_NAMES = {
+    errno.ENAMETOOLONG: ("path_too_long", "the name of its output is too long"),
+    errno.EISDIR: ("name_taken", "where its output should be there is a folder"),
+    errno.EEXIST: ("name_taken", "where the folder of its output should be there is a file"),
+    errno.ENOTDIR: ("name_taken", "where the folder of its output should be there is a file"),
+}
+
+_AUGMENTED = re.compile(r"\.augmented-\d+$")
+
+
+@dataclass(frozen=True, slots=True)
+class PreprocessReport:
+    """What `preprocess` did. seen = unchanged + written + rejected.
+
+    Attributes:
+        seen: Files with a picture's name.
+        unchanged: Of these, files whose outputs were up to date.
+        written: Of these, files whose outputs were made.
+        rejected: Of these, files that cannot be used.
+        new_rejects: The rejected files that were not rejected before.
+        left_over: Outputs whose file is gone, or cannot be used any more. They were left as they are.
+        left_out: How many entries of each kind were not looked at, as `Scan.left_out`.
+        seconds: Wall time.
+    """
+
+    seen: int
+    unchanged: int
+    written: int
+    rejected: int
+    new_rejects: tuple[Reject, ...]
+    left_over: int
+    left_out: Mapping[str, int]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What was made of a file: its outputs as scratch files, with their sizes, or why there are none."""
+
+    source: Source
+    size: int = 0
+    mtime_ns: int = 0
+    files: tuple[tuple[str, int], ...] = ()
+    error: PictureError | None = None
+
+
+def _silent(_stage: str, _done: int, _total: int) -> None:
+    """Tell nobody."""
+
+
+def preprocess(
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    *,
+    size: int | None = None,
+    fit: Fit = "pad",
+    steps: Steps = NO_STEPS,
+    augment: int = 0,
+    to: Ending = "png",
+    jobs: int | None = None,
+    seed: int = 0,
+    policy: FilePolicy | None = None,
+    progress: Progress = _silent,
+) -> PreprocessReport:
+    """Make a folder of pictures from another, or bring it up to date.
+
+    The tree of folders is kept. `shoes/red.jpg` becomes `shoes/red.png`, and with `augment` also
+    `shoes/red.augmented-1.png` and so on. Where the names of two files differ by their ending only, both outputs keep
+    the whole name: `red.jpg.png` and `red.tif.png`. So do files with two endings and those named like augmented copies.
+
+    A file is not made again while it has the size and time it had, the settings are the same, and its outputs are
+    there. Outputs of files that are gone are counted and left. Files come to their names whole, so that a run may be
+    ended at any moment.
+
+    Args:
+        source: The folder of pictures. It is only read.
+        destination: A folder that is new, empty, or was written by this function.
+        size: Side of squares in pixels, up to 16,383. By default pictures keep their size.
+        fit: As for `transform.fit`; without a size it means nothing.
+        steps: What is done to the pictures. With a size they are brought down before to a longer side of 1,024
+            pixels, or of `size` if that is more, as in an index. Black and white stay so: what fitting makes grey is
+            split in the middle.
+        augment: How many copies, as `augment.shaken`, are made of each picture.
+        to: What is written: `png`, `jpg` and `webp` (quality 95), or `npy`: RGB, uint8 of shape (height, width, 3).
+        jobs: How many processes work; as many as there are processors by default.
+        seed: Of the augmented copies. The same content gives the same copies.
+        policy: Which files are let in.
+        progress: Told (stage, done, total); stages are `scan` (total 0: not known) and `preprocess`.
+
+    Returns:
+        What was done.
+
+    Raises:
+        UsageError: A number is out of range, there is no such folder, or one lies in the other, or in the destination
+            lies something else.
+        RefusedError: There is no picture in the source that can be opened, or decoders die of one file after another.
+        LockedError: Another run is writing there.
+        OutputError: No space, or another write error.
+    """
+    started = time.monotonic()
+    policy = policy or FilePolicy()
+    jobs = processors() if jobs is None else jobs
+    for what, number, least, most in (
+        ("a size", size, 1, _LARGEST_SIZE),
+        ("augmented copies", augment, 0, _MOST_COPIES),
+        ("jobs", jobs, 1, 1000),
+        ("a seed", seed, 0, 2**63 - 1),
+    ):
+        if number is not None and not least <= number <= most:
+            raise UsageError(f"expected {what} of {least} to {most}, found {number}")
+    settings = {
+        "version": [PIXELS_VERSION, _FILES_VERSION],
+        "fit": [size, fit] if size else None,
+        "steps": str(steps),
+        "augment": [augment, seed] if augment else None,
+        "to": to,
+        "policy": policy.to_json(),
+    }
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    root, target = Path(os.path.realpath(source)), Path(os.path.realpath(destination))
+    _require_apart(root, target)
+    # A link may lead there: its outputs would be pictures of the source the next time.
+    leave_out = functools.partial(_is_same_folder, target)
+    scan = Scan(os.fspath(root), leave_out=leave_out, follow_links=policy.follow_links)
+    found = iter(scan)
+    first = next(found, None)
+    if first is None:
+        raise RefusedError(f"there is no picture in {source}", hint="is the disk mounted?")
+    workers = [
+        FileWorker(size or 0, fit, policy, steps=steps, augment=augment, seed=seed, ending=to) for _ in range(jobs)
+    ]
+    with _writing(target):
+        _claim(target)
+        with Record(target / RECORD, digest) as record, _scratch_folder(target) as scratch:
+            record.add_found(_counted(_named(itertools.chain([first], found)), progress))
+            seen, usable = record.count_found()
+            if not usable:
+                raise RefusedError(f"no file in {source} can be opened ({first.cause})", hint="is the disk mounted?")
+            run = _Run(root, target, scratch, record, policy, augment, to)
+            run.do(workers, progress, seen)
+            record.forget_gone()
+            return PreprocessReport(
+                seen=seen,
+                unchanged=seen - run.written - run.rejected,
+                written=run.written,
+                rejected=run.rejected,
+                new_rejects=tuple(run.new_rejects),
+                left_over=record.left_over(),
+                left_out=dict(scan.left_out),
+                seconds=time.monotonic() - started,
+            )
+
+
+class _Run:
+    """One run: what it works on, and what it has done so far."""
+
+    def __init__(
+        self, root: Path, target: Path, scratch: Path, record: Record, policy: FilePolicy, augment: int, ending: Ending
+    ) -> None:
+        self._root = root
+        self._target = target
+        self._scratch = scratch
+        self._record = record
+        self._policy = policy
+        self._endings = [f".{ending}", *(f".augmented-{number}.{ending}" for number in range(1, augment + 1))]
+        self.written = 0
+        self.rejected = 0
+        self.new_rejects: list[Reject] = []
+
+    def do(self, workers: Sequence[FileWorker], progress: Progress, seen: int) -> None:
+        """Make what is not up to date."""
+        done = 0
+        with contextlib.closing(map_with_workers(self._make, self._pending(), workers)) as results:
+            for made in while_decoder_works(results, lambda made: made.error):
+                if made.error is None:
+                    self._place(made)
+                else:
+                    self._reject(made.source, made.error)
+                done += 1
+                if done % _COMMIT_FILES == 0:
+                    self._record.commit()
+                    progress("preprocess", made.source.id, seen)
+        progress("preprocess", seen, seen)
+
+    def _pending(self) -> Iterator[Source]:
+        """Yield the files whose outputs are to be made; settle the others."""
+        for source in self._record.sources():
+            if source.cause:
+                self._reject(source, PictureError(source.cause, ""))
+            elif source.known:
+                self.rejected += 1
+            elif source.known is None or not self._record.has_outputs(source, self._outputs(source)):
+                yield source
+
+    def _make(self, worker: FileWorker, source: Source) -> _Made:
+        """Make the outputs of a file, under scratch names; in a thread, as files may be large."""
+        try:
+            path = os.path.join(self._root, source.path)
+            data, status = read_file(path, follow_links=self._policy.follow_links, max_bytes=self._policy.max_bytes)
+            parts = worker.files(data)
+        except PictureError as error:
+            return _Made(source, error=error)
+        files = [(os.path.join(self._scratch, f"{source.id}-{number}"), part) for number, part in enumerate(parts)]
+        for name, part in files:
+            with open(name, "wb") as file:
+                file.write(part)
+        return _Made(source, status.st_size, file_time(status), tuple((name, len(part)) for name, part in files))
+
+    def _place(self, made: _Made) -> None:
+        """Give outputs their names, and remove those that the file had before and has no more."""
+        outputs = self._outputs(made.source)
+        try:
+            # Longer names first: if one is too long, no other is there yet.
+            for (scratch_name, _), output in reversed(list(zip(made.files, outputs, strict=True))):
+                Path(scratch_name).replace(self._path_of(output))
+        except OSError as error:
+            if error.errno not in _BAD_NAMES:
+                raise
+            self._reject(made.source, PictureError(*_BAD_NAMES[error.errno]))
+            return
+        sized = [(output, size) for output, (_, size) in zip(outputs, made.files, strict=True)]
+        for output in self._record.settle(made.source, made.size, made.mtime_ns, sized):
+            self._path_of(output).unlink(missing_ok=True)
+        self.written += 1
+
+    def _reject(self, source: Source, error: PictureError) -> None:
+        self.rejected += 1
+        if self._record.reject(source, error.cause):
+            self.new_rejects.append(Reject(source.path, error.cause, error.message))
+
+    def _outputs(self, source: Source) -> list[str]:
+        return [source.name + ending for ending in self._endings]
+
+    def _path_of(self, output: str) -> Path:
+        """Find where an output goes; a link in the destination must not lead it elsewhere, the source least of all."""
+        path = self._target / output
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not Path(os.path.realpath(path.parent)).is_relative_to(self._target):
+            raise OutputError(f"{path.parent} leads out of {self._target}", hint="remove the link")
+        return path
+
+
+def _named(found: Iterable[FoundFile]) -> Iterator[tuple[FoundFile, str]]:
+    """Pair files with the names of their outputs, less what is added to them; no two get the same.
+
+    A name without its ending never looks like a whole name, nor like that of an augmented copy.
+    """
+    for _, group in itertools.groupby(found, lambda file: file.path.rpartition("/")[0]):
+        files = list(group)
+        stems = [file.path.rpartition(".")[0] for file in files]
+        counts = Counter(stems)
+        for file, stem in zip(files, stems, strict=True):
+            is_whole = counts[stem] > 1 or stem.lower().endswith(PICTURE_SUFFIXES) or _AUGMENTED.search(stem)
+            yield file, file.path if is_whole else stem
+
+
+def _counted(named: Iterator[tuple[FoundFile, str]], progress: Progress) -> Iterator[tuple[FoundFile, str]]:
+    for count, pair in enumerate(named, 1):
+        yield pair
+        if count % 1000 == 0:
+            progress("scan", count, 0)
+
+
+def _require_apart(root: Path, target: Path) -> None:
+    if not os.path.isdir(root):
+        found = "a file" if os.path.exists(root) else "nothing"
+        raise UsageError(f"expected a folder of pictures, found {found}: {root}")
+    if os.path.exists(target) and not os.path.isdir(target):
+        raise UsageError(f"expected a folder to write to, found a file: {target}")
+    for inner, outer in ((root, target), (target, root)):
+        around = [folder for folder in (inner, *inner.parents) if os.path.exists(folder)]
+        if os.path.exists(outer) and any(folder.samefile(outer) for folder in around):
+            raise UsageError(f"expected two folders, neither in the other, found {root} and {target}")
+
+
+def _is_same_folder(target: Path, folder: str) -> bool:
+    return os.path.realpath(folder) == os.fspath(target)
+
+
+def _claim(target: Path) -> None:
+    """Make the destination if it is missing, and refuse one with files of somebody else."""
+    target.mkdir(parents=True, exist_ok=True)
+    names = {path.name for path in target.iterdir()}
+    if names and RECORD not in names:
+        raise UsageError(
+            f"expected a new or empty folder, or one that preprocess has written, found other files in {target}",
+            hint="choose another destination",
+        )
+
+
+@contextlib.contextmanager
+def _scratch_folder(target: Path) -> Iterator[Path]:
+    """Keep a folder for outputs that are not whole yet; one that a killed run left is cleared away."""
+    scratch = target / _SCRATCH
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Turn write errors into `OutputError`."""
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        place = getattr(error, "filename2", None) or target
+        raise OutputError(
+            f"cannot write to {place}: {reason}; what is there is whole",
+            hint="is there space, and is it a folder you may write to?",
+        ) from error

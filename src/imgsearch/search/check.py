@@ -1,0 +1,207 @@
+"""Look whether an index is whole, without changing anything."""
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from imgsearch.encoders.export import exported_files
+from imgsearch.encoders.projection import Projection
+from imgsearch.encoders.runtime import GRAPH_FILE, open_encoder
+from imgsearch.errors import DamagedIndexError, MissingComponentError, NoIndexError
+from imgsearch.search.backends.annoy_process import check_forest
+from imgsearch.search.backends.faiss_lists import check_lists
+from imgsearch.store import generations, integrity
+from imgsearch.store.arrays import BLOCK_ROWS, open_array
+from imgsearch.store.items import connect
+from imgsearch.store.manifest import Manifest, generation_folder
+
+# A vector is computed from its embedding in float32, on whatever processor there was.
+_TOLERANCE = 1e-4
+
+_NO_WAY_BACK = "the index answers; only rollback needs this file"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong with an index.
+
+    Attributes:
+        file: Path below the index directory.
+        problem: What was expected and what was found.
+        remedy: What to do about it.
+    """
+
+    file: str
+    problem: str
+    remedy: str
+
+
+def check(index: str | os.PathLike[str], *, deep: bool = False) -> list[Finding]:
+    """Look whether an index is whole.
+
+    Every file is read and compared with its size and sha256 in the manifest. Annoy's forest is opened by another
+    process, Faiss' lists by this one. A build that publishes in the meantime does no harm.
+
+    Args:
+        index: The index directory.
+        deep: Also look whether the files agree with one another: rows, lengths, vectors made from the embeddings; open
+            the encoder; and read the generation before, to which `rollback` would return.
+
+    Returns:
+        What is wrong; empty for a whole index.
+
+    Raises:
+        NoIndexError: There is none.
+        MissingComponentError: This processor cannot run Annoy, or Faiss is not installed.
+    """
+    directory = Path(index)
+    attempts = 3  # two builds may sweep the generation that is being read
+    while True:
+        attempts -= 1
+        try:
+            manifest = generations.read_manifest(directory)
+        except DamagedIndexError as error:
+            return [Finding(generations.MANIFEST, error.message, error.hint)]
+        try:
+            findings = list(_findings(directory, manifest, deep=deep))
+        except (FileNotFoundError, DamagedIndexError) as error:  # swept while it was read, or not what it should be
+            findings = [Finding(manifest.folder, str(error), integrity.remedy(generations.ITEMS))]
+        if not findings or not attempts or _is_published(directory, manifest):
+            return findings
+
+
+def _is_published(directory: Path, manifest: Manifest) -> bool:
+    with contextlib.suppress(DamagedIndexError, NoIndexError):
+        return generations.read_manifest(directory) == manifest
+    return False
+
+
+def _findings(directory: Path, manifest: Manifest, *, deep: bool) -> Iterator[Finding]:
+    damaged = list(_damaged_files(directory, manifest))
+    yield from damaged
+    if problem := generations.problem_of_copy(directory, manifest):
+        name = f"{manifest.folder}/{generations.MANIFEST}"
+        yield Finding(name, problem, integrity.remedy(name))
+    if not damaged:
+        yield from _backend_file(directory, manifest)
+        if deep:
+            yield from _disagreements(directory, manifest)
+    if deep:
+        yield from _generation_before(directory, manifest)
+
+
+def _damaged_files(directory: Path, manifest: Manifest) -> Iterator[Finding]:
+    """Compare every file with the manifest."""
+    for name in sorted(_needed(manifest) - set(manifest.files)):
+        yield Finding(name, f"{generations.MANIFEST} does not say what it must be", integrity.remedy(name))
+    for name, record in sorted(manifest.files.items()):
+        found = integrity.try_record(directory / name)
+        if found == record:
+            continue
+        if isinstance(found, str):
+            problem = found
+        elif found.size != record.size:
+            problem = f"{found.size} bytes, expected {record.size}"
+        else:
+            problem = f"its content has changed: sha256 {found.sha256[:16]}…, expected {record.sha256[:16]}…"
+        yield Finding(name, problem, integrity.remedy(name))
+
+
+def _needed(manifest: Manifest) -> set[str]:
+    """Name the files that a generation cannot do without."""
+    names = [generations.EMBEDDINGS, generations.ITEMS]
+    if manifest.backend is not None:
+        names.append(generations.VECTORS)
+        if manifest.backend.name in generations.BACKEND_FILES and manifest.count:
+            names.append(generations.BACKEND_FILES[manifest.backend.name])
+    if manifest.projection_count:
+        names.append(generations.PROJECTION)
+    encoder = {f"{manifest.encoder_folder}/{name}" for name in exported_files(manifest.encoder)}
+    if manifest.detector:
+        encoder |= {f"{manifest.detector_folder}/{name}" for name in exported_files(manifest.detector)}
+    return encoder | {f"{manifest.folder}/{name}" for name in names}
+
+
+def _backend_file(directory: Path, manifest: Manifest) -> Iterator[Finding]:
+    if manifest.backend is None or manifest.backend.name not in generations.BACKEND_FILES:
+        return
+    name = f"{manifest.folder}/{generations.BACKEND_FILES[manifest.backend.name]}"
+    if name not in manifest.files:
+        return
+    look = check_lists if manifest.backend.name == "faiss" else check_forest
+    vectors = open_array(directory / manifest.folder / generations.VECTORS, manifest.count, manifest.dims)
+    try:
+        look(directory / name, vectors, manifest.backend)
+    except DamagedIndexError as error:
+        yield Finding(name, error.message, integrity.remedy(name))
+
+
+def _disagreements(directory: Path, manifest: Manifest) -> Iterator[Finding]:
+    """Look whether files that are what was published belong together: a fault of ours, or of memory then."""
+    folder = directory / manifest.folder
+    embeddings_name = f"{manifest.folder}/{generations.EMBEDDINGS}"
+    items_name = f"{manifest.folder}/{generations.ITEMS}"
+    if problem := _problem_of_items(folder / generations.ITEMS, manifest):
+        yield Finding(items_name, problem, integrity.remedy(items_name))
+    try:
+        embeddings = open_array(folder / generations.EMBEDDINGS, manifest.count, manifest.encoder.dims)
+        vectors = projection = None
+        if manifest.backend is not None:
+            vectors = open_array(folder / generations.VECTORS, manifest.count, manifest.dims)
+        if manifest.projection_count:
+            projection = Projection.load(str(folder / generations.PROJECTION), manifest.encoder.dims, manifest.dims)
+    except DamagedIndexError as error:
+        yield Finding(manifest.folder, error.message, integrity.remedy(items_name))
+        return
+    try:
+        open_encoder(manifest.encoder, directory / manifest.encoder_folder)
+    except (DamagedIndexError, MissingComponentError) as error:
+        name = f"{manifest.encoder_folder}/{GRAPH_FILE}"
+        yield Finding(name, error.message, error.hint or integrity.remedy(name))
+    for start in range(0, manifest.count, BLOCK_ROWS):
+        block = embeddings[start : start + BLOCK_ROWS]
+        if not np.allclose(np.linalg.norm(block, axis=1), 1, atol=1e-3):
+            yield Finding(
+                embeddings_name, f"rows from {start} on are not of unit length", integrity.remedy(embeddings_name)
+            )
+            return
+        derived = projection.apply(block) if projection else block
+        if vectors is not None and not np.allclose(derived, vectors[start : start + BLOCK_ROWS], atol=_TOLERANCE):
+            name = f"{manifest.folder}/{generations.VECTORS}"
+            yield Finding(name, f"rows from {start} on are not made from the embeddings", integrity.remedy(name))
+            return
+
+
+def _problem_of_items(path: Path, manifest: Manifest) -> str:
+    try:
+        with contextlib.closing(connect(path, read_only=True)) as connection:
+            (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+            if verdict != "ok":
+                return str(verdict)
+            facts = connection.execute("SELECT count(*), coalesce(min(row), 0), coalesce(max(row), -1) FROM items")
+            count, first, last = facts.fetchone()
+            (rejected,) = connection.execute("SELECT count(*) FROM rejected").fetchone()
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        return str(error)
+    if (count, first, last) != (manifest.count, 0, manifest.count - 1):
+        return f"{count} items in rows {first} to {last}, expected {manifest.count} from 0 on"
+    return "" if rejected == manifest.rejected else f"{rejected} rejected files, expected {manifest.rejected}"
+
+
+def _generation_before(directory: Path, manifest: Manifest) -> Iterator[Finding]:
+    try:
+        before = generations.read_generation(directory, manifest.generation - 1)
+    except NoIndexError:
+        return
+    except DamagedIndexError as error:
+        name = f"{generation_folder(manifest.generation - 1)}/{generations.MANIFEST}"
+        yield Finding(name, error.message, _NO_WAY_BACK)
+        return
+    for finding in _damaged_files(directory, before):
+        if finding.file not in manifest.files:
+            yield Finding(finding.file, finding.problem, _NO_WAY_BACK)

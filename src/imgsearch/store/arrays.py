@@ -1,0 +1,76 @@
+"""The `.npy` files of an index: written as a stream, read as a map."""
+
+import tokenize
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from imgsearch.encoders.runtime import Embeddings
+from imgsearch.errors import DamagedIndexError
+from imgsearch.files import sync
+from imgsearch.store.integrity import remedy
+
+BLOCK_ROWS = 4096
+
+
+def write_array(path: Path, count: int, dims: int, blocks: Iterable[Embeddings]) -> None:
+    """Write a float32 array of shape (count, dims) block by block, and sync it.
+
+    Plain writes, not a writable map: on a full disk a map dies of SIGBUS where a write raises OSError.
+
+    Args:
+        path: The `.npy` file.
+        count: Rows that will come.
+        dims: Length of a row.
+        blocks: float32, each of shape (n, dims).
+    """
+    written = 0
+    with path.open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (count, dims)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for block in blocks:
+            assert block.shape[1:] == (dims,), (block.shape, dims)
+            file.write(np.ascontiguousarray(block, "<f4").data)
+            written += len(block)
+    assert written == count, (written, count)
+    sync(path)
+
+
+def open_array(path: Path, count: int, dims: int) -> Embeddings:
+    """Map an array that must have a known shape.
+
+    Args:
+        path: The `.npy` file.
+        count: Rows it should have.
+        dims: Length of a row.
+
+    Returns:
+        float32 of shape (count, dims), read-only.
+
+    Raises:
+        FileNotFoundError: It is missing.
+        DamagedIndexError: It is not such an array.
+    """
+    try:
+        # What has no rows cannot be mapped.
+        array = np.load(path, mmap_mode="r" if count else None, allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    # NumPy reads the header as Python, and lets out whatever Python's parser has to say about a damaged one.
+    except (
+        *(OSError, ValueError, EOFError, MemoryError, OverflowError),
+        *(SyntaxError, TypeError, RecursionError, tokenize.TokenError),
+    ) as error:
+        raise DamagedIndexError(f"{path} is damaged: {error}", hint=remedy(path.name)) from error
+    if array.shape != (count, dims) or array.dtype != np.float32:
+        found, expected = f"{array.dtype} {array.shape}", f"float32 {(count, dims)}"
+        raise DamagedIndexError(f"{path} is damaged: {found}, expected {expected}", hint=remedy(path.name))
+    # A plain array over the same map: np.memmap's own class makes every slice slower.
+    return np.asarray(array)
+
+
+def blocks_of(array: Embeddings) -> Iterator[Embeddings]:
+    """Yield an array in blocks of `BLOCK_ROWS` rows."""
+    for start in range(0, len(array), BLOCK_ROWS):
+        yield array[start : start + BLOCK_ROWS]

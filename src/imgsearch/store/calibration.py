@@ -1,0 +1,91 @@
+"""What a score means: the probability that a hit is right, learnt by `imgsearch evaluate --calibrate`."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from imgsearch.validate import count_of, number_of
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A piecewise linear function from scores to probabilities.
+
+    Attributes:
+        method: How it was fitted: `isotonic` or `platt`.
+        scores: Rising, -1 to 1; at least one.
+        probabilities: At those scores, never falling, 0 to 1.
+    """
+
+    method: str
+    scores: tuple[float, ...]
+    probabilities: tuple[float, ...]
+
+    @classmethod
+    def from_json(cls, data: Any) -> "Curve":
+        """Read what the manifest says.
+
+        Raises:
+            KeyError, TypeError, ValueError: Something is missing or of the wrong kind.
+        """
+        scores = tuple(number_of(score, -1, 1) for score in data["scores"])
+        probabilities = tuple(number_of(probability, 0, 1) for probability in data["probabilities"])
+        if not scores or len(scores) != len(probabilities):
+            raise ValueError(f"expected as many scores as probabilities, found {len(scores)} and {len(probabilities)}")
+        if list(scores) != sorted(scores) or list(probabilities) != sorted(probabilities):
+            raise ValueError("expected scores that rise, and probabilities that never fall")
+        return cls(str(data["method"]), scores, probabilities)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Which probability belongs to which score.
+
+    The first hit has a curve of its own: at the same score it is right far more often than one that another has beaten.
+
+    Attributes:
+        meaning: What the probability is of: that hit and query share this column, `product` or another.
+        queries: How many queries it was fitted on.
+        error: Expected calibration error on queries that it was not fitted on, 0 to 1.
+        first: Of first hits.
+        later: Of those that come after them.
+    """
+
+    meaning: str
+    queries: int
+    error: float
+    first: Curve
+    later: Curve
+
+    @classmethod
+    def from_json(cls, data: Any) -> "Calibration | None":
+        """Read what the manifest says; None for null. As `Curve.from_json`."""
+        if data is None:
+            return None
+        curves = (Curve.from_json(data[name]) for name in ("first", "later"))
+        return cls(str(data["meaning"]), count_of(data["queries"]), number_of(data["error"], 0, 1), *curves)
+
+    def probability(self, score: float, rank: int) -> float:
+        """Return the probability that a hit is right, by its curve alone; 0 to 1.
+
+        Args:
+            score: Of the hit.
+            rank: Its place, from 1.
+        """
+        curve = self.first if rank == 1 else self.later
+        return float(np.interp(score, curve.scores, curve.probabilities))
+
+    def of_answer(self, scores: Sequence[float], *, is_first: bool = True) -> list[float]:
+        """Say with which probability the hits of one answer are right, 0 to 1.
+
+        No hit is more probable than one before it: the curves may cross, but a better score is no worse a sign.
+
+        Args:
+            scores: Best first.
+            is_first: Whether nothing in the whole index has a better score than the first.
+        """
+        found = [self.probability(score, rank) for rank, score in enumerate(scores, start=1 if is_first else 2)]
+        return list(itertools.accumulate(found, min))

@@ -1,0 +1,267 @@
+"""One SQLite file of items: which picture each row of the arrays is, and what the shop says of it.
+
+Paths are stored as the bytes of the file name, as SQL text: SQLite does not mind bytes that are not UTF-8, and
+`path LIKE 'fruit/%'` works. In Python they are `str` with such bytes as lone surrogates (`os.fsdecode`).
+"""
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote_from_bytes
+
+from imgsearch.errors import DamagedIndexError, UsageError
+from imgsearch.store.integrity import remedy
+
+SCHEMA = """
+CREATE TABLE items (
+    row INTEGER PRIMARY KEY,
+    path TEXT NOT NULL UNIQUE,
+    size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    sha256 BLOB NOT NULL,
+    product TEXT NOT NULL,
+    category TEXT NOT NULL,
+    metadata TEXT NOT NULL
+);
+CREATE INDEX items_sha256 ON items (sha256);
+CREATE TABLE rejected (
+    path TEXT PRIMARY KEY,
+    size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    cause TEXT NOT NULL,
+    message TEXT NOT NULL,
+    first_seen TEXT NOT NULL
+);
+CREATE TABLE damaged (
+    sha256 BLOB PRIMARY KEY,
+    message TEXT NOT NULL
+);
+"""
+
+# What a --where expression may do: read columns and call functions that only compute.
+_PERMITTED_ACTIONS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION}
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One picture of the catalogue.
+
+    Attributes:
+        row: Its row in the arrays.
+        path: POSIX path below the catalogue's root.
+        product: What it shows; the path without its ending unless the shop's data says otherwise.
+        category: The folder it lies in, unless the shop's data says otherwise.
+        metadata: The other columns of the shop's data.
+    """
+
+    row: int
+    path: str
+    product: str
+    category: str
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """One file that could not be used.
+
+    Attributes:
+        path: As in `Item`.
+        cause: One word for scripts.
+        message: One line for people.
+        first_seen: Date and time (UTC, ISO 8601) of the build that first rejected it.
+    """
+
+    path: str
+    cause: str
+    message: str
+    first_seen: str
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """Open a database of ours, names that are not UTF-8 and all.
+
+    Args:
+        path: The file.
+        read_only: Whether it is a published file, which nobody changes.
+
+    Returns:
+        A connection in autocommit mode: transactions are begun and committed in words.
+    """
+    # A URI, so that no character of the path means anything to SQLite; immutable needs no lock and no journal.
+    uri = f"file:{quote_from_bytes(os.fsencode(path.absolute()))}"
+    uri += "?mode=ro&immutable=1" if read_only else "?mode=rwc"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
+    return connection
+
+
+class Items:
+    """The items of one published generation.
+
+    Args:
+        path: Its `items.sqlite`.
+
+    Raises:
+        FileNotFoundError: It is missing.
+        DamagedIndexError: It cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.stat()
+        try:
+            self._connection = connect(path, read_only=True)
+            # SQLite opens a file when it is first read; we want it open before a writer can remove it.
+            self._connection.execute("PRAGMA schema_version").fetchone()
+        except sqlite3.Error as error:
+            raise self._damaged(error) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def contents(self, paths: Iterable[str]) -> dict[str, bytes]:
+        """Find the sha256 of pictures by their paths."""
+        found: dict[str, bytes] = {}
+        for path in paths:
+            # Bound as bytes and cast in SQL: a str with lone surrogates cannot be bound as text.
+            query = "SELECT sha256 FROM items WHERE path = CAST(? AS TEXT)"
+            for (sha256,) in self._run(query, (os.fsencode(path),)):
+                if isinstance(sha256, bytes):
+                    found[path] = sha256
+        return found
+
+    def at(self, rows: Sequence[int]) -> list[Item]:
+        """Fetch items by row, in the order asked for.
+
+        Raises:
+            DamagedIndexError: A row is not there.
+        """
+        found: dict[int, Item] = {}
+        for start in range(0, len(rows), 500):  # SQLite takes a limited number of parameters
+            part = [int(row) for row in rows[start : start + 500]]
+            marks = ",".join("?" * len(part))
+            query = f"SELECT row, path, product, category, metadata FROM items WHERE row IN ({marks})"  # noqa: S608
+            for row, path, product, category, metadata in self._run(query, part):
+                try:
+                    found[row] = Item(row, path, product, category, json.loads(metadata))
+                except (ValueError, TypeError, RecursionError) as error:
+                    raise self._damaged(error) from error
+        missing = [row for row in rows if row not in found]
+        if missing:
+            raise DamagedIndexError(f"{self._path} is damaged: row {missing[0]} is not there")
+        return [found[row] for row in rows]
+
+    def row_of_content(self, sha256: bytes) -> int | None:
+        """Find the first row whose picture has just these bytes."""
+        for (row,) in self._run("SELECT min(row) FROM items WHERE sha256 = ?", (sha256,)):
+            return int(row) if row is not None else None
+        return None
+
+    def rows_where(self, expression: str) -> list[int]:
+        """Find the rows for which an SQL expression over the columns is true.
+
+        Args:
+            expression: Such as `category = 'fruit' AND metadata->>'price' < 5`.
+
+        Returns:
+            Rows in ascending order.
+
+        Raises:
+            UsageError: SQLite does not understand it, or it does more than read the items.
+        """
+
+        def authorize(action: int, table: str | None, *_: str | None) -> int:
+            permitted = action in _PERMITTED_ACTIONS and (action != sqlite3.SQLITE_READ or table in ("items", ""))
+            return sqlite3.SQLITE_OK if permitted else sqlite3.SQLITE_DENY
+
+        self._connection.set_authorizer(authorize)
+        try:
+            # The expression is SQL by the user's own wish: read-only, one statement, one table, no side effect.
+            query = f"SELECT row FROM items WHERE ({expression}\n) ORDER BY row"  # noqa: S608
+            # Asked by itself first, with one bracket more: an expression that closes its bracket to add something
+            # of its own cannot close both.
+            self._connection.execute(f"EXPLAIN SELECT row FROM items WHERE ((({expression}\n)))")  # noqa: S608
+            return [row for (row,) in self._connection.execute(query)]
+        except UnicodeDecodeError as error:
+            raise self._damaged(error) from error
+        except (sqlite3.OperationalError, sqlite3.ProgrammingError, sqlite3.Warning, UnicodeEncodeError) as error:
+            raise UsageError(
+                f"--where {expression!r}: {error}",
+                hint="columns: path, product, category, metadata (JSON: metadata->>'price' < 5)",
+            ) from error
+        except sqlite3.DatabaseError as error:
+            if "not authorized" in str(error) or "prohibited" in str(error):
+                raise UsageError(f"--where {expression!r}: it may only read the table items") from error
+            raise self._damaged(error) from error
+        finally:
+            self._connection.set_authorizer(None)
+
+    def sample(self, most: int) -> list[str]:
+        """Choose different pictures, as if by lot, but always the same: the order of their sha256.
+
+        Args:
+            most: How many at most.
+
+        Returns:
+            Their paths.
+        """
+        query = "SELECT min(path) FROM items GROUP BY sha256 ORDER BY sha256 LIMIT ?"
+        return [str(path) for (path,) in self._run(query, (most,))]
+
+    def in_chance_order(self) -> Iterator[tuple[int, str]]:
+        """Yield rows and paths as if by lot, but always in the same order: that of their sha256.
+
+        A part of them stays nearly the same part when pictures come and go.
+        """
+        yield from self._run("SELECT row, path FROM items ORDER BY sha256, path")
+
+    def rows_like(self, row: int) -> list[int]:
+        """Find the rows whose pictures have the same bytes as that of a row, which is one of them."""
+        query = "SELECT row FROM items WHERE sha256 = (SELECT sha256 FROM items WHERE row = ?) ORDER BY row"
+        return [int(found) for (found,) in self._run(query, (row,))]
+
+    def column(self, name: str) -> Iterator[str]:
+        """Yield what each item has in a column, by row; empty where it has nothing.
+
+        Args:
+            name: `path`, `product`, `category`, or a column of the shop's data.
+
+        Raises:
+            DamagedIndexError: What stands there cannot be read.
+        """
+        if name in ("path", "product", "category"):
+            for (value,) in self._run(f"SELECT {name} FROM items ORDER BY row"):  # noqa: S608  # one of three words
+                yield str(value)
+            return
+        for (text,) in self._run("SELECT metadata FROM items ORDER BY row"):
+            try:
+                value = json.loads(text).get(name)
+            except (ValueError, TypeError, AttributeError, RecursionError) as error:
+                raise self._damaged(error) from error
+            yield "" if value is None else str(value)
+
+    def rejected(self) -> Iterator[Rejected]:
+        """Yield the files that could not be used, by path."""
+        for row in self._run("SELECT path, cause, message, first_seen FROM rejected ORDER BY path"):
+            yield Rejected(*row)
+
+    def damaged(self) -> Iterator[tuple[str, str]]:
+        """Yield path and message of items of whose picture only a part could be decoded, by path."""
+        if any(True for _ in self._run("SELECT 1 FROM sqlite_master WHERE name = 'damaged'")):
+            yield from self._run("SELECT path, message FROM items JOIN damaged USING (sha256) ORDER BY path")
+
+    def _run(self, query: str, parameters: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
+        try:
+            yield from self._connection.execute(query, parameters)
+        # UnicodeDecodeError: SQLite's message quotes damaged bytes.
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> DamagedIndexError:
+        return DamagedIndexError(f"{self._path} is damaged: {error}", hint=remedy(self._path.name))

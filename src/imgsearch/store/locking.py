@@ -1,0 +1,89 @@
+"""The lock of an index directory: one writer at a time, and none in a directory that holds other things."""
+
+import contextlib
+import fcntl
+import math
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from imgsearch.errors import LockedError, UsageError
+from imgsearch.files import sync, writing
+from imgsearch.store.generations import DESCRIPTORS, LOCK, PARTIAL, is_index
+
+
+@contextlib.contextmanager
+def writer_lock(directory: Path, wait: float = 0) -> Iterator[None]:
+    """Hold the lock of an index directory, made if it is missing. The kernel frees it when the process dies.
+
+    Args:
+        directory: The index.
+        wait: For how many seconds to wait for it.
+
+    Raises:
+        LockedError: Another process holds it.
+        OutputError: The directory cannot be written.
+        UsageError: It holds other things: an index has a directory to itself, in which it removes what is old.
+    """
+    if not 0 <= wait < math.inf:
+        raise UsageError(f"expected to wait for a number of seconds, found {wait}")
+    _refuse_foreign(directory)
+    with writing(directory):
+        _make_folder(directory)
+        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        deadline = time.monotonic() + wait
+        while not _is_locked_by_us(descriptor, directory):
+            if time.monotonic() >= deadline:
+                holder = os.read(descriptor, 200).decode("utf-8", "replace").strip()
+                raise LockedError(
+                    f"another build holds {directory / LOCK} ({holder or 'unknown'})",
+                    hint="wait until it is done, or let this one wait: --wait-lock SECONDS",
+                )
+            time.sleep(min(0.1, wait))
+        with writing(directory):
+            os.truncate(descriptor, 0)
+            os.write(descriptor, f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _make_folder(directory: Path) -> None:
+    """Make a folder, and its parents, so that they survive a power cut: each is a name in another folder."""
+    missing = [folder for folder in (directory, *directory.absolute().parents) if not os.path.isdir(folder)]
+    directory.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync(folder.absolute().parent)
+
+
+def _is_locked_by_us(descriptor: int, directory: Path) -> bool:
+    with writing(directory):  # a file system that knows no locks is a reason to choose another
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def _refuse_foreign(directory: Path) -> None:
+    if not os.path.isdir(directory) or os.path.lexists(directory / LOCK) or is_index(os.fspath(directory)):
+        return
+    with writing(directory):
+        found = next((path for path in directory.iterdir() if not _may_be_ours(path)), None)
+    if found is not None:
+        raise UsageError(
+            f"expected an index or an empty directory, found {found.name!r} in {directory}",
+            hint="choose a directory that does not exist yet",
+        )
+
+
+def _may_be_ours(path: Path) -> bool:
+    """Say whether a file may be what is left of an index that lost its manifest and its lock."""
+    return (
+        path.name in (PARTIAL, DESCRIPTORS, f"{DESCRIPTORS}-journal", "encoders")
+        or re.fullmatch(r"gen-\d{6,}", path.name) is not None
+    )

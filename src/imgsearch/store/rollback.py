@@ -1,0 +1,68 @@
+"""Return to the generation before."""
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from imgsearch.build.generation import calibration_of, link_embeddings
+from imgsearch.errors import DamagedIndexError, NoIndexError
+from imgsearch.files import sync, writing
+from imgsearch.store import generations, integrity
+from imgsearch.store.locking import writer_lock
+from imgsearch.store.manifest import Manifest
+
+
+def rollback(index: str | os.PathLike[str], *, wait_lock: float = 0) -> Manifest:
+    """Publish the generation before once more, under a new number.
+
+    A number is never used twice: a reader that has read one manifest must not find another generation's files. So
+    the files are copied, and to roll back twice is to be where one was.
+
+    Args:
+        index: The index directory.
+        wait_lock: For how many seconds to wait for a build to end.
+
+    Returns:
+        What is published now.
+
+    Raises:
+        NoIndexError: There is no index, or no generation before that can be searched.
+        DamagedIndexError: The generation before is damaged; nothing was changed.
+        LockedError: A build holds the index.
+        OutputError: It cannot be written.
+    """
+    directory = Path(index)
+    generations.read_manifest(directory)  # before a lock is left where no index is
+    with writer_lock(directory, wait_lock), writing(directory):
+        current = generations.read_manifest(directory)
+        before = generations.read_generation(directory, current.generation - 1)
+        if before.backend is None and current.backend is not None:
+            raise NoIndexError(
+                f"generation {before.generation} of {directory} holds embeddings only, nothing to search"
+            )
+        try:
+            for name in before.files:
+                integrity.check_truth(directory, before, name)
+        except DamagedIndexError as error:
+            raise DamagedIndexError(
+                f"generation {before.generation} cannot be returned to: {error.message}",
+                hint="nothing was changed: the index answers as before",
+            ) from error
+        number = current.generation + 1
+        with generations.new_generation(directory, number) as folder:
+            files = {}
+            for name, record in before.files.items():
+                if name.startswith(f"{before.folder}/"):
+                    copy = folder / Path(name).name
+                    shutil.copyfile(directory / name, copy)
+                    sync(copy)
+                    files[f"{folder.name}/{copy.name}"] = record
+                else:
+                    files[name] = record
+            manifest = replace(before, generation=number, files=files)
+            if manifest.calibration is None:  # it may have been learnt after that generation was published
+                manifest = replace(manifest, calibration=calibration_of(manifest, current))
+            generations.publish(directory, manifest, current)
+            link_embeddings(directory, manifest)
+        return manifest

@@ -1,0 +1,262 @@
+"""Grounds that no camera has seen: what a detector must learn to take for nothing."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsearch.images.decode import Pixels
+from imgsearch.synthetic.augment import reduce_rgba
+
+Plane = NDArray[np.float32]
+Frame = tuple[int, int]
+
+# Of generated grounds: how many are made of two, how many are blurred, and how many of those with things on them.
+_TWO = 0.4
+_BLURRED = 0.4
+_LITTERED = 0.35
+# Of parts of items, how many are blurred.
+_PARTS_BLURRED = 0.3
+# Sides of what is strewn, as a share of the shorter side of the ground, at most.
+_STREWN = 0.06
+
+
+def generated(frame: Frame, generator: np.random.Generator) -> Pixels:
+    """Make a ground: smooth, striped, checked, dotted, of polygons, noise or clouds, or of two of these; some blurred.
+
+    Args:
+        frame: Height and width in pixels.
+        generator: Source of all chance: the same state gives the same pixels.
+
+    Returns:
+        RGB, uint8 (height, width, 3).
+    """
+    ground = _one(frame, generator)
+    if generator.random() < _TWO:
+        share = _parted(frame, generator)[:, :, None]
+        ground = ground * (1 - share) + _one(frame, generator) * share
+    if generator.random() < _LITTERED:
+        ground = _littered(ground, int(generator.integers(1, 12)), generator)
+    if generator.random() < _BLURRED:
+        ground = np.asarray(cv2.GaussianBlur(ground, (0, 0), generator.uniform(0.5, 6)), np.float32)
+    return np.clip(ground, 0, 255).astype(np.uint8)
+
+
+def from_item(item: Pixels, frame: Frame, generator: np.random.Generator) -> Pixels:
+    """Make a ground of a part of an item, enlarged until it is none; some are blurred.
+
+    Args:
+        item: RGBA, uint8.
+        frame: Height and width in pixels.
+        generator: Source of all chance.
+
+    Returns:
+        RGB, uint8 (height, width, 3).
+    """
+    shortest = min(item.shape[:2])
+    sides = np.array(frame) * (generator.uniform(0.25, 0.6) * shortest / max(frame))
+    ground = cv2.resize(_part_of(item, sides, generator), frame[::-1], interpolation=cv2.INTER_LINEAR)
+    if generator.random() < _PARTS_BLURRED:
+        ground = cv2.GaussianBlur(ground, (0, 0), generator.uniform(1, 10))
+    return np.clip(ground, 0, 255).astype(np.uint8)
+
+
+def of_patches(item: Pixels, frame: Frame, generator: np.random.Generator) -> Pixels:
+    """Make a ground of a part of an item, repeated in mirror images: as busy as a photo.
+
+    Args:
+        item: RGBA, uint8.
+        frame: Height and width in pixels.
+        generator: Source of all chance.
+
+    Returns:
+        RGB, uint8 (height, width, 3).
+    """
+    height, width = frame
+    patch = _part_of(item, np.array(item.shape[:2]) * generator.uniform(0.3, 0.8), generator)
+    side = max(4, int(max(frame) * generator.uniform(0.08, 0.5)))
+    small = cv2.resize(patch, (side, side), interpolation=cv2.INTER_AREA)
+    pair = np.hstack([small, small[:, ::-1]])
+    four = np.vstack([pair, pair[::-1]])
+    top, left = generator.integers(0, 2 * side, 2)
+    tiled = np.tile(four, (-(-(height + top) // (2 * side)), -(-(width + left) // (2 * side)), 1))
+    shown = tiled[top : top + height, left : left + width]
+    return np.asarray(np.clip(shown, 0, 255), np.uint8)
+
+
+def strewn(ground: Pixels, items: Sequence[Pixels], generator: np.random.Generator) -> Pixels:
+    """Strew items over a ground that are too small to be meant.
+
+    Args:
+        ground: RGB, uint8.
+        items: RGBA, uint8.
+        generator: Source of all chance.
+
+    Returns:
+        RGB, uint8, of the same shape: each item is at most 6 % of the shorter side.
+    """
+    ground = ground.copy()
+    sides = np.array(ground.shape[:2])
+    most = _STREWN * sides.min()
+    for item in items:
+        small = reduce_rgba(item, max(2, int(generator.uniform(most / 3, most))))
+        if np.any(sides < small.shape[:2]):
+            continue
+        top, left = generator.integers(0, sides - small.shape[:2] + 1)
+        place = ground[top : top + small.shape[0], left : left + small.shape[1]]
+        opacity = small[:, :, 3:].astype(np.float32) / 255
+        place[:] = np.rint(place * (1 - opacity) + small[:, :, :3] * opacity)
+    return ground
+
+
+def _part_of(item: Pixels, sides: NDArray[np.float64], generator: np.random.Generator) -> Plane:
+    """Take a part of an item somewhere, on white or on a colour."""
+    whole = np.array(item.shape[:2])
+    part = np.maximum(2, np.minimum(whole, np.round(sides))).astype(int)
+    top, left = generator.integers(0, whole - part + 1)
+    shown = item[top : top + part[0], left : left + part[1]].astype(np.float32)
+    opacity = shown[:, :, 3:] / 255
+    behind = np.full(3, 255.0) if generator.random() < 0.5 else generator.uniform(0, 255, 3)
+    return np.asarray(shown[:, :, :3] * opacity + behind * (1 - opacity), np.float32)
+
+
+def _one(frame: Frame, generator: np.random.Generator) -> Plane:
+    make = _KINDS[int(generator.integers(len(_KINDS)))]
+    return make(frame, generator)
+
+
+def _colours(count: int, generator: np.random.Generator) -> NDArray[np.float64]:
+    """Draw colours; half of the time from near one another, as most things have."""
+    first = generator.uniform(0, 255, 3)
+    spread = generator.uniform(20, 90) if generator.random() < 0.5 else 255.0
+    return np.clip(first + generator.uniform(-spread, spread, (count, 3)), 0, 255)
+
+
+def _painted(plane: NDArray[Any], generator: np.random.Generator) -> Plane:
+    """Colour a plane of 0 to 1 along a row of colours."""
+    colours = _colours(int(generator.integers(2, 5)), generator)
+    stops = np.linspace(0, 1, len(colours))
+    channels = [np.interp(plane, stops, colours[:, channel]) for channel in range(3)]
+    return np.stack(channels, axis=-1).astype(np.float32)
+
+
+def _smooth(frame: Frame, generator: np.random.Generator) -> Plane:
+    count = int(generator.integers(1, 6))
+    colours = _colours(count * count, generator).reshape(count, count, 3).astype(np.float32)
+    return np.asarray(cv2.resize(colours, frame[::-1], interpolation=cv2.INTER_CUBIC), np.float32)
+
+
+def _grid(frame: Frame, generator: np.random.Generator) -> tuple[Plane, Plane]:
+    """Coordinates turned by some angle, in units of a pattern's period, a little warped every other time."""
+    angle, period = generator.uniform(0, np.pi), np.exp(generator.uniform(np.log(4), np.log(120)))
+    down, across = np.mgrid[: frame[0], : frame[1]].astype(np.float32) / np.float32(period)
+    if generator.random() < 0.5:
+        across = across + _clouds_plane(frame, generator, 0.4) * np.float32(generator.uniform(0, 2))
+    cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    return across * cosine + down * sine, down * cosine - across * sine
+
+
+def _stripes(frame: Frame, generator: np.random.Generator) -> Plane:
+    across, _ = _grid(frame, generator)
+    wave = 0.5 + 0.5 * np.sin(across * 2 * np.pi)
+    return _painted(wave > generator.uniform(0.1, 0.9) if generator.random() < 0.5 else wave, generator)
+
+
+def _checks(frame: Frame, generator: np.random.Generator) -> Plane:
+    across, down = _grid(frame, generator)
+    share = generator.uniform(0.05, 0.95)
+    first, second = across % 1 < share, down % 1 < share
+    return _painted(first ^ second if generator.random() < 0.5 else first | second, generator)
+
+
+def _dots(frame: Frame, generator: np.random.Generator) -> Plane:
+    across, down = _grid(frame, generator)
+    return _painted(np.hypot(across % 1 - 0.5, down % 1 - 0.5) < generator.uniform(0.1, 0.5), generator)
+
+
+def _tiles(frame: Frame, generator: np.random.Generator) -> Plane:
+    """Rectangles of their own colours, as tiles, books and bricks stand."""
+    across, down = _grid(frame, generator)
+    stretch = generator.uniform(0.2, 1)
+    colours = _colours(61, generator)
+    rows = np.floor(down).astype(int)
+    columns = np.floor(across * stretch + (rows % 2) * 0.5).astype(int)
+    return np.asarray(colours[(rows * 17 + columns * 31) % len(colours)], np.float32)
+
+
+def _noise(frame: Frame, generator: np.random.Generator) -> Plane:
+    """Noise of one scale, perhaps drawn out in one direction as the grain of wood."""
+    plane = generator.standard_normal(frame).astype(np.float32)
+    sigmas = np.exp(generator.uniform(np.log(0.3), np.log(12), 2))
+    if generator.random() < 0.5:
+        sigmas[1] = sigmas[0]
+    plane = np.asarray(cv2.GaussianBlur(plane, (0, 0), float(sigmas[0]), sigmaY=float(sigmas[1])), np.float32)
+    return _painted(np.clip(0.5 + plane / (4 * plane.std() + 1e-6), 0, 1), generator)
+
+
+def _clouds_plane(frame: Frame, generator: np.random.Generator, roughness: float) -> Plane:
+    """Sum noise of scales a factor of two apart: 0 to 1."""
+    plane = np.zeros(frame, np.float32)
+    weight, count = 1.0, 2
+    while count < max(frame):
+        field = generator.standard_normal((count, count)).astype(np.float32)
+        plane += np.float32(weight) * cv2.resize(field, frame[::-1], interpolation=cv2.INTER_CUBIC)
+        weight, count = weight * roughness, count * 2
+    low, high = float(plane.min()), float(plane.max())
+    return (plane - low) / np.float32(max(high - low, 1e-6))
+
+
+def _clouds(frame: Frame, generator: np.random.Generator) -> Plane:
+    return _painted(_clouds_plane(frame, generator, generator.uniform(0.35, 0.9)), generator)
+
+
+def _littered_alone(frame: Frame, generator: np.random.Generator) -> Plane:
+    return _littered(_smooth(frame, generator), int(np.exp(generator.uniform(1, 5))), generator)
+
+
+def _littered(ground: Plane, count: int, generator: np.random.Generator) -> Plane:
+    """Put polygons, ellipses and lines on a ground."""
+    ground = np.ascontiguousarray(ground)
+    height, width = ground.shape[:2]
+    reach = max(height, width)
+    for _ in range(count):
+        colour = generator.uniform(0, 255, 3).tolist()
+        middle = generator.uniform(0, 1, 2) * (width, height)
+        size = reach * np.exp(generator.uniform(np.log(0.02), np.log(0.6)))
+        kind = generator.random()
+        if kind < 0.6:
+            corners = int(generator.integers(3, 8))
+            angles = np.sort(generator.uniform(0, 2 * np.pi, corners))
+            radii = size * generator.uniform(0.4, 1, corners)
+            outline = middle + np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None]
+            cv2.fillPoly(ground, [outline.astype(np.int32)], colour, cv2.LINE_8)
+        elif kind < 0.8:
+            axes = (max(1, int(size * generator.uniform(0.2, 1))), max(1, int(size * 0.6)))
+            turn = generator.uniform(0, 360)
+            centre = (int(middle[0]), int(middle[1]))
+            cv2.ellipse(ground, centre, axes, turn, 0, 360, colour, -1 if generator.random() < 0.7 else 3)
+        else:
+            end = generator.uniform(0, 1, 2) * (width, height)
+            line = [(int(x), int(y)) for x, y in (middle, end)]
+            cv2.line(ground, line[0], line[1], colour, int(generator.integers(1, 8)))
+    return ground
+
+
+def _parted(frame: Frame, generator: np.random.Generator) -> Plane:
+    """Say where the second of two grounds shows: beyond a line, as a wall behind a table, or in patches."""
+    if generator.random() < 0.6:
+        angle = generator.uniform(0, 2 * np.pi)
+        down, across = np.mgrid[: frame[0], : frame[1]].astype(np.float32) / max(frame)
+        side = (across - generator.uniform(0.2, 0.8)) * np.cos(angle) + (down - generator.uniform(0.2, 0.8)) * np.sin(
+            angle
+        )
+        return np.asarray(side > 0, np.float32)
+    clouds = _clouds_plane(frame, generator, generator.uniform(0.3, 0.7))
+    return np.asarray(np.clip((clouds - 0.5) * generator.uniform(2, 40) + 0.5, 0, 1), np.float32)
+
+
+_KINDS: tuple[Callable[[Frame, np.random.Generator], Plane], ...] = (
+    *(_smooth, _stripes, _checks, _dots, _tiles, _noise, _noise, _clouds, _clouds, _littered_alone),
+)

@@ -1,0 +1,144 @@
+"""Put items into scenes: pictures of which it is known what stands where."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsearch.images.boxes import Box
+from imgsearch.images.decode import Pixels
+from imgsearch.synthetic.augment import premultiplied, reduce_rgba
+
+Layer = NDArray[np.float32]
+
+# An item is put where it shares at most this much of the smaller box with each other, if a few tries find such a place.
+_MOST_SHARED = 0.1
+_TRIES = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How items stand in a scene; what is a range is drawn from uniformly.
+
+    Attributes:
+        sides: Longer side of an item, as a share of the shorter side of the frame: the least and the most.
+        turn: Degrees that it is turned at most, either way.
+        perspective: How far each corner moves at most, as a share of the item's sides.
+        covered: How much of an item lies under a piece of the ground at most, as a share of its pixels.
+        quality: Of JPEG: the least and the most.
+    """
+
+    sides: tuple[float, float]
+    turn: float = 25.0
+    perspective: float = 0.08
+    covered: float = 0.2
+    quality: tuple[int, int] = (30, 80)
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A picture, and what stands in it.
+
+    Attributes:
+        photo: RGB, uint8 (height, width, 3).
+        boxes: Around what shows of each item.
+        mask: float32 (height, width): from 0, the ground, to 1, an item.
+    """
+
+    photo: Pixels
+    boxes: tuple[Box, ...]
+    mask: Layer
+
+
+def compose(ground: Pixels, items: Sequence[Pixels], style: Style, generator: np.random.Generator) -> Scene:
+    """Put items on a ground, and take a photo of it.
+
+    Each item is lit by itself (0.8 to 1.2), scaled, turned, seen in perspective, and covered from one side by a piece
+    of the ground. Over all of it lie a light that is uneven (0.65 to 1.3 in each corner) and tinted (up to 12 % a
+    channel), noise (sigma up to 6), blur (sigma 0.3 to 1.4) and the damage of JPEG. All uniform.
+
+    Args:
+        ground: RGB, uint8 (height, width, 3): the frame.
+        items: RGBA, uint8, cut out of their own grounds.
+        style: How they stand.
+        generator: Source of all chance: the same state gives the same picture.
+
+    Returns:
+        The scene, as large as the ground. An item that found no place is not in it; the others keep their order.
+    """
+    scene = ground.astype(np.float32)
+    mask = np.zeros(ground.shape[:2], np.float32)
+    boxes: list[Box] = []
+    for item in items:
+        layer = _placed(item, ground.shape[:2], boxes, style, generator)
+        if layer is None:
+            continue
+        layer *= _uncovered(layer[:, :, 3], generator.uniform(0, style.covered), generator)[:, :, None]
+        opacity = layer[:, :, 3] / 255
+        scene = scene * (1 - opacity[:, :, None]) + layer[:, :, :3] * generator.uniform(0.8, 1.2)
+        mask = np.maximum(mask, opacity)
+        boxes.append(_extent(layer[:, :, 3]))
+    return Scene(_photographed(scene, style, generator), tuple(boxes), mask)
+
+
+def _placed(
+    item: Pixels, frame: tuple[int, ...], taken: Sequence[Box], style: Style, generator: np.random.Generator
+) -> Layer | None:
+    """Warp an item to a place in the frame, premultiplied; None where no place was found, or nothing of it shows."""
+    height, width = frame
+    longest = generator.uniform(*style.sides) * min(height, width)
+    item = reduce_rgba(item, max(1, round(longest)))  # warpPerspective does not average
+    sides = np.array(item.shape[1::-1])
+    square = np.array([(0, 0), (1, 0), (1, 1), (0, 1)], np.float64)
+    angle = np.radians(generator.uniform(-style.turn, style.turn))
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    moved = square + generator.uniform(-style.perspective, style.perspective, (4, 2))
+    quad = moved * sides @ turn.T * (longest / sides.max())
+    quad -= quad.min(axis=0)
+    extent = quad.max(axis=0)
+    room = np.array([width, height]) - extent
+    for _ in range(_TRIES):
+        start = generator.uniform(np.minimum(0, room), np.maximum(0, room))
+        if all(_shared(start, extent, box) <= _MOST_SHARED for box in taken):
+            break
+    else:
+        return None
+    source, target = (square * sides).astype(np.float32), (quad + start).astype(np.float32)
+    warp = cv2.getPerspectiveTransform(source, target)
+    layer = np.asarray(cv2.warpPerspective(premultiplied(item), warp, (width, height)), np.float32)
+    return layer if layer[:, :, 3].max() > 127 else None
+
+
+def _shared(start: NDArray[np.float64], extent: NDArray[np.float64], box: Box) -> float:
+    """Say how much of the smaller of two rectangles lies in the other."""
+    end = np.minimum(start + extent, (box.x + box.width, box.y + box.height))
+    sides = np.maximum(0, end - np.maximum(start, (box.x, box.y)))
+    return float(sides.prod() / min(extent.prod(), box.area))
+
+
+def _uncovered(opacity: Layer, share: float, generator: np.random.Generator) -> Layer:
+    """Say what still shows of an item after so much of it was covered, from one side."""
+    axis = int(generator.integers(2))
+    sums = opacity.sum(axis=1 - axis).cumsum()
+    limit = share * sums[-1]
+    shows = (sums > limit) if generator.random() < 0.5 else (sums[-1] - sums >= limit)
+    return np.asarray(shows[:, None] if axis == 0 else shows[None, :], np.float32)
+
+
+def _extent(opacity: Layer) -> Box:
+    x, y, width, height = cv2.boundingRect((opacity > 127).astype(np.uint8))
+    return Box(x, y, max(1, width), max(1, height))
+
+
+def _photographed(scene: Layer, style: Style, generator: np.random.Generator) -> Pixels:
+    height, width = scene.shape[:2]
+    light = generator.uniform(0.65, 1.3, (2, 2, 1)) * generator.uniform(0.88, 1.12, 3)
+    scene *= cv2.resize(light.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    scene += generator.normal(0, generator.uniform(0, 6), scene.shape)
+    blurred = cv2.GaussianBlur(scene, (0, 0), generator.uniform(0.3, 1.4))
+    photo = np.clip(blurred, 0, 255).astype(np.uint8)
+    quality = int(generator.integers(style.quality[0], style.quality[1] + 1))
+    _, encoded = cv2.imencode(".jpg", photo[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.asarray(cv2.cvtColor(np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR)), cv2.COLOR_BGR2RGB), np.uint8)

@@ -1,0 +1,347 @@
+"""build-index --adapt: the catalogue teaches its own projection."""
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imgsearch import Index, build_index, check, embed
+from imgsearch.encoders import adaptation
+from imgsearch.encoders.adaptation import Gain
+from imgsearch.errors import UsageError
+from imgsearch.synthetic.augment import photo_like
+from imgsearch.images.decode import decode_rgba
+from imgsearch.build import adapt as adapt_module
+from imgsearch.store import generations
+from imgsearch.store.generations import read_manifest
+
+COLOR = {"backbone": "handcrafted:color", "backend": "exact"}
+
+
+class Told:
+    """Remembers what a build says of its progress, and may do something at a stage of it."""
+
+    def __init__(self, at: str = "", do=lambda: None) -> None:
+        self.stages: list[str] = []
+        self._at, self._do = at, do
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        self.stages.append(stage)
+        if stage == self._at:
+            self._do()
+
+
+@pytest.fixture(scope="session")
+def adapted(tmp_path_factory, drawn) -> Path:
+    """The drawn catalogue and an adapted index of it. Not to be changed: copy it."""
+    folder = tmp_path_factory.mktemp("adapted")
+    shutil.copytree(drawn, folder / "catalogue")
+    build_index(folder / "catalogue", folder / "index", adapt=True, **COLOR)
+    return folder
+
+
+@pytest.fixture
+def shop(adapted, tmp_path) -> Path:
+    """The adapted catalogue and its index, to be changed."""
+    shutil.copytree(adapted, tmp_path / "shop", copy_function=shutil.copy2)
+    build_index(tmp_path / "shop/catalogue", tmp_path / "shop/index")  # it has moved
+    return tmp_path / "shop"
+
+
+def projection_of(index: Path) -> bytes | None:
+    file = index / read_manifest(index).folder / generations.PROJECTION
+    return file.read_bytes() if file.exists() else None
+
+
+def new_picture(shop: Path, painted, seed: int = 1) -> None:
+    (shop / "catalogue" / f"new-{seed}.png").write_bytes(painted(seed))
+
+
+def said(text: str, name: str) -> str:
+    """What `info` says of a name."""
+    (line,) = [line for line in text.splitlines() if line.startswith(name + " ")]
+    return line.removeprefix(name).strip()
+
+
+def rate(index: Path, catalogue: Path) -> float:
+    """Share of photo-like queries, of other chance than the adaptation's, whose own picture is found first."""
+    hits = []
+    with Index.open(index) as opened:
+        for number, file in enumerate(sorted(catalogue.rglob("*.png"))):
+            for view in range(3):
+                photo = catalogue.parent / "photo.jpg"
+                item = decode_rgba(file.read_bytes())
+                photo.write_bytes(photo_like(item, np.random.default_rng([number, view])))
+                hits.append(opened.search(photo, k=1)[0].path == file.relative_to(catalogue).as_posix())
+    return sum(hits) / len(hits)
+
+
+def test_an_adapted_index_says_what_it_gained_and_is_whole(adapted):
+    manifest = read_manifest(adapted / "index")
+
+    assert manifest.adaptation.pictures == 24
+    assert manifest.adaptation.helps
+    assert (manifest.projection_count, manifest.dims) == (24, 360)
+    assert check(adapted / "index", deep=True) == []
+    stored = json.loads((adapted / "index/manifest.json").read_text())["adaptation"]
+    assert Gain(**stored) == manifest.adaptation
+
+
+def test_an_adapted_index_finds_more_photos_it_has_not_seen(shop):
+    after = rate(shop / "index", shop / "catalogue")
+    build_index(shop / "catalogue", shop / "index", adapt=False)
+
+    assert after > rate(shop / "index", shop / "catalogue")
+
+
+def test_a_catalogue_picture_still_finds_itself(shop):
+    with Index.open(shop / "index") as index:
+        for file in sorted((shop / "catalogue").rglob("*.png"))[::6]:
+            (shop / "same.png").write_bytes(file.read_bytes() + b"\0")  # other bytes, the same picture
+            best = index.search(shop / "same.png", k=1)[0]
+            assert (best.path, best.score) == (str(file.relative_to(shop / "catalogue")), pytest.approx(1, abs=1e-5))
+
+
+def test_the_same_catalogue_teaches_the_same_elsewhere_and_at_another_time(adapted, tmp_path, drawn):
+    shutil.copytree(drawn, tmp_path / "other name")
+
+    build_index(tmp_path / "other name", tmp_path / "index", adapt=True, **COLOR)
+
+    assert projection_of(tmp_path / "index") == projection_of(adapted / "index")
+
+
+def test_an_adaptation_is_kept_from_night_to_night(shop, painted):
+    before = projection_of(shop / "index")
+    gain = read_manifest(shop / "index").adaptation
+    new_picture(shop, painted)
+    told = Told()
+
+    report = build_index(shop / "catalogue", shop / "index", progress=told)
+
+    assert (report.embedded, report.published, report.adaptation) == (1, True, gain)
+    assert projection_of(shop / "index") == before
+    assert "adapt" not in told.stages
+    assert read_manifest(shop / "index").adaptation == gain
+
+
+def test_a_night_with_nothing_new_publishes_nothing(shop):
+    for wish in (None, True):
+        report = build_index(shop / "catalogue", shop / "index", adapt=wish)
+        assert not report.published
+        assert report.adaptation is not None
+
+
+def test_an_adaptation_is_taken_back_and_learnt_again(shop, contents):
+    before = contents(shop / "index")
+
+    plain = build_index(shop / "catalogue", shop / "index", adapt=False)
+
+    assert (plain.published, plain.embedded, plain.adaptation) == (True, 0, None)
+    manifest = read_manifest(shop / "index")
+    assert (manifest.adaptation, manifest.projection_count) == (None, 0)
+    assert all(embedding == vector for embedding, vector in contents(shop / "index").values())
+    assert not build_index(shop / "catalogue", shop / "index").published  # which sticks, too
+    again = build_index(shop / "catalogue", shop / "index", adapt=True)
+    assert (again.published, again.embedded) == (True, 0)
+    assert contents(shop / "index") == before
+
+
+@pytest.mark.parametrize("why", ["relearn", "doubled", "another encoder"])
+def test_an_adaptation_is_learnt_anew_for_a_reason(shop, lay_out, why):
+    before = projection_of(shop / "index")
+    if why == "doubled":
+        lay_out(shop / "catalogue", 24)
+    told = Told()
+
+    build_index(
+        shop / "catalogue",
+        shop / "index",
+        relearn=why == "relearn",
+        backbone="handcrafted:texture" if why == "another encoder" else None,
+        progress=told,
+    )
+
+    assert "adapt" in told.stages
+    assert read_manifest(shop / "index").adaptation is not None
+    assert (projection_of(shop / "index") == before) == (why == "relearn")
+
+
+def test_a_lost_projection_is_learnt_again(shop, caplog):
+    before = projection_of(shop / "index")
+    manifest = read_manifest(shop / "index")
+    (shop / "index" / manifest.folder / generations.PROJECTION).unlink()
+
+    build_index(shop / "catalogue", shop / "index")
+
+    assert projection_of(shop / "index") == before
+    assert check(shop / "index") == []
+
+
+# --- refused
+
+
+@pytest.fixture
+def helpless(monkeypatch):
+    """An adaptation that has learnt the wrong thing."""
+
+    def measured(*arguments):
+        return Gain(24, 0.9, 0.9)
+
+    monkeypatch.setattr(adapt_module, "measured_gain", measured)
+
+
+def test_an_adaptation_that_does_not_help_is_not_used_and_said_so(helpless, drawn, tmp_path, contents):
+    report = build_index(drawn, tmp_path / "index", adapt=True, **COLOR)
+
+    manifest = read_manifest(tmp_path / "index")
+    assert report.adaptation == manifest.adaptation == Gain(24, 0.9, 0.9)
+    assert (manifest.projection_count, manifest.dims) == (0, 360)
+    assert all(embedding == vector for embedding, vector in contents(tmp_path / "index").values())
+    assert not build_index(drawn, tmp_path / "index").published
+    assert check(tmp_path / "index", deep=True) == []
+
+
+def test_where_it_does_not_help_the_plain_projection_is_used(helpless, drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr("imgsearch.build.generation.SMALLEST_CATALOGUE", 12)
+    monkeypatch.setattr("imgsearch.encoders.projection.DIMS", 8)
+    build_index(drawn, tmp_path / "plain", **COLOR)
+
+    build_index(drawn, tmp_path / "adapted", adapt=True, **COLOR)
+
+    assert projection_of(tmp_path / "adapted") == projection_of(tmp_path / "plain")
+    assert read_manifest(tmp_path / "adapted").projection_count == 24
+
+
+def test_an_adaptation_that_did_not_help_is_not_tried_again_every_night(helpless, drawn, tmp_path, painted):
+    shutil.copytree(drawn, tmp_path / "catalogue")
+    build_index(tmp_path / "catalogue", tmp_path / "index", adapt=True, **COLOR)
+    new_picture(tmp_path, painted)
+    told = Told()
+
+    build_index(tmp_path / "catalogue", tmp_path / "index", progress=told)
+
+    assert "adapt" not in told.stages
+
+
+def test_too_few_pictures_to_adapt_to_are_a_usage_error_and_publish_nothing(small, tmp_path):
+    with pytest.raises(UsageError, match=r"at least 20 different pictures.*found 12"):
+        build_index(small, tmp_path / "index", adapt=True, **COLOR)
+
+    assert generations.published(tmp_path / "index") is None
+    build_index(small, tmp_path / "index", **COLOR)
+    assert read_manifest(tmp_path / "index").adaptation is None
+
+
+def test_copies_of_a_picture_count_once(small, tmp_path):
+    for number, file in itertools.product(range(3), sorted(small.rglob("*.png"))):
+        shutil.copy(file, file.with_name(f"{number}-{file.name}"))
+
+    with pytest.raises(UsageError, match="found 12"):
+        build_index(small, tmp_path / "index", adapt=True, **COLOR)
+
+
+def test_embeddings_cannot_be_adapted_to(drawn, tmp_path):
+    embed(drawn, tmp_path / "embeddings", backbone="handcrafted:color")
+
+    for wish in (True, False):
+        with pytest.raises(UsageError, match="--adapt"):
+            build_index(tmp_path / "embeddings", tmp_path / "index", adapt=wish)
+
+
+def test_an_adaptation_is_kept_where_an_index_is_given_embeddings(shop, painted):
+    before = projection_of(shop / "index")
+    embed(shop / "catalogue", shop / "embeddings", backbone="handcrafted:color")
+    build_index(shop / "embeddings", shop / "index")
+    assert projection_of(shop / "index") == before
+    new_picture(shop, painted)
+    embed(shop / "catalogue", shop / "embeddings")
+
+    build_index(shop / "embeddings", shop / "index")
+
+    assert projection_of(shop / "index") == before
+
+
+# --- things that go wrong
+
+
+@pytest.mark.parametrize(("at", "how"), [("index", SystemExit), ("adapt", KeyboardInterrupt)])
+def test_an_interruption_publishes_nothing_and_embeds_nothing_again(drawn, tmp_path, at, how, unpublished):
+    def stop():
+        raise how
+
+    with pytest.raises(how):
+        build_index(drawn, tmp_path / "index", adapt=True, progress=Told(at, stop), **COLOR)
+    assert generations.published(tmp_path / "index") is None
+    assert unpublished(tmp_path / "index") == []
+
+    report = build_index(drawn, tmp_path / "index", adapt=True, **COLOR)
+
+    assert (report.embedded, report.resumed) == (24, 24)
+    assert read_manifest(tmp_path / "index").adaptation.helps
+
+
+def test_a_picture_that_is_lost_or_broken_meanwhile_is_not_learnt_from(drawn, tmp_path):
+    shutil.copytree(drawn, tmp_path / "catalogue")
+
+    def spoil():
+        (tmp_path / "catalogue/cups/cups-00.png").unlink(missing_ok=True)
+        (tmp_path / "catalogue/fish/fish-01.png").write_bytes(b"no picture")
+
+    report = build_index(tmp_path / "catalogue", tmp_path / "index", adapt=True, progress=Told("index", spoil), **COLOR)
+
+    assert report.adaptation.pictures == 22
+    assert read_manifest(tmp_path / "index").count == 24
+
+
+def test_names_that_are_not_utf_8_are_learnt_from(drawn, tmp_path):
+    shutil.copytree(drawn, tmp_path / "catalogue")
+    file = tmp_path / "catalogue/cups/cups-00.png"
+    file.rename(file.with_name("caf\udce9 \n.png"))
+
+    report = build_index(tmp_path / "catalogue", tmp_path / "index", adapt=True, **COLOR)
+
+    assert report.adaptation.pictures == 24
+
+
+def test_only_a_sample_of_a_large_catalogue_is_looked_at(drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr(adapt_module, "MOST_PICTURES", 21)
+
+    report = build_index(drawn, tmp_path / "index", adapt=True, **COLOR)
+
+    assert report.adaptation.pictures == 21
+
+
+def test_preprocessed_pictures_are_adapted_to_as_they_are_preprocessed(drawn, tmp_path):
+    report = build_index(drawn, tmp_path / "index", adapt=True, preprocess="grayscale", **COLOR)
+
+    assert report.adaptation.pictures == 24
+    assert adaptation.VARIANTS == 6
+    assert check(tmp_path / "index", deep=True) == []
+
+
+# --- through the program
+
+
+def test_the_program_adapts_tells_what_it_gained_and_keeps_quiet_under_cron(imgsearch, catalogue):
+    first = imgsearch("build-index", catalogue, "--index", "idx", "--backbone", "handcrafted:color", "--adapt")
+    again = imgsearch("build-index", catalogue, "--index", "idx")
+    told = imgsearch("info", "--index", "idx").stdout
+
+    assert (first.returncode, again.returncode) == (0, 0)
+    assert "adapted: of held-out variants of 24 pictures 1.000 find theirs first" in first.stdout
+    assert again.stderr == ""
+    assert said(told, "adaptation").startswith("of held-out variants of 24 pictures")
+    assert said(told, "projection") == "to 360, learnt on 24 pictures"
+
+
+def test_the_report_says_what_was_gained(imgsearch, catalogue, tmp_path):
+    arguments = ("--index", "idx", "--backbone", "handcrafted:color", "--adapt", "--report", "report.json")
+
+    imgsearch("build-index", catalogue, *arguments)
+
+    told = json.loads((tmp_path / "report.json").read_text())["adaptation"]
+    assert told["pictures"] == 24
+    assert 0 <= told["before"] < told["after"] <= 1

@@ -1,0 +1,949 @@
+import csv
+import datetime as dt
+import os
+import random
+import shutil
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from imgsearch import Index, build_index, embed
+from imgsearch.encoders import projection, runtime
+from imgsearch.encoders.projection import Projection
+from imgsearch.encoders.spec import TABLE
+from imgsearch.errors import (
+    DamagedIndexError,
+    MissingComponentError,
+    NoIndexError,
+    OutputError,
+    RefusedError,
+    UsageError,
+)
+from imgsearch.images.workers.decoders import decode_and_fit
+from imgsearch.build import generation
+from imgsearch.store import generations, integrity
+from imgsearch.store.plan import BackendSettings
+from imgsearch.store.generations import read_manifest
+
+DIMS = TABLE["handcrafted"].spec.dims
+
+
+@pytest.fixture
+def index(tmp_path):
+    return tmp_path / "index"
+
+
+@pytest.fixture
+def build(small, index):
+    """Bring the index of the small catalogue up to date, and hold its report to its own arithmetic."""
+
+    def run(catalogue=small, directory=index, **options):
+        report = build_index(catalogue, directory, **{"backbone": "handcrafted", "backend": "exact", **options})
+        assert report.seen == report.unchanged + report.renamed + report.embedded + report.rejected
+        manifest = read_manifest(directory)
+        assert (report.count, report.rejected) == (manifest.count, manifest.rejected)
+        assert report.generation == manifest.generation
+        return report
+
+    return run
+
+
+@pytest.fixture
+def no_encoder(monkeypatch):
+    """Whoever opens an encoder fails."""
+
+    def refuse(*_, **__):
+        raise AssertionError("an encoder was opened")
+
+    def forbid():
+        monkeypatch.setattr("imgsearch.build.encoder_source.open_encoder", refuse)
+        monkeypatch.setattr("imgsearch.build.encoder_source.exported_encoder", refuse)
+
+    return forbid
+
+
+def done(report):
+    return {
+        name: getattr(report, name)
+        for name in ("unchanged", "renamed", "embedded", "rejected", "removed")
+        if getattr(report, name)
+    }
+
+
+def rejected(directory):
+    with Index.open(directory) as opened:
+        return {bad.path: (bad.cause, bad.first_seen) for bad in opened.items.rejected()}
+
+
+def items(directory):
+    with Index.open(directory) as opened:
+        return {item.path: item for item in opened.items.at(range(len(opened)))}
+
+
+def later(file, seconds=10):
+    """Give a file another time."""
+    status = file.stat()
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + seconds * 10**9))
+
+
+def test_a_first_build_embeds_everything_and_publishes_generation_one(build, index, leftovers):
+    report = build()
+
+    assert done(report) == {"embedded": 12}
+    assert (report.generation, report.published, report.encoder) == (1, True, "handcrafted")
+    assert leftovers(index) == []
+
+
+def test_a_second_build_does_nothing_and_opens_no_encoder(build, index, no_encoder):
+    build()
+    before = {path: path.stat().st_mtime_ns for path in index.rglob("*") if path.name != generations.LOCK}
+    no_encoder()
+
+    report = build()
+
+    assert done(report) == {"unchanged": 12}
+    assert (report.generation, report.published) == (1, False)
+    after = {path: path.stat().st_mtime_ns for path in index.rglob("*") if path.name != generations.LOCK}
+    assert after == before
+
+
+def test_one_new_and_one_changed_file_are_all_that_is_embedded(build, small, painted, index, contents):
+    build()
+    before = contents(index)
+    (small / "a" / "new.png").write_bytes(painted(100))
+    (small / "a" / "0000.png").write_bytes(painted(101, side=64))
+    (small / "b" / "0001.png").rename(small / "c" / "renamed.png")
+    (small / "b" / "0004.png").unlink()
+
+    report = build()
+
+    assert done(report) == {"unchanged": 9, "renamed": 1, "embedded": 2, "removed": 2}
+    after = contents(index)
+    assert after["c/renamed.png"] == before["b/0001.png"]
+    assert after["a/0000.png"] != before["a/0000.png"]
+    assert "b/0004.png" not in after
+
+
+def test_copies_are_items_of_their_own_with_the_same_vector(build, small, index, contents, no_encoder):
+    build()
+    for number in range(3):
+        shutil.copyfile(small / "a" / "0000.png", small / "b" / f"copy-{number}.png")
+    no_encoder()
+
+    assert done(build()) == {"unchanged": 12, "renamed": 3}
+    after = contents(index)
+    assert after["b/copy-0.png"] == after["b/copy-2.png"] == after["a/0000.png"]
+
+
+def test_copies_in_a_first_build_are_all_items(build, tmp_path, painted, index, contents):
+    for number in range(90):
+        (tmp_path / "same").mkdir(exist_ok=True)
+        (tmp_path / "same" / f"{number:02d}.png").write_bytes(painted(1))
+
+    report = build(tmp_path / "same")
+
+    assert report.count == 90
+    assert len(set(contents(index).values())) == 1
+
+
+def test_a_touched_file_keeps_its_vector_and_is_unchanged_from_then_on(build, small, no_encoder):
+    build()
+    later(small / "a" / "0000.png")
+    no_encoder()
+
+    touched, again = build(), build()
+
+    assert (done(touched), touched.published) == ({"unchanged": 11, "renamed": 1}, True)
+    assert (done(again), again.published) == ({"unchanged": 12}, False)
+
+
+def test_other_content_with_the_same_size_and_time_counts_as_unchanged(build, small, painted, index, contents):
+    # The documented price of not reading every file every night.
+    file = small / "a" / "0000.png"
+    build()
+    before, status = contents(index), file.stat()
+    data = bytearray(file.read_bytes())
+    data[-20] ^= 1
+    file.write_bytes(data)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    assert done(build()) == {"unchanged": 12}
+    assert contents(index) == before
+
+
+def test_times_before_1970_and_far_ahead_are_times_like_others(build, small):
+    os.utime(small / "a" / "0000.png", ns=(0, -(10**18)))
+    os.utime(small / "b" / "0001.png", ns=(0, 9 * 10**18))
+
+    assert (build().count, done(build())) == (12, {"unchanged": 12})
+
+
+@pytest.mark.parametrize("change", [{"backend": "annoy"}, {"trees": 3}, {"seed": 5}, {"target_recall": 0.9}])
+def test_a_changed_setting_publishes_anew_without_embedding(build, index, no_encoder, change, contents):
+    build()
+    before = contents(index)
+    no_encoder()
+
+    report = build(**change)
+
+    assert (done(report), report.published) == ({"unchanged": 12}, True)
+    assert contents(index) == before
+    (name, value), *_ = change.items()
+    assert getattr(read_manifest(index).search, name) == value
+
+
+def test_a_moved_catalogue_publishes_anew_without_embedding(build, small, index, no_encoder):
+    build()
+    no_encoder()
+
+    report = build(small.rename(small.with_name("moved")))
+
+    assert (done(report), report.published) == ({"renamed": 12}, True)
+    assert read_manifest(index).catalogue == str(small.with_name("moved"))
+
+
+def test_a_run_without_options_keeps_encoder_backend_and_products(build, small, index, tmp_path):
+    table = tmp_path / "products.csv"
+    table.write_text("path,product\na/0000.png,Red\n")
+    build(backend="annoy", trees=7, seed=9, metadata=table)
+    (small / "a" / "0000.png").rename(small / "a" / "moved.png")
+    table.write_text("path,product\na/moved.png,Blue\n")
+
+    report = build_index(small, index)
+
+    manifest = read_manifest(index)
+    assert (report.encoder, manifest.backend) == ("handcrafted", BackendSettings("annoy", 7, 9, 2000))
+    assert items(index)["a/moved.png"].product == "Blue"  # the table is read again
+    assert build_index(small, index).published is False
+
+
+def test_a_precision_changes_nothing_for_an_encoder_without_a_network(build):
+    build()
+
+    assert build(precision="bf16").published is False
+
+
+def test_another_backbone_embeds_everything_again(build, index, monkeypatch, contents):
+    build()
+    before = contents(index)
+    row = TABLE["handcrafted"]
+    other = replace(row, spec=replace(row.spec, name="coarse", size=64))
+    monkeypatch.setitem(TABLE, "coarse", other)
+
+    report = build(backbone="coarse")
+
+    assert done(report) == {"embedded": 12}
+    assert all(after != before[path] for path, after in contents(index).items())
+    assert done(build(backbone=None)) == {"unchanged": 12}
+    assert done(build()) == {"embedded": 12}  # and back
+    assert contents(index) == before
+
+
+def test_a_new_version_of_the_same_encoder_embeds_everything_again(build, index, monkeypatch):
+    row = TABLE["handcrafted"]
+    with monkeypatch.context() as patch:  # of long ago
+        patch.setitem(TABLE, "handcrafted", replace(row, spec=replace(row.spec, dims=640, version=1)))
+        build()
+    assert read_manifest(index).encoder.dims == 640
+
+    assert done(build(backbone=None)) == {"unchanged": 12}  # which cron says: the index keeps the version it has
+    assert done(build()) == {"embedded": 12}
+    assert len(list((index / "encoders").iterdir())) == 2
+    assert read_manifest(index).fingerprint == replace(row.spec, steps="crop-foreground").fingerprint
+
+
+def test_an_encoder_nobody_knows_is_a_missing_component(build):
+    with pytest.raises(MissingComponentError, match="handcraftd") as caught:
+        build(backbone="handcraftd")
+    assert "handcrafted" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "options", [{"backend": "hnsw"}, {"trees": 0}, {"trees": 10_001}, {"seed": -1}, {"seed": 2**31}, {"weights": "w"}]
+)
+def test_a_setting_that_makes_no_sense_is_a_usage_error_and_publishes_nothing(build, index, options):
+    with pytest.raises(UsageError):
+        build(**options)
+    with pytest.raises(NoIndexError):
+        Index.open(index)
+
+
+# --- files that cannot be used
+
+
+@pytest.fixture
+def bad(small, painted):
+    """Five bad files beside the twelve good ones, and a good one whose name is not UTF-8."""
+    jpeg = cv2.imencode(".jpg", cv2.imdecode(np.frombuffer(painted(50), np.uint8), cv2.IMREAD_COLOR))[1].tobytes()
+    (small / "empty.jpg").write_bytes(b"")
+    (small / "text.jpg").write_text("<html>not found</html>")
+    (small / "truncated.jpg").write_bytes(jpeg[: len(jpeg) // 2])
+    (small / "truncated.png").write_bytes(painted(51)[:-20])
+    os.mkfifo(small / "fifo.jpg")
+    (small / "caf\udce9.png").write_bytes(painted(52))
+    return {
+        "empty.jpg": "empty",
+        "text.jpg": "not_an_image",
+        "truncated.jpg": "corrupt",
+        "truncated.png": "corrupt",
+        "fifo.jpg": "not_regular_file",
+    }
+
+
+def test_bad_files_are_named_with_their_causes_once_and_the_rest_is_published(build, index, bad, small, no_encoder):
+    first = build()
+
+    assert done(first) == {"embedded": 13, "rejected": 5}
+    assert {reject.path: reject.cause for reject in first.new_rejects} == bad
+    assert all(reject.message for reject in first.new_rejects if reject.cause != "not_regular_file")
+    assert {path: cause for path, (cause, _) in rejected(index).items()} == bad
+    assert "caf\udce9.png" in items(index)
+
+    no_encoder()
+    second = build()
+    assert (done(second), second.published, second.new_rejects) == ({"unchanged": 13, "rejected": 5}, False, ())
+
+
+def test_a_repaired_file_is_embedded_and_a_removed_one_forgotten(build, index, bad, small, painted):
+    build()
+    (small / "text.jpg").write_bytes(painted(60))
+    (small / "empty.jpg").unlink()
+
+    report = build()
+
+    assert (done(report), report.new_rejects) == ({"unchanged": 13, "embedded": 1, "rejected": 3}, ())
+    assert rejected(index).keys() == bad.keys() - {"text.jpg", "empty.jpg"}
+    assert "text.jpg" in items(index)
+
+
+def test_a_good_file_that_went_bad_is_a_new_reject(build, index, small):
+    build()
+    (small / "a" / "0000.png").write_bytes(b"")
+
+    report = build()
+
+    assert [(reject.path, reject.cause) for reject in report.new_rejects] == [("a/0000.png", "empty")]
+    assert "a/0000.png" not in items(index)
+
+
+class LaterClock:
+    """Stands for the module datetime, in the year 2999."""
+
+    UTC = dt.UTC
+
+    class datetime:  # noqa: N801  # the name it has there
+        @staticmethod
+        def now(zone):
+            return dt.datetime(2999, 1, 1, tzinfo=zone)
+
+
+def test_the_day_a_file_was_first_rejected_is_kept(build, index, bad, small, painted, monkeypatch):
+    build()
+    before = rejected(index)
+    (small / "new.png").write_bytes(painted(61))
+    (small / "text.jpg").write_text("still no picture")  # changed, and as bad as before
+    (small / "also.jpg").write_bytes(b"")
+
+    monkeypatch.setattr("imgsearch.build.update.dt", LaterClock)
+    report = build()
+
+    assert [reject.path for reject in report.new_rejects] == ["also.jpg"]
+    after = rejected(index)
+    assert after.pop("also.jpg")[1].startswith("2999")
+    assert after == before
+
+
+def test_a_picture_in_which_the_encoder_finds_nothing_is_rejected_not_indexed(build, index, small, monkeypatch):
+    real = runtime.HandcraftedEncoder.encode_stream
+
+    def blind(self, batches):
+        for rows in real(self, batches):
+            rows[0] = np.nan
+            yield rows
+
+    monkeypatch.setattr(runtime.HandcraftedEncoder, "encode_stream", blind)
+
+    report = build()
+
+    assert done(report) == {"embedded": 11, "rejected": 1}
+    assert [reject.cause for reject in report.new_rejects] == ["bad_embedding"]
+
+
+def test_a_file_that_stays_bad_publishes_nothing_new(build, small, monkeypatch):
+    real = runtime.HandcraftedEncoder.encode_stream
+
+    def blind(self, batches):
+        for rows in real(self, batches):
+            rows[0] = np.nan
+            yield rows
+
+    monkeypatch.setattr(runtime.HandcraftedEncoder, "encode_stream", blind)
+    build()
+
+    report = build()
+
+    assert (done(report), report.new_rejects) == ({"unchanged": 11, "rejected": 1}, ())
+    assert not report.published
+
+
+def test_a_catalogue_of_bad_files_only_is_refused_and_nothing_published(build, tmp_path, index):
+    (tmp_path / "bad").mkdir()
+    for number in range(5):
+        (tmp_path / "bad" / f"{number}.jpg").write_bytes(b"x" * number)
+
+    with pytest.raises(RefusedError, match="no picture that can be used"):
+        build(tmp_path / "bad")
+    with pytest.raises(NoIndexError):
+        Index.open(index)
+
+
+def test_an_empty_catalogue_is_refused(build, tmp_path, index):
+    (tmp_path / "nothing").mkdir()
+
+    with pytest.raises(RefusedError, match="no picture that can be used"):
+        build(tmp_path / "nothing")
+    with pytest.raises(NoIndexError):
+        Index.open(index)
+
+
+def test_a_catalogue_of_which_most_has_gone_bad_is_refused_and_the_old_index_answers(build, small, index, contents):
+    build()
+    before = contents(index)
+    for file in sorted(small.rglob("*.png"))[5:]:
+        file.write_bytes(b"")
+
+    with pytest.raises(RefusedError, match="has 5 usable pictures, the index has 12"):
+        build()
+
+    assert contents(index) == before
+
+
+@pytest.mark.parametrize("left", [0, 5])
+def test_a_catalogue_that_lost_more_than_half_is_refused_and_the_old_index_answers(build, small, index, left, contents):
+    build()
+    before = contents(index)
+    for file in sorted(small.rglob("*.png"))[left:]:
+        file.rename(file.with_suffix(".away"))
+
+    with pytest.raises(RefusedError, match=rf"has {left} usable pictures, the index has 12") as caught:
+        build()
+    assert "--force" in caught.value.hint
+    assert contents(index) == before
+    forced = {"unchanged": 5, "removed": 7} if left else {"removed": 12}
+    assert done(build(force=True)) == forced
+    assert len(contents(index)) == left
+
+
+def test_a_catalogue_that_lost_just_half_is_believed(build, small):
+    build()
+    for file in sorted(small.rglob("*.png"))[6:]:
+        file.unlink()
+
+    assert done(build()) == {"unchanged": 6, "removed": 6}
+
+
+@pytest.mark.parametrize("kind", ["missing", "file"])
+def test_a_catalogue_that_is_no_folder_is_a_usage_error(build, tmp_path, index, kind):
+    if kind == "file":
+        (tmp_path / "no folder").write_text("")
+
+    with pytest.raises(UsageError, match="expected a folder of pictures"):
+        build(tmp_path / "no folder")
+    assert not index.exists()
+
+
+@pytest.mark.parametrize("name", [".imgsearch", "visible", "deep/er"])
+def test_an_index_inside_the_catalogue_is_no_part_of_it(build, small, painted, name):
+    directory = small / name
+    build(directory=directory)
+    (directory / "in-the-index.png").write_bytes(painted(70))
+
+    assert done(build(directory=directory)) == {"unchanged": 12}
+    assert done(build(directory=small.with_name("second"))) == {"embedded": 12}
+
+
+def test_the_rest_of_an_interrupted_build_inside_the_catalogue_is_no_part_of_it(build, small, painted):
+    (small / "rest").mkdir()
+    (small / "rest" / generations.PARTIAL).write_bytes(b"")
+    (small / "rest" / "picture.png").write_bytes(painted(70))
+
+    assert build().seen == 12
+
+
+# --- the shop's data
+
+
+@pytest.fixture
+def products(tmp_path):
+    def write(text, name="products.csv"):
+        (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+        return tmp_path / name
+
+    return write
+
+
+def test_products_categories_and_other_columns_are_applied(build, index, products):
+    table = products(
+        "path,product,category,price,code,size,note\r\n"
+        'a/0000.png,Red mug,mugs,4.50,00123,12,"a ""good"" one,\nreally"\r\n'
+        "b/0001.png,,,-3,1e5,,=1+1\r\n"
+        "gone.png,Gone,gone,1,1,1,\r\n"
+    )
+    build(metadata=table)
+
+    first, second, third = (items(index)[path] for path in ("a/0000.png", "b/0001.png", "c/0002.png"))
+    assert (first.product, first.category) == ("Red mug", "mugs")
+    assert first.metadata == {"price": 4.5, "code": "00123", "size": 12, "note": 'a "good" one,\nreally'}
+    assert (second.product, second.category) == ("b/0001", "b")
+    assert second.metadata == {"price": -3, "code": "1e5", "size": None, "note": "=1+1"}
+    assert (third.product, third.category, third.metadata) == ("c/0002", "c", {})
+    with Index.open(index) as opened:
+        assert opened.items.rows_where("metadata->>'price' < 4.6") == [0, 4]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(build, index, products):
+    build(metadata=products("\ufeffpath,product\na/0000.png,Tasse Größe 5\n"))
+
+    assert items(index)["a/0000.png"].product == "Tasse Größe 5"
+
+
+def test_a_table_in_latin1_is_taken_as_it_is(build, index, products):
+    build(metadata=products("path,product,category,note\na/0000.png,Café,Thé,Été\n".encode("latin-1")))
+
+    item = items(index)["a/0000.png"]
+    assert (item.product, item.category) == ("Caf\udce9", "Th\udce9")
+
+
+def test_products_of_pictures_whose_names_are_not_utf8_are_applied(build, index, products, small, painted):
+    (small / "caf\udce9.png").write_bytes(painted(80))
+    build(metadata=products(b"path,product\ncaf\xe9.png,Coffee\n"))
+
+    assert items(index)["caf\udce9.png"].product == "Coffee"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "a column called path"),
+        ("name,price\na,1\n", "a column called path"),
+        ("path,price\na/0000.png,1\na/0000.png,2\n", "comes twice"),
+        ("path,price\na/0000.png\n", "line 2"),
+        ("path,price\nb/0001.png,1\na/0000.png,1,2\n", "line 3"),
+        ('path,price\na/0000.png,"open\n', "not a CSV file"),
+        ("path,price\na/0000.png,\0\n", None),
+        (b"PNG\x89\0\r\r\n" * 50, None),
+    ],
+)
+def test_a_table_that_cannot_be_understood_is_a_usage_error_and_publishes_nothing(
+    build, index, products, text, message
+):
+    build()
+    if message is None:  # whether NUL is text is Python's affair
+        try:
+            build(metadata=products(text))
+        except UsageError:
+            assert read_manifest(index).generation == 1
+        else:
+            assert read_manifest(index).generation == 2
+        return
+
+    with pytest.raises(UsageError, match=message):
+        build(metadata=products(text))
+    assert read_manifest(index).generation == 1
+
+
+def test_a_missing_table_is_a_usage_error_that_says_whose_it_is(build, small, index, products, tmp_path):
+    with pytest.raises(UsageError, match="expected a CSV file of products"):
+        build(metadata=tmp_path / "gone.csv")
+    table = products("path\n")
+    build(metadata=table)
+    table.unlink()
+
+    with pytest.raises(UsageError) as caught:
+        build_index(small, index)
+    assert "the index remembers it" in caught.value.hint
+    assert len(items(index)) == 12
+
+
+def test_a_changed_table_publishes_anew_without_embedding(build, index, products, no_encoder):
+    table = products("path,price\na/0000.png,1\n")
+    build(metadata=table)
+    no_encoder()
+    assert build(metadata=table).published is False
+    products("path,price\na/0000.png,2\n")
+
+    assert done(build()) == {"unchanged": 12}
+    assert items(index)["a/0000.png"].metadata == {"price": 2}
+
+
+def test_a_large_table_comes_back_row_by_row(build, index, products, small, tmp_path):
+    names = [str(path.relative_to(small)) for path in small.rglob("*.png")]
+    generator = random.Random(0)
+    cells = {name: "".join(generator.choices("ab,\";\n\r\t 'é", k=12)) + "x" for name in names}
+    with (tmp_path / "table.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("path", "cell"), *cells.items(), *((f"no/{row}.png", "x") for row in range(3000))])
+
+    build(metadata=tmp_path / "table.csv")
+
+    assert {path: item.metadata["cell"] for path, item in items(index).items()} == cells
+
+
+# --- what is written
+
+
+def test_rows_of_all_three_files_belong_to_the_same_picture(build, small, index, contents):
+    build()
+    encoder = runtime.HandcraftedEncoder(TABLE["handcrafted"].spec)
+
+    for path, (embedding, vector) in contents(index).items():
+        pixels = decode_and_fit((small / path).read_bytes(), 128, "pad")
+        expected = runtime.encode(encoder, pixels[None])[0]
+        assert embedding == vector == expected.tobytes()
+    assert list(contents(index)) == sorted(contents(index), key=os.fsencode)
+
+
+def test_every_file_of_a_generation_is_in_the_manifest_with_its_true_record(build, index):
+    build(backend="annoy")
+    manifest = read_manifest(index)
+
+    assert manifest.files == {
+        str(path.relative_to(index)): integrity.file_record(path)
+        for folder in (manifest.folder, manifest.encoder_folder)
+        for path in (index / folder).iterdir()
+        if path.name != generations.MANIFEST  # it cannot hold its own sha256
+    }
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_after_any_changes_the_index_equals_one_built_from_nothing(
+    build, small, index, tmp_path, painted, contents, leftovers, seed
+):
+    generator = random.Random(seed)
+    fresh_seed = 1000 * (seed + 1)
+    build()
+    generations = [1]
+    for _ in range(6):
+        for _ in range(generator.randint(1, 4)):
+            files = sorted(small.rglob("*.png"))
+            file = generator.choice(files)
+            target = small / generator.choice("abcd") / f"{generator.randrange(10**6)}.png"
+            target.parent.mkdir(exist_ok=True)
+            fresh_seed += 1
+            match generator.choice(["add", "change", "rename", "delete", "copy", "swap", "spoil"]):
+                case "add":
+                    target.write_bytes(painted(fresh_seed))
+                case "change":
+                    file.write_bytes(painted(fresh_seed))
+                    later(file, fresh_seed)
+                case "rename":
+                    file.rename(target)
+                case "delete":
+                    file.unlink()
+                case "copy":
+                    shutil.copyfile(file, target)
+                case "swap":
+                    other = generator.choice(files)
+                    one, two = file.read_bytes(), other.read_bytes()
+                    file.write_bytes(two)
+                    other.write_bytes(one)
+                    later(file, fresh_seed)
+                    later(other, fresh_seed)
+                case "spoil":
+                    target.write_bytes(b"")
+        report = build()
+        generations.append(report.generation)
+        shutil.rmtree(tmp_path / "fresh", ignore_errors=True)
+        build(directory=tmp_path / "fresh")
+        assert contents(index) == contents(tmp_path / "fresh")
+        assert rejected(index).keys() == rejected(tmp_path / "fresh").keys()
+        assert leftovers(index) == []
+    assert generations == sorted(generations)
+    assert build().published is False
+
+
+# --- the projection
+
+
+@pytest.fixture
+def early(monkeypatch):
+    """Let a projection be learnt on twelve pictures already."""
+    monkeypatch.setattr(generation, "SMALLEST_CATALOGUE", 12)
+    monkeypatch.setattr(projection, "DIMS", 8)
+
+
+def projection_of(index):
+    manifest = read_manifest(index)
+    return Projection.load(str(index / manifest.folder / generations.PROJECTION), DIMS, manifest.dims)
+
+
+def test_a_small_catalogue_has_no_projection(build, index):
+    build()
+    manifest = read_manifest(index)
+
+    assert (manifest.projection_count, manifest.dims) == (0, DIMS)
+    assert not (index / manifest.folder / generations.PROJECTION).exists()
+
+
+def test_a_projection_is_learnt_and_applied_when_there_is_enough(build, index, early, contents, small, painted, photo):
+    build()
+    manifest, learnt = read_manifest(index), projection_of(index)
+
+    assert (manifest.projection_count, manifest.dims, len(learnt.components)) == (12, 8, 8)
+    for embedding, vector in contents(index).values():
+        expected = learnt.apply(np.frombuffer(embedding, "<f4")[None])[0]
+        np.testing.assert_allclose(np.frombuffer(vector, "<f4"), expected, atol=1e-5)
+    with Index.open(index) as opened:
+        assert opened.search(small / "b" / "0004.png", k=1)[0].path == "b/0004.png"
+        assert len(opened.search(photo, k=12)) == 12
+
+
+def test_a_projection_is_kept_until_the_catalogue_has_doubled(build, index, early, small, lay_out, contents):
+    build()
+    first, before = projection_of(index), contents(index)
+    lay_out(small, 11, first=100)
+    build()
+    kept, after = projection_of(index), contents(index)
+    lay_out(small, 1, first=200)
+    build()
+    doubled = projection_of(index)
+
+    np.testing.assert_array_equal(first.components, kept.components)
+    assert read_manifest(index).projection_count == 24
+    for path, (_, vector) in before.items():  # scores do not drift
+        np.testing.assert_allclose(np.frombuffer(after[path][1], "<f4"), np.frombuffer(vector, "<f4"), atol=1e-6)
+    assert (doubled.mean != kept.mean).any()
+
+
+def test_a_projection_is_learnt_anew_on_request(build, index, early, small, lay_out):
+    build()
+    lay_out(small, 3, first=100)
+    build()
+    assert read_manifest(index).projection_count == 12
+
+    report = build(relearn=True)
+
+    assert (done(report), report.published) == ({"unchanged": 15}, True)
+    assert read_manifest(index).projection_count == 15
+
+
+def test_only_a_sample_of_a_large_catalogue_is_learnt_from(build, index, early, small, lay_out, monkeypatch):
+    lay_out(small, 20, first=100)
+    monkeypatch.setattr(generation, "LARGEST_SAMPLE", 10)
+    build()
+    first = projection_of(index)
+    build(directory=index.with_name("second"))
+
+    assert read_manifest(index).projection_count == 32
+    np.testing.assert_array_equal(first.components, projection_of(index.with_name("second")).components)
+
+
+# --- damage
+
+
+@pytest.mark.parametrize("name", [generations.VECTORS, generations.ANNOY, generations.PROJECTION, "spec.json"])
+@pytest.mark.parametrize("damage", ["lost", "cut"])
+def test_a_derived_file_that_is_lost_or_cut_is_made_anew(build, index, early, name, damage, contents, photo, answers):
+    build(backend="annoy")
+    before, said = contents(index), answers(index, photo)
+    (file,) = [path for path in index.rglob(name) if path.is_file()]
+    if damage == "lost":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-7])
+
+    report = build(backend=None)
+
+    assert (done(report), report.published) == ({"unchanged": 12}, True)
+    after = contents(index)
+    assert {path: one for path, (one, _) in after.items()} == {path: one for path, (one, _) in before.items()}
+    assert [path for path, _ in answers(index, photo)] == [path for path, _ in said]
+
+
+@pytest.mark.parametrize("name", [generations.EMBEDDINGS, generations.ITEMS])
+@pytest.mark.parametrize("damage", ["lost", "cut", "flipped"])
+def test_damaged_truth_is_reported_and_never_published_on(build, index, small, painted, name, damage):
+    build()
+    (file,) = index.rglob(name)
+    data = file.read_bytes()
+    if damage == "lost":
+        file.unlink()
+    elif damage == "cut":
+        file.write_bytes(data[: len(data) // 2])
+    else:
+        file.write_bytes(data[:-9] + bytes([data[-9] ^ 4]) + data[-8:])
+    (small / "new.png").write_bytes(painted(90))
+
+    with pytest.raises(DamagedIndexError, match=name):
+        build()
+    assert read_manifest(index).generation == 1
+
+
+def test_a_damaged_manifest_is_reported_and_left_alone(build, index):
+    build()
+    (index / generations.MANIFEST).write_text('{"format": "imgsearch"')
+
+    with pytest.raises(DamagedIndexError):
+        build_index(index.with_name("small"), index)
+    assert (index / generations.MANIFEST).read_text() == '{"format": "imgsearch"'
+
+
+# --- embeddings first, an index of them later
+
+
+@pytest.fixture
+def embedded(small, tmp_path):
+    report = embed(small, tmp_path / "embedded", backbone="handcrafted")
+    assert done(report) == {"embedded": 12}
+    return tmp_path / "embedded"
+
+
+def test_embed_writes_the_embeddings_and_their_items_where_people_find_them(embedded, build, index, contents):
+    build()
+    array = np.load(embedded / generations.EMBEDDINGS)
+    with closing(sqlite3.connect(embedded / generations.ITEMS)) as connection:
+        paths = [path for (path,) in connection.execute("SELECT path FROM items ORDER BY row")]
+
+    assert {path: row.tobytes() for path, row in zip(paths, array, strict=True)} == {
+        path: embedding for path, (embedding, _) in contents(index).items()
+    }
+
+
+def test_embeddings_alone_cannot_be_searched_and_say_what_to_do(embedded):
+    with pytest.raises(NoIndexError, match="embeddings but no index") as caught:
+        Index.open(embedded)
+    assert "build-index" in caught.value.hint
+
+
+def test_embed_goes_on_from_where_it_was(embedded, small, lay_out, no_encoder):
+    assert done(embed(small, embedded)) == {"unchanged": 12}
+    lay_out(small, 2, first=100)
+
+    assert done(embed(small, embedded)) == {"unchanged": 12, "embedded": 2}
+    assert np.load(embedded / generations.EMBEDDINGS).shape == (14, DIMS)
+
+
+@pytest.mark.parametrize("backend", ["exact", "annoy"])
+def test_an_index_of_embeddings_equals_an_index_of_the_pictures(
+    embedded, build, index, tmp_path, contents, backend, answers, photo
+):
+    build(backend=backend)
+    report = build_index(embedded, tmp_path / "of", backend=backend)
+
+    assert (report.published, report.count, report.embedded) == (True, 12, 0)
+    assert contents(tmp_path / "of") == contents(index)
+    assert answers(tmp_path / "of", photo) == answers(index, photo)
+    assert build_index(embedded, tmp_path / "of").published is False
+
+
+def test_an_index_of_embeddings_follows_them(embedded, small, lay_out, tmp_path, leftovers):
+    build_index(embedded, tmp_path / "of", backend="exact")
+    lay_out(small, 2, first=100)
+    embed(small, embedded)
+
+    report = build_index(embedded, tmp_path / "of")
+
+    assert (report.published, report.count, report.generation) == (True, 14, 2)
+    assert read_manifest(tmp_path / "of").backend.name == "exact"
+    assert leftovers(tmp_path / "of") == []
+
+
+def test_an_index_of_embeddings_is_kept_up_to_date_from_the_pictures_too(embedded, small, lay_out, tmp_path):
+    build_index(embedded, tmp_path / "of")
+    lay_out(small, 1, first=100)
+
+    assert done(build_index(small, tmp_path / "of")) == {"unchanged": 12, "embedded": 1}
+
+
+def test_embeddings_become_an_index_in_place(embedded, small, photo, answers, leftovers):
+    report = build_index(embedded, embedded, backend="exact")
+
+    assert (report.published, report.count) == (True, 12)
+    assert len(answers(embedded, photo)) == 5
+    assert leftovers(embedded) == []  # the links are gone
+    assert build_index(embedded, embedded).published is False
+    with pytest.raises(UsageError, match="holds an index"):
+        embed(small, embedded)
+
+
+def test_embed_into_an_index_is_refused(build, small, index):
+    build()
+
+    with pytest.raises(UsageError, match="holds an index"):
+        embed(small, index)
+
+
+@pytest.mark.parametrize("option", ["backbone", "weights", "precision", "metadata"])
+def test_options_of_embed_are_refused_when_embeddings_are_there(embedded, index, option):
+    with pytest.raises(UsageError, match=f"--{option}"):
+        build_index(embedded, index, **{option: "f32"})
+
+
+def test_damaged_embeddings_are_refused(embedded, index):
+    file = next(embedded.glob("gen-*")) / generations.EMBEDDINGS
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+    with pytest.raises(DamagedIndexError, match=r"embeddings\.npy"):
+        build_index(embedded, index)
+
+
+def test_lost_embeddings_are_damage_not_a_write_error(embedded, index):
+    (next(embedded.glob("gen-*")) / generations.EMBEDDINGS).unlink()
+
+    with pytest.raises(DamagedIndexError, match=r"embeddings\.npy"):
+        build_index(embedded, index)
+
+
+def test_embeddings_of_a_moved_catalogue_tell_the_index_its_new_place(embedded, small, tmp_path):
+    build_index(embedded, tmp_path / "of")
+    moved = small.rename(small.with_name("moved"))
+    embed(moved, embedded)
+
+    build_index(embedded, tmp_path / "of")
+
+    assert read_manifest(tmp_path / "of").catalogue == str(moved)
+
+
+def test_the_catalogue_itself_is_refused_as_the_index_directory(small):
+    with pytest.raises(UsageError):
+        build_index(small, small, backbone="handcrafted")
+
+
+# --- odd places
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        *((name, backend) for name in ("a?b#c%41 d", "line\nbreak") for backend in ("exact", "annoy")),
+        ("caf\udce9", "exact"),
+        ("caf\udce9", "annoy"),
+    ],
+)
+def test_an_index_lies_in_a_folder_of_any_name(build, small, tmp_path, name, backend, answers, photo):
+    catalogue = small.rename(tmp_path / f"catalogue {name}")
+    directory = tmp_path / name / "index"
+
+    build(catalogue, directory, backend=backend)
+
+    assert build(catalogue, directory, backend=None).published is False
+    assert len(answers(directory, photo)) == 5
+
+
+def test_progress_ends_at_the_total(build):
+    told = []
+    build(progress=lambda *what: told.append(what))
+
+    assert told[-2:] == [("index", 0, 12), ("index", 12, 12)]
+    assert ("embed", 12, 12) in told
+
+
+def test_a_place_that_cannot_be_written_is_an_output_error(build):
+    with pytest.raises(OutputError, match="/proc/self/index"):
+        build(directory=Path("/proc/self/index"))

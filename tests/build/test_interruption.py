@@ -1,0 +1,243 @@
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from imgsearch import build_index
+from imgsearch.encoders import runtime
+from imgsearch.encoders.spec import TABLE
+from imgsearch.errors import OutputError
+from imgsearch.build import pipeline
+from imgsearch.store import generations
+from imgsearch.store.manifest import generation_folder
+from imgsearch.store.generations import read_manifest
+
+PICTURES = 200
+DIMS = TABLE["handcrafted"].spec.dims
+
+
+@pytest.fixture
+def given_to_encoder(monkeypatch):
+    """Count the pictures that are given to the encoder; `stop_after` interrupts it after so many batches."""
+
+    class Count:
+        pictures = 0
+        stop_after: int | None = None
+
+    count = Count()
+    real = runtime.HandcraftedEncoder.encode_stream
+
+    def counting(encoder, batches):
+        for number, rows in enumerate(real(encoder, batches)):
+            if number == count.stop_after:
+                raise KeyboardInterrupt
+            count.pictures += len(rows)
+            yield rows
+
+    monkeypatch.setattr(runtime.HandcraftedEncoder, "encode_stream", counting)
+    return count
+
+
+def embeddings_of(read):
+    return {path: embedding for path, (embedding, _) in read.items()}
+
+
+@pytest.fixture
+def interrupted(work, given_to_encoder, tmp_path):
+    """A first build that was interrupted after four batches."""
+    given_to_encoder.stop_after = 4
+    with pytest.raises(KeyboardInterrupt):
+        build_index(work / "catalogue", tmp_path / "partly", backbone="handcrafted", backend="exact")
+    assert given_to_encoder.pictures == 4 * runtime.HandcraftedEncoder.batch_size
+    given_to_encoder.stop_after = None
+    given_to_encoder.pictures = 0
+    return tmp_path / "partly"
+
+
+def test_an_interrupted_build_goes_on_where_it_was(work, interrupted, given_to_encoder, contents, leftovers):
+    assert (interrupted / generations.PARTIAL).exists()
+
+    report = build_index(work / "catalogue", interrupted, backbone="handcrafted", backend="exact")
+
+    done_before = 4 * runtime.HandcraftedEncoder.batch_size
+    again = given_to_encoder.pictures - (PICTURES - done_before)
+    assert 0 <= again <= pipeline.COMMIT_PICTURES + runtime.HandcraftedEncoder.batch_size
+    assert (report.embedded, report.renamed, report.published) == (PICTURES, 0, True)
+    assert leftovers(interrupted) == []
+    assert embeddings_of(contents(interrupted)) == embeddings_of(contents(work / "index"))
+
+
+def test_a_build_that_is_interrupted_time_and_again_comes_to_its_end(work, given_to_encoder, tmp_path, contents):
+    given_to_encoder.stop_after = 1
+    for _ in range(20):
+        try:
+            report = build_index(work / "catalogue", tmp_path / "partly", backbone="handcrafted", backend="exact")
+        except KeyboardInterrupt:
+            continue
+        break
+
+    assert report.published
+    assert given_to_encoder.pictures == PICTURES
+    assert embeddings_of(contents(tmp_path / "partly")) == embeddings_of(contents(work / "index"))
+
+
+def test_an_interrupted_update_is_not_seen_by_readers_and_goes_on(
+    work, lay_out, given_to_encoder, photo, answers, leftovers
+):
+    catalogue, directory = work / "catalogue", work / "index"
+    before = answers(directory, photo)
+    lay_out(catalogue, 100, first=5000)
+    given_to_encoder.stop_after = 2
+    with pytest.raises(KeyboardInterrupt):
+        build_index(catalogue, directory)
+    assert answers(directory, photo) == before
+    given_to_encoder.stop_after, given_to_encoder.pictures = None, 0
+
+    report = build_index(catalogue, directory)
+
+    assert (report.embedded, report.unchanged) == (100, PICTURES)
+    assert given_to_encoder.pictures == 100 - 2 * runtime.HandcraftedEncoder.batch_size
+    assert leftovers(directory) == []
+
+
+def test_what_an_interrupted_build_left_is_swept_though_nothing_has_changed_any_more(
+    work, lay_out, given_to_encoder, leftovers
+):
+    catalogue, directory = work / "catalogue", work / "index"
+    lay_out(catalogue, 60, first=5000)
+    given_to_encoder.stop_after = 1
+    with pytest.raises(KeyboardInterrupt):
+        build_index(catalogue, directory)
+    (directory / generation_folder(read_manifest(directory).generation + 1)).mkdir()
+    for file in catalogue.rglob("50[0-9][0-9].png"):
+        file.unlink()
+
+    assert build_index(catalogue, directory).published is False
+    assert leftovers(directory) == []
+
+
+# --- a work file that is damaged, or another's
+
+
+def change(directory, statement, *parameters):
+    with closing(sqlite3.connect(directory / generations.PARTIAL)) as connection:
+        connection.execute(statement, parameters)
+        connection.commit()
+
+
+@pytest.mark.parametrize(
+    ("damage", "begun_anew"),
+    [
+        (lambda folder: (folder / generations.PARTIAL).write_bytes(b""), True),
+        (lambda folder: (folder / generations.PARTIAL).write_bytes(b"garbage" * 1000), True),
+        (lambda folder: cut(folder / generations.PARTIAL, 5000), True),
+        (lambda folder: cut(folder / generations.PARTIAL, 100_000), True),
+        (lambda folder: change(folder, "UPDATE encoder SET fingerprint = 'another'"), True),
+        (lambda folder: change(folder, "DELETE FROM encoder"), True),
+        (lambda folder: change(folder, "DROP TABLE vectors"), True),
+        (lambda folder: change(folder, "ALTER TABLE vectors RENAME COLUMN vector TO v"), True),
+        (lambda folder: change(folder, "UPDATE vectors SET vector = x'0000'"), True),
+        (lambda folder: change(folder, "UPDATE vectors SET vector = ?", bytes(2560)), True),
+        (lambda folder: change(folder, "UPDATE vectors SET vector = ?", np.ones(DIMS, "<f4").tobytes()), True),
+        (lambda folder: change(folder, "UPDATE vectors SET vector = ?", np.full(DIMS, np.nan, "<f4").tobytes()), True),
+        (lambda folder: change(folder, "UPDATE vectors SET resumed = 1"), False),
+        (lambda folder: (folder / (generations.PARTIAL + "-journal")).write_bytes(b"garbage" * 100), False),
+    ],
+    ids=[
+        *("emptied", "garbage", "cut early", "cut late", "another encoder", "no encoder", "no vectors", "other column"),
+        *("too short", "zeros", "too long a vector", "not a number", "resumed twice", "odd journal"),
+    ],
+)
+def test_a_damaged_work_file_costs_its_vectors_and_never_a_wrong_one(
+    work, interrupted, given_to_encoder, contents, leftovers, damage, begun_anew
+):
+    damage(interrupted)
+
+    report = build_index(work / "catalogue", interrupted, backbone="handcrafted", backend="exact")
+
+    assert (report.embedded, leftovers(interrupted)) == (PICTURES, [])
+    assert (given_to_encoder.pictures == PICTURES) == begun_anew
+    assert embeddings_of(contents(interrupted)) == embeddings_of(contents(work / "index"))
+
+
+def cut(file, size):
+    file.write_bytes(file.read_bytes()[:size])
+
+
+@pytest.mark.parametrize("place", [0, 1, 1279, 2559])
+@pytest.mark.parametrize("bit", [0, 7])
+def test_one_bit_flipped_in_a_vector_costs_that_vector_only(
+    work, interrupted, given_to_encoder, contents, leftovers, place, bit
+):
+    with closing(sqlite3.connect(interrupted / generations.PARTIAL)) as connection:
+        sha256, vector = connection.execute("SELECT sha256, vector FROM vectors LIMIT 1 OFFSET 50").fetchone()
+    flipped = bytearray(vector)
+    flipped[place] ^= 1 << bit
+    change(interrupted, "UPDATE vectors SET vector = ? WHERE sha256 = ?", bytes(flipped), sha256)
+
+    report = build_index(work / "catalogue", interrupted, backbone="handcrafted", backend="exact")
+
+    assert (report.embedded, report.forgotten) == (PICTURES, 1)
+    assert given_to_encoder.pictures == PICTURES - 4 * runtime.HandcraftedEncoder.batch_size + 1
+    assert embeddings_of(contents(interrupted)) == embeddings_of(contents(work / "index"))
+    assert leftovers(interrupted) == []
+
+
+@pytest.mark.parametrize("value", ["x" * 2560, 5, 0.5], ids=["text", "number", "fraction"])
+def test_vectors_that_are_no_bytes_are_forgotten(work, interrupted, contents, value):
+    change(interrupted, "UPDATE vectors SET vector = ?", value)
+
+    build_index(work / "catalogue", interrupted, backbone="handcrafted", backend="exact")
+
+    assert embeddings_of(contents(interrupted)) == embeddings_of(contents(work / "index"))
+
+
+def test_a_work_file_with_any_page_damaged_does_not_stop_builds_for_ever(work, interrupted, contents):
+    whole = (interrupted / generations.PARTIAL).read_bytes()
+    pages = len(whole) // 4096
+    generator = np.random.default_rng(0)
+    failures = []
+    for page in sorted({*range(7), *generator.choice(pages, 3).tolist(), pages - 1}):
+        shutil.rmtree(interrupted)
+        interrupted.mkdir()
+        damaged = whole[: page * 4096] + generator.bytes(4096) + whole[(page + 1) * 4096 :]
+        (interrupted / generations.PARTIAL).write_bytes(damaged)
+        try:
+            build_index(work / "catalogue", interrupted, backbone="handcrafted", backend="exact")
+        except Exception as error:  # noqa: BLE001  # any kind is what this looks for
+            failures.append((page, repr(error)))
+            continue
+        if embeddings_of(contents(interrupted)) != embeddings_of(contents(work / "index")):
+            failures.append((page, "wrong vectors"))
+
+    assert failures == []
+
+
+FULL = """
+import resource, signal, sys
+from imgsearch import build_index
+from imgsearch.errors import OutputError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+try:
+    build_index(sys.argv[1], sys.argv[2], backbone="handcrafted", backend="exact")
+except OutputError as error:
+    sys.exit(error.exit_code)
+"""
+
+
+def test_a_disk_that_is_full_at_the_start_does_not_cost_what_an_interrupted_build_has_done(
+    work, interrupted, given_to_encoder
+):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, work / "catalogue", interrupted], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == OutputError.exit_code, done.stderr
+
+    build_index(work / "catalogue", interrupted, backbone="handcrafted", backend="exact")
+
+    assert given_to_encoder.pictures == PICTURES - 4 * runtime.HandcraftedEncoder.batch_size

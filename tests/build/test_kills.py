@@ -1,0 +1,232 @@
+"""Builds that are killed or told to end at any moment: the real program, on a catalogue that changes."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from imgsearch import Index, build_index, check
+from imgsearch.errors import LockedError, NoIndexError
+from imgsearch.store import generations
+from imgsearch.store.generations import read_manifest
+
+
+def paths(catalogue):
+    return {file.relative_to(catalogue).as_posix() for file in catalogue.rglob("*.png")}
+
+
+@pytest.fixture
+def begin():
+    """Start a build; `wait_for_orphans` waits until no process is left that it has started."""
+    marks = []
+
+    def start(*arguments, **options):
+        marks.append(f"IMGSEARCH_TEST={uuid.uuid4()}")
+        environment = os.environ | dict([marks[-1].split("=")])
+        command = [sys.executable, "-m", "imgsearch", "build-index", *arguments]
+        return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, **options)
+
+    def orphans():
+        """Name the processes that carry the mark of the last build."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if marks[-1].encode() in (process / "environ").read_bytes():
+                    found.append((process / "cmdline").read_bytes())
+            except OSError:  # it has ended, or is another's
+                continue
+        return [line for line in found if line]  # one that has ended but is still listed has no command line
+
+    start.orphans = orphans
+    yield start
+    assert orphans() == []
+
+
+@pytest.fixture
+def vary(lay_out):
+    """Replace sixty pictures of a catalogue, so that it stays as large as it is."""
+    count = 0
+
+    def replace(catalogue):
+        nonlocal count
+        count += 1
+        lay_out(catalogue, 60, first=1000 * count)
+        for file in sorted(catalogue.rglob("*.png"))[:60]:
+            file.unlink()
+
+    return replace
+
+
+@pytest.fixture
+def moment(work, begin, vary):
+    """Choose a moment of a build, from before it has read a thing until after it has published."""
+    vary(work / "catalogue")
+    started = time.monotonic()
+    with begin(work / "catalogue", "--index", work / "index", "--quiet") as process:
+        process.wait()
+    seconds = time.monotonic() - started
+    generator = random.Random(1)
+    return lambda: generator.uniform(0.2, 1.1) * seconds
+
+
+@pytest.mark.parametrize("rounds", [15, pytest.param(200, marks=pytest.mark.slow)])
+def test_a_build_killed_at_any_moment_leaves_the_old_or_the_new_index_and_no_litter(
+    work, begin, vary, moment, look, contents, leftovers, figure, rounds
+):
+    catalogue, directory = work / "catalogue", work / "index"
+    kills = {"before": 0, "after": 0}
+    for _ in range(rounds):
+        generation, before = read_manifest(directory).generation, look(directory)
+        vary(catalogue)
+        with begin(catalogue, "--index", directory, "--quiet") as process:
+            try:
+                process.wait(moment())
+            except subprocess.TimeoutExpired:
+                process.kill()
+            process.wait()
+
+        after = look(directory)
+        published = read_manifest(directory).generation - generation
+        assert after == before or published == 1
+        if process.returncode == -signal.SIGKILL:
+            kills["after" if published else "before"] += 1
+        build_index(catalogue, directory)
+        if published:
+            assert look(directory) == after
+        assert set(contents(directory)) == paths(catalogue)
+        assert leftovers(directory) == []
+        end_of_orphans(begin)
+    build_index(catalogue, work / "fresh", backbone="handcrafted", backend="exact")
+    assert {path: embedding for path, (embedding, _) in contents(directory).items()} == {
+        path: embedding for path, (embedding, _) in contents(work / "fresh").items()
+    }
+    figure("kills", kills)
+    assert kills["before"] >= rounds // 3
+
+
+def end_of_orphans(begin):
+    """Wait for the decoders of a killed build to see that they are alone."""
+    deadline = time.monotonic() + 10
+    while begin.orphans() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert begin.orphans() == []
+
+
+def test_a_first_build_that_is_killed_leaves_no_index_and_the_next_goes_on(work, begin, tmp_path, contents, leftovers):
+    directory = tmp_path / "first"
+    with begin(work / "catalogue", "--index", directory, "--backbone", "handcrafted", "--quiet") as process:
+        while not (directory / generations.PARTIAL).exists() and process.poll() is None:
+            time.sleep(0.01)
+        process.kill()
+
+    if process.returncode != -signal.SIGKILL:
+        pytest.skip("the build was done before it could be killed")
+    end_of_orphans(begin)
+    with pytest.raises(NoIndexError):
+        Index.open(directory)
+    report = build_index(work / "catalogue", directory, backbone="handcrafted")
+    assert (report.count, leftovers(directory)) == (200, [])
+    assert contents(directory) == contents(work / "index")
+
+
+@pytest.mark.parametrize("rounds", [2, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_build_told_to_end_at_any_moment_does_so_with_its_code_and_no_worker_or_litter(
+    work, begin, vary, moment, look, unpublished, leftovers, figure, number, rounds
+):
+    catalogue, directory = work / "catalogue", work / "index"
+    codes = []
+    for _ in range(rounds):
+        vary(catalogue)
+        before = look(directory)
+        with begin(catalogue, "--index", directory, "--quiet", stderr=subprocess.PIPE, text=True) as process:
+            while f"pid {process.pid} " not in (directory / generations.LOCK).read_text() and process.poll() is None:
+                time.sleep(0.005)
+            try:
+                process.wait(0.6 * moment())  # it has begun
+            except subprocess.TimeoutExpired:
+                process.send_signal(number)
+            _, errors = process.communicate(timeout=60)
+
+        after = look(directory)
+        codes.append(process.returncode)
+        # -number: the program was done, and Python was taking itself down.
+        assert process.returncode in (0, 128 + number) or (process.returncode == -number and after != before)
+        assert "Traceback" not in errors
+        assert begin.orphans() == []
+        assert unpublished(directory) == []
+        build_index(catalogue, directory)
+        assert leftovers(directory) == []
+        if after == before:
+            assert process.returncode == 128 + number
+        else:
+            assert look(directory) == after
+    figure("codes", codes)
+    assert 128 + number in codes
+
+
+def held(directory, process):
+    """Wait until a build holds the lock, and stop it there."""
+    while f"pid {process.pid} " not in (directory / generations.LOCK).read_text():
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGSTOP)
+
+
+def test_of_two_builds_at_once_the_second_leaves_with_7_unless_it_is_told_to_wait(
+    work, begin, vary, imgsearch, contents, leftovers
+):
+    catalogue, directory = work / "catalogue", work / "index"
+    vary(catalogue)
+    with begin(catalogue, "--index", directory, "--quiet") as first:
+        held(directory, first)
+        try:
+            started = time.monotonic()
+            refused = imgsearch("build-index", catalogue, "--index", directory)
+            seconds = time.monotonic() - started
+            impatient = imgsearch("build-index", catalogue, "--index", directory, "--wait-lock", "0.5")
+            with pytest.raises(LockedError):
+                build_index(catalogue, directory)
+            with begin(
+                catalogue, "--index", directory, "--wait-lock", "30", stdout=subprocess.PIPE, text=True
+            ) as second:
+                with pytest.raises(subprocess.TimeoutExpired):
+                    second.wait(2)
+                first.send_signal(signal.SIGCONT)
+                waited, _ = second.communicate(timeout=60)
+        finally:
+            first.send_signal(signal.SIGCONT)
+
+    assert (refused.returncode, refused.stdout, impatient.returncode) == (7, "", 7)
+    assert f"pid {first.pid} on " in refused.stderr
+    assert seconds < 10
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert "nothing changed" in waited
+    assert set(contents(directory)) == paths(catalogue)
+    assert (check(directory, deep=True), leftovers(directory)) == ([], [])
+
+
+def test_an_interrupted_build_whose_changes_are_undone_leaves_no_litter_either(
+    work, begin, vary, moment, look, leftovers, tmp_path
+):
+    catalogue, directory = work / "catalogue", work / "index"
+    before = look(directory)
+    shutil.copytree(catalogue, tmp_path / "as it was")
+    vary(catalogue)
+    with begin(catalogue, "--index", directory, "--quiet") as process:
+        while not (directory / generations.PARTIAL).exists():
+            time.sleep(0.005)
+        process.kill()
+    shutil.rmtree(catalogue)
+    (tmp_path / "as it was").rename(catalogue)
+
+    assert build_index(catalogue, directory).published is False
+    assert (look(directory), leftovers(directory)) == (before, [])
+    end_of_orphans(begin)

@@ -1,0 +1,108 @@
+"""An index by a model of one's own: what train wrote goes into build-index and answers without Keras."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imgsearch import build_index, check
+from imgsearch.errors import UsageError
+from imgsearch.images.decode import decode
+from imgsearch.images.transform import fit
+from imgsearch.store import generations
+from imgsearch.store.generations import read_manifest
+
+
+@pytest.fixture
+def model(tiny_models, tmp_path) -> Path:
+    return Path(shutil.copy(tiny_models / "classes.keras", tmp_path / "shoes.keras"))
+
+
+@pytest.fixture
+def index(small, model, tmp_path) -> Path:
+    build_index(small, tmp_path / "index", backbone=str(model), precision="f32", backend="exact")
+    return tmp_path / "index"
+
+
+BY_KERAS = """
+import sys
+import numpy as np
+from pathlib import Path
+from imgsearch.encoders.model_file import load_model
+np.save(sys.argv[3], load_model(Path(sys.argv[1])).predict_on_batch(np.load(sys.argv[2]))[0])
+"""
+
+ASK = """
+import json, sys
+from imgsearch import Index
+with Index.open(sys.argv[1]) as index:
+    vector = index.vector_of(sys.argv[2])
+    hits = index.search(sys.argv[2], k=1)
+heavy = {"keras", "tensorflow", "sklearn", "h5py"} & set(sys.modules)
+print(json.dumps([vector.tolist(), hits[0].path, sorted(heavy)]))
+"""
+
+
+def test_an_index_answers_without_keras_and_with_keras_own_numbers(small, model, index, tmp_path):
+    file = sorted(small.rglob("*.png"))[5]
+    (tmp_path / "photo.png").write_bytes(file.read_bytes() + b"\0")  # other bytes, the same picture
+    np.save(tmp_path / "pictures.npy", fit(decode(file.read_bytes()), 32)[None])
+    command = [sys.executable, "-c", BY_KERAS, model, tmp_path / "pictures.npy", tmp_path / "rows.npy"]
+    subprocess.run(command, check=True, capture_output=True)
+    model.unlink()
+
+    asked = [sys.executable, "-c", ASK, index, tmp_path / "photo.png"]
+    environment = os.environ | {"IMGSEARCH_CACHE": str(tmp_path / "none")}
+    done = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True)
+
+    vector, path, heavy = json.loads(done.stdout)
+    assert (path, heavy) == (file.relative_to(small).as_posix(), [])
+    assert np.allclose(vector, np.load(tmp_path / "rows.npy")[0], atol=1e-3)
+    assert check(index, deep=True) == []
+
+
+def test_a_build_at_night_needs_neither_the_model_nor_its_name(small, index, model, painted, tmp_path, monkeypatch):
+    model.unlink()
+    (small / "new.png").write_bytes(painted(50))
+    monkeypatch.setenv("IMGSEARCH_CACHE", str(tmp_path / "another cache"))
+
+    report = build_index(small, index)
+
+    assert (report.embedded, report.unchanged) == (1, 12)
+    assert read_manifest(index).encoder.name == "shoes.keras"
+    assert not build_index(small, index).published
+
+
+def test_a_model_that_was_trained_again_embeds_everything_again(small, index, model, tiny_models, contents):
+    before = contents(index)
+    assert not build_index(small, index, backbone=str(model)).published
+    shutil.copy(tiny_models / "again.keras", model)
+
+    report = build_index(small, index, backbone=str(model))
+
+    assert report.embedded == 12
+    assert all(contents(index)[path] != before[path] for path in before)
+    assert read_manifest(index).encoder.name == "shoes.keras"
+
+
+def test_a_model_that_is_refused_leaves_the_index_as_it_was(small, index, model):
+    before = read_manifest(index)
+    model.write_bytes(model.read_bytes()[:-100])
+
+    with pytest.raises(UsageError, match=r"shoes\.keras"):
+        build_index(small, index, backbone=str(model))
+
+    assert read_manifest(index) == before
+    assert not (index / generations.PARTIAL).exists()
+    assert not build_index(small, index).published
+
+
+def test_a_model_without_classes_is_as_good_an_encoder(small, tiny_models, tmp_path):
+    report = build_index(small, tmp_path / "index", backbone=str(tiny_models / "metric.keras"), backend="exact")
+
+    assert (report.embedded, report.encoder) == (12, "metric.keras")

@@ -1,0 +1,315 @@
+import json
+import shutil
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from drawn_catalog import draw_catalog
+from imgsearch.encoders.choice import choose_encoder
+from imgsearch.encoders.model_file import CARD, ModelCard, load_model, read_card, save_model
+from imgsearch.encoders.networks import build_network
+from imgsearch.errors import UsageError
+from imgsearch.regions.anchors import anchor_boxes
+from imgsearch.training.detector import plan
+from imgsearch.training.detector.losses import detection_loss, generalised_overlap, mask_loss
+from imgsearch.training.detector.network import build_detector
+from imgsearch.training.detector.train import detect
+from imgsearch.training.report import history_file
+
+# Keras' variables do not know NumPy 2's keyword yet; Keras itself copies them when it saves a model.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+SIZE = 64
+SMALL = {"size": SIZE, "epochs": 2, "batch_size": 4}
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("catalogue")
+    for file in draw_catalog(folder, per_kind=1)[10:]:
+        file.unlink()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def quick():
+    """Train on a few scenes only."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name, value in (
+            (detector_fitting, "SCENES", 8),
+            (detector_fitting, "_MEASURED", 4),
+            (detector_fitting, "_MEASURED_LAST", 8),
+        ):
+            patch.setattr(module, name, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(catalogue, quick, tmp_path_factory):
+    output = tmp_path_factory.mktemp("trained") / "detector.keras"
+    return detect(catalogue, output, **SMALL), load_model(output)
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    choice = choose_encoder("efficientnet-lite0")
+    spec = replace(choice.spec, size=SIZE)
+    return spec, build_network(spec)
+
+
+@pytest.fixture(scope="module")
+def squares():
+    return np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def numbers(outputs) -> list[np.ndarray]:
+    return [np.asarray(ops.convert_to_numpy(output)) for output in outputs]
+
+
+def test_a_detector_gives_embeddings_scores_boxes_and_a_mask(trained, squares):
+    report, model = trained
+    anchors = len(anchor_boxes(SIZE))
+
+    embeddings, scores, boxes, mask = numbers(model.predict_on_batch(squares))
+
+    assert [each.shape for each in (embeddings, scores, boxes, mask)] == [
+        (3, 1280),
+        (3, anchors),
+        (3, anchors, 4),
+        (3, 16, 16),
+    ]
+    assert {each.dtype for each in (embeddings, scores, boxes, mask)} == {np.dtype(np.float32)}
+    for each in (scores, boxes, mask):
+        assert np.all((each >= 0) & (each <= 1))
+    assert np.all(boxes[:, :, 2:] >= boxes[:, :, :2])
+    assert set(report.metrics) == {"average_precision", "recall", "mask_overlap"}
+
+
+def test_its_encoder_is_the_one_it_shares_bit_by_bit(trained, encoder, squares):
+    _, model = trained
+    _, network = encoder
+
+    assert (
+        np.abs(numbers(model.predict_on_batch(squares))[0] - numbers([network.predict_on_batch(squares)])[0]).max()
+        < 1e-5
+    )
+    for layer in network.layers:
+        same = model.get_layer(layer.name) if layer.weights else layer
+        for weight, other in zip(layer.get_weights(), same.get_weights(), strict=True):
+            assert np.array_equal(weight, other)
+
+
+def test_the_card_says_which_encoder_it_shares(trained, encoder):
+    report, _ = trained
+    spec, _ = encoder
+    card = read_card(report.output)
+
+    assert (card.objective, card.backbone, card.dims, card.size) == ("detect", "efficientnet-lite0", 1280, SIZE)
+    assert (card.labels, card.fit, card.steps) == ((), "pad", "")
+    assert card.encoder == spec.fingerprint
+    assert card.is_detector
+
+
+def test_what_openvino_makes_of_it_gives_the_same_numbers(trained, squares, tmp_path):
+    import openvino
+
+    _, model = trained
+    model.export(str(tmp_path / "detector.xml"), format="openvino", verbose=False)
+    compiled = openvino.Core().compile_model(tmp_path / "detector.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    outputs = compiled([squares])
+
+    for number, expected in enumerate(numbers(model.predict_on_batch(squares))):
+        assert np.abs(outputs[number] - expected).max() < 1e-3
+
+
+def test_the_history_beside_it_says_how_it_was_made(trained):
+    report, _ = trained
+    history = json.loads(history_file(report.output).read_text())
+
+    assert history["settings"]["objective"] == "detect"
+    assert history["items"] == {"training": 9, "validation": 1}
+    assert history["metrics"] == report.metrics
+    assert [epoch["epoch"] for epoch in history["epochs"]] == [1, 2]
+    assert not report.output.with_name("detector.keras.checkpoint").exists()
+
+
+@pytest.mark.slow
+def test_an_interrupted_training_goes_on_to_what_an_unbroken_one_gives(trained, catalogue, tmp_path):
+    report, model = trained
+    output = tmp_path / "detector.keras"
+
+    def stop(stage: str, done: int, _: int) -> None:
+        if stage == "train" and done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        detect(catalogue, output, **SMALL, progress=stop)
+    assert not output.exists()
+    again = detect(catalogue, output, **SMALL, resume=True)
+
+    assert again.epochs[0]["loss"] == report.epochs[0]["loss"]
+    for weight, other in zip(model.get_weights(), load_model(output).get_weights(), strict=True):
+        assert np.allclose(weight, other, atol=1e-5)
+
+
+def test_a_file_of_train_can_be_the_encoder(encoder, squares, tmp_path):
+    spec, network = encoder
+    file = tmp_path / "shop.keras"
+    save_model(network, file, ModelCard(SIZE, "pad", "", spec.dims, (), "metric", spec.name))
+    choice = choose_encoder(str(file))
+    again = build_network(choice.spec, choice.files[choice.spec.weights])
+
+    detector = build_detector(again, 0).detector
+
+    assert np.array_equal(
+        numbers(detector.predict_on_batch(squares))[0], numbers([network.predict_on_batch(squares)])[0]
+    )
+
+
+def test_an_encoder_without_a_fine_map_is_refused(quick, catalogue, tmp_path):
+    pictures = keras.Input((SIZE, SIZE, 3), dtype="uint8")
+    coarse = keras.layers.AveragePooling2D(16)(keras.layers.Rescaling(1 / 255)(pictures))
+    embeddings = keras.layers.UnitNormalization()(keras.layers.Flatten()(coarse))
+    model = keras.Model(pictures, [embeddings])
+    file = tmp_path / "coarse.keras"
+    save_model(model, file, ModelCard(SIZE, "pad", "", embeddings.shape[-1], (), "metric", "coarse"))
+
+    with pytest.raises(UsageError, match=r"expected an encoder with a map at stride 8, found \[16\]"):
+        detect(catalogue, tmp_path / "other.keras", architecture=str(file), epochs=1)
+
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_model_without_boxes_is_no_detector(encoder, tmp_path):
+    spec, network = encoder
+    card = ModelCard(SIZE, "pad", "", spec.dims, (), "detect", spec.name, spec.fingerprint)
+
+    with pytest.raises(UsageError, match="expected pictures of"):
+        save_model(network, tmp_path / "detector.keras", card)
+
+
+def test_only_a_detector_names_an_encoder():
+    for objective, shared in (("detect", ""), ("metric", "0123456789abcdef")):
+        with pytest.raises(ValueError, match="name its encoder"):
+            ModelCard(SIZE, "pad", "", 24, (), objective, "cnn", shared)
+
+
+def test_a_card_of_before_detectors_still_loads(tiny_models, tmp_path):
+    file = Path(shutil.copy(tiny_models / "metric.keras", tmp_path / "old.keras"))
+    with zipfile.ZipFile(file) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    card = json.loads(entries[CARD])
+    del card["encoder"]
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in (entries | {CARD: json.dumps(card).encode()}).items():
+            archive.writestr(name, data)
+
+    assert read_card(file) == read_card(tiny_models / "metric.keras")
+    assert read_card(file).encoder == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "--epochs of 1"),
+        ({"batch_size": 1}, "--batch-size of 2"),
+        ({"size": 16}, "--size of 32"),
+        ({"architecture": "handcrafted"}, "expected a network"),
+        ({"backgrounds": "empty"}, "found none that can be used"),
+        ({"backgrounds": "missing"}, "expected a folder"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_before_anything_long_begins(catalogue, tmp_path, options, message):
+    (tmp_path / "empty").mkdir()
+    if "backgrounds" in options:
+        options = {"backgrounds": tmp_path / options["backgrounds"]}
+
+    with pytest.raises(UsageError, match=message):
+        detect(catalogue, tmp_path / "detector.keras", **options)
+
+    assert not list(tmp_path.glob("detector*"))
+
+
+def test_too_few_items_are_refused(catalogue, tmp_path):
+    few = tmp_path / "few"
+    shutil.copytree(next(path for path in catalogue.iterdir() if list(path.iterdir())), few)
+    (few / "broken.png").write_bytes(b"nothing")
+
+    with pytest.raises(UsageError, match="expected at least 10 pictures with an item, found 1"):
+        detect(few, tmp_path / "detector.keras")
+
+
+def test_the_epochs_of_a_default_training_are_named_in_its_help():
+    assert (plan.SCENES, plan._EPOCHS, plan._BATCH_SIZE) == (1024, 16, 16)
+
+
+def test_generalised_overlap_is_one_for_the_same_box_and_falls_with_distance():
+    box = np.array([[0.2, 0.2, 0.4, 0.4]], np.float32)
+    overlaps = [
+        float(ops.convert_to_numpy(generalised_overlap(box, box + np.float32(shift)))[0])
+        for shift in (0, 0.05, 0.3, 0.5)
+    ]
+
+    assert overlaps[0] == pytest.approx(1, abs=1e-4)
+    assert overlaps == sorted(overlaps, reverse=True)
+    assert overlaps[1] == pytest.approx(0.15**2 / (0.08 - 0.15**2) - 0.005 / 0.0625, abs=1e-3)
+    assert -1 < overlaps[3] < overlaps[2] < 0
+
+
+def test_the_loss_of_anchors_asks_nothing_of_those_that_stand_for_neither():
+    truth = np.zeros((1, 3, 5), np.float32)
+    truth[0, :, 0] = (1, 0, -1)
+    truth[0, 0, 1:] = (0.1, 0.1, 0.5, 0.5)
+    right = truth.copy()
+    right[0, :, 0] = (9, -9, 9)
+    wrong = right.copy()
+    wrong[0, 1, 0] = 9
+
+    def loss(predictions):
+        return float(ops.convert_to_numpy(detection_loss(truth, predictions)))
+
+    assert loss(right) == pytest.approx(0, abs=1e-3)
+    assert loss(wrong) > 5
+    right[0, 2, 0] = -9
+    assert loss(right) == pytest.approx(0, abs=1e-3)
+
+
+def test_the_loss_of_masks_is_least_for_the_truth():
+    truth = np.zeros((1, 8, 8), np.float32)
+    truth[0, 2:6, 2:6] = 1
+
+    def loss(shares):
+        return float(ops.convert_to_numpy(mask_loss(truth, np.float32(20) * (shares - np.float32(0.5)))))
+
+    assert loss(truth) == pytest.approx(0, abs=1e-2)
+    assert loss(truth) < loss(np.roll(truth, 1, axis=1)) < loss(1 - truth)
+
+
+def test_heads_are_the_same_for_the_same_seed(encoder):
+    spec, _ = encoder
+    first, again, other = (build_detector(build_network(spec), seed).detector for seed in (5, 5, 6))
+    kernels = [model.get_layer("mask_first_conv").get_weights()[0] for model in (first, again, other)]
+
+    assert np.array_equal(kernels[0], kernels[1])
+    assert not np.array_equal(kernels[0], kernels[2])
+
+
+@pytest.mark.parametrize("name", ["VGG16", "ResNet50", "MobileNetV3Large", "EfficientNetV2B0", "ConvNeXtTiny"])
+def test_heads_fit_on_other_networks(name):
+    pictures = keras.Input((96, 96, 3), dtype="uint8")
+    base = getattr(keras.applications, name)(
+        weights=None, include_top=False, input_tensor=ops.cast(pictures, "float32")
+    )
+    pooled = keras.layers.GlobalAveragePooling2D()(base.output)
+    network = keras.Model(pictures, keras.layers.UnitNormalization()(pooled))
+
+    outputs = build_detector(network, 0).detector.outputs
+
+    anchors = len(anchor_boxes(96))
+    assert [tuple(output.shape[1:]) for output in outputs[1:]] == [(anchors,), (anchors, 4), (24, 24)]
