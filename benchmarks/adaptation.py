@@ -1,7 +1,7 @@
-"""What a catalogue teaches itself with --adapt: python benchmarks/adaptation.py FOLDER.
+"""What a catalog teaches itself with --adapt: python benchmarks/adaptation.py FOLDER.
 
-The stamps, asked for by photo-like pictures and by crops and screenshots, with a seed that nothing was adapted to or
-chosen on; and by pictures that are turned, sheared, shifted and mirrored, a kind that the adaptation has never seen.
+The stamps, asked for by photo-like images and by crops and screenshots, with a seed that nothing was adapted to or
+chosen on; and by images that are turned, sheared, shifted and mirrored, a kind that the adaptation has never seen.
 """
 
 import os
@@ -18,7 +18,7 @@ from demo import ask, rank_of
 from imgsearch import build_index
 from imgsearch.evaluation.metrics import hit_rate
 from imgsearch.images.decode import Pixels, decode, decode_rgba
-from imgsearch.synthetic.augment import photo_like, screenshot_like, shaken
+from imgsearch.synthetic.augment import augment, photo_like, screenshot_like
 
 SEEDS = (3,)
 # Fewer than half of what comes later, so that the projection is kept.
@@ -26,23 +26,23 @@ FIRST = 330
 
 
 def main(folder: Path) -> None:
-    catalogue = folder / "stamps"
-    if not stamps(catalogue):
+    catalog = folder / "stamps"
+    if not stamps(catalog):
         sys.exit("the stamps cannot be had here")
-    pictures = sorted(catalogue.rglob("*.png"))
+    images = sorted(catalog.rglob("*.png"))
     plain, adapted, half = (folder / f"adaptation-{name}.imgsearch" for name in ("plain", "adapted", "half"))
-    build_index(catalogue, plain)
-    report = build_index(catalogue, adapted, adapt=True)
-    print(f"  adapted to {report.count} pictures in {report.seconds['index']:.0f} s: {report.adaptation}", flush=True)
-    known, later = split(pictures, catalogue, folder / "adaptation-half")
+    build_index(catalog, plain)
+    report = build_index(catalog, adapted, adapt=True)
+    print(f"  adapted to {report.count} images in {report.seconds['index']:.0f} s: {report.adaptation}", flush=True)
+    known, later = split(images, catalog, folder / "adaptation-half")
     build_index(known, half, adapt=True, relearn=True)
-    for picture in later:
-        os.link(picture, placed(picture, catalogue, known))
+    for image in later:
+        os.link(image, placed(image, catalog, known))
     build_index(known, half)
     for kind, make in KINDS.items():
         for seed in SEEDS:
-            queries = make_queries(pictures, catalogue, folder / f"adaptation-{kind}-{seed}", make, seed)
-            unseen = {name: queries[name] for name in (path.relative_to(catalogue).as_posix() for path in later)}
+            queries = make_queries(images, catalog, folder / f"adaptation-{kind}-{seed}", make, seed)
+            unseen = {name: queries[name] for name in (path.relative_to(catalog).as_posix() for path in later)}
             print(
                 f"  {kind}, seed {seed}: plain {rates(plain, queries)}; adapted {rates(adapted, queries)}", flush=True
             )
@@ -53,36 +53,36 @@ def main(folder: Path) -> None:
             )
 
 
-def split(pictures: list[Path], catalogue: Path, folder: Path) -> tuple[Path, list[Path]]:
-    """Link a part of the catalogue, chosen by lot, into a folder; return it and the pictures that are not in it."""
+def split(images: list[Path], catalog: Path, folder: Path) -> tuple[Path, list[Path]]:
+    """Link a part of the catalog, chosen by lot, into a folder; return it and the images that are not in it."""
     shutil.rmtree(folder, ignore_errors=True)
-    chosen = set(np.random.default_rng(0).permutation(len(pictures))[:FIRST].tolist())
+    chosen = set(np.random.default_rng(0).permutation(len(images))[:FIRST].tolist())
     for number in chosen:
-        os.link(pictures[number], placed(pictures[number], catalogue, folder))
-    return folder, [picture for number, picture in enumerate(pictures) if number not in chosen]
+        os.link(images[number], placed(images[number], catalog, folder))
+    return folder, [image for number, image in enumerate(images) if number not in chosen]
 
 
-def placed(picture: Path, catalogue: Path, folder: Path) -> Path:
-    """Name the place of a picture of the catalogue in another folder, which is made."""
-    place = folder / picture.relative_to(catalogue)
+def placed(image: Path, catalog: Path, folder: Path) -> Path:
+    """Name the place of an image of the catalog in another folder, which is made."""
+    place = folder / image.relative_to(catalog)
     place.parent.mkdir(parents=True, exist_ok=True)
     return place
 
 
 def make_queries(
-    pictures: list[Path],
-    catalogue: Path,
+    images: list[Path],
+    catalog: Path,
     folder: Path,
     make: Callable[[Path, np.random.Generator], bytes],
     seed: int,
 ) -> dict[str, Path]:
-    """Make one query of each picture; returns its file by the picture's path."""
+    """Make one query of each image; returns its file by the image's path."""
     folder.mkdir(exist_ok=True)
     queries = {}
-    for number, picture in enumerate(pictures):
+    for number, image in enumerate(images):
         query = folder / f"{number:04d}.img"
-        query.write_bytes(make(picture, np.random.default_rng([seed, number])))
-        queries[picture.relative_to(catalogue).as_posix()] = query
+        query.write_bytes(make(image, np.random.default_rng([seed, number])))
+        queries[image.relative_to(catalog).as_posix()] = query
     return queries
 
 
@@ -92,16 +92,16 @@ def rates(index: Path, queries: dict[str, Path]) -> str:
     return f"@1 {hit_rate(ranks, 1):.3f} @10 {hit_rate(ranks, 10):.3f}"
 
 
-def _photo(picture: Path, generator: np.random.Generator) -> bytes:
-    return photo_like(decode_rgba(picture.read_bytes()), generator)
+def _photo(image: Path, generator: np.random.Generator) -> bytes:
+    return photo_like(decode_rgba(image.read_bytes()), generator)
 
 
-def _screenshot(picture: Path, generator: np.random.Generator) -> bytes:
-    return screenshot_like(decode_rgba(picture.read_bytes()), generator)
+def _screenshot(image: Path, generator: np.random.Generator) -> bytes:
+    return screenshot_like(decode_rgba(image.read_bytes()), generator)
 
 
-def _shaken(picture: Path, generator: np.random.Generator) -> bytes:
-    changed: Pixels = shaken(decode(picture.read_bytes()), generator)
+def _shaken(image: Path, generator: np.random.Generator) -> bytes:
+    changed: Pixels = augment(decode(image.read_bytes()), generator)
     _, png = cv2.imencode(".png", cv2.cvtColor(changed, cv2.COLOR_RGB2BGR))
     return png.tobytes()
 

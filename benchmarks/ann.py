@@ -1,7 +1,7 @@
 """Recall against queries a second, annoy and exact beside other libraries: python benchmarks/ann.py FOLDER.
 
 Three data sets, all compared by cosine, as imgsearch does: the index that large_index.py makes; where
-examples/fashion_mnist.py has left them in FOLDER/fashion, embeddings of Fashion-MNIST, with its test pictures as
+examples/fashion_mnist.py has left them in FOLDER/fashion, embeddings of Fashion-MNIST, with its test images as
 queries; and the raw pixels of Fashion-MNIST, which ann-benchmarks compares by Euclidean distance.
 
 Libraries propose candidates, and these are scored again from the vectors, as backends of imgsearch are: the time of
@@ -370,7 +370,7 @@ def main(folder: Path) -> None:
     """Compare all libraries on all data sets.
 
     Args:
-        folder: Keeps pictures and indexes; built files are removed.
+        folder: Keeps images and indexes; built files are removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -398,13 +398,13 @@ def data_sets(folder: Path, scratch: Path) -> Iterator[Data]:
 
 
 def pixels(split: Path) -> Embeddings:
-    """Read pictures in the order of the data set; float32 (N, 784), unit rows."""
+    """Read images in the order of the data set; float32 (N, 784), unit rows."""
     files = sorted(split.rglob("*.png"), key=lambda file: file.name)
     rows = np.empty((len(files), 28 * 28), np.float32)
     for row, file in zip(rows, files, strict=True):
-        picture = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_GRAYSCALE)
-        assert picture is not None, file
-        row[:] = picture.reshape(-1)
+        image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_GRAYSCALE)
+        assert image is not None, file
+        row[:] = image.reshape(-1)
     return unit_rows(rows)
 
 

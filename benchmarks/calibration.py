@@ -1,7 +1,7 @@
-"""Do probabilities mean what they say on queries they were not learnt from: python benchmarks/calibration.py FOLDER.
+"""Do probabilities mean what they say on queries they were not learned from: python benchmarks/calibration.py FOLDER.
 
-Probabilities are learnt from the self-test of the stamps, and compared with what is right among the first ten hits of
-photo-like queries with two other seeds, and of crops and screenshots, a kind that they were not learnt from.
+Probabilities are learned from the self-test of the stamps, and compared with what is right among the first ten hits of
+photo-like queries with two other seeds, and of crops and screenshots, a kind that they were not learned from.
 """
 
 import sys
@@ -20,22 +20,20 @@ ASKED = (("photo", 3), ("photo", 4), ("screenshot", 3))
 
 
 def main(folder: Path) -> None:
-    catalogue = folder / "stamps"
-    if not stamps(catalogue):
+    catalog = folder / "stamps"
+    if not stamps(catalog):
         sys.exit("the stamps cannot be had here")
     index = folder / "calibration.imgsearch"
-    build_index(catalogue, index)
+    build_index(catalog, index)
     evaluation = evaluate(index, calibrate=True)
     keep_calibration(index, evaluation)
-    learnt = evaluation.reliability
-    assert learnt is not None
-    queries = learnt.calibration.queries
-    print(
-        f"  learnt from {queries} queries; by cross-validation {learnt.error:.4f}, first hits {learnt.error_at_1:.4f}"
-    )
-    pictures = sorted(catalogue.rglob("*.png"))
+    learned = evaluation.reliability
+    assert learned is not None
+    queries = learned.calibration.queries
+    print(f"  learned from {queries} queries; cross-validated {learned.error:.4f}, first hits {learned.error_at_1:.4f}")
+    images = sorted(catalog.rglob("*.png"))
     for kind, seed in ASKED:
-        asked = make_queries(pictures, catalogue, folder / f"adaptation-{kind}-{seed}", KINDS[kind], seed)
+        asked = make_queries(images, catalog, folder / f"adaptation-{kind}-{seed}", KINDS[kind], seed)
         answers = ask(index, asked)
         all_hits = [(hit, hit.path == name) for name, hits in answers.items() for hit in hits]
         first = [(hit, right) for hit, right in all_hits if hit.rank == 1]

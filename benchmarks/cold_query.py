@@ -16,18 +16,18 @@ ROUNDS = 9
 
 
 def main(folder: Path) -> None:
-    catalogue = folder / "drawn"
-    files = draw_catalog(catalogue)
+    catalog = folder / "drawn"
+    files = draw_catalog(catalog)
     index = folder / "cold.imgsearch"
-    build_index(catalogue, index)
+    build_index(catalog, index)
     photo = folder / "photo.jpg"
     photo.write_bytes(photo_like(decode_rgba(files[0].read_bytes()), np.random.default_rng(0)))
     program = [sys.executable, "-m", "imgsearch"]
     commands = {
         "import keras": [sys.executable, "-c", "import keras"],
         "query, a new photo": [*program, "query", str(photo), "--index", str(index)],
-        "query, a catalogue picture": [*program, "query", str(files[0]), "--index", str(index)],
-        "build-index, nothing changed": [*program, "build-index", str(catalogue), "--index", str(index)],
+        "query, a catalog image": [*program, "query", str(files[0]), "--index", str(index)],
+        "build-index, nothing changed": [*program, "build-index", str(catalog), "--index", str(index)],
         "--help": [*program, "--help"],
     }
     compare(commands)

@@ -1,6 +1,6 @@
 """All encoders beside one another: python benchmarks/encoders.py FOLDER [--weights NAME=FILE]...
 
-Photo-like queries of the stamps, with a seed that no choice has seen, and Fashion-MNIST: 1,500 pictures of its training
+Photo-like queries of the stamps, with a seed that no choice has seen, and Fashion-MNIST: 1,500 images of its training
 split, and 300 of its test split to ask with. Networks whose weights are not here, nor given, are run with weights of
 chance: their speed and size are as they will be, and nothing is said of their answers.
 """
@@ -46,13 +46,13 @@ def main(folder: Path, weights: Mapping[str, Path]) -> None:
     """Measure every encoder.
 
     Args:
-        folder: Keeps catalogues, queries and indexes.
+        folder: Keeps catalogs, queries and indexes.
         weights: Files with the weights of networks of keras.applications.
     """
-    catalogue = folder / "stamps"
-    if not stamps(catalogue):
+    catalog = folder / "stamps"
+    if not stamps(catalog):
         sys.exit("the stamps cannot be had here")
-    queries = make_queries(catalogue, folder / f"stamps-queries-{SEED}", SEED)
+    queries = make_queries(catalog, folder / f"stamps-queries-{SEED}", SEED)
     fashion = folder / f"fashion-{PART}"
     fill(fashion, PART)
     asked = some_of(fashion / "test", folder / f"fashion-asked-{ASKED}")
@@ -65,7 +65,7 @@ def main(folder: Path, weights: Mapping[str, Path]) -> None:
             if file is None and name in TABLE and name not in known:
                 file, is_chance = chance_weights(name, Path(scratch)), True
             index = Path(scratch) / "stamps.imgsearch"
-            report = build_index(catalogue, index, backbone=name, weights=file)
+            report = build_index(catalog, index, backbone=name, weights=file)
             words = f"  {name:<42} {row_of(index, report)}"
             if is_chance:
                 print(f"{words}   no weights here", flush=True)
@@ -77,7 +77,7 @@ def main(folder: Path, weights: Mapping[str, Path]) -> None:
 
 
 def row_of(index: Path, report: BuildReport) -> str:
-    """Show what an encoder costs: dimensions, megabytes of what is run, pictures embedded in a second."""
+    """Show what an encoder costs: dimensions, megabytes of what is run, images embedded in a second."""
     (folder,) = (index / "encoders").iterdir()
     size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
     embeddings = np.load(index / f"gen-{report.generation:06d}" / "embeddings.npy", mmap_mode="r")
@@ -94,7 +94,7 @@ def fashion_figures(fashion: Path, asked: Path, name: str, weights: Path | None,
     index, queries = scratch / "fashion.imgsearch", scratch / "asked"
     try:
         build_index(fashion / "train", index, backbone=name, weights=weights)
-    except UsageError as error:  # 28 grey pixels have few local features
+    except UsageError as error:  # 28 gray pixels have few local features
         return error.message
     ranks = ask_for_class(index, sorted(asked.rglob("*.png")))
     if "visual-words" in name:  # the vocabulary belongs to the index
@@ -105,13 +105,13 @@ def fashion_figures(fashion: Path, asked: Path, name: str, weights: Path | None,
 
 
 def some_of(split: Path, folder: Path) -> Path:
-    """Link the first pictures of each class into a folder of their own."""
+    """Link the first images of each class into a folder of their own."""
     for category in sorted(split.iterdir()):
         (folder / category.name).mkdir(parents=True, exist_ok=True)
-        for picture in sorted(category.iterdir())[:ASKED]:
-            link = folder / category.name / picture.name
+        for image in sorted(category.iterdir())[:ASKED]:
+            link = folder / category.name / image.name
             if not link.exists():
-                os.link(picture, link)
+                os.link(image, link)
     return folder
 
 

@@ -21,26 +21,26 @@ from imgsearch import build_index
 from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.transform import fit
-from throughput import COUNT, make_copies, make_pictures
+from throughput import COUNT, make_copies, make_images
 
-COPIES = 16  # the processes take a quarter of a second to start, which is no cost of a picture
+COPIES = 16  # the processes take a quarter of a second to start, which is no cost of an image
 ROUNDS = 3
 
 
 def main(folder: Path) -> None:
-    pictures = make_copies(make_pictures(folder / "photographs"), folder / "photographs-6400", COPIES)
+    images = make_copies(make_images(folder / "photographs"), folder / "photographs-6400", COPIES)
     rates: dict[str, list[float]] = {"OpenCV in threads": [], "as it is": []}
     work: dict[str, list[float]] = {name: [] for name in rates}
-    build(pictures, folder)  # exports the encoder, and brings the files into the page cache
+    build(images, folder)  # exports the encoder, and brings the files into the page cache
     for _ in range(ROUNDS):
         for name, bare in (("OpenCV in threads", True), ("as it is", False)):
             with patch("imgsearch.build.pipeline._decoders", bare_decoders) if bare else contextlib.nullcontext():
                 before = processor_seconds()
-                rates[name].append(build(pictures, folder))
+                rates[name].append(build(images, folder))
                 work[name].append(processor_seconds() - before)
     for name, values in rates.items():
-        print(f"  {name:<18} {median(values):6.1f} pictures/s (of {ROUNDS}: {min(values):.1f} to {max(values):.1f})")
-    for what, measured in (("pictures a second", rates), ("processor time", work)):
+        print(f"  {name:<18} {median(values):6.1f} images/s (of {ROUNDS}: {min(values):.1f} to {max(values):.1f})")
+    for what, measured in (("images a second", rates), ("processor time", work)):
         ratios = [mine / bare for bare, mine in zip(*measured.values(), strict=True)]
         print(f"  {what}: ratio {median(ratios):.3f} (of {ROUNDS}: {min(ratios):.3f} to {max(ratios):.3f})")
 
@@ -51,11 +51,11 @@ def processor_seconds() -> float:
     return used.user + used.system + used.children_user + used.children_system
 
 
-def build(pictures: Path, folder: Path) -> float:
-    """Build, and return pictures embedded for each second of that stage."""
+def build(images: Path, folder: Path) -> float:
+    """Build, and return images embedded for each second of that stage."""
     index = folder / "isolation.imgsearch"
     shutil.rmtree(index, ignore_errors=True)
-    report = build_index(pictures, index)
+    report = build_index(images, index)
     assert report.embedded == COUNT * COPIES
     return report.images_per_second
 
@@ -68,7 +68,7 @@ def bare_decoders(
     cv2.setNumThreads(1)
 
     def decode(content):  # type: ignore[no-untyped-def]
-        # The pictures have 1000 pixels: a quarter is the least that the decoder may leave.
+        # The images have 1000 pixels: a quarter is the least that the decoder may leave.
         image = cv2.imdecode(np.frombuffer(content.data, np.uint8), cv2.IMREAD_REDUCED_COLOR_4)
         pixels = np.asarray(cv2.cvtColor(np.asarray(image), cv2.COLOR_BGR2RGB), np.uint8)
         return replace(content, data=b"", pixels=fit(pixels, spec.size, spec.fit))

@@ -1,7 +1,7 @@
 """An index of 100,000 items: recall, latency, memory of a query: python benchmarks/large_index.py FOLDER.
 
-The items are embeddings of the drawn catalogue, each blended with two others and with noise, so that they are as
-unevenly spread as real ones; there are no picture files behind them.
+The items are embeddings of the drawn catalog, each blended with two others and with noise, so that they are as
+unevenly spread as real ones; there are no image files behind them.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from imgsearch.store import generations
 from imgsearch.store.arrays import open_array, write_array
 from imgsearch.store.items import SCHEMA, connect
 from imgsearch.store.locking import writer_lock
-from imgsearch.store.plan import SearchWish
+from imgsearch.store.plan import SearchOptions
 
 BACKENDS = ("auto", "faiss")
 COUNT = 100_000
@@ -38,7 +38,7 @@ def main(folder: Path) -> None:
     commands = {"import keras": [sys.executable, "-c", "import keras"]}
     for backend in BACKENDS:
         index = folder / f"large-{backend}.imgsearch"
-        seconds = make_index(folder, index, SearchWish(backend))
+        seconds = make_index(folder, index, SearchOptions(backend))
         with Index.open(index) as opened:
             size = sum(record.size for record in opened.manifest.files.values()) / 1e6
             print(f"  {COUNT:,} items, {opened.manifest.dims} dimensions, {size:.0f} MB; derived in {seconds:.1f} s")
@@ -49,7 +49,7 @@ def main(folder: Path) -> None:
     compare(commands)
 
 
-def make_index(folder: Path, directory: Path, search: SearchWish | None = None) -> float:
+def make_index(folder: Path, directory: Path, search: SearchOptions | None = None) -> float:
     shutil.rmtree(directory, ignore_errors=True)
     draw_catalog(folder / "drawn")
     embed(folder / "drawn", folder / "drawn-embeddings")
@@ -70,7 +70,7 @@ def make_index(folder: Path, directory: Path, search: SearchWish | None = None) 
         source = folder / "drawn-embeddings" / given.encoder_folder
         names = tuple(Path(name).name for name in given.files if name.startswith("encoders/"))
         generations.install_encoder(directory, given.fingerprint, source, names)
-        draft = replace(given, generation=1, count=COUNT, search=search or SearchWish())
+        draft = replace(given, generation=1, count=COUNT, search=search or SearchOptions())
         complete_generation(directory, draft, None, lambda *_: None)
     return time.perf_counter() - started
 

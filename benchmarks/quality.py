@@ -1,7 +1,7 @@
 """Hit rates of photo-like queries: python benchmarks/quality.py FOLDER.
 
 Choices (pooling, padding, whitening) were made on the stamps with seeds 0 to 2. The figures that count are of
-seeds 3 and 4, and of the drawn catalogue, which no choice has seen.
+seeds 3 and 4, and of the drawn catalog, which no choice has seen.
 """
 
 import sys
@@ -23,20 +23,20 @@ ENCODERS: tuple[tuple[str, Precision | None], ...] = (
 
 
 def main(folder: Path) -> None:
-    catalogues = []
+    catalogs = []
     if stamps(folder / "stamps"):
-        catalogues.append(folder / "stamps")
+        catalogs.append(folder / "stamps")
     draw_catalog(folder / "drawn")
-    catalogues.append(folder / "drawn")
-    for catalogue in catalogues:
+    catalogs.append(folder / "drawn")
+    for catalog in catalogs:
         for backbone, precision in ENCODERS:
-            index = folder / f"{catalogue.name}-{backbone}-{precision}.imgsearch"
-            report = build_index(catalogue, index, backbone=backbone, precision=precision)
+            index = folder / f"{catalog.name}-{backbone}-{precision}.imgsearch"
+            report = build_index(catalog, index, backbone=backbone, precision=precision)
             for seed in SEEDS:
-                queries = make_queries(catalogue, folder / f"{catalogue.name}-queries-{seed}", seed)
+                queries = make_queries(catalog, folder / f"{catalog.name}-queries-{seed}", seed)
                 ranks = [rank_of(name, hits) for name, hits in ask(index, queries).items()]
                 rates = "  ".join(f"@{k} {hit_rate(ranks, k):.3f}" for k in (1, 5, 10))
-                label = f"{catalogue.name} ({report.count}), {backbone}, {precision or 'auto'}, seed {seed}"
+                label = f"{catalog.name} ({report.count}), {backbone}, {precision or 'auto'}, seed {seed}"
                 print(f"  {label:<60} hit rate {rates}", flush=True)
 
 

@@ -1,7 +1,7 @@
 """Find the product in the photo, stage by stage: python benchmarks/regions.py FOLDER [DETECTOR.keras].
 
-The easy set are photo-like pictures of the stamps (seed 3), the hard set is that of hard_set.py (seed 1), and the sure
-set are catalogue pictures saved once more. Choices were made on the hard set with seed 0; seed 1 decided nothing.
+The easy set are photo-like images of the stamps (seed 3), the hard set is that of hard_set.py (seed 1), and the sure
+set are catalog images saved once more. Choices were made on the hard set with seed 0; seed 1 decided nothing.
 Without a DETECTOR one is trained in FOLDER, with the defaults.
 """
 
@@ -23,9 +23,9 @@ from adaptation import placed, split
 from catalogs import stamps
 from cold_query import compare
 from demo import make_queries, rank_of
-from hard_set import ground, grounds, hard_set, trimmed
+from hard_set import background, backgrounds, hard_set, trimmed
 from imgsearch import Index, build_index
-from imgsearch.encoders.runtime import encode, look, open_encoder
+from imgsearch.encoders.runtime import encode, encode_with_features, open_encoder
 from imgsearch.evaluation.metrics import hit_rate
 from imgsearch.images.boxes import overlaps
 from imgsearch.images.decode import decode
@@ -53,27 +53,27 @@ class Stage:
 
 
 def main(folder: Path, detector: Path) -> None:
-    catalogue = folder / "stamps"
-    if not stamps(catalogue):
+    catalog = folder / "stamps"
+    if not stamps(catalog):
         sys.exit("the stamps cannot be had here")
-    photographs = grounds(folder / "grounds")
+    photographs = backgrounds(folder / "backgrounds")
     if not detector.exists():
-        command = ["train", str(catalogue), "-o", str(detector), "--objective", "detect"]
+        command = ["train", str(catalog), "-o", str(detector), "--objective", "detect"]
         subprocess.run([sys.executable, "-m", "imgsearch", *command], check=True)
     facts = json.loads(detector.with_suffix(".history.json").read_text())
     print(f"  the detector: {facts['metrics']} after {facts['seconds']['total']:.0f} s", flush=True)
     names = ("plain", "adapted", "detector-plain", "detector", "detector-half")
     plain, adapted, bare, taught, half = (folder / f"regions-{name}.imgsearch" for name in names)
-    build_index(catalogue, plain)
-    build_index(catalogue, adapted, adapt=True)
-    build_index(catalogue, bare, detector=detector, adapt=False)
-    report = build_index(catalogue, taught, detector=detector)
+    build_index(catalog, plain)
+    build_index(catalog, adapted, adapt=True)
+    build_index(catalog, bare, detector=detector, adapt=False)
+    report = build_index(catalog, taught, detector=detector)
     if report.published:
         print(f"  with a detector the index takes {report.seconds['index']:.0f} s: {report.adaptation}", flush=True)
-    known, later = split(sorted(catalogue.rglob("*.png")), catalogue, folder / "regions-half")
+    known, later = split(sorted(catalog.rglob("*.png")), catalog, folder / "regions-half")
     build_index(known, half, detector=detector, relearn=True)
-    for picture in later:
-        os.link(picture, placed(picture, catalogue, known))
+    for image in later:
+        os.link(image, placed(image, catalog, known))
     build_index(known, half)
     stages = [
         Stage("whole", plain, {"regions": "whole"}),
@@ -84,26 +84,26 @@ def main(folder: Path, detector: Path) -> None:
         Stage("auto, detector", taught, {}),
         Stage("auto, detector, geometric", taught, {"rerank": True}),
     ]
-    easy = make_queries(catalogue, folder / f"stamps-queries-{EASY_SEED}", EASY_SEED)
-    hard = hard_set(catalogue, photographs, folder / f"hard-{HARD_SEED}", HARD_SEED)
+    easy = make_queries(catalog, folder / f"stamps-queries-{EASY_SEED}", EASY_SEED)
+    hard = hard_set(catalog, photographs, folder / f"hard-{HARD_SEED}", HARD_SEED)
     asked = {
-        "sure": some(saved_again(catalogue, folder / "regions-sure"), SURE_EVERY),
+        "sure": some(saved_again(catalog, folder / "regions-sure"), SURE_EVERY),
         "easy": some(easy, EASY_EVERY),
         "hard": {query.name: query.photo for query in hard},
     }
-    costs(catalogue, plain, taught, hard)
+    costs(catalog, plain, taught, hard)
     for name, index in (("salience", plain), ("detector", taught)):
         print(f"  hard: what was cut out by {name}: {located(index, hard)}", flush=True)
     for name, files in asked.items():
         for stage in stages:
             print(f"  {name:<5} {stage.name:<35} {rates(stage, files)}", flush=True)
-    unseen = {picture.relative_to(catalogue).as_posix() for picture in later}
+    unseen = {image.relative_to(catalog).as_posix() for image in later}
     others = {name: file for name, file in asked["hard"].items() if name in unseen}
     for stage in (stages[1], stages[4], Stage("auto, detector, adapted without them", half, {})):
         print(f"  hard, {len(others)} not adapted on: {stage.name:<38} {rates(stage, others)}", flush=True)
     for name, index in (("salience", plain), ("detector, --no-adapt", bare), ("detector", taught)):
-        print(f"  three items, by {name}: {objects(index, catalogue, photographs)}", flush=True)
-        print(f"  the same, geometric: {objects(index, catalogue, photographs, rerank=True)}", flush=True)
+        print(f"  three items, by {name}: {objects(index, catalog, photographs)}", flush=True)
+        print(f"  the same, geometric: {objects(index, catalog, photographs, rerank=True)}", flush=True)
     compare(cold_queries(hard[0].photo, plain, taught))
 
 
@@ -122,15 +122,15 @@ def cold_queries(photo: Path, plain: Path, taught: Path) -> dict[str, list[str]]
     }
 
 
-def saved_again(catalogue: Path, folder: Path) -> dict[str, Path]:
-    """Save every picture as a JPEG, so that its bytes are not known."""
+def saved_again(catalog: Path, folder: Path) -> dict[str, Path]:
+    """Save every image as a JPEG, so that its bytes are not known."""
     folder.mkdir(exist_ok=True)
     files = {}
-    for number, picture in enumerate(sorted(catalogue.rglob("*.png"))):
+    for number, image in enumerate(sorted(catalog.rglob("*.png"))):
         file = folder / f"{number:04d}.jpg"
-        pixels = decode(picture.read_bytes())[:, :, ::-1]
+        pixels = decode(image.read_bytes())[:, :, ::-1]
         file.write_bytes(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
-        files[picture.relative_to(catalogue).as_posix()] = file
+        files[image.relative_to(catalog).as_posix()] = file
     return files
 
 
@@ -166,19 +166,19 @@ def located(directory: Path, queries: Sequence[Any]) -> str:
     return f"IoU {found.mean():.3f}, above 0.5 {(found > 0.5).mean():.3f}, above 0.75 {(found > 0.75).mean():.3f}"
 
 
-def costs(catalogue: Path, plain: Path, taught: Path, queries: Sequence[Any]) -> None:
-    """Time the encoder: a whole picture, a region, a detector's pass; and count what the queries need of each."""
+def costs(catalog: Path, plain: Path, taught: Path, queries: Sequence[Any]) -> None:
+    """Time the encoder: a whole image, a region, a detector's pass; and count what the queries need of each."""
     with Index.open(plain) as index, Index.open(taught) as other:
         spec, detector_spec = index.manifest.encoder, other.manifest.detector
         assert detector_spec is not None
         encoder = open_encoder(spec, plain / index.manifest.encoder_folder, for_one=True, with_map=True)
         of_regions = open_encoder(spec, taught / other.manifest.encoder_folder, for_one=True)
         detector = Detector(detector_spec, taught / other.manifest.detector_folder / "encoder.xml")
-    picture = decode(min(catalogue.rglob("*.png")).read_bytes())
-    square = fit(picture, spec.size)
+    image = decode(min(catalog.rglob("*.png")).read_bytes())
+    square = fit(image, spec.size)
     timed: dict[str, Callable[[], object]] = {
         "whole": lambda: encode(encoder, square[None]),
-        "whole with its map": lambda: look(encoder, square),
+        "whole with its map": lambda: encode_with_features(encoder, square),
         "a region, without maps": lambda: encode(of_regions, square[None]),
         "detect": lambda: detector.detect(square),
     }
@@ -203,23 +203,23 @@ def costs(catalogue: Path, plain: Path, taught: Path, queries: Sequence[Any]) ->
         print(f"  hard, by {name}: {passes.mean():.2f} passes on average; looks: {shares}", flush=True)
 
 
-def objects(directory: Path, catalogue: Path, photographs: list[Path], *, rerank: bool = False) -> str:
+def objects(directory: Path, catalog: Path, photographs: list[Path], *, rerank: bool = False) -> str:
     """Put three items into each of 100 scenes, and count the scenes of which all three are first hits."""
-    pictures = sorted(catalogue.rglob("*.png"))
+    images = sorted(catalog.rglob("*.png"))
     scenery = [decode(path.read_bytes()) for path in photographs]
     scratch = directory.with_suffix(".scene.png")
     found_all, found_items, boxes = 0, 0, 0
     with Index.open(directory) as index:
         for number in range(SCENES):
             generator = np.random.default_rng([HARD_SEED, 2, number])
-            chosen = generator.choice(len(pictures), 3, replace=False)
+            chosen = generator.choice(len(images), 3, replace=False)
             scene = None
             while scene is None or len(scene.boxes) < 3:
-                back = ground(scenery, pictures, int(chosen[0]), generator)
-                items = [trimmed(pictures[row]) for row in chosen]
+                back = background(scenery, images, int(chosen[0]), generator)
+                items = [trimmed(images[row]) for row in chosen]
                 scene = compose(back, items, THREE, generator)
             cv2.imwrite(str(scratch), scene.photo[:, :, ::-1])
-            wanted = {pictures[row].relative_to(catalogue).as_posix() for row in chosen}
+            wanted = {images[row].relative_to(catalog).as_posix() for row in chosen}
             answers = index.search_objects(scratch, 1, rerank=rerank)
             first = {answer.hits[0].path for answer in answers if answer.hits}
             found_all += wanted <= first

@@ -1,4 +1,4 @@
-"""Pictures a second: build-index beside a plain Keras loop, in one run: python benchmarks/throughput.py FOLDER.
+"""Images a second: build-index beside a plain Keras loop, in one run: python benchmarks/throughput.py FOLDER.
 
 400 JPEGs, 1000 pixels on the longer side. Both sides are given what they need only once: the loop its imports,
 its model and a first batch before the clock starts, the build its exported encoder. The build's clock runs over
@@ -29,8 +29,8 @@ SEED = 0
 
 
 def main(folder: Path) -> None:
-    pictures = make_pictures(folder / "photographs")
-    files = sorted(pictures.glob("*.jpg"))
+    images = make_images(folder / "photographs")
+    files = sorted(images.glob("*.jpg"))
     size = sum(file.stat().st_size for file in files) / len(files)
     print(f"  {len(files)} JPEGs of 1000 x 750 pixels, {size / 1000:.0f} kB each")
     network = build_network(choose_spec("efficientnet-lite0"))
@@ -38,19 +38,19 @@ def main(folder: Path) -> None:
     rates: dict[str, list[float]] = {"plain Keras loop": [], "build-index f32": [], "build-index auto": []}
     for _ in range(ROUNDS):
         rates["plain Keras loop"].append(keras_loop(network, files))
-        rates["build-index f32"].append(build(pictures, folder, "f32"))
-        rates["build-index auto"].append(build(pictures, folder, None))
-    pictures = make_copies(pictures, folder / "photographs-1600")
-    rates["build-index auto, 1600"] = [build(pictures, folder, None) for _ in range(ROUNDS)]
+        rates["build-index f32"].append(build(images, folder, "f32"))
+        rates["build-index auto"].append(build(images, folder, None))
+    images = make_copies(images, folder / "photographs-1600")
+    rates["build-index auto, 1600"] = [build(images, folder, None) for _ in range(ROUNDS)]
     for name, values in rates.items():
         ratios = [value / loop for value, loop in zip(values, rates["plain Keras loop"], strict=True)]
         print(
-            f"  {name:<22} {median(values):6.1f} pictures/s (of {ROUNDS}: {min(values):.1f} to {max(values):.1f}),"
+            f"  {name:<22} {median(values):6.1f} images/s (of {ROUNDS}: {min(values):.1f} to {max(values):.1f}),"
             f" ratio {median(ratios):.2f}"
         )
 
 
-def make_pictures(folder: Path) -> Path:
+def make_images(folder: Path) -> Path:
     """Draw scenes with noise, as a camera gives them, so that the JPEGs have a photograph's size."""
     if folder.is_dir():
         return folder
@@ -70,17 +70,17 @@ def make_pictures(folder: Path) -> Path:
     return folder
 
 
-def make_copies(pictures: Path, folder: Path, copies: int = COPIES) -> Path:
-    """Copy pictures several times, each copy with other bytes behind its end, so that none is known."""
+def make_copies(images: Path, folder: Path, copies: int = COPIES) -> Path:
+    """Copy images several times, each copy with other bytes behind its end, so that none is known."""
     folder.mkdir(exist_ok=True)
     for copy in range(copies):
-        for file in pictures.glob("*.jpg"):
+        for file in images.glob("*.jpg"):
             (folder / f"{copy}-{file.name}").write_bytes(file.read_bytes() + bytes([copy]))
     return folder
 
 
 def keras_loop(network: Any, files: list[Path]) -> float:
-    """What a first script does; returns pictures a second."""
+    """What a first script does; returns images a second."""
     started = time.perf_counter()
     rows = []
     for start in range(0, len(files), 32):
@@ -93,10 +93,10 @@ def keras_loop(network: Any, files: list[Path]) -> float:
     return len(files) / (time.perf_counter() - started)
 
 
-def build(pictures: Path, folder: Path, precision: Precision | None) -> float:
+def build(images: Path, folder: Path, precision: Precision | None) -> float:
     index = folder / "throughput.imgsearch"
     shutil.rmtree(index, ignore_errors=True)
-    report = build_index(pictures, index, precision=precision)
+    report = build_index(images, index, precision=precision)
     assert report.embedded in (COUNT, COUNT * COPIES)
     return report.embedded / report.seconds["total"]
 

@@ -13,7 +13,7 @@ This page is made by `make docs` from the program's own help; a test holds the t
 
 Exit codes: 0 done; 1 a bug; 2 usage; 3 published, but files were rejected that were not before; 4 a query image is
 missing or unreadable; 5 no index there; 6 the index is damaged or of a newer format; 7 another build is running;
-8 an encoder, its weights or a library is missing; 9 refused because most of the catalogue has vanished;
+8 an encoder, its weights or a library is missing; 9 refused because most of the catalog has vanished;
 10 `evaluate`: not good enough; 11 no space, or another write error; 130 and 143 interrupted. Treat any other code as
 a failure.
 

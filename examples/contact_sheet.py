@@ -1,4 +1,4 @@
-"""Lay out queries and their hits as one picture to look at."""
+"""Lay out queries and their hits as one image to look at."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,12 +20,12 @@ GAP_AFTER_QUERY = 24
 Sheet = NDArray[np.uint8]
 
 
-def contact_sheet(rows: Sequence[tuple[Path, Sequence[Hit]]], catalogue: Path) -> bytes:
+def contact_sheet(rows: Sequence[tuple[Path, Sequence[Hit]]], catalog: Path) -> bytes:
     """Draw one row a query: the query left, with the part that the first hit looks like, its hits right, scores below.
 
     Args:
         rows: Queries and what was found for them, the same number of hits for each.
-        catalogue: Root of the hits' paths.
+        catalog: Root of the hits' paths.
 
     Returns:
         A PNG file.
@@ -40,14 +40,14 @@ def contact_sheet(rows: Sequence[tuple[Path, Sequence[Hit]]], catalogue: Path) -
         _place(sheet, query, top, MARGIN, "query", boxes)
         for place, hit in enumerate(hits, start=1):
             left = MARGIN + GAP_AFTER_QUERY + place * (CELL + MARGIN)
-            _place(sheet, catalogue / hit.path, top, left, f"{hit.rank}   {hit.score:.3f}")
+            _place(sheet, catalog / hit.path, top, left, f"{hit.rank}   {hit.score:.3f}")
     _, png = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
     return png.tobytes()
 
 
 def _place(sheet: Sheet, file: Path, top: int, left: int, caption: str, boxes: Sequence[Box] = ()) -> None:
-    picture = decode(file.read_bytes())
-    sheet[top : top + CELL, left : left + CELL] = fit(drawn(Photo(picture, picture.shape[:2]), boxes), CELL)
+    image = decode(file.read_bytes())
+    sheet[top : top + CELL, left : left + CELL] = fit(drawn(Photo(image, image.shape[:2]), boxes), CELL)
     cv2.rectangle(sheet, (left - 1, top - 1), (left + CELL, top + CELL), (200, 200, 200), 1)
     # Captions are ASCII of our own making: OpenCV cannot draw, and may not survive, other text.
     at = (left, top + CELL + CAPTION - 6)

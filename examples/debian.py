@@ -1,4 +1,4 @@
-"""Fetch Debian packages of pictures: by name, with apt-get, and without root."""
+"""Fetch Debian packages of images: by name, with apt-get, and without root."""
 
 import subprocess
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Index a catalogue, take photo-like pictures of its products, and see whether they are found.
+"""Index a catalog, take photo-like images of its products, and see whether they are found.
 
 make demo, or: python examples/demo.py [FOLDER]
 """
@@ -21,13 +21,13 @@ SHOWN = 6
 
 
 def main(folder: Path) -> None:
-    """Run the demo in a folder, which keeps its catalogue, index and queries."""
-    catalogue, about = stamps_or_drawn(folder)
-    index = folder / f"{catalogue.name}.imgsearch"
-    print(f"catalogue: {about}\n")
-    _run("build-index", catalogue, "--index", index)
+    """Run the demo in a folder, which keeps its catalog, index and queries."""
+    catalog, about = stamps_or_drawn(folder)
+    index = folder / f"{catalog.name}.imgsearch"
+    print(f"catalog: {about}\n")
+    _run("build-index", catalog, "--index", index)
 
-    queries = make_queries(catalogue, folder / f"{catalogue.name}-queries")
+    queries = make_queries(catalog, folder / f"{catalog.name}-queries")
     names = list(queries)
     shown = names[len(names) // (2 * SHOWN) :: len(names) // SHOWN][:SHOWN]
     _run("query", *(queries[name] for name in shown), "--index", index)
@@ -37,20 +37,20 @@ def main(folder: Path) -> None:
     rates = ", ".join(f"{hit_rate(ranks, k):.3f} at {k}" for k in (1, 5, 10))
     print(f"hit rate of {len(ranks)} photo-like queries: {rates}")
 
-    sheet = folder / f"{catalogue.name}-contact-sheet.png"
-    sheet.write_bytes(contact_sheet([(queries[name], answers[name][:5]) for name in shown], catalogue))
+    sheet = folder / f"{catalog.name}-contact-sheet.png"
+    sheet.write_bytes(contact_sheet([(queries[name], answers[name][:5]) for name in shown], catalog))
     print(f"contact sheet: {sheet}")
 
 
-def make_queries(catalogue: Path, folder: Path, seed: int = SEED) -> dict[str, Path]:
-    """Take one photo-like picture of each product; returns its file by the product's path."""
+def make_queries(catalog: Path, folder: Path, seed: int = SEED) -> dict[str, Path]:
+    """Take one photo-like image of each product; returns its file by the product's path."""
     folder.mkdir(parents=True, exist_ok=True)
     queries = {}
-    for number, picture in enumerate(sorted(catalogue.rglob("*.png"))):
+    for number, image in enumerate(sorted(catalog.rglob("*.png"))):
         photo = folder / f"{number:04d}.jpg"
-        item = decode_rgba(picture.read_bytes())
+        item = decode_rgba(image.read_bytes())
         photo.write_bytes(photo_like(item, np.random.default_rng([seed, number])))
-        queries[picture.relative_to(catalogue).as_posix()] = photo
+        queries[image.relative_to(catalog).as_posix()] = photo
     return queries
 
 

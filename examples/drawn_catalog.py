@@ -1,4 +1,4 @@
-"""Draw a catalogue: 240 products in 12 categories, for demos and tests that need pictures of nobody else's.
+"""Draw a catalog: 240 products in 12 categories, for demos and tests that need images of nobody else's.
 
 python examples/drawn_catalog.py FOLDER
 """
@@ -13,19 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 Mask = NDArray[np.uint8]
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 
 SIDE = 256
 PRODUCTS_OF_A_KIND = 20
 
 
 def draw_catalog(folder: Path, *, per_kind: int = PRODUCTS_OF_A_KIND, seed: int = 0) -> list[Path]:
-    """Draw a catalogue.
+    """Draw a catalog.
 
     Args:
         folder: Where; made if it is missing. Each category is a folder in it.
         per_kind: Products of each of the 12 categories.
-        seed: Source of all chance: the same seed draws the same pictures.
+        seed: Source of all chance: the same seed draws the same images.
 
     Returns:
         The files, in order.
@@ -41,19 +41,19 @@ def draw_catalog(folder: Path, *, per_kind: int = PRODUCTS_OF_A_KIND, seed: int 
     return files
 
 
-def _drawn(shape: Callable[[Mask], None], number: int, generator: np.random.Generator) -> Picture:
-    """Fill a shape with a pattern in two colours and put an emblem on it; RGBA, transparent around it."""
+def _drawn(shape: Callable[[Mask], None], number: int, generator: np.random.Generator) -> Image:
+    """Fill a shape with a pattern in two colors and put an emblem on it; RGBA, transparent around it."""
     mask = _placed(shape, generator.uniform(0.6, 1.0, 2), (0, 0))
     pattern = list(PATTERNS.values())[number % len(PATTERNS)](generator)
-    first, second, third = _colours(generator)
-    colour = first + (second - first) * pattern[:, :, None]
+    first, second, third = _colors(generator)
+    color = first + (second - first) * pattern[:, :, None]
     emblem = list(SHAPES.values())[int(generator.integers(len(SHAPES)))]
     offset = (int(generator.integers(-25, 26)), int(generator.integers(-20, 41)))
     on_it = _placed(emblem, generator.uniform(0.22, 0.42, 2), offset)
-    colour = np.where(_outlined(on_it), 250.0, np.where(on_it[:, :, None] > 128, third, colour))
+    color = np.where(_outlined(on_it), 250.0, np.where(on_it[:, :, None] > 128, third, color))
     shade = np.linspace(1.1, 0.8, SIDE)[:, None, None]  # light from above
-    colour = np.where(_outlined(mask), 40.0, colour * shade)
-    return np.dstack([np.clip(colour, 0, 255).astype(np.uint8), mask])
+    color = np.where(_outlined(mask), 40.0, color * shade)
+    return np.dstack([np.clip(color, 0, 255).astype(np.uint8), mask])
 
 
 def _placed(shape: Callable[[Mask], None], scale: NDArray[np.float64], offset: tuple[int, int]) -> Mask:
@@ -75,7 +75,7 @@ def _outlined(mask: Mask) -> NDArray[np.bool_]:
     return np.asarray(edge)[:, :, None] > 128
 
 
-def _colours(generator: np.random.Generator) -> list[NDArray[np.float64]]:
+def _colors(generator: np.random.Generator) -> list[NDArray[np.float64]]:
     hue = generator.uniform()
     return [
         np.array(colorsys.hsv_to_rgb((hue + turn) % 1, generator.uniform(0.3, 1), generator.uniform(0.3, 1))) * 255
@@ -83,7 +83,7 @@ def _colours(generator: np.random.Generator) -> list[NDArray[np.float64]]:
     ]
 
 
-def _encoded(rgba: Picture) -> bytes:
+def _encoded(rgba: Image) -> bytes:
     _, data = cv2.imencode(".png", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA))
     return data.tobytes()
 
@@ -219,4 +219,4 @@ SHAPES: dict[str, Callable[[Mask], None]] = {
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python examples/drawn_catalog.py FOLDER")
-    print(f"{len(draw_catalog(Path(sys.argv[1])))} pictures in {sys.argv[1]}")
+    print(f"{len(draw_catalog(Path(sys.argv[1])))} images in {sys.argv[1]}")

@@ -1,8 +1,8 @@
-"""Train an encoder on Fashion-MNIST, index the training pictures, and ask for those of the test split.
+"""Train an encoder on Fashion-MNIST, index the training images, and ask for those of the test split.
 
 python examples/fashion_mnist.py FOLDER [--part N] [--epochs N]
 
-Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017; MIT) has 70,000 grey pictures of 28 x 28 pixels in ten classes. It comes
+Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017; MIT) has 70,000 gray images of 28 x 28 pixels in ten classes. It comes
 from the Debian package dataset-fashion-mnist, or by Keras' own download where there is none. Nothing of it stands in
 this repository.
 """
@@ -40,7 +40,7 @@ HELD_OUT = 0.02
 # What the package calls our splits.
 FILES = {"train": "train", "test": "t10k"}
 
-# Comparing a block of this many queries with 60,000 pictures, and ranking these, takes about 150 MB.
+# Comparing a block of this many queries with 60,000 images, and ranking these, takes about 150 MB.
 QUERIES_AT_ONCE = 100
 
 Bytes = NDArray[np.uint8]
@@ -48,7 +48,7 @@ Embeddings = NDArray[np.float32]
 
 
 def main(folder: Path, *, part: int | None = None, epochs: int = EPOCHS) -> None:
-    """Train, index and evaluate in a folder, which keeps pictures, model and index.
+    """Train, index and evaluate in a folder, which keeps images, model and index.
 
     Args:
         folder: Its `train/` and `test/` are filled if they are missing, and `cnn.keras` is trained if it is.
@@ -67,7 +67,7 @@ def main(folder: Path, *, part: int | None = None, epochs: int = EPOCHS) -> None
     queries = sorted(test.rglob("*.png"))
     predicted = classify(model, queries, folder / "test.classes.jsonl")
     correct = [name == query.parent.name for query, name in predicted.items()]
-    print(f"accuracy on {len(queries)} test pictures: {np.mean(correct):.4f}")
+    print(f"accuracy on {len(queries)} test images: {np.mean(correct):.4f}")
     ranks = ask(index, queries)
     rates = ", ".join(f"{hit_rate(ranks, k):.4f} at {k}" for k in (1, 5, 10))
     print(f"hit rate of their classes in the index: {rates}")
@@ -80,31 +80,31 @@ def fill(folder: Path, part: int | None = None) -> None:
 
     Args:
         folder: Made if it is missing.
-        part: How many pictures of each class a split gets; None for all.
+        part: How many images of each class a split gets; None for all.
     """
     if all((folder / split).is_dir() for split in FILES):
         return
-    for split, (pictures, labels) in _fetched().items():
+    for split, (images, labels) in _fetched().items():
         draft = folder / f"{split}.tmp"
         shutil.rmtree(draft, ignore_errors=True)
-        write_classes(draft, pictures, labels, part)
+        write_classes(draft, images, labels, part)
         shutil.rmtree(folder / split, ignore_errors=True)
         draft.rename(folder / split)
 
 
-def write_classes(folder: Path, pictures: Bytes, labels: Bytes, part: int | None = None) -> None:
-    """Write pictures as PNG, each into the folder of its class.
+def write_classes(folder: Path, images: Bytes, labels: Bytes, part: int | None = None) -> None:
+    """Write images as PNG, each into the folder of its class.
 
     Args:
         folder: Made if it is missing.
-        pictures: uint8 (N, 28, 28), grey; their place is their number and their name.
+        images: uint8 (N, 28, 28), gray; their place is their number and their name.
         labels: uint8 (N,), places in `CLASSES`.
         part: As for `fill`.
     """
     for label, name in enumerate(CLASSES):
         (folder / name).mkdir(parents=True)
         for number in np.flatnonzero(labels == label)[:part]:
-            _, png = cv2.imencode(".png", pictures[number])
+            _, png = cv2.imencode(".png", images[number])
             (folder / name / f"{number:05d}.png").write_bytes(png.tobytes())
 
 
@@ -119,16 +119,16 @@ def read_idx(file: Path) -> Bytes:
     return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
 
 
-def classify(model: Path, pictures: Sequence[Path], output: Path) -> dict[Path, str]:
-    """Ask the program for the class of each picture; its answers stay in a file, a JSON object a line."""
-    names = b"".join(os.fsencode(picture) + b"\n" for picture in pictures)
+def classify(model: Path, images: Sequence[Path], output: Path) -> dict[Path, str]:
+    """Ask the program for the class of each image; its answers stay in a file, a JSON object a line."""
+    names = b"".join(os.fsencode(image) + b"\n" for image in images)
     _run("classify", "-", "--model", model, "--top-k", 1, "--format", "jsonl", "-o", output, given=names)
     answers = map(json.loads, output.read_text().splitlines())
-    return {picture: answer["classes"][0]["class"] for picture, answer in zip(pictures, answers, strict=True)}
+    return {image: answer["classes"][0]["class"] for image, answer in zip(images, answers, strict=True)}
 
 
 def ask(directory: Path, queries: Sequence[Path], k: int = 10) -> list[int | None]:
-    """Ask an index, through the library, for pictures of the class of each query; returns the rank of the first."""
+    """Ask an index, through the library, for images of the class of each query; returns the rank of the first."""
     ranks = []
     with Index.open(directory) as index:
         for query in queries:
@@ -138,7 +138,7 @@ def ask(directory: Path, queries: Sequence[Path], k: int = 10) -> list[int | Non
 
 
 def embedded(directory: Path) -> tuple[Embeddings, list[str]]:
-    """Open what an index, or `imgsearch embed`, says of its pictures.
+    """Open what an index, or `imgsearch embed`, says of its images.
 
     Returns:
         Unit float32 (N, D), mapped; and the class of each.
@@ -176,7 +176,7 @@ def average_precisions(
 
 
 def _fetched() -> Mapping[str, tuple[Bytes, Bytes]]:
-    """Fetch pictures (N, 28, 28) and labels (N,) of both splits."""
+    """Fetch images (N, 28, 28) and labels (N,) of both splits."""
     with tempfile.TemporaryDirectory() as scratch:
         if unpack_package(PACKAGE, Path(scratch)):
             unpacked = Path(scratch) / "usr/share/datasets/fashion-mnist"
@@ -202,8 +202,8 @@ def _run(*arguments: object, given: bytes = b"") -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Train, index and evaluate on Fashion-MNIST.")
-    parser.add_argument("folder", type=Path, help="keeps pictures, model and index")
-    parser.add_argument("--part", type=int, metavar="N", help="only N pictures of each class, training and test")
+    parser.add_argument("folder", type=Path, help="keeps images, model and index")
+    parser.add_argument("--part", type=int, metavar="N", help="only N images of each class, training and test")
     parser.add_argument("--epochs", type=int, default=EPOCHS, metavar="N", help="of the training, at most")
     given = parser.parse_args()
     main(given.folder, part=given.part, epochs=given.epochs)

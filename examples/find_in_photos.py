@@ -1,4 +1,4 @@
-"""Find products in scenes where they stand on busy grounds, and show where each was found.
+"""Find products in scenes where they stand on busy backgrounds, and show where each was found.
 
 python examples/find_in_photos.py [FOLDER]
 """
@@ -23,16 +23,16 @@ STYLE = Style(sides=(0.55, 0.85))
 
 
 def main(folder: Path) -> None:
-    """Draw a catalogue and scenes, ask for what stands in them, and lay out the answers."""
-    catalogue = folder / "drawn"
-    products = draw_catalog(catalogue)
+    """Draw a catalog and scenes, ask for what stands in them, and lay out the answers."""
+    catalog = folder / "drawn"
+    products = draw_catalog(catalog)
     index = folder / "drawn.imgsearch"
-    build_index(catalogue, index)
+    build_index(catalog, index)
     queries = make_scenes(products, folder / "scenes")
     with Index.open(index) as opened:
         answers = {name: opened.search(query, 5, rerank=True) for name, query in queries.items()}
     sheet = folder / "find-in-photos.png"
-    sheet.write_bytes(contact_sheet([(queries[name], hits) for name, hits in answers.items()], catalogue))
+    sheet.write_bytes(contact_sheet([(queries[name], hits) for name, hits in answers.items()], catalog))
     print(f"contact sheet: {sheet}")
 
 
@@ -43,8 +43,8 @@ def make_scenes(products: list[Path], folder: Path) -> dict[str, Path]:
     for number in range(SCENES):
         generator = np.random.default_rng([SEED, number])
         product = products[int(generator.integers(len(products)))]
-        ground = generated(FRAME, generator)
-        scene = compose(ground, [decode_rgba(product.read_bytes())], STYLE, generator)
+        background = generated(FRAME, generator)
+        scene = compose(background, [decode_rgba(product.read_bytes())], STYLE, generator)
         scenes[product.stem] = folder / f"{number}.png"
         scenes[product.stem].write_bytes(cv2.imencode(".png", scene.photo[:, :, ::-1])[1].tobytes())
     return scenes

@@ -1,4 +1,4 @@
-"""What several tests need: pictures, a cache of their own, and the program itself."""
+"""What several tests need: images, a cache of their own, and the program itself."""
 
 import logging
 import os
@@ -41,16 +41,16 @@ def own_logging():
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory) -> Path:
-    """A catalogue of 24 drawn products in 12 categories. Not to be changed: copy it."""
+    """A catalog of 24 drawn products in 12 categories. Not to be changed: copy it."""
     folder = tmp_path_factory.mktemp("drawn")
     draw_catalog(folder, per_kind=2)
     return folder
 
 
 @pytest.fixture
-def catalogue(drawn, tmp_path) -> Path:
-    """A catalogue of 24 drawn products that a test may change."""
-    folder = tmp_path / "catalogue"
+def catalog(drawn, tmp_path) -> Path:
+    """A catalog of 24 drawn products that a test may change."""
+    folder = tmp_path / "catalog"
     draw_catalog(folder, per_kind=2)
     return folder
 

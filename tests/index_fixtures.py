@@ -1,4 +1,4 @@
-"""What the tests of an index need: small pictures, a built index to copy, and ways to look into one."""
+"""What the tests of an index need: small images, a built index to copy, and ways to look into one."""
 
 import json
 import os
@@ -24,14 +24,14 @@ from imgsearch.store.manifest import generation_folder
 
 
 def painted(seed: int, side: int = 32) -> bytes:
-    """A PNG of sixteen coloured fields; each seed paints another."""
+    """A PNG of sixteen colored fields; each seed paints another."""
     fields = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
     pixels = np.kron(fields, np.ones((side // 4, side // 4, 1), np.uint8))
     return cv2.imencode(".png", pixels)[1].tobytes()
 
 
 def lay_out(folder: Path, count: int, *, first: int = 0) -> Path:
-    """A catalogue of painted pictures in three folders."""
+    """A catalog of painted images in three folders."""
     for number in range(first, first + count):
         file = folder / "abc"[number % 3] / f"{number:04d}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -70,13 +70,13 @@ def leftovers(directory: Path) -> list[str]:
 
 @pytest.fixture(scope="session", name="painted")
 def painted_fixture() -> Callable[..., bytes]:
-    """Paint a picture: painted(seed) gives the bytes of a PNG."""
+    """Paint an image: painted(seed) gives the bytes of a PNG."""
     return painted
 
 
 @pytest.fixture(scope="session", name="lay_out")
 def lay_out_fixture() -> Callable[..., Path]:
-    """Paint a catalogue: lay_out(folder, count)."""
+    """Paint a catalog: lay_out(folder, count)."""
     return lay_out
 
 
@@ -100,34 +100,34 @@ def figure() -> Callable[[str, object], object]:
 
 @pytest.fixture
 def small(tmp_path) -> Path:
-    """A catalogue of twelve painted pictures that a test may change."""
+    """A catalog of twelve painted images that a test may change."""
     return lay_out(tmp_path / "small", 12)
 
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory) -> Path:
-    """A catalogue of forty painted pictures with an index of each backend beside it. Not to be changed: copy it."""
+    """A catalog of forty painted images with an index of each backend beside it. Not to be changed: copy it."""
     folder = tmp_path_factory.mktemp("built")
-    lay_out(folder / "catalogue", 40)
+    lay_out(folder / "catalog", 40)
     for backend in ("exact", "annoy"):
-        build_index(folder / "catalogue", folder / backend, backbone="handcrafted", backend=backend, trees=8)
+        build_index(folder / "catalog", folder / backend, backbone="handcrafted", backend=backend, trees=8)
     return folder
 
 
 @pytest.fixture(scope="session")
 def large(tmp_path_factory) -> Path:
-    """A catalogue of two hundred pictures with a good index. Not to be changed: copy it."""
+    """A catalog of two hundred images with a good index. Not to be changed: copy it."""
     folder = tmp_path_factory.mktemp("large")
-    lay_out(folder / "catalogue", 200)
-    build_index(folder / "catalogue", folder / "index", backbone="handcrafted", backend="annoy", trees=5)
+    lay_out(folder / "catalog", 200)
+    build_index(folder / "catalog", folder / "index", backbone="handcrafted", backend="annoy", trees=5)
     return folder
 
 
 @pytest.fixture
 def work(large, tmp_path) -> Path:
-    """The large catalogue and its index, to be changed."""
+    """The large catalog and its index, to be changed."""
     shutil.copytree(large, tmp_path / "work")
-    build_index(tmp_path / "work/catalogue", tmp_path / "work/index")  # it has moved
+    build_index(tmp_path / "work/catalog", tmp_path / "work/index")  # it has moved
     return tmp_path / "work"
 
 
@@ -143,18 +143,18 @@ def copied(built, tmp_path) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def answers() -> Callable[..., list[tuple[str, float]]]:
-    """Ask an index for the five best of a picture."""
+    """Ask an index for the five best of an image."""
 
-    def ask(directory: Path, picture: Path, **options: object) -> list[tuple[str, float]]:
+    def ask(directory: Path, image: Path, **options: object) -> list[tuple[str, float]]:
         with Index.open(directory) as index:
-            return [(hit.path, hit.score) for hit in index.search(picture, **options)]
+            return [(hit.path, hit.score) for hit in index.search(image, **options)]
 
     return ask
 
 
 @pytest.fixture(scope="session")
 def photo(tmp_path_factory) -> Path:
-    """A picture that no catalogue has."""
+    """An image that no catalog has."""
     file = tmp_path_factory.mktemp("photo") / "photo.png"
     file.write_bytes(painted(999_999))
     return file
@@ -174,11 +174,11 @@ def unpublished_fixture() -> Callable[[Path], list[str]]:
     return unpublished
 
 
-Look = Callable[[Path], tuple[list[str], object, object]]
+EncodedImage = Callable[[Path], tuple[list[str], object, object]]
 
 
 @pytest.fixture(scope="session")
-def look(photo, answers) -> Look:
+def look(photo, answers) -> EncodedImage:
     """Look what an index says of itself, what it answers, and what it holds; three times nothing where none is."""
 
     def look(directory: Path) -> tuple[list[str], object, object]:
@@ -299,13 +299,13 @@ class Scene:
 BUILD, EMBED, ROLLBACK = "imgsearch:build_index", "imgsearch:embed", "imgsearch:rollback"
 
 
-def change(catalogue: Path) -> None:
-    """Two pictures more, one less, one changed, one renamed, and one that is none."""
-    lay_out(catalogue, 2, first=500)
-    (catalogue / "a" / "0003.png").unlink()
-    (catalogue / "b" / "0004.png").write_bytes(painted(600))
-    (catalogue / "c" / "0005.png").rename(catalogue / "c" / "renamed.png")
-    (catalogue / "c" / "empty.png").touch()
+def change(catalog: Path) -> None:
+    """Two images more, one less, one changed, one renamed, and one that is none."""
+    lay_out(catalog, 2, first=500)
+    (catalog / "a" / "0003.png").unlink()
+    (catalog / "b" / "0004.png").write_bytes(painted(600))
+    (catalog / "c" / "0005.png").rename(catalog / "c" / "renamed.png")
+    (catalog / "c" / "empty.png").touch()
 
 
 @pytest.fixture(scope="session")
@@ -315,13 +315,13 @@ def scene(memory_disk, disturbed, look) -> Callable[[str], Scene]:
 
     def prepare(name: str) -> Scene:
         folder = memory_disk / "scenes" / name
-        catalogue, home = lay_out(folder / "catalogue", 12), folder / "home"
+        catalog, home = lay_out(folder / "catalog", 12), folder / "home"
         home.mkdir()
         exact = name in ("index of embeddings", "mending")
         search = {"backend": "exact"} if exact else {} if name == "embed" else {"trees": 3}
         options = {"backbone": "handcrafted"} | search
         first = BUILD if name != "embed" else EMBED
-        build, embeddings = (first, str(catalogue), "index"), (BUILD, str(folder / "source/index"), "index")
+        build, embeddings = (first, str(catalog), "index"), (BUILD, str(folder / "source/index"), "index")
 
         def done(*do: str, home: Path = home, options: dict[str, Any] | None = None) -> None:
             answer = disturbed(do[0], home, *do[1:], options=options)
@@ -329,7 +329,7 @@ def scene(memory_disk, disturbed, look) -> Callable[[str], Scene]:
 
         def embed_elsewhere() -> None:
             (folder / "source").mkdir(exist_ok=True)
-            done(EMBED, str(catalogue), "index", home=folder / "source", options={"backbone": "handcrafted"})
+            done(EMBED, str(catalog), "index", home=folder / "source", options={"backbone": "handcrafted"})
 
         if name == "first build":
             shutil.rmtree(home)
@@ -338,12 +338,12 @@ def scene(memory_disk, disturbed, look) -> Callable[[str], Scene]:
         elif name == "index of embeddings":
             embed_elsewhere()
             done(*embeddings, options=search)
-            change(catalogue)
+            change(catalog)
             embed_elsewhere()
             made = Scene(home, embeddings, embeddings)
         else:
             done(*build, options=options)
-            lay_out(catalogue, 2, first=400)
+            lay_out(catalog, 2, first=400)
             done(*build)
             made = Scene(home, build, build)
             if name == "rollback":
@@ -353,7 +353,7 @@ def scene(memory_disk, disturbed, look) -> Callable[[str], Scene]:
                 (home / "index" / manifest.folder / generations.VECTORS).unlink()
                 (home / "index" / manifest.encoder_folder / "spec.json").write_text("garbage")
             else:
-                change(catalogue)
+                change(catalog)
         before = look(home / "index")
         copy = Path(shutil.copytree(home, folder / "copy", symlinks=True))
         done(*made.do, home=copy, options=made.options)

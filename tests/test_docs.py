@@ -44,9 +44,9 @@ def test_every_dependency_has_its_reason_and_its_exact_version():
     assert "://" not in constraints
 
 
-def test_the_readme_s_python_runs(catalogue, tmp_path, monkeypatch, capsys):
+def test_the_readme_s_python_runs(catalog, tmp_path, monkeypatch, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    catalogue.rename(tmp_path / "catalog")
+    catalog.rename(tmp_path / "catalog")
     (tmp_path / "photo.jpg").write_bytes((tmp_path / "catalog" / "fish" / "fish-01.png").read_bytes())
     monkeypatch.chdir(tmp_path)
 
@@ -55,7 +55,7 @@ def test_the_readme_s_python_runs(catalogue, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines()[0] == "1 1.000 fish/fish-01.png"
 
 
-def test_the_demo_runs_on_the_drawn_catalogue_where_nothing_can_be_fetched(tmp_path, monkeypatch, capfd):
+def test_the_demo_runs_on_the_drawn_catalog_where_nothing_can_be_fetched(tmp_path, monkeypatch, capfd):
     specification = importlib.util.spec_from_file_location("demo", ROOT / "examples" / "demo.py")
     demo = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(demo)
@@ -64,7 +64,7 @@ def test_the_demo_runs_on_the_drawn_catalogue_where_nothing_can_be_fetched(tmp_p
     demo.main(tmp_path)
 
     said = capfd.readouterr().out
-    assert "240 drawn pictures (tuxpaint-stamps-default cannot be had here)" in said
+    assert "240 drawn images (tuxpaint-stamps-default cannot be had here)" in said
     (rate,) = re.findall(r"hit rate of 240 photo-like queries: ([\d.]+) at 1", said)
     assert 0.4 < float(rate) <= 1
     sheet = (tmp_path / "drawn-contact-sheet.png").read_bytes()

@@ -24,7 +24,7 @@ def idx_file(path: Path, array) -> Path:
 
 
 def drawn_split(folder: Path, per_kind: int, seed: int) -> None:
-    """Draw class folders of the size and the colours of Fashion-MNIST."""
+    """Draw class folders of the size and the colors of Fashion-MNIST."""
     for file in draw_catalog(folder, per_kind=per_kind, seed=seed):
         drawn = cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
         _, png = cv2.imencode(".png", cv2.resize(drawn[:, :, 3], (28, 28), interpolation=cv2.INTER_AREA))
@@ -32,30 +32,30 @@ def drawn_split(folder: Path, per_kind: int, seed: int) -> None:
 
 
 def test_an_idx_file_is_read_as_it_was_written(tmp_path):
-    pictures = np.random.default_rng(0).integers(0, 256, (7, 28, 28), np.uint8)
-    assert np.array_equal(read_idx(idx_file(tmp_path / "pictures.gz", pictures)), pictures)
-    assert np.array_equal(read_idx(idx_file(tmp_path / "labels.gz", pictures[:, 0, 0])), pictures[:, 0, 0])
+    images = np.random.default_rng(0).integers(0, 256, (7, 28, 28), np.uint8)
+    assert np.array_equal(read_idx(idx_file(tmp_path / "images.gz", images)), images)
+    assert np.array_equal(read_idx(idx_file(tmp_path / "labels.gz", images[:, 0, 0])), images[:, 0, 0])
 
 
-def test_each_picture_lies_in_the_folder_of_its_class(tmp_path):
-    pictures = np.random.default_rng(0).integers(0, 256, (30, 28, 28), np.uint8)
+def test_each_image_lies_in_the_folder_of_its_class(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (30, 28, 28), np.uint8)
     labels = np.arange(30, dtype=np.uint8) % 10
-    write_classes(tmp_path / "all", pictures, labels)
+    write_classes(tmp_path / "all", images, labels)
     assert sorted(folder.name for folder in (tmp_path / "all").iterdir()) == sorted(CLASSES)
     for number, label in enumerate(labels):
         file = tmp_path / "all" / CLASSES[label] / f"{number:05d}.png"
         written = cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
-        assert np.array_equal(written, pictures[number])
+        assert np.array_equal(written, images[number])
 
 
-def test_a_part_has_the_first_pictures_of_each_class(tmp_path):
+def test_a_part_has_the_first_images_of_each_class(tmp_path):
     labels = np.arange(30, dtype=np.uint8) % 10
     write_classes(tmp_path / "part", np.zeros((30, 28, 28), np.uint8), labels, part=2)
     assert sorted(file.name for file in (tmp_path / "part" / "Coat").iterdir()) == ["00004.png", "00014.png"]
     assert sum(1 for _ in (tmp_path / "part").rglob("*.png")) == 20
 
 
-def test_pictures_that_are_there_are_not_fetched_again(tmp_path):
+def test_images_that_are_there_are_not_fetched_again(tmp_path):
     for split in ("train", "test"):
         (tmp_path / split).mkdir()
     fill(tmp_path)
@@ -81,7 +81,7 @@ def test_fashion_mnist_trains_indexes_and_evaluates(tmp_path):
     command = [sys.executable, str(EXAMPLES / "fashion_mnist.py"), str(tmp_path), "--epochs", "12"]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
     accuracy, at_1, at_5, at_10, mean = re.search(
-        r"accuracy on 60 test pictures: (\S+)\n"
+        r"accuracy on 60 test images: (\S+)\n"
         r"hit rate of their classes in the index: (\S+) at 1, (\S+) at 5, (\S+) at 10\n"
         r"mean average precision of their embeddings: (\S+)\n",
         done.stdout,

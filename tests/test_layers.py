@@ -1,79 +1,115 @@
-"""The table of imports in docs/architecture.md, held to the code."""
+"""The rooms of docs/architecture.md, held to the code: all imports are read once."""
 
 import ast
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-
-import pytest
 
 import imgsearch
 
 ROOT = Path(imgsearch.__file__).parent
-ORDER = ("cli", "evaluation", "training", "index", "regions", "encoders", "images", "charts", "errors")
-# Rooms that are not below one another, though one comes after the other.
-APART = {("evaluation", "training"), ("training", "index")}
-FILES = sorted(ROOT.rglob("*.py"))
+# From the top down: a room imports from those below it only.
+ROOMS = (
+    *("__main__", "cli", "evaluation", "build", "search", "store", "training", "regions", "encoders"),
+    *("preprocessing", "synthetic", "images", "charts", "files", "validate", "progress", "errors", "_version"),
+)
+# What lies apart, though one comes after the other: the two meet in a file.
+APART = {("evaluation", "training"), ("build", "training"), ("search", "training"), ("store", "training")}
 
 
-def imported(file: Path) -> set[str]:
-    """Every module that a file imports, anywhere in it."""
-    names = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: relative import"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+@cache
+def trees() -> dict[str, ast.Module]:
+    """Every module of the package, parsed."""
+    return {name_of(file): ast.parse(file.read_text()) for file in ROOT.rglob("*.py")}
 
 
-def room(name: str) -> str:
-    return name.removeprefix("imgsearch.").partition(".")[0]
+def name_of(file: Path) -> str:
+    parts = file.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_imports_point_down_only(file):
-    here = file.relative_to(ROOT).parts[0].removesuffix(".py")
-    if here not in ORDER:
-        pytest.skip("the package's own door imports from every room")
-    below = {there for there in ORDER[ORDER.index(here) :] if (here, there) not in APART} | {"__version__"}
+@cache
+def imports() -> dict[str, set[str]]:
+    """For each module, what it imports anywhere in it; of ours the module itself, also where a name of it is meant."""
+    found = {}
+    for module, tree in trees().items():
+        names = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{module}: relative import"
+                whole = {f"{node.module}.{alias.name}" for alias in node.names}
+                names |= {name if name in trees() else node.module for name in whole}
+        found[module] = names
+    return found
 
-    rooms = {room(name) for name in imported(file) if name.startswith("imgsearch.")}
 
-    assert rooms <= below
+def ours(module: str) -> set[str]:
+    return {name for name in imports()[module] if name.partition(".")[0] == "imgsearch"}
 
 
-def test_errors_import_nothing_of_ours():
-    assert not any(name.startswith("imgsearch") for name in imported(ROOT / "errors.py"))
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def test_imports_point_down_and_go_round_in_no_circle():
+    """Of the package's own module only `__version__` and names for its users are there, so nothing imports it."""
+    wrong = [
+        f"{module} imports {name}"
+        for module in trees()
+        if module != "imgsearch"
+        for name in sorted(ours(module))
+        if name == "imgsearch"
+        or (room(module) != room(name) and ROOMS.index(room(module)) > ROOMS.index(room(name)))
+        or (room(module), room(name)) in APART
+    ]
+    circle = []
+    try:
+        tuple(TopologicalSorter({module: ours(module) - {"imgsearch"} for module in trees()}).static_order())
+    except CycleError as error:
+        circle = error.args[1]
+
+    assert (wrong, circle) == ([], [])
 
 
 def test_no_file_imports_tensorflow():
-    assert not [file for file in FILES if any(room(name) == "tensorflow" for name in imported(file))]
+    assert not [module for module, names in imports().items() if any(name.startswith("tensorflow") for name in names)]
+
+
+def imports_keras(names: set[str]) -> bool:
+    return any(name.partition(".")[0] == "keras" for name in names)
 
 
 def test_only_networks_their_files_and_their_training_import_keras():
-    with_keras = {file for file in FILES if any(room(name) == "keras" for name in imported(file))}
+    with_keras = {module for module, names in imports().items() if imports_keras(names)}
 
-    encoders = {file for file in with_keras if file.parent == ROOT / "encoders"}
-    assert {file.name for file in encoders} == {"networks.py", "model_file.py"}
-    assert {file.parent.name for file in with_keras - encoders} <= {"training"}
+    assert {module for module in with_keras if room(module) != "training"} == {
+        "imgsearch.encoders.networks",
+        "imgsearch.encoders.model_file",
+    }
 
 
-def test_keras_is_imported_where_it_is_needed_and_not_at_the_door_of_a_room():
+def test_keras_is_imported_where_it_is_needed_and_not_when_a_room_is_entered():
     from_the_start = {
-        file.name
-        for file in FILES
-        if file.parent != ROOT / "training"
-        for node in ast.parse(file.read_text()).body
+        module
+        for module, tree in trees().items()
+        for node in tree.body
         if isinstance(node, ast.Import | ast.ImportFrom) and "keras" in ast.unparse(node).replace(".", " ").split()
     }
 
-    assert from_the_start == {"networks.py"}
+    assert {module for module in from_the_start if room(module) != "training"} == {"imgsearch.encoders.networks"}
 
 
 def test_the_library_never_prints_and_never_exits():
-    for file in FILES:
-        if file.relative_to(ROOT).parts[0] in ("cli", "__main__.py") or file.name in ("workers.py", "export.py"):
-            continue
-        for node in ast.walk(ast.parse(file.read_text())):
-            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-            assert called not in ("print", "sys.exit", "exit", "os._exit"), f"{file}:{node.lineno}"
+    """Child processes may, which are programs of their own."""
+    programs = ("imgsearch.cli", "imgsearch.__main__", "imgsearch.images.workers", "imgsearch.encoders.export")
+    called = [
+        f"{module}:{node.lineno}"
+        for module, tree in trees().items()
+        if not module.startswith(programs)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "sys.exit", "exit", "os._exit")
+    ]
+
+    assert called == []

@@ -20,10 +20,10 @@ def test_every_error_has_an_exit_code_of_its_own():
     assert sorted(kind.exit_code for kind in kinds) == [2, 4, 5, 6, 7, 8, 9, 10, 11]
 
 
-def test_the_api_of_the_readme_works(catalogue, tmp_path):
-    imgsearch.build_index(catalogue, tmp_path / "idx", backbone="handcrafted")
+def test_the_api_of_the_readme_works(catalog, tmp_path):
+    imgsearch.build_index(catalog, tmp_path / "idx", backbone="handcrafted")
 
-    hits = imgsearch.Index.open(tmp_path / "idx").search(catalogue / "cups" / "cups-00.png", k=5)
+    hits = imgsearch.Index.open(tmp_path / "idx").search(catalog / "cups" / "cups-00.png", k=5)
 
     assert [hit.rank for hit in hits] == [1, 2, 3, 4, 5]
     assert (hits[0].path, hits[0].score) == ("cups/cups-00.png", pytest.approx(1, abs=1e-6))

@@ -22,9 +22,9 @@ HOSTILE = ("=cmd|' /C calc'!A0", "<script>alert(1)</script>\x1b[31m\n\u202e")
 
 
 def build(classes: int, *, seed: int, sharpness: float = 9.0) -> keras.Model:
-    """Sixteen fields of a picture, turned at random; unlike an untrained network it tells pictures apart."""
-    pictures = keras.Input((SIDE, SIDE, 3), dtype="uint8", name="pictures")
-    scaled = keras.layers.Rescaling(1 / 255)(pictures)
+    """Sixteen fields of an image, turned at random; unlike an untrained network it tells images apart."""
+    images = keras.Input((SIDE, SIDE, 3), dtype="uint8", name="images")
+    scaled = keras.layers.Rescaling(1 / 255)(images)
     fields = keras.layers.Reshape((16, 3))(keras.layers.AveragePooling2D(SIDE // 4)(scaled))
     pooled = GeneralizedMean(2.0)(keras.layers.Reshape((4, 4, 3))(fields))
     joined = keras.layers.Concatenate()([keras.layers.Flatten()(fields), pooled])
@@ -33,10 +33,10 @@ def build(classes: int, *, seed: int, sharpness: float = 9.0) -> keras.Model:
     )(keras.layers.Rescaling(1.0, offset=-0.5)(joined))
     embeddings = keras.layers.UnitNormalization(name="embeddings")(turned)
     if not classes:
-        return keras.Model(pictures, [embeddings])
+        return keras.Model(images, [embeddings])
     start = keras.initializers.Orthogonal(gain=sharpness, seed=seed + 1)
     probabilities = keras.layers.Dense(classes, activation="softmax", kernel_initializer=start)(embeddings)
-    return keras.Model(pictures, [embeddings, probabilities])
+    return keras.Model(images, [embeddings, probabilities])
 
 
 def write(file: Path, labels: tuple[str, ...] = (), *, seed: int = 0, steps: str = "", fit: Fit = "pad") -> None:
@@ -46,7 +46,7 @@ def write(file: Path, labels: tuple[str, ...] = (), *, seed: int = 0, steps: str
 
 
 def write_detector(file: Path, encoder: Path, *, side: int = SIDE) -> None:
-    """Write a detector that finds each of sixteen fields of a picture which is darker than a quarter of white.
+    """Write a detector that finds each of sixteen fields of an image which is darker than a quarter of white.
 
     Args:
         file: The model.
@@ -54,16 +54,16 @@ def write_detector(file: Path, encoder: Path, *, side: int = SIDE) -> None:
         side: Of the square it takes; other than `SIDE` for one that lies.
     """
     network = build(0, seed=0)
-    pictures = keras.Input((side, side, 3), dtype="uint8", name="pictures")
-    embeddings = network(pictures if side == SIDE else keras.layers.CenterCrop(SIDE, SIDE)(pictures))
-    scaled = keras.layers.Rescaling(1 / 255)(pictures)
+    images = keras.Input((side, side, 3), dtype="uint8", name="images")
+    embeddings = network(images if side == SIDE else keras.layers.CenterCrop(SIDE, SIDE)(images))
+    scaled = keras.layers.Rescaling(1 / 255)(images)
     fields = keras.layers.Reshape((16, 3))(keras.layers.AveragePooling2D(side // 4)(scaled))
     judge = keras.layers.Dense(1, activation="sigmoid", name="judge")
     scores = keras.layers.Reshape((16,), name="scores")(judge(fields))
     placer = keras.layers.Dense(64, name="placer")
     boxes = keras.layers.Reshape((16, 4), name="boxes")(placer(scores))
     mask = keras.layers.Reshape((4, 4), name="mask")(scores)
-    model = keras.Model(pictures, [embeddings, scores, boxes, mask])
+    model = keras.Model(images, [embeddings, scores, boxes, mask])
     judge.set_weights([np.full((3, 1), -20.0), np.full(1, 15.0)])
     rows, columns = np.divmod(np.arange(16), 4)
     corners = np.stack([columns, rows, columns + 1, rows + 1], axis=1) / 4
@@ -78,7 +78,7 @@ if __name__ == "__main__":
     write(folder / "two.keras", HOSTILE)
     write(folder / "metric.keras")
     write(folder / "again.keras", ("boots", "hats", "gloves"), seed=7)
-    write(folder / "grey.keras", steps="grayscale")
+    write(folder / "gray.keras", steps="grayscale")
     write_detector(folder / "detector.keras", folder / "metric.keras")
-    write_detector(folder / "detector-of-grey.keras", folder / "grey.keras")
+    write_detector(folder / "detector-of-gray.keras", folder / "gray.keras")
     write_detector(folder / "detector-of-40.keras", folder / "metric.keras", side=40)

@@ -1,4 +1,4 @@
-"""Find similar products in a folder of pictures, offline.
+"""Find similar products in a folder of images, offline.
 
 >>> from imgsearch import Index, build_index
 >>> build_index("catalog")                                     # doctest: +SKIP
@@ -13,12 +13,12 @@ from imgsearch._version import __version__
 from imgsearch.errors import (
     DamagedIndexError,
     GateError,
+    ImageError,
     ImgsearchError,
     LockedError,
     MissingComponentError,
     NoIndexError,
     OutputError,
-    PictureError,
     RefusedError,
     UsageError,
 )
@@ -45,13 +45,13 @@ __all__ = [
     "Finding",
     "GateError",
     "Hit",
+    "ImageError",
     "ImgsearchError",
     "Index",
     "LockedError",
     "MissingComponentError",
     "NoIndexError",
     "OutputError",
-    "PictureError",
     "RefusedError",
     "UsageError",
     "__version__",

@@ -1,4 +1,4 @@
-"""Makers of bad and odd picture files, by OpenCV's encoders where they can and by hand where they cannot.
+"""Makers of bad and odd image files, by OpenCV's encoders where they can and by hand where they cannot.
 
 A test gets them as `make`, this module: `make.png(4, 4)`, `make.truncated(data, 0.5)`.
 """
@@ -33,15 +33,15 @@ FINE_JPEG = (cv2.IMWRITE_JPEG_QUALITY, 98)
 
 
 def painted(seed: int, height: int = SIDE, width: int = SIDE, channels: int = 3) -> np.ndarray:
-    """Paint twelve fields of colour, which a turn or a mirror puts elsewhere."""
+    """Paint twelve fields of color, which a turn or a mirror puts elsewhere."""
     fields = np.random.default_rng(seed).integers(0, 256, (4, 3, channels)).astype(np.uint8)
     return np.asarray(cv2.resize(fields, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
 
 
 def smooth(seed: int, height: int = SIDE, width: int = SIDE) -> np.ndarray:
-    """Paint colours that run into each other, which formats with loss hardly change."""
-    colours = np.random.default_rng(seed).integers(0, 256, (4, 4, 3)).astype(np.uint8)
-    return np.asarray(cv2.resize(colours, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+    """Paint colors that run into each other, which formats with loss hardly change."""
+    colors = np.random.default_rng(seed).integers(0, 256, (4, 4, 3)).astype(np.uint8)
+    return np.asarray(cv2.resize(colors, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def grained(seed: int) -> np.ndarray:
@@ -50,9 +50,9 @@ def grained(seed: int) -> np.ndarray:
     return np.clip(painted(seed) + noise, 0, 255).astype(np.uint8)
 
 
-def encoded(suffix: str, picture: np.ndarray, *options: int) -> bytes:
-    """Encode grey, BGR or BGRA."""
-    done, data = cv2.imencode(suffix, np.ascontiguousarray(picture), list(options))
+def encoded(suffix: str, image: np.ndarray, *options: int) -> bytes:
+    """Encode gray, BGR or BGRA."""
+    done, data = cv2.imencode(suffix, np.ascontiguousarray(image), list(options))
     assert done
     return data.tobytes()
 
@@ -61,10 +61,10 @@ def jpeg(seed: int = 0, *options: int, side: int = SIDE) -> bytes:
     return encoded(".jpg", painted(seed, side, side), *options)
 
 
-def with_exif(suffix: str, picture: np.ndarray, content: bytes, *options: int) -> bytes:
+def with_exif(suffix: str, image: np.ndarray, content: bytes, *options: int) -> bytes:
     done, data = cv2.imencodeWithMetadata(
         suffix,
-        np.ascontiguousarray(picture),
+        np.ascontiguousarray(image),
         [cv2.IMAGE_METADATA_EXIF],
         [np.frombuffer(content, np.uint8)],
         list(options),
@@ -89,27 +89,27 @@ BROKEN_EXIF = {
 }
 
 
-def stored(picture: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn a picture to how a camera stores it that then says `orientation` (Exif 2.32, tag 274)."""
+def stored(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn an image to how a camera stores it that then says `orientation` (Exif 2.32, tag 274)."""
     if orientation >= 5:
-        picture = picture.swapaxes(0, 1)
+        image = image.swapaxes(0, 1)
     mirrored, flipped = orientation in (2, 3, 7, 8), orientation in (3, 4, 6, 7)
-    return np.ascontiguousarray(picture[:: -1 if flipped else 1, :: -1 if mirrored else 1])
+    return np.ascontiguousarray(image[:: -1 if flipped else 1, :: -1 if mirrored else 1])
 
 
-def turned(suffix: str, picture: np.ndarray, orientation: int) -> bytes:
-    """Write a picture turned, with the note that turns it back."""
+def turned(suffix: str, image: np.ndarray, orientation: int) -> bytes:
+    """Write an image turned, with the note that turns it back."""
     content = exif(orientation)
-    picture = stored(picture, orientation)
+    image = stored(image, orientation)
     if suffix == ".jpg":
-        data = encoded(suffix, picture, *FINE_JPEG)
+        data = encoded(suffix, image, *FINE_JPEG)
         return data[:2] + segment(0xE1, b"Exif\0\0" + content) + data[2:]
     if suffix == ".png":
-        data = encoded(suffix, picture)
+        data = encoded(suffix, image)
         return data[:33] + chunk(b"eXIf", content) + data[33:]
     if suffix == ".tif":
-        return tiff(picture, orientation)
-    data = with_exif(suffix, picture, content, *(LOSSLESS_WEBP if suffix == ".webp" else FINE_AVIF))
+        return tiff(image, orientation)
+    data = with_exif(suffix, image, content, *(LOSSLESS_WEBP if suffix == ".webp" else FINE_AVIF))
     # Of an AVIF, the encoder writes the turn twice; what is left of it here is in the boxes irot and imir.
     return data.replace(content, exif(1)) if suffix == ".avif" else data
 
@@ -126,7 +126,7 @@ def png(
     width: int,
     height: int,
     depth: int = 8,
-    colour: int = 2,
+    color: int = 2,
     rows: bytes = b"",
     extra: bytes = b"",
     *,
@@ -134,21 +134,21 @@ def png(
     packed: bytes = b"",
 ) -> bytes:
     """Write a PNG of unfiltered rows, or of `packed` ones; `extra` are chunks before them."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace)
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, interlace)
     ends = chunk(b"IDAT", packed or zlib.compress(rows, 9)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + ends
 
 
-def rows(picture: np.ndarray) -> bytes:
-    """Lay out a picture (RGB, grey...) as a PNG stores it before compression."""
-    wide = picture.astype(picture.dtype.newbyteorder(">"))
+def rows(image: np.ndarray) -> bytes:
+    """Lay out an image (RGB, gray...) as a PNG stores it before compression."""
+    wide = image.astype(image.dtype.newbyteorder(">"))
     return b"".join(b"\0" + row.tobytes() for row in wide)
 
 
-def interlaced_png(picture: np.ndarray) -> bytes:
+def interlaced_png(image: np.ndarray) -> bytes:
     passes = [(0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (0, 2, 1, 2), (1, 2, 0, 1)]
-    parts = (rows(np.ascontiguousarray(picture[top::down, left::across])) for top, down, left, across in passes)
-    return png(picture.shape[1], picture.shape[0], rows=b"".join(parts), interlace=1)
+    parts = (rows(np.ascontiguousarray(image[top::down, left::across])) for top, down, left, across in passes)
+    return png(image.shape[1], image.shape[0], rows=b"".join(parts), interlace=1)
 
 
 def zlib_bomb(megabytes: int) -> bytes:
@@ -159,19 +159,19 @@ def zlib_bomb(megabytes: int) -> bytes:
     return b"\x78\xda" + megabyte * megabytes + b"\x03\x00" + check
 
 
-def tiff(picture: np.ndarray, orientation: int = 1, *, order: str = "<", size: tuple[int, int] = (0, 0)) -> bytes:
+def tiff(image: np.ndarray, orientation: int = 1, *, order: str = "<", size: tuple[int, int] = (0, 0)) -> bytes:
     """Write a TIFF of one uncompressed strip (TIFF 6.0), little- or big-endian; `size` is what it claims."""
-    height, width = picture.shape[:2]
-    channels = 1 if picture.ndim == 2 else picture.shape[2]
-    samples = picture if channels == 1 else picture[:, :, ::-1]
-    strip = samples.astype(picture.dtype.newbyteorder(order)).tobytes()
+    height, width = image.shape[:2]
+    channels = 1 if image.ndim == 2 else image.shape[2]
+    samples = image if channels == 1 else image[:, :, ::-1]
+    strip = samples.astype(image.dtype.newbyteorder(order)).tobytes()
     strip += bytes(len(strip) % 2)
     bits = len(strip) + 8
     start = bits + 2 * 4
     fields = {256: size[0] or width, 257: size[1] or height, 259: 1, 262: 1 if channels == 1 else 2}
     fields |= {273: 8, 274: orientation, 277: channels, 278: size[1] or height, 279: len(strip), 284: 1}
     entries = [(tag, struct.pack(order + "HHII", tag, 4, 1, value)) for tag, value in fields.items()]
-    depth = 8 * picture.itemsize
+    depth = 8 * image.itemsize
     short = struct.pack(order + "HH", depth, 0) if channels == 1 else struct.pack(order + "I", bits)
     entries.append((258, struct.pack(order + "HHI", 258, 3, channels) + short))
     return (
@@ -196,8 +196,8 @@ def big_tiff(width: int, height: int, order: str = "<") -> bytes:
 def gif(*frames: np.ndarray, palette: np.ndarray, transparent: int | None = None) -> bytes:
     """Write a GIF of palette numbers below 128; LZW without compression, cleared before its codes grow."""
     height, width = frames[0].shape
-    colours = palette.astype(np.uint8).tobytes().ljust(384, b"\0")
-    data = b"GIF89a" + struct.pack("<HHBBB", width, height, 0xF6, 0, 0) + colours
+    colors = palette.astype(np.uint8).tobytes().ljust(384, b"\0")
+    data = b"GIF89a" + struct.pack("<HHBBB", width, height, 0xF6, 0, 0) + colors
     for frame in frames:
         data += b"\x21\xf9\x04" + struct.pack("<BHB", transparent is not None, 10, transparent or 0) + b"\0"
         data += b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\x07"
@@ -209,7 +209,7 @@ def gif(*frames: np.ndarray, palette: np.ndarray, transparent: int | None = None
 
 
 def fields_gif(seed: int, *, frames: int = 1) -> bytes:
-    """Paint twelve fields as a GIF; later frames show other colours."""
+    """Paint twelve fields as a GIF; later frames show other colors."""
     numbers = np.asarray(cv2.resize(np.arange(12, dtype=np.uint8).reshape(4, 3), (SIDE, SIDE), interpolation=0))
     palette = np.random.default_rng(seed).integers(0, 256, (4, 3, 3)).reshape(12, 3)[:, ::-1]
     return gif(*((numbers + shift) % 12 for shift in range(frames)), palette=palette)
@@ -225,13 +225,13 @@ def animation(suffix: str, *frames: np.ndarray) -> bytes:
     return data.tobytes()
 
 
-def deep_avif(picture: np.ndarray, bits: int) -> bytes:
-    samples = np.rint(picture / 255 * (2**bits - 1)).astype(np.uint16)
+def deep_avif(image: np.ndarray, bits: int) -> bytes:
+    samples = np.rint(image / 255 * (2**bits - 1)).astype(np.uint16)
     return encoded(".avif", samples, *FINE_AVIF, cv2.IMWRITE_AVIF_DEPTH, bits)
 
 
 def cmyk_jpeg(inks: np.ndarray) -> bytes:
-    """Write a CMYK JPEG of one colour a block, inverted as Adobe's are: 255 is no ink.
+    """Write a CMYK JPEG of one color a block, inverted as Adobe's are: 255 is no ink.
 
     Only the mean of each block is coded, as the difference to the block before it.
     """

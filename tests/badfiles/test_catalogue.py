@@ -1,4 +1,4 @@
-"""The program over a catalogue of bad, odd and hostile files: what becomes of each, and of the run."""
+"""The program over a catalog of bad, odd and hostile files: what becomes of each, and of the run."""
 
 import contextlib
 import json
@@ -29,15 +29,15 @@ SUFFIXES = {
 }
 
 
-def good_pictures(make) -> dict[str, bytes]:
-    """One picture of each format, with grain, so that there is much in the file to damage."""
-    picture = make.grained(1)
+def good_images(make) -> dict[str, bytes]:
+    """One image of each format, with grain, so that there is much in the file to damage."""
+    image = make.grained(1)
     return {
-        **{kind: make.encoded(suffix, picture) for kind, suffix in SUFFIXES.items() if kind not in ("gif", "webp")},
-        "progressive-jpeg": make.encoded(".jpg", picture, cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
-        "webp": make.encoded(".webp", picture, cv2.IMWRITE_WEBP_QUALITY, 90),
-        "lossless-webp": make.encoded(".webp", picture, *make.LOSSLESS_WEBP),
-        "big-endian-tiff": make.tiff(picture, order=">"),
+        **{kind: make.encoded(suffix, image) for kind, suffix in SUFFIXES.items() if kind not in ("gif", "webp")},
+        "progressive-jpeg": make.encoded(".jpg", image, cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+        "webp": make.encoded(".webp", image, cv2.IMWRITE_WEBP_QUALITY, 90),
+        "lossless-webp": make.encoded(".webp", image, *make.LOSSLESS_WEBP),
+        "big-endian-tiff": make.tiff(image, order=">"),
         "gif": make.fields_gif(1),
     }
 
@@ -76,15 +76,15 @@ def what_is_nearly_nothing(make) -> dict[str, tuple[str, bytes]]:
 def what_was_cut_short(make) -> dict[str, tuple[str, bytes]]:
     cut = {
         f"cut/{kind}-{share:.0%}{suffix_of(kind)}": ("corrupt", make.truncated(data, share))
-        for kind, data in good_pictures(make).items()
+        for kind, data in good_images(make).items()
         for share in (0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
     }
     jpegs = ("jpeg", "progressive-jpeg")
-    return cut | {f"cut/{kind}-no-end.jpg": ("corrupt", good_pictures(make)[kind][:-2]) for kind in jpegs}
+    return cut | {f"cut/{kind}-no-end.jpg": ("corrupt", good_images(make)[kind][:-2]) for kind in jpegs}
 
 
 def what_was_damaged(make) -> dict[str, tuple[str, bytes]]:
-    good = good_pictures(make)
+    good = good_images(make)
     jpeg = good["jpeg"]
     certain = ("png", "avif")  # the one has checksums, the other breaks
     found = {
@@ -100,13 +100,13 @@ def what_was_damaged(make) -> dict[str, tuple[str, bytes]]:
 
 
 def what_has_another_name(make) -> dict[str, tuple[str, bytes]]:
-    good = good_pictures(make)
+    good = good_images(make)
     names = {"jpeg": "a.png", "png": "b.jpg", "gif": "c.bmp", "bmp": "d.gif", "webp": "e.tiff", "tiff": "f.webp"}
     names |= {"avif": "g.heic", "lossless-webp": "h.svg", "progressive-jpeg": "I.PSD"}
     return {f"called/{name}": ("indexed", good[kind]) for kind, name in names.items()}
 
 
-def what_is_no_picture(make) -> dict[str, tuple[str, bytes]]:
+def what_is_no_image(make) -> dict[str, tuple[str, bytes]]:
     array = b"\x93NUMPY\x01\0v\0{'descr': '|O', 'fortran_order': False, 'shape': (), }"
     texts = {
         "html.jpg": b"<!DOCTYPE html><html><body><img src='http://example.org/x.jpg'>404</body></html>",
@@ -130,65 +130,65 @@ def what_asks_for_too_much(make) -> dict[str, tuple[str, bytes]]:
 
 
 def what_is_turned(make) -> dict[str, tuple[str, bytes]]:
-    """In each format, the same picture with each orientation."""
-    picture = make.smooth(3, 90, 120)
+    """In each format, the same image with each orientation."""
+    image = make.smooth(3, 90, 120)
     suffixes = (".jpg", ".png", ".webp", ".tif", ".avif")
     turned = {
-        f"same/turned/{orientation}{suffix}": ("indexed", make.turned(suffix, picture, orientation))
+        f"same/turned/{orientation}{suffix}": ("indexed", make.turned(suffix, image, orientation))
         for suffix in suffixes
         for orientation in range(1, 9)
     }
     broken = {
-        f"same/turned/{name}{suffix}": ("indexed", make.with_exif(suffix, picture, content, *make.FINE_JPEG))
+        f"same/turned/{name}{suffix}": ("indexed", make.with_exif(suffix, image, content, *make.FINE_JPEG))
         for suffix in (".jpg", ".png", ".webp")
         for name, content in make.BROKEN_EXIF.items()
     }
-    plain = make.tiff(picture)
+    plain = make.tiff(image)
     return {
         **turned,
         **broken,
         "same/turned/next-is-itself.tif": ("indexed", plain[:-4] + plain[4:8]),
-        "same/turned/reference.png": ("indexed", make.encoded(".png", picture)),
-        "sideways.png": ("indexed", make.encoded(".png", make.stored(picture, 6))),
+        "same/turned/reference.png": ("indexed", make.encoded(".png", image)),
+        "sideways.png": ("indexed", make.encoded(".png", make.stored(image, 6))),
     }
 
 
 def every_kind(make) -> dict[str, tuple[str, bytes]]:
-    """In each folder, the same picture in different kinds of file."""
-    colour, other, soft = make.painted(4), make.painted(5), make.smooth(6)
-    rgb = colour[:, :, ::-1]
-    grey = np.ascontiguousarray(colour[:, :, 1])
+    """In each folder, the same image in different kinds of file."""
+    color, other, soft = make.painted(4), make.painted(5), make.smooth(6)
+    rgb = color[:, :, ::-1]
+    gray = np.ascontiguousarray(color[:, :, 1])
     alpha = np.where(np.arange(make.SIDE) < 40, 0, 255).astype(np.uint8) * np.ones((make.SIDE, 1), np.uint8)
-    cut_out = np.dstack([np.where(alpha[:, :, None] == 0, other, soft), alpha])  # other colours hide under it
+    cut_out = np.dstack([np.where(alpha[:, :, None] == 0, other, soft), alpha])  # other colors hide under it
     shown = np.where(alpha[:, :, None] == 0, 255, soft).astype(np.uint8)
-    one_bit = ((grey > 128) * 255).astype(np.uint8)
+    one_bit = ((gray > 128) * 255).astype(np.uint8)
     bits = b"".join(b"\0" + np.packbits(row > 0).tobytes() for row in one_bit)
-    colours, numbers = np.unique(rgb.reshape(-1, 3), axis=0, return_inverse=True)
-    numbers = numbers.reshape(grey.shape).astype(np.uint8)
-    palette = make.chunk(b"PLTE", colours.tobytes())
+    colors, numbers = np.unique(rgb.reshape(-1, 3), axis=0, return_inverse=True)
+    numbers = numbers.reshape(gray.shape).astype(np.uint8)
+    palette = make.chunk(b"PLTE", colors.tobytes())
     inks = np.random.default_rng(6).integers(0, 256, (12, 12, 4)).astype(np.uint8)
     printed = np.rint(inks[:, :, :3] * (inks[:, :, 3:] / 255)).astype(np.uint8)[:, :, ::-1]
     side = make.SIDE
     kinds = {
-        "colour/reference.png": make.encoded(".png", colour),
-        "colour/16-bit.png": make.encoded(".png", colour.astype(np.uint16) * SIXTEEN_BITS),
-        "colour/16-bit.tif": make.tiff(colour.astype(np.uint16) * SIXTEEN_BITS),
-        "colour/big-endian.tif": make.tiff(colour.astype(np.uint16) * SIXTEEN_BITS, order=">"),
-        "colour/interlaced.png": make.interlaced_png(rgb),
-        "colour/palette.png": make.png(side, side, 8, 3, make.rows(numbers), palette),
-        "colour/palette.gif": make.gif(numbers, palette=colours),
-        "colour/animated.gif": make.gif(numbers, (numbers + 5) % 12, palette=colours),
+        "color/reference.png": make.encoded(".png", color),
+        "color/16-bit.png": make.encoded(".png", color.astype(np.uint16) * SIXTEEN_BITS),
+        "color/16-bit.tif": make.tiff(color.astype(np.uint16) * SIXTEEN_BITS),
+        "color/big-endian.tif": make.tiff(color.astype(np.uint16) * SIXTEEN_BITS, order=">"),
+        "color/interlaced.png": make.interlaced_png(rgb),
+        "color/palette.png": make.png(side, side, 8, 3, make.rows(numbers), palette),
+        "color/palette.gif": make.gif(numbers, palette=colors),
+        "color/animated.gif": make.gif(numbers, (numbers + 5) % 12, palette=colors),
         "soft/reference.png": make.encoded(".png", soft),
         "soft/animated.png": make.animation(".png", soft, other),
         "soft/animated.webp": make.animation(".webp", soft, other),
         "soft/animated.avif": make.animation(".avif", soft, other),
         "soft/10-bit.avif": make.deep_avif(soft, 10),
         "soft/12-bit.avif": make.deep_avif(soft, 12),
-        "grey/reference.png": make.encoded(".png", grey),
-        "grey/grey.jpg": make.encoded(".jpg", grey, *make.FINE_JPEG),
-        "grey/16-bit.png": make.encoded(".png", grey.astype(np.uint16) * SIXTEEN_BITS),
-        "grey/16-bit.tif": make.tiff(grey.astype(np.uint16) * SIXTEEN_BITS),
-        "grey/alpha.png": make.png(side, side, 8, 4, make.rows(np.dstack([grey, np.full_like(grey, 255)]))),
+        "gray/reference.png": make.encoded(".png", gray),
+        "gray/gray.jpg": make.encoded(".jpg", gray, *make.FINE_JPEG),
+        "gray/16-bit.png": make.encoded(".png", gray.astype(np.uint16) * SIXTEEN_BITS),
+        "gray/16-bit.tif": make.tiff(gray.astype(np.uint16) * SIXTEEN_BITS),
+        "gray/alpha.png": make.png(side, side, 8, 4, make.rows(np.dstack([gray, np.full_like(gray, 255)]))),
         "one-bit/reference.png": make.encoded(".png", one_bit),
         "one-bit/one-bit.png": make.png(side, side, 1, 0, bits),
         "cut-out/reference.png": make.encoded(".png", shown),
@@ -244,23 +244,23 @@ def what_nobody_here_reads(make) -> dict[str, tuple[str, bytes]]:
 def contents(make) -> dict[str, tuple[str, bytes]]:
     """What each file is to be called, what should become of it, and what is in it."""
     groups = [
-        *(what_is_nearly_nothing, what_was_cut_short, what_was_damaged, what_has_another_name, what_is_no_picture),
+        *(what_is_nearly_nothing, what_was_cut_short, what_was_damaged, what_has_another_name, what_is_no_image),
         *(what_asks_for_too_much, what_is_turned, every_kind, what_has_few_pixels, what_nobody_here_reads),
     ]
     return {path: fate for group in groups for path, fate in group(make).items()}
 
 
-def lay_out_pictures(folder: Path, files: dict[str, tuple[str, bytes]]) -> dict[str, str]:
+def lay_out_images(folder: Path, files: dict[str, tuple[str, bytes]]) -> dict[str, str]:
     for path, (_, data) in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)
     return {path: outcome for path, (outcome, _) in files.items()}
 
 
-def lay_out_what_is_no_file(folder: Path, picture: bytes) -> dict[str, str]:
+def lay_out_what_is_no_file(folder: Path, image: bytes) -> dict[str, str]:
     """Make what only looks like a file, or is larger than one should be."""
     (folder / "dir.jpg").mkdir()
-    (folder / "dir.jpg/inner.jpg").write_bytes(picture)
+    (folder / "dir.jpg/inner.jpg").write_bytes(image)
     os.mkfifo(folder / "fifo.jpg")
     with contextlib.chdir(folder), socket.socket(socket.AF_UNIX) as listener:
         listener.bind("socket.png")  # by its name alone: an address has 108 bytes at most
@@ -293,28 +293,28 @@ def lay_out_links(folder: Path) -> None:
         (folder / "links" / name).symlink_to(target)
 
 
-def lay_out_what_is_hidden(folder: Path, picture: bytes) -> None:
-    """Make five hidden entries and four without a picture's name."""
+def lay_out_what_is_hidden(folder: Path, image: bytes) -> None:
+    """Make five hidden entries and four without an image's name."""
     for name in (".hidden.jpg", "._hidden.jpg", ".DS_Store", "@eaDir/thumb.jpg", ".git/object.png"):
         (folder / "hidden" / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / "hidden" / name).write_bytes(picture)
+        (folder / "hidden" / name).write_bytes(image)
     for name in ("Thumbs.db", "notes.txt", "jpg", "photo.jpg.part"):
-        (folder / "hidden" / name).write_bytes(picture)
+        (folder / "hidden" / name).write_bytes(image)
 
 
 LEFT_OUT = {"hidden": 5, "link": 10, "other": 4}
 
 
 @pytest.fixture(scope="module")
-def catalogue(open_folder, make) -> SimpleNamespace:
+def catalog(open_folder, make) -> SimpleNamespace:
     """A folder with all of this in it, and what should become of each file."""
-    folder = open_folder / "catalogue"
-    picture = make.jpeg(8)
-    fates = lay_out_pictures(folder, contents(make))
-    fates |= lay_out_what_is_no_file(folder, picture)
+    folder = open_folder / "catalog"
+    image = make.jpeg(8)
+    fates = lay_out_images(folder, contents(make))
+    fates |= lay_out_what_is_no_file(folder, image)
     lay_out_links(folder)
-    lay_out_what_is_hidden(folder, picture)
-    (folder / "unreadable.jpg").write_bytes(picture)
+    lay_out_what_is_hidden(folder, image)
+    (folder / "unreadable.jpg").write_bytes(image)
     (folder / "unreadable.jpg").chmod(0)
     unreadable = {True: "unreadable", False: "indexed"}
     return SimpleNamespace(
@@ -323,7 +323,7 @@ def catalogue(open_folder, make) -> SimpleNamespace:
 
 
 @pytest.fixture(scope="module")
-def built(catalogue, open_folder, run, report, who) -> SimpleNamespace:
+def built(catalog, open_folder, run, report, who) -> SimpleNamespace:
     """The program over that folder, three times: at first, again, and with --strict."""
     place = open_folder / who.name
     place.mkdir()
@@ -332,14 +332,14 @@ def built(catalogue, open_folder, run, report, who) -> SimpleNamespace:
 
     def build(*options: str) -> SimpleNamespace:
         before = published(place / "idx")
-        command = ("build-index", catalogue.folder, "--index", "idx", "--report", "report.json", *options)
+        command = ("build-index", catalog.folder, "--index", "idx", "--report", "report.json", *options)
         done = run(*command, cwd=place, who=who)
         changed = published(place / "idx") != before
         return SimpleNamespace(run=done, report=report(place / "report.json"), changed=changed)
 
     first = build("--backbone", "handcrafted", "--backend", "exact")
     builds = SimpleNamespace(first=first, second=build(), strict=build("--strict"))
-    return SimpleNamespace(place=place, who=who, fates=catalogue.fates[who.bound], **vars(builds))
+    return SimpleNamespace(place=place, who=who, fates=catalog.fates[who.bound], **vars(builds))
 
 
 def published(index: Path) -> dict[str, tuple[int, bytes]]:
@@ -403,22 +403,22 @@ def test_no_decoder_takes_more_memory_than_its_limit(built):
     assert built.first.report["peak_rss_bytes"] < GIB
 
 
-def test_nothing_in_a_file_or_its_name_is_executed(built, catalogue):
-    names = [name for _, _, files in os.walk(catalogue.folder.parent) for name in files]
+def test_nothing_in_a_file_or_its_name_is_executed(built, catalog):
+    names = [name for _, _, files in os.walk(catalog.folder.parent) for name in files]
 
     assert "report.json" in names
     assert [name for name in names if name.startswith("pwned")] == []
 
 
-SAME = {"turned": 66, "colour": 8, "soft": 6, "grey": 5, "one-bit": 2, "cut-out": 5, "inks": 2}
+SAME = {"turned": 66, "color": 8, "soft": 6, "grey": 5, "one-bit": 2, "cut-out": 5, "inks": 2}
 
 
-# What AVIF loses of a soft picture is fine texture, and the encoder of these tests looks at that.
+# What AVIF loses of a soft image is fine texture, and the encoder of these tests looks at that.
 SMOOTHED = {f"same/soft/{name}.avif" for name in ("10-bit", "12-bit", "animated")}
 
 
-def test_the_same_picture_in_every_kind_of_file_has_the_same_embedding(built, catalogue, run):
-    references = [catalogue.folder / f"same/{folder}/reference.png" for folder in SAME]
+def test_the_same_image_in_every_kind_of_file_has_the_same_embedding(built, catalog, run):
+    references = [catalog.folder / f"same/{folder}/reference.png" for folder in SAME]
 
     done = run("query", "--index", "idx", *references, "-k", 1000, "--format", "jsonl", cwd=built.place, who=built.who)
 
@@ -434,12 +434,12 @@ def test_the_same_picture_in_every_kind_of_file_has_the_same_embedding(built, ca
 
 
 @pytest.mark.slow
-def test_the_default_encoder_too_sees_the_upright_picture(make, run, tmp_path):
-    lay_out_pictures(tmp_path, {f"catalogue/{path}": fate for path, fate in what_is_turned(make).items()})
+def test_the_default_encoder_too_sees_the_upright_image(make, run, tmp_path):
+    lay_out_images(tmp_path, {f"catalog/{path}": fate for path, fate in what_is_turned(make).items()})
     cache = {"IMGSEARCH_CACHE": os.environ["IMGSEARCH_CACHE"]}
-    reference = tmp_path / "catalogue/same/turned/reference.png"
+    reference = tmp_path / "catalog/same/turned/reference.png"
 
-    built = run("build-index", "catalogue", "--index", "idx", cwd=tmp_path, environment=cache, timeout=300)
+    built = run("build-index", "catalog", "--index", "idx", cwd=tmp_path, environment=cache, timeout=300)
     asked = run("query", "--index", "idx", reference, "-k", 1000, "--format", "jsonl", cwd=tmp_path)
 
     scores = {hit["path"]: hit["score"] for hit in json.loads(asked.out)["hits"]}
@@ -448,9 +448,9 @@ def test_the_default_encoder_too_sees_the_upright_picture(make, run, tmp_path):
     assert min(scores.values()) > 0.98 > sideways
 
 
-def test_each_file_as_the_query_is_answered_or_refused_in_one_line(built, catalogue, outcomes, run):
+def test_each_file_as_the_query_is_answered_or_refused_in_one_line(built, catalog, outcomes, run):
     found = outcomes(built.place / "idx")
-    paths = [f"{catalogue.folder}/{path}" for path in found]
+    paths = [f"{catalog.folder}/{path}" for path in found]
     command = ("query", "--index", "idx", "-0", "-", "--format", "jsonl")
 
     done = run(*command, cwd=built.place, who=built.who, told=b"\0".join(map(os.fsencode, paths)))
@@ -469,14 +469,14 @@ def test_each_file_as_the_query_is_answered_or_refused_in_one_line(built, catalo
 
 @pytest.mark.parametrize("who", ["whoever runs the tests"], indirect=True)
 @pytest.mark.parametrize("of_a_cause", [1, pytest.param(15, marks=pytest.mark.slow)])
-def test_a_query_exits_4_for_a_bad_file_and_0_for_a_good_one(built, catalogue, outcomes, run, of_a_cause):
+def test_a_query_exits_4_for_a_bad_file_and_0_for_a_good_one(built, catalog, outcomes, run, of_a_cause):
     chosen: dict[str, list[str]] = {}
     for path, fate in outcomes(built.place / "idx").items():
         if len(chosen.setdefault(fate, [])) < of_a_cause:
             chosen[fate].append(path)
 
     def ask(path: str) -> tuple[int, int, bool]:
-        done = run("query", "--index", "idx", catalogue.folder / path, cwd=built.place)
+        done = run("query", "--index", "idx", catalog.folder / path, cwd=built.place)
         return done.code, len(done.err.splitlines()), bool(done.out)
 
     with ThreadPoolExecutor(2) as pool:
@@ -512,7 +512,7 @@ def test_what_takes_memory_or_time_costs_itself_alone(make, run, report, outcome
     if scans:
         fates["deep.png"] = ("out_of_memory", make.png(11_000, 11_000, 16, 6, packed=make.zlib_bomb(924)))
         fates |= {f"bomb-{number}.jpg": ("timeout", make.scan_bomb(scans, seed=number)) for number in range(2)}
-    expected = lay_out_pictures(tmp_path / "heavy", fates)
+    expected = lay_out_images(tmp_path / "heavy", fates)
 
     done = run(
         *("build-index", "heavy", "--index", "idx", "--backbone", "handcrafted", "--backend", "exact"),

@@ -23,7 +23,7 @@ class Mutator(threading.Thread):
     """Changes a random file in a random way, again and again, and knows what each should be in the end.
 
     Attributes:
-        whole: The sha256 of every picture that ever lay there whole.
+        whole: The sha256 of every image that ever lay there whole.
         fates: What a build should make of each file, if nothing changes any more.
         changes: How often it did what.
     """
@@ -149,7 +149,7 @@ def contents_of(index: Path) -> set[bytes]:
 
 
 @pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=pytest.mark.slow)])
-def test_a_folder_that_changes_all_the_time_gives_an_index_of_whole_pictures(
+def test_a_folder_that_changes_all_the_time_gives_an_index_of_whole_images(
     make, run, report, outcomes, tmp_path, seconds
 ):
     secret = tmp_path / "secret.png"

@@ -10,22 +10,22 @@ from imgsearch import Index
 @pytest.mark.parametrize("count", [200, pytest.param(20_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("backend", ["annoy", "exact"])
 def test_every_copy_is_indexed_and_finds_itself(make, run, report, tmp_path, count, backend):
-    folder = tmp_path / "catalogue"
+    folder = tmp_path / "catalog"
     folder.mkdir()
-    picture = make.jpeg()
-    (folder / "first.jpg").write_bytes(picture)
+    image = make.jpeg()
+    (folder / "first.jpg").write_bytes(image)
     for number in range(count):
         name = folder / f"{number % 10}/{number:05d}.jpg"
         name.parent.mkdir(exist_ok=True)
         if number % 2:
             os.link(folder / "first.jpg", name)
         else:
-            name.write_bytes(picture)
+            name.write_bytes(image)
     for number in range(1, 6):
         (folder / f"other-{number}.jpg").write_bytes(make.jpeg(number))
 
     done = run(
-        *("build-index", "catalogue", "--index", "idx", "--backbone", "handcrafted", "--backend", backend),
+        *("build-index", "catalog", "--index", "idx", "--backbone", "handcrafted", "--backend", backend),
         *("--report", "report.json"),
         cwd=tmp_path,
     )

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from imgsearch.errors import PictureError
+from imgsearch.errors import ImageError
 from imgsearch.images.decode import decode
 from imgsearch.images.workers.decoders import DecodeWorker
 
-BUILD = ("build-index", "catalogue", "--index", "idx", "--backend", "exact", "--report", "report.json")
+BUILD = ("build-index", "catalog", "--index", "idx", "--backend", "exact", "--report", "report.json")
 NEW = ("--backbone", "handcrafted")
 MIB = 1 << 20
 
 
-def refusal(worker: DecodeWorker, data: bytes) -> PictureError:
-    with pytest.raises(PictureError) as refused:
+def refusal(worker: DecodeWorker, data: bytes) -> ImageError:
+    with pytest.raises(ImageError) as refused:
         worker.decode(data)
     return refused.value
 
@@ -49,7 +49,7 @@ def test_more_pixels_than_the_limit_are_refused_at_once_and_without_memory(make)
 
 
 def test_the_refusal_names_width_and_height(make):
-    with pytest.raises(PictureError, match="65535 x 65535 pixels, more than the limit of 178,956,970"):
+    with pytest.raises(ImageError, match="65535 x 65535 pixels, more than the limit of 178,956,970"):
         decode(make.bombs()["little.tif"][1])
 
 
@@ -58,9 +58,9 @@ def test_a_jpeg_that_ends_early_or_has_no_such_code_is_corrupt_though_it_can_be_
     whole = make.encoded(".jpg", make.grained(seed))
 
     decode(whole)
-    with pytest.raises(PictureError, match="premature end of data segment") as early:
+    with pytest.raises(ImageError, match="premature end of data segment") as early:
         decode(make.with_a_gap(whole))
-    with pytest.raises(PictureError, match="bad Huffman code") as bad:
+    with pytest.raises(ImageError, match="bad Huffman code") as bad:
         decode(make.with_a_bad_code(whole))
 
     assert early.value.cause == bad.value.cause == "corrupt"
@@ -69,7 +69,7 @@ def test_a_jpeg_that_ends_early_or_has_no_such_code_is_corrupt_though_it_can_be_
 def test_a_jpeg_with_a_zeroed_middle_is_corrupt(make):
     accepted = []
     for seed in range(20):
-        with contextlib.suppress(PictureError):
+        with contextlib.suppress(ImageError):
             decode(make.zeroed(make.encoded(".jpg", make.grained(seed))))
             accepted.append(seed)
 
@@ -81,12 +81,12 @@ def test_stray_bytes_before_a_table_do_not_hide_damage_behind_it(make, damage):
     data = getattr(make, damage)(make.encoded(".jpg", make.grained(0)))
     start = data.index(b"\xff\xdb")
 
-    with pytest.raises(PictureError):
+    with pytest.raises(ImageError):
         decode(data[:start] + b"\0\0" + data[start:])
 
 
 def test_a_jpeg_of_thousands_of_scans_is_ended_by_the_clock(make):
-    bomb = make.scan_bomb(3000)  # some 17 seconds; test_catalogue has one for the program's own clock
+    bomb = make.scan_bomb(3000)  # some 17 seconds; test_catalog has one for the program's own clock
     worker = DecodeWorker(224, "pad", seconds=1)
     try:
         started = time.monotonic()
@@ -101,7 +101,7 @@ def test_a_jpeg_of_thousands_of_scans_is_ended_by_the_clock(make):
 
 @pytest.mark.slow
 def test_a_jpeg_of_thousands_of_scans_as_the_query_is_refused_in_half_a_minute(make, run, tmp_path):
-    lay_out(tmp_path / "catalogue", make, 3)
+    lay_out(tmp_path / "catalog", make, 3)
     run(*BUILD, *NEW, cwd=tmp_path)
     (tmp_path / "bomb.jpg").write_bytes(make.scan_bomb(12_000))
 
@@ -112,8 +112,8 @@ def test_a_jpeg_of_thousands_of_scans_as_the_query_is_refused_in_half_a_minute(m
 
 
 def test_a_decoder_that_is_killed_over_a_file_costs_that_file(make, run, report, outcomes, tmp_path):
-    lay_out(tmp_path / "catalogue", make, 30)
-    (tmp_path / "catalogue/015-killer.jpg").write_bytes(make.scan_bomb(5000))
+    lay_out(tmp_path / "catalog", make, 30)
+    (tmp_path / "catalog/015-killer.jpg").write_bytes(make.scan_bomb(5000))
 
     def kill_when_busy(process_id: int, seconds: float) -> None:
         if seconds > 2:  # no other file takes as long
@@ -142,7 +142,7 @@ class Killer:
 
 
 def test_a_decoder_that_dies_of_one_file_after_another_ends_the_build(make, run, tmp_path):
-    lay_out(tmp_path / "catalogue", make, 30)
+    lay_out(tmp_path / "catalog", make, 30)
 
     done = run(*BUILD, *NEW, cwd=tmp_path, on_worker=Killer(1000))
 
@@ -155,20 +155,20 @@ def test_a_decoder_that_dies_of_one_file_after_another_ends_the_build(make, run,
 
 
 def test_what_was_published_still_answers_after_a_decoder_died_again_and_again(make, run, tmp_path):
-    lay_out(tmp_path / "catalogue", make, 10)
+    lay_out(tmp_path / "catalog", make, 10)
     run(*BUILD, *NEW, cwd=tmp_path)
     before = (tmp_path / "idx/manifest.json").read_bytes()
-    lay_out(tmp_path / "catalogue", make, 20, first=10)
+    lay_out(tmp_path / "catalog", make, 20, first=10)
 
     done = run(*BUILD, cwd=tmp_path, on_worker=Killer(1000))
-    asked = run("query", "catalogue/003.jpg", "--index", "idx", "--format", "paths", "-k", 1, cwd=tmp_path)
+    asked = run("query", "catalog/003.jpg", "--index", "idx", "--format", "paths", "-k", 1, cwd=tmp_path)
 
     assert (done.code, asked.code, asked.out) == (9, 0, b"003.jpg\n")
     assert (tmp_path / "idx/manifest.json").read_bytes() == before
 
 
 def test_with_force_the_build_goes_on_and_the_next_one_tries_again(make, run, report, outcomes, tmp_path):
-    lay_out(tmp_path / "catalogue", make, 60)
+    lay_out(tmp_path / "catalog", make, 60)
     killer = Killer(7)
 
     forced = run(*BUILD, *NEW, "--force", cwd=tmp_path, on_worker=killer)

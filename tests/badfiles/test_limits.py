@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-BUILD = ("build-index", "catalogue", "--index", "idx", "--report", "report.json")
+BUILD = ("build-index", "catalog", "--index", "idx", "--report", "report.json")
 NEW = ("--backbone", "handcrafted", "--backend", "exact")
 
 
 @pytest.fixture
-def catalogue(make, tmp_path) -> Path:
-    """Ten good pictures, a truncated JPEG, one with a gap, a truncated PNG, and no picture at all."""
-    folder = tmp_path / "catalogue"
+def catalog(make, tmp_path) -> Path:
+    """Ten good images, a truncated JPEG, one with a gap, a truncated PNG, and no image at all."""
+    folder = tmp_path / "catalog"
     folder.mkdir()
     for number in range(10):
         (folder / f"{number}.jpg").write_bytes(make.jpeg(number))
@@ -23,7 +23,7 @@ def catalogue(make, tmp_path) -> Path:
     (folder / "cut.jpg").write_bytes(make.truncated(whole, 0.6))
     (folder / "gap.jpg").write_bytes(make.with_a_gap(whole))
     (folder / "cut.png").write_bytes(make.truncated(make.encoded(".png", make.grained(11)), 0.6))
-    (folder / "text.jpg").write_bytes(b"no picture")
+    (folder / "text.jpg").write_bytes(b"no image")
     (folder / "head.jpg").write_bytes(whole[:100])
     return folder
 
@@ -45,7 +45,7 @@ def flagged(index: Path) -> list[tuple[str, str]]:
         return connection.execute(query).fetchall()
 
 
-def test_damaged_jpegs_are_rejected_unless_they_are_to_be_kept(catalogue, run, report, outcomes, tmp_path):
+def test_damaged_jpegs_are_rejected_unless_they_are_to_be_kept(catalog, run, report, outcomes, tmp_path):
     done = run(*BUILD, *NEW, cwd=tmp_path)
 
     facts = report(tmp_path / "report.json")
@@ -53,7 +53,7 @@ def test_damaged_jpegs_are_rejected_unless_they_are_to_be_kept(catalogue, run, r
     assert (facts["counts"]["damaged"], facts["damaged"], flagged(tmp_path / "idx")) == (0, [], [])
 
 
-def test_damaged_jpegs_that_are_kept_are_flagged_everywhere(catalogue, run, report, outcomes, tmp_path):
+def test_damaged_jpegs_that_are_kept_are_flagged_everywhere(catalog, run, report, outcomes, tmp_path):
     done = run(*BUILD, *NEW, "--damaged", "keep", cwd=tmp_path)
     told = run("info", "--index", "idx", cwd=tmp_path)
 
@@ -65,11 +65,11 @@ def test_damaged_jpegs_that_are_kept_are_flagged_everywhere(catalogue, run, repo
     assert re.search(rb"^damaged .*\b2\b", told.out, re.MULTILINE)
 
 
-def test_an_index_remembers_that_damaged_jpegs_are_kept(catalogue, run, report, outcomes, make, tmp_path):
+def test_an_index_remembers_that_damaged_jpegs_are_kept(catalog, run, report, outcomes, make, tmp_path):
     run(*BUILD, *NEW, "--damaged", "keep", cwd=tmp_path)
     again = run(*BUILD, cwd=tmp_path)
     unchanged = report(tmp_path / "report.json")
-    (catalogue / "more.jpg").write_bytes(make.truncated(make.encoded(".jpg", make.grained(12)), 0.7))
+    (catalog / "more.jpg").write_bytes(make.truncated(make.encoded(".jpg", make.grained(12)), 0.7))
     more = run(*BUILD, cwd=tmp_path)
 
     assert (again.code, unchanged["published"], unchanged["counts"]["damaged"]) == (0, False, 2)
@@ -77,7 +77,7 @@ def test_an_index_remembers_that_damaged_jpegs_are_kept(catalogue, run, report, 
     assert flagged(tmp_path / "idx") == [*DAMAGED, ("more.jpg", EARLY)]
 
 
-def test_damaged_jpegs_leave_an_index_that_keeps_them_no_more_and_come_back(catalogue, run, report, outcomes, tmp_path):
+def test_damaged_jpegs_leave_an_index_that_keeps_them_no_more_and_come_back(catalog, run, report, outcomes, tmp_path):
     run(*BUILD, *NEW, "--damaged", "keep", cwd=tmp_path)
 
     skipping = run(*BUILD, "--damaged", "skip", cwd=tmp_path)
@@ -90,28 +90,28 @@ def test_damaged_jpegs_leave_an_index_that_keeps_them_no_more_and_come_back(cata
     assert (keeping.code, outcomes(tmp_path / "idx"), flagged(tmp_path / "idx")) == (0, KEPT, DAMAGED)
 
 
-def test_a_copy_of_a_damaged_jpeg_is_flagged_too(catalogue, run, outcomes, tmp_path):
+def test_a_copy_of_a_damaged_jpeg_is_flagged_too(catalog, run, outcomes, tmp_path):
     run(*BUILD, *NEW, "--damaged", "keep", cwd=tmp_path)
-    (catalogue / "copy.jpg").write_bytes((catalogue / "cut.jpg").read_bytes())
+    (catalog / "copy.jpg").write_bytes((catalog / "cut.jpg").read_bytes())
     run(*BUILD, cwd=tmp_path)
     kept = flagged(tmp_path / "idx")
-    (catalogue / "cut.jpg").unlink()
+    (catalog / "cut.jpg").unlink()
     run(*BUILD, cwd=tmp_path)
 
     assert kept == [("copy.jpg", EARLY), *DAMAGED]
     assert flagged(tmp_path / "idx") == [("copy.jpg", EARLY), DAMAGED[1]]
 
 
-def test_a_damaged_jpeg_that_was_mended_is_flagged_no_more(catalogue, run, make, tmp_path):
+def test_a_damaged_jpeg_that_was_mended_is_flagged_no_more(catalog, run, make, tmp_path):
     run(*BUILD, *NEW, "--damaged", "keep", cwd=tmp_path)
-    (catalogue / "cut.jpg").write_bytes(make.encoded(".jpg", make.grained(11)))
+    (catalog / "cut.jpg").write_bytes(make.encoded(".jpg", make.grained(11)))
 
     assert run(*BUILD, cwd=tmp_path).code == 0
     assert flagged(tmp_path / "idx") == DAMAGED[1:]
 
 
-def test_larger_files_are_rejected_and_tried_again_under_another_limit(catalogue, run, report, outcomes, tmp_path):
-    sizes = {path.name: path.stat().st_size for path in catalogue.iterdir()}
+def test_larger_files_are_rejected_and_tried_again_under_another_limit(catalog, run, report, outcomes, tmp_path):
+    sizes = {path.name: path.stat().st_size for path in catalog.iterdir()}
     limit = sorted(sizes[name] for name in GOOD)[6]
     expected = {path: "too_many_bytes" if sizes[path] > limit else fate for path, fate in SKIPPED.items()}
     assert list(expected.values()).count("indexed") == 7
@@ -127,13 +127,13 @@ def test_larger_files_are_rejected_and_tried_again_under_another_limit(catalogue
     assert report(tmp_path / "report.json")["counts"]["unchanged"] == 7
 
 
-def test_larger_pictures_are_rejected_and_tried_again_under_another_limit(make, run, report, outcomes, tmp_path):
-    (tmp_path / "catalogue").mkdir()
+def test_larger_images_are_rejected_and_tried_again_under_another_limit(make, run, report, outcomes, tmp_path):
+    (tmp_path / "catalog").mkdir()
     for suffix in (".jpg", ".png", ".webp", ".bmp", ".tif", ".avif"):
         for side in (40, 41, 42):
             data = make.encoded(suffix, make.painted(side, side, side))
-            (tmp_path / f"catalogue/{side}{suffix}").write_bytes(data)
-    every = {path.name: "indexed" for path in (tmp_path / "catalogue").iterdir()}
+            (tmp_path / f"catalog/{side}{suffix}").write_bytes(data)
+    every = {path.name: "indexed" for path in (tmp_path / "catalog").iterdir()}
     limited = {name: "too_large" if name.startswith("42") else fate for name, fate in every.items()}
 
     first = run(*BUILD, *NEW, "--max-pixels", 41 * 41, cwd=tmp_path)
@@ -149,11 +149,11 @@ def test_larger_pictures_are_rejected_and_tried_again_under_another_limit(make, 
 
 @pytest.mark.parametrize(("option", "cause"), [("--max-bytes", "too_many_bytes"), ("--max-pixels", "too_large")])
 def test_a_lower_limit_rejects_what_was_indexed_before(make, run, outcomes, tmp_path, option, cause):
-    (tmp_path / "catalogue").mkdir()
+    (tmp_path / "catalog").mkdir()
     for side in (40, 41, 42, 43):
-        (tmp_path / f"catalogue/{side}.bmp").write_bytes(make.encoded(".bmp", make.painted(side, side, side)))
+        (tmp_path / f"catalog/{side}.bmp").write_bytes(make.encoded(".bmp", make.painted(side, side, side)))
     run(*BUILD, *NEW, cwd=tmp_path)
-    limit = 42 * 42 if option == "--max-pixels" else (tmp_path / "catalogue/42.bmp").stat().st_size
+    limit = 42 * 42 if option == "--max-pixels" else (tmp_path / "catalog/42.bmp").stat().st_size
 
     done = run(*BUILD, option, limit, cwd=tmp_path)
 
@@ -163,14 +163,14 @@ def test_a_lower_limit_rejects_what_was_indexed_before(make, run, outcomes, tmp_
 
 @pytest.mark.parametrize("option", ["--max-bytes", "--max-pixels"])
 @pytest.mark.parametrize("value", ["0", "-1", "x", str(2**40)])
-def test_a_limit_that_makes_no_sense_is_a_usage_error(catalogue, run, tmp_path, option, value):
+def test_a_limit_that_makes_no_sense_is_a_usage_error(catalog, run, tmp_path, option, value):
     done = run(*BUILD, *NEW, option, value, cwd=tmp_path)
 
     assert done.code == 2
     assert b"Traceback" not in done.err
 
 
-def test_more_bad_files_than_max_skipped_are_refused(catalogue, run, tmp_path):
+def test_more_bad_files_than_max_skipped_are_refused(catalog, run, tmp_path):
     refused = run(*BUILD, *NEW, "--max-skipped", 4, cwd=tmp_path)
     published = (tmp_path / "idx/manifest.json").exists()
     accepted = run(*BUILD, *NEW, "--max-skipped", 5, cwd=tmp_path)

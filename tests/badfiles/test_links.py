@@ -100,7 +100,7 @@ def test_a_missing_root_is_a_usage_error_that_names_it(run, tmp_path):
     done = run(*BUILD, *NEW, cwd=tmp_path)
 
     assert (done.code, done.out) == (2, b"")
-    assert done.err == b"imgsearch: expected a folder of pictures, found nothing: root\n"
+    assert done.err == b"imgsearch: expected a folder of images, found nothing: root\n"
     assert not (tmp_path / "idx").exists()
 
 

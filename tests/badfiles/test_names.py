@@ -45,10 +45,10 @@ NAMES = [*map(os.fsdecode, NOT_UTF_8), *CONTROLS, *OPTIONS, *FORMULAS, *MARKUP, 
 
 @pytest.fixture(scope="module")
 def built(make, run, report, tmp_path_factory) -> SimpleNamespace:
-    """Of each name, a picture in `good` and a text in `bad`; an index of both."""
+    """Of each name, an image in `good` and a text in `bad`; an index of both."""
     place = tmp_path_factory.mktemp("names")
     for number, name in enumerate(NAMES):
-        for folder, data in (("good", make.encoded(".png", make.painted(number))), ("good/bad", b"no picture")):
+        for folder, data in (("good", make.encoded(".png", make.painted(number))), ("good/bad", b"no image")):
             (place / folder / name).parent.mkdir(parents=True, exist_ok=True)
             (place / folder / name).write_bytes(data)
     done = run(
@@ -93,7 +93,7 @@ def test_no_name_reaches_the_terminal_unescaped(built, run):
         assert is_harmless(done.err)
 
 
-def test_each_picture_is_found_by_its_own_name(built, run):
+def test_each_image_is_found_by_its_own_name(built, run):
     options = ("--index", "../idx", "-k", 1, "--format", "jsonl")
 
     given = run("query", *options, "--", *NAMES, cwd=built.place / "good")

@@ -5,7 +5,7 @@ itself, so that each starts fast and may die, and answers with a line. `Task` ha
 of an answer.
 
 Calls are counted where Python makes them. What SQLite and Annoy write in C goes by unseen; `largest` and a small disk
-reach it. Pictures are decoded in the process itself: what is tried here is the disk.
+reach it. Images are decoded in the process itself: what is tried here is the disk.
 """
 
 import builtins
@@ -246,10 +246,10 @@ class _FaultyFile(io.FileIO):
         return super().read(size)
 
 
-def ask(directory: str, picture: str) -> list[tuple[str, float]]:
+def ask(directory: str, image: str) -> list[tuple[str, float]]:
     """Ask an index."""
     with Index.open(directory) as index:
-        return [(hit.path, hit.score) for hit in index.search(picture, k=50)]
+        return [(hit.path, hit.score) for hit in index.search(image, k=50)]
 
 
 def findings(directory: str) -> list[str]:
@@ -310,8 +310,8 @@ def _answer(write: Callable[..., int], descriptor: int, answer: Answer) -> None:
 def main() -> None:
     """Do tasks until there are no more."""
     pipeline.DecodeWorker = HereDecoder
-    # So that a dozen pictures have a projection.
-    generation.SMALLEST_CATALOGUE = projection.DIMS = 8
+    # So that a dozen images have a projection.
+    generation.SMALLEST_CATALOG = projection.DIMS = 8
     importlib.import_module("sklearn.decomposition")  # once, not in each fork
     for line in sys.stdin:
         reading, writing = os.pipe()

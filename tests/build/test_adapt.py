@@ -1,4 +1,4 @@
-"""build-index --adapt: the catalogue teaches its own projection."""
+"""build-index --adapt: the catalog teaches its own projection."""
 
 import itertools
 import json
@@ -10,7 +10,7 @@ import pytest
 
 from imgsearch import Index, build_index, check, embed
 from imgsearch.encoders import adaptation
-from imgsearch.encoders.adaptation import Gain
+from imgsearch.encoders.adaptation import AdaptationGain
 from imgsearch.errors import UsageError
 from imgsearch.synthetic.augment import photo_like
 from imgsearch.images.decode import decode_rgba
@@ -36,18 +36,18 @@ class Told:
 
 @pytest.fixture(scope="session")
 def adapted(tmp_path_factory, drawn) -> Path:
-    """The drawn catalogue and an adapted index of it. Not to be changed: copy it."""
+    """The drawn catalog and an adapted index of it. Not to be changed: copy it."""
     folder = tmp_path_factory.mktemp("adapted")
-    shutil.copytree(drawn, folder / "catalogue")
-    build_index(folder / "catalogue", folder / "index", adapt=True, **COLOR)
+    shutil.copytree(drawn, folder / "catalog")
+    build_index(folder / "catalog", folder / "index", adapt=True, **COLOR)
     return folder
 
 
 @pytest.fixture
 def shop(adapted, tmp_path) -> Path:
-    """The adapted catalogue and its index, to be changed."""
+    """The adapted catalog and its index, to be changed."""
     shutil.copytree(adapted, tmp_path / "shop", copy_function=shutil.copy2)
-    build_index(tmp_path / "shop/catalogue", tmp_path / "shop/index")  # it has moved
+    build_index(tmp_path / "shop/catalog", tmp_path / "shop/index")  # it has moved
     return tmp_path / "shop"
 
 
@@ -56,8 +56,8 @@ def projection_of(index: Path) -> bytes | None:
     return file.read_bytes() if file.exists() else None
 
 
-def new_picture(shop: Path, painted, seed: int = 1) -> None:
-    (shop / "catalogue" / f"new-{seed}.png").write_bytes(painted(seed))
+def new_image(shop: Path, painted, seed: int = 1) -> None:
+    (shop / "catalog" / f"new-{seed}.png").write_bytes(painted(seed))
 
 
 def said(text: str, name: str) -> str:
@@ -66,46 +66,46 @@ def said(text: str, name: str) -> str:
     return line.removeprefix(name).strip()
 
 
-def rate(index: Path, catalogue: Path) -> float:
-    """Share of photo-like queries, of other chance than the adaptation's, whose own picture is found first."""
+def rate(index: Path, catalog: Path) -> float:
+    """Share of photo-like queries, of other chance than the adaptation's, whose own image is found first."""
     hits = []
     with Index.open(index) as opened:
-        for number, file in enumerate(sorted(catalogue.rglob("*.png"))):
+        for number, file in enumerate(sorted(catalog.rglob("*.png"))):
             for view in range(3):
-                photo = catalogue.parent / "photo.jpg"
+                photo = catalog.parent / "photo.jpg"
                 item = decode_rgba(file.read_bytes())
                 photo.write_bytes(photo_like(item, np.random.default_rng([number, view])))
-                hits.append(opened.search(photo, k=1)[0].path == file.relative_to(catalogue).as_posix())
+                hits.append(opened.search(photo, k=1)[0].path == file.relative_to(catalog).as_posix())
     return sum(hits) / len(hits)
 
 
 def test_an_adapted_index_says_what_it_gained_and_is_whole(adapted):
     manifest = read_manifest(adapted / "index")
 
-    assert manifest.adaptation.pictures == 24
+    assert manifest.adaptation.images == 24
     assert manifest.adaptation.helps
     assert (manifest.projection_count, manifest.dims) == (24, 360)
     assert check(adapted / "index", deep=True) == []
     stored = json.loads((adapted / "index/manifest.json").read_text())["adaptation"]
-    assert Gain(**stored) == manifest.adaptation
+    assert AdaptationGain(**stored) == manifest.adaptation
 
 
 def test_an_adapted_index_finds_more_photos_it_has_not_seen(shop):
-    after = rate(shop / "index", shop / "catalogue")
-    build_index(shop / "catalogue", shop / "index", adapt=False)
+    after = rate(shop / "index", shop / "catalog")
+    build_index(shop / "catalog", shop / "index", adapt=False)
 
-    assert after > rate(shop / "index", shop / "catalogue")
+    assert after > rate(shop / "index", shop / "catalog")
 
 
-def test_a_catalogue_picture_still_finds_itself(shop):
+def test_a_catalog_image_still_finds_itself(shop):
     with Index.open(shop / "index") as index:
-        for file in sorted((shop / "catalogue").rglob("*.png"))[::6]:
-            (shop / "same.png").write_bytes(file.read_bytes() + b"\0")  # other bytes, the same picture
+        for file in sorted((shop / "catalog").rglob("*.png"))[::6]:
+            (shop / "same.png").write_bytes(file.read_bytes() + b"\0")  # other bytes, the same image
             best = index.search(shop / "same.png", k=1)[0]
-            assert (best.path, best.score) == (str(file.relative_to(shop / "catalogue")), pytest.approx(1, abs=1e-5))
+            assert (best.path, best.score) == (str(file.relative_to(shop / "catalog")), pytest.approx(1, abs=1e-5))
 
 
-def test_the_same_catalogue_teaches_the_same_elsewhere_and_at_another_time(adapted, tmp_path, drawn):
+def test_the_same_catalog_teaches_the_same_elsewhere_and_at_another_time(adapted, tmp_path, drawn):
     shutil.copytree(drawn, tmp_path / "other name")
 
     build_index(tmp_path / "other name", tmp_path / "index", adapt=True, **COLOR)
@@ -116,10 +116,10 @@ def test_the_same_catalogue_teaches_the_same_elsewhere_and_at_another_time(adapt
 def test_an_adaptation_is_kept_from_night_to_night(shop, painted):
     before = projection_of(shop / "index")
     gain = read_manifest(shop / "index").adaptation
-    new_picture(shop, painted)
+    new_image(shop, painted)
     told = Told()
 
-    report = build_index(shop / "catalogue", shop / "index", progress=told)
+    report = build_index(shop / "catalog", shop / "index", progress=told)
 
     assert (report.embedded, report.published, report.adaptation) == (1, True, gain)
     assert projection_of(shop / "index") == before
@@ -129,35 +129,35 @@ def test_an_adaptation_is_kept_from_night_to_night(shop, painted):
 
 def test_a_night_with_nothing_new_publishes_nothing(shop):
     for wish in (None, True):
-        report = build_index(shop / "catalogue", shop / "index", adapt=wish)
+        report = build_index(shop / "catalog", shop / "index", adapt=wish)
         assert not report.published
         assert report.adaptation is not None
 
 
-def test_an_adaptation_is_taken_back_and_learnt_again(shop, contents):
+def test_an_adaptation_is_taken_back_and_learned_again(shop, contents):
     before = contents(shop / "index")
 
-    plain = build_index(shop / "catalogue", shop / "index", adapt=False)
+    plain = build_index(shop / "catalog", shop / "index", adapt=False)
 
     assert (plain.published, plain.embedded, plain.adaptation) == (True, 0, None)
     manifest = read_manifest(shop / "index")
     assert (manifest.adaptation, manifest.projection_count) == (None, 0)
     assert all(embedding == vector for embedding, vector in contents(shop / "index").values())
-    assert not build_index(shop / "catalogue", shop / "index").published  # which sticks, too
-    again = build_index(shop / "catalogue", shop / "index", adapt=True)
+    assert not build_index(shop / "catalog", shop / "index").published  # which sticks, too
+    again = build_index(shop / "catalog", shop / "index", adapt=True)
     assert (again.published, again.embedded) == (True, 0)
     assert contents(shop / "index") == before
 
 
 @pytest.mark.parametrize("why", ["relearn", "doubled", "another encoder"])
-def test_an_adaptation_is_learnt_anew_for_a_reason(shop, lay_out, why):
+def test_an_adaptation_is_learned_anew_for_a_reason(shop, lay_out, why):
     before = projection_of(shop / "index")
     if why == "doubled":
-        lay_out(shop / "catalogue", 24)
+        lay_out(shop / "catalog", 24)
     told = Told()
 
     build_index(
-        shop / "catalogue",
+        shop / "catalog",
         shop / "index",
         relearn=why == "relearn",
         backbone="handcrafted:texture" if why == "another encoder" else None,
@@ -169,12 +169,12 @@ def test_an_adaptation_is_learnt_anew_for_a_reason(shop, lay_out, why):
     assert (projection_of(shop / "index") == before) == (why == "relearn")
 
 
-def test_a_lost_projection_is_learnt_again(shop, caplog):
+def test_a_lost_projection_is_learned_again(shop, caplog):
     before = projection_of(shop / "index")
     manifest = read_manifest(shop / "index")
     (shop / "index" / manifest.folder / generations.PROJECTION).unlink()
 
-    build_index(shop / "catalogue", shop / "index")
+    build_index(shop / "catalog", shop / "index")
 
     assert projection_of(shop / "index") == before
     assert check(shop / "index") == []
@@ -185,19 +185,19 @@ def test_a_lost_projection_is_learnt_again(shop, caplog):
 
 @pytest.fixture
 def helpless(monkeypatch):
-    """An adaptation that has learnt the wrong thing."""
+    """An adaptation that has learned the wrong thing."""
 
     def measured(*arguments):
-        return Gain(24, 0.9, 0.9)
+        return AdaptationGain(24, 0.9, 0.9)
 
-    monkeypatch.setattr(adapt_module, "measured_gain", measured)
+    monkeypatch.setattr(adapt_module, "measure_gain", measured)
 
 
 def test_an_adaptation_that_does_not_help_is_not_used_and_said_so(helpless, drawn, tmp_path, contents):
     report = build_index(drawn, tmp_path / "index", adapt=True, **COLOR)
 
     manifest = read_manifest(tmp_path / "index")
-    assert report.adaptation == manifest.adaptation == Gain(24, 0.9, 0.9)
+    assert report.adaptation == manifest.adaptation == AdaptationGain(24, 0.9, 0.9)
     assert (manifest.projection_count, manifest.dims) == (0, 360)
     assert all(embedding == vector for embedding, vector in contents(tmp_path / "index").values())
     assert not build_index(drawn, tmp_path / "index").published
@@ -205,7 +205,7 @@ def test_an_adaptation_that_does_not_help_is_not_used_and_said_so(helpless, draw
 
 
 def test_where_it_does_not_help_the_plain_projection_is_used(helpless, drawn, tmp_path, monkeypatch):
-    monkeypatch.setattr("imgsearch.build.generation.SMALLEST_CATALOGUE", 12)
+    monkeypatch.setattr("imgsearch.build.generation.SMALLEST_CATALOG", 12)
     monkeypatch.setattr("imgsearch.encoders.projection.DIMS", 8)
     build_index(drawn, tmp_path / "plain", **COLOR)
 
@@ -216,18 +216,18 @@ def test_where_it_does_not_help_the_plain_projection_is_used(helpless, drawn, tm
 
 
 def test_an_adaptation_that_did_not_help_is_not_tried_again_every_night(helpless, drawn, tmp_path, painted):
-    shutil.copytree(drawn, tmp_path / "catalogue")
-    build_index(tmp_path / "catalogue", tmp_path / "index", adapt=True, **COLOR)
-    new_picture(tmp_path, painted)
+    shutil.copytree(drawn, tmp_path / "catalog")
+    build_index(tmp_path / "catalog", tmp_path / "index", adapt=True, **COLOR)
+    new_image(tmp_path, painted)
     told = Told()
 
-    build_index(tmp_path / "catalogue", tmp_path / "index", progress=told)
+    build_index(tmp_path / "catalog", tmp_path / "index", progress=told)
 
     assert "adapt" not in told.stages
 
 
-def test_too_few_pictures_to_adapt_to_are_a_usage_error_and_publish_nothing(small, tmp_path):
-    with pytest.raises(UsageError, match=r"at least 20 different pictures.*found 12"):
+def test_too_few_images_to_adapt_to_are_a_usage_error_and_publish_nothing(small, tmp_path):
+    with pytest.raises(UsageError, match=r"at least 20 different images.*found 12"):
         build_index(small, tmp_path / "index", adapt=True, **COLOR)
 
     assert generations.published(tmp_path / "index") is None
@@ -235,7 +235,7 @@ def test_too_few_pictures_to_adapt_to_are_a_usage_error_and_publish_nothing(smal
     assert read_manifest(tmp_path / "index").adaptation is None
 
 
-def test_copies_of_a_picture_count_once(small, tmp_path):
+def test_copies_of_a_image_count_once(small, tmp_path):
     for number, file in itertools.product(range(3), sorted(small.rglob("*.png"))):
         shutil.copy(file, file.with_name(f"{number}-{file.name}"))
 
@@ -253,11 +253,11 @@ def test_embeddings_cannot_be_adapted_to(drawn, tmp_path):
 
 def test_an_adaptation_is_kept_where_an_index_is_given_embeddings(shop, painted):
     before = projection_of(shop / "index")
-    embed(shop / "catalogue", shop / "embeddings", backbone="handcrafted:color")
+    embed(shop / "catalog", shop / "embeddings", backbone="handcrafted:color")
     build_index(shop / "embeddings", shop / "index")
     assert projection_of(shop / "index") == before
-    new_picture(shop, painted)
-    embed(shop / "catalogue", shop / "embeddings")
+    new_image(shop, painted)
+    embed(shop / "catalog", shop / "embeddings")
 
     build_index(shop / "embeddings", shop / "index")
 
@@ -283,41 +283,41 @@ def test_an_interruption_publishes_nothing_and_embeds_nothing_again(drawn, tmp_p
     assert read_manifest(tmp_path / "index").adaptation.helps
 
 
-def test_a_picture_that_is_lost_or_broken_meanwhile_is_not_learnt_from(drawn, tmp_path):
-    shutil.copytree(drawn, tmp_path / "catalogue")
+def test_a_image_that_is_lost_or_broken_meanwhile_is_not_learned_from(drawn, tmp_path):
+    shutil.copytree(drawn, tmp_path / "catalog")
 
     def spoil():
-        (tmp_path / "catalogue/cups/cups-00.png").unlink(missing_ok=True)
-        (tmp_path / "catalogue/fish/fish-01.png").write_bytes(b"no picture")
+        (tmp_path / "catalog/cups/cups-00.png").unlink(missing_ok=True)
+        (tmp_path / "catalog/fish/fish-01.png").write_bytes(b"no image")
 
-    report = build_index(tmp_path / "catalogue", tmp_path / "index", adapt=True, progress=Told("index", spoil), **COLOR)
+    report = build_index(tmp_path / "catalog", tmp_path / "index", adapt=True, progress=Told("index", spoil), **COLOR)
 
-    assert report.adaptation.pictures == 22
+    assert report.adaptation.images == 22
     assert read_manifest(tmp_path / "index").count == 24
 
 
-def test_names_that_are_not_utf_8_are_learnt_from(drawn, tmp_path):
-    shutil.copytree(drawn, tmp_path / "catalogue")
-    file = tmp_path / "catalogue/cups/cups-00.png"
+def test_names_that_are_not_utf_8_are_learned_from(drawn, tmp_path):
+    shutil.copytree(drawn, tmp_path / "catalog")
+    file = tmp_path / "catalog/cups/cups-00.png"
     file.rename(file.with_name("caf\udce9 \n.png"))
 
-    report = build_index(tmp_path / "catalogue", tmp_path / "index", adapt=True, **COLOR)
+    report = build_index(tmp_path / "catalog", tmp_path / "index", adapt=True, **COLOR)
 
-    assert report.adaptation.pictures == 24
+    assert report.adaptation.images == 24
 
 
-def test_only_a_sample_of_a_large_catalogue_is_looked_at(drawn, tmp_path, monkeypatch):
-    monkeypatch.setattr(adapt_module, "MOST_PICTURES", 21)
+def test_only_a_sample_of_a_large_catalog_is_looked_at(drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr(adapt_module, "MOST_IMAGES", 21)
 
     report = build_index(drawn, tmp_path / "index", adapt=True, **COLOR)
 
-    assert report.adaptation.pictures == 21
+    assert report.adaptation.images == 21
 
 
-def test_preprocessed_pictures_are_adapted_to_as_they_are_preprocessed(drawn, tmp_path):
+def test_preprocessed_images_are_adapted_to_as_they_are_preprocessed(drawn, tmp_path):
     report = build_index(drawn, tmp_path / "index", adapt=True, preprocess="grayscale", **COLOR)
 
-    assert report.adaptation.pictures == 24
+    assert report.adaptation.images == 24
     assert adaptation.VARIANTS == 6
     assert check(tmp_path / "index", deep=True) == []
 
@@ -325,22 +325,22 @@ def test_preprocessed_pictures_are_adapted_to_as_they_are_preprocessed(drawn, tm
 # --- through the program
 
 
-def test_the_program_adapts_tells_what_it_gained_and_keeps_quiet_under_cron(imgsearch, catalogue):
-    first = imgsearch("build-index", catalogue, "--index", "idx", "--backbone", "handcrafted:color", "--adapt")
-    again = imgsearch("build-index", catalogue, "--index", "idx")
+def test_the_program_adapts_tells_what_it_gained_and_keeps_quiet_under_cron(imgsearch, catalog):
+    first = imgsearch("build-index", catalog, "--index", "idx", "--backbone", "handcrafted:color", "--adapt")
+    again = imgsearch("build-index", catalog, "--index", "idx")
     told = imgsearch("info", "--index", "idx").stdout
 
     assert (first.returncode, again.returncode) == (0, 0)
-    assert "adapted: of held-out variants of 24 pictures 1.000 find theirs first" in first.stdout
+    assert "adapted: of held-out variants of 24 images 1.000 find theirs first" in first.stdout
     assert again.stderr == ""
-    assert said(told, "adaptation").startswith("of held-out variants of 24 pictures")
-    assert said(told, "projection") == "to 360, learnt on 24 pictures"
+    assert said(told, "adaptation").startswith("of held-out variants of 24 images")
+    assert said(told, "projection") == "to 360, learned on 24 images"
 
 
-def test_the_report_says_what_was_gained(imgsearch, catalogue, tmp_path):
+def test_the_report_says_what_was_gained(imgsearch, catalog, tmp_path):
     arguments = ("--index", "idx", "--backbone", "handcrafted:color", "--adapt", "--report", "report.json")
 
-    imgsearch("build-index", catalogue, *arguments)
+    imgsearch("build-index", catalog, *arguments)
 
     told = json.loads((tmp_path / "report.json").read_text())["adaptation"]
     assert told["pictures"] == 24

@@ -40,10 +40,10 @@ def index(tmp_path):
 
 @pytest.fixture
 def build(small, index):
-    """Bring the index of the small catalogue up to date, and hold its report to its own arithmetic."""
+    """Bring the index of the small catalog up to date, and hold its report to its own arithmetic."""
 
-    def run(catalogue=small, directory=index, **options):
-        report = build_index(catalogue, directory, **{"backbone": "handcrafted", "backend": "exact", **options})
+    def run(catalog=small, directory=index, **options):
+        report = build_index(catalog, directory, **{"backbone": "handcrafted", "backend": "exact", **options})
         assert report.seen == report.unchanged + report.renamed + report.embedded + report.rejected
         manifest = read_manifest(directory)
         assert (report.count, report.rejected) == (manifest.count, manifest.rejected)
@@ -197,14 +197,14 @@ def test_a_changed_setting_publishes_anew_without_embedding(build, index, no_enc
     assert getattr(read_manifest(index).search, name) == value
 
 
-def test_a_moved_catalogue_publishes_anew_without_embedding(build, small, index, no_encoder):
+def test_a_moved_catalog_publishes_anew_without_embedding(build, small, index, no_encoder):
     build()
     no_encoder()
 
     report = build(small.rename(small.with_name("moved")))
 
     assert (done(report), report.published) == ({"renamed": 12}, True)
-    assert read_manifest(index).catalogue == str(small.with_name("moved"))
+    assert read_manifest(index).catalog == str(small.with_name("moved"))
 
 
 def test_a_run_without_options_keeps_encoder_backend_and_products(build, small, index, tmp_path):
@@ -346,7 +346,7 @@ def test_the_day_a_file_was_first_rejected_is_kept(build, index, bad, small, pai
     build()
     before = rejected(index)
     (small / "new.png").write_bytes(painted(61))
-    (small / "text.jpg").write_text("still no picture")  # changed, and as bad as before
+    (small / "text.jpg").write_text("still no image")  # changed, and as bad as before
     (small / "also.jpg").write_bytes(b"")
 
     monkeypatch.setattr("imgsearch.build.update.dt", LaterClock)
@@ -358,7 +358,7 @@ def test_the_day_a_file_was_first_rejected_is_kept(build, index, bad, small, pai
     assert after == before
 
 
-def test_a_picture_in_which_the_encoder_finds_nothing_is_rejected_not_indexed(build, index, small, monkeypatch):
+def test_a_image_in_which_the_encoder_finds_nothing_is_rejected_not_indexed(build, index, small, monkeypatch):
     real = runtime.HandcraftedEncoder.encode_stream
 
     def blind(self, batches):
@@ -391,46 +391,46 @@ def test_a_file_that_stays_bad_publishes_nothing_new(build, small, monkeypatch):
     assert not report.published
 
 
-def test_a_catalogue_of_bad_files_only_is_refused_and_nothing_published(build, tmp_path, index):
+def test_a_catalog_of_bad_files_only_is_refused_and_nothing_published(build, tmp_path, index):
     (tmp_path / "bad").mkdir()
     for number in range(5):
         (tmp_path / "bad" / f"{number}.jpg").write_bytes(b"x" * number)
 
-    with pytest.raises(RefusedError, match="no picture that can be used"):
+    with pytest.raises(RefusedError, match="no image that can be used"):
         build(tmp_path / "bad")
     with pytest.raises(NoIndexError):
         Index.open(index)
 
 
-def test_an_empty_catalogue_is_refused(build, tmp_path, index):
+def test_an_empty_catalog_is_refused(build, tmp_path, index):
     (tmp_path / "nothing").mkdir()
 
-    with pytest.raises(RefusedError, match="no picture that can be used"):
+    with pytest.raises(RefusedError, match="no image that can be used"):
         build(tmp_path / "nothing")
     with pytest.raises(NoIndexError):
         Index.open(index)
 
 
-def test_a_catalogue_of_which_most_has_gone_bad_is_refused_and_the_old_index_answers(build, small, index, contents):
+def test_a_catalog_of_which_most_has_gone_bad_is_refused_and_the_old_index_answers(build, small, index, contents):
     build()
     before = contents(index)
     for file in sorted(small.rglob("*.png"))[5:]:
         file.write_bytes(b"")
 
-    with pytest.raises(RefusedError, match="has 5 usable pictures, the index has 12"):
+    with pytest.raises(RefusedError, match="has 5 usable images, the index has 12"):
         build()
 
     assert contents(index) == before
 
 
 @pytest.mark.parametrize("left", [0, 5])
-def test_a_catalogue_that_lost_more_than_half_is_refused_and_the_old_index_answers(build, small, index, left, contents):
+def test_a_catalog_that_lost_more_than_half_is_refused_and_the_old_index_answers(build, small, index, left, contents):
     build()
     before = contents(index)
     for file in sorted(small.rglob("*.png"))[left:]:
         file.rename(file.with_suffix(".away"))
 
-    with pytest.raises(RefusedError, match=rf"has {left} usable pictures, the index has 12") as caught:
+    with pytest.raises(RefusedError, match=rf"has {left} usable images, the index has 12") as caught:
         build()
     assert "--force" in caught.value.hint
     assert contents(index) == before
@@ -439,7 +439,7 @@ def test_a_catalogue_that_lost_more_than_half_is_refused_and_the_old_index_answe
     assert len(contents(index)) == left
 
 
-def test_a_catalogue_that_lost_just_half_is_believed(build, small):
+def test_a_catalog_that_lost_just_half_is_believed(build, small):
     build()
     for file in sorted(small.rglob("*.png"))[6:]:
         file.unlink()
@@ -448,17 +448,17 @@ def test_a_catalogue_that_lost_just_half_is_believed(build, small):
 
 
 @pytest.mark.parametrize("kind", ["missing", "file"])
-def test_a_catalogue_that_is_no_folder_is_a_usage_error(build, tmp_path, index, kind):
+def test_a_catalog_that_is_no_folder_is_a_usage_error(build, tmp_path, index, kind):
     if kind == "file":
         (tmp_path / "no folder").write_text("")
 
-    with pytest.raises(UsageError, match="expected a folder of pictures"):
+    with pytest.raises(UsageError, match="expected a folder of images"):
         build(tmp_path / "no folder")
     assert not index.exists()
 
 
 @pytest.mark.parametrize("name", [".imgsearch", "visible", "deep/er"])
-def test_an_index_inside_the_catalogue_is_no_part_of_it(build, small, painted, name):
+def test_an_index_inside_the_catalog_is_no_part_of_it(build, small, painted, name):
     directory = small / name
     build(directory=directory)
     (directory / "in-the-index.png").write_bytes(painted(70))
@@ -467,10 +467,10 @@ def test_an_index_inside_the_catalogue_is_no_part_of_it(build, small, painted, n
     assert done(build(directory=small.with_name("second"))) == {"embedded": 12}
 
 
-def test_the_rest_of_an_interrupted_build_inside_the_catalogue_is_no_part_of_it(build, small, painted):
+def test_the_rest_of_an_interrupted_build_inside_the_catalog_is_no_part_of_it(build, small, painted):
     (small / "rest").mkdir()
     (small / "rest" / generations.PARTIAL).write_bytes(b"")
-    (small / "rest" / "picture.png").write_bytes(painted(70))
+    (small / "rest" / "image.png").write_bytes(painted(70))
 
     assert build().seen == 12
 
@@ -519,7 +519,7 @@ def test_a_table_in_latin1_is_taken_as_it_is(build, index, products):
     assert (item.product, item.category) == ("Caf\udce9", "Th\udce9")
 
 
-def test_products_of_pictures_whose_names_are_not_utf8_are_applied(build, index, products, small, painted):
+def test_products_of_images_whose_names_are_not_utf8_are_applied(build, index, products, small, painted):
     (small / "caf\udce9.png").write_bytes(painted(80))
     build(metadata=products(b"path,product\ncaf\xe9.png,Coffee\n"))
 
@@ -596,7 +596,7 @@ def test_a_large_table_comes_back_row_by_row(build, index, products, small, tmp_
 # --- what is written
 
 
-def test_rows_of_all_three_files_belong_to_the_same_picture(build, small, index, contents):
+def test_rows_of_all_three_files_belong_to_the_same_image(build, small, index, contents):
     build()
     encoder = runtime.HandcraftedEncoder(TABLE["handcrafted"].spec)
 
@@ -671,8 +671,8 @@ def test_after_any_changes_the_index_equals_one_built_from_nothing(
 
 @pytest.fixture
 def early(monkeypatch):
-    """Let a projection be learnt on twelve pictures already."""
-    monkeypatch.setattr(generation, "SMALLEST_CATALOGUE", 12)
+    """Let a projection be learned on twelve images already."""
+    monkeypatch.setattr(generation, "SMALLEST_CATALOG", 12)
     monkeypatch.setattr(projection, "DIMS", 8)
 
 
@@ -681,7 +681,7 @@ def projection_of(index):
     return Projection.load(str(index / manifest.folder / generations.PROJECTION), DIMS, manifest.dims)
 
 
-def test_a_small_catalogue_has_no_projection(build, index):
+def test_a_small_catalog_has_no_projection(build, index):
     build()
     manifest = read_manifest(index)
 
@@ -689,20 +689,20 @@ def test_a_small_catalogue_has_no_projection(build, index):
     assert not (index / manifest.folder / generations.PROJECTION).exists()
 
 
-def test_a_projection_is_learnt_and_applied_when_there_is_enough(build, index, early, contents, small, painted, photo):
+def test_a_projection_is_learned_and_applied_when_there_is_enough(build, index, early, contents, small, painted, photo):
     build()
-    manifest, learnt = read_manifest(index), projection_of(index)
+    manifest, learned = read_manifest(index), projection_of(index)
 
-    assert (manifest.projection_count, manifest.dims, len(learnt.components)) == (12, 8, 8)
+    assert (manifest.projection_count, manifest.dims, len(learned.components)) == (12, 8, 8)
     for embedding, vector in contents(index).values():
-        expected = learnt.apply(np.frombuffer(embedding, "<f4")[None])[0]
+        expected = learned.apply(np.frombuffer(embedding, "<f4")[None])[0]
         np.testing.assert_allclose(np.frombuffer(vector, "<f4"), expected, atol=1e-5)
     with Index.open(index) as opened:
         assert opened.search(small / "b" / "0004.png", k=1)[0].path == "b/0004.png"
         assert len(opened.search(photo, k=12)) == 12
 
 
-def test_a_projection_is_kept_until_the_catalogue_has_doubled(build, index, early, small, lay_out, contents):
+def test_a_projection_is_kept_until_the_catalog_has_doubled(build, index, early, small, lay_out, contents):
     build()
     first, before = projection_of(index), contents(index)
     lay_out(small, 11, first=100)
@@ -719,7 +719,7 @@ def test_a_projection_is_kept_until_the_catalogue_has_doubled(build, index, earl
     assert (doubled.mean != kept.mean).any()
 
 
-def test_a_projection_is_learnt_anew_on_request(build, index, early, small, lay_out):
+def test_a_projection_is_learned_anew_on_request(build, index, early, small, lay_out):
     build()
     lay_out(small, 3, first=100)
     build()
@@ -731,7 +731,7 @@ def test_a_projection_is_learnt_anew_on_request(build, index, early, small, lay_
     assert read_manifest(index).projection_count == 15
 
 
-def test_only_a_sample_of_a_large_catalogue_is_learnt_from(build, index, early, small, lay_out, monkeypatch):
+def test_only_a_sample_of_a_large_catalog_is_learned_from(build, index, early, small, lay_out, monkeypatch):
     lay_out(small, 20, first=100)
     monkeypatch.setattr(generation, "LARGEST_SAMPLE", 10)
     build()
@@ -828,7 +828,7 @@ def test_embed_goes_on_from_where_it_was(embedded, small, lay_out, no_encoder):
 
 
 @pytest.mark.parametrize("backend", ["exact", "annoy"])
-def test_an_index_of_embeddings_equals_an_index_of_the_pictures(
+def test_an_index_of_embeddings_equals_an_index_of_the_images(
     embedded, build, index, tmp_path, contents, backend, answers, photo
 ):
     build(backend=backend)
@@ -852,7 +852,7 @@ def test_an_index_of_embeddings_follows_them(embedded, small, lay_out, tmp_path,
     assert leftovers(tmp_path / "of") == []
 
 
-def test_an_index_of_embeddings_is_kept_up_to_date_from_the_pictures_too(embedded, small, lay_out, tmp_path):
+def test_an_index_of_embeddings_is_kept_up_to_date_from_the_images_too(embedded, small, lay_out, tmp_path):
     build_index(embedded, tmp_path / "of")
     lay_out(small, 1, first=100)
 
@@ -900,17 +900,17 @@ def test_lost_embeddings_are_damage_not_a_write_error(embedded, index):
         build_index(embedded, index)
 
 
-def test_embeddings_of_a_moved_catalogue_tell_the_index_its_new_place(embedded, small, tmp_path):
+def test_embeddings_of_a_moved_catalog_tell_the_index_its_new_place(embedded, small, tmp_path):
     build_index(embedded, tmp_path / "of")
     moved = small.rename(small.with_name("moved"))
     embed(moved, embedded)
 
     build_index(embedded, tmp_path / "of")
 
-    assert read_manifest(tmp_path / "of").catalogue == str(moved)
+    assert read_manifest(tmp_path / "of").catalog == str(moved)
 
 
-def test_the_catalogue_itself_is_refused_as_the_index_directory(small):
+def test_the_catalog_itself_is_refused_as_the_index_directory(small):
     with pytest.raises(UsageError):
         build_index(small, small, backbone="handcrafted")
 
@@ -927,12 +927,12 @@ def test_the_catalogue_itself_is_refused_as_the_index_directory(small):
     ],
 )
 def test_an_index_lies_in_a_folder_of_any_name(build, small, tmp_path, name, backend, answers, photo):
-    catalogue = small.rename(tmp_path / f"catalogue {name}")
+    catalog = small.rename(tmp_path / f"catalog {name}")
     directory = tmp_path / name / "index"
 
-    build(catalogue, directory, backend=backend)
+    build(catalog, directory, backend=backend)
 
-    assert build(catalogue, directory, backend=None).published is False
+    assert build(catalog, directory, backend=None).published is False
     assert len(answers(directory, photo)) == 5
 
 

@@ -16,8 +16,8 @@ def test_an_exported_network_that_is_damaged_in_the_cache_is_exported_again(imgs
     environment = {"env": os.environ | {"IMGSEARCH_CACHE": str(tmp_path / "cache")}}
     build = ("build-index", drawn, "--backend", "exact", "--index")
     ask = ("query", tmp_path / "photo.png", "-k", 24, "--format", "csv", "--index")
-    picture = next(drawn.rglob("*.png")).read_bytes()
-    (tmp_path / "photo.png").write_bytes(picture + b" ")  # other bytes, so that the encoder is asked
+    image = next(drawn.rglob("*.png")).read_bytes()
+    (tmp_path / "photo.png").write_bytes(image + b" ")  # other bytes, so that the encoder is asked
     assert imgsearch(*build, "idx", **environment).returncode == 0
     (weights,) = (tmp_path / "cache").rglob("encoder.bin")
     good, expected = weights.read_bytes(), imgsearch(*ask, "idx").stdout

@@ -31,7 +31,7 @@ def tried(scene, disturbed, look, leftovers, unpublished, memory_disk):
         expected, final = [act.before, act.after], act.final
         found = look(home / "index")
         if reading and path.endswith(generations.PROJECTION) and not found[0] and found not in expected:
-            # One that cannot be read is learnt anew, and other scores are as good; the embeddings are the same.
+            # One that cannot be read is learned anew, and other scores are as good; the embeddings are the same.
             found, *expected = map(embeddings_of, (found, act.after))
             final = look(home / "index")
         # What was damaged before may be so still.

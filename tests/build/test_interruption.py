@@ -16,16 +16,16 @@ from imgsearch.store import generations
 from imgsearch.store.manifest import generation_folder
 from imgsearch.store.generations import read_manifest
 
-PICTURES = 200
+IMAGES = 200
 DIMS = TABLE["handcrafted"].spec.dims
 
 
 @pytest.fixture
 def given_to_encoder(monkeypatch):
-    """Count the pictures that are given to the encoder; `stop_after` interrupts it after so many batches."""
+    """Count the images that are given to the encoder; `stop_after` interrupts it after so many batches."""
 
     class Count:
-        pictures = 0
+        images = 0
         stop_after: int | None = None
 
     count = Count()
@@ -35,7 +35,7 @@ def given_to_encoder(monkeypatch):
         for number, rows in enumerate(real(encoder, batches)):
             if number == count.stop_after:
                 raise KeyboardInterrupt
-            count.pictures += len(rows)
+            count.images += len(rows)
             yield rows
 
     monkeypatch.setattr(runtime.HandcraftedEncoder, "encode_stream", counting)
@@ -51,22 +51,22 @@ def interrupted(work, given_to_encoder, tmp_path):
     """A first build that was interrupted after four batches."""
     given_to_encoder.stop_after = 4
     with pytest.raises(KeyboardInterrupt):
-        build_index(work / "catalogue", tmp_path / "partly", backbone="handcrafted", backend="exact")
-    assert given_to_encoder.pictures == 4 * runtime.HandcraftedEncoder.batch_size
+        build_index(work / "catalog", tmp_path / "partly", backbone="handcrafted", backend="exact")
+    assert given_to_encoder.images == 4 * runtime.HandcraftedEncoder.batch_size
     given_to_encoder.stop_after = None
-    given_to_encoder.pictures = 0
+    given_to_encoder.images = 0
     return tmp_path / "partly"
 
 
 def test_an_interrupted_build_goes_on_where_it_was(work, interrupted, given_to_encoder, contents, leftovers):
     assert (interrupted / generations.PARTIAL).exists()
 
-    report = build_index(work / "catalogue", interrupted, backbone="handcrafted", backend="exact")
+    report = build_index(work / "catalog", interrupted, backbone="handcrafted", backend="exact")
 
     done_before = 4 * runtime.HandcraftedEncoder.batch_size
-    again = given_to_encoder.pictures - (PICTURES - done_before)
-    assert 0 <= again <= pipeline.COMMIT_PICTURES + runtime.HandcraftedEncoder.batch_size
-    assert (report.embedded, report.renamed, report.published) == (PICTURES, 0, True)
+    again = given_to_encoder.images - (IMAGES - done_before)
+    assert 0 <= again <= pipeline.COMMIT_IMAGES + runtime.HandcraftedEncoder.batch_size
+    assert (report.embedded, report.renamed, report.published) == (IMAGES, 0, True)
     assert leftovers(interrupted) == []
     assert embeddings_of(contents(interrupted)) == embeddings_of(contents(work / "index"))
 
@@ -75,48 +75,48 @@ def test_a_build_that_is_interrupted_time_and_again_comes_to_its_end(work, given
     given_to_encoder.stop_after = 1
     for _ in range(20):
         try:
-            report = build_index(work / "catalogue", tmp_path / "partly", backbone="handcrafted", backend="exact")
+            report = build_index(work / "catalog", tmp_path / "partly", backbone="handcrafted", backend="exact")
         except KeyboardInterrupt:
             continue
         break
 
     assert report.published
-    assert given_to_encoder.pictures == PICTURES
+    assert given_to_encoder.images == IMAGES
     assert embeddings_of(contents(tmp_path / "partly")) == embeddings_of(contents(work / "index"))
 
 
 def test_an_interrupted_update_is_not_seen_by_readers_and_goes_on(
     work, lay_out, given_to_encoder, photo, answers, leftovers
 ):
-    catalogue, directory = work / "catalogue", work / "index"
+    catalog, directory = work / "catalog", work / "index"
     before = answers(directory, photo)
-    lay_out(catalogue, 100, first=5000)
+    lay_out(catalog, 100, first=5000)
     given_to_encoder.stop_after = 2
     with pytest.raises(KeyboardInterrupt):
-        build_index(catalogue, directory)
+        build_index(catalog, directory)
     assert answers(directory, photo) == before
-    given_to_encoder.stop_after, given_to_encoder.pictures = None, 0
+    given_to_encoder.stop_after, given_to_encoder.images = None, 0
 
-    report = build_index(catalogue, directory)
+    report = build_index(catalog, directory)
 
-    assert (report.embedded, report.unchanged) == (100, PICTURES)
-    assert given_to_encoder.pictures == 100 - 2 * runtime.HandcraftedEncoder.batch_size
+    assert (report.embedded, report.unchanged) == (100, IMAGES)
+    assert given_to_encoder.images == 100 - 2 * runtime.HandcraftedEncoder.batch_size
     assert leftovers(directory) == []
 
 
 def test_what_an_interrupted_build_left_is_swept_though_nothing_has_changed_any_more(
     work, lay_out, given_to_encoder, leftovers
 ):
-    catalogue, directory = work / "catalogue", work / "index"
-    lay_out(catalogue, 60, first=5000)
+    catalog, directory = work / "catalog", work / "index"
+    lay_out(catalog, 60, first=5000)
     given_to_encoder.stop_after = 1
     with pytest.raises(KeyboardInterrupt):
-        build_index(catalogue, directory)
+        build_index(catalog, directory)
     (directory / generation_folder(read_manifest(directory).generation + 1)).mkdir()
-    for file in catalogue.rglob("50[0-9][0-9].png"):
+    for file in catalog.rglob("50[0-9][0-9].png"):
         file.unlink()
 
-    assert build_index(catalogue, directory).published is False
+    assert build_index(catalog, directory).published is False
     assert leftovers(directory) == []
 
 
@@ -157,10 +157,10 @@ def test_a_damaged_work_file_costs_its_vectors_and_never_a_wrong_one(
 ):
     damage(interrupted)
 
-    report = build_index(work / "catalogue", interrupted, backbone="handcrafted", backend="exact")
+    report = build_index(work / "catalog", interrupted, backbone="handcrafted", backend="exact")
 
-    assert (report.embedded, leftovers(interrupted)) == (PICTURES, [])
-    assert (given_to_encoder.pictures == PICTURES) == begun_anew
+    assert (report.embedded, leftovers(interrupted)) == (IMAGES, [])
+    assert (given_to_encoder.images == IMAGES) == begun_anew
     assert embeddings_of(contents(interrupted)) == embeddings_of(contents(work / "index"))
 
 
@@ -179,10 +179,10 @@ def test_one_bit_flipped_in_a_vector_costs_that_vector_only(
     flipped[place] ^= 1 << bit
     change(interrupted, "UPDATE vectors SET vector = ? WHERE sha256 = ?", bytes(flipped), sha256)
 
-    report = build_index(work / "catalogue", interrupted, backbone="handcrafted", backend="exact")
+    report = build_index(work / "catalog", interrupted, backbone="handcrafted", backend="exact")
 
-    assert (report.embedded, report.forgotten) == (PICTURES, 1)
-    assert given_to_encoder.pictures == PICTURES - 4 * runtime.HandcraftedEncoder.batch_size + 1
+    assert (report.embedded, report.forgotten) == (IMAGES, 1)
+    assert given_to_encoder.images == IMAGES - 4 * runtime.HandcraftedEncoder.batch_size + 1
     assert embeddings_of(contents(interrupted)) == embeddings_of(contents(work / "index"))
     assert leftovers(interrupted) == []
 
@@ -191,7 +191,7 @@ def test_one_bit_flipped_in_a_vector_costs_that_vector_only(
 def test_vectors_that_are_no_bytes_are_forgotten(work, interrupted, contents, value):
     change(interrupted, "UPDATE vectors SET vector = ?", value)
 
-    build_index(work / "catalogue", interrupted, backbone="handcrafted", backend="exact")
+    build_index(work / "catalog", interrupted, backbone="handcrafted", backend="exact")
 
     assert embeddings_of(contents(interrupted)) == embeddings_of(contents(work / "index"))
 
@@ -207,7 +207,7 @@ def test_a_work_file_with_any_page_damaged_does_not_stop_builds_for_ever(work, i
         damaged = whole[: page * 4096] + generator.bytes(4096) + whole[(page + 1) * 4096 :]
         (interrupted / generations.PARTIAL).write_bytes(damaged)
         try:
-            build_index(work / "catalogue", interrupted, backbone="handcrafted", backend="exact")
+            build_index(work / "catalog", interrupted, backbone="handcrafted", backend="exact")
         except Exception as error:  # noqa: BLE001  # any kind is what this looks for
             failures.append((page, repr(error)))
             continue
@@ -234,10 +234,10 @@ def test_a_disk_that_is_full_at_the_start_does_not_cost_what_an_interrupted_buil
     work, interrupted, given_to_encoder
 ):
     done = subprocess.run(
-        [sys.executable, "-c", FULL, work / "catalogue", interrupted], check=False, capture_output=True, text=True
+        [sys.executable, "-c", FULL, work / "catalog", interrupted], check=False, capture_output=True, text=True
     )
     assert done.returncode == OutputError.exit_code, done.stderr
 
-    build_index(work / "catalogue", interrupted, backbone="handcrafted", backend="exact")
+    build_index(work / "catalog", interrupted, backbone="handcrafted", backend="exact")
 
-    assert given_to_encoder.pictures == PICTURES - 4 * runtime.HandcraftedEncoder.batch_size
+    assert given_to_encoder.images == IMAGES - 4 * runtime.HandcraftedEncoder.batch_size

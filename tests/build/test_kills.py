@@ -1,4 +1,4 @@
-"""Builds that are killed or told to end at any moment: the real program, on a catalogue that changes."""
+"""Builds that are killed or told to end at any moment: the real program, on a catalog that changes."""
 
 import os
 import random
@@ -18,8 +18,8 @@ from imgsearch.store import generations
 from imgsearch.store.generations import read_manifest
 
 
-def paths(catalogue):
-    return {file.relative_to(catalogue).as_posix() for file in catalogue.rglob("*.png")}
+def paths(catalog):
+    return {file.relative_to(catalog).as_posix() for file in catalog.rglob("*.png")}
 
 
 @pytest.fixture
@@ -51,14 +51,14 @@ def begin():
 
 @pytest.fixture
 def vary(lay_out):
-    """Replace sixty pictures of a catalogue, so that it stays as large as it is."""
+    """Replace sixty images of a catalog, so that it stays as large as it is."""
     count = 0
 
-    def replace(catalogue):
+    def replace(catalog):
         nonlocal count
         count += 1
-        lay_out(catalogue, 60, first=1000 * count)
-        for file in sorted(catalogue.rglob("*.png"))[:60]:
+        lay_out(catalog, 60, first=1000 * count)
+        for file in sorted(catalog.rglob("*.png"))[:60]:
             file.unlink()
 
     return replace
@@ -67,9 +67,9 @@ def vary(lay_out):
 @pytest.fixture
 def moment(work, begin, vary):
     """Choose a moment of a build, from before it has read a thing until after it has published."""
-    vary(work / "catalogue")
+    vary(work / "catalog")
     started = time.monotonic()
-    with begin(work / "catalogue", "--index", work / "index", "--quiet") as process:
+    with begin(work / "catalog", "--index", work / "index", "--quiet") as process:
         process.wait()
     seconds = time.monotonic() - started
     generator = random.Random(1)
@@ -80,12 +80,12 @@ def moment(work, begin, vary):
 def test_a_build_killed_at_any_moment_leaves_the_old_or_the_new_index_and_no_litter(
     work, begin, vary, moment, look, contents, leftovers, figure, rounds
 ):
-    catalogue, directory = work / "catalogue", work / "index"
+    catalog, directory = work / "catalog", work / "index"
     kills = {"before": 0, "after": 0}
     for _ in range(rounds):
         generation, before = read_manifest(directory).generation, look(directory)
-        vary(catalogue)
-        with begin(catalogue, "--index", directory, "--quiet") as process:
+        vary(catalog)
+        with begin(catalog, "--index", directory, "--quiet") as process:
             try:
                 process.wait(moment())
             except subprocess.TimeoutExpired:
@@ -97,13 +97,13 @@ def test_a_build_killed_at_any_moment_leaves_the_old_or_the_new_index_and_no_lit
         assert after == before or published == 1
         if process.returncode == -signal.SIGKILL:
             kills["after" if published else "before"] += 1
-        build_index(catalogue, directory)
+        build_index(catalog, directory)
         if published:
             assert look(directory) == after
-        assert set(contents(directory)) == paths(catalogue)
+        assert set(contents(directory)) == paths(catalog)
         assert leftovers(directory) == []
         end_of_orphans(begin)
-    build_index(catalogue, work / "fresh", backbone="handcrafted", backend="exact")
+    build_index(catalog, work / "fresh", backbone="handcrafted", backend="exact")
     assert {path: embedding for path, (embedding, _) in contents(directory).items()} == {
         path: embedding for path, (embedding, _) in contents(work / "fresh").items()
     }
@@ -121,7 +121,7 @@ def end_of_orphans(begin):
 
 def test_a_first_build_that_is_killed_leaves_no_index_and_the_next_goes_on(work, begin, tmp_path, contents, leftovers):
     directory = tmp_path / "first"
-    with begin(work / "catalogue", "--index", directory, "--backbone", "handcrafted", "--quiet") as process:
+    with begin(work / "catalog", "--index", directory, "--backbone", "handcrafted", "--quiet") as process:
         while not (directory / generations.PARTIAL).exists() and process.poll() is None:
             time.sleep(0.01)
         process.kill()
@@ -131,7 +131,7 @@ def test_a_first_build_that_is_killed_leaves_no_index_and_the_next_goes_on(work,
     end_of_orphans(begin)
     with pytest.raises(NoIndexError):
         Index.open(directory)
-    report = build_index(work / "catalogue", directory, backbone="handcrafted")
+    report = build_index(work / "catalog", directory, backbone="handcrafted")
     assert (report.count, leftovers(directory)) == (200, [])
     assert contents(directory) == contents(work / "index")
 
@@ -141,12 +141,12 @@ def test_a_first_build_that_is_killed_leaves_no_index_and_the_next_goes_on(work,
 def test_a_build_told_to_end_at_any_moment_does_so_with_its_code_and_no_worker_or_litter(
     work, begin, vary, moment, look, unpublished, leftovers, figure, number, rounds
 ):
-    catalogue, directory = work / "catalogue", work / "index"
+    catalog, directory = work / "catalog", work / "index"
     codes = []
     for _ in range(rounds):
-        vary(catalogue)
+        vary(catalog)
         before = look(directory)
-        with begin(catalogue, "--index", directory, "--quiet", stderr=subprocess.PIPE, text=True) as process:
+        with begin(catalog, "--index", directory, "--quiet", stderr=subprocess.PIPE, text=True) as process:
             while f"pid {process.pid} " not in (directory / generations.LOCK).read_text() and process.poll() is None:
                 time.sleep(0.005)
             try:
@@ -162,7 +162,7 @@ def test_a_build_told_to_end_at_any_moment_does_so_with_its_code_and_no_worker_o
         assert "Traceback" not in errors
         assert begin.orphans() == []
         assert unpublished(directory) == []
-        build_index(catalogue, directory)
+        build_index(catalog, directory)
         assert leftovers(directory) == []
         if after == before:
             assert process.returncode == 128 + number
@@ -183,19 +183,19 @@ def held(directory, process):
 def test_of_two_builds_at_once_the_second_leaves_with_7_unless_it_is_told_to_wait(
     work, begin, vary, imgsearch, contents, leftovers
 ):
-    catalogue, directory = work / "catalogue", work / "index"
-    vary(catalogue)
-    with begin(catalogue, "--index", directory, "--quiet") as first:
+    catalog, directory = work / "catalog", work / "index"
+    vary(catalog)
+    with begin(catalog, "--index", directory, "--quiet") as first:
         held(directory, first)
         try:
             started = time.monotonic()
-            refused = imgsearch("build-index", catalogue, "--index", directory)
+            refused = imgsearch("build-index", catalog, "--index", directory)
             seconds = time.monotonic() - started
-            impatient = imgsearch("build-index", catalogue, "--index", directory, "--wait-lock", "0.5")
+            impatient = imgsearch("build-index", catalog, "--index", directory, "--wait-lock", "0.5")
             with pytest.raises(LockedError):
-                build_index(catalogue, directory)
+                build_index(catalog, directory)
             with begin(
-                catalogue, "--index", directory, "--wait-lock", "30", stdout=subprocess.PIPE, text=True
+                catalog, "--index", directory, "--wait-lock", "30", stdout=subprocess.PIPE, text=True
             ) as second:
                 with pytest.raises(subprocess.TimeoutExpired):
                     second.wait(2)
@@ -209,24 +209,24 @@ def test_of_two_builds_at_once_the_second_leaves_with_7_unless_it_is_told_to_wai
     assert seconds < 10
     assert (first.returncode, second.returncode) == (0, 0)
     assert "nothing changed" in waited
-    assert set(contents(directory)) == paths(catalogue)
+    assert set(contents(directory)) == paths(catalog)
     assert (check(directory, deep=True), leftovers(directory)) == ([], [])
 
 
 def test_an_interrupted_build_whose_changes_are_undone_leaves_no_litter_either(
     work, begin, vary, moment, look, leftovers, tmp_path
 ):
-    catalogue, directory = work / "catalogue", work / "index"
+    catalog, directory = work / "catalog", work / "index"
     before = look(directory)
-    shutil.copytree(catalogue, tmp_path / "as it was")
-    vary(catalogue)
-    with begin(catalogue, "--index", directory, "--quiet") as process:
+    shutil.copytree(catalog, tmp_path / "as it was")
+    vary(catalog)
+    with begin(catalog, "--index", directory, "--quiet") as process:
         while not (directory / generations.PARTIAL).exists():
             time.sleep(0.005)
         process.kill()
-    shutil.rmtree(catalogue)
-    (tmp_path / "as it was").rename(catalogue)
+    shutil.rmtree(catalog)
+    (tmp_path / "as it was").rename(catalog)
 
-    assert build_index(catalogue, directory).published is False
+    assert build_index(catalog, directory).published is False
     assert (look(directory), leftovers(directory)) == (before, [])
     end_of_orphans(begin)

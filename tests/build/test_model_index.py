@@ -50,9 +50,9 @@ print(json.dumps([vector.tolist(), hits[0].path, sorted(heavy)]))
 
 def test_an_index_answers_without_keras_and_with_keras_own_numbers(small, model, index, tmp_path):
     file = sorted(small.rglob("*.png"))[5]
-    (tmp_path / "photo.png").write_bytes(file.read_bytes() + b"\0")  # other bytes, the same picture
-    np.save(tmp_path / "pictures.npy", fit(decode(file.read_bytes()), 32)[None])
-    command = [sys.executable, "-c", BY_KERAS, model, tmp_path / "pictures.npy", tmp_path / "rows.npy"]
+    (tmp_path / "photo.png").write_bytes(file.read_bytes() + b"\0")  # other bytes, the same image
+    np.save(tmp_path / "images.npy", fit(decode(file.read_bytes()), 32)[None])
+    command = [sys.executable, "-c", BY_KERAS, model, tmp_path / "images.npy", tmp_path / "rows.npy"]
     subprocess.run(command, check=True, capture_output=True)
     model.unlink()
 

@@ -1,4 +1,4 @@
-"""build-index --preprocess: what is done to every picture of the catalogue is done to every query."""
+"""build-index --preprocess: what is done to every image of the catalog is done to every query."""
 
 import shutil
 from pathlib import Path
@@ -22,13 +22,13 @@ COLOR = {"backbone": "handcrafted:color", "backend": "exact", "trim": False}
 
 @pytest.fixture
 def index(small, tmp_path) -> Path:
-    """The small catalogue by its colours, of which preprocessing leaves none."""
+    """The small catalog by its colors, of which preprocessing leaves none."""
     build_index(small, tmp_path / "index", preprocess="grayscale", **COLOR)
     return tmp_path / "index"
 
 
-def grey(file: Path, target: Path) -> Path:
-    """The same picture without its colours."""
+def gray(file: Path, target: Path) -> Path:
+    """The same image without its colors."""
     pixels = Steps(grayscale=True).apply(decode(file.read_bytes()))
     target.write_bytes(cv2.imencode(".png", pixels[:, :, ::-1])[1].tobytes())
     return target
@@ -37,7 +37,7 @@ def grey(file: Path, target: Path) -> Path:
 @pytest.mark.parametrize(
     "steps", ["grayscale", "binarize=otsu", "rotate=90", "denoise,equalize", "deskew,crop-foreground"]
 )
-def test_pictures_are_embedded_as_they_are_after_the_steps(small, tmp_path, steps):
+def test_images_are_embedded_as_they_are_after_the_steps(small, tmp_path, steps):
     build_index(small, tmp_path / "index", preprocess=steps, **(COLOR | {"trim": "crop-foreground" in steps}))
 
     rows = np.load(tmp_path / "index/gen-000001" / generations.EMBEDDINGS)
@@ -53,11 +53,11 @@ def test_pictures_are_embedded_as_they_are_after_the_steps(small, tmp_path, step
 
 def test_a_query_goes_through_the_same_steps(small, index, tmp_path):
     file = sorted(small.rglob("*.png"))[4]
-    photo = grey(file, tmp_path / "photo.png")
-    (tmp_path / "colours.png").write_bytes(file.read_bytes() + b"\0")
+    photo = gray(file, tmp_path / "photo.png")
+    (tmp_path / "colors.png").write_bytes(file.read_bytes() + b"\0")
 
     with Index.open(index) as opened:
-        for query in (photo, tmp_path / "colours.png"):
+        for query in (photo, tmp_path / "colors.png"):
             best = opened.search(query, k=1)[0]
             assert (best.path, best.score) == (str(file.relative_to(small)), pytest.approx(1, abs=1e-5))
 
@@ -121,7 +121,7 @@ def test_embeddings_are_preprocessed_by_embed_and_an_index_of_them_knows(small, 
 def test_an_index_with_steps_that_was_moved_answers(small, index, tmp_path):
     shutil.move(index, tmp_path / "moved")
     file = min(small.rglob("*.png"))
-    photo = grey(file, tmp_path / "photo.png")
+    photo = gray(file, tmp_path / "photo.png")
 
     with Index.open(tmp_path / "moved") as opened:
         assert opened.search(photo, k=1)[0].path == str(file.relative_to(small))
@@ -142,22 +142,22 @@ def test_the_program_preprocesses_and_says_so(imgsearch, small, tmp_path):
 
 
 def test_a_model_s_steps_are_the_index_s_and_cannot_be_others(small, tiny_models, tmp_path):
-    build_index(small, tmp_path / "index", backbone=str(tiny_models / "grey.keras"), backend="exact")
+    build_index(small, tmp_path / "index", backbone=str(tiny_models / "gray.keras"), backend="exact")
     assert read_manifest(tmp_path / "index").encoder.steps == "grayscale"
 
     with pytest.raises(UsageError, match="alike"):
-        build_index(small, tmp_path / "index", backbone=str(tiny_models / "grey.keras"), preprocess="deskew")
+        build_index(small, tmp_path / "index", backbone=str(tiny_models / "gray.keras"), preprocess="deskew")
 
 
 def test_a_model_s_own_steps_are_not_replaced_where_only_steps_are_given(small, tiny_models, tmp_path):
-    build_index(small, tmp_path / "index", backbone=str(tiny_models / "grey.keras"), backend="exact")
+    build_index(small, tmp_path / "index", backbone=str(tiny_models / "gray.keras"), backend="exact")
 
     with pytest.raises(UsageError):
         build_index(small, tmp_path / "index", preprocess="deskew")
 
 
 def test_a_model_takes_the_place_of_an_encoder_with_steps_only_if_they_are_named_or_its_own(small, index, tiny_models):
-    build_index(small, index, backbone=str(tiny_models / "grey.keras"))
+    build_index(small, index, backbone=str(tiny_models / "gray.keras"))
     assert read_manifest(index).encoder.steps == "grayscale"
     build_index(small, index, preprocess="", **COLOR)  # a model's steps go with the model
     assert read_manifest(index).encoder.steps == ""

@@ -37,7 +37,7 @@ def remembered(tmp_path):
 
 
 def test_a_rejected_file_that_is_rejected_otherwise_is_remembered_as_it_is_now(build, small, remembered):
-    (small / "bad.png").write_bytes(b"no picture")
+    (small / "bad.png").write_bytes(b"no image")
     build()
     assert remembered() == {"bad.png": "not_an_image"}
     (small / "bad.png").write_bytes(b"")
@@ -60,14 +60,14 @@ def test_a_file_found_empty_that_was_not_when_it_was_scanned_is_tried_again(buil
             os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
         return real(path, **options)
 
-    picture = next(small.rglob("*.png"))
-    (small / "late.png").write_bytes(picture.read_bytes())
+    image = next(small.rglob("*.png"))
+    (small / "late.png").write_bytes(image.read_bytes())
     status = (small / "late.png").stat()
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "read_file", being_written)
         build()
     assert remembered() == {"late.png": "changed"}
-    (small / "late.png").write_bytes(picture.read_bytes())
+    (small / "late.png").write_bytes(image.read_bytes())
     os.utime(small / "late.png", ns=(status.st_atime_ns, status.st_mtime_ns))
 
     build()
@@ -76,7 +76,7 @@ def test_a_file_found_empty_that_was_not_when_it_was_scanned_is_tried_again(buil
 
 
 def test_in_another_folder_the_same_bad_path_is_news(build, small, tmp_path):
-    (small / "bad.png").write_bytes(b"no picture")
+    (small / "bad.png").write_bytes(b"no image")
     build()
     shutil.copytree(small, tmp_path / "other")
 
@@ -88,7 +88,7 @@ def test_in_another_folder_the_same_bad_path_is_news(build, small, tmp_path):
 def test_what_an_interrupted_build_embedded_does_not_slip_past_a_lower_limit(build, small, tmp_path, painted):
     (small / "large.png").write_bytes(painted(77, side=64))
     partial = tmp_path / "index" / generations.PARTIAL
-    (small / "bad.png").write_bytes(b"no picture")
+    (small / "bad.png").write_bytes(b"no image")
     with pytest.raises(RefusedError):  # after all is embedded
         build(max_skipped=0)
     assert partial.exists()
@@ -152,14 +152,14 @@ def test_embeddings_that_grew_while_a_build_waited_for_the_lock_are_taken_as_the
     assert report.count == 13
 
 
-def test_six_hundred_times_the_same_picture_is_an_index_that_finds_it(tmp_path, painted):
-    (tmp_path / "catalogue").mkdir()
-    first = tmp_path / "catalogue" / "000.png"
+def test_six_hundred_times_the_same_image_is_an_index_that_finds_it(tmp_path, painted):
+    (tmp_path / "catalog").mkdir()
+    first = tmp_path / "catalog" / "000.png"
     first.write_bytes(painted(1))
     for number in range(1, 600):
-        os.link(first, tmp_path / "catalogue" / f"{number:03d}.png")
+        os.link(first, tmp_path / "catalog" / f"{number:03d}.png")
 
-    build_index(tmp_path / "catalogue", tmp_path / "index", backbone="handcrafted")
+    build_index(tmp_path / "catalog", tmp_path / "index", backbone="handcrafted")
 
     with Index.open(tmp_path / "index") as index:
         assert [hit.score for hit in index.search(first, k=3)] == pytest.approx([1, 1, 1], abs=1e-6)

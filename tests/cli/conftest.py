@@ -10,14 +10,14 @@ import pytest
 from drawn_catalog import draw_catalog
 
 
-def build(catalogue: Path, index: Path, *options: str) -> None:
-    command = [sys.executable, "-m", "imgsearch", "build-index", str(catalogue), "--index", str(index), *options]
+def build(catalog: Path, index: Path, *options: str) -> None:
+    command = [sys.executable, "-m", "imgsearch", "build-index", str(catalog), "--index", str(index), *options]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
 
 
 @pytest.fixture(scope="session")
 def small(drawn, tmp_path_factory) -> Path:
-    """An index of the drawn catalogue by the hand-crafted encoder. Not to be changed."""
+    """An index of the drawn catalog by the hand-crafted encoder. Not to be changed."""
     index = tmp_path_factory.mktemp("small") / "idx"
     build(drawn, index, "--backbone", "handcrafted", "--backend", "annoy")
     return index
@@ -25,21 +25,21 @@ def small(drawn, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def network(drawn, tmp_path_factory) -> Path:
-    """An index of the drawn catalogue by the default encoder. Not to be changed."""
+    """An index of the drawn catalog by the default encoder. Not to be changed."""
     index = tmp_path_factory.mktemp("network") / "idx"
     build(drawn, index, "--precision", "f32")
     return index
 
 
 @pytest.fixture
-def odd_catalogue(tmp_path) -> Path:
-    """Pictures whose names are attacks on terminals, spreadsheets and parsers."""
+def odd_catalog(tmp_path) -> Path:
+    """Images whose names are attacks on terminals, spreadsheets and parsers."""
     drawn = draw_catalog(tmp_path / "scratch", per_kind=1)
     folder = tmp_path / "odd"
     folder.mkdir()
     names = ("=cmd().png", "@sum.png", "caf\udce9.png", "line\nbreak.png", "\x1b[31mred.png", "abc\u202egnp.png")
-    for name, picture in zip(names, drawn, strict=False):
-        (folder / name).write_bytes(picture.read_bytes())
+    for name, image in zip(names, drawn, strict=False):
+        (folder / name).write_bytes(image.read_bytes())
     return folder
 
 

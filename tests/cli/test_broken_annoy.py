@@ -57,8 +57,8 @@ def test_an_evaluation_says_so_in_one_line_and_a_hint(broken, imgsearch, forest)
     assert_that_it_says_one_line_and_a_hint(imgsearch("evaluate", "--recall", "--index", forest))
 
 
-def test_an_index_without_a_forest_is_evaluated_without_it(broken, imgsearch, catalogue):
-    imgsearch("build-index", catalogue, "--index", "idx", "--backbone", "handcrafted")
+def test_an_index_without_a_forest_is_evaluated_without_it(broken, imgsearch, catalog):
+    imgsearch("build-index", catalog, "--index", "idx", "--backbone", "handcrafted")
 
     done = imgsearch("evaluate", "--recall", "--index", "idx")
 
@@ -77,16 +77,16 @@ def test_a_filtered_query_goes_without_it_though_its_scores_have_a_meaning(broke
 
 
 def test_a_query_may_go_without_it(broken, imgsearch, forest, drawn):
-    picture = drawn / "cups/cups-00.png"
+    image = drawn / "cups/cups-00.png"
     for option in (("--exact",), ("--where", "category = 'cups'")):
-        done = imgsearch("query", picture, "--index", forest, "--format", "paths", "-k", 1, *option)
+        done = imgsearch("query", image, "--index", forest, "--format", "paths", "-k", 1, *option)
 
         assert (done.returncode, done.stdout, done.stderr) == (0, "cups/cups-00.png\n", "")
 
 
-def test_a_build_finds_out_before_anything_is_embedded(broken, imgsearch, catalogue, tmp_path):
+def test_a_build_finds_out_before_anything_is_embedded(broken, imgsearch, catalog, tmp_path):
     done = imgsearch(
-        "build-index", catalogue, "--index", "idx", "--backbone", "handcrafted", *ANNOY, "--report", "r.json"
+        "build-index", catalog, "--index", "idx", "--backbone", "handcrafted", *ANNOY, "--report", "r.json"
     )
 
     assert_that_it_says_one_line_and_a_hint(done)
@@ -94,18 +94,18 @@ def test_a_build_finds_out_before_anything_is_embedded(broken, imgsearch, catalo
     assert {path.name for path in (tmp_path / "idx").iterdir()} <= {"lock"}
 
 
-def test_a_nightly_build_leaves_the_index_as_it_was(broken, imgsearch, forest, catalogue):
-    (catalogue / "new.png").write_bytes((catalogue / "cups/cups-00.png").read_bytes() + b"\0")
+def test_a_nightly_build_leaves_the_index_as_it_was(broken, imgsearch, forest, catalog):
+    (catalog / "new.png").write_bytes((catalog / "cups/cups-00.png").read_bytes() + b"\0")
     before = (forest / "manifest.json").read_bytes()
 
-    assert_that_it_says_one_line_and_a_hint(imgsearch("build-index", catalogue, "--index", forest))
+    assert_that_it_says_one_line_and_a_hint(imgsearch("build-index", catalog, "--index", forest))
     assert (forest / "manifest.json").read_bytes() == before
     assert not (forest / "partial.sqlite").exists()
 
 
-def test_the_exact_backend_builds_and_answers_without_it(broken, imgsearch, catalogue):
-    built = imgsearch("build-index", catalogue, "--index", "idx", "--backbone", "handcrafted", "--backend", "exact")
-    asked = imgsearch("query", catalogue / "fish/fish-01.png", "--index", "idx", "--format", "paths", "-k", 1)
+def test_the_exact_backend_builds_and_answers_without_it(broken, imgsearch, catalog):
+    built = imgsearch("build-index", catalog, "--index", "idx", "--backbone", "handcrafted", "--backend", "exact")
+    asked = imgsearch("query", catalog / "fish/fish-01.png", "--index", "idx", "--format", "paths", "-k", 1)
     whole = imgsearch("check", "--deep", "--index", "idx")
 
     assert (built.returncode, built.stderr) == (0, "")
@@ -126,10 +126,10 @@ def test_check_says_that_it_cannot_look_and_does_not_call_the_index_damaged(brok
     assert_that_it_says_one_line_and_a_hint(imgsearch("check", "--index", forest, *deep))
 
 
-def test_embedding_info_and_rollback_do_without_it(broken, imgsearch, forest, catalogue):
-    embedded = imgsearch("embed", catalogue, "-o", "embeddings", "--backbone", "handcrafted")
+def test_embedding_info_and_rollback_do_without_it(broken, imgsearch, forest, catalog):
+    embedded = imgsearch("embed", catalog, "-o", "embeddings", "--backbone", "handcrafted")
     known = imgsearch("info", "--index", forest)
-    imgsearch("build-index", catalogue, "--index", forest, "--backend", "exact")
+    imgsearch("build-index", catalog, "--index", forest, "--backend", "exact")
     back = imgsearch("rollback", "--index", forest)
 
     assert [done.returncode for done in (embedded, known, back)] == [0, 0, 0]

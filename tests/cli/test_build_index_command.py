@@ -14,8 +14,8 @@ from drawn_catalog import draw_catalog
 FAST = ("--backbone", "handcrafted")
 
 
-def test_the_two_commands_of_the_readme_work_as_written(imgsearch, catalogue, tmp_path):
-    catalogue.rename(tmp_path / "catalog")
+def test_the_two_commands_of_the_readme_work_as_written(imgsearch, catalog, tmp_path):
+    catalog.rename(tmp_path / "catalog")
     shutil.copy(tmp_path / "catalog" / "cups" / "cups-01.png", tmp_path / "photo.png")
 
     built = imgsearch("build-index", "./catalog")
@@ -28,37 +28,37 @@ def test_the_two_commands_of_the_readme_work_as_written(imgsearch, catalogue, tm
     assert len(re.findall(r"^ \d ", asked.stdout, re.MULTILINE)) == 5
 
 
-def test_a_run_without_a_terminal_says_one_line(imgsearch, catalogue, snapshot):
-    first = imgsearch("build-index", catalogue, "--index", "idx", *FAST)
-    second = imgsearch("build-index", catalogue, "--index", "idx")
+def test_a_run_without_a_terminal_says_one_line(imgsearch, catalog, snapshot):
+    first = imgsearch("build-index", catalog, "--index", "idx", *FAST)
+    second = imgsearch("build-index", catalog, "--index", "idx")
 
     assert first.stderr == second.stderr == ""
     snapshot("build.txt", first.stdout + second.stdout)
 
 
-def test_quiet_says_nothing_and_verbose_says_more(imgsearch, catalogue):
-    (catalogue / "empty.png").touch()
-    (catalogue / "link.png").symlink_to(catalogue / "empty.png")
+def test_quiet_says_nothing_and_verbose_says_more(imgsearch, catalog):
+    (catalog / "empty.png").touch()
+    (catalog / "link.png").symlink_to(catalog / "empty.png")
 
-    quiet = imgsearch("build-index", catalogue, "--index", "idx", "-q", *FAST)
-    verbose = imgsearch("build-index", catalogue, "--index", "other", "-v", *FAST)
+    quiet = imgsearch("build-index", catalog, "--index", "idx", "-q", *FAST)
+    verbose = imgsearch("build-index", catalog, "--index", "other", "-v", *FAST)
 
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (3, "", "")
     assert "link not followed" in verbose.stderr
 
 
-def test_bad_files_are_named_with_their_cause_once_and_exit_3(imgsearch, catalogue):
-    whole = next(catalogue.rglob("*.png"))
+def test_bad_files_are_named_with_their_cause_once_and_exit_3(imgsearch, catalog):
+    whole = next(catalog.rglob("*.png"))
     jpeg = draw_jpeg(whole)
-    (catalogue / "cut.jpg").write_bytes(jpeg[: len(jpeg) // 2])
-    (catalogue / "empty.png").touch()
-    (catalogue / "text.jpg").write_text("this is not a picture")
-    os.mkfifo(catalogue / "fifo.png")
-    whole.rename(catalogue / "caf\udce9.png")
+    (catalog / "cut.jpg").write_bytes(jpeg[: len(jpeg) // 2])
+    (catalog / "empty.png").touch()
+    (catalog / "text.jpg").write_text("this is not an image")
+    os.mkfifo(catalog / "fifo.png")
+    whole.rename(catalog / "caf\udce9.png")
 
-    first = imgsearch("build-index", catalogue, "--index", "idx", *FAST)
-    second = imgsearch("build-index", catalogue, "--index", "idx")
-    strict = imgsearch("build-index", catalogue, "--index", "idx", "--strict")
+    first = imgsearch("build-index", catalog, "--index", "idx", *FAST)
+    second = imgsearch("build-index", catalog, "--index", "idx")
+    strict = imgsearch("build-index", catalog, "--index", "idx", "--strict")
 
     assert first.returncode == 3
     assert sorted(line.split(" (")[0] for line in first.stderr.splitlines()) == [
@@ -74,26 +74,26 @@ def test_bad_files_are_named_with_their_cause_once_and_exit_3(imgsearch, catalog
     assert [line.split()[0] for line in listed.splitlines()] == ["corrupt", "empty", "not_regular_file", "not_an_image"]
 
 
-def test_thousands_of_files_of_one_bad_kind_do_not_fill_a_mailbox(imgsearch, catalogue):
+def test_thousands_of_files_of_one_bad_kind_do_not_fill_a_mailbox(imgsearch, catalog):
     for number in range(50):
-        (catalogue / f"{number}.svg").write_text("<svg/>")
+        (catalog / f"{number}.svg").write_text("<svg/>")
 
-    done = imgsearch("build-index", catalogue, "--index", "idx", *FAST)
+    done = imgsearch("build-index", catalog, "--index", "idx", *FAST)
 
     assert done.returncode == 3
     assert len(done.stderr.splitlines()) == 21
     assert "rejected 30 more: unsupported_format" in done.stderr
 
 
-def test_a_changed_catalogue_embeds_only_what_is_new(imgsearch, catalogue):
-    imgsearch("build-index", catalogue, "--index", "idx", *FAST)
-    others = draw_catalog(catalogue.parent / "others", per_kind=1, seed=9)
-    shutil.copy(others[0], catalogue / "new.png")
-    shutil.copy(others[1], catalogue / "cups" / "cups-00.png")
-    (catalogue / "fish" / "fish-00.png").rename(catalogue / "renamed.png")
-    (catalogue / "tents" / "tents-00.png").unlink()
+def test_a_changed_catalog_embeds_only_what_is_new(imgsearch, catalog):
+    imgsearch("build-index", catalog, "--index", "idx", *FAST)
+    others = draw_catalog(catalog.parent / "others", per_kind=1, seed=9)
+    shutil.copy(others[0], catalog / "new.png")
+    shutil.copy(others[1], catalog / "cups" / "cups-00.png")
+    (catalog / "fish" / "fish-00.png").rename(catalog / "renamed.png")
+    (catalog / "tents" / "tents-00.png").unlink()
 
-    done = imgsearch("build-index", catalogue, "--index", "idx")
+    done = imgsearch("build-index", catalog, "--index", "idx")
 
     assert "2 embedded, 1 renamed or copied, 2 removed, 21 unchanged" in done.stdout
 
@@ -101,17 +101,17 @@ def test_a_changed_catalogue_embeds_only_what_is_new(imgsearch, catalogue):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["nowhere"], 2, "expected a folder of pictures, found nothing"),
+        (["nowhere"], 2, "expected a folder of images, found nothing"),
         (["catalogue", "--backend", "none"], 2, "--backend"),
         (["catalogue", "--trees", "0"], 2, "expected 1 to 10000 trees"),
         (["catalogue", "--metadata", "none.csv"], 2, "expected a CSV file"),
         (["catalogue", "--backbone", "resnet"], 8, "did you mean resnet50?"),
         (["catalogue", "--backbone", "vgg16", "--weights", "none.h5"], 8, "cannot be read"),
         (["catalogue", "--index", "a_file/idx"], 11, "cannot write"),
-        (["empty"], 9, "no picture that can be used"),
+        (["empty"], 9, "no image that can be used"),
     ],
 )
-def test_each_kind_of_failure_has_its_exit_code_and_one_line(imgsearch, catalogue, tmp_path, arguments, code, said):
+def test_each_kind_of_failure_has_its_exit_code_and_one_line(imgsearch, catalog, tmp_path, arguments, code, said):
     (tmp_path / "a_file").touch()
     (tmp_path / "empty").mkdir()
 
@@ -123,20 +123,20 @@ def test_each_kind_of_failure_has_its_exit_code_and_one_line(imgsearch, catalogu
     assert not (tmp_path / ".imgsearch" / "manifest.json").exists()
 
 
-def test_a_vanished_catalogue_is_refused_unless_forced(imgsearch, catalogue):
-    imgsearch("build-index", catalogue, "--index", "idx", *FAST)
-    for picture in sorted(catalogue.rglob("*.png"))[:20]:
-        picture.unlink()
+def test_a_vanished_catalog_is_refused_unless_forced(imgsearch, catalog):
+    imgsearch("build-index", catalog, "--index", "idx", *FAST)
+    for image in sorted(catalog.rglob("*.png"))[:20]:
+        image.unlink()
 
-    refused = imgsearch("build-index", catalogue, "--index", "idx")
-    forced = imgsearch("build-index", catalogue, "--index", "idx", "--force")
+    refused = imgsearch("build-index", catalog, "--index", "idx")
+    forced = imgsearch("build-index", catalog, "--index", "idx", "--force")
 
     assert refused.returncode == 9
     assert "is the disk mounted?" in refused.stderr
     assert (forced.returncode, forced.stdout.count("20 removed")) == (0, 1)
 
 
-def test_a_second_build_at_the_same_time_leaves_with_7(imgsearch, catalogue, tmp_path):
+def test_a_second_build_at_the_same_time_leaves_with_7(imgsearch, catalog, tmp_path):
     holder = (
         "import fcntl, os, time; os.makedirs('idx'); f = open('idx/lock', 'w'); fcntl.flock(f, fcntl.LOCK_EX);"
         "f.write('pid 1 on elsewhere'); f.flush(); print('held', flush=True); time.sleep(60)"
@@ -144,7 +144,7 @@ def test_a_second_build_at_the_same_time_leaves_with_7(imgsearch, catalogue, tmp
     process = subprocess.Popen([sys.executable, "-c", holder], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout.readline() == "held\n"
-        done = imgsearch("build-index", catalogue, "--index", "idx", *FAST)
+        done = imgsearch("build-index", catalog, "--index", "idx", *FAST)
     finally:
         process.kill()
         process.communicate()
@@ -155,9 +155,9 @@ def test_a_second_build_at_the_same_time_leaves_with_7(imgsearch, catalogue, tmp
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_build_publishes_nothing_and_leaves_no_worker(tmp_path, number, code):
-    catalogue = tmp_path / "catalogue"
-    draw_catalog(catalogue, per_kind=30)
-    command = [sys.executable, "-m", "imgsearch", "build-index", str(catalogue), "--index", "idx", *FAST]
+    catalog = tmp_path / "catalog"
+    draw_catalog(catalog, per_kind=30)
+    command = [sys.executable, "-m", "imgsearch", "build-index", str(catalog), "--index", "idx", *FAST]
     process = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -174,9 +174,9 @@ def test_an_interrupted_build_publishes_nothing_and_leaves_no_worker(tmp_path, n
         os.killpg(process.pid, 0)
 
 
-def test_it_runs_from_cron_without_home_locale_or_input(catalogue, tmp_path):
+def test_it_runs_from_cron_without_home_locale_or_input(catalog, tmp_path):
     environment = {"PATH": "/usr/bin:/bin", "IMGSEARCH_CACHE": str(tmp_path / "cache")}
-    command = [sys.executable, "-m", "imgsearch", "build-index", str(catalogue), "--index", "idx", *FAST]
+    command = [sys.executable, "-m", "imgsearch", "build-index", str(catalog), "--index", "idx", *FAST]
 
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
@@ -186,7 +186,7 @@ def test_it_runs_from_cron_without_home_locale_or_input(catalogue, tmp_path):
     assert len(done.stdout.splitlines()) == 1
 
 
-def test_a_build_opens_no_connection(catalogue, tmp_path):
+def test_a_build_opens_no_connection(catalog, tmp_path):
     program = (
         "import socket, sys\n"
         "def refuse(*_, **__): raise SystemExit('a connection was opened')\n"
@@ -194,7 +194,7 @@ def test_a_build_opens_no_connection(catalogue, tmp_path):
         "from imgsearch.cli import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    command = [sys.executable, "-c", program, "build-index", str(catalogue), "--index", "idx", *FAST]
+    command = [sys.executable, "-c", program, "build-index", str(catalog), "--index", "idx", *FAST]
 
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
@@ -202,11 +202,11 @@ def test_a_build_opens_no_connection(catalogue, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_embed_then_build_index_answers_like_build_index_alone(imgsearch, catalogue, tmp_path):
-    query = next(catalogue.rglob("stars-00.png"))
-    imgsearch("build-index", catalogue, "--index", "direct", *FAST)
+def test_embed_then_build_index_answers_like_build_index_alone(imgsearch, catalog, tmp_path):
+    query = next(catalog.rglob("stars-00.png"))
+    imgsearch("build-index", catalog, "--index", "direct", *FAST)
 
-    embedded = imgsearch("embed", catalogue, "-o", "embeddings", *FAST)
+    embedded = imgsearch("embed", catalog, "-o", "embeddings", *FAST)
     unasked = imgsearch("query", query, "--index", "embeddings")
     built = imgsearch("build-index", "embeddings", "--index", "staged")
 
@@ -219,9 +219,9 @@ def test_embed_then_build_index_answers_like_build_index_alone(imgsearch, catalo
     assert direct == staged
 
 
-def draw_jpeg(picture):
+def draw_jpeg(image):
     import cv2
     import numpy as np
 
-    pixels = cv2.imdecode(np.frombuffer(picture.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    pixels = cv2.imdecode(np.frombuffer(image.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     return cv2.imencode(".jpg", pixels)[1].tobytes()

@@ -24,9 +24,9 @@ def manifest(tmp_path):
 
 
 @pytest.fixture
-def build(imgsearch, catalogue):
+def build(imgsearch, catalog):
     def run(*options: object):
-        return imgsearch("build-index", catalogue, "--index", "idx", *options)
+        return imgsearch("build-index", catalog, "--index", "idx", *options)
 
     return run
 
@@ -67,20 +67,20 @@ def test_a_build_gives_up_waiting_for_the_lock_with_7_and_one_line(build, lock, 
 
 
 @pytest.mark.slow
-def test_embed_and_rollback_wait_for_the_lock_too(imgsearch, build, catalogue, tmp_path):
+def test_embed_and_rollback_wait_for_the_lock_too(imgsearch, build, catalog, tmp_path):
     assert build(*FAST).returncode == 0
     assert build("--seed", 3).returncode == 0
     with (tmp_path / "idx" / "lock").open("r+") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert imgsearch("rollback", "--index", "idx").returncode == 7
-        assert imgsearch("embed", catalogue, "-o", "idx", *FAST[:2]).returncode == 7
+        assert imgsearch("embed", catalog, "-o", "idx", *FAST[:2]).returncode == 7
         threading.Timer(1, fcntl.flock, (held, fcntl.LOCK_UN)).start()
         assert imgsearch("rollback", "--index", "idx", "--wait-lock", 30).returncode == 0
 
 
 @pytest.mark.slow
-def test_two_builds_at_once_that_wait_both_succeed_and_the_second_finds_nothing_to_do(catalogue, tmp_path):
-    command = [sys.executable, "-m", "imgsearch", "build-index", str(catalogue), "--index", "idx", "--wait-lock", "60"]
+def test_two_builds_at_once_that_wait_both_succeed_and_the_second_finds_nothing_to_do(catalog, tmp_path):
+    command = [sys.executable, "-m", "imgsearch", "build-index", str(catalog), "--index", "idx", "--wait-lock", "60"]
     both = [subprocess.Popen([*command, *FAST], cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in "ab"]
 
     said = sorted(process.communicate(timeout=60)[0] for process in both)
@@ -97,9 +97,9 @@ def test_a_lock_left_by_a_dead_process_needs_no_hand(build, tmp_path):
     assert build(*FAST).returncode == 0
 
 
-def test_more_unusable_files_than_expected_are_refused_and_nothing_is_lost(build, catalogue, tmp_path, manifest):
+def test_more_unusable_files_than_expected_are_refused_and_nothing_is_lost(build, catalog, tmp_path, manifest):
     for number in range(3):
-        (catalogue / f"{number}.jpg").touch()
+        (catalog / f"{number}.jpg").touch()
 
     refused = build("--max-skipped", 2, *FAST)
 
@@ -112,14 +112,14 @@ def test_more_unusable_files_than_expected_are_refused_and_nothing_is_lost(build
     assert "24 embedded" in as_many.stdout
 
 
-def test_after_a_refusal_the_next_run_publishes_without_embedding_anew(build, catalogue, imgsearch, manifest, tmp_path):
+def test_after_a_refusal_the_next_run_publishes_without_embedding_anew(build, catalog, imgsearch, manifest, tmp_path):
     assert build(*FAST).returncode == 0
-    (catalogue / "new.png").write_bytes(next(catalogue.rglob("*.png")).read_bytes() + b"\0")
-    (catalogue / "bad.png").write_text("bad")
+    (catalog / "new.png").write_bytes(next(catalog.rglob("*.png")).read_bytes() + b"\0")
+    (catalog / "bad.png").write_text("bad")
 
     assert build("--max-skipped", 0).returncode == 9
     assert manifest()["generation"] == 1
-    assert imgsearch("query", catalogue / "cups/cups-00.png", "--index", "idx").returncode == 0
+    assert imgsearch("query", catalog / "cups/cups-00.png", "--index", "idx").returncode == 0
     done = build("--report", "report.json")
 
     counts = json.loads((tmp_path / "report.json").read_text())["counts"]
@@ -127,19 +127,19 @@ def test_after_a_refusal_the_next_run_publishes_without_embedding_anew(build, ca
     assert (counts["embedded"], counts["resumed"]) == (1, 1)
 
 
-def test_strict_exits_3_for_every_rejected_file_and_otherwise_only_for_new_ones(build, catalogue):
-    (catalogue / "old.png").touch()
+def test_strict_exits_3_for_every_rejected_file_and_otherwise_only_for_new_ones(build, catalog):
+    (catalog / "old.png").touch()
 
     codes = [build(*FAST).returncode, build().returncode, build("--strict").returncode]
-    (catalogue / "old.png").unlink()
+    (catalog / "old.png").unlink()
     codes += [build("--strict").returncode, build("--strict").returncode]
 
     assert codes == [3, 0, 3, 0, 0]
 
 
 @pytest.mark.slow
-def test_a_rejected_file_that_changes_and_is_rejected_again_is_no_news_but_one_that_comes_back_is(build, catalogue):
-    bad = catalogue / "bad.png"
+def test_a_rejected_file_that_changes_and_is_rejected_again_is_no_news_but_one_that_comes_back_is(build, catalog):
+    bad = catalog / "bad.png"
     bad.touch()
     codes = [build(*FAST).returncode]
     bad.write_text("still bad")
@@ -152,14 +152,14 @@ def test_a_rejected_file_that_changes_and_is_rejected_again_is_no_news_but_one_t
     assert codes == [3, 0, 0, 3]
 
 
-def test_links_are_followed_when_asked_for_and_from_then_on(build, catalogue, tmp_path, manifest):
+def test_links_are_followed_when_asked_for_and_from_then_on(build, catalog, tmp_path, manifest):
     (tmp_path / "elsewhere").mkdir()
-    picture = next(catalogue.rglob("*.png")).read_bytes()
+    image = next(catalog.rglob("*.png")).read_bytes()
     for number in range(2):
-        (tmp_path / "elsewhere" / f"{number}.png").write_bytes(picture + b"%d" % number)
-    (catalogue / "link").symlink_to(tmp_path / "elsewhere")
-    (catalogue / "round").symlink_to(catalogue)
-    (catalogue / "link.png").symlink_to(tmp_path / "elsewhere" / "0.png")
+        (tmp_path / "elsewhere" / f"{number}.png").write_bytes(image + b"%d" % number)
+    (catalog / "link").symlink_to(tmp_path / "elsewhere")
+    (catalog / "round").symlink_to(catalog)
+    (catalog / "link.png").symlink_to(tmp_path / "elsewhere" / "0.png")
 
     counts = []
     for options in (FAST, ("--follow-links",), (), ("--no-follow-links",), ()):
@@ -169,13 +169,13 @@ def test_links_are_followed_when_asked_for_and_from_then_on(build, catalogue, tm
     assert counts == [(24, False), (27, True), (27, True), (24, False), (24, False)]
 
 
-def test_limits_are_remembered_by_later_builds(build, catalogue, manifest, imgsearch):
-    largest = max(path.stat().st_size for path in catalogue.rglob("*.png"))
+def test_limits_are_remembered_by_later_builds(build, catalog, manifest, imgsearch):
+    largest = max(path.stat().st_size for path in catalog.rglob("*.png"))
     wide, long = cv2.imencode(".png", np.zeros((300, 300, 3), np.uint8))[1].tobytes(), bytes(largest)
 
     first = build("--max-bytes", largest, "--max-pixels", 256 * 256, *FAST)
-    (catalogue / "wide.png").write_bytes(wide)
-    (catalogue / "long.png").write_bytes(long + b"\0")
+    (catalog / "wide.png").write_bytes(wide)
+    (catalog / "long.png").write_bytes(long + b"\0")
     again = build()
 
     assert (first.returncode, again.returncode) == (0, 3)
@@ -218,14 +218,14 @@ def test_an_option_that_is_refused_changes_nothing_that_is_remembered(build, man
     assert manifest() == before
 
 
-def test_times_from_before_1970_and_far_in_the_future_are_times_like_others(build, catalogue, manifest):
-    pictures = sorted(catalogue.rglob("*.png"))
+def test_times_from_before_1970_and_far_in_the_future_are_times_like_others(build, catalog, manifest):
+    images = sorted(catalog.rglob("*.png"))
     centuries = (-(10**18), -2_208_988_800 * 10**9, 7_258_118_400 * 10**9, 253_402_300_799 * 10**9)
-    for picture, time_ns in zip(pictures, (*centuries, -1, 0, 2**63 - 1, 2**63), strict=False):
-        os.utime(picture, ns=(0, time_ns))
+    for image, time_ns in zip(images, (*centuries, -1, 0, 2**63 - 1, 2**63), strict=False):
+        os.utime(image, ns=(0, time_ns))
 
     first, again = build(*FAST), build()
-    os.utime(pictures[5], ns=(0, -(10**15)))  # a clock that was put back
+    os.utime(images[5], ns=(0, -(10**15)))  # a clock that was put back
     touched = build()
 
     assert [done.returncode for done in (first, again, touched)] == [0, 0, 0]

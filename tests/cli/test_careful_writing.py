@@ -7,13 +7,13 @@ ENCODER = ("--backbone", "handcrafted")
 FAST = (*ENCODER, "--backend", "annoy")
 
 
-def test_a_directory_with_other_things_in_it_is_refused_and_left_alone(imgsearch, catalogue, tmp_path):
+def test_a_directory_with_other_things_in_it_is_refused_and_left_alone(imgsearch, catalog, tmp_path):
     for name in ("project/encoders/mine/a", "project/gen-000007/b", "project/embeddings.npy"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("precious")
 
-    built = imgsearch("build-index", catalogue, "--index", "project", *FAST)
-    embedded = imgsearch("embed", catalogue, "-o", "project", *ENCODER)
+    built = imgsearch("build-index", catalog, "--index", "project", *FAST)
+    embedded = imgsearch("embed", catalog, "-o", "project", *ENCODER)
 
     assert (built.returncode, embedded.returncode) == (2, 2)
     assert "expected an index or an empty directory" in built.stderr
@@ -40,22 +40,22 @@ def test_files_of_the_same_name_size_and_time_in_another_folder_are_not_taken_fo
 
 
 @pytest.mark.parametrize("name", ["annoy.ann", "vectors.npy"])
-def test_the_next_build_mends_a_damaged_derived_file(imgsearch, catalogue, tmp_path, name):
-    imgsearch("build-index", catalogue, "--index", "idx", *FAST)
-    before = imgsearch("query", catalogue / "fish/fish-00.png", "--index", "idx", "--format", "csv").stdout
+def test_the_next_build_mends_a_damaged_derived_file(imgsearch, catalog, tmp_path, name):
+    imgsearch("build-index", catalog, "--index", "idx", *FAST)
+    before = imgsearch("query", catalog / "fish/fish-00.png", "--index", "idx", "--format", "csv").stdout
     file = next((tmp_path / "idx").rglob(name))
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 0x80
     file.write_bytes(data)
 
-    done = imgsearch("build-index", catalogue, "--index", "idx")
+    done = imgsearch("build-index", catalog, "--index", "idx")
 
     assert (done.returncode, "0 embedded" in done.stdout, "building it anew" in done.stderr) == (0, True, True)
-    assert imgsearch("query", catalogue / "fish/fish-00.png", "--index", "idx", "--format", "csv").stdout == before
+    assert imgsearch("query", catalog / "fish/fish-00.png", "--index", "idx", "--format", "csv").stdout == before
 
 
-def test_a_damaged_encoder_is_not_published_again_as_a_good_one(imgsearch, catalogue, tmp_path):
-    imgsearch("embed", catalogue, "-o", "embeddings", *ENCODER)
+def test_a_damaged_encoder_is_not_published_again_as_a_good_one(imgsearch, catalog, tmp_path):
+    imgsearch("embed", catalog, "-o", "embeddings", *ENCODER)
     imgsearch("build-index", "embeddings", "--index", "idx")
     spec = next((tmp_path / "idx").rglob("spec.json"))
     good = spec.read_text()
@@ -67,9 +67,9 @@ def test_a_damaged_encoder_is_not_published_again_as_a_good_one(imgsearch, catal
     assert next((tmp_path / "idx").rglob("spec.json")).read_text() == good
 
 
-def test_embeddings_of_a_shrunken_catalogue_are_refused_as_pictures_are(imgsearch, catalogue, tmp_path):
-    imgsearch("build-index", catalogue, "--index", "idx", *FAST)
-    shutil.copytree(catalogue / "cups", tmp_path / "few")
+def test_embeddings_of_a_shrunken_catalog_are_refused_as_images_are(imgsearch, catalog, tmp_path):
+    imgsearch("build-index", catalog, "--index", "idx", *FAST)
+    shutil.copytree(catalog / "cups", tmp_path / "few")
     imgsearch("embed", "few", "-o", "embeddings", *ENCODER)
 
     refused = imgsearch("build-index", "embeddings", "--index", "idx")
@@ -85,9 +85,9 @@ def test_a_refused_build_leaves_no_work_file(imgsearch, tmp_path):
     assert not (tmp_path / "idx" / "partial.sqlite").exists()
 
 
-def test_rejected_files_are_listed_though_the_forest_is_lost(imgsearch, catalogue, tmp_path):
-    (catalogue / "empty.png").touch()
-    imgsearch("build-index", catalogue, "--index", "idx", *FAST)
+def test_rejected_files_are_listed_though_the_forest_is_lost(imgsearch, catalog, tmp_path):
+    (catalog / "empty.png").touch()
+    imgsearch("build-index", catalog, "--index", "idx", *FAST)
     next((tmp_path / "idx").rglob("annoy.ann")).unlink()
 
     assert "empty.png" in imgsearch("info", "--index", "idx", "--rejected").stdout

@@ -15,7 +15,7 @@ FORMATS = ("table", "json", "jsonl", "csv", "paths", "html")
 
 @pytest.fixture(scope="session")
 def ask(drawn, tiny_models):
-    """Run classify in the drawn catalogue, so that names are short."""
+    """Run classify in the drawn catalog, so that names are short."""
 
     def run(*arguments: object, model: str = "classes.keras", **options: object):
         command = [sys.executable, "-m", "imgsearch", "classify", "--model", tiny_models / model, *arguments]
@@ -34,17 +34,17 @@ def test_classes_look_as_they_did(ask, snapshot, how):
     snapshot(f"classify.{how}.txt", re.sub(r"(\d\.\d\d)\d+", r"\1", done.stdout))
 
 
-def test_json_is_an_array_and_jsonl_a_line_a_picture_with_the_same_objects(ask):
-    pictures = ("cups/cups-00.png", "fish/fish-00.png")
+def test_json_is_an_array_and_jsonl_a_line_a_image_with_the_same_objects(ask):
+    images = ("cups/cups-00.png", "fish/fish-00.png")
 
-    array = json.loads(ask(*pictures, "--format", "json").stdout)
-    lines = [json.loads(line) for line in ask(*pictures, "--format", "jsonl").stdout.splitlines()]
+    array = json.loads(ask(*images, "--format", "json").stdout)
+    lines = [json.loads(line) for line in ask(*images, "--format", "jsonl").stdout.splitlines()]
 
     for answers in (array, lines):
         for answer in answers:
             assert answer.pop("seconds") >= 0
     assert array == lines
-    assert [answer["query"] for answer in array] == list(pictures)
+    assert [answer["query"] for answer in array] == list(images)
     assert list(array[0]) == ["query", "model", "classes"]
     assert array[0]["model"] == "classes.keras"
     assert [found["rank"] for found in array[0]["classes"]] == [1, 2, 3]
@@ -58,8 +58,8 @@ def test_top_k_limits_the_classes(ask):
 
 
 @pytest.mark.parametrize("how", FORMATS)
-def test_a_bad_picture_exits_4_and_the_others_are_answered(ask, tmp_path, how):
-    (tmp_path / "text.jpg").write_text("no picture")
+def test_a_bad_image_exits_4_and_the_others_are_answered(ask, tmp_path, how):
+    (tmp_path / "text.jpg").write_text("no image")
 
     done = ask("none.jpg", "cups/cups-00.png", tmp_path / "text.jpg", "--format", how, "-k", 1)
 
@@ -100,7 +100,7 @@ def test_hostile_class_names_reach_no_terminal_spreadsheet_or_page(ask):
     assert {found["class"][0] for found in json.loads(shown("json"))[0]["classes"]} == {"=", "<"}
 
 
-def test_the_page_shows_the_picture_and_loads_nothing(ask):
+def test_the_page_shows_the_image_and_loads_nothing(ask):
     page = ask("cups/cups-00.png", "--format", "html").stdout
 
     assert page.count("<img ") == 1

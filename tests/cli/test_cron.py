@@ -22,10 +22,10 @@ def blocks(kind: str) -> list[str]:
 
 
 @pytest.fixture
-def shop(catalogue, imgsearch, tmp_path):
+def shop(catalog, imgsearch, tmp_path):
     """What the page calls /srv/shop and /opt/imgsearch; the index has been built once."""
     (tmp_path / "srv").mkdir()
-    catalogue.rename(tmp_path / "srv" / "catalog")
+    catalog.rename(tmp_path / "srv" / "catalog")
     (tmp_path / "bin").mkdir()
     for name, arguments in (("imgsearch", " -m imgsearch"), ("python", "")):
         program = tmp_path / "bin" / name
@@ -70,7 +70,7 @@ def test_each_crontab_line_works_with_nothing_but_a_shell(shop, here):
     checked = [run(check) for check in checks]
 
     assert (built.returncode, built.stderr) == (0, "")
-    assert built.stdout.startswith(".imgsearch: 24 pictures, generation 1, nothing changed")
+    assert built.stdout.startswith(".imgsearch: 24 images, generation 1, nothing changed")
     assert [(done.returncode, done.stdout, done.stderr) for done in checked] == [(0, "", ""), (0, "", "")]
     assert "--deep" in checks[1]
 
@@ -180,7 +180,7 @@ def test_the_wrapper_alerts_once_when_files_are_newly_rejected(wrapper, shop):
     assert (next_night.returncode, no_mail) == (0, "")
 
 
-def test_the_wrapper_alerts_when_the_catalogue_has_vanished(wrapper, shop):
+def test_the_wrapper_alerts_when_the_catalog_has_vanished(wrapper, shop):
     (shop / "catalog").rename(shop / "unmounted")
     (shop / "catalog").mkdir()
 
@@ -188,7 +188,7 @@ def test_the_wrapper_alerts_when_the_catalogue_has_vanished(wrapper, shop):
 
     assert done.returncode == 9
     assert mail.startswith("imgsearch: refused, is the disk mounted?\n")
-    assert "the catalogue has 0 usable pictures, the index has 24" in mail
+    assert "the catalog has 0 usable images, the index has 24" in mail
     assert json.loads((shop / "report.json").read_text())["exit_code"] == 9
 
 
@@ -271,8 +271,8 @@ def test_logrotate_finds_no_fault_with_its_lines(shop, tmp_path):
 
 def test_after_a_bad_night_the_page_leads_back(shop, here):
     (back,) = (text for text in blocks("sh") if "rollback" in text)
-    for picture in sorted((shop / "catalog").rglob("*.png"))[:10]:
-        picture.unlink()
+    for image in sorted((shop / "catalog").rglob("*.png"))[:10]:
+        image.unlink()
     run(here(crontab_commands()[0]))
     counts = []
     for _ in range(3):

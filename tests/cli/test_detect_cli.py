@@ -30,7 +30,7 @@ def index(drawn, tiny_models, tmp_path_factory) -> Path:
     return folder / "idx"
 
 
-def picture(*dark: tuple[slice, slice]) -> np.ndarray:
+def image(*dark: tuple[slice, slice]) -> np.ndarray:
     pixels = np.random.default_rng(0).integers(150, 256, (200, 200, 3), np.uint8)
     for number, place in enumerate(dark):
         pixels[place] = 5 + 15 * number
@@ -39,13 +39,13 @@ def picture(*dark: tuple[slice, slice]) -> np.ndarray:
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    """Two items in one, none in another, and one that is no picture; called from this folder."""
+    """Two items in one, none in another, and one that is no image; called from this folder."""
     for name, pixels in {
-        "two.png": picture((slice(0, 50), slice(150, 200)), (slice(100, 150), slice(50, 100))),
-        "none.png": picture(),
+        "two.png": image((slice(0, 50), slice(150, 200)), (slice(100, 150), slice(50, 100))),
+        "none.png": image(),
     }.items():
         (tmp_path / name).write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
-    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "text.jpg").write_text("no image")
     return tmp_path
 
 
@@ -102,7 +102,7 @@ def decoded(text: str) -> np.ndarray:
 
 
 def orange(hsv: np.ndarray) -> int:
-    """How many pixels are of the colour that boxes are drawn in."""
+    """How many pixels are of the color that boxes are drawn in."""
     return int(((abs(hsv[..., 0].astype(int) - 16) < 6) & (hsv[..., 1] > 150) & (hsv[..., 2] > 100)).sum())
 
 
@@ -205,7 +205,7 @@ def test_what_does_not_go_together_exits_2_and_changes_nothing(imgsearch, index,
 
     for options in (
         ("--detector", tiny_models / "metric.keras"),
-        ("--detector", tiny_models / "detector-of-grey.keras"),
+        ("--detector", tiny_models / "detector-of-gray.keras"),
         ("--backbone", tiny_models / "detector.keras"),
     ):
         done = imgsearch(*build, *options)

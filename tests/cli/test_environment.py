@@ -46,14 +46,14 @@ def bare(tmp_path):
 
 @pytest.fixture(scope="module")
 def named(drawn, tmp_path_factory) -> Path:
-    """Pictures with names in UTF-8 and not, and two files that are none."""
+    """Images with names in UTF-8 and not, and two files that are none."""
     folder = tmp_path_factory.mktemp("named")
     names = ("plain.png", "caf\u00e9.png", "\u6f22\u5b57.png", "latin-\udce9.png", "sub/\u00fc/x.png")
-    for name, picture in zip(names, sorted(drawn.rglob("*.png")), strict=False):
+    for name, image in zip(names, sorted(drawn.rglob("*.png")), strict=False):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(picture.read_bytes())
+        (folder / name).write_bytes(image.read_bytes())
     (folder / "\u00e9mpty.png").touch()
-    (folder / "t\u00e9xt-\udcff.jpg").write_text("no picture")
+    (folder / "t\u00e9xt-\udcff.jpg").write_text("no image")
     return folder
 
 
@@ -147,16 +147,16 @@ def test_a_user_without_home_or_cache_builds_with_the_default_encoder(homeless):
     assert list(passing.iterdir()) == []
 
 
-def test_a_catalogue_that_may_only_be_read_is_indexed_elsewhere_and_left_as_it_was(bare, catalogue):
-    everything = [catalogue, *catalogue.rglob("*")]
+def test_a_catalog_that_may_only_be_read_is_indexed_elsewhere_and_left_as_it_was(bare, catalog):
+    everything = [catalog, *catalog.rglob("*")]
     for path in everything:
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = {path: path.stat().st_mtime_ns for path in everything}
 
-    done = bare("build-index", catalogue, "--index", "idx", *FAST, prefix=NO_PRIVILEGES)
-    inside = bare("build-index", catalogue, "--index", catalogue / "idx", *FAST, prefix=NO_PRIVILEGES)
+    done = bare("build-index", catalog, "--index", "idx", *FAST, prefix=NO_PRIVILEGES)
+    inside = bare("build-index", catalog, "--index", catalog / "idx", *FAST, prefix=NO_PRIVILEGES)
 
-    after = {path: path.stat().st_mtime_ns for path in [catalogue, *catalogue.rglob("*")]}
+    after = {path: path.stat().st_mtime_ns for path in [catalog, *catalog.rglob("*")]}
     for path in everything:
         path.chmod(0o755)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -204,12 +204,12 @@ EACH = [
 
 @pytest.fixture(scope="module")
 def two_generations(small, drawn, tmp_path_factory) -> Path:
-    """A folder with an index of two generations and four pictures."""
+    """A folder with an index of two generations and four images."""
     folder = tmp_path_factory.mktemp("two")
     shutil.copytree(small, folder / "idx")
     (folder / "few").mkdir()
-    for number, picture in enumerate(sorted(drawn.rglob("*.png"))[:4]):
-        shutil.copy(picture, folder / "few" / f"{number}.png")
+    for number, image in enumerate(sorted(drawn.rglob("*.png"))[:4]):
+        shutil.copy(image, folder / "few" / f"{number}.png")
     assert run_bare(folder, "build-index", drawn, "--index", "idx", "--trees", "4").returncode == 0
     return folder
 

@@ -28,10 +28,10 @@ def index(small, tmp_path) -> Path:
 def photos(drawn, tmp_path) -> Path:
     """A photo of each product, in a folder that is called like it."""
     folder = tmp_path / "photos"
-    for number, picture in enumerate(sorted(drawn.rglob("*.png"))):
-        place = folder / picture.relative_to(drawn).with_suffix("")
+    for number, image in enumerate(sorted(drawn.rglob("*.png"))):
+        place = folder / image.relative_to(drawn).with_suffix("")
         place.mkdir(parents=True)
-        photo = photo_like(decode_rgba(picture.read_bytes()), np.random.default_rng([5, number]))
+        photo = photo_like(decode_rgba(image.read_bytes()), np.random.default_rng([5, number]))
         (place / "1.jpg").write_bytes(photo)
     return folder
 
@@ -80,7 +80,7 @@ def test_hits_of_a_calibrated_index_have_a_probability_in_every_format(imgsearch
     assert all(0 < hit["probability"] < 1 for hit in hits)
     assert [float(row["probability"]) for row in rows] == [hit["probability"] for hit in hits]
     assert list(rows[0])[-1] == "probability"
-    assert "score   probability   picture" in table
+    assert "score   probability   image" in table
     assert f"{hits[0]['probability']:.2f}" in table
 
 
@@ -111,10 +111,10 @@ def test_a_least_probability_needs_a_calibrated_index_and_says_how_to_get_one(im
 
 
 def test_info_says_what_scores_mean(imgsearch, calibrated):
-    assert "of the same product, learnt on 24 queries" in imgsearch("info", "--index", calibrated).stdout
+    assert "of the same product, learned on 24 queries" in imgsearch("info", "--index", calibrated).stdout
 
 
-def test_a_report_is_one_page_with_the_pictures_of_the_queries(imgsearch, index, photos, tmp_path):
+def test_a_report_is_one_page_with_the_images_of_the_queries(imgsearch, index, photos, tmp_path):
     cv2.imwrite(str(photos / "cups/cups-00/1.jpg"), np.full((64, 64, 3), 255, np.uint8))  # which finds nothing right
 
     done = imgsearch("evaluate", "--index", index, "--recall", "--queries", photos, "--report", tmp_path / "quality")
@@ -127,9 +127,9 @@ def test_a_report_is_one_page_with_the_pictures_of_the_queries(imgsearch, index,
     assert "<script" not in page
 
 
-def test_a_report_of_a_self_test_shows_the_variants(imgsearch, catalogue, tmp_path):
-    imgsearch("build-index", catalogue, "--index", "idx", "--backbone", "handcrafted")
-    shutil.copy(catalogue / "fish/fish-00.png", catalogue / "cups/cups-00.png")  # which the index knows as a cup
+def test_a_report_of_a_self_test_shows_the_variants(imgsearch, catalog, tmp_path):
+    imgsearch("build-index", catalog, "--index", "idx", "--backbone", "handcrafted")
+    shutil.copy(catalog / "fish/fish-00.png", catalog / "cups/cups-00.png")  # which the index knows as a cup
 
     done = imgsearch("evaluate", "--index", "idx", "--self-test", "--report", tmp_path / "quality")
 
@@ -164,12 +164,12 @@ def test_a_gate_that_is_not_met_is_an_object_where_json_was_asked_for(imgsearch,
 
 
 @pytest.fixture
-def night(imgsearch, tmp_path, catalogue):
+def night(imgsearch, tmp_path, catalog):
     """Run the script of docs/evaluation.md in a shop of the test's own."""
     shop, programs = tmp_path / "shop", tmp_path / "bin"
     shop.mkdir()
     programs.mkdir()
-    catalogue.rename(shop / "catalog")
+    catalog.rename(shop / "catalog")
     program = programs / "imgsearch"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m imgsearch "$@"\n')
     program.chmod(0o755)
@@ -192,9 +192,9 @@ def test_the_script_of_the_page_keeps_a_good_night_and_goes_back_from_a_bad_one(
     assert run()[0] == 0  # the same again: no alarm
 
     good = read_manifest(shop / ".imgsearch")
-    for picture in sorted((shop / "catalog").rglob("*.png")):  # every picture is blurred beyond recognition
-        blurred = cv2.blur(cv2.imread(str(picture)), (101, 101))  # noqa: TID251  # a file of the test's own
-        cv2.imwrite(str(picture), blurred)
+    for image in sorted((shop / "catalog").rglob("*.png")):  # every image is blurred beyond recognition
+        blurred = cv2.blur(cv2.imread(str(image)), (101, 101))  # noqa: TID251  # a file of the test's own
+        cv2.imwrite(str(image), blurred)
     code, said = run()
 
     assert code == 10

@@ -73,8 +73,8 @@ def retrieval(judged: list[Judged], **others: object) -> Retrieval:
     return Retrieval("labels", "category", tuple(judged), {}, **values)
 
 
-def page_of(evaluation: Evaluation, catalogue: object = "nowhere", picture=lambda _: None) -> Page:
-    return Page("".join(evaluation_page(evaluation, str(catalogue), picture)))
+def page_of(evaluation: Evaluation, catalog: object = "nowhere", image=lambda _: None) -> Page:
+    return Page("".join(evaluation_page(evaluation, str(catalog), image)))
 
 
 WRONG = Judged(
@@ -110,8 +110,8 @@ def test_a_page_shows_all_that_was_measured(drawn):
 def test_a_worst_query_stands_beside_what_was_returned_marked_right_and_wrong(drawn):
     page = page_of(WHOLE, drawn, lambda query: (drawn / query.query).read_bytes())
 
-    pictures = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) for data in page.images("image/jpeg")]
-    assert [picture.shape for picture in pictures] == [(160, 160, 3)] * 3
+    images = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) for data in page.images("image/jpeg")]
+    assert [image.shape for image in images] == [(160, 160, 3)] * 3
     figures = [attributes.get("class") for tag, attributes in page.elements if tag == "figure"]
     assert figures == [None, "wrong", "right"]
     assert "1. 0.900 \u2717 wrong" in page.text
@@ -128,14 +128,14 @@ def test_the_worst_are_those_with_no_right_answer_and_of_them_the_surest():
     judged += [Judged("no hits", "b", "b", 1, ())]
     asked = []
 
-    page = page_of(replace(NOTHING, retrieval=retrieval(judged)), picture=lambda query: asked.append(query.query))
+    page = page_of(replace(NOTHING, retrieval=retrieval(judged)), image=lambda query: asked.append(query.query))
 
     assert asked == ["same-a", "same-b", *(f"query-{number:02d}" for number in reversed(range(18)))]
     assert "1 more such queries are not shown" in page.text
 
 
-def test_a_picture_that_cannot_be_had_is_an_empty_tile(drawn):
-    page = page_of(WHOLE, drawn / "gone", lambda _: b"no picture")
+def test_a_image_that_cannot_be_had_is_an_empty_tile(drawn):
+    page = page_of(WHOLE, drawn / "gone", lambda _: b"no image")
 
     assert page.images("image/jpeg") == []
     assert sum(attributes.get("class") == "none" for tag, attributes in page.elements if tag == "span") == 3
@@ -211,7 +211,7 @@ def test_a_name_that_does_not_end_is_cut():
     assert max(map(len, re.findall(r"\w+", page.text))) < 500
 
 
-UNLABELLED = Judged("a.png", "a", "", 1, (hit("a.png", "a", 0.5, right=True),))
+UNLABELED = Judged("a.png", "a", "", 1, (hit("a.png", "a", 0.5, right=True),))
 
 
 @pytest.mark.parametrize(
@@ -219,9 +219,9 @@ UNLABELLED = Judged("a.png", "a", "", 1, (hit("a.png", "a", 0.5, right=True),))
     [
         (NOTHING, "How good are the answers?"),
         (replace(NOTHING, retrieval=retrieval([], unusable=(("b.png", "is empty"),))), "is empty"),
-        (replace(NOTHING, retrieval=retrieval([], without_right_answer=24)), "24 pictures were left out"),
-        (replace(NOTHING, retrieval=retrieval([UNLABELLED])), "100.0 % of 1 queries"),
-        (replace(NOTHING, retrieval=retrieval([UNLABELLED], precision_at_recall=np.array([]))), "0 have a wrong first"),
+        (replace(NOTHING, retrieval=retrieval([], without_right_answer=24)), "24 images were left out"),
+        (replace(NOTHING, retrieval=retrieval([UNLABELED])), "100.0 % of 1 queries"),
+        (replace(NOTHING, retrieval=retrieval([UNLABELED], precision_at_recall=np.array([]))), "0 have a wrong first"),
         (replace(NOTHING, retrieval=retrieval([WRONG])), "1 have a wrong first"),
         (replace(NOTHING, retrieval=retrieval([Judged("a.png", "a", "a", 1, ())])), "0.0 % of 1 queries"),
         (replace(NOTHING, recall=replace(RECALL, curve=(), plan="exact")), "exact"),
@@ -240,7 +240,7 @@ def test_odd_evaluations_have_a_page(evaluation, said):
 
 
 def test_without_categories_there_is_no_chart_of_them():
-    assert "categories" not in page_of(replace(NOTHING, retrieval=retrieval([UNLABELLED]))).text
+    assert "categories" not in page_of(replace(NOTHING, retrieval=retrieval([UNLABELED]))).text
     assert "categories" in page_of(replace(NOTHING, retrieval=retrieval([RIGHT]))).text
 
 

@@ -46,7 +46,7 @@ def test_json_says_of_each_what_a_script_needs(imgsearch, alone, tmp_path):
     assert (found["handcrafted"]["here"], found["handcrafted"]["file"]) == (True, None)
     assert found["efficientnet-lite0"]["default"]
     assert set(vgg16) == {
-        *("name", "size", "dims", "weights", "megabytes", "file", "here", "licence", "about", "default"),
+        *("name", "size", "dims", "weights", "megabytes", "file", "here", "license", "about", "default"),
     }
 
 
@@ -88,8 +88,8 @@ def test_fetching_what_has_no_weights_is_done(imgsearch, alone):
     assert [encoder["name"] for encoder in json.loads(done.stdout)] == ["handcrafted"]
 
 
-def test_an_encoder_without_its_weights_is_refused_before_the_catalogue_is_read(imgsearch, alone, catalogue):
-    done = imgsearch("build-index", catalogue, "--index", "idx", "--backbone", "vgg16", env=alone)
+def test_an_encoder_without_its_weights_is_refused_before_the_catalog_is_read(imgsearch, alone, catalog):
+    done = imgsearch("build-index", catalog, "--index", "idx", "--backbone", "vgg16", env=alone)
 
     assert done.returncode == 8
     assert "hint: copy Keras' file to " in done.stderr

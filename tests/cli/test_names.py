@@ -48,14 +48,14 @@ NAMES = [
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory) -> Path:
-    """A folder with a picture under each name, and an index beside it."""
+    """A folder with an image under each name, and an index beside it."""
     folder = tmp_path_factory.mktemp("odd")
     drawn = draw_catalog(folder / "scratch", per_kind=1 + len(NAMES) // 12)
-    for name, picture in zip(NAMES, drawn, strict=False):
-        file = folder / "catalogue" / name
+    for name, image in zip(NAMES, drawn, strict=False):
+        file = folder / "catalog" / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        picture.rename(file)
-    command = [sys.executable, "-m", "imgsearch", "build-index", "catalogue", "--index", "idx", *FAST]
+        image.rename(file)
+    command = [sys.executable, "-m", "imgsearch", "build-index", "catalog", "--index", "idx", *FAST]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr, f"{len(NAMES)} embedded" in done.stdout) == (0, "", True)
     return folder
@@ -63,10 +63,10 @@ def odd(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def ask(imgsearch, odd):
-    """Ask in the folder of the pictures; all is bytes."""
+    """Ask in the folder of the images; all is bytes."""
 
     def run(*arguments: object, **options: object):
-        done = imgsearch("query", "--index", "../idx", *arguments, cwd=odd / "catalogue", text=False, **options)
+        done = imgsearch("query", "--index", "../idx", *arguments, cwd=odd / "catalog", text=False, **options)
         assert (done.returncode, done.stderr) == (0, b"")
         return done.stdout
 
@@ -190,17 +190,17 @@ def test_a_page_for_people_holds_no_tag_attribute_or_address_of_a_name(ask, odd)
     assert "default-src 'none'" in text
     parts = [urlsplit(address) for address in page.addresses]
     assert {(part.scheme, part.netloc, part.query, part.fragment) for part in parts} == {("file", "", "", "")}
-    found = [os.path.relpath(unquote_to_bytes(part.path), os.fsencode(odd / "catalogue")) for part in parts]
+    found = [os.path.relpath(unquote_to_bytes(part.path), os.fsencode(odd / "catalog")) for part in parts]
     assert found == [os.fsencode(name) for name in NAMES for _ in "qh"]
     assert set().union(*map(controls, page.captions)) == set()
     assert '<img src=x onerror="alert(1)">.png' in page.captions
 
 
 def test_rejected_files_are_named_on_a_line_each(imgsearch, tmp_path):
-    folder = tmp_path / "catalogue"
+    folder = tmp_path / "catalog"
     for name in NAMES:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("no picture")
+        (folder / name).write_text("no image")
         if "/" not in name:
             (folder / name).with_name(f"link {name}"[:250]).symlink_to(name)
 
@@ -230,7 +230,7 @@ def test_a_name_is_no_command_no_format_and_no_place(odd, ask):
     assert not any(path.name.startswith("pwned") for path in before)
 
 
-def test_a_missing_picture_with_a_hostile_name_is_named_on_one_line(imgsearch, small):
+def test_a_missing_image_with_a_hostile_name_is_named_on_one_line(imgsearch, small):
     names = [f"missing {name}".replace("/", "|") for name in NAMES]
 
     done = imgsearch("query", "--index", small, "--", *names)
@@ -250,15 +250,15 @@ def test_a_missing_picture_with_a_hostile_name_is_named_on_one_line(imgsearch, s
         ),
     ],
 )
-def test_catalogue_and_index_may_have_any_name(imgsearch, drawn, tmp_path, name):
-    catalogue, index = tmp_path / name, tmp_path / f"{name}.idx"
-    catalogue.mkdir()
-    (catalogue / "a.png").write_bytes((drawn / "cups/cups-00.png").read_bytes())
-    (catalogue / "b.png").write_bytes((drawn / "fish/fish-00.png").read_bytes())
+def test_catalog_and_index_may_have_any_name(imgsearch, drawn, tmp_path, name):
+    catalog, index = tmp_path / name, tmp_path / f"{name}.idx"
+    catalog.mkdir()
+    (catalog / "a.png").write_bytes((drawn / "cups/cups-00.png").read_bytes())
+    (catalog / "b.png").write_bytes((drawn / "fish/fish-00.png").read_bytes())
 
     # With Annoy, which opens files by their names itself.
-    built = imgsearch("build-index", catalogue, "--index", index, *FAST[:2])
-    asked = imgsearch("query", catalogue / "b.png", "--index", index, "--format", "paths", "-k", 1)
+    built = imgsearch("build-index", catalog, "--index", index, *FAST[:2])
+    asked = imgsearch("query", catalog / "b.png", "--index", index, "--format", "paths", "-k", 1)
     whole = imgsearch("check", "--deep", "--index", index)
     known = imgsearch("info", "--index", index)
 

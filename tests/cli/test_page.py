@@ -37,25 +37,25 @@ def page_of(imgsearch, small):
     return ask
 
 
-def test_a_page_shows_each_query_and_its_hits_with_their_pictures(page_of, drawn):
+def test_a_page_shows_each_query_and_its_hits_with_their_images(page_of, drawn):
     page = page_of("--top-k", 3, drawn / "cups/cups-00.png", drawn / "fish/fish-01.png")
 
-    pictures = page.attributes("img", "src")
+    images = page.attributes("img", "src")
     assert page.exit_code == 0
-    assert len(pictures) == 2 * 4
+    assert len(images) == 2 * 4
     assert "cups/cups-00.png" in page.text
     assert "1.000" in page.text
-    shown = cv2.imdecode(np.frombuffer(base64.b64decode(pictures[0].partition(",")[2]), np.uint8), cv2.IMREAD_COLOR)
+    shown = cv2.imdecode(np.frombuffer(base64.b64decode(images[0].partition(",")[2]), np.uint8), cv2.IMREAD_COLOR)
     assert shown.shape == (160, 160, 3)
 
 
 def test_a_page_says_what_cannot_be_shown(page_of, drawn, tmp_path):
-    (tmp_path / "broken.jpg").write_text("no picture")
+    (tmp_path / "broken.jpg").write_text("no image")
 
     page = page_of("--top-k", 2, tmp_path / "broken.jpg", tmp_path / "none.jpg", drawn / "cups/cups-00.png")
 
     assert page.exit_code == 4
-    assert "the content is not a picture" in page.text
+    assert "the content is not an image" in page.text
     assert "no such file" in page.text
     assert len(page.attributes("img", "src")) == 1 + 2
 

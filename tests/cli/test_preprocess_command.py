@@ -24,19 +24,19 @@ def read(path: Path) -> np.ndarray:
     return cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
 
 
-def test_a_run_without_a_terminal_says_one_line(imgsearch, catalogue, snapshot):
-    first = imgsearch("preprocess", catalogue, "out", "--size", 64)
-    second = imgsearch("preprocess", catalogue, "out", "--size", 64)
-    next(catalogue.rglob("*.png")).unlink()
-    third = imgsearch("preprocess", catalogue, "out", "--size", 64)
+def test_a_run_without_a_terminal_says_one_line(imgsearch, catalog, snapshot):
+    first = imgsearch("preprocess", catalog, "out", "--size", 64)
+    second = imgsearch("preprocess", catalog, "out", "--size", 64)
+    next(catalog.rglob("*.png")).unlink()
+    third = imgsearch("preprocess", catalog, "out", "--size", 64)
 
     assert [(done.returncode, done.stderr) for done in (first, second, third)] == [(0, "")] * 3
     snapshot("preprocess.txt", first.stdout + second.stdout + third.stdout)
 
 
-def test_all_options_at_once(imgsearch, catalogue, tmp_path):
+def test_all_options_at_once(imgsearch, catalog, tmp_path):
     done = imgsearch(
-        *("preprocess", catalogue, "out", "--size", 48, "--fit", "crop", "--grayscale", "--binarize", "otsu"),
+        *("preprocess", catalog, "out", "--size", 48, "--fit", "crop", "--grayscale", "--binarize", "otsu"),
         *("--denoise", "--equalize", "--deskew", "--rotate", -90, "--crop-foreground", "--augment", 2),
         *("--to", "png", "--jobs", 2, "--seed", 7, "--strict", "-v"),
     )
@@ -50,8 +50,8 @@ def test_all_options_at_once(imgsearch, catalogue, tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "npy"])
-def test_every_format_can_be_written(imgsearch, catalogue, tmp_path, ending):
-    imgsearch("preprocess", catalogue, "out", "--size", 40, "--to", ending)
+def test_every_format_can_be_written(imgsearch, catalog, tmp_path, ending):
+    imgsearch("preprocess", catalog, "out", "--size", 40, "--to", ending)
 
     files = outputs(tmp_path / "out")
     assert {file.suffix for file in files} == {f".{ending}"}
@@ -59,23 +59,23 @@ def test_every_format_can_be_written(imgsearch, catalogue, tmp_path, ending):
         assert (np.load(file) if ending == "npy" else read(file)).shape == (40, 40, 3)
 
 
-def test_what_it_writes_is_a_catalogue_in_which_the_original_is_found(imgsearch, catalogue):
-    imgsearch("preprocess", catalogue, "out", "--size", 128)
+def test_what_it_writes_is_a_catalog_in_which_the_original_is_found(imgsearch, catalog):
+    imgsearch("preprocess", catalog, "out", "--size", 128)
     built = imgsearch("build-index", "out", "--index", "idx", "--backbone", "handcrafted")
-    asked = imgsearch("query", catalogue / "cups" / "cups-01.png", "--index", "idx", "-k", 1, "--format", "paths")
+    asked = imgsearch("query", catalog / "cups" / "cups-01.png", "--index", "idx", "-k", 1, "--format", "paths")
 
     assert (built.returncode, asked.stdout) == (0, "cups/cups-01.png\n")
 
 
-def test_bad_files_are_named_with_their_cause_once_and_exit_3(imgsearch, catalogue):
-    (catalogue / "empty.png").touch()
-    (catalogue / "te\x1bxt.jpg").write_text("this is not a picture")
-    os.mkfifo(catalogue / "fifo.png")
+def test_bad_files_are_named_with_their_cause_once_and_exit_3(imgsearch, catalog):
+    (catalog / "empty.png").touch()
+    (catalog / "te\x1bxt.jpg").write_text("this is not an image")
+    os.mkfifo(catalog / "fifo.png")
 
-    first = imgsearch("preprocess", catalogue, "out", "--size", 32)
-    second = imgsearch("preprocess", catalogue, "out", "--size", 32)
-    strict = imgsearch("preprocess", catalogue, "out", "--size", 32, "--strict")
-    quiet = imgsearch("preprocess", catalogue, "quiet", "--size", 32, "-q")
+    first = imgsearch("preprocess", catalog, "out", "--size", 32)
+    second = imgsearch("preprocess", catalog, "out", "--size", 32)
+    strict = imgsearch("preprocess", catalog, "out", "--size", 32, "--strict")
+    quiet = imgsearch("preprocess", catalog, "quiet", "--size", 32, "-q")
 
     assert first.returncode == 3
     assert sorted(line.split(" (")[0] for line in first.stderr.splitlines()) == [
@@ -89,11 +89,11 @@ def test_bad_files_are_named_with_their_cause_once_and_exit_3(imgsearch, catalog
     assert (strict.returncode, quiet.returncode, quiet.stdout, quiet.stderr) == (3, 3, "", "")
 
 
-def test_thousands_of_files_of_one_bad_kind_do_not_fill_a_mailbox(imgsearch, catalogue):
+def test_thousands_of_files_of_one_bad_kind_do_not_fill_a_mailbox(imgsearch, catalog):
     for number in range(50):
-        (catalogue / f"{number}.svg").write_text("<svg/>")
+        (catalog / f"{number}.svg").write_text("<svg/>")
 
-    done = imgsearch("preprocess", catalogue, "out", "--size", 32)
+    done = imgsearch("preprocess", catalog, "out", "--size", 32)
 
     assert done.returncode == 3
     assert len(done.stderr.splitlines()) == 21
@@ -103,8 +103,8 @@ def test_thousands_of_files_of_one_bad_kind_do_not_fill_a_mailbox(imgsearch, cat
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["nowhere", "out"], 2, "expected a folder of pictures, found nothing"),
-        (["catalogue", "catalogue/out"], 2, "neither in the other"),
+        (["nowhere", "out"], 2, "expected a folder of images, found nothing"),
+        (["catalogue", "catalog/out"], 2, "neither in the other"),
         (["catalogue", "."], 2, "neither in the other"),
         (["catalogue", "a_file"], 2, "expected a folder to write to, found a file"),
         (["catalogue", "other"], 2, "found other files"),
@@ -116,10 +116,10 @@ def test_thousands_of_files_of_one_bad_kind_do_not_fill_a_mailbox(imgsearch, cat
         (["catalogue", "out", "--binarize", "300"], 2, "a threshold of 0 to 255, found '300'"),
         (["catalogue", "out", "--jobs", "0"], 2, "expected jobs of 1"),
         (["catalogue", "a_file/out"], 11, "cannot write"),
-        (["empty", "out"], 9, "no picture"),
+        (["empty", "out"], 9, "no image"),
     ],
 )
-def test_each_kind_of_failure_has_its_exit_code_and_one_line(imgsearch, catalogue, tmp_path, arguments, code, said):
+def test_each_kind_of_failure_has_its_exit_code_and_one_line(imgsearch, catalog, tmp_path, arguments, code, said):
     (tmp_path / "a_file").touch()
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
@@ -133,8 +133,8 @@ def test_each_kind_of_failure_has_its_exit_code_and_one_line(imgsearch, catalogu
     assert not (tmp_path / "out").exists()
 
 
-def test_a_second_run_at_the_same_time_leaves_with_7(imgsearch, catalogue, tmp_path):
-    imgsearch("preprocess", catalogue, "out", "--size", 32)
+def test_a_second_run_at_the_same_time_leaves_with_7(imgsearch, catalog, tmp_path):
+    imgsearch("preprocess", catalog, "out", "--size", 32)
     holder = (
         f"import sqlite3, time; c = sqlite3.connect('out/{RECORD}', isolation_level=None);"
         "c.execute('BEGIN EXCLUSIVE'); print('held', flush=True); time.sleep(60)"
@@ -142,7 +142,7 @@ def test_a_second_run_at_the_same_time_leaves_with_7(imgsearch, catalogue, tmp_p
     process = subprocess.Popen([sys.executable, "-c", holder], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout.readline() == "held\n"
-        done = imgsearch("preprocess", catalogue, "out", "--size", 32)
+        done = imgsearch("preprocess", catalog, "out", "--size", 32)
     finally:
         process.kill()
         process.communicate()
@@ -150,26 +150,26 @@ def test_a_second_run_at_the_same_time_leaves_with_7(imgsearch, catalogue, tmp_p
     assert (done.returncode, "another preprocess is writing to" in done.stderr) == (7, True)
 
 
-def test_a_disk_that_is_full_leaves_whole_files_and_says_11(imgsearch, catalogue, tmp_path):
+def test_a_disk_that_is_full_leaves_whole_files_and_says_11(imgsearch, catalog, tmp_path):
     def small_files_only() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
 
-    done = imgsearch("preprocess", catalogue, "out", "--size", 512, "--to", "npy", preexec_fn=small_files_only)
+    done = imgsearch("preprocess", catalog, "out", "--size", 512, "--to", "npy", preexec_fn=small_files_only)
 
     assert (done.returncode, "cannot write to" in done.stderr) == (11, True)
     assert "Traceback" not in done.stderr
     assert outputs(tmp_path / "out") == []
     assert not (tmp_path / "out" / ".imgsearch-preprocess.tmp").exists()
-    assert imgsearch("preprocess", catalogue, "out", "--size", 64).returncode == 0
+    assert imgsearch("preprocess", catalog, "out", "--size", 64).returncode == 0
 
 
 @pytest.fixture
-def large_catalogue(catalogue, tmp_path) -> Path:
-    """300 pictures, enough for seconds."""
+def large_catalog(catalog, tmp_path) -> Path:
+    """300 images, enough for seconds."""
     (tmp_path / "large").mkdir()
-    pictures = [path.read_bytes() for path in sorted(catalogue.rglob("*.png"))]
+    images = [path.read_bytes() for path in sorted(catalog.rglob("*.png"))]
     for number in range(300):
-        content = pictures[number % len(pictures)] + number.to_bytes(2)
+        content = images[number % len(images)] + number.to_bytes(2)
         (tmp_path / "large" / f"{number}.png").write_bytes(content)
     return tmp_path / "large"
 
@@ -192,7 +192,7 @@ def wait_for_outputs(process: subprocess.Popen[str], folder: Path, count: int) -
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow)],
 )
 def test_an_interrupted_run_leaves_whole_files_and_no_worker_and_the_next_goes_on(
-    imgsearch, large_catalogue, tmp_path, number, code
+    imgsearch, large_catalog, tmp_path, number, code
 ):
     process = start(tmp_path)
     wait_for_outputs(process, tmp_path / "out", 20)
@@ -206,13 +206,13 @@ def test_an_interrupted_run_leaves_whole_files_and_no_worker_and_the_next_goes_o
     assert 20 <= len(done) < 300
     assert not (tmp_path / "out" / ".imgsearch-preprocess.tmp").exists()
     assert {read(file).shape for file in done} == {(400, 400, 3)}
-    again = imgsearch("preprocess", large_catalogue, "out", "--size", 400)
+    again = imgsearch("preprocess", large_catalog, "out", "--size", 400)
     made, unchanged = (int(again.stdout.split(word)[0].split()[-1]) for word in (" made", " unchanged"))
     assert (made + unchanged, again.returncode) == (300, 0)
     assert unchanged >= len(done) - 1
 
 
-def test_a_killed_run_leaves_whole_files_only_and_the_next_goes_on(imgsearch, large_catalogue, tmp_path):
+def test_a_killed_run_leaves_whole_files_only_and_the_next_goes_on(imgsearch, large_catalog, tmp_path):
     for count in (1, 40, 120):
         process = start(tmp_path)
         wait_for_outputs(process, tmp_path / "out", count)
@@ -223,17 +223,17 @@ def test_a_killed_run_leaves_whole_files_only_and_the_next_goes_on(imgsearch, la
         assert len(whole) >= count
         assert {read(file).shape for file in whole} == {(400, 400, 3)}
 
-    again = imgsearch("preprocess", large_catalogue, "out", "--size", 400)
+    again = imgsearch("preprocess", large_catalog, "out", "--size", 400)
     assert (again.returncode, again.stderr) == (0, "")
     assert len(outputs(tmp_path / "out")) == 300
     unchanged = int(again.stdout.split(" unchanged")[0].split()[-1])
     assert unchanged >= 64
-    assert "0 made, 300 unchanged" in imgsearch("preprocess", large_catalogue, "out", "--size", 400).stdout
+    assert "0 made, 300 unchanged" in imgsearch("preprocess", large_catalog, "out", "--size", 400).stdout
 
 
-def test_it_runs_from_cron_without_home_locale_or_input_and_with_names_that_are_not_utf_8(catalogue, tmp_path):
-    next(catalogue.rglob("*.png")).rename(catalogue / "caf\udce9.png")
-    command = [sys.executable, "-m", "imgsearch", "preprocess", str(catalogue), "out", "--size", "32"]
+def test_it_runs_from_cron_without_home_locale_or_input_and_with_names_that_are_not_utf_8(catalog, tmp_path):
+    next(catalog.rglob("*.png")).rename(catalog / "caf\udce9.png")
+    command = [sys.executable, "-m", "imgsearch", "preprocess", str(catalog), "out", "--size", "32"]
     settings = {"PATH": "/usr/bin:/bin", "PYTHONPATH": os.environ.get("PYTHONPATH", ""), "LC_ALL": "C"}
 
     done = subprocess.run(
@@ -245,12 +245,12 @@ def test_it_runs_from_cron_without_home_locale_or_input_and_with_names_that_are_
     assert (tmp_path / "out" / "caf\udce9.png").is_file()
 
 
-def test_it_imports_no_library_of_networks(catalogue, tmp_path):
+def test_it_imports_no_library_of_networks(catalog, tmp_path):
     program = (
         "import json, sys; from imgsearch.cli import main; code = main(sys.argv[1:]);"
         "print(json.dumps([code, sorted({'tensorflow', 'keras', 'sklearn', 'openvino', 'annoy'} & set(sys.modules))]))"
     )
-    command = [sys.executable, "-c", program, "preprocess", str(catalogue), "out", "--size", "32"]
+    command = [sys.executable, "-c", program, "preprocess", str(catalog), "out", "--size", "32"]
 
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
 

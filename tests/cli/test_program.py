@@ -18,7 +18,7 @@ def test_the_program_says_its_version_and_its_commands(imgsearch):
 
 def test_info_looks_as_it_did(imgsearch, small, snapshot, drawn):
     facts = imgsearch("info", "--index", small).stdout
-    steady = re.sub(r"[\d.]+ ms", "N ms", facts.replace(str(drawn), "CATALOGUE"))
+    steady = re.sub(r"[\d.]+ ms", "N ms", facts.replace(str(drawn), "CATALOG"))
     steady = "".join(line for line in steady.splitlines(keepends=True) if not line.startswith("size"))
 
     snapshot("info.txt", steady)
@@ -59,7 +59,7 @@ def test_nothing_that_steers_a_terminal_is_printed(text, shown):
     assert printable(text) == shown
 
 
-def test_a_progress_bar_is_drawn_on_a_terminal_only(monkeypatch, catalogue, tmp_path):
+def test_a_progress_bar_is_drawn_on_a_terminal_only(monkeypatch, catalog, tmp_path):
     class Terminal(io.StringIO):
         def isatty(self):
             return True
@@ -68,7 +68,7 @@ def test_a_progress_bar_is_drawn_on_a_terminal_only(monkeypatch, catalogue, tmp_
     for stream, index in ((plain, "one"), (terminal, "two")):
         monkeypatch.setattr(sys, "stderr", stream)
         monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO()))
-        assert main(["build-index", str(catalogue), "--index", str(tmp_path / index), "--backbone", "handcrafted"]) == 0
+        assert main(["build-index", str(catalog), "--index", str(tmp_path / index), "--backbone", "handcrafted"]) == 0
 
     assert plain.getvalue() == ""
     assert "embed" in terminal.getvalue()

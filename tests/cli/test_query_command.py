@@ -30,12 +30,12 @@ def test_answers_look_as_they_did(imgsearch, small, drawn, snapshot, how):
 
 
 def test_json_is_an_array_and_jsonl_a_line_a_query_with_the_same_objects(imgsearch, small, photo, drawn):
-    pictures = (photo, drawn / "cups" / "cups-01.png")
+    images = (photo, drawn / "cups" / "cups-01.png")
 
-    array = json.loads(imgsearch("query", *pictures, "--index", small, "--format", "json").stdout)
+    array = json.loads(imgsearch("query", *images, "--index", small, "--format", "json").stdout)
     lines = [
         json.loads(line)
-        for line in imgsearch("query", *pictures, "--index", small, "--format", "jsonl").stdout.splitlines()
+        for line in imgsearch("query", *images, "--index", small, "--format", "jsonl").stdout.splitlines()
     ]
 
     assert [strip_seconds(answer) for answer in array] == [strip_seconds(answer) for answer in lines]
@@ -53,8 +53,8 @@ def test_json_is_an_array_and_jsonl_a_line_a_query_with_the_same_objects(imgsear
     }
 
 
-def test_a_bad_picture_exits_4_and_the_others_are_answered(imgsearch, small, photo, tmp_path):
-    (tmp_path / "text.jpg").write_text("not a picture")
+def test_a_bad_image_exits_4_and_the_others_are_answered(imgsearch, small, photo, tmp_path):
+    (tmp_path / "text.jpg").write_text("not an image")
     os.mkfifo(tmp_path / "fifo.jpg")
 
     done = imgsearch("query", "missing.jpg", photo, "text.jpg", "fifo.jpg", "--index", small, "--format", "paths")
@@ -65,7 +65,7 @@ def test_a_bad_picture_exits_4_and_the_others_are_answered(imgsearch, small, pho
     assert "Traceback" not in done.stderr
 
 
-def test_a_bad_picture_has_an_error_in_place_of_hits_in_json(imgsearch, small, photo):
+def test_a_bad_image_has_an_error_in_place_of_hits_in_json(imgsearch, small, photo):
     done = imgsearch("query", "missing.jpg", photo, "--index", small, "--format", "json")
 
     bad, good = json.loads(done.stdout)
@@ -173,9 +173,9 @@ def test_a_full_disk_under_standard_output_is_not_a_success(imgsearch, small, ph
     assert "cannot write to standard output" in done.stderr
 
 
-def test_hostile_names_reach_no_terminal_and_no_spreadsheet(imgsearch, odd_catalogue):
-    assert imgsearch("build-index", odd_catalogue, "--index", "idx", "--backbone", "handcrafted").returncode == 0
-    ask = ("query", odd_catalogue / "@sum.png", "-k", 10, "--index", "idx", "--format")
+def test_hostile_names_reach_no_terminal_and_no_spreadsheet(imgsearch, odd_catalog):
+    assert imgsearch("build-index", odd_catalog, "--index", "idx", "--backbone", "handcrafted").returncode == 0
+    ask = ("query", odd_catalog / "@sum.png", "-k", 10, "--index", "idx", "--format")
 
     table = imgsearch(*ask, "table").stdout
     assert "\x1b" not in table
@@ -188,27 +188,27 @@ def test_hostile_names_reach_no_terminal_and_no_spreadsheet(imgsearch, odd_catal
         cell.startswith(("=", "+", "-", "@")) for row in rows for name, cell in row.items() if name == "path"
     )
     hits = json.loads(imgsearch(*ask, "json").stdout)[0]["hits"]
-    assert {os.fsencode(hit["path"]) for hit in hits} == {os.fsencode(file.name) for file in odd_catalogue.iterdir()}
+    assert {os.fsencode(hit["path"]) for hit in hits} == {os.fsencode(file.name) for file in odd_catalog.iterdir()}
     paths = imgsearch(*ask, "paths", text=False).stdout
     assert b"caf\xe9.png\n" in paths
 
 
-def test_a_name_that_is_not_utf_8_can_be_asked_for(imgsearch, odd_catalogue):
-    imgsearch("build-index", odd_catalogue, "--index", "idx", "--backbone", "handcrafted")
+def test_a_name_that_is_not_utf_8_can_be_asked_for(imgsearch, odd_catalog):
+    imgsearch("build-index", odd_catalog, "--index", "idx", "--backbone", "handcrafted")
 
     done = imgsearch(
-        "query", os.fsencode(odd_catalogue).decode() + "/caf\udce9.png", "--index", "idx", "--format", "json"
+        "query", os.fsencode(odd_catalog).decode() + "/caf\udce9.png", "--index", "idx", "--format", "json"
     )
 
     assert done.returncode == 0
     assert json.loads(done.stdout)[0]["hits"][0]["path"] == "caf\udce9.png"
 
 
-def test_metadata_is_filtered_by_and_shown(imgsearch, catalogue, photo, tmp_path):
+def test_metadata_is_filtered_by_and_shown(imgsearch, catalog, photo, tmp_path):
     (tmp_path / "products.csv").write_text(
         "path,product,price\ncups/cups-00.png,Blue cup,4.50\ncups/cups-01.png,Red cup,12\n"
     )
-    imgsearch("build-index", catalogue, "--index", "idx", "--backbone", "handcrafted", "--metadata", "products.csv")
+    imgsearch("build-index", catalog, "--index", "idx", "--backbone", "handcrafted", "--metadata", "products.csv")
 
     done = imgsearch("query", photo, "--index", "idx", "--where", "metadata->>'price' < 5", "--format", "json")
 

@@ -19,7 +19,7 @@ def modules_of(*arguments: object) -> tuple[set[str], str]:
 
 def test_the_first_query_after_a_build_imports_no_training_library(network, drawn, tmp_path):
     photo = tmp_path / "new.png"
-    photo.write_bytes((drawn / "cups" / "cups-00.png").read_bytes() + b"\0")  # other bytes, the same picture
+    photo.write_bytes((drawn / "cups" / "cups-00.png").read_bytes() + b"\0")  # other bytes, the same image
 
     loaded, text = modules_of("query", photo, "--index", network, "--format", "json")
 
@@ -28,7 +28,7 @@ def test_the_first_query_after_a_build_imports_no_training_library(network, draw
     assert json.loads(text)[0]["hits"][0]["path"] == "cups/cups-00.png"
 
 
-def test_a_query_for_a_catalogue_picture_loads_no_encoder(network, drawn):
+def test_a_query_for_a_catalog_image_loads_no_encoder(network, drawn):
     loaded, text = modules_of("query", drawn / "cups" / "cups-00.png", "--index", network, "--format", "json")
 
     assert not loaded & (HEAVY | {"openvino"})

@@ -60,7 +60,7 @@ def test_where_nobody_votes_nothing_is_said_and_it_is_no_error(imgsearch, small,
     assert "cups</" not in done.stdout
 
 
-def test_a_bad_picture_exits_4_and_the_others_vote(imgsearch, small, drawn):
+def test_a_bad_image_exits_4_and_the_others_vote(imgsearch, small, drawn):
     ask = ("query", "none.png", "cups/cups-00.png", "--index", small, "--vote", "--format")
 
     done = imgsearch(*ask, "json", cwd=drawn)
@@ -77,9 +77,9 @@ def test_a_bad_picture_exits_4_and_the_others_vote(imgsearch, small, drawn):
 def test_hostile_categories_reach_no_terminal_spreadsheet_or_page(imgsearch, drawn, tmp_path):
     folder = tmp_path / "odd" / "=1+1\x1b[31m<script>"
     folder.mkdir(parents=True)
-    (folder / "picture.png").write_bytes((drawn / "cups/cups-00.png").read_bytes())
+    (folder / "image.png").write_bytes((drawn / "cups/cups-00.png").read_bytes())
     imgsearch("build-index", "odd", "--index", "idx", "--backbone", "handcrafted:color", "--backend", "exact")
-    ask = ("query", folder / "picture.png", "--index", "idx", "--vote", "--format")
+    ask = ("query", folder / "image.png", "--index", "idx", "--vote", "--format")
 
     table, page = (imgsearch(*ask, how).stdout for how in ("table", "html"))
     (row,) = csv.DictReader(io.StringIO(imgsearch(*ask, "csv").stdout))

@@ -19,11 +19,11 @@ ITEM = "cups/cups-00.png"
 
 @pytest.fixture(scope="module")
 def made(drawn):
-    """A photo of 480 x 640 pixels with an item on an uneven ground."""
+    """A photo of 480 x 640 pixels with an item on an uneven background."""
     coarse = np.random.default_rng(3).integers((90, 90, 60), (190, 200, 150), (9, 9, 3)).astype(np.uint8)
-    ground = cv2.resize(coarse, (640, 480), interpolation=cv2.INTER_CUBIC)
+    background = cv2.resize(coarse, (640, 480), interpolation=cv2.INTER_CUBIC)
     item = decode_rgba((drawn / ITEM).read_bytes())
-    return compose(ground, [item], Style(sides=(0.45, 0.5), covered=0), np.random.default_rng(5))
+    return compose(background, [item], Style(sides=(0.45, 0.5), covered=0), np.random.default_rng(5))
 
 
 @pytest.fixture
@@ -109,13 +109,13 @@ def test_csv_has_a_column_of_boxes_with_objects_alone(imgsearch, network, photo)
     assert all(re.fullmatch(r"\d+ \d+ \d+ \d+", row["box"]) for row in objects)
 
 
-def pictures_of(page):
+def images_of(page):
     texts = re.findall(r"base64,([A-Za-z0-9+/=]+)", page)
     return [cv2.imdecode(np.frombuffer(base64.b64decode(text), np.uint8), cv2.IMREAD_COLOR) for text in texts]
 
 
 def orange(bgr):
-    """How many pixels are of the colour that boxes are drawn in."""
+    """How many pixels are of the color that boxes are drawn in."""
     hsv = cv2.cvtColor(bgr, cv2.COLOR_BGR2HSV).astype(int)
     return int(((abs(hsv[..., 0] - 16) < 6) & (hsv[..., 1] > 150) & (hsv[..., 2] > 100)).sum())
 
@@ -125,7 +125,7 @@ def test_html_draws_the_box_into_the_query(imgsearch, network, photo, options):
     drawn_ = imgsearch("query", photo, "-k", 2, "--index", network, "--format", "html", *options).stdout
     whole = imgsearch("query", photo, "-k", 2, "--index", network, "--format", "html", "--regions", "whole").stdout
 
-    assert orange(pictures_of(drawn_)[0]) > 40 + orange(pictures_of(whole)[0])
+    assert orange(images_of(drawn_)[0]) > 40 + orange(images_of(whole)[0])
 
 
 def test_html_draws_what_proves_a_hit(imgsearch, network, photo):
@@ -133,7 +133,7 @@ def test_html_draws_what_proves_a_hit(imgsearch, network, photo):
 
     assert "inliers" in page
     assert 'class="hit wide"' in page
-    assert pictures_of(page)[1].shape != (160, 160, 3)
+    assert images_of(page)[1].shape != (160, 160, 3)
 
 
 def test_a_page_of_no_objects_says_so(imgsearch, small, tmp_path):
@@ -152,7 +152,7 @@ def test_a_page_of_no_objects_says_so(imgsearch, small, tmp_path):
     )
 
 
-def test_a_photo_of_one_colour_has_no_objects_for_a_network_either(imgsearch, network, tmp_path):
+def test_a_photo_of_one_color_has_no_objects_for_a_network_either(imgsearch, network, tmp_path):
     write(tmp_path / "even.png", np.full((200, 300, 3), 90, np.uint8))
 
     done = imgsearch("query", "even.png", "--index", network, "--format", "json", "--objects")
@@ -218,7 +218,7 @@ def test_regions_that_make_no_sense_are_refused(imgsearch, small, photo, regions
     assert json.loads(done.stderr)["error"]["code"] == 2
 
 
-def test_a_box_is_refused_for_the_picture_that_is_smaller_and_both_sizes_are_said(imgsearch, small, photo):
+def test_a_box_is_refused_for_the_image_that_is_smaller_and_both_sizes_are_said(imgsearch, small, photo):
     done = imgsearch("query", photo, "--index", small, "--box", "600,400,41,80")
 
     assert done.returncode == 2
@@ -228,15 +228,13 @@ def test_a_box_is_refused_for_the_picture_that_is_smaller_and_both_sizes_are_sai
 
 @pytest.fixture
 def tiny(tmp_path):
-    """A picture of 30 x 20 pixels."""
+    """An image of 30 x 20 pixels."""
     write(tmp_path / "tiny.png", np.random.default_rng(6).integers(0, 256, (20, 30, 3), np.uint8))
     return "tiny.png"
 
 
 @pytest.mark.parametrize("options", [(), ("--vote",), ("--rerank", "geometric")], ids=str)
-def test_where_a_box_lies_out_of_one_of_several_pictures_the_others_are_answered(
-    imgsearch, small, photo, tiny, options
-):
+def test_where_a_box_lies_out_of_one_of_several_images_the_others_are_answered(imgsearch, small, photo, tiny, options):
     asked = (tiny, photo, tiny, photo)
 
     done = imgsearch("query", *asked, "--index", small, "--box", "290,90,160,200", "--format", "json", *options)
@@ -253,7 +251,7 @@ def test_where_a_box_lies_out_of_one_of_several_pictures_the_others_are_answered
 
 
 @pytest.mark.parametrize("how", ["table", "csv", "paths", "html", "jsonl"])
-def test_a_box_out_of_one_of_several_pictures_is_reported_in_every_format(imgsearch, small, photo, tiny, how):
+def test_a_box_out_of_one_of_several_images_is_reported_in_every_format(imgsearch, small, photo, tiny, how):
     both, alone = (
         imgsearch("query", *asked, "--index", small, "--box", "290,90,160,200", "--format", how)
         for asked in ((photo, tiny), (photo,))
@@ -266,7 +264,7 @@ def test_a_box_out_of_one_of_several_pictures_is_reported_in_every_format(imgsea
         assert (refused["query"], refused["error"]["code"]) == (tiny, 2)
         assert both.stderr == ""
         return
-    assert both.stderr.startswith("imgsearch: tiny.png: expected a box within the picture, which has 30 x 20 pixels")
+    assert both.stderr.startswith("imgsearch: tiny.png: expected a box within the image, which has 30 x 20 pixels")
     assert len(both.stderr.splitlines()) == 1
     if how == "html":
         assert both.stdout.endswith("</html>\n")
@@ -277,7 +275,7 @@ def test_a_box_out_of_one_of_several_pictures_is_reported_in_every_format(imgsea
 
 
 @pytest.mark.parametrize("first", ["missing.png", "tiny.png"])
-def test_a_missing_picture_says_the_exit_code_before_and_after_one_that_the_box_does_not_lie_in(
+def test_a_missing_image_says_the_exit_code_before_and_after_one_that_the_box_does_not_lie_in(
     imgsearch, small, photo, tiny, first
 ):
     last = tiny if first == "missing.png" else "missing.png"
@@ -289,7 +287,7 @@ def test_a_missing_picture_says_the_exit_code_before_and_after_one_that_the_box_
     assert codes == ([4, None, 2] if first == "missing.png" else [2, None, 4])
 
 
-def test_a_box_out_of_the_only_picture_is_an_answer_in_json_too(imgsearch, small, tiny):
+def test_a_box_out_of_the_only_image_is_an_answer_in_json_too(imgsearch, small, tiny):
     done = imgsearch("query", tiny, "--index", small, "--box", "0,0,31,20", "--format", "json")
 
     assert (done.returncode, done.stderr) == (2, "")
@@ -322,7 +320,7 @@ def test_what_is_wrong_with_the_whole_call_leaves_output_that_can_be_parsed_afte
     assert page.stdout.endswith("</html>\n")
 
 
-def test_a_missing_picture_is_reported_and_the_others_are_answered(imgsearch, network, photo):
+def test_a_missing_image_is_reported_and_the_others_are_answered(imgsearch, network, photo):
     for options in (("--objects",), ("--box", "0,0,50,50"), ("--rerank", "geometric"), ("--regions", "4")):
         done = imgsearch("query", "missing.png", photo, "--index", network, "--format", "json", *options)
         missing, answered = json.loads(done.stdout)
@@ -331,19 +329,19 @@ def test_a_missing_picture_is_reported_and_the_others_are_answered(imgsearch, ne
         assert answered.get("hits") or answered.get("objects")
 
 
-def test_two_objects_that_are_like_the_same_picture_are_drawn_each_with_its_own_proof(
+def test_two_objects_that_are_like_the_same_image_are_drawn_each_with_its_own_proof(
     imgsearch, network, drawn, tmp_path
 ):
     """The same item twice in a photo, once whole and once with too little of it to prove anything."""
     item = decode_rgba((drawn / ITEM).read_bytes())[:, :, [2, 1, 0, 3]]
     coarse = np.random.default_rng(3).integers((60, 90, 90), (150, 200, 190), (9, 18, 3)).astype(np.uint8)
-    ground = cv2.resize(coarse, (1000, 400), interpolation=cv2.INTER_CUBIC).astype(np.float32)
+    background = cv2.resize(coarse, (1000, 400), interpolation=cv2.INTER_CUBIC).astype(np.float32)
     blurred = cv2.GaussianBlur(item, (0, 0), 6)
     for left, layer in ((100, item), (640, blurred)):
         share = layer[:, :, 3:].astype(np.float32) / 255
-        place = ground[70:326, left : left + 256]
+        place = background[70:326, left : left + 256]
         place[...] = place * (1 - share) + layer[:, :, :3] * share
-    write(tmp_path / "two.png", ground.astype(np.uint8)[:, :, ::-1])
+    write(tmp_path / "two.png", background.astype(np.uint8)[:, :, ::-1])
     options = ("--objects", "--rerank", "geometric", "-k", 12, "--index", network)
 
     objects = json.loads(imgsearch("query", "two.png", "--format", "json", *options).stdout)[0]["objects"]
@@ -362,7 +360,7 @@ ODD = {
     "tall.jpg": np.random.default_rng(1).integers(0, 256, (800, 40, 3), np.uint8),
     "even.png": np.full((100, 150, 3), 90, np.uint8),
     "noise.jpg": np.random.default_rng(2).integers(0, 256, (200, 300, 3), np.uint8),
-    "grey.png": np.random.default_rng(3).integers(0, 256, (200, 300), np.uint8),
+    "gray.png": np.random.default_rng(3).integers(0, 256, (200, 300), np.uint8),
     "alpha.png": np.random.default_rng(4).integers(0, 256, (200, 300, 4), np.uint8),
     "deep.png": np.random.default_rng(5).integers(0, 65536, (200, 300, 3), np.uint16),
 }
@@ -374,7 +372,7 @@ ODD = {
     ids=str,
 )
 @pytest.mark.parametrize("encoder", ["small", "network"])
-def test_odd_pictures_are_answered_or_refused_one_by_one(imgsearch, request, tmp_path, encoder, options):
+def test_odd_images_are_answered_or_refused_one_by_one(imgsearch, request, tmp_path, encoder, options):
     for name, pixels in ODD.items():
         write(tmp_path / name, pixels)
 

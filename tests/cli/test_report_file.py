@@ -52,62 +52,62 @@ def add_up(report: dict, index: Path) -> dict:
     return counts
 
 
-def pictures_in(folder: Path) -> list[Path]:
+def images_in(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*.png") if path.is_file() and not path.is_symlink()]
 
 
-def test_the_counts_of_a_first_build_an_update_and_a_run_without_changes_add_up(build, catalogue, tmp_path):
-    (catalogue / "notes.txt").write_text("x")
-    (catalogue / ".hidden.png").touch()
-    (catalogue / "link.png").symlink_to("notes.txt")
-    (catalogue / "caf\udce9.png").write_text("no picture")
+def test_the_counts_of_a_first_build_an_update_and_a_run_without_changes_add_up(build, catalog, tmp_path):
+    (catalog / "notes.txt").write_text("x")
+    (catalog / ".hidden.png").touch()
+    (catalog / "link.png").symlink_to("notes.txt")
+    (catalog / "caf\udce9.png").write_text("no image")
 
-    code, first = build(catalogue, *FAST)
+    code, first = build(catalog, *FAST)
 
     counts = add_up(first, tmp_path / "idx")
     assert (code, first["exit_code"], first["published"]) == (3, 3, True)
-    assert counts["seen"] == len(pictures_in(catalogue)) - 1 == 25
+    assert counts["seen"] == len(images_in(catalog)) - 1 == 25
     assert (counts["embedded"], counts["rejected"], counts["rejected_new"]) == (24, 1, 1)
     assert counts["left_out"] == {"hidden": 1, "link": 1, "other": 1}
     (rejected,) = first["rejected"]
     assert (rejected["path"], rejected["cause"]) == ("caf\udce9.png", "not_an_image")
 
     added, changed = draw_catalog(tmp_path / "others", per_kind=1, seed=9)[:2]
-    shutil.copy(added, catalogue / "added.png")
-    shutil.copy(changed, catalogue / "cups" / "cups-00.png")
-    (catalogue / "fish" / "fish-00.png").rename(catalogue / "renamed.png")
-    shutil.copy(catalogue / "rings" / "rings-00.png", catalogue / "copied.png")
-    shutil.copy(catalogue / "rings" / "rings-00.png", catalogue / "copied-too.png")
-    (catalogue / "tents" / "tents-00.png").unlink()
-    (catalogue / "empty.png").touch()
+    shutil.copy(added, catalog / "added.png")
+    shutil.copy(changed, catalog / "cups" / "cups-00.png")
+    (catalog / "fish" / "fish-00.png").rename(catalog / "renamed.png")
+    shutil.copy(catalog / "rings" / "rings-00.png", catalog / "copied.png")
+    shutil.copy(catalog / "rings" / "rings-00.png", catalog / "copied-too.png")
+    (catalog / "tents" / "tents-00.png").unlink()
+    (catalog / "empty.png").touch()
 
-    code, update = build(catalogue)
+    code, update = build(catalog)
 
     counts = add_up(update, tmp_path / "idx")
     assert (code, update["exit_code"], update["published"], update["generation"]) == (3, 3, True, 2)
-    assert counts["seen"] == len(pictures_in(catalogue)) - 1
+    assert counts["seen"] == len(images_in(catalog)) - 1
     assert (counts["unchanged"], counts["embedded"], counts["renamed"], counts["removed"]) == (21, 2, 3, 2)
     assert counts["rejected_by_cause"] == {"empty": 1, "not_an_image": 1}
     assert [reject["path"] for reject in update["rejected"]] == ["caf\udce9.png", "empty.png"]
     assert update["rejected"][0] == rejected
 
-    code, unchanged = build(catalogue)
+    code, unchanged = build(catalog)
 
     counts = add_up(unchanged, tmp_path / "idx")
     assert (code, unchanged["exit_code"], unchanged["published"], unchanged["generation"]) == (0, 0, False, 2)
     assert {name: counts[name] for name in NOTHING} == NOTHING
     assert (counts["unchanged"], counts["rejected"], unchanged["images_per_second"]) == (26, 2, 0)
 
-    code, strict = build(catalogue, "--strict")
+    code, strict = build(catalog, "--strict")
 
     assert (code, strict["exit_code"], strict["counts"]["rejected_new"]) == (3, 3, 0)
 
 
-def test_what_an_interrupted_build_had_done_is_counted_as_resumed(build, catalogue, tmp_path):
-    picture = next(catalogue.rglob("*.png")).read_bytes()
+def test_what_an_interrupted_build_had_done_is_counted_as_resumed(build, catalog, tmp_path):
+    image = next(catalog.rglob("*.png")).read_bytes()
     for number in range(300):
-        (catalogue / f"{number}.png").write_bytes(picture + number.to_bytes(2))
-    command = [sys.executable, "-m", "imgsearch", "build-index", str(catalogue), "--index", "idx", *FAST]
+        (catalog / f"{number}.png").write_bytes(image + number.to_bytes(2))
+    command = [sys.executable, "-m", "imgsearch", "build-index", str(catalog), "--index", "idx", *FAST]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE)
     partial = tmp_path / "idx" / "partial.sqlite"
     while not partial.exists() or partial.stat().st_size < 800_000:  # two commits of 64 vectors of 1543 dimensions
@@ -116,7 +116,7 @@ def test_what_an_interrupted_build_had_done_is_counted_as_resumed(build, catalog
     process.terminate()
     process.communicate()
 
-    code, report = build(catalogue, *FAST)
+    code, report = build(catalog, *FAST)
 
     counts = add_up(report, tmp_path / "idx")
     assert (process.returncode, code) == (143, 0)
@@ -127,9 +127,9 @@ def test_what_an_interrupted_build_had_done_is_counted_as_resumed(build, catalog
 
 
 @pytest.mark.slow
-def test_embeddings_as_a_catalogue_have_a_report_too(build, imgsearch, catalogue, tmp_path):
-    (catalogue / "empty.png").touch()
-    imgsearch("embed", catalogue, "-o", "embeddings", *FAST[:2])
+def test_embeddings_as_a_catalog_have_a_report_too(build, imgsearch, catalog, tmp_path):
+    (catalog / "empty.png").touch()
+    imgsearch("embed", catalog, "-o", "embeddings", *FAST[:2])
 
     code, first = build("embeddings", "--backend", "exact")
     again_code, again = build("embeddings")
@@ -142,15 +142,15 @@ def test_embeddings_as_a_catalogue_have_a_report_too(build, imgsearch, catalogue
 
 
 @pytest.mark.slow
-def test_damaged_pictures_that_are_kept_are_named(build, catalogue, tmp_path):
+def test_damaged_images_that_are_kept_are_named(build, catalog, tmp_path):
     import cv2
     import numpy as np
 
-    pixels = cv2.imdecode(np.frombuffer(next(catalogue.rglob("*.png")).read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    pixels = cv2.imdecode(np.frombuffer(next(catalog.rglob("*.png")).read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     jpeg = cv2.imencode(".jpg", pixels)[1].tobytes()
-    (catalogue / "cut.jpg").write_bytes(jpeg[: len(jpeg) // 2])
+    (catalog / "cut.jpg").write_bytes(jpeg[: len(jpeg) // 2])
 
-    code, report = build(catalogue, "--damaged", "keep", *FAST)
+    code, report = build(catalog, "--damaged", "keep", *FAST)
 
     counts = add_up(report, tmp_path / "idx")
     assert (code, counts["embedded"], counts["damaged"], counts["rejected"]) == (0, 25, 1, 0)
@@ -158,8 +158,8 @@ def test_damaged_pictures_that_are_kept_are_named(build, catalogue, tmp_path):
     assert report["damaged"][0]["message"]
 
 
-def test_time_and_memory_are_those_of_the_run(catalogue, tmp_path):
-    command = [sys.executable, "-m", "imgsearch", "build-index", str(catalogue), "--index", "idx", *FAST]
+def test_time_and_memory_are_those_of_the_run(catalog, tmp_path):
+    command = [sys.executable, "-m", "imgsearch", "build-index", str(catalog), "--index", "idx", *FAST]
     started = time.monotonic()
     process = subprocess.Popen([*command, "--report", "report.json", "-q"], cwd=tmp_path)
     _, status, used = os.wait4(process.pid, 0)
@@ -197,7 +197,7 @@ FAILURES = {
 
 @pytest.mark.parametrize(("expected", "arguments", "prepare"), [(code, *how) for code, how in FAILURES.items()])
 def test_a_run_that_fails_reports_its_exit_code_and_what_it_said(
-    build, imgsearch, catalogue, tmp_path, expected, arguments, prepare
+    build, imgsearch, catalog, tmp_path, expected, arguments, prepare
 ):
     (tmp_path / "empty").mkdir()
     held = prepare(tmp_path) if prepare else None
@@ -213,7 +213,7 @@ def test_a_run_that_fails_reports_its_exit_code_and_what_it_said(
     assert set(report) == {"exit_code", "error"}
 
 
-def test_a_bug_is_reported_as_one(monkeypatch, catalogue, tmp_path, capsys):
+def test_a_bug_is_reported_as_one(monkeypatch, catalog, tmp_path, capsys):
     def broken(*_, **__):
         raise ZeroDivisionError
 
@@ -221,7 +221,7 @@ def test_a_bug_is_reported_as_one(monkeypatch, catalogue, tmp_path, capsys):
     report = tmp_path / "report.json"
     report.write_text('{"exit_code": "stale"}')
 
-    assert main(["build-index", str(catalogue), "--index", str(tmp_path / "idx"), "--report", str(report)]) == 1
+    assert main(["build-index", str(catalog), "--index", str(tmp_path / "idx"), "--report", str(report)]) == 1
     assert "ZeroDivisionError" in capsys.readouterr().err
     assert json.loads(report.read_text())["exit_code"] == 1
 
@@ -230,11 +230,11 @@ def test_a_bug_is_reported_as_one(monkeypatch, catalogue, tmp_path, capsys):
     "number",
     [signal.SIGTERM, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGHUP, signal.SIGINT))],
 )
-def test_a_run_that_a_signal_ends_reports_that(catalogue, tmp_path, number):
-    picture = next(catalogue.rglob("*.png")).read_bytes()
+def test_a_run_that_a_signal_ends_reports_that(catalog, tmp_path, number):
+    image = next(catalog.rglob("*.png")).read_bytes()
     for extra in range(300):
-        (catalogue / f"{extra}.png").write_bytes(picture + extra.to_bytes(2))
-    command = [sys.executable, "-m", "imgsearch", "build-index", str(catalogue), "--index", "idx", *FAST]
+        (catalog / f"{extra}.png").write_bytes(image + extra.to_bytes(2))
+    command = [sys.executable, "-m", "imgsearch", "build-index", str(catalog), "--index", "idx", *FAST]
     process = subprocess.Popen([*command, "--report", "report.json"], cwd=tmp_path, stderr=subprocess.PIPE)
     while not (tmp_path / "idx" / "partial.sqlite").exists():
         assert process.poll() is None
@@ -246,20 +246,20 @@ def test_a_run_that_a_signal_ends_reports_that(catalogue, tmp_path, number):
     assert json.loads((tmp_path / "report.json").read_text())["exit_code"] == 128 + number
 
 
-def test_a_lost_summary_is_the_exit_code_of_the_report_too(build, catalogue):
+def test_a_lost_summary_is_the_exit_code_of_the_report_too(build, catalog):
     with open("/dev/full", "w") as full:
         options = {"capture_output": False, "stdout": full, "stderr": subprocess.PIPE}
-        code, report = build(catalogue, *FAST, **options)
+        code, report = build(catalog, *FAST, **options)
 
     assert (code, report["exit_code"]) == (11, 11)
 
 
 @pytest.mark.parametrize("place", ["missing/report.json", "a_file/report.json", "a_folder", "read_only/report.json"])
-def test_a_report_that_cannot_be_written_is_found_out_before_anything_is_built(catalogue, tmp_path, place):
+def test_a_report_that_cannot_be_written_is_found_out_before_anything_is_built(catalog, tmp_path, place):
     (tmp_path / "a_file").touch()
     (tmp_path / "a_folder").mkdir()
     (tmp_path / "read_only").mkdir(mode=0o500)
-    command = [*NO_PRIVILEGES, sys.executable, "-m", "imgsearch", "build-index", catalogue, "--index", "idx"]
+    command = [*NO_PRIVILEGES, sys.executable, "-m", "imgsearch", "build-index", catalog, "--index", "idx"]
 
     done = subprocess.run(
         [*command, "--report", place, *FAST], cwd=tmp_path, capture_output=True, text=True, check=False
@@ -279,16 +279,16 @@ def test_who_may_not_write_to_dev_may_still_report_to_a_device(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
 
-    assert (done.returncode, "expected a folder of pictures" in done.stderr) == (2, True)
+    assert (done.returncode, "expected a folder of images" in done.stderr) == (2, True)
 
 
-def test_a_report_may_go_to_a_fifo(imgsearch, catalogue, tmp_path):
+def test_a_report_may_go_to_a_fifo(imgsearch, catalog, tmp_path):
     os.mkfifo(tmp_path / "fifo")
     received = []
     reader = threading.Thread(target=lambda: received.append((tmp_path / "fifo").read_text()))
     reader.start()
 
-    done = imgsearch("build-index", catalogue, "--index", "idx", "--report", "fifo", *FAST)
+    done = imgsearch("build-index", catalog, "--index", "idx", "--report", "fifo", *FAST)
     reader.join(timeout=30)
 
     assert done.returncode == 0
@@ -296,8 +296,8 @@ def test_a_report_may_go_to_a_fifo(imgsearch, catalogue, tmp_path):
     assert (tmp_path / "fifo").is_fifo()
 
 
-def test_a_report_on_standard_output_is_all_there_is_on_it_in_a_quiet_run(imgsearch, catalogue):
-    done = imgsearch("build-index", catalogue, "--index", "idx", "-q", "--report", "/dev/stdout", *FAST)
+def test_a_report_on_standard_output_is_all_there_is_on_it_in_a_quiet_run(imgsearch, catalog):
+    done = imgsearch("build-index", catalog, "--index", "idx", "-q", "--report", "/dev/stdout", *FAST)
 
     assert (done.returncode, json.loads(done.stdout)["counts"]["seen"]) == (0, 24)
 
@@ -305,9 +305,9 @@ def test_a_report_on_standard_output_is_all_there_is_on_it_in_a_quiet_run(imgsea
 @pytest.mark.parametrize(
     "name", ["/dev/stdout", *(pytest.param(name, marks=pytest.mark.slow) for name in ("/dev/fd/1", "/proc/self/fd/1"))]
 )
-def test_a_report_on_standard_output_is_added_to_a_log_that_is_appended_to(imgsearch, catalogue, tmp_path, name):
+def test_a_report_on_standard_output_is_added_to_a_log_that_is_appended_to(imgsearch, catalog, tmp_path, name):
     (tmp_path / "log").write_text("yesterday\n")
-    arguments = ("build-index", catalogue, "--index", "idx", "-q", "--report", name, *FAST)
+    arguments = ("build-index", catalog, "--index", "idx", "-q", "--report", name, *FAST)
 
     with (tmp_path / "log").open("a") as log:
         done = imgsearch(*arguments, capture_output=False, stdout=log)
@@ -317,9 +317,9 @@ def test_a_report_on_standard_output_is_added_to_a_log_that_is_appended_to(imgse
     assert json.loads(report)["counts"]["seen"] == 24
 
 
-def test_a_reader_never_sees_half_a_report(imgsearch, catalogue, tmp_path):
+def test_a_reader_never_sees_half_a_report(imgsearch, catalog, tmp_path):
     for number in range(1500):
-        (catalogue / f"{number}.png").touch()
+        (catalog / f"{number}.png").touch()
     seen, over = [], threading.Event()
     (tmp_path / "report.json").write_text('{"exit_code": "stale"}')
 
@@ -331,8 +331,8 @@ def test_a_reader_never_sees_half_a_report(imgsearch, catalogue, tmp_path):
     reader.start()
     codes = []
     for options in ((), ("--max-skipped", 2), ("--strict",)):
-        (catalogue / f"{len(codes)}.jpg").touch()  # news
-        arguments = ("build-index", catalogue, "--index", "idx", "--report", "report.json", *FAST, *options)
+        (catalog / f"{len(codes)}.jpg").touch()  # news
+        arguments = ("build-index", catalog, "--index", "idx", "--report", "report.json", *FAST, *options)
         codes.append(imgsearch(*arguments).returncode)
     over.set()
     reader.join()
@@ -345,12 +345,12 @@ def test_a_reader_never_sees_half_a_report(imgsearch, catalogue, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["catalogue", "idx", "report.json"]
 
 
-def test_an_old_report_is_replaced_whatever_may_be_done_with_it_and_a_link_stays_one(imgsearch, catalogue, tmp_path):
+def test_an_old_report_is_replaced_whatever_may_be_done_with_it_and_a_link_stays_one(imgsearch, catalog, tmp_path):
     (tmp_path / "real.json").write_text("old")
     (tmp_path / "real.json").chmod(0o444)
     (tmp_path / "link.json").symlink_to("real.json")
 
-    done = imgsearch("build-index", catalogue, "--index", "idx", "--report", "link.json", *FAST)
+    done = imgsearch("build-index", catalog, "--index", "idx", "--report", "link.json", *FAST)
 
     assert done.returncode == 0
     assert (tmp_path / "link.json").is_symlink()

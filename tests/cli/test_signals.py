@@ -19,7 +19,7 @@ FAST = ("--backbone", "handcrafted", "--backend", "exact")
 
 CODES = {signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGTERM: 143}
 
-NEW_PICTURES = 200 * len(os.sched_getaffinity(0))  # enough for more than a second
+NEW_IMAGES = 200 * len(os.sched_getaffinity(0))  # enough for more than a second
 
 
 @pytest.fixture(autouse=True)
@@ -59,11 +59,11 @@ def workers_of(process_id: int) -> set[int]:
 
 
 class Build:
-    """A build that takes seconds, over an index of 24 pictures; a session of its own."""
+    """A build that takes seconds, over an index of 24 images; a session of its own."""
 
     def __init__(self, folder: Path, prefix: tuple[str, ...] = ()) -> None:
         self.folder = folder
-        command = [*prefix, sys.executable, "-m", "imgsearch", "build-index", "catalogue", "--index", "idx"]
+        command = [*prefix, sys.executable, "-m", "imgsearch", "build-index", "catalog", "--index", "idx"]
         self.process = subprocess.Popen(
             command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -90,13 +90,13 @@ class Build:
 
 
 @pytest.fixture
-def shop(imgsearch, catalogue, tmp_path) -> Path:
-    """A catalogue that has grown by many pictures since it was indexed."""
-    assert imgsearch("build-index", catalogue, "--index", "idx", *FAST).returncode == 0
-    picture = next(catalogue.rglob("*.png")).read_bytes()
-    (catalogue / "new").mkdir()
-    for number in range(NEW_PICTURES):
-        (catalogue / "new" / f"{number}.png").write_bytes(picture + number.to_bytes(2))
+def shop(imgsearch, catalog, tmp_path) -> Path:
+    """A catalog that has grown by many images since it was indexed."""
+    assert imgsearch("build-index", catalog, "--index", "idx", *FAST).returncode == 0
+    image = next(catalog.rglob("*.png")).read_bytes()
+    (catalog / "new").mkdir()
+    for number in range(NEW_IMAGES):
+        (catalog / "new" / f"{number}.png").write_bytes(image + number.to_bytes(2))
     return tmp_path
 
 
@@ -114,7 +114,7 @@ def start(shop):
 
 
 def answer(imgsearch) -> str:
-    done = imgsearch("query", "catalogue/cups/cups-01.png", "--index", "idx", "--format", "csv", "-k", 3)
+    done = imgsearch("query", "catalog/cups/cups-01.png", "--index", "idx", "--format", "csv", "-k", 3)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
@@ -145,10 +145,10 @@ def test_a_signal_ends_a_build_cleanly_and_the_next_goes_on(imgsearch, shop, sta
         *("manifest.json", "lock", "encoders", "gen-000001")
     }
     assert answer(imgsearch) == before
-    again = imgsearch("build-index", "catalogue", "--index", "idx", "--report", "report.json")
+    again = imgsearch("build-index", "catalog", "--index", "idx", "--report", "report.json")
     counts = json.loads((shop / "report.json").read_text())["counts"]
     assert (again.returncode, again.stderr) == (0, "")
-    assert (counts["seen"], counts["embedded"], counts["rejected"]) == (24 + NEW_PICTURES, NEW_PICTURES, 0)
+    assert (counts["seen"], counts["embedded"], counts["rejected"]) == (24 + NEW_IMAGES, NEW_IMAGES, 0)
     assert not (shop / "idx" / "partial.sqlite").exists()
 
 
@@ -196,7 +196,7 @@ def test_under_nohup_a_build_outlives_its_terminal(start):
 
     assert (code, errors.replace("nohup: ignoring input\n", "")) == (0, "")
     manifest = json.loads((build.folder / "idx" / "manifest.json").read_text())
-    assert (manifest["generation"], manifest["count"], manifest["rejected"]) == (2, 24 + NEW_PICTURES, 0)
+    assert (manifest["generation"], manifest["count"], manifest["rejected"]) == (2, 24 + NEW_IMAGES, 0)
 
 
 def test_a_killed_build_takes_its_workers_with_it(imgsearch, start):

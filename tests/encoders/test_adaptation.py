@@ -6,17 +6,17 @@ import pytest
 
 from imgsearch.encoders import adaptation
 from imgsearch.encoders.adaptation import (
-    FEWEST_PICTURES,
+    FEWEST_IMAGES,
     LOOKS,
     SCENES,
     VARIANTS,
-    Gain,
+    AdaptationGain,
     embedded_variants,
     learn_adaptation,
-    measured_gain,
+    measure_gain,
 )
 from imgsearch.encoders.choice import choose_spec
-from imgsearch.encoders.projection import DIMS, SMALLEST_CATALOGUE, Projection
+from imgsearch.encoders.projection import DIMS, SMALLEST_CATALOG, Projection
 from imgsearch.encoders.runtime import HandcraftedEncoder
 from imgsearch.errors import UsageError
 from imgsearch.images.policy import FilePolicy
@@ -28,40 +28,40 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
 
 
-def photographed(pictures: int, dims: int, *, seed: int = 0, loud: float = 8.0) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures with seven variants each, which differ in five known directions; and those directions."""
+def photographed(images: int, dims: int, *, seed: int = 0, loud: float = 8.0) -> tuple[np.ndarray, np.ndarray]:
+    """Images with seven variants each, which differ in five known directions; and those directions."""
     chance = np.random.default_rng(seed)
     turn, _ = np.linalg.qr(chance.normal(size=(dims, dims)))
-    own = chance.normal(size=(pictures, 1, dims))
-    noise = 0.02 * chance.normal(size=(pictures, 2 + VARIANTS, dims))
-    noise[:, 1:, :NOISY] += loud * chance.normal(size=(pictures, 1 + VARIANTS, NOISY))
+    own = chance.normal(size=(images, 1, dims))
+    noise = 0.02 * chance.normal(size=(images, 2 + VARIANTS, dims))
+    noise[:, 1:, :NOISY] += loud * chance.normal(size=(images, 1 + VARIANTS, NOISY))
     return unit((own + noise) @ turn), turn[:NOISY]
 
 
-def test_what_photos_of_one_picture_differ_in_is_looked_at_less():
+def test_what_photos_of_one_image_differ_in_is_looked_at_less():
     rows, noisy = photographed(200, 40)
 
-    learnt = learn_adaptation(rows[:, 0], rows[:, :-1])
+    learned = learn_adaptation(rows[:, 0], rows[:, :-1])
 
-    loud = np.linalg.norm(noisy @ learnt.components.T, axis=1)
-    others = np.linalg.norm(np.eye(40) @ learnt.components.T, axis=1)
+    loud = np.linalg.norm(noisy @ learned.components.T, axis=1)
+    others = np.linalg.norm(np.eye(40) @ learned.components.T, axis=1)
     assert loud.max() < 0.5 * others.mean()
 
 
-def test_held_out_photos_find_their_picture_more_often():
+def test_held_out_photos_find_their_image_more_often():
     rows, _ = photographed(200, 40)
 
-    gain = measured_gain(None, learn_adaptation(rows[:, 0], rows[:, :-1]), rows[:, 0], rows[:, -1])
+    gain = measure_gain(None, learn_adaptation(rows[:, 0], rows[:, :-1]), rows[:, 0], rows[:, -1])
 
-    assert gain.pictures == 200
+    assert gain.images == 200
     assert gain.helps
     assert gain.after > gain.before + 0.1
 
 
-def test_it_helps_pictures_too_that_it_was_not_learnt_from():
+def test_it_helps_images_too_that_it_was_not_learned_from():
     rows, _ = photographed(300, 40)
 
-    gain = measured_gain(None, learn_adaptation(rows[:200, 0], rows[:200, :-1]), rows[200:, 0], rows[200:, -1])
+    gain = measure_gain(None, learn_adaptation(rows[:200, 0], rows[:200, :-1]), rows[200:, 0], rows[200:, -1])
 
     assert gain.after > gain.before + 0.1
 
@@ -71,58 +71,58 @@ def test_it_agrees_with_a_whitening_by_hand(monkeypatch):
     rows, _ = photographed(300, 12)
     seen = rows[:, :-1].astype(np.float64)
 
-    learnt = learn_adaptation(rows[:, 0], rows[:, :-1])
+    learned = learn_adaptation(rows[:, 0], rows[:, :-1])
 
-    noise = (seen - seen.mean(axis=1, keepdims=True)).reshape(-1, 12) @ learnt.components.T
+    noise = (seen - seen.mean(axis=1, keepdims=True)).reshape(-1, 12) @ learned.components.T
     covariance = noise.T @ noise
     assert np.allclose(covariance / covariance[0, 0], np.eye(12), atol=0.01)
-    assert np.allclose(learnt.mean, rows[:, 0].mean(axis=0), atol=1e-6)
+    assert np.allclose(learned.mean, rows[:, 0].mean(axis=0), atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("count", "dims", "expected"),
-    [(100, 40, 40), (100, 300, 300), (SMALLEST_CATALOGUE, 300, DIMS), (SMALLEST_CATALOGUE, 40, 40)],
+    [(100, 40, 40), (100, 300, 300), (SMALLEST_CATALOG, 300, DIMS), (SMALLEST_CATALOG, 40, 40)],
 )
-def test_only_a_large_catalogue_loses_dimensions(count, dims, expected):
+def test_only_a_large_catalog_loses_dimensions(count, dims, expected):
     rows, _ = photographed(60, dims)
-    catalogue, _ = photographed(count, dims, seed=1)
+    catalog, _ = photographed(count, dims, seed=1)
 
-    learnt = learn_adaptation(catalogue[:, 0], rows[:, :-1])
+    learned = learn_adaptation(catalog[:, 0], rows[:, :-1])
 
-    assert (learnt.mean.shape, learnt.components.shape) == ((dims,), (expected, dims))
-    assert {learnt.mean.dtype, learnt.components.dtype} == {np.dtype("f4")}
-    assert np.allclose(np.linalg.norm(learnt.apply(rows[:, -1]), axis=1), 1, atol=1e-5)
+    assert (learned.mean.shape, learned.components.shape) == ((dims,), (expected, dims))
+    assert {learned.mean.dtype, learned.components.dtype} == {np.dtype("f4")}
+    assert np.allclose(np.linalg.norm(learned.apply(rows[:, -1]), axis=1), 1, atol=1e-5)
 
 
-def test_the_strongest_of_a_large_catalogue_s_directions_are_kept():
+def test_the_strongest_of_a_large_catalog_s_directions_are_kept():
     rows, _ = photographed(600, 300, loud=60)
 
-    learnt = learn_adaptation(rows[:, 0], rows[:, :-1])
+    learned = learn_adaptation(rows[:, 0], rows[:, :-1])
 
-    assert measured_gain(None, learnt, rows[:, 0], rows[:, -1]).helps
+    assert measure_gain(None, learned, rows[:, 0], rows[:, -1]).helps
 
 
-@pytest.mark.parametrize("what", ["no noise", "one picture many times", "zeros", "tiny numbers"])
-def test_pictures_that_teach_nothing_give_finite_numbers(what):
+@pytest.mark.parametrize("what", ["no noise", "one image many times", "zeros", "tiny numbers"])
+def test_images_that_teach_nothing_give_finite_numbers(what):
     rows, _ = photographed(600, 24)
     if what == "no noise":
         rows = np.repeat(rows[:, :1], 8, axis=1)
-    elif what == "one picture many times":
+    elif what == "one image many times":
         rows = np.repeat(rows[:1], 600, axis=0)
     elif what == "zeros":
         rows = np.zeros_like(rows)
     else:
         rows = rows * np.float32(1e-18)
 
-    learnt = learn_adaptation(rows[:, 0], rows[:, :-1])
+    learned = learn_adaptation(rows[:, 0], rows[:, :-1])
 
-    assert np.isfinite(learnt.mean).all()
-    assert np.isfinite(learnt.components).all()
-    assert np.isfinite(learnt.apply(rows[:, -1])).all()
-    assert 0.1 < np.linalg.norm(learnt.components, axis=1).max() <= 1.0001
+    assert np.isfinite(learned.mean).all()
+    assert np.isfinite(learned.components).all()
+    assert np.isfinite(learned.apply(rows[:, -1])).all()
+    assert 0.1 < np.linalg.norm(learned.components, axis=1).max() <= 1.0001
 
 
-def test_the_same_pictures_teach_the_same():
+def test_the_same_images_teach_the_same():
     rows, _ = photographed(100, 40)
 
     first, second = (learn_adaptation(rows[:, 0].copy(), rows[:, :-1].copy()) for _ in range(2))
@@ -134,7 +134,7 @@ def test_the_same_pictures_teach_the_same():
     ("before", "after", "helps"), [(0.5, 0.6, True), (0.5, 0.5, False), (1.0, 1.0, False), (0.6, 0.5, False)]
 )
 def test_only_what_finds_more_helps(before, after, helps):
-    assert Gain(100, before, after).helps is helps
+    assert AdaptationGain(100, before, after).helps is helps
 
 
 def test_the_gain_is_counted_by_hand():
@@ -142,14 +142,14 @@ def test_the_gain_is_counted_by_hand():
     held_out = originals[[0, 1, 3, 3]]  # the third finds the fourth
     turned = Projection(np.zeros(4, np.float32), np.eye(4, dtype=np.float32))
 
-    assert measured_gain(None, turned, originals, held_out) == Gain(4, 0.75, 0.75)
+    assert measure_gain(None, turned, originals, held_out) == AdaptationGain(4, 0.75, 0.75)
 
 
-def test_pictures_that_look_the_same_are_each_other_s_own():
+def test_images_that_look_the_same_are_each_other_s_own():
     originals = np.eye(4, dtype=np.float32)[[0, 0, 1, 1]]
     turned = Projection(np.zeros(4, np.float32), np.eye(4, dtype=np.float32))
 
-    assert measured_gain(None, turned, originals, originals) == Gain(4, 1.0, 1.0)
+    assert measure_gain(None, turned, originals, originals) == AdaptationGain(4, 1.0, 1.0)
 
 
 def test_more_rows_than_a_block_are_all_counted():
@@ -158,10 +158,10 @@ def test_more_rows_than_a_block_are_all_counted():
     held_out[[0, 511, 512, 1099]] *= -1
     turned = Projection(np.zeros(16, np.float32), np.eye(16, dtype=np.float32))
 
-    assert measured_gain(None, turned, originals, held_out).before == 1096 / 1100
+    assert measure_gain(None, turned, originals, held_out).before == 1096 / 1100
 
 
-# --- pictures and their variants
+# --- images and their variants
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +183,7 @@ def embedded(drawn, paths, encoder):
     return embedded_variants(drawn, paths, FilePolicy(), encoder, silent)
 
 
-def test_each_picture_comes_with_its_variants(embedded, encoder):
+def test_each_image_comes_with_its_variants(embedded, encoder):
     assert (embedded.shape, embedded.dtype) == ((24, 2 + VARIANTS, encoder.spec.dims), np.float32)
     assert np.allclose(np.linalg.norm(embedded, axis=2), 1, atol=1e-5)
     likeness = np.einsum("nd,nvd->nv", embedded[:, 0], embedded)
@@ -191,7 +191,7 @@ def test_each_picture_comes_with_its_variants(embedded, encoder):
     assert likeness[:, 1:].max() < 0.9999
 
 
-def test_what_is_seen_in_scenes_comes_between_the_picture_and_its_variants(drawn, paths, encoder, embedded):
+def test_what_is_seen_in_scenes_comes_between_the_image_and_its_variants(drawn, paths, encoder, embedded):
     scenes = []
 
     def look(scene):
@@ -215,10 +215,10 @@ def test_variants_are_the_same_in_any_order_and_company(drawn, paths, encoder, e
     assert np.array_equal(again, embedded[3:][::-1])
 
 
-def test_pictures_that_cannot_be_had_are_left_out(drawn, paths, encoder, embedded, tmp_path):
+def test_images_that_cannot_be_had_are_left_out(drawn, paths, encoder, embedded, tmp_path):
     shutil.copytree(drawn, tmp_path / "some")
     (tmp_path / "some" / paths[0]).unlink()
-    (tmp_path / "some" / paths[5]).write_bytes(b"no picture")
+    (tmp_path / "some" / paths[5]).write_bytes(b"no image")
     (tmp_path / "some" / paths[23]).write_bytes(b"")
 
     again = embedded_variants(tmp_path / "some", paths, FilePolicy(), encoder, silent)
@@ -226,8 +226,8 @@ def test_pictures_that_cannot_be_had_are_left_out(drawn, paths, encoder, embedde
     assert np.array_equal(again, np.delete(embedded, [0, 5, 23], axis=0))
 
 
-def test_too_few_pictures_are_a_usage_error(drawn, paths, encoder):
-    with pytest.raises(UsageError, match=f"at least {FEWEST_PICTURES}.*found 19"):
+def test_too_few_images_are_a_usage_error(drawn, paths, encoder):
+    with pytest.raises(UsageError, match=f"at least {FEWEST_IMAGES}.*found 19"):
         embedded_variants(drawn, paths[:19], FilePolicy(), encoder, silent)
     with pytest.raises(UsageError, match="found 0"):
         embedded_variants(drawn, [], FilePolicy(), encoder, silent)
@@ -241,11 +241,11 @@ def test_progress_is_told_and_the_time_that_it_will_take(drawn, paths, encoder, 
         embedded_variants(drawn, paths, FilePolicy(), encoder, lambda *what: told.append(what))
 
     assert told == [("adapt", done, 24) for done in range(1, 25)]
-    assert "adapting to 24 pictures, 7 variants each: about" in caplog.text
+    assert "adapting to 24 images, 7 variants each: about" in caplog.text
 
 
 class HalfBlind(HandcraftedEncoder):
-    """Finds nothing in every third picture's last variant."""
+    """Finds nothing in every third image's last variant."""
 
     def encode_stream(self, batches):
         for number, rows in enumerate(super().encode_stream(batches)):
@@ -253,7 +253,7 @@ class HalfBlind(HandcraftedEncoder):
             yield rows
 
 
-def test_pictures_of_which_a_variant_shows_nothing_are_left_out(drawn, paths, embedded):
+def test_images_of_which_a_variant_shows_nothing_are_left_out(drawn, paths, embedded):
     again = embedded_variants(
         drawn, paths[:24] + paths[:6], FilePolicy(), HalfBlind(choose_spec("handcrafted:color")), silent
     )

@@ -36,7 +36,7 @@ BIG = ("vgg19", "resnet50", "convnext_tiny", "efficientnetv2-b0", "vgg16")
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     folder = Path(sklearn.datasets.__file__).parent / "images"
     return np.stack([fit(decode((folder / name).read_bytes()), 224) for name in ("flower.jpg", "china.jpg")])
 
@@ -63,20 +63,20 @@ def test_every_encoder_of_keras_is_tried_here():
     assert set(APPLICATIONS) == {name for name, row in TABLE.items() if row.keras_file}
 
 
-def test_it_takes_bytes_of_pictures_and_gives_unit_rows(made, pictures):
+def test_it_takes_bytes_of_images_and_gives_unit_rows(made, images):
     choice, network, _ = made
 
-    rows = network.predict_on_batch(pictures)
+    rows = network.predict_on_batch(images)
 
     assert (network.input_shape, network.inputs[0].dtype) == ((None, 224, 224, 3), "uint8")
     assert network.output_shape == (None, choice.spec.dims)
     assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
 
 
-def test_it_agrees_with_keras_own_preprocessing_layers_and_pooling_by_hand(made, pictures):
+def test_it_agrees_with_keras_own_preprocessing_layers_and_pooling_by_hand(made, images):
     choice, network, theirs = made
     _, module, layer = APPLICATIONS[choice.spec.name]
-    prepared = getattr(keras.applications, module).preprocess_input(pictures.astype(np.float32).copy())
+    prepared = getattr(keras.applications, module).preprocess_input(images.astype(np.float32).copy())
     features = keras.Model(theirs.inputs, theirs.get_layer(layer).output if layer else theirs.output)
 
     numbers = np.asarray(features.predict_on_batch(prepared), np.float64)
@@ -85,7 +85,7 @@ def test_it_agrees_with_keras_own_preprocessing_layers_and_pooling_by_hand(made,
     floor = -np.inf if exponent == 1 else 1e-6
     pooled = np.mean(np.maximum(numbers, floor) ** exponent, axis=(1, 2)) ** (1 / exponent)
     expected = unit_rows(pooled.astype(np.float32))
-    assert np.allclose(network.predict_on_batch(pictures), expected, atol=2e-4)
+    assert np.allclose(network.predict_on_batch(images), expected, atol=2e-4)
     (pooling,) = [layer for layer in network.layers if isinstance(layer, GeneralizedMean)]
     assert pooling.exponent == exponent
 
@@ -101,9 +101,9 @@ def test_its_weights_are_those_of_the_file(made, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_is_exported_agrees_with_keras(made, pictures):
+def test_what_is_exported_agrees_with_keras(made, images):
     choice, network, _ = made
 
-    rows = encode(open_encoder(choice.spec, exported_encoder(choice.spec, choice.files)), pictures)
+    rows = encode(open_encoder(choice.spec, exported_encoder(choice.spec, choice.files)), images)
 
-    assert np.sum(rows * network.predict_on_batch(pictures), axis=1).min() >= 0.9999
+    assert np.sum(rows * network.predict_on_batch(images), axis=1).min() >= 0.9999

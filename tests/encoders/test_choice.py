@@ -50,7 +50,7 @@ def test_every_row_of_the_table_is_chosen_by_its_name(name):
     ("wrong", "meant"),
     [
         *(("efficientnet_lite0", "efficientnet-lite0"), ("vgg-16", "vgg16"), ("hand-crafted", "handcrafted")),
-        *(("handcrafted:colour", "handcrafted:color"), ("visualwords", "visual-words"), ("resnet", "resnet50")),
+        *(("handcrafted:color", "handcrafted:color"), ("visualwords", "visual-words"), ("resnet", "resnet50")),
     ],
 )
 @pytest.mark.parametrize("frame", ["{}", "handcrafted+{}", "{}=0.5", "{}+vgg16=2"])
@@ -287,10 +287,10 @@ def test_weights_beside_a_model_are_refused(tmp_path):
         choose_encoder(str(file), file)
 
 
-# --- what is done to pictures first
+# --- what is done to images first
 
 
-def test_steps_are_spelt_in_one_way():
+def test_steps_are_spelled_in_one_way():
     spec = choose_encoder("handcrafted", steps=" binarize=otsu , grayscale ").spec
 
     assert spec.steps == "grayscale,binarize=otsu"
@@ -325,11 +325,11 @@ def test_a_model_and_other_steps_than_its_own_do_not_go_together(tmp_path, steps
 
 def test_models_of_other_steps_or_another_fit_do_not_go_together(tmp_path):
     plain = model_of(tmp_path / "plain.keras")
-    grey = model_of(tmp_path / "grey.keras", steps="grayscale")
+    gray = model_of(tmp_path / "gray.keras", steps="grayscale")
     black = model_of(tmp_path / "black.keras", steps="binarize=otsu")
     cropped = model_of(tmp_path / "cropped.keras", fit="crop")
 
-    for backbone in (f"{grey}+{black}", f"{plain}+{cropped}", f"{cropped}+handcrafted"):
+    for backbone in (f"{gray}+{black}", f"{plain}+{cropped}", f"{cropped}+handcrafted"):
         with pytest.raises(UsageError, match="alike"):
             choose_encoder(backbone)
 

@@ -10,7 +10,7 @@ import pytest
 
 from imgsearch.encoders.classifier import Classifier
 from imgsearch.encoders.model_file import load_model
-from imgsearch.errors import MissingComponentError, PictureError, UsageError
+from imgsearch.errors import ImageError, MissingComponentError, UsageError
 from imgsearch.images.decode import decode
 from imgsearch.images.transform import fit
 
@@ -23,22 +23,22 @@ def classifier(tiny_models):
 
 
 @pytest.fixture(scope="module")
-def pictures(drawn) -> list[Path]:
+def images(drawn) -> list[Path]:
     return sorted(drawn.rglob("*.png"))
 
 
-def test_probabilities_are_those_of_keras(classifier, tiny_models, pictures):
-    squares = np.stack([fit(decode(file.read_bytes()), 32) for file in pictures])
+def test_probabilities_are_those_of_keras(classifier, tiny_models, images):
+    squares = np.stack([fit(decode(file.read_bytes()), 32) for file in images])
     _, expected = load_model(tiny_models / "classes.keras").predict_on_batch(squares)
 
-    for file, row in zip(pictures, expected, strict=True):
+    for file, row in zip(images, expected, strict=True):
         found = {one.label: one.probability for one in classifier.classify(file)}
         assert [found[label] for label in LABELS] == pytest.approx(row.tolist(), abs=1e-3)
 
 
-def test_classes_are_ranked_and_add_up_to_one(classifier, pictures):
+def test_classes_are_ranked_and_add_up_to_one(classifier, images):
     seen = set()
-    for file in pictures:
+    for file in images:
         found = classifier.classify(file)
         seen.add(found[0].label)
         assert [one.rank for one in found] == [1, 2, 3]
@@ -50,12 +50,12 @@ def test_classes_are_ranked_and_add_up_to_one(classifier, pictures):
 
 
 @pytest.mark.parametrize(("k", "count"), [(1, 1), (2, 2), (3, 3), (100, 3)])
-def test_at_most_so_many_classes_are_named_as_were_asked_for(classifier, pictures, k, count):
-    assert classifier.classify(pictures[0], k) == classifier.classify(pictures[0])[:count]
+def test_at_most_so_many_classes_are_named_as_were_asked_for(classifier, images, k, count):
+    assert classifier.classify(images[0], k) == classifier.classify(images[0])[:count]
 
 
-def test_a_model_of_two_classes_has_two_probabilities(tiny_models, pictures):
-    first, second = Classifier.open(tiny_models / "two.keras").classify(pictures[0])
+def test_a_model_of_two_classes_has_two_probabilities(tiny_models, images):
+    first, second = Classifier.open(tiny_models / "two.keras").classify(images[0])
 
     assert first.probability + second.probability == pytest.approx(1, abs=1e-5)
 
@@ -86,26 +86,26 @@ def test_a_file_of_another_name_is_no_model(tiny_models, tmp_path):
     ("data", "cause"),
     [(b"", "empty"), (b"text", "not_an_image"), (None, "vanished"), (b"\x89PNG\r\n\x1a\n", "corrupt")],
 )
-def test_a_picture_that_cannot_be_used_is_a_picture_error(classifier, tmp_path, data, cause):
+def test_a_image_that_cannot_be_used_is_a_image_error(classifier, tmp_path, data, cause):
     if data is not None:
-        (tmp_path / "picture.png").write_bytes(data)
+        (tmp_path / "image.png").write_bytes(data)
 
-    with pytest.raises(PictureError) as refused:
-        classifier.classify(tmp_path / "picture.png")
+    with pytest.raises(ImageError) as refused:
+        classifier.classify(tmp_path / "image.png")
     assert (refused.value.exit_code, refused.value.cause) == (4, cause)
 
 
-def test_a_model_that_was_trained_again_is_exported_again(tiny_models, tmp_path, pictures):
+def test_a_model_that_was_trained_again_is_exported_again(tiny_models, tmp_path, images):
     file = Path(shutil.copy(tiny_models / "classes.keras", tmp_path / "model.keras"))
-    before = Classifier.open(file).classify(pictures[0])
+    before = Classifier.open(file).classify(images[0])
     shutil.copy(tiny_models / "again.keras", file)
 
-    after = Classifier.open(file).classify(pictures[0])
+    after = Classifier.open(file).classify(images[0])
 
     assert [one.probability for one in after] != [one.probability for one in before]
 
 
-def test_the_class_of_a_picture_is_the_same_as_whichever_file_it_is(classifier, pictures, tmp_path):
-    shutil.copy(pictures[3], tmp_path / "another name.jpg")  # a PNG all the same
+def test_the_class_of_a_image_is_the_same_as_whichever_file_it_is(classifier, images, tmp_path):
+    shutil.copy(images[3], tmp_path / "another name.jpg")  # a PNG all the same
 
-    assert classifier.classify(str(tmp_path / "another name.jpg")) == classifier.classify(pictures[3])
+    assert classifier.classify(str(tmp_path / "another name.jpg")) == classifier.classify(images[3])

@@ -28,13 +28,13 @@ def files(drawn) -> list[bytes]:
 
 
 @pytest.fixture(scope="module")
-def pictures(files):
+def images(files):
     return np.stack([fit(decode(file), 128) for file in files])
 
 
 @pytest.fixture(scope="module")
 def with_model(tiny_models):
-    """A hybrid of a network of 32 pixels and colours of 128, exported."""
+    """A hybrid of a network of 32 pixels and colors of 128, exported."""
     choice = choose_encoder(f"{tiny_models / 'classes.keras'}=2+handcrafted:color=0.5")
     return choice, exported_encoder(choice.spec, choice.files)
 
@@ -44,49 +44,48 @@ def by_hand(parts: list[tuple[np.ndarray, float]]) -> np.ndarray:
     return joined / np.linalg.norm(joined, axis=1, keepdims=True)
 
 
-def test_an_embedding_is_the_parts_in_a_row_each_times_its_weight(pictures, tmp_path):
+def test_an_embedding_is_the_parts_in_a_row_each_times_its_weight(images, tmp_path):
     spec = choose_spec("handcrafted:color=0.3+handcrafted:shape+handcrafted:texture=2")
 
-    rows = encode(open_encoder(spec, tmp_path), pictures)
+    rows = encode(open_encoder(spec, tmp_path), images)
 
     parts = [
-        (encode(HandcraftedEncoder(part), pictures), weight)
-        for part, weight in ((COLOR, 0.3), (SHAPE, 1), (TEXTURE, 2))
+        (encode(HandcraftedEncoder(part), images), weight) for part, weight in ((COLOR, 0.3), (SHAPE, 1), (TEXTURE, 2))
     ]
     assert (rows.shape, rows.dtype) == ((10, spec.dims), np.float32)
     assert np.allclose(rows, by_hand(parts), atol=1e-6)
     assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
 
 
-def test_the_cosine_of_a_hybrid_is_the_mean_of_its_parts_cosines_by_the_squares_of_their_weights(pictures, tmp_path):
-    rows = encode(open_encoder(choose_spec("handcrafted:color+handcrafted:texture=2"), tmp_path), pictures)
+def test_the_cosine_of_a_hybrid_is_the_mean_of_its_parts_cosines_by_the_squares_of_their_weights(images, tmp_path):
+    rows = encode(open_encoder(choose_spec("handcrafted:color+handcrafted:texture=2"), tmp_path), images)
 
-    color, texture = (encode(HandcraftedEncoder(part), pictures) for part in (COLOR, TEXTURE))
+    color, texture = (encode(HandcraftedEncoder(part), images) for part in (COLOR, TEXTURE))
     assert np.allclose(rows @ rows.T, (color @ color.T + 4 * texture @ texture.T) / 5, atol=1e-5)
 
 
-def test_parts_of_other_sizes_see_the_picture_resized(with_model, pictures, tiny_models):
+def test_parts_of_other_sizes_see_the_image_resized(with_model, images, tiny_models):
     choice, folder = with_model
     alone = choose_encoder(str(tiny_models / "classes.keras"))
 
-    rows = encode(open_encoder(choice.spec, folder), pictures)
+    rows = encode(open_encoder(choice.spec, folder), images)
 
-    small = np.stack([fit(picture, 32, "stretch") for picture in pictures])
+    small = np.stack([fit(image, 32, "stretch") for image in images])
     model = open_encoder(alone.spec, exported_encoder(alone.spec, alone.files))
     assert choice.spec.size == 128
     assert np.allclose(
-        rows, by_hand([(encode(model, small), 2), (encode(HandcraftedEncoder(COLOR), pictures), 0.5)]), atol=1e-5
+        rows, by_hand([(encode(model, small), 2), (encode(HandcraftedEncoder(COLOR), images), 0.5)]), atol=1e-5
     )
 
 
 @pytest.mark.parametrize("for_one", [False, True])
-def test_a_stream_of_many_batches_keeps_its_order(with_model, pictures, for_one):
+def test_a_stream_of_many_batches_keeps_its_order(with_model, images, for_one):
     choice, folder = with_model
     encoder = open_encoder(choice.spec, folder, for_one=for_one)
-    together = encode(encoder, pictures)
+    together = encode(encoder, images)
     bounds = [(0, 1), (1, 6), (6, 7), (7, 10), (0, 10), *((row, row + 1) for row in range(10))] * 3
 
-    batches = list(encoder.encode_stream(pictures[start:end] for start, end in bounds))
+    batches = list(encoder.encode_stream(images[start:end] for start, end in bounds))
 
     for (start, end), batch in zip(bounds, batches, strict=True):
         assert np.allclose(batch, together[start:end], atol=1e-5)
@@ -96,14 +95,14 @@ def test_an_empty_stream_gives_nothing(with_model):
     assert list(open_encoder(with_model[0].spec, with_model[1]).encode_stream([])) == []
 
 
-def test_pictures_are_asked_for_as_they_are_needed_and_not_all_at_once(with_model, pictures):
+def test_images_are_asked_for_as_they_are_needed_and_not_all_at_once(with_model, images):
     asked = 0
 
     def batches() -> Iterator[np.ndarray]:
         nonlocal asked
         for _ in range(500):
             asked += 1
-            yield pictures[:1]
+            yield images[:1]
 
     stream = open_encoder(with_model[0].spec, with_model[1]).encode_stream(batches())
     next(stream)
@@ -112,20 +111,20 @@ def test_pictures_are_asked_for_as_they_are_needed_and_not_all_at_once(with_mode
     stream.close()
 
 
-def test_a_stream_may_be_left_before_its_end_and_another_begun(with_model, pictures):
+def test_a_stream_may_be_left_before_its_end_and_another_begun(with_model, images):
     encoder = open_encoder(with_model[0].spec, with_model[1])
-    expected = encode(encoder, pictures[:1])
-    stream = encoder.encode_stream(pictures[row : row + 1] for row in range(10))
+    expected = encode(encoder, images[:1])
+    stream = encoder.encode_stream(images[row : row + 1] for row in range(10))
     next(stream)
     stream.close()
 
     for _ in range(5):
-        assert np.array_equal(encode(encoder, pictures[:1]), expected)
+        assert np.array_equal(encode(encoder, images[:1]), expected)
 
 
-def test_an_error_in_the_pictures_comes_through(with_model, pictures):
+def test_an_error_in_the_images_comes_through(with_model, images):
     def batches() -> Iterator[np.ndarray]:
-        yield pictures[:1]
+        yield images[:1]
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
@@ -133,7 +132,7 @@ def test_an_error_in_the_pictures_comes_through(with_model, pictures):
 
 
 class Blind(HandcraftedEncoder):
-    """Finds nothing in the pictures of these numbers of each batch."""
+    """Finds nothing in the images of these numbers of each batch."""
 
     blind_for: tuple[int, ...] = ()
 
@@ -143,14 +142,14 @@ class Blind(HandcraftedEncoder):
             yield rows
 
 
-def test_a_part_that_finds_nothing_leaves_zeros_and_all_that_find_nothing_nan(pictures):
+def test_a_part_that_finds_nothing_leaves_zeros_and_all_that_find_nothing_nan(images):
     spec = choose_spec("handcrafted:color+handcrafted:shape=0.5")
     first, second = Blind(COLOR), Blind(SHAPE)
     first.blind_for, second.blind_for = (1, 3), (2, 3)
 
-    rows = encode(HybridEncoder(spec, [first, second]), pictures[:4])
+    rows = encode(HybridEncoder(spec, [first, second]), images[:4])
 
-    shape, color = (encode(HandcraftedEncoder(part), pictures) for part in (SHAPE, COLOR))
+    shape, color = (encode(HandcraftedEncoder(part), images) for part in (SHAPE, COLOR))
     assert np.allclose(rows[1], np.concatenate([np.zeros(COLOR.dims), shape[1]]), atol=1e-6)
     assert np.allclose(rows[2], np.concatenate([color[2], np.zeros(SHAPE.dims)]), atol=1e-6)
     assert np.isnan(rows[3]).all()
@@ -167,10 +166,10 @@ def test_an_exported_hybrid_has_the_files_of_its_parts(with_model):
     assert {file.name for file in folder.iterdir()} == {*exported_files(choice.spec), "sha256.json"}
 
 
-def test_two_networks_in_a_hybrid_keep_their_files_apart(tiny_models, pictures):
+def test_two_networks_in_a_hybrid_keep_their_files_apart(tiny_models, images):
     first, second = (choose_encoder(str(tiny_models / name)) for name in ("classes.keras", "again.keras"))
     choice = choose_encoder(f"{tiny_models / 'classes.keras'}+{tiny_models / 'again.keras'}")
-    small = pictures[:, ::4, ::4]
+    small = images[:, ::4, ::4]
 
     rows = encode(open_encoder(choice.spec, exported_encoder(choice.spec, choice.files)), small)
 

@@ -34,11 +34,11 @@ WEIGHTS = "model.weights.h5"
 
 def network(*, size=32, dims=4, classes=3, dtype="uint8") -> keras.Model:
     """As small as a model can be."""
-    pictures = keras.Input((size, size, 3), dtype=dtype)
-    pooled = GeneralizedMean(2.0)(keras.layers.Rescaling(1 / 255)(pictures))
+    images = keras.Input((size, size, 3), dtype=dtype)
+    pooled = GeneralizedMean(2.0)(keras.layers.Rescaling(1 / 255)(images))
     embeddings = keras.layers.UnitNormalization()(keras.layers.Dense(dims)(pooled))
     outputs = [embeddings, keras.layers.Dense(classes, activation="softmax")(embeddings)] if classes else [embeddings]
-    return keras.Model(pictures, outputs)
+    return keras.Model(images, outputs)
 
 
 CARD_OF_SMALL = replace(CARD_OF_TINY, dims=4)
@@ -87,8 +87,8 @@ def test_a_model_is_saved_and_loaded_with_its_card_and_gives_the_same_numbers(tm
 
     again = load_model(tmp_path / "model.keras")
 
-    pictures = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
-    for ours, theirs in zip(model.predict_on_batch(pictures), again.predict_on_batch(pictures), strict=True):
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    for ours, theirs in zip(model.predict_on_batch(images), again.predict_on_batch(images), strict=True):
         assert np.array_equal(ours, theirs)
     assert read_card(tmp_path / "model.keras") == CARD_OF_SMALL
 
@@ -168,7 +168,7 @@ WRONG = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_model_that_is_not_what_its_card_says_is_not_saved(tmp_path, name):
-    with pytest.raises(UsageError, match="expected pictures"):
+    with pytest.raises(UsageError, match="expected images"):
         save_model(WRONG[name], tmp_path / "model.keras", CARD_OF_SMALL)
 
     assert list(tmp_path.iterdir()) == []
@@ -180,7 +180,7 @@ def test_a_model_that_is_not_what_its_card_says_is_not_loaded(tmp_path, name):
     WRONG[name].save(file)
     rewritten(file, {CARD: json.dumps({"version": 1, **asdict(CARD_OF_SMALL)}).encode()})
 
-    with pytest.raises(UsageError, match="expected pictures"):
+    with pytest.raises(UsageError, match="expected images"):
         load_model(file)
 
 
@@ -364,10 +364,10 @@ def test_code_is_found_wherever_a_configuration_hides_it(tiny, where):
 
 
 def test_a_real_lambda_layer_is_refused_before_and_by_keras(tmp_path, tiny):
-    pictures = keras.Input((32, 32, 3), dtype="uint8")
-    rows = keras.layers.Lambda(lambda x: x * 2)(keras.layers.GlobalAveragePooling2D()(pictures))
+    images = keras.Input((32, 32, 3), dtype="uint8")
+    rows = keras.layers.Lambda(lambda x: x * 2)(keras.layers.GlobalAveragePooling2D()(images))
     file = tmp_path / "model.keras"
-    keras.Model(pictures, [rows]).save(file)
+    keras.Model(images, [rows]).save(file)
     card = replace(CARD_OF_SMALL, dims=3, labels=())
     rewritten(file, {CARD: json.dumps({"version": 1, **asdict(card)}).encode()})
 
@@ -381,9 +381,9 @@ def test_a_model_of_somebody_s_own_layer_is_refused(tmp_path):
         def call(self, rows):
             return rows
 
-    pictures = keras.Input((32, 32, 3), dtype="uint8")
+    images = keras.Input((32, 32, 3), dtype="uint8")
     file = tmp_path / "model.keras"
-    keras.Model(pictures, [Own()(keras.layers.GlobalAveragePooling2D()(pictures))]).save(file)
+    keras.Model(images, [Own()(keras.layers.GlobalAveragePooling2D()(images))]).save(file)
     rewritten(file, {CARD: json.dumps({"version": 1, **asdict(replace(CARD_OF_SMALL, dims=3, labels=()))}).encode()})
 
     with pytest.raises(UsageError, match="Own"):

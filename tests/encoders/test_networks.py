@@ -64,10 +64,10 @@ def photo(name: str) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def logits():
-    pictures = keras.Input((224, 224, 3), dtype="uint8")
-    features = lite0_features(lite0_scaled(keras.ops.cast(pictures, "float32")))
+    images = keras.Input((224, 224, 3), dtype="uint8")
+    features = lite0_features(lite0_scaled(keras.ops.cast(images, "float32")))
     pooled = keras.layers.GlobalAveragePooling2D()(features)
-    classifier = keras.Model(pictures, keras.layers.Dense(1000, name="_fc")(pooled))
+    classifier = keras.Model(images, keras.layers.Dense(1000, name="_fc")(pooled))
     assign_lite0(classifier, lite0_arrays())
     rows = classifier.predict_on_batch(np.stack([photo(name) for name in REFERENCE_TOP]))
     return dict(zip(REFERENCE_TOP, rows, strict=True))
@@ -102,7 +102,7 @@ def test_its_embeddings_agree_with_the_reference(encoder, name):
     assert np.abs(embedding[:16] - REFERENCE_EMBEDDING[name]).max() < 1e-4
 
 
-def test_the_network_takes_bytes_of_a_picture_and_gives_unit_rows(encoder):
+def test_the_network_takes_bytes_of_a_image_and_gives_unit_rows(encoder):
     assert encoder.input_shape == (None, 224, 224, 3)
     assert encoder.inputs[0].dtype == "uint8"
     assert encoder.output_shape == (None, 1280)
@@ -110,7 +110,7 @@ def test_the_network_takes_bytes_of_a_picture_and_gives_unit_rows(encoder):
     assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
 
 
-def test_a_picture_does_not_depend_on_its_neighbours_in_the_batch(encoder):
+def test_a_image_does_not_depend_on_its_neighbors_in_the_batch(encoder):
     both = encoder.predict_on_batch(np.stack([photo(name) for name in REFERENCE_TOP]))
     alone = encoder.predict_on_batch(photo("china.jpg")[None])
 

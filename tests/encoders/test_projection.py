@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgsearch.encoders import projection
-from imgsearch.encoders.projection import DIMS, SMALLEST_CATALOGUE, Projection, learn_projection
+from imgsearch.encoders.projection import DIMS, SMALLEST_CATALOG, Projection, learn_projection
 from imgsearch.errors import DamagedIndexError
 
 
@@ -26,10 +26,10 @@ def sample(rows: int = 600, dims: int = 40, seed: int = 0) -> np.ndarray:
 
 def by_hand(rows: np.ndarray, dims: int, exponent: float) -> np.ndarray:
     """Project with an eigen-decomposition of the covariance, in float64."""
-    centred = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
-    variances, directions = np.linalg.eigh(centred.T @ centred / (len(rows) - 1))
+    centered = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
+    variances, directions = np.linalg.eigh(centered.T @ centered / (len(rows) - 1))
     order = np.argsort(variances)[::-1][:dims]
-    projected = centred @ directions[:, order] / variances[order] ** (exponent / 2)
+    projected = centered @ directions[:, order] / variances[order] ** (exponent / 2)
     return projected / np.linalg.norm(projected, axis=1, keepdims=True)
 
 
@@ -49,10 +49,10 @@ def test_projected_rows_have_unit_length():
 def test_many_dimensions_become_256():
     rows = sample(600, 300)
 
-    learnt = learn_projection(rows)
+    learned = learn_projection(rows)
 
-    assert learnt.components.shape == (DIMS, 300) == (256, 300)
-    assert learnt.apply(rows).shape == (600, 256)
+    assert learned.components.shape == (DIMS, 300) == (256, 300)
+    assert learned.apply(rows).shape == (600, 256)
 
 
 def test_few_dimensions_stay_as_many():
@@ -86,14 +86,14 @@ def test_the_whitening_in_use_is_the_partial_one_that_was_measured():
 def test_without_whitening_distances_around_the_mean_are_kept(monkeypatch):
     monkeypatch.setattr(projection, "WHITENING", 0.0)
     data = sample()
-    centred = data - data.mean(axis=0)
-    centred /= np.linalg.norm(centred, axis=1, keepdims=True)
+    centered = data - data.mean(axis=0)
+    centered /= np.linalg.norm(centered, axis=1, keepdims=True)
 
-    assert np.abs(cosines(learn_projection(data).apply(data)) - cosines(centred)).max() < 1e-3
+    assert np.abs(cosines(learn_projection(data).apply(data)) - cosines(centered)).max() < 1e-3
 
 
-def test_a_sample_smaller_than_its_dimensions_can_be_learnt_from():
-    data = sample(SMALLEST_CATALOGUE, 800)
+def test_a_sample_smaller_than_its_dimensions_can_be_learned_from():
+    data = sample(SMALLEST_CATALOG, 800)
 
     projected = learn_projection(data).apply(data)
 
@@ -106,30 +106,30 @@ def test_a_constant_dimension_does_no_harm():
     data[:, 3] = 0.125
     data[:, 7] = 0
 
-    learnt = learn_projection(data)
+    learned = learn_projection(data)
 
-    assert np.isfinite(learnt.components).all()
-    assert np.isfinite(learnt.apply(data)).all()
+    assert np.isfinite(learned.components).all()
+    assert np.isfinite(learned.apply(data)).all()
 
 
-def test_a_catalogue_of_one_picture_over_and_over_teaches_no_projection():
+def test_a_catalog_of_one_image_over_and_over_teaches_no_projection():
     assert learn_projection(np.repeat(sample(1, 40), 600, axis=0)) is None
 
 
 @pytest.mark.parametrize("distinct", [2, 5])
-def test_a_catalogue_of_few_distinct_pictures_gives_no_nan(distinct):
+def test_a_catalog_of_few_distinct_images_gives_no_nan(distinct):
     data = np.repeat(sample(distinct, 40), 600 // distinct, axis=0)
 
-    learnt = learn_projection(data)
+    learned = learn_projection(data)
 
-    assert np.isfinite(learnt.components).all()
-    assert np.isfinite(learnt.apply(data)).all()
+    assert np.isfinite(learned.components).all()
+    assert np.isfinite(learned.apply(data)).all()
 
 
 def test_a_row_on_the_mean_stays_zero():
-    learnt = learn_projection(sample())
+    learned = learn_projection(sample())
 
-    assert np.array_equal(learnt.apply(learnt.mean[None]), np.zeros((1, 40), np.float32))
+    assert np.array_equal(learned.apply(learned.mean[None]), np.zeros((1, 40), np.float32))
 
 
 def test_no_rows_become_no_rows():
@@ -138,9 +138,9 @@ def test_no_rows_become_no_rows():
 
 def test_rows_are_projected_one_by_one_as_they_are_together():
     data = sample()
-    learnt = learn_projection(data)
+    learned = learn_projection(data)
 
-    assert np.allclose(learnt.apply(data)[17], learnt.apply(data[17:18])[0], atol=1e-6)
+    assert np.allclose(learned.apply(data)[17], learned.apply(data[17:18])[0], atol=1e-6)
 
 
 def test_learning_is_deterministic():
@@ -150,9 +150,9 @@ def test_learning_is_deterministic():
     assert np.array_equal(one.mean, other.mean)
 
 
-def saved(learnt: Projection) -> bytes:
+def saved(learned: Projection) -> bytes:
     stream = io.BytesIO()
-    learnt.save(stream)
+    learned.save(stream)
     return stream.getvalue()
 
 

@@ -71,8 +71,8 @@ def files(drawn) -> list[bytes]:
 
 
 @pytest.fixture(scope="module")
-def pictures(files):
-    """Eleven drawn pictures and one of a single colour, at an encoder's size."""
+def images(files):
+    """Eleven drawn images and one of a single color, at an encoder's size."""
 
     def at_size(size: int) -> np.ndarray:
         fitted = [fit(decode(file), size) for file in files]
@@ -81,42 +81,42 @@ def pictures(files):
     return at_size
 
 
-def test_rows_are_unit_vectors_of_float32(encoder, pictures):
-    rows = encode(encoder, pictures(encoder.spec.size))
+def test_rows_are_unit_vectors_of_float32(encoder, images):
+    rows = encode(encoder, images(encoder.spec.size))
 
     assert (rows.shape, rows.dtype) == ((12, encoder.spec.dims), np.float32)
     assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
 
 
-def test_the_same_picture_gives_the_same_vector(encoder, pictures):
-    picture = pictures(encoder.spec.size)[:1]
+def test_the_same_image_gives_the_same_vector(encoder, images):
+    image = images(encoder.spec.size)[:1]
 
-    assert np.array_equal(encode(encoder, picture), encode(encoder, picture.copy()))
+    assert np.array_equal(encode(encoder, image), encode(encoder, image.copy()))
 
 
-def test_different_pictures_give_different_vectors(encoder, pictures):
-    rows = encode(encoder, pictures(encoder.spec.size))
+def test_different_images_give_different_vectors(encoder, images):
+    rows = encode(encoder, images(encoder.spec.size))
 
     assert np.all((rows @ rows.T)[~np.eye(12, dtype=bool)] < 0.999)
 
 
-def test_a_stream_of_many_batches_keeps_its_order(encoder, pictures):
-    all_pictures = pictures(encoder.spec.size)
-    together = encode(encoder, all_pictures)
+def test_a_stream_of_many_batches_keeps_its_order(encoder, images):
+    all_images = images(encoder.spec.size)
+    together = encode(encoder, all_images)
     order = np.random.default_rng(0).permutation(np.repeat(np.arange(12), 3))
 
-    batches = list(encoder.encode_stream(all_pictures[row : row + 1] for row in order))
+    batches = list(encoder.encode_stream(all_images[row : row + 1] for row in order))
 
     assert [batch.shape for batch in batches] == [(1, encoder.spec.dims)] * 36
     assert np.argmax(np.concatenate(batches) @ together.T, axis=1).tolist() == order.tolist()
 
 
-def test_batches_of_different_sizes_are_answered_with_as_many_rows(encoder, pictures):
-    all_pictures = pictures(encoder.spec.size)
-    together = encode(encoder, all_pictures)
+def test_batches_of_different_sizes_are_answered_with_as_many_rows(encoder, images):
+    all_images = images(encoder.spec.size)
+    together = encode(encoder, all_images)
     bounds = [(0, 1), (1, 6), (6, 7), (7, 12), (0, 12), (3, 5)]
 
-    batches = list(encoder.encode_stream(all_pictures[start:end] for start, end in bounds))
+    batches = list(encoder.encode_stream(all_images[start:end] for start, end in bounds))
 
     for (start, end), batch in zip(bounds, batches, strict=True):
         assert batch.shape == (end - start, encoder.spec.dims)
@@ -127,39 +127,39 @@ def test_an_empty_stream_gives_nothing(encoder):
     assert list(encoder.encode_stream([])) == []
 
 
-def test_a_stream_may_be_left_before_its_end_and_another_begun(encoder, pictures):
-    all_pictures = pictures(encoder.spec.size)
-    expected = encode(encoder, all_pictures[:1])
-    stream = encoder.encode_stream(all_pictures[row : row + 1] for row in range(1, 12))
+def test_a_stream_may_be_left_before_its_end_and_another_begun(encoder, images):
+    all_images = images(encoder.spec.size)
+    expected = encode(encoder, all_images[:1])
+    stream = encoder.encode_stream(all_images[row : row + 1] for row in range(1, 12))
     next(stream)
     stream.close()
 
     for _ in range(12):
-        assert np.array_equal(encode(encoder, all_pictures[:1]), expected)
+        assert np.array_equal(encode(encoder, all_images[:1]), expected)
 
 
-def test_rows_that_were_yielded_are_not_changed_by_later_ones(encoder, pictures):
-    all_pictures = pictures(encoder.spec.size)
+def test_rows_that_were_yielded_are_not_changed_by_later_ones(encoder, images):
+    all_images = images(encoder.spec.size)
     rows, copies = [], []
-    for row in encoder.encode_stream(all_pictures[row : row + 1] for row in range(12)):
+    for row in encoder.encode_stream(all_images[row : row + 1] for row in range(12)):
         rows.append(row)
         copies.append(row.copy())
 
     assert np.array_equal(np.concatenate(rows), np.concatenate(copies))
 
 
-def test_openvino_and_keras_agree(openvino_encoder, keras_encoder, pictures):
-    ours = encode(openvino_encoder, pictures(224))
-    reference = encode(keras_encoder, pictures(224))
+def test_openvino_and_keras_agree(openvino_encoder, keras_encoder, images):
+    ours = encode(openvino_encoder, images(224))
+    reference = encode(keras_encoder, images(224))
 
     assert np.sum(ours * reference, axis=1).min() >= 0.9999
 
 
-def test_bf16_stays_near_f32(graph, openvino_encoder, pictures):
+def test_bf16_stays_near_f32(graph, openvino_encoder, images):
     if best_precision() != "bf16":
         pytest.skip("this processor does not compute in bf16")
-    # The picture of a single colour is left out: next to nothing in the network answers it, so rounding decides.
-    drawn_ones = pictures(224)[:11]
+    # The image of a single color is left out: next to nothing in the network answers it, so rounding decides.
+    drawn_ones = images(224)[:11]
     rows = encode(OpenVinoEncoder(replace(LITE0, precision="bf16"), graph / GRAPH_FILE), drawn_ones)
 
     assert np.sum(rows * encode(openvino_encoder, drawn_ones), axis=1).min() >= 0.99

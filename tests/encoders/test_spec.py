@@ -107,7 +107,7 @@ def test_every_row_of_the_table_is_described_under_its_own_name(name):
 
 
 @pytest.mark.parametrize("name", [name for name, row in TABLE.items() if row.keras_file])
-def test_encoders_of_keras_name_their_file_its_size_its_licence_and_its_checksum(name):
+def test_encoders_of_keras_name_their_file_its_size_its_license_and_its_checksum(name):
     row = TABLE[name]
     scheme, _, digest = row.spec.weights.partition(f":{name}-imagenet-notop:")
 
@@ -115,7 +115,7 @@ def test_encoders_of_keras_name_their_file_its_size_its_licence_and_its_checksum
     assert len(digest) in (32, 64)
     assert int(digest, 16) > 0
     assert row.keras_file.endswith(".h5")
-    assert row.licence
+    assert row.license
     assert 0 < row.megabytes < 1000
 
 

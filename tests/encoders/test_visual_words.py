@@ -29,18 +29,18 @@ def files(drawn):
 
 
 @pytest.fixture(scope="module")
-def pictures(files):
+def images(files):
     return [fit(decode(file), SIZE) for file in files]
 
 
 @pytest.fixture(scope="module")
-def vocabulary(pictures):
-    return learn_vocabulary(pictures, words=WORDS)
+def vocabulary(images):
+    return learn_vocabulary(images, words=WORDS)
 
 
 @pytest.fixture(scope="module")
-def vectors(pictures, vocabulary):
-    return np.stack([describe(picture, vocabulary) for picture in pictures])
+def vectors(images, vocabulary):
+    return np.stack([describe(image, vocabulary) for image in images])
 
 
 @pytest.fixture(autouse=True)
@@ -53,51 +53,51 @@ def files_left_open_are_closed():
 
 
 def test_a_vocabulary_has_as_many_words_as_were_asked_for(vocabulary):
-    assert (vocabulary.centres.shape, vocabulary.idf.shape) == ((WORDS, 256), (WORDS,))
-    assert {vocabulary.centres.dtype, vocabulary.idf.dtype} == {np.dtype("f4")}
-    assert np.isfinite(vocabulary.centres).all()
+    assert (vocabulary.centers.shape, vocabulary.idf.shape) == ((WORDS, 256), (WORDS,))
+    assert {vocabulary.centers.dtype, vocabulary.idf.dtype} == {np.dtype("f4")}
+    assert np.isfinite(vocabulary.centers).all()
     assert (vocabulary.idf >= 0).all()
 
 
-def test_a_picture_is_a_unit_vector_of_as_many_numbers_as_there_are_words(vectors):
+def test_a_image_is_a_unit_vector_of_as_many_numbers_as_there_are_words(vectors):
     assert (vectors.shape, vectors.dtype) == ((24, WORDS), np.float32)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     assert (vectors >= 0).all()
 
 
 def test_a_rare_word_counts_for_more_by_the_logarithm_of_how_rare_it_is(vectors, vocabulary):
-    weighty = vocabulary.idf > 0  # a word that every picture has shows in none
-    pictures_with = (vectors > 0).sum(axis=0)
+    weighty = vocabulary.idf > 0  # a word that every image has shows in none
+    images_with = (vectors > 0).sum(axis=0)
 
     assert weighty.sum() > WORDS / 2
-    assert np.allclose(vocabulary.idf[weighty], np.log(25 / (1 + pictures_with[weighty])), atol=1e-5)
+    assert np.allclose(vocabulary.idf[weighty], np.log(25 / (1 + images_with[weighty])), atol=1e-5)
 
 
-def test_the_same_pictures_and_seed_give_the_same_vocabulary(pictures, vocabulary):
-    again, other = learn_vocabulary(iter(pictures), words=WORDS), learn_vocabulary(pictures, words=WORDS, seed=1)
+def test_the_same_images_and_seed_give_the_same_vocabulary(images, vocabulary):
+    again, other = learn_vocabulary(iter(images), words=WORDS), learn_vocabulary(images, words=WORDS, seed=1)
 
     assert saved(again) == saved(vocabulary)
     assert saved(other) != saved(vocabulary)
 
 
-def test_the_same_picture_gives_the_same_vector(pictures, vectors, vocabulary):
-    assert np.array_equal(describe(pictures[0].copy(), vocabulary), vectors[0])
+def test_the_same_image_gives_the_same_vector(images, vectors, vocabulary):
+    assert np.array_equal(describe(images[0].copy(), vocabulary), vectors[0])
 
 
-def test_a_picture_turned_by_quarters_is_nearest_to_itself(pictures, vectors, vocabulary):
-    for row, picture in enumerate(pictures):
+def test_a_image_turned_by_quarters_is_nearest_to_itself(images, vectors, vocabulary):
+    for row, image in enumerate(images):
         for quarters in (1, 2, 3):
-            turned = np.ascontiguousarray(np.rot90(picture, quarters))
+            turned = np.ascontiguousarray(np.rot90(image, quarters))
             assert int(np.argmax(vectors @ describe(turned, vocabulary))) == row
 
 
-def test_words_hardly_ask_for_light(pictures, vectors, vocabulary):
-    for row, picture in enumerate(pictures):
-        darker = np.where(picture >= 248, picture, picture * 0.8).astype(np.uint8)
+def test_words_hardly_ask_for_light(images, vectors, vocabulary):
+    for row, image in enumerate(images):
+        darker = np.where(image >= 248, image, image * 0.8).astype(np.uint8)
         assert int(np.argmax(vectors @ describe(darker, vocabulary))) == row
 
 
-def test_most_products_are_found_by_a_photo_like_picture(files, vectors, vocabulary):
+def test_most_products_are_found_by_a_photo_like_image(files, vectors, vocabulary):
     photos = [photo_like(decode_rgba(file), np.random.default_rng([5, row])) for row, file in enumerate(files)]
 
     found = [int(np.argmax(vectors @ describe(fit(decode(photo), SIZE), vocabulary))) for photo in photos]
@@ -107,57 +107,57 @@ def test_most_products_are_found_by_a_photo_like_picture(files, vectors, vocabul
 
 @settings(max_examples=30, deadline=None)
 @given(st.tuples(*[st.integers(0, 255)] * 3), st.sampled_from([32, 96, 256]))
-def test_a_picture_of_one_colour_has_no_words(vocabulary, colour, size):
-    picture = np.empty((size, size, 3), np.uint8)
-    picture[:] = colour
+def test_a_image_of_one_color_has_no_words(vocabulary, color, size):
+    image = np.empty((size, size, 3), np.uint8)
+    image[:] = color
 
-    assert np.array_equal(describe(picture, vocabulary), np.zeros(WORDS, np.float32))
+    assert np.array_equal(describe(image, vocabulary), np.zeros(WORDS, np.float32))
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(32, 300))
 def test_noise_is_described_without_nan(vocabulary, seed, size):
-    picture = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    image = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
 
-    length = np.linalg.norm(describe(picture, vocabulary))
+    length = np.linalg.norm(describe(image, vocabulary))
 
     assert length == pytest.approx(1, abs=1e-6) or length == 0
 
 
-def test_pictures_are_looked_at_one_by_one_and_no_more_than_needed(monkeypatch, pictures):
-    monkeypatch.setattr(visual_words, "_PICTURES", 10)
+def test_images_are_looked_at_one_by_one_and_no_more_than_needed(monkeypatch, images):
+    monkeypatch.setattr(visual_words, "_IMAGES", 10)
     seen = 0
 
     def stream():
         nonlocal seen
-        for picture in pictures:
+        for image in images:
             seen += 1
-            yield picture
+            yield image
 
     assert learn_vocabulary(stream(), words=16).idf.max() <= np.log(11)
     assert seen == 10
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
-def test_too_few_pictures_are_refused_with_a_hint(pictures, count):
-    with pytest.raises(UsageError, match=f"{count} pictures") as refused:
-        learn_vocabulary(pictures[:count], words=1024)
+def test_too_few_images_are_refused_with_a_hint(images, count):
+    with pytest.raises(UsageError, match=f"{count} images") as refused:
+        learn_vocabulary(images[:count], words=1024)
 
-    assert "more pictures" in refused.value.hint
+    assert "more images" in refused.value.hint
 
 
-def test_pictures_without_features_are_refused():
+def test_images_without_features_are_refused():
     plain = np.full((SIZE, SIZE, 3), 128, np.uint8)
 
     with pytest.raises(UsageError, match="0 local features"):
         learn_vocabulary([plain] * 20, words=4)
 
 
-def test_copies_of_one_picture_teach_words_that_say_nothing(pictures):
-    learnt = learn_vocabulary([pictures[0]] * 12, words=16)
+def test_copies_of_one_image_teach_words_that_say_nothing(images):
+    learned = learn_vocabulary([images[0]] * 12, words=16)
 
-    assert np.isfinite(learnt.centres).all()
-    assert set(np.unique(learnt.idf)) <= {np.float32(0), np.float32(np.log(13))}
+    assert np.isfinite(learned.centers).all()
+    assert set(np.unique(learned.idf)) <= {np.float32(0), np.float32(np.log(13))}
 
 
 def test_a_query_imports_no_scikit_learn():
@@ -177,18 +177,18 @@ def saved(vocabulary: Vocabulary) -> bytes:
 SMALL = Vocabulary(np.arange(512, dtype=np.float32).reshape(2, 256), np.array([1, 2], np.float32))
 
 
-def test_what_was_saved_is_loaded(tmp_path, pictures, vectors, vocabulary):
+def test_what_was_saved_is_loaded(tmp_path, images, vectors, vocabulary):
     (tmp_path / "vocabulary.npz").write_bytes(saved(vocabulary))
 
     again = Vocabulary.load(str(tmp_path / "vocabulary.npz"), WORDS)
 
-    assert np.array_equal(again.centres, vocabulary.centres)
+    assert np.array_equal(again.centers, vocabulary.centers)
     assert np.array_equal(again.idf, vocabulary.idf)
-    assert np.array_equal(describe(pictures[3], again), vectors[3])
+    assert np.array_equal(describe(images[3], again), vectors[3])
 
 
 def test_saving_gives_the_same_bytes_at_any_time():
-    assert saved(SMALL) == saved(Vocabulary(SMALL.centres.copy(), SMALL.idf.copy()))
+    assert saved(SMALL) == saved(Vocabulary(SMALL.centers.copy(), SMALL.idf.copy()))
     with zipfile.ZipFile(io.BytesIO(saved(SMALL))) as archive:
         assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
@@ -217,22 +217,22 @@ def test_a_file_cut_short_anywhere_is_damage(tmp_path):
 
 def test_other_shapes_are_damage_and_the_number_of_words_is_named(tmp_path):
     assert "3 visual words" in refused(tmp_path, saved(SMALL), words=3)
-    refused(tmp_path, saved(Vocabulary(SMALL.centres.T, SMALL.idf)))
-    refused(tmp_path, saved(Vocabulary(SMALL.centres[:, :128], SMALL.idf)))
-    refused(tmp_path, saved(Vocabulary(SMALL.centres, SMALL.idf[:1])))
-    refused(tmp_path, saved(Vocabulary(SMALL.centres, SMALL.idf[None])))
+    refused(tmp_path, saved(Vocabulary(SMALL.centers.T, SMALL.idf)))
+    refused(tmp_path, saved(Vocabulary(SMALL.centers[:, :128], SMALL.idf)))
+    refused(tmp_path, saved(Vocabulary(SMALL.centers, SMALL.idf[:1])))
+    refused(tmp_path, saved(Vocabulary(SMALL.centers, SMALL.idf[None])))
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int32, np.complex64, ">f4"])
 def test_other_types_of_numbers_are_damage(tmp_path, dtype):
-    refused(tmp_path, saved(Vocabulary(SMALL.centres.astype(dtype), SMALL.idf)))
-    refused(tmp_path, saved(Vocabulary(SMALL.centres, SMALL.idf.astype(dtype))))
+    refused(tmp_path, saved(Vocabulary(SMALL.centers.astype(dtype), SMALL.idf)))
+    refused(tmp_path, saved(Vocabulary(SMALL.centers, SMALL.idf.astype(dtype))))
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 def test_numbers_that_are_not_finite_are_damage(tmp_path, number):
-    for place in ("centres", "idf"):
-        arrays = {"centres": SMALL.centres.copy(), "idf": SMALL.idf.copy()}
+    for place in ("centers", "idf"):
+        arrays = {"centers": SMALL.centers.copy(), "idf": SMALL.idf.copy()}
         arrays[place].flat[1] = number
         assert "finite" in refused(tmp_path, saved(Vocabulary(**arrays)))
 
@@ -247,7 +247,7 @@ class Touch:
 
 def test_pickled_objects_are_damage_and_nothing_runs(tmp_path):
     stream = io.BytesIO()
-    np.savez(stream, centres=np.array([Touch(str(tmp_path / "ran"))] * 2, object), idf=SMALL.idf)
+    np.savez(stream, centers=np.array([Touch(str(tmp_path / "ran"))] * 2, object), idf=SMALL.idf)
 
     refused(tmp_path, stream.getvalue())
 
@@ -256,14 +256,14 @@ def test_pickled_objects_are_damage_and_nothing_runs(tmp_path):
 
 def test_a_file_of_other_arrays_is_damage(tmp_path):
     stream = io.BytesIO()
-    np.savez(stream, centres=SMALL.centres)
+    np.savez(stream, centers=SMALL.centers)
 
     refused(tmp_path, stream.getvalue())
 
 
 def test_a_plain_array_in_place_of_the_archive_is_damage(tmp_path):
     stream = io.BytesIO()
-    np.save(stream, SMALL.centres)
+    np.save(stream, SMALL.centers)
 
     refused(tmp_path, stream.getvalue())
 
@@ -291,4 +291,4 @@ def test_a_changed_byte_is_damage_or_does_no_harm_to_the_shapes(tmp_path_factory
         loaded = Vocabulary.load(str(path), 2)
     except DamagedIndexError:
         return
-    assert (loaded.centres.shape, loaded.idf.shape) == ((2, 256), (2,))
+    assert (loaded.centers.shape, loaded.idf.shape) == ((2, 256), (2,))

@@ -111,25 +111,25 @@ def test_an_ordered_dictionary_is_admitted():
     [("os", "system"), ("posix", "system"), ("builtins", "eval"), ("torch", "load"), ("collections", "Counter")],
 )
 def test_a_pickle_that_names_anything_else_is_refused_and_nothing_runs(tmp_path, module, name, place):
-    proof = tmp_path / "ran"
-    evil = pickled(Call(Name(module, name), f"touch {proof}" if name == "system" else "1"))
+    match = tmp_path / "ran"
+    evil = pickled(Call(Name(module, name), f"touch {match}" if name == "system" else "1"))
     parts = [pickled(1), pickled(2), pickled({}), pickled({}), pickled([])]
     parts[place] = evil
 
     with pytest.raises(pickle.UnpicklingError, match=f"{module}.{name}"):
         read_legacy_torch(b"".join(parts))
 
-    assert not proof.exists()
+    assert not match.exists()
 
 
 def test_the_pickle_of_the_test_above_would_have_run(tmp_path):
     # Read by an unguarded unpickler in a process of its own, so that the refusal is known to mean something.
-    proof = tmp_path / "ran"
-    evil = pickled(Call(Name("os", "system"), f"touch {proof}"))
+    match = tmp_path / "ran"
+    evil = pickled(Call(Name("os", "system"), f"touch {match}"))
 
     subprocess.run([sys.executable, "-c", f"import pickle; pickle.loads({evil!r})"], check=True)
 
-    assert proof.exists()
+    assert match.exists()
 
 
 @pytest.fixture(scope="module")

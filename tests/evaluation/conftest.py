@@ -20,7 +20,7 @@ from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import write_array
 from imgsearch.store.items import SCHEMA, connect
 from imgsearch.store.manifest import Manifest, generation_folder
-from imgsearch.store.plan import BackendSettings, SearchWish
+from imgsearch.store.plan import BackendSettings, SearchOptions
 
 EXACT = BackendSettings("exact", 0, 0, 0)
 
@@ -40,7 +40,7 @@ def store_index(
     contents: Sequence[str] | None = None,
     backend: BackendSettings = EXACT,
 ) -> Path:
-    """Publish an index of vectors that no encoder made; `contents` stand for the bytes of the pictures."""
+    """Publish an index of vectors that no encoder made; `contents` stand for the bytes of the images."""
     count, dims = vectors.shape
     names = paths or [f"{row:05d}.png" for row in range(count)]
     folder = directory / generation_folder(1)
@@ -75,7 +75,7 @@ def store_index(
         count=count,
         rejected=0,
         damaged=0,
-        catalogue="/nowhere",
+        catalog="/nowhere",
         policy=FilePolicy(),
         encoder=spec,
         fingerprint=spec.fingerprint,
@@ -84,7 +84,7 @@ def store_index(
         dims=dims,
         projection_count=0,
         adaptation=None,
-        search=SearchWish(backend.name),
+        search=SearchOptions(backend.name),
         backend=backend,
         measured=None,
         calibration=None,
@@ -138,8 +138,8 @@ def write_csv_fixture() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def shop(tmp_path_factory) -> Path:
-    """A catalogue of 48 drawn products in 12 categories with an index beside it. Not to be changed: copy it."""
+    """A catalog of 48 drawn products in 12 categories with an index beside it. Not to be changed: copy it."""
     folder = tmp_path_factory.mktemp("shop")
-    draw_catalog(folder / "catalogue", per_kind=4)
-    build_index(folder / "catalogue", folder / "index", backbone="handcrafted")
+    draw_catalog(folder / "catalog", per_kind=4)
+    build_index(folder / "catalog", folder / "index", backbone="handcrafted")
     return folder

@@ -1,4 +1,4 @@
-"""What a score means: learnt from queries, stored in the index, shown beside hits, kept while scores mean the same."""
+"""What a score means: learned from queries, stored in the index, shown beside hits, kept while scores mean the same."""
 
 import dataclasses
 import json
@@ -71,7 +71,7 @@ def test_a_known_probability_is_found_again(queries):
 
 
 @pytest.mark.parametrize("queries", [300, 3000])
-def test_the_error_is_small_on_queries_that_nothing_was_learnt_from(queries):
+def test_the_error_is_small_on_queries_that_nothing_was_learned_from(queries):
     found = calibrate(simulated(queries))
     unseen = error_of(found.calibration, simulated(5000, seed=1))
 
@@ -177,7 +177,7 @@ def test_first_hits_that_are_all_right_are_nearly_certain():
 
 
 def test_queries_with_one_hit_each_have_no_later_ones():
-    """An index of one item, and pictures of which some are right."""
+    """An index of one item, and images of which some are right."""
     retrieval = simulated(60)
     judged = tuple(dataclasses.replace(one, hits=one.hits[:1]) for one in retrieval.judged)
     found = calibrate(dataclasses.replace(retrieval, judged=judged))
@@ -189,7 +189,7 @@ def test_queries_with_one_hit_each_have_no_later_ones():
 # --- in an index
 
 
-def learnt(index, **options):
+def learned(index, **options):
     """Learn what the scores of an index mean, and store it."""
     found = evaluate(index, calibrate=True, **options)
     keep_calibration(index, found)
@@ -198,15 +198,15 @@ def learnt(index, **options):
 
 @pytest.fixture
 def copied(shop, tmp_path):
-    """The drawn catalogue and its index, to be changed."""
-    shutil.copytree(shop / "catalogue", tmp_path / "catalogue")
-    build_index(tmp_path / "catalogue", tmp_path / "index", backbone="handcrafted")
+    """The drawn catalog and its index, to be changed."""
+    shutil.copytree(shop / "catalog", tmp_path / "catalog")
+    build_index(tmp_path / "catalog", tmp_path / "index", backbone="handcrafted")
     return tmp_path
 
 
 @pytest.fixture
 def calibrated(copied):
-    learnt(copied / "index", labels="category")
+    learned(copied / "index", labels="category")
     return copied
 
 
@@ -214,9 +214,9 @@ def calibration_in(folder):
     return generations.read_manifest(folder / "index").calibration
 
 
-def test_what_was_learnt_is_stored_in_the_index(copied):
+def test_what_was_learned_is_stored_in_the_index(copied):
     before = generations.read_manifest(copied / "index")
-    found = learnt(copied / "index", labels="category")
+    found = learned(copied / "index", labels="category")
 
     manifest = generations.read_manifest(copied / "index")
     assert manifest.calibration == found.reliability.calibration
@@ -227,16 +227,16 @@ def test_what_was_learnt_is_stored_in_the_index(copied):
     assert not check(copied / "index", deep=True)
 
 
-def test_without_labels_it_is_learnt_from_a_self_test(copied):
-    found = learnt(copied / "index")
+def test_without_labels_it_is_learned_from_a_self_test(copied):
+    found = learned(copied / "index")
 
     assert found.setup["kind"] == "self-test"
     assert calibration_in(copied).meaning == "product"
 
 
-def test_learning_again_takes_the_place_of_what_was_learnt(calibrated):
+def test_learning_again_takes_the_place_of_what_was_learned(calibrated):
     first = calibration_in(calibrated)
-    learnt(calibrated / "index", sample=30)
+    learned(calibrated / "index", sample=30)
 
     assert calibration_in(calibrated).meaning == "product"
     assert calibration_in(calibrated) != first
@@ -251,9 +251,9 @@ def test_evaluating_alone_stores_nothing(copied):
 
 
 def test_hits_have_the_probability_of_their_score_and_rank(calibrated):
-    picture = calibrated / "catalogue/fish/fish-00.png"
+    image = calibrated / "catalog/fish/fish-00.png"
     with Index.open(calibrated / "index") as index:
-        hits = index.search(picture, k=10)
+        hits = index.search(image, k=10)
         by_curves = [index.manifest.calibration.probability(hit.score, hit.rank) for hit in hits]
         assert [hit.probability for hit in hits] == pytest.approx(np.minimum.accumulate(by_curves).tolist())
         assert all(0 < hit.probability < 1 for hit in hits)
@@ -270,11 +270,11 @@ def test_no_hit_is_surer_than_one_before_it_though_the_curves_cross():
 
 
 def test_a_hit_that_is_first_only_because_better_ones_were_left_out_is_none_that_nothing_has_beaten(calibrated):
-    picture = calibrated / "catalogue/fish/fish-00.png"
+    image = calibrated / "catalog/fish/fish-00.png"
     with Index.open(calibrated / "index") as index:
         manifest = index.manifest
-        (best,) = index.search(picture, k=1, where="category = 'fish'")
-        (left,) = index.search(picture, k=1, where="category = 'cups'")
+        (best,) = index.search(image, k=1, where="category = 'fish'")
+        (left,) = index.search(image, k=1, where="category = 'cups'")
 
     assert best.probability == manifest.calibration.probability(best.score, 1)
     assert left.probability == manifest.calibration.probability(left.score, 2)
@@ -283,27 +283,27 @@ def test_a_hit_that_is_first_only_because_better_ones_were_left_out_is_none_that
 @pytest.mark.parametrize("least", [-0.1, 1.1, float("nan")])
 def test_a_least_probability_that_is_none_is_refused(calibrated, least):
     with Index.open(calibrated / "index") as index, pytest.raises(UsageError, match="from 0 to 1"):
-        index.search(calibrated / "catalogue/fish/fish-00.png", min_probability=least)
+        index.search(calibrated / "catalog/fish/fish-00.png", min_probability=least)
 
 
 def test_without_a_calibration_hits_have_no_probability(copied):
     with Index.open(copied / "index") as index:
-        hits = index.search(copied / "catalogue/fish/fish-00.png")
+        hits = index.search(copied / "catalog/fish/fish-00.png")
         assert [hit.probability for hit in hits] == [None] * 5
         with pytest.raises(UsageError, match="expected an index that knows what its scores mean") as caught:
-            index.search(copied / "catalogue/fish/fish-00.png", min_probability=0.5)
+            index.search(copied / "catalog/fish/fish-00.png", min_probability=0.5)
     assert "evaluate --calibrate" in caught.value.hint
 
 
 def test_hits_that_are_likely_enough_are_kept(calibrated):
-    picture = calibrated / "catalogue/fish/fish-00.png"
+    image = calibrated / "catalog/fish/fish-00.png"
     with Index.open(calibrated / "index") as index:
-        everything = index.search(picture, k=48)
+        everything = index.search(image, k=48)
         least = everything[20].probability
         for limit in (0.0, least, 0.9999999, 1.0):
-            kept = index.search(picture, k=48, min_probability=limit)
+            kept = index.search(image, k=48, min_probability=limit)
             assert kept == [hit for hit in everything if hit.probability >= limit]
-        assert 0 < len(index.search(picture, k=48, min_probability=least)) < 48
+        assert 0 < len(index.search(image, k=48, min_probability=least)) < 48
 
 
 # --- while scores mean the same
@@ -311,25 +311,25 @@ def test_hits_that_are_likely_enough_are_kept(calibrated):
 
 @pytest.fixture
 def projected(copied, monkeypatch):
-    """A calibrated index of a catalogue that is large enough to learn a projection from."""
-    monkeypatch.setattr(generation, "SMALLEST_CATALOGUE", 40)
+    """A calibrated index of a catalog that is large enough to learn a projection from."""
+    monkeypatch.setattr(generation, "SMALLEST_CATALOG", 40)
     monkeypatch.setattr(projection, "DIMS", 16)
-    build_index(copied / "catalogue", copied / "index", relearn=True)
+    build_index(copied / "catalog", copied / "index", relearn=True)
     assert generations.read_manifest(copied / "index").projection_count == 48
-    learnt(copied / "index", labels="category")
+    learned(copied / "index", labels="category")
     return copied
 
 
-def more_pictures(folder):
+def more_images(folder):
     for number in range(2):
-        pixels = (folder / f"catalogue/balls/balls-0{number}.png").read_bytes()
-        (folder / f"catalogue/fish/new-{number}.png").write_bytes(pixels)
+        pixels = (folder / f"catalog/balls/balls-0{number}.png").read_bytes()
+        (folder / f"catalog/fish/new-{number}.png").write_bytes(pixels)
 
 
-def test_a_night_with_new_pictures_keeps_it_and_the_projection(projected):
+def test_a_night_with_new_images_keeps_it_and_the_projection(projected):
     before = generations.read_manifest(projected / "index")
-    more_pictures(projected)
-    build_index(projected / "catalogue", projected / "index")
+    more_images(projected)
+    build_index(projected / "catalog", projected / "index")
 
     after = generations.read_manifest(projected / "index")
     assert (after.count, after.generation) == (50, before.generation + 1)
@@ -337,19 +337,19 @@ def test_a_night_with_new_pictures_keeps_it_and_the_projection(projected):
     assert not check(projected / "index", deep=True)
 
 
-def test_a_projection_that_is_learnt_anew_drops_it_with_a_warning(projected, caplog):
-    more_pictures(projected)
+def test_a_projection_that_is_learned_anew_drops_it_with_a_warning(projected, caplog):
+    more_images(projected)
     with caplog.at_level(logging.WARNING, logger="imgsearch"):
         logging.getLogger("imgsearch").propagate = True
-        build_index(projected / "catalogue", projected / "index", relearn=True)
+        build_index(projected / "catalog", projected / "index", relearn=True)
 
     assert calibration_in(projected) is None
     assert "scores mean something else now: run imgsearch evaluate --calibrate again" in caplog.text
 
 
-def test_a_projection_that_is_learnt_anew_and_is_the_same_keeps_it(projected):
+def test_a_projection_that_is_learned_anew_and_is_the_same_keeps_it(projected):
     before = calibration_in(projected)
-    build_index(projected / "catalogue", projected / "index", relearn=True)
+    build_index(projected / "catalog", projected / "index", relearn=True)
 
     assert calibration_in(projected) == before
 
@@ -357,25 +357,25 @@ def test_a_projection_that_is_learnt_anew_and_is_the_same_keeps_it(projected):
 def test_another_encoder_drops_it_with_a_warning(calibrated, caplog):
     with caplog.at_level(logging.WARNING, logger="imgsearch"):
         logging.getLogger("imgsearch").propagate = True
-        build_index(calibrated / "catalogue", calibrated / "index", backbone="handcrafted:color")
+        build_index(calibrated / "catalog", calibrated / "index", backbone="handcrafted:color")
 
     assert calibration_in(calibrated) is None
     assert "run imgsearch evaluate --calibrate again" in caplog.text
     with Index.open(calibrated / "index") as index:
-        assert index.search(calibrated / "catalogue/fish/fish-00.png")[0].probability is None
+        assert index.search(calibrated / "catalog/fish/fish-00.png")[0].probability is None
 
 
 def test_a_night_on_which_nothing_changed_leaves_it_alone(calibrated):
     before = (calibrated / "index/manifest.json").read_bytes()
 
-    assert not build_index(calibrated / "catalogue", calibrated / "index").published
+    assert not build_index(calibrated / "catalog", calibrated / "index").published
     assert (calibrated / "index/manifest.json").read_bytes() == before
 
 
 def test_rolling_back_carries_it_over(calibrated):
     before = calibration_in(calibrated)
-    more_pictures(calibrated)
-    build_index(calibrated / "catalogue", calibrated / "index")
+    more_images(calibrated)
+    build_index(calibrated / "catalog", calibrated / "index")
     rollback(calibrated / "index")
 
     manifest = generations.read_manifest(calibrated / "index")
@@ -386,24 +386,24 @@ def test_rolling_back_carries_it_over(calibrated):
 
 def test_rolling_back_across_an_encoder_brings_back_what_belonged_to_it(calibrated):
     before = calibration_in(calibrated)
-    build_index(calibrated / "catalogue", calibrated / "index", backbone="handcrafted:color")
+    build_index(calibrated / "catalog", calibrated / "index", backbone="handcrafted:color")
     rollback(calibrated / "index")
 
     assert calibration_in(calibrated) == before
 
 
-def test_rolling_back_brings_back_what_was_learnt_last(calibrated):
-    last = learnt(calibrated / "index").reliability.calibration  # of the product, where it was the category
-    more_pictures(calibrated)
-    build_index(calibrated / "catalogue", calibrated / "index")
+def test_rolling_back_brings_back_what_was_learned_last(calibrated):
+    last = learned(calibrated / "index").reliability.calibration  # of the product, where it was the category
+    more_images(calibrated)
+    build_index(calibrated / "catalog", calibrated / "index")
     rollback(calibrated / "index")
 
     assert calibration_in(calibrated) == last
 
 
 def test_rolling_back_to_another_encoder_does_not_carry_it_over(copied):
-    build_index(copied / "catalogue", copied / "index", backbone="handcrafted:color")
-    learnt(copied / "index", labels="category")
+    build_index(copied / "catalog", copied / "index", backbone="handcrafted:color")
+    learned(copied / "index", labels="category")
     rollback(copied / "index")
 
     manifest = generations.read_manifest(copied / "index")
@@ -412,8 +412,8 @@ def test_rolling_back_to_another_encoder_does_not_carry_it_over(copied):
 
 def test_a_build_that_publishes_in_between_makes_it_worthless(copied):
     found = evaluate(copied / "index", labels="category", calibrate=True)
-    more_pictures(copied)
-    build_index(copied / "catalogue", copied / "index")
+    more_images(copied)
+    build_index(copied / "catalog", copied / "index")
 
     with pytest.raises(RefusedError, match=r"expected generation 1 of .*, found generation 2: it was rebuilt"):
         keep_calibration(copied / "index", found)

@@ -263,29 +263,29 @@ def test_a_tenth_of_the_queries_may_be_gone(kept, problems):
     assert len(compare(before, some("map", np.ones(100), range(kept))).problems) == problems
 
 
-def sampled(catalogue, sample):
+def sampled(catalog, sample):
     """Ask for a sample of items by a fixed lot, as an evaluation does."""
-    asked = sorted(catalogue, key=lambda item: item * 2654435761 % 2**32)[:sample]
-    return record(len(catalogue), SETUP | {"sample": sample}, map={f"{item}": 1.0 for item in asked})
+    asked = sorted(catalog, key=lambda item: item * 2654435761 % 2**32)[:sample]
+    return record(len(catalog), SETUP | {"sample": sample}, map={f"{item}": 1.0 for item in asked})
 
 
-def test_a_sample_of_a_catalogue_that_has_grown_raises_no_alarm():
+def test_a_sample_of_a_catalog_that_has_grown_raises_no_alarm():
     before, after = sampled(range(10_000), 1000), sampled(range(13_000), 1000)
 
     comparison = compare(before, after)
 
-    assert comparison.changes[0].queries < 850  # new pictures have taken the places of others in the sample
+    assert comparison.changes[0].queries < 850  # new images have taken the places of others in the sample
     assert comparison.problems == ()
 
 
 @pytest.mark.parametrize("later", [range(5000), range(5000, 15_000), range(5000, 18_000)])
-def test_half_of_a_sampled_catalogue_gone_raises_the_alarm_even_if_others_have_come(later):
+def test_half_of_a_sampled_catalog_gone_raises_the_alarm_even_if_others_have_come(later):
     problems = compare(sampled(range(10_000), 1000), sampled(later, 1000)).problems
 
     assert any("earlier queries only" in problem for problem in problems)
 
 
-def test_half_of_a_small_catalogue_gone_raises_the_alarm_however_many_others_have_come():
+def test_half_of_a_small_catalog_gone_raises_the_alarm_however_many_others_have_come():
     (problem,) = compare(sampled(range(100), 1000), sampled(range(50, 900), 1000)).problems
 
     assert problem == "of 100 earlier queries only 50 are there still"

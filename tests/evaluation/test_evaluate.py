@@ -130,9 +130,9 @@ def test_one_item_is_refused_with_a_reason(options, tmp_path, store_index, vecto
 
 
 def test_one_item_can_be_asked_for_by_its_variant(tmp_path, shop, run):
-    (tmp_path / "catalogue").mkdir()
-    shutil.copy(shop / "catalogue/fish/fish-00.png", tmp_path / "catalogue")
-    build_index(tmp_path / "catalogue", tmp_path / "index", backbone="handcrafted")
+    (tmp_path / "catalog").mkdir()
+    shutil.copy(shop / "catalog/fish/fish-00.png", tmp_path / "catalog")
+    build_index(tmp_path / "catalog", tmp_path / "index", backbone="handcrafted")
 
     code, out, _ = run(tmp_path / "index", "--self-test", "--format", "json")
     assert code == 0
@@ -162,7 +162,7 @@ def test_figures_beyond_the_size_of_the_index_are_left_out_or_harmless(count, tm
 
 
 def test_no_index_and_embeddings_alone_have_their_own_exit_code(tmp_path, shop, run):
-    embed(shop / "catalogue", tmp_path / "embeddings", backbone="handcrafted")
+    embed(shop / "catalog", tmp_path / "embeddings", backbone="handcrafted")
 
     for directory in (tmp_path / "nowhere", tmp_path / "embeddings"):
         code, out, err = run(directory)
@@ -179,7 +179,7 @@ def test_no_index_and_embeddings_alone_have_their_own_exit_code(tmp_path, shop, 
         (("--truth", "t.csv"), "--queries DIR"),
         (("--self-test", "--labels", "category"), "one kind of queries"),
         (("--self-test", "--queries", "photos"), "one kind of queries"),
-        (("--queries", "photos"), "expected a folder of query pictures, found none: photos"),
+        (("--queries", "photos"), "expected a folder of query images, found none: photos"),
         (("--labels", "brand"), "column 'brand'"),
         (("--labels", ""), "--labels"),
         (("--recall", "--labels", ""), "--labels"),
@@ -281,8 +281,8 @@ def test_evaluations_that_were_set_up_otherwise_are_not_compared(options, index,
 
 
 @pytest.mark.parametrize(("kind", "alarms"), [("labels", 0), ("queries", 1)])
-def test_pictures_of_the_user_do_not_give_way_to_a_catalogue_that_has_grown(kind, alarms):
-    """Only a sample of items does: 6 of 10 queries are left, of a catalogue twice as large."""
+def test_images_of_the_user_do_not_give_way_to_a_catalog_that_has_grown(kind, alarms):
+    """Only a sample of items does: 6 of 10 queries are left, of a catalog twice as large."""
 
     def evaluated(count, queries):
         setup = {"kind": kind, "label": "product", "sample": 5, "recall": False}
@@ -363,7 +363,7 @@ def test_info_says_what_scores_mean_and_what_searches_find(shop, tmp_path, imgse
     told = imgsearch("info", "--index", tmp_path / "index").stdout
 
     assert done.returncode == 0
-    assert "probability of the same category: learnt from 48 queries" in done.stdout
+    assert "probability of the same category: learned from 48 queries" in done.stdout
     assert "category" in told
     assert imgsearch("check", "--index", tmp_path / "index", "--deep").returncode == 0
 

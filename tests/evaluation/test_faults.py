@@ -27,7 +27,7 @@ from imgsearch.store.items import connect
 from imgsearch.store.plan import BackendSettings
 from imgsearch.synthetic.augment import screenshot_like
 
-# Enough that a projection is learnt (512).
+# Enough that a projection is learned (512).
 PER_KIND = 43
 PHOTOS = 129
 RUNS = {
@@ -35,7 +35,7 @@ RUNS = {
     "labels": ("--labels", "category"),
     # What the search finds of what the vectors hold.
     "recall": ("--recall", "--sample", "200"),
-    # Pictures cut out of a screen: decoder, encoder, projection and vectors together. As a whole: regions are more
+    # Images cut out of a screen: decoder, encoder, projection and vectors together. As a whole: regions are more
     # chances, which hide two of the faults.
     "photos": ("--queries", "PHOTOS", "--truth", "TRUTH", "--regions", "whole"),
 }
@@ -43,14 +43,14 @@ RUNS = {
 
 @dataclass(frozen=True)
 class Shop:
-    """A catalogue, its index, what was measured of it, and a way to measure again."""
+    """A catalog, its index, what was measured of it, and a way to measure again."""
 
     folder: Path
     evaluate: Callable[..., int]
 
     @property
-    def catalogue(self) -> Path:
-        return self.folder / "catalogue"
+    def catalog(self) -> Path:
+        return self.folder / "catalog"
 
     @property
     def index(self) -> Path:
@@ -67,15 +67,15 @@ def healthy(tmp_path_factory, write_csv) -> Shop:
     They are not trimmed: to cut pages off screenshots makes more of them right, and what a fault does harder to see.
     """
     folder = tmp_path_factory.mktemp("healthy")
-    files = draw_catalog(folder / "catalogue", per_kind=PER_KIND)
+    files = draw_catalog(folder / "catalog", per_kind=PER_KIND)
     options = ["--index", str(folder / "index"), "--trees", "10", "--no-trim", "-q"]
-    assert main(["build-index", str(folder / "catalogue"), *options]) == 0
+    assert main(["build-index", str(folder / "catalog"), *options]) == 0
     (folder / "photos").mkdir()
     truth = []
     for number, file in enumerate(files[:: len(files) // PHOTOS]):
         photo = screenshot_like(decode_rgba(file.read_bytes()), np.random.default_rng(number))
         (folder / "photos" / f"{number:03d}.jpg").write_bytes(photo)
-        truth.append((f"{number:03d}.jpg", file.relative_to(folder / "catalogue").as_posix()))
+        truth.append((f"{number:03d}.jpg", file.relative_to(folder / "catalog").as_posix()))
     write_csv(folder / "truth.csv", ("query", "path"), truth)
     places = {"PHOTOS": str(folder / "photos"), "TRUTH": str(folder / "truth.csv")}
 
@@ -205,7 +205,7 @@ def projection_without_mean(projection, embeddings):
     return Projection(np.zeros_like(projection.mean), projection.components)
 
 
-def projection_of_half_the_catalogue(projection, embeddings):
+def projection_of_half_the_catalog(projection, embeddings):
     return learn_projection(embeddings[::2])
 
 
@@ -231,7 +231,7 @@ def rows_of_items_permuted(index, shop):
 
 
 def other_steps(steps):
-    """Queries are seen otherwise than the catalogue was."""
+    """Queries are seen otherwise than the catalog was."""
 
     def fault(index, shop):
         return {"encoder": replace(generations.read_manifest(index).encoder, steps=steps)}
@@ -268,49 +268,49 @@ def other_weights(openvino, model):
     return model
 
 
-def rebuilt(index, catalogue, *options):
+def rebuilt(index, catalog, *options):
     """Let the real program make it worse."""
-    code = main(["build-index", str(catalogue), "--index", str(index), "-q", *options])
+    code = main(["build-index", str(catalog), "--index", str(index), "-q", *options])
     assert code == 0
     return {}
 
 
-def of_the_catalogue(index, shop, keep):
-    """Copy a part of the catalogue; the times stay, so that nothing is embedded again."""
-    kept = [file for number, file in enumerate(sorted(shop.catalogue.rglob("*.png"))) if keep(number, file)]
-    folder = index.parent / "catalogue"
+def of_the_catalog(index, shop, keep):
+    """Copy a part of the catalog; the times stay, so that nothing is embedded again."""
+    kept = [file for number, file in enumerate(sorted(shop.catalog.rglob("*.png"))) if keep(number, file)]
+    folder = index.parent / "catalog"
     for file in kept:
-        copy = folder / file.relative_to(shop.catalogue)
+        copy = folder / file.relative_to(shop.catalog)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(file, copy)
     return folder
 
 
 def half_missing(index, shop):
-    return rebuilt(index, of_the_catalogue(index, shop, lambda number, _: number % 2), "--force")
+    return rebuilt(index, of_the_catalog(index, shop, lambda number, _: number % 2), "--force")
 
 
 def an_eighth_missing(index, shop):
-    return rebuilt(index, of_the_catalogue(index, shop, lambda number, _: number % 8))
+    return rebuilt(index, of_the_catalog(index, shop, lambda number, _: number % 8))
 
 
 def a_category_missing(index, shop):
-    return rebuilt(index, of_the_catalogue(index, shop, lambda _, file: file.parent.name != "stars"))
+    return rebuilt(index, of_the_catalog(index, shop, lambda _, file: file.parent.name != "stars"))
 
 
 def a_worse_encoder(index, shop):
-    return rebuilt(index, shop.catalogue, "--backbone", "handcrafted:color", "--trees", "10")
+    return rebuilt(index, shop.catalog, "--backbone", "handcrafted:color", "--trees", "10")
 
 
-def pictures_changed(change):
-    """Every eighth file holds another picture of the same name, and a nightly build has taken it in."""
+def images_changed(change):
+    """Every eighth file holds another image of the same name, and a nightly build has taken it in."""
 
     def fault(index, shop):
-        catalogue = of_the_catalogue(index, shop, lambda *_: True)
-        for file in sorted(catalogue.rglob("*.png"))[::8]:
+        catalog = of_the_catalog(index, shop, lambda *_: True)
+        for file in sorted(catalog.rglob("*.png"))[::8]:
             pixels = cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
             file.write_bytes(cv2.imencode(".png", change(pixels))[1].tobytes())
-        return rebuilt(index, catalogue)
+        return rebuilt(index, catalog)
 
     return fault
 
@@ -325,12 +325,12 @@ def blurred(pixels):
 
 def categories_of_others(index, shop):
     """A CSV file sorted by one column only."""
-    paths = [file.relative_to(shop.catalogue).as_posix() for file in sorted(shop.catalogue.rglob("*.png"))]
+    paths = [file.relative_to(shop.catalog).as_posix() for file in sorted(shop.catalog.rglob("*.png"))]
     categories = random().permutation([path.partition("/")[0] for path in paths])
     lines = ["path,category", *(f"{path},{category}" for path, category in zip(paths, categories, strict=True))]
     file = index.parent / "products.csv"
     file.write_text("\n".join(lines))
-    return rebuilt(index, shop.catalogue, "--metadata", str(file))
+    return rebuilt(index, shop.catalog, "--metadata", str(file))
 
 
 # Each fault, what is to catch it, and what must be said.
@@ -341,7 +341,7 @@ FAULTS = {
     "vectors negated": (vectors_changed(negated), "photos", "hit_rate@1 is"),
     "a third of the vectors equal": (vectors_changed(partly_equal), "labels", "hit_rate@1 is"),
     "a quarter of the vectors nothing": (vectors_changed(partly_nothing), "labels", "hit_rate@1 is"),
-    "every other vector that of its neighbour": (vectors_changed(doubled), "photos", "map is"),
+    "every other vector that of its neighbor": (vectors_changed(doubled), "photos", "map is"),
     "vectors brought to their signs": (vectors_changed(signs), "labels", "map is"),
     "vectors with noise": (vectors_changed(noisy), "labels", "map is"),
     "six dimensions left": (vectors_changed(few_dims), "labels", "hit_rate@1 is"),
@@ -352,19 +352,19 @@ FAULTS = {
     "a forest of other vectors": (another_forest, "recall", "index_recall@10 is"),
     "a random projection": (projection_changed(random_projection), "photos", "hit_rate@1 is"),
     "a projection without its mean": (projection_changed(projection_without_mean), "photos", "map is"),
-    "a projection of half the catalogue": (projection_changed(projection_of_half_the_catalogue), "photos", "map is"),
+    "a projection of half the catalog": (projection_changed(projection_of_half_the_catalog), "photos", "map is"),
     "a projection in another order": (projection_changed(projection_in_another_order), "photos", "hit_rate@1 is"),
     "rows of items permuted": (rows_of_items_permuted, "labels", "hit_rate@1 is"),
     "queries binarized": (other_steps("binarize=otsu"), "photos", "hit_rate@1 is"),
-    "queries without colours": (other_steps("grayscale"), "photos", "map is"),
+    "queries without colors": (other_steps("grayscale"), "photos", "map is"),
     "the encoder's channels swapped": (network_changed(channels_swapped), "photos", "map is"),
     "the encoder's weights of another": (network_changed(other_weights), "photos", "hit_rate@1 is"),
     "a worse encoder": (a_worse_encoder, "labels", "hit_rate@1 is"),
-    "half the catalogue missing": (half_missing, "labels", "items where it held 516: 50 % less"),
-    "an eighth of the catalogue missing": (an_eighth_missing, "recall", "items where it held 516: 13 % less"),
+    "half the catalog missing": (half_missing, "labels", "items where it held 516: 50 % less"),
+    "an eighth of the catalog missing": (an_eighth_missing, "recall", "items where it held 516: 13 % less"),
     "a category missing": (a_category_missing, "photos", "map is"),
-    "pictures upside down": (pictures_changed(upside_down), "photos", "map is"),
-    "pictures blurred": (pictures_changed(blurred), "photos", "map is"),
+    "images upside down": (images_changed(upside_down), "photos", "map is"),
+    "images blurred": (images_changed(blurred), "photos", "map is"),
     "categories of others": (categories_of_others, "labels", "hit_rate@1 is"),
 }
 
@@ -387,7 +387,7 @@ def test_a_fault_is_caught_against_the_evaluation_of_before(name, healthy, copie
     assert said in told
 
 
-# The vectors of 516 pictures are too few for a forest to be bad at.
+# The vectors of 516 images are too few for a forest to be bad at.
 POOR = {
     "a small search_k": {"search_k": 1},
     "a small search_k in a forest of one tree": {"trees": 1, "search_k": 1},
@@ -425,7 +425,7 @@ def test_a_poor_forest_is_caught_by_a_gate_and_by_a_comparison(name, forest, tmp
 
 
 GATES = {
-    "half the catalogue missing": ("count=516", "count is 258, 258 below 516"),
+    "half the catalog missing": ("count=516", "count is 258, 258 below 516"),
     "vectors shuffled": ("hit_rate@1=0.95", "below 0.95"),
     "a forest of other vectors": ("index_recall@10=0.99", "below 0.99"),
     "rows of items permuted": ("map=0.8", "below 0.8"),
@@ -463,30 +463,30 @@ def float16(vectors):
 
 
 def another_seed(index, shop):
-    return rebuilt(index, shop.catalogue, "--seed", "7", "--trees", "10")
+    return rebuilt(index, shop.catalog, "--seed", "7", "--trees", "10")
 
 
 def fewer_trees(index, shop):
-    return rebuilt(index, shop.catalogue, "--trees", "5")
+    return rebuilt(index, shop.catalog, "--trees", "5")
 
 
-def a_few_pictures_gone(index, shop):
-    return rebuilt(index, of_the_catalogue(index, shop, lambda number, _: number % 50 != 1))
+def a_few_images_gone(index, shop):
+    return rebuilt(index, of_the_catalog(index, shop, lambda number, _: number % 50 != 1))
 
 
-def a_few_pictures_more(index, shop):
-    catalogue = of_the_catalogue(index, shop, lambda *_: True)
+def a_few_images_more(index, shop):
+    catalog = of_the_catalog(index, shop, lambda *_: True)
     for file in draw_catalog(index.parent / "new", per_kind=1, seed=1):
-        shutil.move(file, catalogue / file.parent.name / f"new-{file.name}")
-    return rebuilt(index, catalogue)
+        shutil.move(file, catalog / file.parent.name / f"new-{file.name}")
+    return rebuilt(index, catalog)
 
 
 HARMLESS = {
     "vectors of half the precision": (vectors_changed(float16), ("labels", "recall", "photos")),
     "another seed of the forest": (another_seed, ("recall",)),
     "fewer trees": (fewer_trees, ("recall",)),
-    "a few pictures gone": (a_few_pictures_gone, ("labels", "recall", "photos")),
-    "a few pictures more": (a_few_pictures_more, ("labels", "recall", "photos")),
+    "a few images gone": (a_few_images_gone, ("labels", "recall", "photos")),
+    "a few images more": (a_few_images_more, ("labels", "recall", "photos")),
 }
 
 

@@ -13,7 +13,7 @@ from imgsearch.evaluation.evaluate import evaluate
 from imgsearch.evaluation.index_recall import index_recall
 from imgsearch.search.recall import TIE, Sample, measure, sampled
 from imgsearch.store import generations
-from imgsearch.store.plan import BackendSettings, SearchWish
+from imgsearch.store.plan import BackendSettings, SearchOptions
 
 COUNT = 12_000
 
@@ -143,7 +143,7 @@ def test_a_small_index_is_given_a_forest_for_the_curve_unless_the_user_wants_non
     directory = store_index(tmp_path / "index", vectors[:3000])
     with Index.open(directory) as index:
         assert index_recall(index, 20, silent).curve == ()
-    sign(directory, search=SearchWish("auto"))
+    sign(directory, search=SearchOptions("auto"))
     before = {path.relative_to(directory) for path in directory.rglob("*")}
     with Index.open(directory) as index:
         found = index_recall(index, 20, silent)

@@ -137,8 +137,8 @@ def test_a_heat_map_is_as_dark_as_the_share_is_large():
 
     tree = ET.fromstring(plots.draw_confusion(found))
 
-    picture = next(node for node in tree.iter() if node.tag.endswith("image"))  # of the colours beside it
-    link = next(value for name, value in picture.attrib.items() if name.endswith("href"))
+    image = next(node for node in tree.iter() if node.tag.endswith("image"))  # of the colors beside it
+    link = next(value for name, value in image.attrib.items() if name.endswith("href"))
     colors = imread(io.BytesIO(base64.b64decode(link.partition(",")[2])))
     assert colors.reshape(-1, colors.shape[-1])[:, :3].sum(axis=1).std() > 0.3
     cells = {node.get("style", "").partition("fill: ")[2][:7] for node in tree.iter()}

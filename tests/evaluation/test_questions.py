@@ -1,4 +1,4 @@
-"""Queries whose right answers are known: by labels, in a folder, and from the catalogue itself."""
+"""Queries whose right answers are known: by labels, in a folder, and from the catalog itself."""
 
 import shutil
 
@@ -19,7 +19,7 @@ def vectors(unit):
 
 
 @pytest.fixture
-def labelled(tmp_path, store_index, vectors):
+def labeled(tmp_path, store_index, vectors):
     """Eight items: two products of two and four that are alone; two brands, one item without."""
     return store_index(
         tmp_path / "index",
@@ -32,9 +32,9 @@ def labelled(tmp_path, store_index, vectors):
 
 @pytest.fixture
 def copied(shop, tmp_path):
-    """The drawn catalogue and its index, to be changed."""
-    shutil.copytree(shop / "catalogue", tmp_path / "catalogue")
-    build_index(tmp_path / "catalogue", tmp_path / "index", backbone="handcrafted")
+    """The drawn catalog and its index, to be changed."""
+    shutil.copytree(shop / "catalog", tmp_path / "catalog")
+    build_index(tmp_path / "catalog", tmp_path / "index", backbone="handcrafted")
     return tmp_path
 
 
@@ -54,8 +54,8 @@ def asked(directory, **options):
         ("brand", {0: 2, 1: 2, 2: 2, 3: 1, 4: 1}, 3),
     ],
 )
-def test_others_of_the_same_label_are_right_and_items_without_are_left_out(column, right_answers, left_out, labelled):
-    retrieval, found = asked(labelled, labels=column)
+def test_others_of_the_same_label_are_right_and_items_without_are_left_out(column, right_answers, left_out, labeled):
+    retrieval, found = asked(labeled, labels=column)
 
     assert {name: one.right_answers for name, one in found.items()} == {
         f"{row:05d}.png": count for row, count in right_answers.items()
@@ -64,17 +64,17 @@ def test_others_of_the_same_label_are_right_and_items_without_are_left_out(colum
     assert (retrieval.kind, retrieval.label, retrieval.unusable) == ("labels", column, ())
 
 
-def test_items_keep_their_category_whatever_they_are_judged_by(labelled):
-    _, found = asked(labelled, labels="product")
+def test_items_keep_their_category_whatever_they_are_judged_by(labeled):
+    _, found = asked(labeled, labels="product")
 
     assert {one.category for one in found.values()} == {"kitchen"}
     assert found["00002.png"].label == "pot"
 
 
-@pytest.mark.parametrize("column", ["colour", "BRAND", "'; DROP TABLE items; --", "path'"])
-def test_a_column_that_no_item_has_is_refused(column, labelled):
+@pytest.mark.parametrize("column", ["color", "BRAND", "'; DROP TABLE items; --", "path'"])
+def test_a_column_that_no_item_has_is_refused(column, labeled):
     with pytest.raises(UsageError, match="expected items with a column") as caught:
-        evaluate(labelled, labels=column)
+        evaluate(labeled, labels=column)
 
     assert "product, category, and the columns of --metadata" in caught.value.hint
 
@@ -95,7 +95,7 @@ def test_a_sample_is_of_items_that_have_right_answers(tmp_path, store_index, vec
     assert retrieval.without_right_answer == 200
 
 
-def test_a_sample_stays_mostly_the_same_when_pictures_come_and_go(tmp_path, store_index, vectors):
+def test_a_sample_stays_mostly_the_same_when_images_come_and_go(tmp_path, store_index, vectors):
     def sample(name, rows):
         paths = [f"{row:05d}.png" for row in rows]
         directory = store_index(tmp_path / name, vectors[rows], paths=paths, categories=["one"] * len(rows))
@@ -108,8 +108,8 @@ def test_a_sample_stays_mostly_the_same_when_pictures_come_and_go(tmp_path, stor
     assert sample("again", list(range(380))) == before
 
 
-def test_the_same_item_is_never_its_own_answer(labelled):
-    with Index.open(labelled) as index:
+def test_the_same_item_is_never_its_own_answer(labeled):
+    with Index.open(labeled) as index:
         labels = labels_of(index.items, "category", len(index))
         questions = from_items(index, labels, labels, 100)
 
@@ -117,19 +117,19 @@ def test_the_same_item_is_never_its_own_answer(labelled):
     assert all(question.right_answers == len(question.right) - 1 for question in questions.asked)
 
 
-# --- pictures in a folder
+# --- images in a folder
 
 
 def photos(copied, names):
-    """Put pictures of the catalogue into a folder of queries: {name there: path in the catalogue}."""
+    """Put images of the catalog into a folder of queries: {name there: path in the catalog}."""
     for name, source in names.items():
         file = copied / "photos" / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(copied / "catalogue" / source, file)
+        shutil.copy(copied / "catalog" / source, file)
     return copied / "photos"
 
 
-def test_the_folder_of_a_picture_is_its_label(copied):
+def test_the_folder_of_a_image_is_its_label(copied):
     folder = photos(copied, {"balls/x.png": "balls/balls-00.png", "cups/y.png": "fish/fish-01.png"})
     retrieval, found = asked(copied / "index", queries=folder, labels="category")
 
@@ -165,15 +165,15 @@ def test_folders_that_no_label_of_the_index_is_like_are_refused_with_an_example(
 
 
 @pytest.mark.parametrize("make", [False, True])
-def test_a_folder_without_pictures_is_refused(make, copied):
+def test_a_folder_without_images_is_refused(make, copied):
     if make:
         (copied / "photos").mkdir()
 
-    with pytest.raises(UsageError, match=r"expected a folder of query pictures|expected query pictures in"):
+    with pytest.raises(UsageError, match=r"expected a folder of query images|expected query images in"):
         evaluate(copied / "index", queries=copied / "photos")
 
 
-def test_a_file_says_which_picture_is_right(copied, write_csv):
+def test_a_file_says_which_image_is_right(copied, write_csv):
     folder = photos(copied, {"x.png": "balls/balls-00.png", "deep/y.png": "fish/fish-01.png"})
     rows = [("x.png", "balls/balls-00.png"), ("./deep/y.png", "./fish/fish-00.png")]
     retrieval, found = asked(
@@ -208,34 +208,32 @@ def test_a_query_may_have_several_right_answers_and_one_that_is_lacking_is_a_mis
     assert retrieval.measures["recall@100"][0] == pytest.approx(2 / 3)
 
 
-def test_pictures_that_are_not_named_or_not_there_are_unusable(copied, write_csv):
+def test_images_that_are_not_named_or_not_there_are_unusable(copied, write_csv):
     folder = photos(copied, {"x.png": "balls/balls-00.png", "new.png": "balls/balls-01.png"})
-    (folder / "broken.png").write_bytes(b"no picture")
-    rows = [
-        (name, "balls/balls-00.png") for name in ("x.png", "gone.png", "broken.png", "../catalogue/fish/fish-00.png")
-    ]
+    (folder / "broken.png").write_bytes(b"no image")
+    rows = [(name, "balls/balls-00.png") for name in ("x.png", "gone.png", "broken.png", "../catalog/fish/fish-00.png")]
     retrieval, found = asked(
         copied / "index", queries=folder, truth=write_csv(copied / "t.csv", ("query", "path"), rows)
     )
 
     assert set(found) == {"x.png"}
     reasons = dict(retrieval.unusable)
-    assert set(reasons) == {"new.png", "gone.png", "broken.png", "../catalogue/fish/fish-00.png"}
+    assert set(reasons) == {"new.png", "gone.png", "broken.png", "../catalog/fish/fish-00.png"}
     assert "does not say what is right" in reasons["new.png"]
     assert "it is not there" in reasons["gone.png"]
-    assert "it is not there" in reasons["../catalogue/fish/fish-00.png"]
+    assert "it is not there" in reasons["../catalog/fish/fish-00.png"]
 
 
-def test_unusable_pictures_are_named_and_the_exit_code_is_4(copied, capsys):
+def test_unusable_images_are_named_and_the_exit_code_is_4(copied, capsys):
     folder = photos(copied, {"balls/x.png": "balls/balls-00.png"})
-    (folder / "balls/bro\x1bken.png").write_bytes(b"no picture")
+    (folder / "balls/bro\x1bken.png").write_bytes(b"no image")
 
     code = main(["evaluate", "--index", str(copied / "index"), "--queries", str(folder), "--labels", "category"])
 
     told = capsys.readouterr()
     assert code == 4
     assert "balls/bro\\x1bken.png: " in told.err
-    assert "1 pictures of yours" in told.out
+    assert "1 images of yours" in told.out
 
 
 def test_a_file_from_a_spreadsheet_begins_with_a_mark(copied, write_csv):
@@ -283,16 +281,16 @@ def test_hostile_names_are_names_like_others(copied, write_csv):
     assert retrieval.measures["hit_rate@1"].all()
 
 
-# --- variants of the catalogue's own pictures
+# --- variants of the catalog's own images
 
 
 def test_a_self_test_asks_for_variants_of_items(shop):
     retrieval, found = asked(shop / "index", self_test=True, sample=12)
 
     assert (retrieval.kind, retrieval.label, len(found)) == ("self-test", "product", 12)
-    assert all((shop / "catalogue" / path).is_file() for path in found)
+    assert all((shop / "catalog" / path).is_file() for path in found)
     assert retrieval.measures["hit_rate@10"].mean() > 0.5
-    assert not any(hit.score > 0.9999 for one in found.values() for hit in one.hits)  # not the pictures themselves
+    assert not any(hit.score > 0.9999 for one in found.values() for hit in one.hits)  # not the images themselves
 
 
 def test_the_same_variants_are_asked_for_again(shop):
@@ -301,29 +299,29 @@ def test_the_same_variants_are_asked_for_again(shop):
     assert first == second
 
 
-def test_copies_of_a_picture_are_right_too(copied):
+def test_copies_of_a_image_are_right_too(copied):
     for name in ("copy.png", "other/copy.png"):
-        file = copied / "catalogue" / name
+        file = copied / "catalog" / name
         file.parent.mkdir(exist_ok=True)
-        shutil.copy(copied / "catalogue/balls/balls-00.png", file)
-    build_index(copied / "catalogue", copied / "index")
+        shutil.copy(copied / "catalog/balls/balls-00.png", file)
+    build_index(copied / "catalog", copied / "index")
     _, found = asked(copied / "index", self_test=True)
 
     assert {one.right_answers for path, one in found.items() if "copy" in path or path == "balls/balls-00.png"} == {3}
     assert found["balls/balls-01.png"].right_answers == 1
 
 
-def test_a_self_test_of_a_catalogue_that_has_moved_says_so(copied):
-    (copied / "catalogue").rename(copied / "elsewhere")
+def test_a_self_test_of_a_catalog_that_has_moved_says_so(copied):
+    (copied / "catalog").rename(copied / "elsewhere")
 
-    with pytest.raises(UsageError, match=r"expected the pictures of the index in .*/catalogue, found none") as caught:
+    with pytest.raises(UsageError, match=r"expected the images of the index in .*/catalog, found none") as caught:
         evaluate(copied / "index", self_test=True)
     assert "build-index with the folder's new place" in caught.value.hint
 
 
-def test_a_self_test_names_the_pictures_that_are_gone(copied, capsys):
-    (copied / "catalogue/balls/balls-00.png").unlink()
-    (copied / "catalogue/fish/fish-00.png").write_bytes(b"no picture")
+def test_a_self_test_names_the_images_that_are_gone(copied, capsys):
+    (copied / "catalog/balls/balls-00.png").unlink()
+    (copied / "catalog/fish/fish-00.png").write_bytes(b"no image")
     code = main(["evaluate", "--index", str(copied / "index"), "--self-test"])
 
     told = capsys.readouterr().err

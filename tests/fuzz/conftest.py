@@ -67,15 +67,15 @@ def exif(orientation: int, order: str) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def pictures() -> dict[str, list[bytes]]:
-    """Small pictures of every format and of most kinds that a format has."""
-    colours = np.random.default_rng(2).integers(0, 256, (3, 4, 4), np.uint8)
-    smooth = cv2.resize(colours, (24, 18), interpolation=cv2.INTER_LINEAR)
+def images() -> dict[str, list[bytes]]:
+    """Small images of every format and of most kinds that a format has."""
+    colors = np.random.default_rng(2).integers(0, 256, (3, 4, 4), np.uint8)
+    smooth = cv2.resize(colors, (24, 18), interpolation=cv2.INTER_LINEAR)
     opaque, transparent = smooth[:, :, :3], smooth
-    grey, deep = smooth[:, :, 0], opaque.astype(np.uint16) * 257
+    gray, deep = smooth[:, :, 0], opaque.astype(np.uint16) * 257
 
-    def encoded(suffix: str, picture: np.ndarray, *options: int) -> bytes:
-        done, data = cv2.imencode(suffix, np.ascontiguousarray(picture), list(options))
+    def encoded(suffix: str, image: np.ndarray, *options: int) -> bytes:
+        done, data = cv2.imencode(suffix, np.ascontiguousarray(image), list(options))
         assert done
         return data.tobytes()
 
@@ -88,32 +88,32 @@ def pictures() -> dict[str, list[bytes]]:
     return {
         "jpeg": [
             encoded(".jpg", opaque),
-            encoded(".jpg", grey, cv2.IMWRITE_JPEG_PROGRESSIVE, 1, cv2.IMWRITE_JPEG_RST_INTERVAL, 1),
+            encoded(".jpg", gray, cv2.IMWRITE_JPEG_PROGRESSIVE, 1, cv2.IMWRITE_JPEG_RST_INTERVAL, 1),
             turned(".jpg", ">"),
         ],
-        "png": [encoded(".png", transparent), encoded(".png", deep), encoded(".png", grey), turned(".png")],
+        "png": [encoded(".png", transparent), encoded(".png", deep), encoded(".png", gray), turned(".png")],
         "webp": [
             encoded(".webp", opaque, cv2.IMWRITE_WEBP_QUALITY, 60),
             encoded(".webp", opaque, cv2.IMWRITE_WEBP_QUALITY, 101),
             encoded(".webp", transparent, cv2.IMWRITE_WEBP_QUALITY, 60),
             turned(".webp"),
         ],
-        "bmp": [encoded(".bmp", opaque), encoded(".bmp", transparent), encoded(".bmp", grey)],
+        "bmp": [encoded(".bmp", opaque), encoded(".bmp", transparent), encoded(".bmp", gray)],
         "tiff": [
             encoded(".tiff", opaque),
             encoded(".tiff", transparent, cv2.IMWRITE_TIFF_COMPRESSION, cv2.IMWRITE_TIFF_COMPRESSION_ADOBE_DEFLATE),
             encoded(".tiff", deep, cv2.IMWRITE_TIFF_COMPRESSION, cv2.IMWRITE_TIFF_COMPRESSION_NONE),
-            big_tiff(grey),
+            big_tiff(gray),
         ],
         "gif": [encoded(".gif", opaque), encoded(".gif", transparent)],
         "avif": [encoded(".avif", opaque), encoded(".avif", transparent), turned(".avif")],
     }
 
 
-def big_tiff(grey: np.ndarray) -> bytes:
+def big_tiff(gray: np.ndarray) -> bytes:
     """A BigTIFF of one strip: 64-bit offsets, which have overflowed before."""
-    strip = grey.tobytes()
-    height, width = grey.shape
+    strip = gray.tobytes()
+    height, width = gray.shape
     fields = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: 16, 277: 1, 278: height, 279: len(strip)}
     entries = b"".join(struct.pack("<HHQQ", tag, 4, 1, value) for tag, value in fields.items())
     head = b"II+\0" + struct.pack("<HHQ", 8, 0, 16 + len(strip))

@@ -1,4 +1,4 @@
-"""Whatever a picture file holds, it is a picture or a reason why it is none."""
+"""Whatever an image file holds, it is an image or a reason why it is none."""
 
 import itertools
 import struct
@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from imgsearch.errors import PictureError
+from imgsearch.errors import ImageError
 from imgsearch.images import MAX_PIXELS
-from imgsearch.images.headers import avif_turn, checked_size, exif_orientation, picture_format, sample_bits
+from imgsearch.images.headers import avif_turn, checked_size, exif_orientation, image_format, sample_bits
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.workers.decoders import DecodeWorker
 
@@ -64,10 +64,10 @@ LENGTHS = pytest.mark.parametrize("examples", [150, pytest.param(8000, marks=pyt
 def read_header(data: bytes, max_pixels: int = MAX_PIXELS) -> None:
     """Do with a file what `decode` does before it decodes, and after."""
     try:
-        kind = picture_format(data)
+        kind = image_format(data)
         size = checked_size(data, kind, max_pixels)
         assert size is None or 0 <= size[0] * size[1] <= max_pixels
-    except PictureError as error:
+    except ImageError as error:
         if error.cause not in REASONS:
             raise
         return
@@ -77,8 +77,8 @@ def read_header(data: bytes, max_pixels: int = MAX_PIXELS) -> None:
 
 
 @LENGTHS
-def test_a_header_is_read_or_refused_fast_and_in_little_memory(pictures, spoilt, examples):
-    files = list(itertools.chain.from_iterable(pictures.values()))
+def test_a_header_is_read_or_refused_fast_and_in_little_memory(images, spoilt, examples):
+    files = list(itertools.chain.from_iterable(images.values()))
     behind_magic = st.builds(bytes.__add__, st.sampled_from(sorted(MAGIC.values())), st.binary(max_size=200))
 
     @settings(max_examples=examples, deadline=None)
@@ -154,10 +154,10 @@ def worker(request):
 
 
 def decode(worker: DecodeWorker, data: bytes) -> None:
-    """Decode a picture, or be told what is wrong with it; a crash and an endless wait raise."""
+    """Decode an image, or be told what is wrong with it; a crash and an endless wait raise."""
     try:
         pixels, _ = worker.decode(data)
-    except PictureError as error:
+    except ImageError as error:
         if error.cause not in REASONS:
             raise
     else:
@@ -166,12 +166,12 @@ def decode(worker: DecodeWorker, data: bytes) -> None:
 
 @pytest.mark.parametrize("examples", [50, pytest.param(2500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", FORMATS)
-def test_a_spoilt_file_is_decoded_or_refused_and_the_decoder_survives(pictures, spoilt, worker, kind, examples):
-    for data in pictures[kind]:
+def test_a_spoilt_file_is_decoded_or_refused_and_the_decoder_survives(images, spoilt, worker, kind, examples):
+    for data in images[kind]:
         assert worker.decode(data)[0].shape == (64, 64, 3)
 
     @settings(max_examples=examples, deadline=None)
-    @given(spoilt(pictures[kind]))
+    @given(spoilt(images[kind]))
     @with_past_finds
     def holds(data):
         decode(worker, data)
@@ -179,6 +179,6 @@ def test_a_spoilt_file_is_decoded_or_refused_and_the_decoder_survives(pictures, 
     holds()
 
 
-def test_a_whole_avif_with_a_box_cut_short_behind_it_is_decoded_or_refused(pictures, worker):
+def test_a_whole_avif_with_a_box_cut_short_behind_it_is_decoded_or_refused(images, worker):
     for box in (b"\0\0\0\x09irot", b"\0\0\0\x09imir"):
-        decode(worker, pictures["avif"][0] + box)
+        decode(worker, images["avif"][0] + box)

@@ -80,14 +80,14 @@ LENGTHS = pytest.mark.parametrize("examples", [150, pytest.param(6000, marks=pyt
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, pictures) -> Path:
-    """A tiny catalogue beside its index, which is in its second generation. Not to be changed: copy it."""
+def whole(tmp_path_factory, images) -> Path:
+    """A tiny catalog beside its index, which is in its second generation. Not to be changed: copy it."""
     folder = tmp_path_factory.mktemp("whole")
-    (folder / "catalogue").mkdir()
-    for number, data in enumerate(pictures["png"]):
-        (folder / "catalogue" / f"{number}.png").write_bytes(data)
-    build_index(folder / "catalogue", folder / "index", backbone="handcrafted", backend="exact")
-    build_index(folder / "catalogue", folder / "index", seed=1)
+    (folder / "catalog").mkdir()
+    for number, data in enumerate(images["png"]):
+        (folder / "catalog" / f"{number}.png").write_bytes(data)
+    build_index(folder / "catalog", folder / "index", backbone="handcrafted", backend="exact")
+    build_index(folder / "catalog", folder / "index", seed=1)
     return folder
 
 
@@ -125,7 +125,7 @@ def test_a_manifest_is_understood_and_names_only_its_own_files_or_is_damage(inde
 
 @pytest.mark.parametrize("examples", [100, pytest.param(4000, marks=pytest.mark.slow)])
 def test_an_index_with_any_manifest_answers_or_is_damaged(index, whole, spoilt, examples):
-    picture = next((whole / "catalogue").iterdir())
+    image = next((whole / "catalog").iterdir())
     expected = [0, 1, 2, 3]
 
     @settings(max_examples=examples, deadline=None)
@@ -135,7 +135,7 @@ def test_an_index_with_any_manifest_answers_or_is_damaged(index, whole, spoilt, 
         (index / generations.MANIFEST).write_bytes(data)
         try:
             with Index.open(index) as opened:
-                hits = opened.search(picture, k=99)
+                hits = opened.search(image, k=99)
             assert sorted(int(hit.path[0]) for hit in hits) == expected
         except (DamagedIndexError, NoIndexError):
             pass
@@ -154,13 +154,13 @@ def test_a_build_and_a_rollback_over_any_manifest_succeed_or_say_why_not(whole, 
         shutil.rmtree(tmp_path / "copy", ignore_errors=True)
         shutil.copytree(whole, tmp_path / "copy")
         index = tmp_path / "copy" / "index"
-        for change in (lambda: rollback(index), lambda: build_index(tmp_path / "copy" / "catalogue", index)):
+        for change in (lambda: rollback(index), lambda: build_index(tmp_path / "copy" / "catalog", index)):
             (index / generations.MANIFEST).write_bytes(data)
             with contextlib.suppress(ImgsearchError):
                 change()
                 assert check(index) == []
-        assert len(list((tmp_path / "copy" / "catalogue").iterdir())) == 4
-        assert {path.name for path in (tmp_path / "copy").iterdir()} == {"catalogue", "index"}
+        assert len(list((tmp_path / "copy" / "catalog").iterdir())) == 4
+        assert {path.name for path in (tmp_path / "copy").iterdir()} == {"catalog", "index"}
 
     holds()
 

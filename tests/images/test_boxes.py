@@ -71,7 +71,7 @@ def test_a_box_overlaps_with_itself_and_with_nothing_more_than_that(boxes):
     assert (np.diag(overlaps(boxes, boxes)) == 1).all()
 
 
-def test_half_of_a_box_overlaps_with_it_by_a_half_and_a_neighbour_by_nothing():
+def test_half_of_a_box_overlaps_with_it_by_a_half_and_a_neighbor_by_nothing():
     box = Box(10, 10, 20, 20)
 
     shares = overlaps([box], [Box(10, 10, 10, 20), Box(30, 10, 20, 20), Box(15, 15, 20, 20), Box(500, 500, 1, 1)])

@@ -1,4 +1,4 @@
-"""Links of a catalogue: left alone unless they are asked for; then each folder is listed once."""
+"""Links of a catalog: left alone unless they are asked for; then each folder is listed once."""
 
 import os
 import socket
@@ -50,7 +50,7 @@ def test_links_to_folders_are_folders_that_come_last(tmp_path):
     assert scanned(tmp_path / "root") == (["m.jpg", "z/n.jpg", "b/x.jpg", "b/deep/y.jpg"], {})
 
 
-def test_a_folder_of_the_catalogue_is_listed_under_its_own_name_however_links_lead_to_it(tmp_path):
+def test_a_folder_of_the_catalog_is_listed_under_its_own_name_however_links_lead_to_it(tmp_path):
     write(tmp_path, "root/zz/deep/x.jpg", "root/m/y.jpg")
     for link, target in (("a", "zz"), ("b", "zz/deep"), ("m/c", "../zz"), ("zz/again", "."), ("zz/up", "..")):
         (tmp_path / "root" / link).symlink_to(target)

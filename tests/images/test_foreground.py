@@ -2,23 +2,23 @@ import cv2
 import numpy as np
 import pytest
 
-from imgsearch.images.foreground import without_border, without_ground
+from imgsearch.images.foreground import without_background, without_border
 
 SIDES = (120, 200)
 
 
-def disc(ground: tuple[int, int, int], opacity: int = 255) -> np.ndarray:
-    """A red disc on an even ground, RGBA."""
-    picture = np.full((*SIDES, 4), (*ground, opacity), np.uint8)
-    cv2.circle(picture, (70, 60), 40, (220, 20, 20, 255), -1)
-    return picture
+def disc(background: tuple[int, int, int], opacity: int = 255) -> np.ndarray:
+    """A red disc on a plain background, RGBA."""
+    image = np.full((*SIDES, 4), (*background, opacity), np.uint8)
+    cv2.circle(image, (70, 60), 40, (220, 20, 20, 255), -1)
+    return image
 
 
-@pytest.mark.parametrize("ground", [(255, 255, 255), (30, 60, 200), (0, 0, 0)])
-def test_an_even_ground_becomes_transparent_and_colours_stay(ground):
-    item = disc(ground)
+@pytest.mark.parametrize("background", [(255, 255, 255), (30, 60, 200), (0, 0, 0)])
+def test_an_plain_background_becomes_transparent_and_colors_stay(background):
+    item = disc(background)
 
-    alone = without_ground(item)
+    alone = without_background(item)
 
     assert np.array_equal(alone[:, :, :3], item[:, :, :3])
     expected = np.zeros(SIDES, np.uint8)
@@ -30,13 +30,13 @@ def test_an_even_ground_becomes_transparent_and_colours_stay(ground):
 def test_what_has_transparency_keeps_it():
     item = disc((255, 255, 255), opacity=0)
 
-    assert np.array_equal(without_ground(item), item)
+    assert np.array_equal(without_background(item), item)
 
 
-def test_a_picture_from_which_nothing_stands_out_stays_opaque():
+def test_a_image_from_which_nothing_stands_out_stays_opaque():
     noise = np.dstack([np.random.default_rng(0).integers(0, 256, (*SIDES, 3), np.uint8), np.full(SIDES, 255, np.uint8)])
 
-    assert without_ground(noise)[:, :, 3].min() == 255
+    assert without_background(noise)[:, :, 3].min() == 255
 
 
 def test_a_border_is_cut_off():

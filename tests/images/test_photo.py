@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgsearch.errors import PictureError
+from imgsearch.errors import ImageError
 from imgsearch.images.boxes import Box
 from imgsearch.images.photo import LONGEST, Photo, drawn, open_photo
 from imgsearch.images.policy import FilePolicy
@@ -21,10 +21,10 @@ def exif(orientation: int) -> bytes:
 
 
 def jpeg(height: int, width: int, orientation: int = 0) -> bytes:
-    """A JPEG whose upper left quarter, as it is stored, is red, and the rest grey."""
-    picture = np.full((height, width, 3), 128, np.uint8)
-    picture[: height // 2, : width // 2] = (0, 0, 255)
-    data = cv2.imencode(".jpg", picture)[1].tobytes()
+    """A JPEG whose upper left quarter, as it is stored, is red, and the rest gray."""
+    image = np.full((height, width, 3), 128, np.uint8)
+    image[: height // 2, : width // 2] = (0, 0, 255)
+    data = cv2.imencode(".jpg", image)[1].tobytes()
     if not orientation:
         return data
     content = exif(orientation)
@@ -80,9 +80,9 @@ def test_the_size_of_a_turned_jpeg_is_that_of_what_a_person_sees(orientation, si
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".bmp", ".tiff", ".gif", ".avif"])
 def test_other_formats_are_as_large_as_they_say_too(suffix):
-    picture = np.random.default_rng(0).integers(0, 256, (300, 2100, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (300, 2100, 3), np.uint8)
 
-    photo = open_photo(cv2.imencode(suffix, picture)[1].tobytes(), POLICY)
+    photo = open_photo(cv2.imencode(suffix, image)[1].tobytes(), POLICY)
 
     assert photo.size == (300, 2100)
     assert photo.pixels.shape == (146, 1024, 3)
@@ -96,7 +96,7 @@ def test_other_formats_are_as_large_as_they_say_too(suffix):
         np.full((40, 30, 3), 30_000, np.uint16),
         np.full((40, 30, 4), 77, np.uint8),
     ],
-    ids=["grey", "grey of 16 bits", "16 bits", "alpha"],
+    ids=["grey", "gray of 16 bits", "16 bits", "alpha"],
 )
 def test_odd_samples_become_rgb(pixels):
     photo = open_photo(cv2.imencode(".png", pixels)[1].tobytes(), POLICY)
@@ -117,38 +117,38 @@ def test_a_small_photo_is_not_enlarged():
 
 
 @pytest.mark.parametrize("data", [b"", b"text", jpeg(80, 80)[:300]])
-def test_what_is_no_picture_is_refused(data):
-    with pytest.raises(PictureError):
+def test_what_is_no_image_is_refused(data):
+    with pytest.raises(ImageError):
         open_photo(data, POLICY)
 
 
 @pytest.fixture
-def grey():
+def gray():
     return Photo(np.full((100, 200, 3), 128, np.uint8), (1000, 2000))
 
 
-def test_boxes_are_drawn_in_orange_between_black_and_the_photo_stays(grey):
-    picture = drawn(grey, [Box(500, 200, 600, 400)])
+def test_boxes_are_drawn_in_orange_between_black_and_the_photo_stays(gray):
+    image = drawn(gray, [Box(500, 200, 600, 400)])
 
-    assert (grey.pixels == 128).all()
-    assert picture.shape == grey.pixels.shape
-    changed = (picture != 128).any(axis=2)
+    assert (gray.pixels == 128).all()
+    assert image.shape == gray.pixels.shape
+    changed = (image != 128).any(axis=2)
     rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
     assert np.abs(np.array([rows[0], rows[-1], columns[0], columns[-1]]) - (20, 59, 50, 109)).max() <= 2
-    assert tuple(picture[20, 80]) == (255, 140, 0)
-    assert tuple(picture[19, 80]) == tuple(picture[21, 80]) == (0, 0, 0)
-    assert (picture[25:55, 55:105] == 128).all()
+    assert tuple(image[20, 80]) == (255, 140, 0)
+    assert tuple(image[19, 80]) == tuple(image[21, 80]) == (0, 0, 0)
+    assert (image[25:55, 55:105] == 128).all()
 
 
-def test_no_boxes_draw_nothing(grey):
-    assert (drawn(grey, []) == grey.pixels).all()
+def test_no_boxes_draw_nothing(gray):
+    assert (drawn(gray, []) == gray.pixels).all()
 
 
 @pytest.mark.parametrize(
     "box", [Box(0, 0, 2000, 1000), Box(1999, 999, 1, 1), Box(-50, -50, 10, 10), Box(9000, 0, 5, 5)]
 )
-def test_boxes_at_the_edge_and_beyond_are_drawn_within(grey, box):
-    assert (drawn(grey, [box]) != 128).any()
+def test_boxes_at_the_edge_and_beyond_are_drawn_within(gray, box):
+    assert (drawn(gray, [box]) != 128).any()
 
 
 def test_a_photo_of_one_pixel_can_be_drawn_into():

@@ -14,9 +14,9 @@ def test_the_defaults_are_those_of_the_documentation():
     assert (MAX_BYTES, MAX_PIXELS) == (100_000_000, 178_956_970)
 
 
-@pytest.mark.parametrize("wishes", [{}, WISHES, *({name: value} for name, value in WISHES.items())])
-def test_a_policy_survives_the_round_trip_through_json(wishes):
-    policy = FilePolicy(**wishes)
+@pytest.mark.parametrize("options", [{}, WISHES, *({name: value} for name, value in WISHES.items())])
+def test_a_policy_survives_the_round_trip_through_json(options):
+    policy = FilePolicy(**options)
 
     assert FilePolicy.from_json(json.loads(json.dumps(policy.to_json()))) == policy
 

@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from imgsearch.errors import PictureError
+from imgsearch.errors import ImageError
 from imgsearch.images.decode import read_file
 
 
 def cause_of(path, **options) -> str:
-    with pytest.raises(PictureError) as refused:
+    with pytest.raises(ImageError) as refused:
         read_file(str(path), **options)
     return refused.value.cause
 
@@ -67,7 +67,7 @@ def test_the_limit_itself_is_not_too_much(tmp_path):
     (tmp_path / "eleven").write_bytes(b"0123456789a")
 
     assert read_file(str(tmp_path / "ten"), max_bytes=10)[0] == b"0123456789"
-    with pytest.raises(PictureError) as refused:
+    with pytest.raises(ImageError) as refused:
         read_file(str(tmp_path / "eleven"), max_bytes=10)
     assert refused.value.cause == "too_many_bytes"
 

@@ -82,19 +82,19 @@ def test_steps_are_read_without_opencv():
 
 @settings(max_examples=150, deadline=None)
 @given(any_steps, st.integers(1, 300), st.integers(1, 300), st.sampled_from(["noise", "white", "black", "grey"]))
-def test_every_picture_of_every_size_comes_through_all_steps(steps, height, width, kind):
-    picture = noise(height, width)
+def test_every_image_of_every_size_comes_through_all_steps(steps, height, width, kind):
+    image = noise(height, width)
     if kind != "noise":
-        picture[:] = {"white": 255, "black": 0, "grey": 130}[kind]
-    before = picture.copy()
+        image[:] = {"white": 255, "black": 0, "grey": 130}[kind]
+    before = image.copy()
 
-    result = steps.apply(picture)
+    result = steps.apply(image)
 
     assert result.dtype == np.uint8
     assert result.ndim == 3
     assert result.shape[2] == 3
     assert min(result.shape) > 0
-    assert np.array_equal(picture, before)
+    assert np.array_equal(image, before)
     if steps.grayscale or steps.binarize:
         assert np.array_equal(result, np.repeat(result[:, :, :1], 3, axis=2))
     if steps.binarize:
@@ -108,9 +108,9 @@ def test_odd_shapes_come_through_all_steps(shape):
 
 
 def test_no_steps_are_no_change():
-    picture = noise(20, 30)
+    image = noise(20, 30)
 
-    assert np.array_equal(NO_STEPS.apply(picture), picture)
+    assert np.array_equal(NO_STEPS.apply(image), image)
 
 
 def test_each_step_is_done_and_in_the_order_said(monkeypatch):
@@ -118,7 +118,7 @@ def test_each_step_is_done_and_in_the_order_said(monkeypatch):
 
     done = []
     for name in ("crop_foreground", "deskew", "rotate", "denoise", "equalize", "grayscale", "binarize"):
-        monkeypatch.setattr(transform, name, lambda picture, *given, name=name: done.append((name, *given)) or picture)
+        monkeypatch.setattr(transform, name, lambda image, *given, name=name: done.append((name, *given)) or image)
 
     Steps.parse("binarize=9,grayscale,equalize,denoise,rotate=5,deskew,crop-foreground").apply(noise(3, 3))
 

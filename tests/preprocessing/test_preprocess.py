@@ -10,31 +10,31 @@ import numpy as np
 import pytest
 
 from imgsearch.errors import LockedError, OutputError, RefusedError, UsageError
-from imgsearch.images import preprocess as module
 from imgsearch.images.decode import decode
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import Steps
 from imgsearch.images.workers.decoders import FileWorker, decode_and_fit
+from imgsearch.preprocessing import preprocess as module
 from imgsearch.preprocessing.preprocess import RECORD
 
-# For a few pictures a second process would take longer to start than to be of use.
+# For a few images a second process would take longer to start than to be of use.
 preprocess = functools.partial(module.preprocess, jobs=1)
 
 
-def picture(height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray:
-    colours = np.random.default_rng(seed).integers(0, 256, (4, 4, 3)).astype(np.uint8)
-    return cv2.resize(colours, (width, height))
+def image(height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray:
+    colors = np.random.default_rng(seed).integers(0, 256, (4, 4, 3)).astype(np.uint8)
+    return cv2.resize(colors, (width, height))
 
 
 def save(path: Path, seed: int = 0, height: int = 40, width: int = 60) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode(path.suffix.lower() or ".png", picture(height, width, seed))[1].tobytes())
+    path.write_bytes(cv2.imencode(path.suffix.lower() or ".png", image(height, width, seed))[1].tobytes())
     return path
 
 
 @pytest.fixture
 def source(tmp_path) -> Path:
-    """Three pictures in two folders."""
+    """Three images in two folders."""
     for number, name in enumerate(("red.png", "shoes/blue.jpg", "shoes/green.png")):
         save(tmp_path / "source" / name, number)
     return tmp_path / "source"
@@ -77,7 +77,7 @@ def test_the_tree_of_folders_is_kept_and_the_source_only_read(source, destinatio
 
 
 @pytest.mark.parametrize("fit", ["pad", "crop", "stretch"])
-def test_pictures_get_their_size_and_their_steps_as_in_an_index(source, destination, fit):
+def test_images_get_their_size_and_their_steps_as_in_an_index(source, destination, fit):
     steps = Steps.parse("rotate=90,grayscale")
 
     preprocess(source, destination, size=32, fit=fit, steps=steps)
@@ -94,10 +94,10 @@ def test_outputs_are_in_the_format_asked_for(source, destination, ending):
     output = destination / f"red.{ending}"
     found = np.load(output, allow_pickle=False) if ending == "npy" else decode(output.read_bytes())
     assert (found.shape, found.dtype) == ((40, 60, 3), np.uint8)
-    assert np.abs(found.astype(int) - picture()[:, :, ::-1]).mean() < 3
+    assert np.abs(found.astype(int) - image()[:, :, ::-1]).mean() < 3
 
 
-def test_augmented_copies_lie_beside_the_picture(source, destination):
+def test_augmented_copies_lie_beside_the_image(source, destination):
     report = preprocess(source, destination, augment=2)
 
     assert report.written == 3
@@ -142,7 +142,7 @@ def test_only_new_and_changed_files_are_made(source, destination):
     assert counts(report) == (4, 2, 2, 0)
     after = contents(destination)
     assert {name for name in after if after[name] != before.get(name)} == {"red.png", "hats/new.png"}
-    assert np.array_equal(decode((destination / "red.png").read_bytes()), picture(seed=9)[:, :, ::-1])
+    assert np.array_equal(decode((destination / "red.png").read_bytes()), image(seed=9)[:, :, ::-1])
 
 
 @pytest.mark.parametrize("time_ns", [0, 2**62, -1])
@@ -227,7 +227,7 @@ def test_names_that_differ_by_their_ending_keep_it(tmp_path, destination):
     assert len(names(destination)) == 27
     for seed, (name, output) in enumerate(files.items()):
         if not name.endswith((".jpg", ".webp")):
-            assert np.array_equal(decode((destination / output).read_bytes()), picture(seed=seed)[:, :, ::-1])
+            assert np.array_equal(decode((destination / output).read_bytes()), image(seed=seed)[:, :, ::-1])
 
 
 def test_a_second_file_of_a_name_takes_nothing_from_the_first(source, destination):
@@ -243,7 +243,7 @@ def test_a_second_file_of_a_name_takes_nothing_from_the_first(source, destinatio
     report = preprocess(source, destination)
     assert (counts(report), report.left_over) == ((3, 1, 2, 0), 1)
     assert names(destination) == ["red.png", "red.png.png", "shoes/blue.png", "shoes/green.png"]
-    assert np.array_equal(decode((destination / "red.png").read_bytes()), picture(seed=7)[:, :, ::-1])
+    assert np.array_equal(decode((destination / "red.png").read_bytes()), image(seed=7)[:, :, ::-1])
 
 
 def test_outputs_of_files_that_are_gone_are_left_and_counted(source, destination):
@@ -266,7 +266,7 @@ def test_files_that_cannot_be_used_are_rejected_with_their_cause_once(source, de
     whole = (source / "shoes" / "blue.jpg").read_bytes()
     (source / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (source / "empty.png").touch()
-    (source / "text.png").write_text("not a picture")
+    (source / "text.png").write_text("not an image")
     os.mkfifo(source / "fifo.png")
     (source / "link.png").symlink_to(source / "red.png")
     (source / "notes.txt").touch()
@@ -408,7 +408,7 @@ def test_a_folder_with_files_of_somebody_else_is_not_written_to(source, destinat
 
 def test_an_empty_or_unmounted_source_is_refused_and_nothing_is_made(tmp_path, source, destination):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RefusedError, match="no picture"):
+    with pytest.raises(RefusedError, match="no image"):
         preprocess(tmp_path / "empty", destination)
     assert not destination.exists()
 
@@ -416,7 +416,7 @@ def test_an_empty_or_unmounted_source_is_refused_and_nothing_is_made(tmp_path, s
     before = contents(destination)
     shutil.rmtree(source)
     source.mkdir()
-    with pytest.raises(RefusedError, match="no picture"):
+    with pytest.raises(RefusedError, match="no image"):
         preprocess(source, destination)
     source.rmdir()
     with pytest.raises(UsageError, match="found nothing"):
@@ -433,7 +433,7 @@ def test_a_source_of_nothing_that_can_be_opened_is_refused(tmp_path, destination
 
 
 @pytest.mark.parametrize(
-    ("wishes", "said"),
+    ("options", "said"),
     [
         ({"size": 0}, "a size of 1 to 16383, found 0"),
         ({"size": 16_384}, "found 16384"),
@@ -442,9 +442,9 @@ def test_a_source_of_nothing_that_can_be_opened_is_refused(tmp_path, destination
         ({"seed": -1}, "found -1"),
     ],
 )
-def test_numbers_out_of_range_are_refused(source, destination, wishes, said):
+def test_numbers_out_of_range_are_refused(source, destination, options, said):
     with pytest.raises(UsageError, match=said):
-        preprocess(source, destination, **wishes)
+        preprocess(source, destination, **options)
 
     assert not destination.exists()
 
@@ -519,7 +519,7 @@ def test_progress_is_told_of_all_files(source, destination):
     assert told[-1] == ("preprocess", 3, 3)
 
 
-def test_an_output_in_an_index_is_a_picture_and_the_record_is_not(source, destination):
+def test_an_output_in_an_index_is_a_image_and_the_record_is_not(source, destination):
     from imgsearch.images.scan import Scan
 
     preprocess(source, destination)

@@ -6,7 +6,7 @@ from hypothesis.extra.numpy import arrays
 
 from imgsearch.regions.anchors import (
     ANCHORS_OF_A_CELL,
-    GROUND,
+    BACKGROUND,
     ITEM,
     NEITHER,
     STRIDES,
@@ -51,19 +51,19 @@ def test_every_item_has_an_anchor_that_stands_for_it(items):
     kinds, nearest = matched(FEW, items)
     best = overlaps_of(FEW, items).argmax(axis=0)
 
-    assert set(np.unique(kinds)) <= {ITEM, GROUND, NEITHER}
+    assert set(np.unique(kinds)) <= {ITEM, BACKGROUND, NEITHER}
     assert np.all(kinds[best] == ITEM)
     if len(set(best)) == len(items):
         assert set(nearest[kinds == ITEM]) == set(range(len(items)))
 
 
 @given(boxes())
-def test_what_hardly_overlaps_with_anything_is_ground(items):
+def test_what_hardly_overlaps_with_anything_is_background(items):
     kinds, _ = matched(FEW, items)
     most = overlaps_of(FEW, items).max(axis=1)
 
     assert np.all(kinds[most >= 0.5] == ITEM)
-    assert np.all(most[kinds == GROUND] < 0.4)
+    assert np.all(most[kinds == BACKGROUND] < 0.4)
 
 
 def test_a_long_item_has_several_anchors_although_none_is_like_it():
@@ -76,10 +76,10 @@ def test_a_long_item_has_several_anchors_although_none_is_like_it():
     assert np.all(shared[kinds == ITEM] >= 0.8 * shared.max())
 
 
-def test_a_picture_of_nothing_is_all_ground():
+def test_a_image_of_nothing_is_all_background():
     kinds, nearest = matched(FEW, np.empty((0, 4), np.float32))
 
-    assert np.all(kinds == GROUND)
+    assert np.all(kinds == BACKGROUND)
     assert not nearest.any()
 
 

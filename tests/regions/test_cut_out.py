@@ -10,16 +10,16 @@ BOX = Box(100, 80, 160, 120)
 
 
 def scene(height=300, width=400, box=BOX, seed=0):
-    """A red ellipse in a box, on an uneven ground of blues and greens."""
+    """A red ellipse in a box, on an uneven background of blues and greens."""
     coarse = np.random.default_rng(seed).integers((0, 90, 110), (50, 170, 200), (7, 7, 3)).astype(np.uint8)
-    picture = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     middle = box.x + box.width // 2, box.y + box.height // 2
-    cv2.ellipse(picture, middle, (box.width // 2, box.height // 2), 0, 0, 360, (200, 30, 40), -1)
-    return picture
+    cv2.ellipse(image, middle, (box.width // 2, box.height // 2), 0, 0, 360, (200, 30, 40), -1)
+    return image
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_an_item_is_shown_on_white_and_its_ground_is_not(seed):
+def test_an_item_is_shown_on_white_and_its_background_is_not(seed):
     found = cut_out(scene(seed=seed), BOX, ANYWHERE)
 
     assert found.pixels.dtype == np.uint8
@@ -42,7 +42,7 @@ def test_a_box_that_is_somewhat_off_is_put_right():
     assert overlaps([found.box], [BOX])[0, 0] > 0.85
 
 
-def test_the_same_picture_gives_the_same_bytes_whatever_chance_was_used_before():
+def test_the_same_image_gives_the_same_bytes_whatever_chance_was_used_before():
     answers = []
     for seed in (0, 1, 99):
         cv2.setRNGSeed(seed)
@@ -65,7 +65,7 @@ def test_where_nothing_is_likely_nothing_is_cut_out():
     assert cut_out(scene(), BOX, np.full((28, 28), np.nan, np.float32)) is None
 
 
-def test_a_box_of_all_of_the_photo_leaves_too_little_ground_only_where_there_is_none():
+def test_a_box_of_all_of_the_photo_leaves_too_little_background_only_where_there_is_none():
     photo = scene(box=Box(40, 30, 320, 240))
 
     found = cut_out(photo, Box(0, 0, 400, 300), ANYWHERE)
@@ -86,15 +86,15 @@ def test_odd_photos_are_answered(size, kind):
         Box(0, 0, (width + 1) // 2, (height + 1) // 2),
     ]
     for box in boxes:
-        for likely in (ANYWHERE, np.random.default_rng(1).random((28, 28)).astype(np.float32)):
-            found = cut_out(photo, box, likely)
+        for proposal in (ANYWHERE, np.random.default_rng(1).random((28, 28)).astype(np.float32)):
+            found = cut_out(photo, box, proposal)
             if found is not None:
                 assert found.box.x + found.box.width <= width
                 assert found.box.y + found.box.height <= height
                 assert found.pixels.shape == (found.box.height, found.box.width, 3)
 
 
-def test_one_colour_cannot_be_told_from_itself_and_is_answered_all_the_same():
+def test_one_color_cannot_be_told_from_itself_and_is_answered_all_the_same():
     photo = np.full((200, 200, 3), 255, np.uint8)
 
     found = cut_out(photo, Box(50, 50, 100, 100), ANYWHERE)
@@ -112,11 +112,11 @@ def test_dirt_is_no_part_of_an_item():
     assert (np.asarray(speck) > 200).all()
 
 
-def test_white_is_put_where_a_picture_is_clear():
-    picture = np.full((2, 3, 3), 100, np.uint8)
+def test_white_is_put_where_a_image_is_clear():
+    image = np.full((2, 3, 3), 100, np.uint8)
     opacity = np.array([[0, 0.5, 1], [1, 1, 0]], np.float32)
 
-    shown = on_white(picture, opacity)
+    shown = on_white(image, opacity)
 
     assert shown[:, :, 0].tolist() == [[255, 178, 100], [100, 100, 255]]
     assert shown.dtype == np.uint8

@@ -18,7 +18,7 @@ def one(left: float, top: float, right: float, bottom: float, width: int, height
     return detection.box
 
 
-def test_boxes_come_in_pixels_of_the_picture_without_what_padding_added():
+def test_boxes_come_in_pixels_of_the_image_without_what_padding_added():
     assert one(0.25, 0.25, 0.75, 0.5, 400, 400) == Box(100, 100, 200, 100)
     assert one(0.25, 0.25, 0.75, 0.5, 400, 200) == Box(100, 0, 200, 100)
     assert one(0.25, 0.25, 0.75, 0.5, 200, 400) == Box(0, 100, 200, 100)
@@ -63,7 +63,7 @@ def test_no_more_boxes_come_than_asked_for_and_never_more_than_two_hundred():
     st.integers(1, 5000),
     st.integers(1, 5000),
 )
-def test_whatever_a_detector_says_boxes_lie_in_the_picture(scores, boxes, width, height):
+def test_whatever_a_detector_says_boxes_lie_in_the_image(scores, boxes, width, height):
     detections = found(scores, boxes, width, height, least_score=0.0)
 
     assert [detection.score for detection in detections] == sorted((each.score for each in detections), reverse=True)
@@ -90,10 +90,10 @@ def test_boxes_that_are_kept_overlap_little(scores, starts):
 
 
 def test_a_perfect_detector_has_a_precision_of_one():
-    pictures = [([Detection(ITEM, 0.9), Detection(OTHER, 0.3)], [OTHER, ITEM]), ([], [])]
+    images = [([Detection(ITEM, 0.9), Detection(OTHER, 0.3)], [OTHER, ITEM]), ([], [])]
 
-    assert average_precision(pictures) == 1
-    assert recall_of_boxes(pictures) == 1
+    assert average_precision(images) == 1
+    assert recall_of_boxes(images) == 1
 
 
 def test_boxes_on_nothing_cost_precision_only_where_they_are_surer_than_others():
@@ -110,11 +110,11 @@ def test_a_second_box_on_an_item_is_wrong():
     assert average_precision(twice) == pytest.approx(0.5 + 0.5 * 2 / 3)
 
 
-def test_recall_counts_the_surest_boxes_of_each_picture():
-    picture = [([Detection(NOTHING, 0.9), Detection(ITEM, 0.8)], [ITEM, OTHER])]
+def test_recall_counts_the_surest_boxes_of_each_image():
+    image = [([Detection(NOTHING, 0.9), Detection(ITEM, 0.8)], [ITEM, OTHER])]
 
-    assert recall_of_boxes(picture, 1) == 0
-    assert recall_of_boxes(picture, 2) == 0.5
+    assert recall_of_boxes(image, 1) == 0
+    assert recall_of_boxes(image, 2) == 0.5
 
 
 def test_a_detector_that_finds_nothing_is_right_only_where_nothing_is():
@@ -126,6 +126,6 @@ def test_a_detector_that_finds_nothing_is_right_only_where_nothing_is():
 
 @given(st.lists(st.tuples(st.sampled_from([ITEM, OTHER, NOTHING]), st.floats(0, 1)), max_size=8))
 def test_both_figures_are_shares(said):
-    pictures = [([Detection(box, score) for box, score in said], [ITEM, OTHER])]
+    images = [([Detection(box, score) for box, score in said], [ITEM, OTHER])]
 
-    assert 0 <= average_precision(pictures) <= recall_of_boxes(pictures, len(said)) <= 1
+    assert 0 <= average_precision(images) <= recall_of_boxes(images, len(said)) <= 1

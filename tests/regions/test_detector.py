@@ -8,7 +8,7 @@ import pytest
 
 from imgsearch.encoders.choice import choose_detector, choose_encoder
 from imgsearch.encoders.export import exported_encoder
-from imgsearch.encoders.runtime import GRAPH_FILE, encode, look, open_encoder
+from imgsearch.encoders.runtime import GRAPH_FILE, encode, encode_with_features, open_encoder
 from imgsearch.errors import DamagedIndexError, MissingComponentError, UsageError
 from imgsearch.regions.detector import Detector
 
@@ -35,11 +35,11 @@ def detector(choice, folder):
 
 @pytest.fixture
 def square():
-    """A bright picture with two dark fields."""
-    picture = np.random.default_rng(0).integers(150, 256, (32, 32, 3), np.uint8)
-    picture[8:16, 16:24] = 5
-    picture[24:, :8] = 20
-    return picture
+    """A bright image with two dark fields."""
+    image = np.random.default_rng(0).integers(150, 256, (32, 32, 3), np.uint8)
+    image[8:16, 16:24] = 5
+    image[24:, :8] = 20
+    return image
 
 
 def test_it_finds_items_where_they_are_and_nothing_elsewhere(detector, square):
@@ -58,7 +58,7 @@ def test_its_embedding_is_that_of_the_encoder_it_shares(detector, encoder, squar
     (expected,) = encode(alone, square[None])
     assert np.allclose(detector.detect(square).embedding, expected, atol=1e-4)
     assert np.allclose(encode(detector, square[None]), [expected], atol=1e-4)
-    assert np.allclose(look(detector, square).embedding, expected, atol=1e-4)
+    assert np.allclose(encode_with_features(detector, square).embedding, expected, atol=1e-4)
 
 
 def test_it_encodes_many_at_once_too(detector, square):
@@ -100,7 +100,7 @@ def test_a_detector_is_for_its_own_encoder_whatever_that_computes_in_or_is_shown
 
     for spec in (replace(encoder.spec, precision="bf16"), replace(encoder.spec, steps="crop-foreground")):
         assert choose_detector(file, spec).spec.precision == spec.precision
-    for name in ("again.keras", "grey.keras"):
+    for name in ("again.keras", "gray.keras"):
         with pytest.raises(UsageError, match="expected a detector for"):
             choose_detector(file, choose_encoder(str(tiny_models / name)).spec)
     with pytest.raises(UsageError, match="expected a detector for handcrafted"):
@@ -108,7 +108,7 @@ def test_a_detector_is_for_its_own_encoder_whatever_that_computes_in_or_is_shown
 
 
 def test_a_detector_that_lies_about_its_encoder_is_refused(tiny_models, encoder):
-    # It names the encoder, but takes pictures of 40 pixels a side where that one takes 32.
+    # It names the encoder, but takes images of 40 pixels a side where that one takes 32.
     with pytest.raises(UsageError):
         choose_detector(tiny_models / "detector-of-40.keras", encoder.spec)
 

@@ -6,23 +6,23 @@ from hypothesis import strategies as st
 
 from imgsearch.images.boxes import Box, overlaps
 from imgsearch.images.transform import fit
-from imgsearch.regions.propose import Likely, many_regions, of_photo, parts, salient, shown_twice
+from imgsearch.regions.propose import Proposal, crop_and_cutout, many_regions, of_photo, parts, salient
 
 FITS = ("pad", "crop", "stretch")
 ODD = [(1, 1), (2, 2), (1, 500), (500, 1), (50, 1000), (1000, 50), (3, 7)]
 
 
 def photo_of(height, width, box=None, seed=0):
-    """An uneven ground of blues and greens, and a red block on it."""
+    """An uneven background of blues and greens, and a red block on it."""
     coarse = np.random.default_rng(seed).integers((0, 90, 110), (50, 170, 200), (9, 9, 3)).astype(np.uint8)
-    picture = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     if box:
-        picture[box.y : box.y + box.height, box.x : box.x + box.width] = (210, 30, 40)
-    return picture
+        image[box.y : box.y + box.height, box.x : box.x + box.width] = (210, 30, 40)
+    return image
 
 
 def features_of(photo, how, cells=28):
-    """The colours of the fitted square: a map as an encoder gives it."""
+    """The colors of the fitted square: a map as an encoder gives it."""
     square = fit(photo, 8 * cells, how)
     small = cv2.resize(square, (cells, cells), interpolation=cv2.INTER_AREA)
     return cv2.cvtColor(small, cv2.COLOR_RGB2LAB).astype(np.float32)
@@ -55,7 +55,7 @@ def test_an_item_is_found_in_the_photos_own_pixels_however_it_was_fitted(how, si
 
 
 @pytest.mark.parametrize("how", FITS)
-def test_without_a_map_colours_have_to_do(how):
+def test_without_a_map_colors_have_to_do(how):
     box = Box(150, 90, 120, 110)
 
     (guess,) = salient(photo_of(300, 400, box), None, how).boxes
@@ -85,9 +85,9 @@ def test_a_square_that_was_not_padded_is_left_as_it_is(height, width, cells, how
 
 
 @pytest.mark.parametrize("how", FITS)
-@pytest.mark.parametrize("colour", [0, 128, 255])
-def test_a_photo_of_one_colour_has_nothing_salient(how, colour):
-    photo = np.full((200, 300, 3), colour, np.uint8)
+@pytest.mark.parametrize("color", [0, 128, 255])
+def test_a_photo_of_one_color_has_nothing_salient(how, color):
+    photo = np.full((200, 300, 3), color, np.uint8)
 
     assert salient(photo, features_of(photo, how), how) is None
 
@@ -105,9 +105,9 @@ def test_odd_photos_have_boxes_within_or_none(how, size):
 def test_an_item_is_shown_as_it_stands_and_cut_out():
     box = Box(150, 90, 120, 110)
     photo = photo_of(300, 400, box)
-    likely = salient(photo, None, "pad")
+    proposal = salient(photo, None, "pad")
 
-    as_it_stands, on_white = shown_twice(photo, box, likely.plane)
+    as_it_stands, on_white = crop_and_cutout(photo, box, proposal.plane)
 
     assert as_it_stands.box == box
     assert (as_it_stands.pixels == (210, 30, 40)).all()
@@ -115,10 +115,10 @@ def test_an_item_is_shown_as_it_stands_and_cut_out():
     assert on_white.pixels.shape[:2] == (on_white.box.height, on_white.box.width)
 
 
-def test_what_cannot_be_told_from_its_ground_is_shown_once():
+def test_what_cannot_be_told_from_its_background_is_shown_once():
     photo = np.full((100, 100, 3), 128, np.uint8)
 
-    assert len(list(shown_twice(photo, Box(20, 20, 50, 50), np.zeros((28, 28), np.float32)))) == 1
+    assert len(list(crop_and_cutout(photo, Box(20, 20, 50, 50), np.zeros((28, 28), np.float32)))) == 1
 
 
 @given(
@@ -135,9 +135,9 @@ def test_there_are_never_more_regions_than_were_asked_for_and_all_lie_in_the_pho
         Box(b.x, b.y, 1 + int(w * (width - b.x - 1)), 1 + int(h * (height - b.y - 1)))
         for b, (_, _, w, h) in zip(boxes, places, strict=True)
     ]
-    likely = Likely(np.ones((28, 28), np.float32), boxes) if boxes else None
+    proposal = Proposal(np.ones((28, 28), np.float32), boxes) if boxes else None
 
-    regions = many_regions(photo, likely, count)
+    regions = many_regions(photo, proposal, count)
 
     assert 1 <= len(regions) <= count
     for region in regions:
@@ -155,9 +155,9 @@ def test_windows_that_show_the_same_come_once():
 
 def test_more_regions_begin_with_those_of_fewer():
     photo = photo_of(300, 400, Box(150, 90, 120, 110))
-    likely = salient(photo, None, "pad")
+    proposal = salient(photo, None, "pad")
 
-    few, many = ([region.box for region in many_regions(photo, likely, count)] for count in (3, 12))
+    few, many = ([region.box for region in many_regions(photo, proposal, count)] for count in (3, 12))
 
     assert many[:3] == few
     assert len(many) == 12

@@ -6,31 +6,31 @@ from imgsearch.images.boxes import Box, overlaps, stretched
 from imgsearch.regions.salience import SIDE, salience, salient_box
 
 
-def colours(picture, side=28):
+def colors(image, side=28):
     """The simplest feature map there is."""
-    small = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
     return cv2.cvtColor(small, cv2.COLOR_RGB2LAB).astype(np.float32)
 
 
-def ground(seed, height=280, width=280):
-    """An uneven ground of blues and greens."""
+def background(seed, height=280, width=280):
+    """An uneven background of blues and greens."""
     coarse = np.random.default_rng(seed).integers((0, 90, 110), (50, 170, 200), (9, 9, 3)).astype(np.uint8)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
-def with_item(picture, box):
+def with_item(image, box):
     """Checks in red and yellow."""
-    picture = picture.copy()
+    image = image.copy()
     rows, columns = np.mgrid[: box.height, : box.width] // 12
     checks = np.where(((rows + columns) % 2)[..., None], (230, 200, 20), (210, 20, 30))
-    picture[box.y : box.y + box.height, box.x : box.x + box.width] = checks
-    return picture
+    image[box.y : box.y + box.height, box.x : box.x + box.width] = checks
+    return image
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("box", [Box(80, 90, 120, 100), Box(20, 30, 90, 90), Box(150, 100, 70, 150)], ids=str)
-def test_an_item_on_an_uneven_ground_is_salient_and_its_box_covers_it(box, seed):
-    plane = salience(colours(with_item(ground(seed), box)))
+def test_an_item_on_an_uneven_background_is_salient_and_its_box_covers_it(box, seed):
+    plane = salience(colors(with_item(background(seed), box)))
 
     found = stretched(salient_box(plane), (SIDE, SIDE), (280, 280))
     inside = np.zeros((SIDE, SIDE), np.bool_)
@@ -41,7 +41,7 @@ def test_an_item_on_an_uneven_ground_is_salient_and_its_box_covers_it(box, seed)
 
 
 def test_a_plane_is_zero_where_it_is_least_and_one_is_passed_by_three_cells_in_a_hundred():
-    plane = salience(colours(with_item(ground(0), Box(80, 90, 120, 100))))
+    plane = salience(colors(with_item(background(0), Box(80, 90, 120, 100))))
 
     assert plane.shape == (SIDE, SIDE)
     assert plane.dtype == np.float32

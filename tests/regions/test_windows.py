@@ -10,7 +10,7 @@ from imgsearch.regions.windows import windows
 
 @given(st.integers(1, 300), st.integers(1, 300))
 @settings(deadline=None)
-def test_windows_are_squares_within_the_picture_and_none_comes_twice(height, width):
+def test_windows_are_squares_within_the_image_and_none_comes_twice(height, width):
     found = windows(height, width)
 
     assert len(set(found)) == len(found) >= 1
@@ -38,7 +38,7 @@ def test_every_pixel_lies_in_some_window_of_the_first_size(height, width):
 
 @given(st.integers(10, 300), st.integers(10, 300))
 @settings(deadline=None)
-def test_the_largest_come_first_and_neighbours_share_two_fifths(height, width):
+def test_the_largest_come_first_and_neighbors_share_two_fifths(height, width):
     found = windows(height, width)
 
     sides = [box.width for box in found]
@@ -49,7 +49,7 @@ def test_the_largest_come_first_and_neighbours_share_two_fifths(height, width):
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 500), (500, 1), (2, 2), (50, 1000), (1000, 50)])
-def test_odd_pictures_have_windows_too(height, width):
+def test_odd_images_have_windows_too(height, width):
     found = windows(height, width)
 
     assert found[0] == Box(0, 0, min(height, width), min(height, width))

@@ -53,9 +53,9 @@ def test_candidates_hold_the_true_best(opened, k):
 
 def test_nearly_all_of_the_ten_best_are_found_among_clustered_vectors(opened):
     generator = np.random.default_rng(3)
-    centres = generator.normal(size=(50, 64))
-    vectors = unit(centres[generator.integers(0, 50, 5000)] + 0.3 * generator.normal(size=(5000, 64)))
-    queries = unit(centres[generator.integers(0, 50, 200)] + 0.3 * generator.normal(size=(200, 64)))
+    centers = generator.normal(size=(50, 64))
+    vectors = unit(centers[generator.integers(0, 50, 5000)] + 0.3 * generator.normal(size=(5000, 64)))
+    queries = unit(centers[generator.integers(0, 50, 200)] + 0.3 * generator.normal(size=(200, 64)))
     backend = opened(vectors)
 
     found = 0

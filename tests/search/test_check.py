@@ -52,44 +52,44 @@ def files_of(findings: list[Finding]) -> list[str]:
 # --- whole indexes
 
 
-def annoy(folder, catalogue):
-    build_index(catalogue, folder, backbone="handcrafted", trees=3)
+def annoy(folder, catalog):
+    build_index(catalog, folder, backbone="handcrafted", trees=3)
 
 
-def exact(folder, catalogue):
-    build_index(catalogue, folder, backbone="handcrafted", backend="exact")
+def exact(folder, catalog):
+    build_index(catalog, folder, backbone="handcrafted", backend="exact")
 
 
-def embeddings_only(folder, catalogue):
-    embed(catalogue, folder, backbone="handcrafted")
+def embeddings_only(folder, catalog):
+    embed(catalog, folder, backbone="handcrafted")
 
 
-def with_damaged_pictures(folder, catalogue):
-    (catalogue / "empty.jpg").touch()
-    build_index(catalogue, folder, backbone="handcrafted", backend="exact")
+def with_damaged_images(folder, catalog):
+    (catalog / "empty.jpg").touch()
+    build_index(catalog, folder, backbone="handcrafted", backend="exact")
 
 
-def empty(folder, catalogue):
-    for file in catalogue.rglob("*.png"):
+def empty(folder, catalog):
+    for file in catalog.rglob("*.png"):
         file.unlink()
-    build_index(catalogue, folder, backbone="handcrafted", force=True)
+    build_index(catalog, folder, backbone="handcrafted", force=True)
 
 
-def emptied(folder, catalogue):
-    annoy(folder, catalogue)
-    empty(folder, catalogue)
+def emptied(folder, catalog):
+    annoy(folder, catalog)
+    empty(folder, catalog)
 
 
-def rolled_back(folder, catalogue):
-    annoy(folder, catalogue)
-    (catalogue / "a" / "0000.png").unlink()
-    build_index(catalogue, folder)
+def rolled_back(folder, catalog):
+    annoy(folder, catalog)
+    (catalog / "a" / "0000.png").unlink()
+    build_index(catalog, folder)
     rollback(folder)
 
 
-def interrupted(folder, catalogue):
+def interrupted(folder, catalog):
     """What a build leaves that was killed: a work file, a half generation, half an encoder."""
-    annoy(folder, catalogue)
+    annoy(folder, catalog)
     (folder / generations.PARTIAL).write_bytes(b"SQLite format 3\0 and no more")
     (folder / f"{generations.PARTIAL}-journal").write_bytes(b"\0" * 512)
     (folder / f"{generations.MANIFEST}.tmp").write_text('{"format": "imgs')
@@ -107,7 +107,7 @@ def golden_exact(folder, _):
 
 
 MAKERS = [
-    *(annoy, exact, embeddings_only, with_damaged_pictures, empty, emptied),
+    *(annoy, exact, embeddings_only, with_damaged_images, empty, emptied),
     *(rolled_back, interrupted, golden_annoy, golden_exact),
 ]
 
@@ -125,14 +125,14 @@ def test_check_says_nothing_of_a_whole_index_and_changes_nothing(imgsearch, tmp_
 
 
 def test_check_says_nothing_of_an_index_with_a_projection(tmp_path, lay_out):
-    catalogue = lay_out(tmp_path / "catalogue", 512)
-    build_index(catalogue, tmp_path / "index", backbone="handcrafted", backend="exact")
+    catalog = lay_out(tmp_path / "catalog", 512)
+    build_index(catalog, tmp_path / "index", backbone="handcrafted", backend="exact")
     assert read_manifest(tmp_path / "index").projection_count == 512
 
     assert check(tmp_path / "index", deep=True) == []
 
-    (catalogue / "a" / "0000.png").unlink()
-    build_index(catalogue, tmp_path / "index")  # which keeps the projection of others
+    (catalog / "a" / "0000.png").unlink()
+    build_index(catalog, tmp_path / "index")  # which keeps the projection of others
     assert check(tmp_path / "index", deep=True) == []
 
 

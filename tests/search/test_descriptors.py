@@ -1,4 +1,4 @@
-"""Points of catalogue pictures, kept in the index."""
+"""Points of catalog images, kept in the index."""
 
 import hashlib
 import os
@@ -67,7 +67,7 @@ def test_nothing_is_found_and_nothing_is_made_where_nothing_was_kept(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_same_picture_is_kept_once(tmp_path):
+def test_the_same_image_is_kept_once(tmp_path):
     cache_points(tmp_path, {sha256_of(1): points_of(1)})
     cache_points(tmp_path, {sha256_of(1): points_of(2)})
 
@@ -315,8 +315,8 @@ def test_an_index_with_points_is_whole_and_can_be_built_again(work):
     cache_points(work / "index", {sha256_of(1): points_of(1)})
 
     assert check(work / "index", deep=True) == []
-    (work / "catalogue" / "a" / "0000.png").unlink()
-    build_index(work / "catalogue", work / "index")
+    (work / "catalog" / "a" / "0000.png").unlink()
+    build_index(work / "catalog", work / "index")
 
     assert list(cached_points(work / "index", [sha256_of(1)])) == [sha256_of(1)]
     (work / "index" / DESCRIPTORS).unlink()

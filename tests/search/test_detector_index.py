@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from imgsearch import Index, build_index, check, embed, rollback
-from imgsearch.build.adapt import looking
-from imgsearch.encoders.adaptation import LOOKS, Gain
+from imgsearch.build.adapt import item_embedder
+from imgsearch.encoders.adaptation import LOOKS, AdaptationGain
 from imgsearch.encoders.runtime import GRAPH_FILE, encode, open_encoder
 from imgsearch.errors import DamagedIndexError, MissingComponentError, UsageError
 from imgsearch.images.boxes import Box
@@ -31,17 +31,17 @@ def models(tiny_models, tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def shop(tiny_models, lay_out, tmp_path_factory) -> Path:
-    """A catalogue, and an index of it with a detector. Not to be changed: copy it."""
+    """A catalog, and an index of it with a detector. Not to be changed: copy it."""
     folder = tmp_path_factory.mktemp("shop")
-    lay_out(folder / "catalogue", 12)
+    lay_out(folder / "catalog", 12)
     models = tiny_models / "metric.keras", tiny_models / "detector.keras"
-    build_index(folder / "catalogue", folder / "index", backbone=str(models[0]), detector=models[1], **SETTINGS)
+    build_index(folder / "catalog", folder / "index", backbone=str(models[0]), detector=models[1], **SETTINGS)
     return folder
 
 
 @pytest.fixture
-def catalogue(shop, tmp_path) -> Path:
-    return Path(shutil.copytree(shop / "catalogue", tmp_path / "catalogue"))
+def catalog(shop, tmp_path) -> Path:
+    return Path(shutil.copytree(shop / "catalog", tmp_path / "catalog"))
 
 
 @pytest.fixture
@@ -52,20 +52,20 @@ def index(shop, tmp_path) -> Path:
 @pytest.fixture(scope="session")
 def two_items(tmp_path_factory) -> Path:
     """A bright photo of 400 x 200 pixels, of which the detector finds two fields of 100 x 100 dark."""
-    picture = np.random.default_rng(0).integers(150, 256, (200, 400, 3), np.uint8)
-    picture[0:100, 300:400] = 5
-    picture[100:200, 100:200] = 20
+    image = np.random.default_rng(0).integers(150, 256, (200, 400, 3), np.uint8)
+    image[0:100, 300:400] = 5
+    image[100:200, 100:200] = 20
     file = tmp_path_factory.mktemp("photo") / "two.png"
-    file.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+    file.write_bytes(cv2.imencode(".png", image)[1].tobytes())
     return file
 
 
 BOXES = {Box(300, 0, 100, 100), Box(100, 100, 100, 100)}
 
 
-def boxes_of(index: Path, picture: Path) -> set[Box]:
+def boxes_of(index: Path, image: Path) -> set[Box]:
     with Index.open(index) as opened:
-        return {found.box for found in opened.detections(picture)}
+        return {found.box for found in opened.detections(image)}
 
 
 def detector_files(index: Path) -> list[Path]:
@@ -103,25 +103,25 @@ def test_objects_are_those_of_the_detector_in_reading_order_with_their_scores(in
             assert all(hit.box is not None for hit in found.hits)
 
 
-def test_a_query_is_answered_with_it_and_its_vectors_are_the_encoders_own(index, catalogue, two_items, tmp_path):
-    picture = sorted(catalogue.rglob("*.png"))[3]
-    (tmp_path / "again.png").write_bytes(picture.read_bytes() + b"\0")
+def test_a_query_is_answered_with_it_and_its_vectors_are_the_encoders_own(index, catalog, two_items, tmp_path):
+    image = sorted(catalog.rglob("*.png"))[3]
+    (tmp_path / "again.png").write_bytes(image.read_bytes() + b"\0")
 
     with Index.open(index) as opened:
         hits = opened.search(tmp_path / "again.png", k=3)
         regions = opened.search(two_items, k=12)
 
-    assert hits[0].path == picture.relative_to(catalogue).as_posix()
+    assert hits[0].path == image.relative_to(catalog).as_posix()
     assert hits[0].score > 0.999
     assert len({hit.path for hit in regions}) == 12
     assert [hit.score for hit in regions] == sorted([hit.score for hit in regions], reverse=True)
 
 
-def test_a_nightly_build_keeps_it_without_its_file(index, catalogue, lay_out, two_items, monkeypatch, tmp_path):
+def test_a_nightly_build_keeps_it_without_its_file(index, catalog, lay_out, two_items, monkeypatch, tmp_path):
     monkeypatch.setenv("IMGSEARCH_CACHE", str(tmp_path / "no cache"))
-    lay_out(catalogue, 2, first=50)
+    lay_out(catalog, 2, first=50)
 
-    build_index(catalogue, index)
+    build_index(catalog, index)
 
     assert read_manifest(index).generation == 2
     assert read_manifest(index).detector.name == "detector.keras"
@@ -129,13 +129,13 @@ def test_a_nightly_build_keeps_it_without_its_file(index, catalogue, lay_out, tw
     assert boxes_of(index, two_items) == BOXES
 
 
-def test_a_build_of_the_same_again_publishes_nothing_and_none_takes_it_out(index, catalogue, two_items):
-    build_index(catalogue, index)  # the catalogue has moved
+def test_a_build_of_the_same_again_publishes_nothing_and_none_takes_it_out(index, catalog, two_items):
+    build_index(catalog, index)  # the catalog has moved
     generation = read_manifest(index).generation
-    build_index(catalogue, index)
+    build_index(catalog, index)
     assert read_manifest(index).generation == generation
 
-    build_index(catalogue, index, detector="none")
+    build_index(catalog, index, detector="none")
 
     manifest = read_manifest(index)
     assert manifest.generation == generation + 1
@@ -145,23 +145,23 @@ def test_a_build_of_the_same_again_publishes_nothing_and_none_takes_it_out(index
     with Index.open(index) as opened, pytest.raises(MissingComponentError, match="index with a detector") as missing:
         opened.detections(two_items)
     assert "--detector" in missing.value.hint
-    build_index(catalogue, index)
+    build_index(catalog, index)
     assert read_manifest(index).detector is None
 
 
-def test_it_is_swept_when_two_generations_do_without_it(index, catalogue, lay_out):
+def test_it_is_swept_when_two_generations_do_without_it(index, catalog, lay_out):
     fingerprint = read_manifest(index).detector_fingerprint
 
-    build_index(catalogue, index, detector="none")
+    build_index(catalog, index, detector="none")
     assert fingerprint in encoders(index)  # for the generation before, to be rolled back to
-    lay_out(catalogue, 1, first=60)
-    build_index(catalogue, index)
+    lay_out(catalog, 1, first=60)
+    build_index(catalog, index)
 
     assert encoders(index) == {read_manifest(index).fingerprint}
 
 
-def test_rollback_returns_to_the_generation_with_it_and_to_the_one_without(index, catalogue, two_items):
-    build_index(catalogue, index, detector="none")
+def test_rollback_returns_to_the_generation_with_it_and_to_the_one_without(index, catalog, two_items):
+    build_index(catalog, index, detector="none")
 
     assert rollback(index).detector.name == "detector.keras"
     assert boxes_of(index, two_items) == BOXES
@@ -170,13 +170,13 @@ def test_rollback_returns_to_the_generation_with_it_and_to_the_one_without(index
     assert check(index) == []
 
 
-def test_it_can_come_later_and_only_it_is_new(catalogue, models, tmp_path, two_items):
+def test_it_can_come_later_and_only_it_is_new(catalog, models, tmp_path, two_items):
     index = tmp_path / "late"
-    build_index(catalogue, index, backbone=str(models / "metric.keras"), **SETTINGS)
+    build_index(catalog, index, backbone=str(models / "metric.keras"), **SETTINGS)
     folder = read_manifest(index).folder
     before = (index / folder / generations.EMBEDDINGS).read_bytes()
 
-    report = build_index(catalogue, index, detector=models / "detector.keras")
+    report = build_index(catalog, index, detector=models / "detector.keras")
 
     assert read_manifest(index).generation == 2
     assert (index / read_manifest(index).folder / generations.EMBEDDINGS).read_bytes() == before
@@ -184,7 +184,7 @@ def test_it_can_come_later_and_only_it_is_new(catalogue, models, tmp_path, two_i
     assert report.published
 
 
-def test_with_one_the_catalogue_teaches_the_projection_unless_that_is_not_wanted(drawn, models, tmp_path):
+def test_with_one_the_catalog_teaches_the_projection_unless_that_is_not_wanted(drawn, models, tmp_path):
     files = {"backbone": str(models / "metric.keras"), "detector": models / "detector.keras"}
     build_index(drawn, tmp_path / "taught", **files, **SETTINGS)
     build_index(drawn, tmp_path / "plain", adapt=False, **files, **SETTINGS)
@@ -219,25 +219,25 @@ def test_a_projection_is_taught_when_a_detector_comes_and_again_when_another_doe
     assert read_manifest(index).adaptation is not None
 
 
-def test_too_few_pictures_to_learn_from_are_no_error_where_nobody_asked_for_it(catalogue, models, tmp_path, caplog):
+def test_too_few_images_to_learn_from_are_no_error_where_nobody_asked_for_it(catalog, models, tmp_path, caplog):
     files = {"backbone": str(models / "metric.keras"), "detector": models / "detector.keras"}
 
-    build_index(catalogue, tmp_path / "small", **files, **SETTINGS)
+    build_index(catalog, tmp_path / "small", **files, **SETTINGS)
 
-    assert "does not teach the projection: expected at least 20 different pictures" in caplog.text
+    assert "does not teach the projection: expected at least 20 different images" in caplog.text
     assert read_manifest(tmp_path / "small").adaptation is None
     generation = read_manifest(tmp_path / "small").generation
-    build_index(catalogue, tmp_path / "small", detector=models / "detector.keras")
+    build_index(catalog, tmp_path / "small", detector=models / "detector.keras")
     assert read_manifest(tmp_path / "small").generation == generation
     with pytest.raises(UsageError, match="found 12"):
-        build_index(catalogue, tmp_path / "asked", adapt=True, **files, **SETTINGS)
+        build_index(catalog, tmp_path / "asked", adapt=True, **files, **SETTINGS)
 
 
 def test_items_in_scenes_are_seen_as_queries_are_and_scenes_without_one_as_a_whole(index):
     manifest = read_manifest(index)
     spec, folder = manifest.encoder, index / manifest.encoder_folder
     encoder = open_encoder(spec, folder, for_one=True)
-    look = looking(Detector(manifest.detector, index / manifest.detector_folder / GRAPH_FILE), encoder)
+    look = item_embedder(Detector(manifest.detector, index / manifest.detector_folder / GRAPH_FILE), encoder)
     scene = np.random.default_rng(0).integers(150, 256, (spec.size, spec.size, 3), np.uint8)
     scene[8:24, 16:24] = 5
 
@@ -252,44 +252,44 @@ def test_items_in_scenes_are_seen_as_queries_are_and_scenes_without_one_as_a_who
     assert np.allclose(look(bright), encode(encoder, bright[None]), atol=1e-5)
 
 
-def test_one_for_another_encoder_is_refused_and_nothing_is_changed(index, catalogue, models):
+def test_one_for_another_encoder_is_refused_and_nothing_is_changed(index, catalog, models):
     before = (index / generations.MANIFEST).read_bytes()
 
-    for name in ("detector-of-grey.keras", "detector-of-40.keras", "metric.keras", "classes.keras"):
+    for name in ("detector-of-gray.keras", "detector-of-40.keras", "metric.keras", "classes.keras"):
         with pytest.raises(UsageError, match="expected"):
-            build_index(catalogue, index, detector=models / name)
+            build_index(catalog, index, detector=models / name)
     with pytest.raises(UsageError, match="expected an encoder, found a detector"):
-        build_index(catalogue, index, backbone=str(models / "detector.keras"))
+        build_index(catalog, index, backbone=str(models / "detector.keras"))
     for name in ("missing.keras", ""):
         with pytest.raises((MissingComponentError, UsageError)):
-            build_index(catalogue, index, detector=models / name)
+            build_index(catalog, index, detector=models / name)
 
     assert (index / generations.MANIFEST).read_bytes() == before
     assert check(index) == []
 
 
-def test_a_file_that_is_no_model_is_refused(index, catalogue, models):
+def test_a_file_that_is_no_model_is_refused(index, catalog, models):
     for content in (b"", b"garbage", (models / "detector.keras").read_bytes()[:2000]):
         (models / "broken.keras").write_bytes(content)
         with pytest.raises((MissingComponentError, UsageError)):
-            build_index(catalogue, index, detector=models / "broken.keras")
+            build_index(catalog, index, detector=models / "broken.keras")
 
 
-def test_another_encoder_leaves_it_out_and_says_so(index, catalogue, caplog):
-    build_index(catalogue, index, backbone="handcrafted")
+def test_another_encoder_leaves_it_out_and_says_so(index, catalog, caplog):
+    build_index(catalog, index, backbone="handcrafted")
 
     assert read_manifest(index).detector is None
     assert "the detector detector.keras is left out" in caplog.text
     assert check(index) == []
 
 
-def test_the_same_encoder_with_other_steps_keeps_it(catalogue, drawn, models, tmp_path, caplog):
+def test_the_same_encoder_with_other_steps_keeps_it(catalog, drawn, models, tmp_path, caplog):
     # Identity is of the network alone; a model keeps its steps, so that only trimming can differ.
     index = tmp_path / "trimmed"
     settings = {"backbone": str(models / "metric.keras"), **SETTINGS}
-    build_index(catalogue, index, detector=models / "detector.keras", **settings)
+    build_index(catalog, index, detector=models / "detector.keras", **settings)
 
-    build_index(catalogue, index, trim=True, **settings)
+    build_index(catalog, index, trim=True, **settings)
 
     assert read_manifest(index).encoder.steps == "crop-foreground"
     assert read_manifest(index).detector is not None
@@ -298,23 +298,23 @@ def test_the_same_encoder_with_other_steps_keeps_it(catalogue, drawn, models, tm
 
 
 def test_another_precision_needs_its_file_again_and_says_which_option_takes_it(
-    index, catalogue, models, two_items, monkeypatch, tmp_path
+    index, catalog, models, two_items, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("IMGSEARCH_CACHE", str(tmp_path / "no cache"))
     encoder = str(models / "metric.keras")
 
     with pytest.raises(MissingComponentError, match=r"detector\.keras was used with a file of weights") as missing:
-        build_index(catalogue, index, backbone=encoder, precision="bf16")
+        build_index(catalog, index, backbone=encoder, precision="bf16")
     assert missing.value.hint == "give that file with --detector"
 
-    build_index(catalogue, index, backbone=encoder, precision="bf16", detector=models / "detector.keras")
+    build_index(catalog, index, backbone=encoder, precision="bf16", detector=models / "detector.keras")
     assert read_manifest(index).detector.precision == "bf16"
     assert boxes_of(index, two_items) == BOXES
 
 
 @pytest.mark.parametrize("name", ["encoder.xml", "encoder.bin", "spec.json"])
 @pytest.mark.parametrize("damage", ["garbage", "missing"])
-def test_damage_of_it_is_found_and_said_and_a_build_mends_it(index, catalogue, two_items, name, damage):
+def test_damage_of_it_is_found_and_said_and_a_build_mends_it(index, catalog, two_items, name, damage):
     (file,) = (file for file in detector_files(index) if file.name == name)
     if damage == "missing":
         file.unlink()
@@ -328,26 +328,26 @@ def test_damage_of_it_is_found_and_said_and_a_build_mends_it(index, catalogue, t
     with pytest.raises(DamagedIndexError), Index.open(index) as opened:
         opened.search(two_items)
 
-    build_index(catalogue, index)  # the cache still has it
+    build_index(catalog, index)  # the cache still has it
 
     assert check(index) == []
     assert boxes_of(index, two_items) == BOXES
 
 
-def test_pictures_of_the_catalogue_need_neither_encoder_nor_detector(index, catalogue):
+def test_images_of_the_catalog_need_neither_encoder_nor_detector(index, catalog):
     for file in (*detector_files(index), *(index / read_manifest(index).encoder_folder).iterdir()):
         size = file.stat().st_size
         file.write_bytes(bytes(size))
-    picture = min(catalogue.rglob("*.png"))
+    image = min(catalog.rglob("*.png"))
 
     with Index.open(index) as opened:
-        hit = opened.search(picture, k=1)[0]
+        hit = opened.search(image, k=1)[0]
 
-    assert (hit.path, round(hit.score, 5), hit.box) == (picture.relative_to(catalogue).as_posix(), 1.0, None)
+    assert (hit.path, round(hit.score, 5), hit.box) == (image.relative_to(catalog).as_posix(), 1.0, None)
 
 
-def test_embeddings_become_an_index_with_a_detector(catalogue, models, tmp_path, two_items, caplog):
-    embed(catalogue, tmp_path / "embeddings", backbone=str(models / "metric.keras"), precision="f32")
+def test_embeddings_become_an_index_with_a_detector(catalog, models, tmp_path, two_items, caplog):
+    embed(catalog, tmp_path / "embeddings", backbone=str(models / "metric.keras"), precision="f32")
     index = tmp_path / "of embeddings"
 
     build_index(tmp_path / "embeddings", index, detector=models / "detector.keras", backend="exact")
@@ -361,14 +361,14 @@ def test_embeddings_become_an_index_with_a_detector(catalogue, models, tmp_path,
     build_index(tmp_path / "embeddings", index, detector="none")
     assert read_manifest(index).detector is None
     with pytest.raises(UsageError):
-        build_index(tmp_path / "embeddings", index, detector=models / "detector-of-grey.keras")
-    embed(catalogue, tmp_path / "embeddings", backbone="handcrafted")
+        build_index(tmp_path / "embeddings", index, detector=models / "detector-of-gray.keras")
+    embed(catalog, tmp_path / "embeddings", backbone="handcrafted")
     build_index(tmp_path / "embeddings", index)
     assert check(index) == []
 
 
-def test_a_manifest_of_before_detectors_opens(index, catalogue, two_items):
-    build_index(catalogue, index, detector="none")
+def test_a_manifest_of_before_detectors_opens(index, catalog, two_items):
+    build_index(catalog, index, detector="none")
     data = json.loads((index / generations.MANIFEST).read_text())
     assert data.pop("detector") is None
     _write(index, data)
@@ -415,9 +415,9 @@ def test_a_manifest_that_lies_about_it_is_said_to_be_damaged_or_answered(index, 
 
 
 def _adapting_to(looks: list[object]):
-    def adapt(folder, draft, catalogue, plain, encoder, look, progress):
+    def adapt(folder, draft, catalog, plain, encoder, look, progress):
         looks.append(look)
-        return plain, Gain(len(catalogue), 0.5, 0.6)
+        return plain, AdaptationGain(len(catalog), 0.5, 0.6)
 
     return adapt
 

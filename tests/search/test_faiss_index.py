@@ -20,7 +20,7 @@ from imgsearch.search.recall import measure, sampled
 from imgsearch.search.tuning import search_with, tune
 from imgsearch.store import generations, integrity
 from imgsearch.store.manifest import Manifest
-from imgsearch.store.plan import BackendSettings, SearchWish
+from imgsearch.store.plan import BackendSettings, SearchOptions
 
 
 def units(count, dims, seed=0):
@@ -30,9 +30,9 @@ def units(count, dims, seed=0):
 
 @pytest.fixture(scope="module")
 def listed(tmp_path_factory, lay_out) -> Path:
-    """A catalogue of forty painted pictures with an index of lists beside it. Not to be changed: copy it."""
+    """A catalog of forty painted images with an index of lists beside it. Not to be changed: copy it."""
     folder = tmp_path_factory.mktemp("listed")
-    build_index(lay_out(folder / "catalogue", 40), folder / "index", backbone="handcrafted", backend="faiss")
+    build_index(lay_out(folder / "catalog", 40), folder / "index", backbone="handcrafted", backend="faiss")
     return folder
 
 
@@ -100,7 +100,7 @@ def test_the_file_is_hardly_larger_than_the_vectors(tmp_path):
 
     build_faiss(tmp_path, vectors, lists_for(4000), 0)
 
-    # Each vector has a number of eight bytes, each list a centre.
+    # Each vector has a number of eight bytes, each list a center.
     assert vectors.nbytes < (tmp_path / generations.LISTS).stat().st_size < 1.06 * vectors.nbytes
 
 
@@ -128,9 +128,9 @@ def test_lists_in_a_folder_whose_name_is_not_utf8_are_built_and_opened(tmp_path)
 
 @pytest.mark.parametrize("k", [1, 30, 200, 400])
 def test_there_are_enough_candidates_though_the_nearest_lists_are_empty(tmp_path, k):
-    centres = faiss.IndexFlatIP(20)
-    centres.add(np.eye(20, dtype=np.float32))
-    lists = faiss.IndexIVFFlat(centres, 20, 20, faiss.METRIC_INNER_PRODUCT)
+    centers = faiss.IndexFlatIP(20)
+    centers.add(np.eye(20, dtype=np.float32))
+    lists = faiss.IndexIVFFlat(centers, 20, 20, faiss.METRIC_INNER_PRODUCT)
     lists.is_trained = True
     lists.add(np.repeat(np.eye(20, dtype=np.float32)[:1], 400, axis=0))
     faiss.write_index(lists, str(tmp_path / generations.LISTS))
@@ -203,7 +203,7 @@ def test_lists_of_other_vectors_are_found_out(tmp_path):
         check_lists(tmp_path / generations.LISTS, vectors, BackendSettings("faiss", 0, 0, 0, 18, 1))
 
 
-def test_pictures_that_are_all_alike_are_found_by_one_another(tmp_path):
+def test_images_that_are_all_alike_are_found_by_one_another(tmp_path):
     vectors = np.repeat(units(1, 16), 300, axis=0)
     build_faiss(tmp_path, vectors, 17, 0)
 
@@ -217,7 +217,7 @@ def test_pictures_that_are_all_alike_are_found_by_one_another(tmp_path):
 def test_tuning_takes_the_least_probes_that_reach_the_target(tmp_path, target):
     vectors = units(3000, 16)
 
-    chosen, measured = tune(tmp_path, vectors, SearchWish("faiss", target_recall=target))
+    chosen, measured = tune(tmp_path, vectors, SearchOptions("faiss", target_recall=target))
 
     assert (chosen.name, chosen.trees, chosen.search_k, chosen.lists) == ("faiss", 0, 0, 55)
     assert measured.recall >= target
@@ -230,8 +230,8 @@ def test_tuning_takes_the_least_probes_that_reach_the_target(tmp_path, target):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 20])
-def test_even_the_smallest_catalogue_gets_lists_if_they_are_wished_for(tmp_path, count):
-    chosen, measured = tune(tmp_path, units(count, 8), SearchWish("faiss"))
+def test_even_the_smallest_catalog_gets_lists_if_they_are_wished_for(tmp_path, count):
+    chosen, measured = tune(tmp_path, units(count, 8), SearchOptions("faiss"))
 
     assert (chosen.name, chosen.lists) == ("faiss", lists_for(count))
     assert (measured is None) == (count == 1)
@@ -239,7 +239,7 @@ def test_even_the_smallest_catalogue_gets_lists_if_they_are_wished_for(tmp_path,
 
 
 def test_nobody_gets_lists_who_did_not_wish_for_them(tmp_path, without_faiss):
-    chosen, _ = tune(tmp_path, units(5000, 8), SearchWish("auto"))
+    chosen, _ = tune(tmp_path, units(5000, 8), SearchOptions("auto"))
 
     assert chosen.name in ("annoy", "exact")
     assert not (tmp_path / generations.LISTS).exists()
@@ -259,8 +259,8 @@ def test_an_index_of_lists_says_so_and_answers_as_an_exact_one_does(listed, phot
     assert f"{manifest.folder}/{generations.ANNOY}" not in manifest.files
     with Index.open(listed / "index") as index:
         assert (index.plan(), index.plan(exact=True), index.plan(where="row = 1")) == ("faiss", "exact", "exact")
-    for picture in (photo, listed / "catalogue/a/0003.png"):
-        assert answers(listed / "index", picture)[0] == answers(listed / "index", picture, exact=True)[0]
+    for image in (photo, listed / "catalog/a/0003.png"):
+        assert answers(listed / "index", image)[0] == answers(listed / "index", image, exact=True)[0]
     assert answers(listed / "index", photo, k=40) == answers(listed / "index", photo, k=40, exact=True)
     assert check(listed / "index") == check(listed / "index", deep=True) == []
 
@@ -280,18 +280,18 @@ def test_a_manifest_with_impossible_probes_is_refused(lists, probes):
 
 
 def test_an_update_and_a_rollback_keep_the_lists_right(listed, lay_out, tmp_path, photo, answers):
-    catalogue = Path(shutil.copytree(listed / "catalogue", tmp_path / "catalogue"))
+    catalog = Path(shutil.copytree(listed / "catalog", tmp_path / "catalog"))
     directory = tmp_path / "index"
-    build_index(catalogue, directory, backbone="handcrafted", backend="faiss")
+    build_index(catalog, directory, backbone="handcrafted", backend="faiss")
     first = answers(directory, photo, k=40)
-    lay_out(catalogue, 9, first=100)
-    (catalogue / "a/0000.png").unlink()
+    lay_out(catalog, 9, first=100)
+    (catalog / "a/0000.png").unlink()
 
-    build_index(catalogue, directory)
+    build_index(catalog, directory)
 
     manifest = generations.read_manifest(directory)
     assert (manifest.count, manifest.backend.name, manifest.backend.lists) == (48, "faiss", 7)
-    assert answers(directory, catalogue / "b/0100.png")[0][0] == "b/0100.png"
+    assert answers(directory, catalog / "b/0100.png")[0][0] == "b/0100.png"
     rollback(directory)
     assert answers(directory, photo, k=40) == first
     assert check(directory, deep=True) == []
@@ -301,7 +301,7 @@ def test_a_backend_is_changed_there_and_back_without_embedding(listed, directory
     before, answered = contents(directory), answers(directory, photo, k=40)
 
     for backend in ("annoy", "faiss", "exact", "faiss"):
-        report = build_index(listed / "catalogue", directory, backend=backend)
+        report = build_index(listed / "catalog", directory, backend=backend)
         manifest = generations.read_manifest(directory)
         assert (report.embedded, manifest.backend.name) == (0, backend)
         there = {Path(name).name for name in manifest.files} & set(generations.BACKEND_FILES.values())
@@ -339,7 +339,7 @@ def test_a_damaged_file_is_found_out_and_mended_by_the_next_build(listed, direct
         answers(directory, photo)
     assert "build-index again" in caught.value.hint
     assert [Path(finding.file).name for finding in check(directory)] == [generations.LISTS]
-    build_index(listed / "catalogue", directory)
+    build_index(listed / "catalog", directory)
 
     assert answers(directory, photo) == answered
     assert check(directory) == []
@@ -365,7 +365,7 @@ def test_a_missing_file_is_mended_by_the_next_build(listed, directory, photo, an
     with pytest.raises(DamagedIndexError, match=r"lists\.faiss is missing"):
         answers(directory, photo)
     assert "it is missing" in [finding.problem for finding in check(directory)]
-    build_index(listed / "catalogue", directory)
+    build_index(listed / "catalog", directory)
 
     assert answers(directory, photo) == answered
 
@@ -388,7 +388,7 @@ def test_the_lists_of_a_build_that_miss_items_are_not_published(listed, director
     monkeypatch.setattr(faiss_lists, "blocks_of", lambda vectors: (-block for block in right(vectors)))
 
     with pytest.raises(DamagedIndexError, match="by themselves"):
-        build_index(listed / "catalogue", directory, seed=5)
+        build_index(listed / "catalog", directory, seed=5)
 
     assert (directory / generations.MANIFEST).read_bytes() == before
 
@@ -457,9 +457,9 @@ def test_without_faiss_a_query_says_so_before_the_encoder_starts(without_faiss, 
 
 @pytest.mark.parametrize("option", [["--exact"], ["--where", "category = 'a'"]])
 def test_without_faiss_an_exact_query_is_answered(without_faiss, listed, capfd, option):
-    picture = str(listed / "catalogue/a/0003.png")
+    image = str(listed / "catalog/a/0003.png")
 
-    code = main(["query", picture, "--index", str(listed / "index"), "--format", "paths", "-k", "1", *option])
+    code = main(["query", image, "--index", str(listed / "index"), "--format", "paths", "-k", "1", *option])
 
     assert (code, capfd.readouterr().out) == (0, "a/0003.png\n")
 
@@ -468,7 +468,7 @@ def test_without_faiss_an_index_of_lists_is_turned_to_annoy(without_faiss, liste
     with pytest.raises(MissingComponentError):
         answers(directory, photo)
 
-    build_index(listed / "catalogue", directory, backend="annoy")
+    build_index(listed / "catalog", directory, backend="annoy")
 
     assert len(answers(directory, photo)) == 5
 
@@ -476,16 +476,16 @@ def test_without_faiss_an_index_of_lists_is_turned_to_annoy(without_faiss, liste
 def test_a_real_query_beside_openvino_is_answered_by_lists(drawn, tmp_path, imgsearch):
     built = imgsearch("build-index", drawn, "--backend", "faiss", "--precision", "f32")
     photos = []
-    for number, picture in enumerate(sorted(drawn.rglob("*.png"))[:6]):
+    for number, image in enumerate(sorted(drawn.rglob("*.png"))[:6]):
         photos.append(tmp_path / f"{number}.png")
-        photos[-1].write_bytes(picture.read_bytes() + b"\0")  # other bytes, the same picture
+        photos[-1].write_bytes(image.read_bytes() + b"\0")  # other bytes, the same image
 
     asked = imgsearch("query", *photos, "--format", "jsonl", "-k", 1)
 
     assert (built.returncode, asked.returncode, asked.stderr) == (0, 0, "")
     assert asked.stdout.count('"plan": "faiss"') == 6
     assert [Path(line.split('"path": "')[1].split('"')[0]) for line in asked.stdout.splitlines()] == [
-        picture.relative_to(drawn) for picture in sorted(drawn.rglob("*.png"))[:6]
+        image.relative_to(drawn) for image in sorted(drawn.rglob("*.png"))[:6]
     ]
 
 

@@ -49,11 +49,11 @@ print(json.dumps([count, found]))
 def test_readers_of_an_index_that_is_rebuilt_and_rolled_back_never_fail_and_see_whole_generations(
     built, tmp_path, painted, photo, answers, leftovers, figure, backend, rebuilds, readers, queries
 ):
-    catalogue, directory = tmp_path / "catalogue", tmp_path / "index"
-    shutil.copytree(built / "catalogue", catalogue)
-    build_index(catalogue, directory, backbone="handcrafted", backend=backend, trees=3)
+    catalog, directory = tmp_path / "catalog", tmp_path / "index"
+    shutil.copytree(built / "catalog", catalog)
+    build_index(catalog, directory, backbone="handcrafted", backend=backend, trees=3)
     expected = {1: answers(directory, photo, k=100)}
-    arguments = [directory, catalogue / "a/0003.png", photo, str(queries // readers)]
+    arguments = [directory, catalog / "a/0003.png", photo, str(queries // readers)]
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", script, *arguments],
@@ -70,8 +70,8 @@ def test_readers_of_an_index_that_is_rebuilt_and_rolled_back_never_fail_and_see_
             if number % 5 == 4:
                 rollback(directory)
             else:
-                (catalogue / "a" / f"{8000 + number // 2}.png").write_bytes(painted(8000 + number))
-                assert build_index(catalogue, directory).published
+                (catalog / "a" / f"{8000 + number // 2}.png").write_bytes(painted(8000 + number))
+                assert build_index(catalog, directory).published
             expected[read_manifest(directory).generation] = answers(directory, photo, k=100)
     finally:
         outcomes = [(*process.communicate("stop\n"), process.returncode) for process in processes]

@@ -10,7 +10,7 @@ import pytest
 
 from drawn_catalog import draw_catalog
 from imgsearch import Index, build_index
-from imgsearch.errors import PictureError, UsageError
+from imgsearch.errors import ImageError, UsageError
 from imgsearch.images.boxes import Box, in_reading_order, overlaps
 from imgsearch.images.decode import decode, decode_rgba
 from imgsearch.search import index as search_index
@@ -26,8 +26,8 @@ ITEM = "cups/cups-00.png"
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shop")
-    draw_catalog(folder / "catalogue", per_kind=2)
-    build_index(folder / "catalogue", folder / "index", precision="f32", backend="exact")
+    draw_catalog(folder / "catalog", per_kind=2)
+    build_index(folder / "catalog", folder / "index", precision="f32", backend="exact")
     return folder
 
 
@@ -37,14 +37,14 @@ def index(shop):
         yield opened
 
 
-def ground(height=480, width=640, seed=3):
+def background(height=480, width=640, seed=3):
     coarse = np.random.default_rng(seed).integers((90, 90, 60), (190, 200, 150), (9, 9, 3)).astype(np.uint8)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 def composed(shop, names, style, seed=5):
-    items = [decode_rgba((shop / "catalogue" / name).read_bytes()) for name in names]
-    return compose(ground(), items, style, np.random.default_rng(seed))
+    items = [decode_rgba((shop / "catalog" / name).read_bytes()) for name in names]
+    return compose(background(), items, style, np.random.default_rng(seed))
 
 
 def write(folder, pixels, name="photo.png"):
@@ -54,7 +54,7 @@ def write(folder, pixels, name="photo.png"):
 
 @pytest.fixture(scope="module")
 def photo(shop, tmp_path_factory):
-    """A photo with an item on an uneven ground, and where that is."""
+    """A photo with an item on an uneven background, and where that is."""
     made = composed(shop, [ITEM], Style(sides=(0.45, 0.5), covered=0))
     return write(tmp_path_factory.mktemp("photo"), made.photo), made.boxes[0]
 
@@ -86,8 +86,8 @@ def test_a_photo_is_answered_by_the_part_of_it_that_shows_the_item(index, photo)
     assert hits[0].score > next(hit.score for hit in index.search(file, k=24, regions="whole") if hit.path == ITEM)
 
 
-def test_a_plain_picture_is_answered_without_a_box(index, shop, tmp_path):
-    (tmp_path / "again.png").write_bytes((shop / "catalogue" / ITEM).read_bytes() + b"\0")
+def test_a_plain_image_is_answered_without_a_box(index, shop, tmp_path):
+    (tmp_path / "again.png").write_bytes((shop / "catalog" / ITEM).read_bytes() + b"\0")
 
     hits = index.search(tmp_path / "again.png", k=24)
 
@@ -115,22 +115,22 @@ def test_a_photo_is_looked_at_until_one_item_is_far_enough_ahead(index, photo, m
     file = photo[0]
     leads = []
     for whole, part in ((-1, -1), (2, -1), (2, 2)):
-        monkeypatch.setattr(search_index, "_AHEAD_BY_WHOLE", whole)
-        monkeypatch.setattr(search_index, "_AHEAD_BY_PART", part)
+        monkeypatch.setattr(search_index, "_MIN_MARGIN_WHOLE", whole)
+        monkeypatch.setattr(search_index, "_MIN_MARGIN_PART", part)
         views = index.views_of(file)
         first, second = index.search_views(views, k=2)
         leads.append((len(views), first.score - second.score))
 
     assert [count for count, _ in leads] == [1, 2, 3]
-    monkeypatch.setattr(search_index, "_AHEAD_BY_WHOLE", leads[0][1] + 0.001)
-    monkeypatch.setattr(search_index, "_AHEAD_BY_PART", leads[1][1] - 0.001)
+    monkeypatch.setattr(search_index, "_MIN_MARGIN_WHOLE", leads[0][1] + 0.001)
+    monkeypatch.setattr(search_index, "_MIN_MARGIN_PART", leads[1][1] - 0.001)
     assert len(index.views_of(file)) == 2
-    monkeypatch.setattr(search_index, "_AHEAD_BY_WHOLE", leads[0][1] - 0.001)
+    monkeypatch.setattr(search_index, "_MIN_MARGIN_WHOLE", leads[0][1] - 0.001)
     assert len(index.views_of(file)) == 1
 
 
 def test_what_is_ahead_is_looked_for_among_what_the_condition_lets_in(index, photo, monkeypatch):
-    monkeypatch.setattr(search_index, "_AHEAD_BY_WHOLE", 0.001)
+    monkeypatch.setattr(search_index, "_MIN_MARGIN_WHOLE", 0.001)
     (among_all,) = index.search(photo[0], k=1)
     (alone,) = index.search(photo[0], k=1, where=f"path = '{ITEM}'")
 
@@ -143,8 +143,8 @@ def test_what_is_ahead_is_looked_for_among_what_the_condition_lets_in(index, pho
 @pytest.mark.parametrize("conditions", [{}, {"where": "category != 'x'"}, {"exact": True}, {"rerank": True}])
 @pytest.mark.parametrize("k", [1, 5])
 def test_each_look_is_compared_with_the_items_once(index, photo, monkeypatch, k, conditions):
-    monkeypatch.setattr(search_index, "_AHEAD_BY_WHOLE", 3)
-    monkeypatch.setattr(search_index, "_AHEAD_BY_PART", 3)
+    monkeypatch.setattr(search_index, "_MIN_MARGIN_WHOLE", 3)
+    monkeypatch.setattr(search_index, "_MIN_MARGIN_PART", 3)
     real, compared = ExactBackend.candidates, []
     monkeypatch.setattr(ExactBackend, "candidates", lambda *what: compared.append(1) or real(*what))
 
@@ -161,7 +161,7 @@ def test_a_condition_is_asked_anew_by_every_search(index, photo):
 
 def test_who_leaves_out_low_scores_gets_the_best_score_of_all_looks(index, photo, monkeypatch):
     best = max(hit.score for hit in index.search_views(index.views_of(photo[0])))
-    monkeypatch.setattr(search_index, "_AHEAD_BY_WHOLE", -1)
+    monkeypatch.setattr(search_index, "_MIN_MARGIN_WHOLE", -1)
 
     (hit,) = index.search(photo[0], k=1, min_score=best - 0.001)
 
@@ -170,27 +170,27 @@ def test_who_leaves_out_low_scores_gets_the_best_score_of_all_looks(index, photo
 
 
 @pytest.mark.parametrize("regions", [0, 201, -1, "x"])
-def test_regions_that_make_no_sense_are_refused_for_any_picture(index, photo, shop, regions):
-    for file in (photo[0], shop / "catalogue" / ITEM):
+def test_regions_that_make_no_sense_are_refused_for_any_image(index, photo, shop, regions):
+    for file in (photo[0], shop / "catalog" / ITEM):
         with pytest.raises(UsageError, match="regions"):
             index.search(file, regions=regions)
 
 
-def test_a_picture_of_the_catalogue_needs_no_encoder_and_has_no_box(shop, tmp_path):
+def test_a_image_of_the_catalog_needs_no_encoder_and_has_no_box(shop, tmp_path):
     copy = shutil.copytree(shop / "index", tmp_path / "index")
     for file in copy.glob("encoders/*/*"):
         file.write_bytes(bytes(file.stat().st_size))
 
     with Index.open(copy) as opened:
-        hits = opened.search(shop / "catalogue" / ITEM, k=24)
+        hits = opened.search(shop / "catalog" / ITEM, k=24)
 
     check_hits(hits, 24)
     assert hits[0].path == ITEM
     assert {hit.box for hit in hits} == {None}
 
 
-def test_a_picture_of_the_catalogue_is_looked_at_in_parts_when_a_number_is_given(index, shop):
-    hits = index.search(shop / "catalogue" / ITEM, k=24, regions=4)
+def test_a_image_of_the_catalog_is_looked_at_in_parts_when_a_number_is_given(index, shop):
+    hits = index.search(shop / "catalog" / ITEM, k=24, regions=4)
 
     check_hits(hits, 24)
     assert hits[0].path == ITEM
@@ -212,7 +212,7 @@ def test_a_box_of_one_pixel_in_the_corner_is_answered(index, photo):
         assert {hit.box for hit in index.search(photo[0], box=box)} == {box}
 
 
-def test_a_box_out_of_the_picture_is_a_usage_error_with_both_sizes(index, photo):
+def test_a_box_out_of_the_image_is_a_usage_error_with_both_sizes(index, photo):
     with pytest.raises(UsageError) as refused:
         index.search(photo[0], box=Box(600, 400, 41, 80))
 
@@ -329,9 +329,9 @@ def test_k_that_makes_no_sense_is_refused_whatever_is_found(index, photo, tmp_pa
             index.search_objects(photo[0], k=0, rerank=rerank)
 
 
-def test_missing_pictures_are_said_to_be_missing(index, tmp_path):
+def test_missing_images_are_said_to_be_missing(index, tmp_path):
     for ask in (index.search, index.search_objects, index.views_of):
-        with pytest.raises(PictureError, match="no such file"):
+        with pytest.raises(ImageError, match="no such file"):
             ask(tmp_path / "nothing.png")
 
 
@@ -347,7 +347,7 @@ def test_a_viewer_opens_no_encoder_before_it_is_needed(shop, photo, monkeypatch)
     monkeypatch.setattr(views, "open_encoder", lambda *what, **how: opened.append(1) or real(*what, **how))
 
     with Index.open(shop / "index") as index:
-        index.search(shop / "catalogue" / ITEM)
+        index.search(shop / "catalog" / ITEM)
         assert opened == []
         index.search(photo[0])
         index.search(photo[0], regions=9)

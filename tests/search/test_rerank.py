@@ -22,16 +22,16 @@ COUNT = 24
 
 
 def textured(seed, height=150, width=200):
-    """A picture of soft spots: no two seeds have one in common."""
+    """An image of soft spots: no two seeds have one in common."""
     coarse = np.random.default_rng(seed).integers(0, 256, (height // 10, width // 10, 3), np.uint8)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 @dataclass(frozen=True)
 class Shop:
-    """A catalogue with its index, and hits of all its pictures in the order of their names."""
+    """A catalog with its index, and hits of all its images in the order of their names."""
 
-    catalogue: Path
+    catalog: Path
     index: Path
     manifest: Manifest
     contents: dict[str, bytes]
@@ -41,32 +41,32 @@ class Shop:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shop")
-    (folder / "catalogue").mkdir()
+    (folder / "catalog").mkdir()
     for number in range(COUNT):
-        cv2.imwrite(str(folder / f"catalogue/{number:02d}.png"), textured(number))
-    build_index(folder / "catalogue", folder / "index", backbone="handcrafted", backend="exact")
+        cv2.imwrite(str(folder / f"catalog/{number:02d}.png"), textured(number))
+    build_index(folder / "catalog", folder / "index", backbone="handcrafted", backend="exact")
     return folder
 
 
 @pytest.fixture
 def shop(built, tmp_path):
     shutil.copytree(built, tmp_path / "shop")
-    catalogue, index = tmp_path / "shop/catalogue", tmp_path / "shop/index"
-    contents = {path.name: hashlib.sha256(path.read_bytes()).digest() for path in sorted(catalogue.iterdir())}
+    catalog, index = tmp_path / "shop/catalog", tmp_path / "shop/index"
+    contents = {path.name: hashlib.sha256(path.read_bytes()).digest() for path in sorted(catalog.iterdir())}
     hits = [Hit(rank, path, 1 - rank / 100, rank / 100, path, "", {}) for rank, path in enumerate(contents, start=1)]
-    return Shop(catalogue, index, replace(generations.read_manifest(index), catalogue=str(catalogue)), contents, hits)
+    return Shop(catalog, index, replace(generations.read_manifest(index), catalog=str(catalog)), contents, hits)
 
 
-def photo_of(picture):
-    return Photo(picture, picture.shape[:2])
+def photo_of(image):
+    return Photo(image, image.shape[:2])
 
 
 def turned(number):
-    """A photo of a catalogue picture, turned by 15 degrees and smaller, on another ground."""
-    ground = textured(1000, 300, 300)
+    """A photo of a catalog image, turned by 15 degrees and smaller, on another background."""
+    background = textured(1000, 300, 300)
     turn = cv2.getRotationMatrix2D((100, 75), 15, 0.8) + np.array([[0, 0, 50], [0, 0, 70]])
-    size = ground.shape[1::-1]
-    return photo_of(cv2.warpAffine(textured(number), turn, size, ground, borderMode=cv2.BORDER_TRANSPARENT))
+    size = background.shape[1::-1]
+    return photo_of(cv2.warpAffine(textured(number), turn, size, background, borderMode=cv2.BORDER_TRANSPARENT))
 
 
 def asked(shop, photo, hits=None, **changes):
@@ -84,9 +84,9 @@ def test_what_is_proved_comes_first_and_the_others_keep_their_order(shop):
     others = [hit.path for hit in shop.hits if hit.path != "17.png"]
     assert paths(found) == ["17.png", *others]
     assert [hit.rank for hit, _ in found] == [*range(1, COUNT + 1)]
-    first, proof = found[0]
-    assert first.inliers == proof.inliers >= 10
-    assert first == replace(shop.hits[17], rank=1, inliers=proof.inliers)
+    first, match = found[0]
+    assert first.inliers == match.inliers >= 10
+    assert first == replace(shop.hits[17], rank=1, inliers=match.inliers)
     assert [hit.inliers for hit, _ in found[1:CANDIDATES]] == [0] * (CANDIDATES - 1)
 
 
@@ -94,16 +94,16 @@ def test_what_comes_after_the_candidates_is_not_compared(shop):
     found = asked(shop, turned(CANDIDATES + 1))
 
     assert paths(found) == [hit.path for hit in shop.hits]
-    assert [(hit.inliers, proof) for hit, proof in found[CANDIDATES:]] == [(None, None)] * (COUNT - CANDIDATES)
+    assert [(hit.inliers, match) for hit, match in found[CANDIDATES:]] == [(None, None)] * (COUNT - CANDIDATES)
 
 
 def test_more_inliers_come_before_fewer_and_the_order_of_the_hits_decides_between_equals(shop):
     half = textured(3)
     half[:, 100:] = 255
-    cv2.imwrite(str(shop.catalogue / "00.png"), half)
+    cv2.imwrite(str(shop.catalog / "00.png"), half)
     for path in ("05.png", "06.png"):
-        shutil.copy(shop.catalogue / "03.png", shop.catalogue / path)
-    contents = {path: hashlib.sha256((shop.catalogue / path).read_bytes()).digest() for path in shop.contents}
+        shutil.copy(shop.catalog / "03.png", shop.catalog / path)
+    contents = {path: hashlib.sha256((shop.catalog / path).read_bytes()).digest() for path in shop.contents}
 
     found = asked(shop, photo_of(textured(3)), contents=contents)
 
@@ -120,7 +120,7 @@ def test_the_answer_is_the_same_with_the_points_that_were_kept(shop):
     cold = asked(shop, turned(9))
     assert (shop.index / DESCRIPTORS).exists()
     kept = (shop.index / DESCRIPTORS).read_bytes()
-    shutil.rmtree(shop.catalogue)  # so that they must come from the index
+    shutil.rmtree(shop.catalog)  # so that they must come from the index
 
     warm = asked(shop, turned(9))
 
@@ -151,18 +151,18 @@ def link(path):
 
 
 @pytest.mark.parametrize("make", [vanish, change, link])
-def test_a_picture_that_is_not_there_as_it_was_indexed_proves_nothing(shop, make):
-    make(shop.catalogue / "09.png")
+def test_a_image_that_is_not_there_as_it_was_indexed_proves_nothing(shop, make):
+    make(shop.catalog / "09.png")
 
     found = asked(shop, turned(9))
 
     assert paths(found) == [hit.path for hit in shop.hits]
-    assert [hit.path for hit, proof in found[:CANDIDATES] if proof is None] == ["09.png"]
+    assert [hit.path for hit, match in found[:CANDIDATES] if match is None] == ["09.png"]
     assert found[9][0].inliers is None
 
 
-def test_a_link_is_followed_where_the_catalogue_lets_it_in(shop):
-    link(shop.catalogue / "09.png")
+def test_a_link_is_followed_where_the_catalog_lets_it_in(shop):
+    link(shop.catalog / "09.png")
     manifest = replace(shop.manifest, policy=FilePolicy(follow_links=True))
 
     assert paths(asked(shop, turned(9), manifest=manifest))[0] == "09.png"
@@ -214,24 +214,24 @@ def test_the_part_of_a_photo_lies_about_the_box():
     assert (part_of(photo, Box(200, 100, 100, 60)) == photo.pixels[45:85, 95:155]).all()
 
 
-def test_a_picture_that_only_a_process_of_its_own_may_decode_is_not_compared(shop):
+def test_a_image_that_only_a_process_of_its_own_may_decode_is_not_compared(shop):
     _, encoded = cv2.imencode(".jpg", textured(1))
     data = encoded.tobytes() + b"\xff\xda" * 100
-    (shop.catalogue / "odd.jpg").write_bytes(data)
+    (shop.catalog / "odd.jpg").write_bytes(data)
 
     assert open_photo(data, FilePolicy()) is None
     assert as_indexed(shop.manifest, "odd.jpg", hashlib.sha256(data).digest()) is None
 
 
-def test_a_file_that_is_no_picture_is_not_compared(shop):
-    (shop.catalogue / "odd.png").write_bytes(b"no picture")
+def test_a_file_that_is_no_image_is_not_compared(shop):
+    (shop.catalog / "odd.png").write_bytes(b"no image")
 
-    assert as_indexed(shop.manifest, "odd.png", hashlib.sha256(b"no picture").digest()) is None
+    assert as_indexed(shop.manifest, "odd.png", hashlib.sha256(b"no image").digest()) is None
 
 
-def test_a_catalogue_picture_is_read_small(shop):
+def test_a_catalog_image_is_read_small(shop):
     large = textured(6, 1500, 3000)
-    cv2.imwrite(str(shop.catalogue / "large.png"), large)
-    content = hashlib.sha256((shop.catalogue / "large.png").read_bytes()).digest()
+    cv2.imwrite(str(shop.catalog / "large.png"), large)
+    content = hashlib.sha256((shop.catalog / "large.png").read_bytes()).digest()
 
     assert as_indexed(shop.manifest, "large.png", content).shape == (120, 240, 3)

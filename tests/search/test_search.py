@@ -8,7 +8,7 @@ import pytest
 from imgsearch import Index, build_index
 from imgsearch.build import generation
 from imgsearch.encoders import projection
-from imgsearch.errors import DamagedIndexError, NoIndexError, PictureError, UsageError
+from imgsearch.errors import DamagedIndexError, ImageError, NoIndexError, UsageError
 from imgsearch.search import index as search_index
 from imgsearch.search import nearest, views
 from imgsearch.search.views import View
@@ -27,12 +27,12 @@ def opened(built):
 
 
 @BOTH
-def test_a_picture_of_the_catalogue_finds_itself_without_an_encoder(built, opened, backend, monkeypatch):
+def test_a_image_of_the_catalog_finds_itself_without_an_encoder(built, opened, backend, monkeypatch):
     monkeypatch.setattr(views, "open_encoder", lambda *_, **__: pytest.fail("an encoder was opened"))
 
-    for file in sorted((built / "catalogue").rglob("*.png")):
+    for file in sorted((built / "catalog").rglob("*.png")):
         best = opened[backend].search(file, k=3)[0]
-        assert best.path == file.relative_to(built / "catalogue").as_posix()
+        assert best.path == file.relative_to(built / "catalog").as_posix()
         assert (best.rank, best.distance) == (1, 0.0)
         assert best.score == pytest.approx(1, abs=1e-6)
 
@@ -44,13 +44,13 @@ class FindsNothing:
         return np.zeros(0, np.int64)
 
 
-def test_a_picture_of_the_catalogue_is_found_even_where_the_forest_does_not_propose_it(built, opened, photo):
-    file = sorted((built / "catalogue").rglob("*.png"))[5]
+def test_a_image_of_the_catalog_is_found_even_where_the_forest_does_not_propose_it(built, opened, photo):
+    file = sorted((built / "catalog").rglob("*.png"))[5]
     index = opened["annoy"]
 
     (hit,) = index.search_with(FindsNothing(), index.views_of(file), 3)
 
-    assert hit.path == file.relative_to(built / "catalogue").as_posix()
+    assert hit.path == file.relative_to(built / "catalog").as_posix()
     assert hit.score == pytest.approx(1, abs=1e-6)
     assert index.search_with(FindsNothing(), index.views_of(file), 3, filtered=True) == []
     assert index.search_with(FindsNothing(), index.views_of(photo), 3) == []
@@ -73,9 +73,9 @@ def test_scores_equal_brute_force_and_are_the_same_for_both_backends(built, open
 
 
 def test_hits_are_the_same_to_the_last_digit_for_both_backends(built, opened, photo):
-    for picture in (photo, *(built / "catalogue").rglob("*.png")):
+    for image in (photo, *(built / "catalog").rglob("*.png")):
         for k in (1, 2, 5, 7, 10):
-            exact, annoy = (opened[backend].search(picture, k=k) for backend in ("exact", "annoy"))
+            exact, annoy = (opened[backend].search(image, k=k) for backend in ("exact", "annoy"))
             assert exact == annoy
 
 
@@ -94,7 +94,7 @@ def test_where_gives_as_many_results_as_match(opened, photo, backend):
 
 def test_a_wrong_expression_is_a_usage_error(opened, photo):
     with pytest.raises(UsageError, match="--where"):
-        opened["exact"].search(photo, where="colour = 1")
+        opened["exact"].search(photo, where="color = 1")
 
 
 @BOTH
@@ -121,7 +121,7 @@ def test_asking_for_more_than_there_is_gives_all_there_is(opened, photo, backend
 
 
 @BOTH
-def test_an_index_of_one_picture_answers(tmp_path, lay_out, photo, backend):
+def test_an_index_of_one_image_answers(tmp_path, lay_out, photo, backend):
     build_index(lay_out(tmp_path / "one", 1), tmp_path / "index", backbone="handcrafted", backend=backend)
 
     with Index.open(tmp_path / "index") as index:
@@ -132,25 +132,25 @@ def test_an_index_of_one_picture_answers(tmp_path, lay_out, photo, backend):
 
 @BOTH
 @pytest.mark.parametrize("copies", [7, 30, 61])
-def test_equal_pictures_come_in_the_order_of_their_paths(tmp_path, lay_out, painted, photo, backend, copies):
-    catalogue = lay_out(tmp_path / "catalogue", 9)
+def test_equal_images_come_in_the_order_of_their_paths(tmp_path, lay_out, painted, photo, backend, copies):
+    catalog = lay_out(tmp_path / "catalog", 9)
     for number in range(copies):
-        (catalogue / "abc"[number % 3] / f"copy-{number:02d}.png").write_bytes(painted(500))
-    build_index(catalogue, tmp_path / "index", backbone="handcrafted", backend=backend)
+        (catalog / "abc"[number % 3] / f"copy-{number:02d}.png").write_bytes(painted(500))
+    build_index(catalog, tmp_path / "index", backbone="handcrafted", backend=backend)
 
     with Index.open(tmp_path / "index") as index:
-        for picture in (catalogue / "a/copy-00.png", photo, catalogue / "a/0000.png"):
+        for image in (catalog / "a/copy-00.png", photo, catalog / "a/0000.png"):
             for k in (3, 10, copies + 9):
-                hits = [hit for hit in index.search(picture, k=k) if "copy" in hit.path]
+                hits = [hit for hit in index.search(image, k=k) if "copy" in hit.path]
                 assert [hit.path for hit in hits] == sorted(hit.path for hit in hits)
                 assert len({hit.score for hit in hits}) <= 1
-        first = index.search(catalogue / "c/copy-02.png", k=3)
+        first = index.search(catalog / "c/copy-02.png", k=3)
         assert [hit.path for hit in first] == ["a/copy-00.png", "a/copy-03.png", "a/copy-06.png"]
 
 
 @BOTH
 def test_a_better_score_never_comes_after_a_worse_one(opened, built, backend):
-    for file in sorted((built / "catalogue").rglob("*.png"))[:10]:
+    for file in sorted((built / "catalog").rglob("*.png"))[:10]:
         scores = [hit.score for hit in opened[backend].search(file, k=40)]
         assert scores == sorted(scores, reverse=True)
         assert all(-1 <= score <= 1 for score in scores)
@@ -169,7 +169,7 @@ def test_a_better_score_never_comes_after_a_worse_one(opened, built, backend):
         ("x" * 5000, "unreadable"),
     ],
 )
-def test_a_query_that_is_no_picture_says_why(opened, tmp_path, painted, kind, cause):
+def test_a_query_that_is_no_image_says_why(opened, tmp_path, painted, kind, cause):
     file = tmp_path / kind if "\0" not in kind else kind
     match kind:
         case "folder":
@@ -183,7 +183,7 @@ def test_a_query_that_is_no_picture_says_why(opened, tmp_path, painted, kind, ca
         case "cut":
             file.write_bytes(painted(1)[:-30])
 
-    with pytest.raises(PictureError) as caught:
+    with pytest.raises(ImageError) as caught:
         opened["exact"].search(file)
     assert (caught.value.cause, caught.value.exit_code) == (cause, 4)
 
@@ -215,20 +215,20 @@ def test_an_index_moved_elsewhere_answers_the_same(built, copied, photo, answers
 # --- readers and writers
 
 
-def rebuild_twice(catalogue, directory, painted):
+def rebuild_twice(catalog, directory, painted):
     for number in (1, 2):
-        (catalogue / f"new-{number}.png").write_bytes(painted(7000 + number))
-        build_index(catalogue, directory)
+        (catalog / f"new-{number}.png").write_bytes(painted(7000 + number))
+        build_index(catalog, directory)
 
 
 @pytest.fixture
 def living(built, tmp_path):
-    """A catalogue with an index that a test may rebuild."""
+    """A catalog with an index that a test may rebuild."""
 
     def make(backend):
-        shutil.copytree(built / "catalogue", tmp_path / "catalogue")
-        build_index(tmp_path / "catalogue", tmp_path / "index", backbone="handcrafted", backend=backend, trees=5)
-        return tmp_path / "catalogue", tmp_path / "index"
+        shutil.copytree(built / "catalog", tmp_path / "catalog")
+        build_index(tmp_path / "catalog", tmp_path / "index", backbone="handcrafted", backend=backend, trees=5)
+        return tmp_path / "catalog", tmp_path / "index"
 
     return make
 
@@ -245,12 +245,12 @@ def living(built, tmp_path):
 def test_an_open_index_answers_from_its_generation_while_two_newer_ones_are_published(
     living, painted, photo, backend, asked_before
 ):
-    catalogue, directory = living(backend)
+    catalog, directory = living(backend)
     with Index.open(directory) as index, Index.open(directory) as same:
         expected = same.search(photo, k=45)
         if asked_before:
             index.search(photo)
-        rebuild_twice(catalogue, directory, painted)
+        rebuild_twice(catalog, directory, painted)
         assert not (directory / "gen-000001").exists()
 
         assert index.search(photo, k=45) == expected
@@ -262,21 +262,21 @@ def test_an_open_index_answers_from_its_generation_while_two_newer_ones_are_publ
 def test_an_open_index_with_a_projection_answers_a_first_photo_after_two_newer_generations(
     small, tmp_path, painted, photo, monkeypatch
 ):
-    directory, catalogue = tmp_path / "index", small
-    monkeypatch.setattr(generation, "SMALLEST_CATALOGUE", 10)
+    directory, catalog = tmp_path / "index", small
+    monkeypatch.setattr(generation, "SMALLEST_CATALOG", 10)
     monkeypatch.setattr(projection, "DIMS", 8)
-    build_index(catalogue, directory, backbone="handcrafted", trees=4)
+    build_index(catalog, directory, backbone="handcrafted", trees=4)
     assert read_manifest(directory).dims == 8
     with Index.open(directory) as index, Index.open(directory) as same:
         expected = same.search(photo, exact=True)
-        rebuild_twice(catalogue, directory, painted)
+        rebuild_twice(catalog, directory, painted)
 
         assert index.search(photo, exact=True) == expected
 
 
 @pytest.mark.parametrize("stage", ["check_sizes", "open_array", "Items"])
 def test_a_generation_swept_while_it_is_opened_is_followed_by_the_new_one(living, painted, photo, monkeypatch, stage):
-    catalogue, directory = living("exact")
+    catalog, directory = living("exact")
     owner = {"check_sizes": integrity, "open_array": nearest, "Items": search_index}[stage]
     real, calls = getattr(owner, stage), []
 
@@ -285,7 +285,7 @@ def test_a_generation_swept_while_it_is_opened_is_followed_by_the_new_one(living
         if len(calls) == 1:
             with monkeypatch.context() as patch:
                 patch.setattr(owner, stage, real)
-                rebuild_twice(catalogue, directory, painted)
+                rebuild_twice(catalog, directory, painted)
         return real(*arguments)
 
     monkeypatch.setattr(owner, stage, swept_before)

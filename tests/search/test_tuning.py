@@ -11,7 +11,7 @@ from imgsearch.search.backends.backends import AnnoyBackend
 from imgsearch.search.recall import measure, sampled
 from imgsearch.search.tuning import FORESTS, LEAST_SEARCH_K, SMALL, may_need_forest, search_with, tune
 from imgsearch.store import generations
-from imgsearch.store.plan import BackendSettings, SearchWish
+from imgsearch.store.plan import BackendSettings, SearchOptions
 
 
 def unit(vectors):
@@ -25,10 +25,10 @@ def easy():
 
 @pytest.fixture(scope="module")
 def hard():
-    """6,000 vectors in 200 wide clusters of many directions: neighbours lie in many leaves."""
+    """6,000 vectors in 200 wide clusters of many directions: neighbors lie in many leaves."""
     random = np.random.default_rng(0)
-    centres = random.normal(size=(200, 48))
-    return unit(centres[random.integers(200, size=6000)] + 2 * random.normal(size=(6000, 48)))
+    centers = random.normal(size=(200, 48))
+    return unit(centers[random.integers(200, size=6000)] + 2 * random.normal(size=(6000, 48)))
 
 
 def recall_of(folder, vectors, search_k, rows=None, k=10):
@@ -37,8 +37,8 @@ def recall_of(folder, vectors, search_k, rows=None, k=10):
     return float(measure(search_with(backend, vectors), sample, k)[0].mean())
 
 
-def test_a_small_catalogue_is_compared_with_whole(tmp_path, easy):
-    settings, measured = tune(tmp_path, easy, SearchWish())
+def test_a_small_catalog_is_compared_with_whole(tmp_path, easy):
+    settings, measured = tune(tmp_path, easy, SearchOptions())
 
     assert settings == BackendSettings("exact", 0, 0, 0)
     assert (measured.recall, measured.queries) == (1, 50)
@@ -47,7 +47,7 @@ def test_a_small_catalogue_is_compared_with_whole(tmp_path, easy):
 
 
 def test_who_wants_annoy_gets_a_forest_that_reaches_the_target(tmp_path, easy):
-    settings, measured = tune(tmp_path, easy, SearchWish("annoy"))
+    settings, measured = tune(tmp_path, easy, SearchOptions("annoy"))
 
     assert (settings.name, settings.search_k) == ("annoy", LEAST_SEARCH_K)
     assert settings.trees in FORESTS
@@ -57,7 +57,7 @@ def test_who_wants_annoy_gets_a_forest_that_reaches_the_target(tmp_path, easy):
 
 @pytest.mark.parametrize("target", [0.5, 0.9, 0.99])
 def test_a_target_is_reached_on_items_that_it_was_not_tuned_on(target, tmp_path, hard):
-    settings, measured = tune(tmp_path, hard, SearchWish("annoy", trees=10, target_recall=target))
+    settings, measured = tune(tmp_path, hard, SearchOptions("annoy", trees=10, target_recall=target))
 
     assert measured.recall >= target
     others = np.setdiff1d(np.arange(len(hard)), np.random.default_rng(0).permutation(len(hard))[:500])[::8]
@@ -65,13 +65,13 @@ def test_a_target_is_reached_on_items_that_it_was_not_tuned_on(target, tmp_path,
 
 
 def test_a_target_of_everything_is_reached_on_the_sample(tmp_path, hard):
-    settings, measured = tune(tmp_path, hard, SearchWish("annoy", trees=10, target_recall=1.0))
+    settings, measured = tune(tmp_path, hard, SearchOptions("annoy", trees=10, target_recall=1.0))
 
     assert (settings.name, measured.recall) == ("annoy", 1)
 
 
 def test_the_least_search_k_that_reaches_the_target_is_taken(tmp_path, hard):
-    wish = SearchWish("annoy", trees=10, target_recall=0.99)
+    wish = SearchOptions("annoy", trees=10, target_recall=0.99)
     settings, _ = tune(tmp_path, hard, wish)
 
     assert settings.search_k > LEAST_SEARCH_K  # it is a hard set
@@ -85,20 +85,20 @@ def test_a_higher_target_takes_no_less_effort(tmp_path, hard):
     efforts = []
     for target in (0.5, 0.95, 1.0):
         (folder := tmp_path / str(target)).mkdir()
-        efforts.append(tune(folder, hard, SearchWish("annoy", trees=10, target_recall=target))[0].search_k)
+        efforts.append(tune(folder, hard, SearchOptions("annoy", trees=10, target_recall=target))[0].search_k)
 
     assert efforts == sorted(efforts)
     assert efforts[0] < efforts[-1]
 
 
 def test_trees_that_the_user_names_are_kept(tmp_path, easy):
-    settings, _ = tune(tmp_path, easy, SearchWish("annoy", trees=3))
+    settings, _ = tune(tmp_path, easy, SearchOptions("annoy", trees=3))
 
     assert (settings.name, settings.trees) == ("annoy", 3)
 
 
 def test_a_forest_that_is_no_faster_is_given_up(tmp_path, hard):
-    settings, measured = tune(tmp_path, hard[: SMALL + 1], SearchWish("auto", target_recall=1.0))
+    settings, measured = tune(tmp_path, hard[: SMALL + 1], SearchOptions("auto", target_recall=1.0))
 
     # All of the nearest of 4,001 vectors: the forest has to look at nearly all of them.
     assert settings == BackendSettings("exact", 0, 0, 0)
@@ -107,7 +107,7 @@ def test_a_forest_that_is_no_faster_is_given_up(tmp_path, hard):
 
 
 def test_what_is_measured_belongs_to_what_is_chosen(tmp_path, hard):
-    settings, measured = tune(tmp_path, hard, SearchWish("annoy"))
+    settings, measured = tune(tmp_path, hard, SearchOptions("annoy"))
 
     rows = np.random.default_rng(0).permutation(len(hard))[:500]
     assert measured.queries == 500
@@ -120,7 +120,7 @@ def test_the_same_vectors_and_wish_are_tuned_alike(tmp_path, hard):
     found = []
     for name in "ab":
         (folder := tmp_path / name).mkdir()
-        settings, measured = tune(folder, hard, SearchWish("annoy", seed=3))
+        settings, measured = tune(folder, hard, SearchOptions("annoy", seed=3))
         found.append((settings, measured.recall, (folder / generations.ANNOY).read_bytes()))
 
     assert found[0] == found[1]
@@ -128,30 +128,30 @@ def test_the_same_vectors_and_wish_are_tuned_alike(tmp_path, hard):
 
 @pytest.mark.parametrize("backend", ["auto", "annoy", "exact"])
 def test_nothing_is_searched_exactly(backend, tmp_path):
-    assert tune(tmp_path, np.empty((0, 8), np.float32), SearchWish(backend)) == (
+    assert tune(tmp_path, np.empty((0, 8), np.float32), SearchOptions(backend)) == (
         BackendSettings("exact", 0, 0, 0),
         None,
     )
 
 
 @pytest.mark.parametrize(("backend", "name"), [("auto", "exact"), ("annoy", "annoy"), ("exact", "exact")])
-def test_one_item_has_no_neighbours_to_measure_with(backend, name, tmp_path, easy):
-    settings, measured = tune(tmp_path, easy[:1], SearchWish(backend))
+def test_one_item_has_no_neighbors_to_measure_with(backend, name, tmp_path, easy):
+    settings, measured = tune(tmp_path, easy[:1], SearchOptions(backend))
 
     assert (settings.name, measured) == (name, None)
     assert (tmp_path / generations.ANNOY).exists() == (name == "annoy")
 
 
 @pytest.mark.parametrize("count", [2, 3, 10, 11])
-def test_a_few_items_are_tuned_on_as_many_neighbours_as_they_have(count, tmp_path, easy):
-    settings, measured = tune(tmp_path, easy[:count], SearchWish("annoy"))
+def test_a_few_items_are_tuned_on_as_many_neighbors_as_they_have(count, tmp_path, easy):
+    settings, measured = tune(tmp_path, easy[:count], SearchOptions("annoy"))
 
     assert settings.name == "annoy"
     assert (measured.queries, measured.recall) == (count, 1)
 
 
 def test_vectors_that_are_all_equal_are_tuned_too(tmp_path, easy):
-    _, measured = tune(tmp_path, np.repeat(easy[:1], 300, axis=0), SearchWish("annoy"))
+    _, measured = tune(tmp_path, np.repeat(easy[:1], 300, axis=0), SearchOptions("annoy"))
 
     assert measured.recall == 1
 
@@ -164,7 +164,7 @@ def test_vectors_that_are_all_equal_are_tuned_too(tmp_path, easy):
     ],
 )
 def test_a_forest_is_needed_where_annoy_may_come_to_search(backend, count, may):
-    assert may_need_forest(SearchWish(backend), count) is may
+    assert may_need_forest(SearchOptions(backend), count) is may
 
 
 # --- in an index
@@ -172,16 +172,16 @@ def test_a_forest_is_needed_where_annoy_may_come_to_search(backend, count, may):
 
 @pytest.fixture
 def index(built, tmp_path):
-    """An index of forty pictures, and the catalogue it is of."""
-    shutil.copytree(built / "catalogue", tmp_path / "catalogue")
-    build_index(tmp_path / "catalogue", tmp_path / "index", backbone="handcrafted", backend="annoy", trees=4)
+    """An index of forty images, and the catalog it is of."""
+    shutil.copytree(built / "catalog", tmp_path / "catalog")
+    build_index(tmp_path / "catalog", tmp_path / "index", backbone="handcrafted", backend="annoy", trees=4)
     return tmp_path / "index"
 
 
 def test_the_manifest_says_what_was_wanted_chosen_and_measured(index):
     manifest = generations.read_manifest(index)
 
-    assert manifest.search == SearchWish("annoy", 4, 0, 0.99)
+    assert manifest.search == SearchOptions("annoy", 4, 0, 0.99)
     assert manifest.backend == BackendSettings("annoy", 4, 0, LEAST_SEARCH_K)
     assert manifest.measured.queries == 40
     assert manifest.measured.recall >= 0.99
@@ -196,42 +196,42 @@ def test_a_night_on_which_nothing_changed_tunes_nothing(index, monkeypatch):
     monkeypatch.setattr("imgsearch.build.generation.tune", refuse)
     before = generations.read_manifest(index)
 
-    assert not build_index(index.parent / "catalogue", index).published
-    assert not build_index(index.parent / "catalogue", index, target_recall=0.99, seed=0).published
+    assert not build_index(index.parent / "catalog", index).published
+    assert not build_index(index.parent / "catalog", index, target_recall=0.99, seed=0).published
     assert generations.read_manifest(index) == before
 
 
 def test_another_target_is_published_without_embedding_anything(index):
-    report = build_index(index.parent / "catalogue", index, target_recall=0.9)
+    report = build_index(index.parent / "catalog", index, target_recall=0.9)
 
     manifest = generations.read_manifest(index)
     assert (report.published, report.embedded, report.unchanged) == (True, 0, 40)
-    assert manifest.search == SearchWish("annoy", 4, 0, 0.9)
+    assert manifest.search == SearchOptions("annoy", 4, 0, 0.9)
 
 
 def test_a_target_sticks(index):
-    build_index(index.parent / "catalogue", index, target_recall=0.9)
-    (index.parent / "catalogue/a/0000.png").unlink()
-    build_index(index.parent / "catalogue", index)
+    build_index(index.parent / "catalog", index, target_recall=0.9)
+    (index.parent / "catalog/a/0000.png").unlink()
+    build_index(index.parent / "catalog", index)
 
-    assert generations.read_manifest(index).search == SearchWish("annoy", 4, 0, 0.9)
+    assert generations.read_manifest(index).search == SearchOptions("annoy", 4, 0, 0.9)
 
 
 def test_who_leaves_the_choice_to_us_gets_trees_of_ours_again(index):
-    build_index(index.parent / "catalogue", index, backend="auto")
+    build_index(index.parent / "catalog", index, backend="auto")
 
     manifest = generations.read_manifest(index)
-    assert manifest.search == SearchWish("auto", None, 0, 0.99)
+    assert manifest.search == SearchOptions("auto", None, 0, 0.99)
     assert manifest.backend == BackendSettings("exact", 0, 0, 0)
     assert generations.ANNOY not in str(sorted(manifest.files))
 
 
 def test_embeddings_are_tuned_when_they_become_an_index(tmp_path, built):
-    embed(built / "catalogue", tmp_path / "embeddings", backbone="handcrafted")
+    embed(built / "catalog", tmp_path / "embeddings", backbone="handcrafted")
     build_index(tmp_path / "embeddings", tmp_path / "index", backend="annoy", target_recall=0.95)
 
     manifest = generations.read_manifest(tmp_path / "index")
-    assert manifest.search == SearchWish("annoy", None, 0, 0.95)
+    assert manifest.search == SearchOptions("annoy", None, 0, 0.95)
     assert manifest.measured.recall >= 0.95
 
 

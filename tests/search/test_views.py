@@ -6,7 +6,7 @@ import pytest
 
 from drawn_catalog import draw_catalog
 from imgsearch import build_index
-from imgsearch.errors import PictureError, UsageError
+from imgsearch.errors import ImageError, UsageError
 from imgsearch.images.boxes import Box, overlaps
 from imgsearch.images.decode import decode_rgba
 from imgsearch.images.photo import open_photo
@@ -29,11 +29,11 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """A drawn catalogue with an index by a network, and one by an encoder that has no feature map."""
+    """A drawn catalog with an index by a network, and one by an encoder that has no feature map."""
     folder = tmp_path_factory.mktemp("shop")
-    draw_catalog(folder / "catalogue", per_kind=1)
-    build_index(folder / "catalogue", folder / "network", precision="f32", backend="exact")
-    build_index(folder / "catalogue", folder / "handcrafted", backbone="handcrafted", backend="exact")
+    draw_catalog(folder / "catalog", per_kind=1)
+    build_index(folder / "catalog", folder / "network", precision="f32", backend="exact")
+    build_index(folder / "catalog", folder / "handcrafted", backbone="handcrafted", backend="exact")
     return folder
 
 
@@ -50,16 +50,16 @@ def without_map(shop):
 
 @pytest.fixture(scope="module")
 def scene(shop):
-    """A photo of 480 x 640 pixels with an item on an uneven ground, and where that is."""
+    """A photo of 480 x 640 pixels with an item on an uneven background, and where that is."""
     coarse = np.random.default_rng(3).integers((90, 90, 60), (190, 200, 150), (9, 9, 3)).astype(np.uint8)
-    ground = cv2.resize(coarse, (640, 480), interpolation=cv2.INTER_CUBIC)
-    item = decode_rgba((shop / "catalogue/cups/cups-00.png").read_bytes())
-    made = compose(ground, [item], Style(sides=(0.45, 0.5), covered=0), np.random.default_rng(5))
+    background = cv2.resize(coarse, (640, 480), interpolation=cv2.INTER_CUBIC)
+    item = decode_rgba((shop / "catalog/cups/cups-00.png").read_bytes())
+    made = compose(background, [item], Style(sides=(0.45, 0.5), covered=0), np.random.default_rng(5))
     return png(made.photo[:, :, ::-1]), made.boxes[0]
 
 
-def test_a_plain_product_picture_is_one_view_of_the_whole(viewer, shop):
-    for file in sorted((shop / "catalogue").rglob("*.png"))[:4]:
+def test_a_plain_product_image_is_one_view_of_the_whole(viewer, shop):
+    for file in sorted((shop / "catalog").rglob("*.png"))[:4]:
         (view,) = viewer.views(file.read_bytes() + b"\0")
         assert view.box is None
         assert abs(np.linalg.norm(view.vector) - 1) < 1e-5
@@ -80,11 +80,11 @@ def test_looks_are_taken_one_by_one_and_end_when_they_are_enough(viewer, scene, 
     monkeypatch.setattr(propose, "cut_out", lambda *_: pytest.fail("what nobody looks at was cut out"))
     asked = []
 
-    def is_enough(views):
+    def stop_when(views):
         asked.append(len(views))
         return len(views) == last
 
-    views = viewer.views(scene[0], is_enough=is_enough)
+    views = viewer.views(scene[0], stop_when=stop_when)
 
     assert len(views) == last
     assert asked == list(range(1, last + 1))
@@ -92,13 +92,13 @@ def test_looks_are_taken_one_by_one_and_end_when_they_are_enough(viewer, scene, 
 
 
 def test_nobody_asks_whether_it_is_enough_where_the_caller_has_said_where_to_look(viewer, scene, shop):
-    def is_enough(_views):
+    def stop_when(_views):
         pytest.fail("asked")
 
-    assert len(viewer.views(scene[0], 5, is_enough=is_enough)) == 6
-    assert len(viewer.views(scene[0], "whole", is_enough=is_enough)) == 1
-    assert viewer.views(scene[0], box=Box(0, 0, 100, 100), is_enough=is_enough)
-    assert len(viewer.views((shop / "catalogue/cups/cups-00.png").read_bytes(), is_enough=is_enough)) == 1
+    assert len(viewer.views(scene[0], 5, stop_when=stop_when)) == 6
+    assert len(viewer.views(scene[0], "whole", stop_when=stop_when)) == 1
+    assert viewer.views(scene[0], box=Box(0, 0, 100, 100), stop_when=stop_when)
+    assert len(viewer.views((shop / "catalog/cups/cups-00.png").read_bytes(), stop_when=stop_when)) == 1
 
 
 def test_an_encoder_without_a_map_looks_at_the_whole_unless_told_otherwise(without_map, scene):
@@ -120,8 +120,8 @@ def test_as_many_regions_as_were_asked_for_at_most_and_the_whole(viewer, scene, 
         assert 0 <= part.box.y < part.box.y + part.box.height <= 480
 
 
-def test_regions_of_a_plain_picture_are_looked_at_when_a_number_is_given(viewer, shop):
-    data = (shop / "catalogue/cups/cups-00.png").read_bytes()
+def test_regions_of_a_plain_image_are_looked_at_when_a_number_is_given(viewer, shop):
+    data = (shop / "catalog/cups/cups-00.png").read_bytes()
 
     assert len(viewer.views(data, 4)) == 5
 
@@ -136,7 +136,7 @@ def test_whole_is_the_whole_alone_and_the_same_as_beside_regions(viewer, scene):
 
 @pytest.mark.parametrize("regions", [0, -1, MOST_REGIONS + 1, 10**12, "x", "", "AUTO", "8"])
 def test_regions_that_make_no_sense_are_refused(viewer, scene, shop, regions):
-    for data in (scene[0], (shop / "catalogue/cups/cups-00.png").read_bytes()):
+    for data in (scene[0], (shop / "catalog/cups/cups-00.png").read_bytes()):
         with pytest.raises(UsageError, match="regions"):
             viewer.views(data, regions)
 
@@ -153,7 +153,7 @@ def test_a_box_is_all_that_is_looked_at(viewer, scene):
 @pytest.mark.parametrize(
     "box", [Box(0, 0, 641, 10), Box(0, 0, 10, 481), Box(-1, 0, 5, 5), Box(0, -1, 5, 5), Box(640, 0, 1, 1)]
 )
-def test_a_box_that_leaves_the_picture_is_refused_with_both_sizes(viewer, scene, box):
+def test_a_box_that_leaves_the_image_is_refused_with_both_sizes(viewer, scene, box):
     with pytest.raises(UsageError, match="640 x 480 pixels") as refused:
         viewer.views(scene[0], box=box)
     assert f"{box.x},{box.y},{box.width},{box.height}" in refused.value.message
@@ -187,7 +187,7 @@ ODD = {
     "two pixels": noise(2, 2),
     "wide": noise(50, 1000),
     "tall": noise(1000, 50),
-    "one colour": np.full((200, 300, 3), (10, 120, 200), np.uint8),
+    "one color": np.full((200, 300, 3), (10, 120, 200), np.uint8),
     "black": np.zeros((200, 300, 3), np.uint8),
     "noise": noise(200, 300),
     "grey": noise(200, 300)[:, :, 0],
@@ -202,7 +202,7 @@ ODD = {
     [("network", "auto"), ("network", "whole"), ("network", 8), ("handcrafted", "auto"), ("handcrafted", MOST_REGIONS)],
 )
 @pytest.mark.parametrize("name", ODD)
-def test_odd_pictures_have_views_or_are_refused(viewer, without_map, name, encoder, regions):
+def test_odd_images_have_views_or_are_refused(viewer, without_map, name, encoder, regions):
     pixels = ODD[name]
     chosen = viewer if encoder == "network" else without_map
 
@@ -216,17 +216,17 @@ def test_odd_pictures_have_views_or_are_refused(viewer, without_map, name, encod
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_objects_of_odd_pictures_lie_in_them(viewer, name):
+def test_objects_of_odd_images_lie_in_them(viewer, name):
     pixels = ODD[name]
 
-    for thing in viewer.objects(png(pixels)):
-        assert thing.views
-        assert thing.box.x + thing.box.width <= pixels.shape[1]
-        assert thing.box.y + thing.box.height <= pixels.shape[0]
-        assert thing.score is None
+    for each_object in viewer.objects(png(pixels)):
+        assert each_object.views
+        assert each_object.box.x + each_object.box.width <= pixels.shape[1]
+        assert each_object.box.y + each_object.box.height <= pixels.shape[0]
+        assert each_object.score is None
 
 
-@pytest.mark.parametrize("name", ["one colour", "one pixel", "black", "clear"])
+@pytest.mark.parametrize("name", ["one color", "one pixel", "black", "clear"])
 def test_where_nothing_stands_out_there_are_no_objects(viewer, name):
     assert viewer.objects(png(ODD[name])) == []
 
@@ -234,16 +234,16 @@ def test_where_nothing_stands_out_there_are_no_objects(viewer, name):
 def test_the_object_of_a_photo_is_where_its_item_is(viewer, scene):
     data, box = scene
 
-    things = viewer.objects(data)
+    objects = viewer.objects(data)
 
-    assert max(overlaps([thing.box for thing in things], [box]).ravel()) > 0.5
+    assert max(overlaps([each_object.box for each_object in objects], [box]).ravel()) > 0.5
 
 
 def test_what_must_be_decoded_in_a_process_of_its_own_is_looked_at_as_a_whole_and_has_no_parts(viewer, shop):
     plain = cv2.imencode(".jpg", noise(60, 80))[1].tobytes()
     data = plain[:-2] + b"\xff\xda\0\0" * 1000 + plain[-2:]
 
-    with pytest.raises(PictureError, match="parts"):
+    with pytest.raises(ImageError, match="parts"):
         viewer.objects(data)
-    with pytest.raises(PictureError, match="parts"):
+    with pytest.raises(ImageError, match="parts"):
         viewer.views(data, box=Box(0, 0, 5, 5))

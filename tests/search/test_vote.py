@@ -9,7 +9,7 @@ from imgsearch.search.vote import vote
 
 
 def hit(category: str, score: float) -> Hit:
-    return Hit(1, "picture.png", score, math.sqrt(max(0, 2 - 2 * score)), "", category, {})
+    return Hit(1, "image.png", score, math.sqrt(max(0, 2 - 2 * score)), "", category, {})
 
 
 def test_a_vote_is_counted_as_by_hand():
@@ -37,8 +37,8 @@ def test_no_hits_are_no_votes():
 
 
 @given(st.lists(st.tuples(st.text(max_size=2), st.floats(-1, 1)), min_size=1, max_size=30))
-def test_shares_add_up_to_one_and_the_largest_comes_first(neighbours):
-    hits = [hit(*pair) for pair in sorted(neighbours, key=lambda pair: -pair[1])]
+def test_shares_add_up_to_one_and_the_largest_comes_first(neighbors):
+    hits = [hit(*pair) for pair in sorted(neighbors, key=lambda pair: -pair[1])]
 
     found = vote(hits)
 
@@ -47,4 +47,4 @@ def test_shares_add_up_to_one_and_the_largest_comes_first(neighbours):
     assert shares == sorted(shares, reverse=True)
     assert all(0 <= share <= 1 for share in shares)
     assert [one.rank for one in found] == list(range(1, len(found) + 1))
-    assert {one.label for one in found} == {category for category, _ in neighbours}
+    assert {one.label for one in found} == {category for category, _ in neighbors}

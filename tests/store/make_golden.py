@@ -22,21 +22,21 @@ from imgsearch.store import generations
 from imgsearch.store.manifest import VERSION
 
 GOLDEN = Path(__file__).parent / "golden" / f"v{VERSION}"
-PICTURES = 12
+IMAGES = 12
 
 
 def drawn(seed: int) -> bytes:
-    """A small PNG of coloured fields."""
+    """A small PNG of colored fields."""
     fields = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
     return cv2.imencode(".png", np.kron(fields, np.ones((8, 8, 1), np.uint8)))[1].tobytes()
 
 
-def make(directory: Path, backend: str, catalogue: Path, table: Path) -> None:
+def make(directory: Path, backend: str, catalog: Path, table: Path) -> None:
     """Build one index, and let nothing of this machine stay in it."""
-    build_index(catalogue, directory, backbone="handcrafted", backend=backend, trees=2, metadata=table)
+    build_index(catalog, directory, backbone="handcrafted", backend=backend, trees=2, metadata=table)
     (directory / generations.LOCK).unlink()
     manifest = json.loads((directory / generations.MANIFEST).read_text())
-    manifest["catalogue"] = "/catalogue"
+    manifest["catalogue"] = "/catalog"
     manifest["metadata"]["file"] = "/products.csv"
     (directory / generations.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
@@ -46,29 +46,29 @@ def main() -> None:
     if GOLDEN.exists():
         sys.exit(f"{GOLDEN} is there already, and is to stay as it is")
     GOLDEN.mkdir(parents=True)
-    # Small sizes, so that a dozen pictures have a projection too, and the whole is small.
-    generation.SMALLEST_CATALOGUE = PICTURES
+    # Small sizes, so that a dozen images have a projection too, and the whole is small.
+    generation.SMALLEST_CATALOG = IMAGES
     projection.DIMS = 8
     with tempfile.TemporaryDirectory() as scratch:
-        catalogue = Path(scratch) / "catalogue"
-        for number in range(PICTURES):
-            file = catalogue / ("fruit", "vegetables")[number % 2] / f"{number:02d}.png"
+        catalog = Path(scratch) / "catalog"
+        for number in range(IMAGES):
+            file = catalog / ("fruit", "vegetables")[number % 2] / f"{number:02d}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(drawn(number))
-        (catalogue / "caf\udce9.png").write_bytes(drawn(0))  # a name that is not UTF-8, and a copy
-        (catalogue / "empty.jpg").write_bytes(b"")
+        (catalog / "caf\udce9.png").write_bytes(drawn(0))  # a name that is not UTF-8, and a copy
+        (catalog / "empty.jpg").write_bytes(b"")
         table = Path(scratch) / "products.csv"
         table.write_text("path,product,price,code\nfruit/00.png,Apple,1.5,007\n")
         for backend in ("exact", "annoy"):
-            make(GOLDEN / backend, backend, catalogue, table)
-        shutil.copyfile(catalogue / "fruit" / "02.png", GOLDEN / "known.png")
+            make(GOLDEN / backend, backend, catalog, table)
+        shutil.copyfile(catalog / "fruit" / "02.png", GOLDEN / "known.png")
     (GOLDEN / "photo.png").write_bytes(drawn(99))
     answers = {}
     for query in ("known.png", "photo.png"):
         with Index.open(GOLDEN / "exact") as index:
             answers[query] = [
                 {"path": hit.path, "score": hit.score, "product": hit.product, "metadata": hit.metadata}
-                for hit in index.search(GOLDEN / query, k=PICTURES + 1)
+                for hit in index.search(GOLDEN / query, k=IMAGES + 1)
             ]
     (GOLDEN / "answers.json").write_text(json.dumps(answers, indent=1) + "\n")
 

@@ -25,7 +25,7 @@ from imgsearch.store import generations, integrity
 from imgsearch.store.manifest import FileRecord, Manifest
 
 # Two more than it takes to learn a projection.
-PICTURES = 514
+IMAGES = 514
 COPY = "gen-000002/manifest.json"
 DERIVED = ("vectors.npy", "annoy.ann", "projection.npz")
 TRUTH = ("embeddings.npy", "items.sqlite")
@@ -91,12 +91,12 @@ def run(tmp_path_factory) -> Iterator[Run]:
 
 @dataclass(frozen=True)
 class Whole:
-    """An index in its second generation, one of other pictures, and pictures to ask for."""
+    """An index in its second generation, one of other images, and images to ask for."""
 
-    catalogue: Path
+    catalog: Path
     directory: Path
     other: Path
-    pictures: tuple[Path, Path]
+    images: tuple[Path, Path]
 
     @property
     def files(self) -> list[str]:
@@ -105,12 +105,12 @@ class Whole:
 
 
 def make_whole(folder: Path, backbone: str, lay_out: Callable[..., Path], photo: Path) -> Whole:
-    for name, first in (("one", 0), ("other", PICTURES)):
-        catalogue = lay_out(folder / f"catalogue-{name}", PICTURES, first=first)
-        build_index(catalogue, folder / name, backbone=backbone, trees=3)
-        build_index(catalogue, folder / name, trees=4)
-    known = folder / "catalogue-one" / "a" / "0003.png"
-    return Whole(folder / "catalogue-one", folder / "one", folder / "other", (known, photo))
+    for name, first in (("one", 0), ("other", IMAGES)):
+        catalog = lay_out(folder / f"catalog-{name}", IMAGES, first=first)
+        build_index(catalog, folder / name, backbone=backbone, trees=3)
+        build_index(catalog, folder / name, trees=4)
+    known = folder / "catalog-one" / "a" / "0003.png"
+    return Whole(folder / "catalog-one", folder / "one", folder / "other", (known, photo))
 
 
 # --- ways to damage a file
@@ -171,11 +171,11 @@ def tree(directory: Path) -> dict[str, tuple[object, ...]]:
 QUESTIONS = {"annoy": [], "exact": ["--exact"], "where": ["--where", "category = 'a'"]}
 
 
-def ask(run: Run, index: Path, pictures: tuple[Path, ...]) -> dict[str, tuple[Done, list[list[tuple[str, float]]]]]:
-    """Query in each way: what the command did, and paths and scores for each picture."""
+def ask(run: Run, index: Path, images: tuple[Path, ...]) -> dict[str, tuple[Done, list[list[tuple[str, float]]]]]:
+    """Query in each way: what the command did, and paths and scores for each image."""
     answers = {}
     for question, options in QUESTIONS.items():
-        done = run("query", *pictures, "--index", index, "--format", "jsonl", *options)
+        done = run("query", *images, "--index", index, "--format", "jsonl", *options)
         lines = [json.loads(line) for line in done.stdout.splitlines()]
         hits = [[(hit["path"], hit["score"]) for hit in line.get("hits", [])] for line in lines]
         answers[question] = (done, hits)
@@ -208,7 +208,7 @@ def of_check(run: Run, index: Path, *options: str) -> tuple[int, list[str], str]
 def try_one(run: Run, whole: Whole, index: Path, name: str, expected: object, *, build: bool) -> Outcome:
     """See what the commands make of an index of which one file is damaged."""
     outcome = Outcome()
-    for question, (done, hits) in ask(run, index, whole.pictures).items():
+    for question, (done, hits) in ask(run, index, whole.images).items():
         outcome.queries[question] = in_a_word(done, hits, expected[question])
     before = tree(index)
     for depth, options in (("check", []), ("check --deep", ["--deep"])):
@@ -219,9 +219,9 @@ def try_one(run: Run, whole: Whole, index: Path, name: str, expected: object, *,
     after = tree(index)
     outcome.changed_by_check = [path for path in before | after if before.get(path) != after.get(path)]
     if build:
-        outcome.build = run("build-index", whole.catalogue, "--index", index)
+        outcome.build = run("build-index", whole.catalog, "--index", index)
         if outcome.build.code == 0:
-            answers = ask(run, index, whole.pictures)
+            answers = ask(run, index, whole.images)
             outcome.after_build = [in_a_word(done, hits, expected[way]) for way, (done, hits) in answers.items()]
             outcome.after_build.append(str(of_check(run, index)))
     return outcome
@@ -255,7 +255,7 @@ def outcomes(request, run, tmp_path_factory, lay_out, photo) -> Outcomes:
     index = folder / "index"
     shutil.copytree(whole.directory, index)
     expected = {}
-    for question, (done, hits) in ask(run, index, whole.pictures).items():
+    for question, (done, hits) in ask(run, index, whole.images).items():
         assert (done.code, done.stderr, [len(best) for best in hits]) == (0, "", [5, 5])
         expected[question] = hits
     node = 12 + 4 * generations.read_manifest(index).dims
@@ -394,7 +394,7 @@ def spoil(file: Path) -> None:
 )
 def test_a_manifest_is_brought_back_by_what_the_message_says(imgsearch, copied, built, photo, answers, damage, killed):
     directory = copied("exact")
-    build_index(built / "catalogue", directory, seed=1)
+    build_index(built / "catalog", directory, seed=1)
     before = answers(directory, photo)
     damage(directory / generations.MANIFEST)
     if killed:
@@ -418,9 +418,9 @@ def projected(tmp_path_factory, lay_out) -> Path:
     """A small index that has every kind of file. Not to be changed: copy it."""
     folder = tmp_path_factory.mktemp("projected")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generation, "SMALLEST_CATALOGUE", 10)
+        patch.setattr(generation, "SMALLEST_CATALOG", 10)
         patch.setattr(projection, "DIMS", 8)
-        build_index(lay_out(folder / "catalogue", 12), folder / "index", backbone="handcrafted", trees=2)
+        build_index(lay_out(folder / "catalog", 12), folder / "index", backbone="handcrafted", trees=2)
     return folder / "index"
 
 
@@ -521,7 +521,7 @@ def test_items_with_rows_the_arrays_do_not_have_are_damage(copied, photo, built)
         with pytest.raises(DamagedIndexError):
             index.search(photo, k=40)
         with pytest.raises(DamagedIndexError):
-            index.search(built / "catalogue" / "a" / "0000.png")
+            index.search(built / "catalog" / "a" / "0000.png")
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

@@ -121,7 +121,7 @@ def test_an_expression_finds_its_rows(items, expression, rows):
     [
         "",
         "category =",
-        "colour = 'red'",
+        "color = 'red'",
         "fruit",
         "(",
         ")",

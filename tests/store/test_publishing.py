@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgsearch import files
-from imgsearch.encoders.adaptation import Gain
+from imgsearch.encoders.adaptation import AdaptationGain
 from imgsearch.encoders.choice import choose_spec
 from imgsearch.encoders.spec import TABLE, EncoderSpec
 from imgsearch.errors import DamagedIndexError, LockedError, NoIndexError, OutputError
@@ -24,7 +24,7 @@ from imgsearch.store.calibration import Calibration, Curve
 from imgsearch.store.generations import read_manifest
 from imgsearch.store.locking import writer_lock
 from imgsearch.store.manifest import FileRecord, Manifest
-from imgsearch.store.plan import BackendSettings, Measured, SearchWish
+from imgsearch.store.plan import BackendSettings, Measured, SearchOptions
 
 counts = st.integers(0, 2**40)
 trees, seeds = st.integers(0, 10_000), st.integers(0, 2**31 - 1)
@@ -45,7 +45,7 @@ without_detector = st.builds(
     count=counts,
     rejected=counts,
     damaged=counts,
-    catalogue=st.text(),
+    catalog=st.text(),
     policy=st.builds(FilePolicy, st.integers(1, 2**40 - 1), st.integers(1, 2**40 - 1), st.booleans(), st.booleans()),
     encoder=st.sampled_from([*(row.spec for row in TABLE.values()), choose_spec("vgg16+handcrafted:color=0.3")]),
     fingerprint=st.text("0123456789abcdef", min_size=16, max_size=16),
@@ -53,10 +53,10 @@ without_detector = st.builds(
     detector_fingerprint=st.just(""),
     dims=counts,
     projection_count=counts,
-    adaptation=st.none() | st.builds(Gain, counts, st.floats(0, 1), st.floats(0, 1)),
+    adaptation=st.none() | st.builds(AdaptationGain, counts, st.floats(0, 1), st.floats(0, 1)),
     search=st.none()
     | st.builds(
-        SearchWish,
+        SearchOptions,
         st.sampled_from(["auto", "annoy", "faiss", "exact"]),
         st.none() | trees,
         seeds,
@@ -78,7 +78,7 @@ GOOD = Manifest(
     count=2,
     rejected=1,
     damaged=0,
-    catalogue="/catalogue",
+    catalog="/catalog",
     policy=FilePolicy(),
     encoder=TABLE["handcrafted"].spec,
     fingerprint="0123456789abcdef",
@@ -87,7 +87,7 @@ GOOD = Manifest(
     dims=TABLE["handcrafted"].spec.dims,
     projection_count=0,
     adaptation=None,
-    search=SearchWish(),
+    search=SearchOptions(),
     backend=BackendSettings("annoy", 10, 0, 2000),
     measured=Measured(500, 0.993, 0.4, 0.6, 6.0),
     calibration=Calibration("product", 30, 0.02, Curve("platt", (-1, 1), (0, 1)), Curve("platt", (0,), (0.5,))),
@@ -119,7 +119,7 @@ def test_a_manifest_survives_the_round_trip_through_its_file(tmp_path_factory, m
 
 
 def test_unknown_keys_of_a_manifest_are_ignored(tmp_path):
-    data = changed(colour="red", encoder={**GOOD.to_json()["encoder"], "smell": [1, 2]})
+    data = changed(color="red", encoder={**GOOD.to_json()["encoder"], "smell": [1, 2]})
     rest = {key: value for key, value in data.items() if key != "sha256"}
     written(tmp_path, {**rest, "sha256": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()})
 
@@ -127,7 +127,7 @@ def test_unknown_keys_of_a_manifest_are_ignored(tmp_path):
 
 
 def test_a_manifest_that_was_changed_by_hand_or_by_a_bad_disk_is_refused(tmp_path):
-    written(tmp_path, changed(catalogue="/another"))
+    written(tmp_path, changed(catalog="/another"))
 
     with pytest.raises(DamagedIndexError, match="its content has changed"):
         read_manifest(tmp_path)

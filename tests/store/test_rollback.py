@@ -34,7 +34,7 @@ def tree(directory: Path) -> dict[str, bytes | None]:
 
 @pytest.fixture
 def nights(tmp_path, small, painted):
-    """An index after two nights: in the second, half of the pictures were replaced and one was added."""
+    """An index after two nights: in the second, half of the images were replaced and one was added."""
 
     def make(backend: str = "exact") -> Path:
         directory = tmp_path / "index"
@@ -216,7 +216,7 @@ def test_the_program_says_what_is_published_again_or_nothing(imgsearch, nights, 
     loud = imgsearch("rollback", "--index", directory)
     quiet = imgsearch("rollback", "--index", directory, "--quiet")
 
-    assert (loud.returncode, loud.stdout, loud.stderr) == (0, f"{directory}: 12 pictures again, generation 3\n", "")
+    assert (loud.returncode, loud.stdout, loud.stderr) == (0, f"{directory}: 12 images again, generation 3\n", "")
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
     assert read_manifest(directory).generation == 4
 
@@ -294,9 +294,9 @@ def put_folder(path: Path) -> None:
 def two_nights(tmp_path_factory, lay_out) -> Path:
     """An index in its second generation. Not to be changed: copy it."""
     folder = tmp_path_factory.mktemp("nights")
-    catalogue = lay_out(folder / "catalogue", 12)
-    build_index(catalogue, folder / "index", backbone="handcrafted", trees=3)
-    build_index(lay_out(catalogue, 1, first=12), folder / "index")
+    catalog = lay_out(folder / "catalog", 12)
+    build_index(catalog, folder / "index", backbone="handcrafted", trees=3)
+    build_index(lay_out(catalog, 1, first=12), folder / "index")
     return folder / "index"
 
 

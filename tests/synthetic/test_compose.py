@@ -18,42 +18,42 @@ def items(drawn):
 
 
 @pytest.fixture(scope="module")
-def ground():
+def background():
     return np.random.default_rng(7).integers(60, 200, (240, 320, 3), np.uint8)
 
 
 def block(height=100, width=60):
-    """An opaque block of one colour."""
+    """An opaque block of one color."""
     return np.dstack([np.full((height, width, 3), (200, 30, 30), np.uint8), np.full((height, width), 255, np.uint8)])
 
 
-def scenes(ground, items, style, count=30):
-    return [compose(ground, items, style, np.random.default_rng(seed)) for seed in range(count)]
+def scenes(background, items, style, count=30):
+    return [compose(background, items, style, np.random.default_rng(seed)) for seed in range(count)]
 
 
-def test_the_same_generator_gives_the_same_bytes_and_another_gives_others(ground, items):
-    first, second, other = (compose(ground, items[:3], STYLE, np.random.default_rng(seed)) for seed in (1, 1, 2))
+def test_the_same_generator_gives_the_same_bytes_and_another_gives_others(background, items):
+    first, second, other = (compose(background, items[:3], STYLE, np.random.default_rng(seed)) for seed in (1, 1, 2))
 
     assert first.photo.tobytes() == second.photo.tobytes() != other.photo.tobytes()
     assert first.mask.tobytes() == second.mask.tobytes()
     assert first.boxes == second.boxes
 
 
-def test_a_scene_is_as_large_as_its_ground_which_is_not_changed(ground, items):
-    before = ground.copy()
+def test_a_scene_is_as_large_as_its_background_which_is_not_changed(background, items):
+    before = background.copy()
 
-    scene = compose(ground, items[:2], STYLE, np.random.default_rng(0))
+    scene = compose(background, items[:2], STYLE, np.random.default_rng(0))
 
-    assert scene.photo.shape == ground.shape
+    assert scene.photo.shape == background.shape
     assert scene.photo.dtype == np.uint8
-    assert scene.mask.shape == ground.shape[:2]
+    assert scene.mask.shape == background.shape[:2]
     assert scene.mask.dtype == np.float32
-    assert (ground == before).all()
+    assert (background == before).all()
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])
-def test_boxes_hold_all_that_shows_of_the_items_and_lie_in_the_frame(ground, items, count):
-    for scene in scenes(ground, items[:count], STYLE, 10):
+def test_boxes_hold_all_that_shows_of_the_items_and_lie_in_the_frame(background, items, count):
+    for scene in scenes(background, items[:count], STYLE, 10):
         outside = scene.mask.copy()
         for box in scene.boxes:
             assert 0 <= box.x < box.x + box.width <= 320
@@ -66,26 +66,26 @@ def test_boxes_hold_all_that_shows_of_the_items_and_lie_in_the_frame(ground, ite
         assert 0 <= scene.mask.min() <= scene.mask.max() <= 1
 
 
-def test_an_item_is_as_large_as_the_style_says_and_keeps_its_proportions(ground):
-    for scene in scenes(ground, [block()], PLAIN):
+def test_an_item_is_as_large_as_the_style_says_and_keeps_its_proportions(background):
+    for scene in scenes(background, [block()], PLAIN):
         (box,) = scene.boxes
         assert 0.4 * 240 - 2 <= box.height <= 0.5 * 240 + 2
         assert abs(box.width / box.height - 0.6) < 0.05
 
 
-def test_the_sizes_of_a_style_are_all_used(ground):
-    heights = [scene.boxes[0].height for scene in scenes(ground, [block()], replace(PLAIN, sides=(0.2, 0.8)), 60)]
+def test_the_sizes_of_a_style_are_all_used(background):
+    heights = [scene.boxes[0].height for scene in scenes(background, [block()], replace(PLAIN, sides=(0.2, 0.8)), 60)]
 
     assert min(heights) < 0.3 * 240
     assert max(heights) > 0.7 * 240
 
 
-def test_no_more_is_covered_than_the_style_says(ground):
+def test_no_more_is_covered_than_the_style_says(background):
     areas = []
     for seed in range(40):
         # Chance is asked for the same in the same order, so that only the cover differs.
         whole, covered = (
-            compose(ground, [block()], replace(PLAIN, covered=share), np.random.default_rng(seed)).mask.sum()
+            compose(background, [block()], replace(PLAIN, covered=share), np.random.default_rng(seed)).mask.sum()
             for share in (0.0, 0.3)
         )
         areas.append(covered / whole)
@@ -95,30 +95,30 @@ def test_no_more_is_covered_than_the_style_says(ground):
     assert max(areas) <= 1
 
 
-def test_items_seldom_stand_in_each_others_way(ground, items):
-    for scene in scenes(ground, items[:4], Style(sides=(0.2, 0.4)), 10):
+def test_items_seldom_stand_in_each_others_way(background, items):
+    for scene in scenes(background, items[:4], Style(sides=(0.2, 0.4)), 10):
         shared = overlaps(scene.boxes, scene.boxes) - np.eye(len(scene.boxes))
         assert shared.max(initial=0) < 0.2
 
 
-def test_what_finds_no_place_is_left_out(ground):
-    scene = compose(ground, [block(90, 100)] * 20, Style(sides=(0.9, 0.95)), np.random.default_rng(0))
+def test_what_finds_no_place_is_left_out(background):
+    scene = compose(background, [block(90, 100)] * 20, Style(sides=(0.9, 0.95)), np.random.default_rng(0))
 
     assert 1 <= len(scene.boxes) < 5
 
 
-def test_a_scene_without_items_is_its_ground_and_no_box(ground):
-    scene = compose(ground, [], STYLE, np.random.default_rng(0))
+def test_a_scene_without_items_is_its_background_and_no_box(background):
+    scene = compose(background, [], STYLE, np.random.default_rng(0))
 
     assert scene.boxes == ()
     assert scene.mask.max() == 0
-    assert scene.photo.shape == ground.shape
+    assert scene.photo.shape == background.shape
 
 
-def test_what_is_clear_all_over_is_no_item(ground):
+def test_what_is_clear_all_over_is_no_item(background):
     clear = np.zeros((50, 50, 4), np.uint8)
 
-    assert compose(ground, [clear], STYLE, np.random.default_rng(0)).boxes == ()
+    assert compose(background, [clear], STYLE, np.random.default_rng(0)).boxes == ()
 
 
 @pytest.mark.parametrize("frame", [(1, 1), (2, 2), (1, 300), (300, 1), (20, 400)])
@@ -129,8 +129,8 @@ def test_small_and_long_frames_have_scenes_too(items, frame):
     assert all(box.x + box.width <= frame[1] and box.y + box.height <= frame[0] for box in scene.boxes)
 
 
-def test_an_item_of_one_pixel_and_one_of_a_line_stand_in_scenes(ground):
+def test_an_item_of_one_pixel_and_one_of_a_line_stand_in_scenes(background):
     for height, width in ((1, 1), (1, 200), (200, 1)):
-        scene = compose(ground, [block(height, width)], STYLE, np.random.default_rng(0))
+        scene = compose(background, [block(height, width)], STYLE, np.random.default_rng(0))
         assert np.isfinite(scene.mask).all()
-        assert scene.photo.shape == ground.shape
+        assert scene.photo.shape == background.shape

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from drawn_catalog import draw_catalog
-from imgsearch.errors import PictureError
+from imgsearch.errors import ImageError
 from imgsearch.images import MAX_PIXELS
 from imgsearch.images.foreground import foreground
 from imgsearch.synthetic.backgrounds import from_item, generated
@@ -40,20 +40,20 @@ def examples(stock):
 
 
 def test_an_item_is_cut_out_by_its_transparency_and_has_no_border():
-    picture = np.zeros((100, 120, 4), np.uint8)
-    picture[20:60, 30:100] = (200, 30, 30, 255)
+    image = np.zeros((100, 120, 4), np.uint8)
+    image[20:60, 30:100] = (200, 30, 30, 255)
 
-    item = cut_out(png(picture), MAX_PIXELS)
+    item = cut_out(png(image), MAX_PIXELS)
 
     assert item.shape == (40, 70, 4)
     assert np.all(item[:, :, 3] == 255)
 
 
-def test_an_item_is_cut_out_of_an_even_ground():
-    picture = np.full((300, 300, 3), 255, np.uint8)
-    cv2.circle(picture, (150, 150), 70, (30, 90, 200), -1)
+def test_an_item_is_cut_out_of_an_plain_background():
+    image = np.full((300, 300, 3), 255, np.uint8)
+    cv2.circle(image, (150, 150), 70, (30, 90, 200), -1)
 
-    item = cut_out(png(picture), MAX_PIXELS)
+    item = cut_out(png(image), MAX_PIXELS)
 
     assert np.allclose(item.shape[:2], 141, atol=6)
     assert item[0, 0, 3] < 30
@@ -61,7 +61,7 @@ def test_an_item_is_cut_out_of_an_even_ground():
     assert np.mean(item[:, :, 3] > 127) == pytest.approx(np.pi / 4, abs=0.06)
 
 
-def test_a_picture_of_which_nothing_stands_out_is_an_item_as_a_whole():
+def test_a_image_of_which_nothing_stands_out_is_an_item_as_a_whole():
     noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
 
     item = cut_out(png(noise), MAX_PIXELS)
@@ -73,11 +73,11 @@ def test_a_picture_of_which_nothing_stands_out_is_an_item_as_a_whole():
 
 @pytest.mark.parametrize("side", [0, 4])
 def test_what_is_tiny_or_transparent_is_no_item(side):
-    picture = np.zeros((100, 100, 4), np.uint8)
-    picture[:side, :side] = 255
+    image = np.zeros((100, 100, 4), np.uint8)
+    image[:side, :side] = 255
 
-    with pytest.raises(PictureError) as refusal:
-        cut_out(png(picture), MAX_PIXELS)
+    with pytest.raises(ImageError) as refusal:
+        cut_out(png(image), MAX_PIXELS)
 
     assert refusal.value.cause == NO_ITEM
 
@@ -125,17 +125,17 @@ def test_a_third_of_the_scenes_is_padded_with_white_as_photos_are(examples):
     assert 0.15 < len(padded) / len(examples) < 0.5
 
 
-def test_items_and_grounds_that_are_held_out_are_in_no_other_scene(stock):
+def test_items_and_backgrounds_that_are_held_out_are_in_no_other_scene(stock):
     kept, held_out = stock.parted(0.2, seed=1)
 
     assert len(held_out.item_rows) == 2
     assert sorted([*kept.item_rows, *held_out.item_rows]) == list(range(10))
-    assert len(held_out.ground_rows) == 0
+    assert len(held_out.background_rows) == 0
 
 
-def test_the_users_grounds_are_used_where_there_are_some(stock):
-    grounds = np.full((2, 64, 64, 3), (10, 200, 10), np.uint8)
-    own = Stock(stock.items, stock.sides, grounds, stock.item_rows, np.arange(2))
+def test_the_users_backgrounds_are_used_where_there_are_some(stock):
+    backgrounds = np.full((2, 64, 64, 3), (10, 200, 10), np.uint8)
+    own = Stock(stock.items, stock.sides, backgrounds, stock.item_rows, np.arange(2))
     scenes = [example(own, SIZE, CELLS, np.random.default_rng([4, number])) for number in range(40)]
     is_green = [np.median(each.square[:, :, 1].astype(int) - each.square[:, :, 0]) > 80 for each in scenes]
 
@@ -143,7 +143,7 @@ def test_the_users_grounds_are_used_where_there_are_some(stock):
 
 
 @pytest.mark.parametrize("frame", [(64, 64), (40, 97), (97, 40), (3, 5)])
-def test_grounds_have_the_size_that_was_asked_for_and_differ(stock, frame):
+def test_backgrounds_have_the_size_that_was_asked_for_and_differ(stock, frame):
     drawn = [generated(frame, np.random.default_rng([5, number])) for number in range(40)]
     parts = [from_item(stock.item(number), frame, np.random.default_rng(number)) for number in range(10)]
 

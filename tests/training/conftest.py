@@ -1,4 +1,4 @@
-"""Small sets of labelled pictures."""
+"""Small sets of labeled images."""
 
 import os
 
@@ -16,7 +16,7 @@ KINDS = ("balls", "stars", "tents")
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory) -> Path:
-    """Twenty drawn pictures of each of three kinds, a folder for each. Not to be changed."""
+    """Twenty drawn images of each of three kinds, a folder for each. Not to be changed."""
     everything = tmp_path_factory.mktemp("everything")
     folder = tmp_path_factory.mktemp("shapes")
     draw_catalog(everything, per_kind=20)

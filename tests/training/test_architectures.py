@@ -10,7 +10,7 @@ from imgsearch.training.settings import BLOCKS
 # Keras' variables do not know NumPy 2's keyword yet; Keras itself copies them when it saves a model.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
-PICTURES = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 3), dtype=np.uint8)
+IMAGES = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 3), dtype=np.uint8)
 LITE0 = choose_encoder("efficientnet-lite0").spec
 
 
@@ -45,21 +45,21 @@ def with_head():
 
 
 def test_a_backbone_with_a_head_computes_the_head_of_the_backbones_features(with_head):
-    pictures = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
     backbone = keras.Model(with_head.inputs, with_head.get_layer("features").output)
     head = architectures.build_head(1280, 8)
     architectures.assign(head, architectures.weights_of(with_head))
 
-    apart = head.predict_on_batch(backbone.predict_on_batch(pictures))
+    apart = head.predict_on_batch(backbone.predict_on_batch(images))
 
-    assert np.allclose(with_head.predict_on_batch(pictures), apart, atol=1e-5)
+    assert np.allclose(with_head.predict_on_batch(images), apart, atol=1e-5)
 
 
 def trainable(model: keras.Model) -> set[str]:
     return {layer.name for layer in model.layers if layer.trainable_weights}
 
 
-def test_unfreezing_leaves_the_first_blocks_and_all_normalisation_of_the_backbone_as_they_are(with_head):
+def test_unfreezing_leaves_the_first_blocks_and_all_normalization_of_the_backbone_as_they_are(with_head):
     architectures.unfreeze(with_head, 2)
 
     assert trainable(with_head) == {
@@ -110,26 +110,26 @@ def test_the_blocks_of_every_network_of_the_table_are_known():
     assert set(BLOCKS) == {name for name, row in TABLE.items() if row.spec.kind == "network"}
 
 
-def test_augmentation_changes_pictures_in_training_only_and_stays_within_their_range():
+def test_augmentation_changes_images_in_training_only_and_stays_within_their_range():
     change = architectures.augmentation(28)
 
-    changed, same = np.asarray(change(PICTURES, training=True)), np.asarray(change(PICTURES, training=False))
+    changed, same = np.asarray(change(IMAGES, training=True)), np.asarray(change(IMAGES, training=False))
 
-    assert not np.allclose(changed, PICTURES, atol=1)
+    assert not np.allclose(changed, IMAGES, atol=1)
     assert (changed.min() >= 0, changed.max() <= 255) == (True, True)
-    assert np.array_equal(same, PICTURES)
+    assert np.array_equal(same, IMAGES)
 
 
 @pytest.mark.parametrize("classes", [2, 5])
 def test_the_finished_model_says_what_the_trained_one_said(classes):
     network = architectures.build_cnn(28, 16)
-    trained = architectures.with_centres(network, classes if classes > 2 else 1, 10.0)
-    (kernel,) = trained.get_layer("centres").get_weights()
+    trained = architectures.with_centers(network, classes if classes > 2 else 1, 10.0)
+    (kernel,) = trained.get_layer("centers").get_weights()
 
     finished = architectures.finished(network, kernel, 10.0)
-    embeddings, probabilities = finished.predict_on_batch(PICTURES)
+    embeddings, probabilities = finished.predict_on_batch(IMAGES)
 
-    logits = trained.predict_on_batch(PICTURES)
+    logits = trained.predict_on_batch(IMAGES)
     if classes == 2:
         sigmoid = 1 / (1 + np.exp(-logits[:, 0]))
         expected = np.stack([1 - sigmoid, sigmoid], axis=1)
@@ -137,16 +137,16 @@ def test_the_finished_model_says_what_the_trained_one_said(classes):
         expected = softmax(logits)
     assert probabilities.shape == (4, classes)
     assert np.allclose(probabilities, expected, atol=1e-5)
-    assert np.allclose(embeddings, network.predict_on_batch(PICTURES), atol=1e-6)
+    assert np.allclose(embeddings, network.predict_on_batch(IMAGES), atol=1e-6)
 
 
-def test_centres_are_of_unit_length_after_each_step():
-    trained = architectures.with_centres(architectures.build_cnn(28, 16), 3, 10.0)
+def test_centers_are_of_unit_length_after_each_step():
+    trained = architectures.with_centers(architectures.build_cnn(28, 16), 3, 10.0)
     trained.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True), jit_compile=False)
 
-    trained.train_on_batch(PICTURES, np.eye(3)[[0, 1, 2, 0]])
+    trained.train_on_batch(IMAGES, np.eye(3)[[0, 1, 2, 0]])
 
-    (kernel,) = trained.get_layer("centres").get_weights()
+    (kernel,) = trained.get_layer("centers").get_weights()
     assert np.allclose(np.linalg.norm(kernel, axis=0), 1, atol=1e-5)
 
 

@@ -27,8 +27,8 @@ report = train(
     **options,
 )
 model = load_model(Path(output))
-pictures = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
-outputs = model.predict_on_batch(pictures)
+images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+outputs = model.predict_on_batch(images)
 embeddings = keras.ops.convert_to_numpy(outputs[0] if isinstance(outputs, list) else outputs)
 print(keras.backend.backend(), report.metrics["val_hit"], np.abs(np.linalg.norm(embeddings, axis=-1) - 1).max())
 """

@@ -11,10 +11,10 @@ from imgsearch.training.dataset import hold_out, read_dataset, require_enough
 
 
 def make(folder: Path, *names: str) -> Path:
-    """Make files that have a picture's name; a dataset is read without opening any."""
+    """Make files that have an image's name; a dataset is read without opening any."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(b"picture")
+        (folder / name).write_bytes(b"image")
     return folder
 
 
@@ -59,7 +59,7 @@ def test_val_need_not_have_every_class(tmp_path):
     assert dataset.validation_rows.tolist() == [2]
 
 
-def test_a_table_names_the_classes_of_pictures_wherever_they_lie(tmp_path):
+def test_a_table_names_the_classes_of_images_wherever_they_lie(tmp_path):
     folder = make(tmp_path / "photos", "1.png", "deep/2.png", "left-out.png")
     table = tmp_path / "labels.csv"
     table.write_text("\ufeffnote,path,label\nx,./1.png,shoe\ny,deep/2.png,hat\n", encoding="utf-8")
@@ -111,17 +111,17 @@ def test_a_dataset_that_is_missing_or_a_file_is_refused(tmp_path):
 def test_an_empty_class_is_refused_by_name(tmp_path):
     make(tmp_path, "shoes/a.png", "hats/readme.txt")
 
-    assert "expected pictures in every class, found none in" in refused(tmp_path)
+    assert "expected images in every class, found none in" in refused(tmp_path)
     assert "hats" in refused(tmp_path)
 
 
-def test_a_picture_outside_of_every_class_is_refused_by_name(tmp_path):
+def test_a_image_outside_of_every_class_is_refused_by_name(tmp_path):
     make(tmp_path, "shoes/a.png", "hats/b.png", "cover.png")
 
     assert "'cover.png'" in refused(tmp_path)
 
 
-def test_a_picture_between_the_classes_of_train_is_refused_by_name(tmp_path):
+def test_a_image_between_the_classes_of_train_is_refused_by_name(tmp_path):
     make(tmp_path, "train/shoes/a.png", "train/hats/b.png", "val/shoes/c.png", "train/stray.png")
 
     assert "'train/stray.png'" in refused(tmp_path)
@@ -220,34 +220,34 @@ def test_a_folder_without_any_class_is_refused(tmp_path):
     assert "found none" in message
 
 
-def test_fewer_pictures_than_a_batch_are_refused_with_a_batch_that_would_do(tmp_path):
+def test_fewer_images_than_a_batch_are_refused_with_a_batch_that_would_do(tmp_path):
     dataset = hold_out(read_dataset(many(tmp_path, shoes=10, hats=10)), 0.1, seed=0)
 
     message, hint = not_enough(dataset, 64)
 
-    assert "at least a batch of 64 pictures to learn from, found 18" in message
+    assert "at least a batch of 64 images to learn from, found 18" in message
     assert "--batch-size 9" in hint
     require_enough(dataset, 18)
 
 
-def test_a_class_whose_pictures_all_turn_out_to_be_bad_is_refused_by_name(tmp_path):
+def test_a_class_whose_images_all_turn_out_to_be_bad_is_refused_by_name(tmp_path):
     dataset = read_dataset(many(tmp_path, shoes=5, hats=2))
 
     left = dataset.without([Reject(f"hats/{number}.png", "corrupt", "cut short") for number in range(2)])
 
     message, _ = not_enough(left, 2)
-    assert "found no pictures in 'hats' (2 cannot be used)" in message
+    assert "found no images in 'hats' (2 cannot be used)" in message
 
 
-def test_a_class_that_has_pictures_for_validation_only_is_refused(tmp_path):
+def test_a_class_that_has_images_for_validation_only_is_refused(tmp_path):
     dataset = read_dataset(make(tmp_path, "train/a/1.png", "train/b/2.png", "val/b/3.png"))
 
     message, _ = not_enough(dataset.without([Reject("train/b/2.png", "corrupt", "")]), 1)
 
-    assert "only pictures for validation (1) in 'b'" in message
+    assert "only images for validation (1) in 'b'" in message
 
 
-def test_pictures_left_out_take_their_label_with_them(tmp_path):
+def test_images_left_out_take_their_label_with_them(tmp_path):
     dataset = hold_out(read_dataset(many(tmp_path, shoes=4, hats=4)), 0.25, seed=0)
 
     left = dataset.without([Reject("hats/1.png", "corrupt", "cut short")])

@@ -11,8 +11,8 @@ from drawn_catalog import draw_catalog
 
 
 @pytest.fixture(scope="module")
-def catalogue(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("catalogue")
+def catalog(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("catalog")
     draw_catalog(folder, per_kind=1)
     (folder / "broken.jpg").write_bytes(b"nothing")
     return folder
@@ -42,8 +42,8 @@ def imgsearch(tmp_path):
         (("--epochs", "0"), "expected --epochs of 1 to 100,000"),
     ],
 )
-def test_options_of_other_objectives_are_refused(imgsearch, catalogue, tmp_path, options, message):
-    done = imgsearch("train", catalogue, "-o", "d.keras", "--objective", "detect", *options)
+def test_options_of_other_objectives_are_refused(imgsearch, catalog, tmp_path, options, message):
+    done = imgsearch("train", catalog, "-o", "d.keras", "--objective", "detect", *options)
 
     assert done.returncode in (2, 8)
     assert message in done.stderr
@@ -51,18 +51,18 @@ def test_options_of_other_objectives_are_refused(imgsearch, catalogue, tmp_path,
 
 
 @pytest.mark.parametrize("objective", ["classify", "metric", "adapt"])
-def test_backgrounds_are_for_detectors_only(imgsearch, catalogue, tmp_path, objective):
-    done = imgsearch("train", catalogue, "-o", "d.keras", "--objective", objective, "--backgrounds", tmp_path)
+def test_backgrounds_are_for_detectors_only(imgsearch, catalog, tmp_path, objective):
+    done = imgsearch("train", catalog, "-o", "d.keras", "--objective", objective, "--backgrounds", tmp_path)
 
     assert done.returncode == 2
     assert f"--backgrounds is not for --objective {objective}" in done.stderr
 
 
 @pytest.mark.slow
-def test_a_training_writes_a_detector_and_its_history_and_says_one_line(imgsearch, catalogue, tmp_path):
+def test_a_training_writes_a_detector_and_its_history_and_says_one_line(imgsearch, catalog, tmp_path):
     done = imgsearch(
         "train",
-        catalogue,
+        catalog,
         "-o",
         "d.keras",
         "--objective",

@@ -55,7 +55,7 @@ def test_every_stage_has_the_optimizer_and_the_rate_that_were_meant(loss, augmen
     assert rates[-1] == pytest.approx(0.0001, rel=0.01)
 
 
-def test_batches_of_features_take_one_of_the_views_of_each_picture_that_is_learnt_from():
+def test_batches_of_features_take_one_of_the_views_of_each_image_that_is_learned_from():
     stage = staged(settings_for(""), of_features=True)
 
     rows = np.concatenate([stage.batches(epoch)._rows for epoch in range(20)]).ravel()
@@ -64,7 +64,7 @@ def test_batches_of_features_take_one_of_the_views_of_each_picture_that_is_learn
     assert set(rows % 2) == {0, 1}
 
 
-def test_without_augmentation_features_are_of_the_pictures_as_they_are():
+def test_without_augmentation_features_are_of_the_images_as_they_are():
     stage = staged(settings_for("", augment=False), of_features=True)
 
     assert set(stage.batches(0)._rows.ravel() % 2) == {0}

@@ -5,7 +5,7 @@ import pytest
 from imgsearch.encoders.choice import choose_encoder
 from imgsearch.encoders.export import exported_encoder
 from imgsearch.encoders.runtime import encode, open_encoder
-from imgsearch.errors import PictureError, RefusedError
+from imgsearch.errors import ImageError, RefusedError
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.workers.decoders import DecodeWorker, decode_and_fit
 from imgsearch.training.images import decoded, encoded_views
@@ -15,7 +15,7 @@ def nothing(_stage: str, _done: int, _total: int) -> None:
     """Tell nobody."""
 
 
-def test_pictures_come_in_order_as_the_decoder_gives_them(shapes):
+def test_images_come_in_order_as_the_decoder_gives_them(shapes):
     paths = sorted(str(path.relative_to(shapes)) for path in shapes.rglob("*.png"))
 
     found = list(decoded(str(shapes), paths, 24, "pad", FilePolicy(), nothing))
@@ -25,14 +25,14 @@ def test_pictures_come_in_order_as_the_decoder_gives_them(shapes):
         assert np.array_equal(pixels, decode_and_fit((shapes / path).read_bytes(), 24, "pad"))
 
 
-def test_bad_pictures_are_errors_among_the_others(own_shapes):
-    (own_shapes / "a.png").write_bytes(b"no picture at all")
+def test_bad_images_are_errors_among_the_others(own_shapes):
+    (own_shapes / "a.png").write_bytes(b"no image at all")
     (own_shapes / "empty.png").touch()
     paths = ["a.png", "balls/balls-00.png", "missing.png", "empty.png", "stars"]
 
     found = list(decoded(str(own_shapes), paths, 24, "pad", FilePolicy(), nothing))
 
-    causes = [result.cause if isinstance(result, PictureError) else "" for result in found]
+    causes = [result.cause if isinstance(result, ImageError) else "" for result in found]
     assert causes == ["not_an_image", "", "vanished", "empty", "not_regular_file"]
 
 
@@ -45,7 +45,7 @@ def test_limits_hold_here_too(shapes):
     assert (large.cause, wide.cause) == ("too_many_bytes", "too_large")
 
 
-def test_progress_is_told_for_each_picture(shapes):
+def test_progress_is_told_for_each_image(shapes):
     told = []
     paths = [f"balls/balls-{number:02}.png" for number in range(6)]
 
@@ -56,7 +56,7 @@ def test_progress_is_told_for_each_picture(shapes):
 
 def test_a_decoder_that_dies_of_one_file_after_another_is_at_fault_itself(shapes, monkeypatch):
     def crash(*_):
-        raise PictureError("decoder_crashed", "the decoder crashed on this file")
+        raise ImageError("decoder_crashed", "the decoder crashed on this file")
 
     monkeypatch.setattr(DecodeWorker, "decode", crash)
     paths = [f"balls/balls-{number:02}.png" for number in range(10)]
@@ -65,7 +65,7 @@ def test_a_decoder_that_dies_of_one_file_after_another_is_at_fault_itself(shapes
         list(decoded(str(shapes), paths, 24, "pad", FilePolicy(), nothing))
 
 
-def test_a_backbone_is_asked_about_each_picture_and_its_mirror_image(shapes):
+def test_a_backbone_is_asked_about_each_image_and_its_mirror_image(shapes):
     spec = choose_encoder("handcrafted").spec
     encoder = open_encoder(spec, exported_encoder(spec))
     squares = [
@@ -79,7 +79,7 @@ def test_a_backbone_is_asked_about_each_picture_and_its_mirror_image(shapes):
         assert np.array_equal(pair, encode(encoder, np.stack([square, mirrored])))
 
 
-def test_a_picture_that_a_backbone_can_do_nothing_with_has_features_of_zero():
+def test_a_image_that_a_backbone_can_do_nothing_with_has_features_of_zero():
     class Blind:
         def encode_stream(self, batches):
             for batch in batches:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgsearch.training.sampler import PICTURES_OF_A_CLASS, several_of_a_class, shuffled
+from imgsearch.training.sampler import IMAGES_OF_A_CLASS, several_of_a_class, shuffled
 
 
 def chance(seed: int = 0) -> np.random.Generator:
@@ -11,7 +11,7 @@ def chance(seed: int = 0) -> np.random.Generator:
 
 
 @given(st.integers(1, 50), st.integers(1, 20), st.integers(0, 5))
-def test_shuffled_batches_hold_each_picture_at_most_once(count, batch_size, seed):
+def test_shuffled_batches_hold_each_image_at_most_once(count, batch_size, seed):
     rows = np.arange(count) * 3
     if count < batch_size:
         return
@@ -44,7 +44,7 @@ def test_a_batch_for_comparison_has_the_same_number_of_several_classes(sizes, ba
         assert each >= 2
 
 
-def test_classes_come_equally_often_however_many_pictures_they_have():
+def test_classes_come_equally_often_however_many_images_they_have():
     labels = np.repeat([0, 1, 2, 3], [4, 8, 100, 400])
 
     batches = several_of_a_class(np.arange(512), labels, 16, chance())
@@ -54,13 +54,13 @@ def test_classes_come_equally_often_however_many_pictures_they_have():
     assert counts.max() == counts.min() == 128
 
 
-def test_a_class_with_enough_pictures_does_not_show_one_twice_in_a_batch():
+def test_a_class_with_enough_images_does_not_show_one_twice_in_a_batch():
     labels = np.repeat(np.arange(8), 20)
 
     batches = several_of_a_class(np.arange(160), labels, 32, chance())
 
     assert all(len(set(batch)) == 32 for batch in batches)
-    assert all(set(np.bincount(labels[batch])) == {PICTURES_OF_A_CLASS} for batch in batches)
+    assert all(set(np.bincount(labels[batch])) == {IMAGES_OF_A_CLASS} for batch in batches)
 
 
 @pytest.mark.parametrize("batch_size", [8, 64])

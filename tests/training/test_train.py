@@ -71,7 +71,7 @@ def test_the_saved_file_has_nothing_but_layers_of_keras(trained):
     _, model = trained
 
     assert {type(layer).__module__.split(".")[0] for layer in model.layers} == {"keras"}
-    assert not [layer for layer in model.layers if layer.name in ("augmentation", "centres")]
+    assert not [layer for layer in model.layers if layer.name in ("augmentation", "centers")]
 
 
 def test_the_history_beside_it_says_how_it_was_made(trained):
@@ -148,7 +148,7 @@ def interrupted(shapes, tmp_path) -> Path:
     return output
 
 
-def test_a_training_does_not_go_on_with_other_options_or_pictures(shapes, own_shapes, interrupted):
+def test_a_training_does_not_go_on_with_other_options_or_images(shapes, own_shapes, interrupted):
     with pytest.raises(UsageError, match="has batch_size 18, not 9"):
         quick(shapes, interrupted, batch_size=9, resume=True)
     (own_shapes / "balls/balls-00.png").unlink()
@@ -207,7 +207,7 @@ def test_class_weights_let_a_small_class_be_heard(own_shapes, tmp_path):
 @pytest.mark.parametrize(
     "loss", ["arcface", "triplet", *(pytest.param(loss, marks=pytest.mark.slow) for loss in ("contrastive", "nt-xent"))]
 )
-def test_metric_learning_brings_pictures_of_a_class_together(shapes, tmp_path, loss):
+def test_metric_learning_brings_images_of_a_class_together(shapes, tmp_path, loss):
     report = quick(shapes, tmp_path / "metric.keras", objective="metric", loss=loss, epochs=10)
 
     assert report.metrics["val_hit"] > 0.8
@@ -259,7 +259,7 @@ def test_a_tuning_that_was_interrupted_goes_on_as_if_it_had_not_been(shapes, tmp
     assert resumed.metrics == whole.metrics
 
 
-def test_a_picture_that_cannot_be_used_is_left_out_and_named(own_shapes, tmp_path):
+def test_a_image_that_cannot_be_used_is_left_out_and_named(own_shapes, tmp_path):
     (own_shapes / "balls/broken.png").write_bytes((own_shapes / "balls/balls-00.png").read_bytes()[:500])
 
     report = quick(own_shapes, tmp_path / "some.keras", epochs=1)
@@ -270,9 +270,9 @@ def test_a_picture_that_cannot_be_used_is_left_out_and_named(own_shapes, tmp_pat
     assert history["rejected_by_cause"] == {"corrupt": 1}
 
 
-def test_too_few_pictures_that_can_be_used_are_refused_before_the_training(own_shapes, tmp_path):
+def test_too_few_images_that_can_be_used_are_refused_before_the_training(own_shapes, tmp_path):
     for file in (own_shapes / "tents").iterdir():
-        file.write_bytes(b"no picture")
+        file.write_bytes(b"no image")
 
     with pytest.raises(UsageError, match=r"in 'tents' \(20 cannot be used\)"):
         quick(own_shapes, tmp_path / "none.keras")
@@ -308,7 +308,7 @@ def test_without_anything_held_out_the_last_epoch_is_taken(shapes, tmp_path):
         ({"batch_size": 500}, "at least a batch of 500"),
     ],
 )
-def test_options_that_cannot_be_are_refused_before_a_picture_is_opened(shapes, tmp_path, monkeypatch, options, message):
+def test_options_that_cannot_be_are_refused_before_a_image_is_opened(shapes, tmp_path, monkeypatch, options, message):
     monkeypatch.setattr(module, "gather", None)
 
     with pytest.raises((UsageError, MissingComponentError), match=message):
@@ -336,7 +336,7 @@ def test_an_output_that_cannot_be_written_is_refused_at_once(shapes, tmp_path):
 @pytest.mark.parametrize(
     ("options", "missing"), [({"plots": True}, "matplotlib"), ({"tensorboard": Path("board")}, "tensorboard")]
 )
-def test_a_library_that_an_option_needs_is_missed_before_a_picture_is_opened(
+def test_a_library_that_an_option_needs_is_missed_before_a_image_is_opened(
     shapes, tmp_path, monkeypatch, options, missing
 ):
     find = module.importlib.util.find_spec
@@ -356,8 +356,8 @@ def test_curves_confusion_and_predictions_are_drawn(own_shapes, tmp_path):
     report = quick(own_shapes, tmp_path / "drawn.keras", epochs=2, plots=True)
 
     for name in ("curves", "confusion", "predictions"):
-        picture = report.output.with_suffix(f".{name}.png").read_bytes()
-        assert decode_and_fit(picture, 64, "pad").std() > 5
+        image = report.output.with_suffix(f".{name}.png").read_bytes()
+        assert decode_and_fit(image, 64, "pad").std() > 5
 
 
 def test_tensorboard_finds_its_files(shapes, tmp_path):

@@ -1,4 +1,4 @@
-"""Let a catalogue teach the projection of its index; see `encoders.adaptation`."""
+"""Let a catalog teach the projection of its index; see `encoders.adaptation`."""
 
 import contextlib
 from collections.abc import Callable
@@ -6,59 +6,59 @@ from pathlib import Path
 
 import numpy as np
 
-from imgsearch.encoders.adaptation import LOOKS, MOST_PICTURES, Gain, embedded_variants, learn_adaptation, measured_gain
+from imgsearch.progress import Progress
+from imgsearch.encoders.adaptation import LOOKS, MOST_IMAGES, AdaptationGain, embedded_variants, learn_adaptation, measure_gain
 from imgsearch.encoders.projection import Projection
 from imgsearch.encoders.runtime import Embeddings, Encoder
 from imgsearch.images.decode import Pixels
 from imgsearch.store import generations
 from imgsearch.store.items import Items
 from imgsearch.store.manifest import Manifest
-from imgsearch.build.pipeline import Progress
 from imgsearch.search.views import embed_regions
 from imgsearch.regions.detector import Detector
-from imgsearch.regions.propose import detected_items, shown_twice
+from imgsearch.regions.propose import detected_items, crop_and_cutout
 
-Look = Callable[[Pixels], Embeddings]
+EmbedItem = Callable[[Pixels], Embeddings]
 
 
 def adapt(
     folder: Path,
     draft: Manifest,
-    catalogue: Embeddings,
+    catalog: Embeddings,
     plain: Projection | None,
     encoder: Encoder,
-    look: Look | None,
+    embed_item: EmbedItem | None,
     progress: Progress,
-) -> tuple[Projection | None, Gain]:
-    """Learn a projection from photo-like variants of the catalogue's pictures, and keep it if it helps.
+) -> tuple[Projection | None, AdaptationGain]:
+    """Learn a projection from photo-like variants of the catalog's images, and keep it if it helps.
 
     Args:
         folder: Of the generation in work, with its items.
         draft: Describes it.
-        catalogue: float32 (n, D), a sample of its embeddings.
+        catalog: float32 (n, D), a sample of its embeddings.
         plain: The projection without an adaptation, if there is one.
         encoder: Of the index.
-        look: What finds items in scenes, as `looking` returns it; None without a detector.
+        embed_item: What finds items in scenes, as `item_embedder` returns it; None without a detector.
         progress: Told ("adapt", done, total).
 
     Returns:
-        The projection to use, and what the adaptation gained on variants it was not learnt from.
+        The projection to use, and what the adaptation gained on variants it was not learned from.
 
     Raises:
-        UsageError: The catalogue has too few pictures for it.
+        UsageError: The catalog has too few images for it.
     """
     with contextlib.closing(Items(folder / generations.ITEMS)) as items:
-        paths = items.sample(MOST_PICTURES)
-    seen = embedded_variants(Path(draft.catalogue), paths, draft.policy, encoder, progress, look)
-    adapted = learn_adaptation(catalogue, seen[:, :-1])
-    gain = measured_gain(plain, adapted, seen[:, 0], seen[:, -1])
+        paths = items.sample(MOST_IMAGES)
+    seen = embedded_variants(Path(draft.catalog), paths, draft.policy, encoder, progress, embed_item)
+    adapted = learn_adaptation(catalog, seen[:, :-1])
+    gain = measure_gain(plain, adapted, seen[:, 0], seen[:, -1])
     return (adapted if gain.helps else plain), gain
 
 
-def looking(detector: Detector, encoder: Encoder) -> Look:
+def item_embedder(detector: Detector, encoder: Encoder) -> EmbedItem:
     """Make what embeds the item of a scene as queries are: where the detector finds it, as it stands, and cut out.
 
-    What a detector and its cuts leave of the ground, and take from the item, is so learnt as noise.
+    What a detector and its cuts leave of the background, and take from the item, is so learned as noise.
 
     Args:
         detector: Of the index.
@@ -68,13 +68,13 @@ def looking(detector: Detector, encoder: Encoder) -> Look:
         From RGB, uint8 (size, size, 3), to float32 (`LOOKS`, D).
     """
 
-    def look(scene: Pixels) -> Embeddings:
+    def embed_item(scene: Pixels) -> Embeddings:
         detected = detector.detect(scene)
-        likely = detected_items(detected, scene.shape[:2], encoder.spec.fit)
-        if likely is None:
+        proposal = detected_items(detected, scene.shape[:2], encoder.spec.fit)
+        if proposal is None:
             return np.stack([detected.embedding] * LOOKS)
-        shown = list(shown_twice(scene, likely.boxes[0], likely.plane, likely.item))
+        shown = list(crop_and_cutout(scene, proposal.boxes[0], proposal.plane, proposal.item))
         shown += shown[:1] * (LOOKS - len(shown))
         return embed_regions(shown, encoder)
 
-    return look
+    return embed_item

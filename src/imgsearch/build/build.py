@@ -3,21 +3,17 @@
 import os
 from pathlib import Path
 
+from imgsearch.progress import Progress, no_progress
 from imgsearch.encoders.spec import Precision
 from imgsearch.store import generations
 from imgsearch.build.from_embeddings import index_embeddings
-from imgsearch.build.pipeline import Progress
 from imgsearch.build.report import BuildReport
-from imgsearch.build.options import Conduct, Damaged, Location, Wishes
+from imgsearch.build.options import RunOptions, Damaged, Location, BuildOptions
 from imgsearch.build.update import update
 
 
-def _silent(_stage: str, _done: int, _total: int) -> None:
-    """Tell nobody."""
-
-
 def build_index(
-    catalogue: Location,
+    catalog: Location,
     index: Location = ".imgsearch",
     *,
     backbone: str | None = None,
@@ -40,14 +36,14 @@ def build_index(
     force: bool = False,
     max_skipped: int | None = None,
     wait_lock: float = 0,
-    progress: Progress = _silent,
+    progress: Progress = no_progress,
 ) -> BuildReport:
     """Create an index, or bring it up to date.
 
     Whatever is None stays as the index has it, or is the default for a new one.
 
     Args:
-        catalogue: Folder of pictures, or a directory that `embed` wrote.
+        catalog: Folder of images, or a directory that `embed` wrote.
         index: The index directory.
         backbone: Name of the encoder, a `.keras` file, or several joined by `+`: see `encoders.choice.choose_encoder`.
         detector: A `.keras` file that `train --objective detect` wrote for this encoder; `none` for none.
@@ -60,15 +56,15 @@ def build_index(
         metadata: CSV file with a column `path` and the shop's data; columns `product` and `category` replace
             those made from the path. It is read again by every later build.
         max_bytes: Larger files are rejected without being read.
-        max_pixels: Larger pictures are rejected without being decoded.
+        max_pixels: Larger images are rejected without being decoded.
         damaged: Whether to `skip` a damaged JPEG, or to `keep` and flag what can be decoded of it.
-        follow_links: Whether to follow links to files and folders, also out of the catalogue.
-        preprocess: What is done to every picture, and to every query, before it is embedded: `grayscale,binarize=otsu`.
+        follow_links: Whether to follow links to files and folders, also out of the catalog.
+        preprocess: What is done to every image, and to every query, before it is embedded: `grayscale,binarize=otsu`.
         trim: Whether even borders are cut off around the item first, unless the encoder is a model of its own.
-        adapt: Let the catalogue teach the projection, from photo-like variants of its pictures, if that helps. None for
+        adapt: Let the catalog teach the projection, from photo-like variants of its images, if that helps. None for
             as the index does, or if a detector is new to it.
         relearn: Learn the projection, and a vocabulary of visual words, anew.
-        force: Go on though most of the catalogue has vanished, or the decoder dies again and again.
+        force: Go on though most of the catalog has vanished, or the decoder dies again and again.
         max_skipped: Refuse to publish when more files than this cannot be used.
         wait_lock: For how many seconds to wait for another build to end.
         progress: Told (stage, done, total); stages are `scan` (total 0: not known), `embed` and `index`.
@@ -79,18 +75,18 @@ def build_index(
     Raises:
         ImgsearchError: One of its kinds; nothing was published.
     """
-    wishes = Wishes(
+    options = BuildOptions(
         *(backbone, detector, weights, precision, backend, trees, seed, target_recall, metadata),
         *(max_bytes, max_pixels, damaged, follow_links, preprocess, trim, adapt),
     )
-    conduct = Conduct(relearn, force, max_skipped, wait_lock)
-    if generations.is_index(os.fspath(catalogue)):
-        return index_embeddings(Path(catalogue), Path(index), wishes, conduct, progress)
-    return update(Path(catalogue), Path(index), wishes, conduct, progress, searchable=True)
+    run = RunOptions(relearn, force, max_skipped, wait_lock)
+    if generations.is_index(os.fspath(catalog)):
+        return index_embeddings(Path(catalog), Path(index), options, run, progress)
+    return update(Path(catalog), Path(index), options, run, progress, searchable=True)
 
 
 def embed(
-    catalogue: Location,
+    catalog: Location,
     output: Location,
     *,
     backbone: str | None = None,
@@ -106,13 +102,13 @@ def embed(
     force: bool = False,
     max_skipped: int | None = None,
     wait_lock: float = 0,
-    progress: Progress = _silent,
+    progress: Progress = no_progress,
 ) -> BuildReport:
     """Do the embedding stage alone: `embeddings.npy`, and `items.sqlite` that says what its rows are.
 
     Args:
-        catalogue: Folder of pictures.
-        output: Directory to write, of the same format as an index; `build_index` takes it as a catalogue.
+        catalog: Folder of images.
+        output: Directory to write, of the same format as an index; `build_index` takes it as a catalog.
         backbone: As for `build_index`.
         weights: As for `build_index`.
         precision: As for `build_index`.
@@ -134,7 +130,7 @@ def embed(
     Raises:
         ImgsearchError: One of its kinds; nothing was published.
     """
-    wishes = Wishes(
+    options = BuildOptions(
         backbone=backbone,
         weights=weights,
         precision=precision,
@@ -146,5 +142,5 @@ def embed(
         preprocess=preprocess,
         trim=trim,
     )
-    conduct = Conduct(force=force, max_skipped=max_skipped, wait_lock=wait_lock)
-    return update(Path(catalogue), Path(output), wishes, conduct, progress, searchable=False)
+    run = RunOptions(force=force, max_skipped=max_skipped, wait_lock=wait_lock)
+    return update(Path(catalog), Path(output), options, run, progress, searchable=False)

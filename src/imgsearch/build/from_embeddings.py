@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from imgsearch.progress import Progress
 from imgsearch.encoders.export import exported_files
 from imgsearch.errors import NoIndexError, UsageError
 from imgsearch.store import generations, integrity
@@ -16,23 +17,22 @@ from imgsearch.build.generation import complete_generation
 from imgsearch.store.items import Items
 from imgsearch.store.locking import writer_lock
 from imgsearch.store.manifest import Manifest
-from imgsearch.build.pipeline import Progress
 from imgsearch.build.report import BuildReport, Stopwatch, peak_memory
 from imgsearch.build.options import (
-    Conduct,
-    Wishes,
+    RunOptions,
+    BuildOptions,
     guard_against_shrinking,
     guard_against_skipping,
-    require_means,
-    settle_detector,
-    settle_search,
+    check_resources,
+    resolve_detector,
+    resolve_search,
 )
 
 
 def index_embeddings(
-    source: Path, directory: Path, wishes: Wishes, conduct: Conduct, progress: Progress
+    source: Path, directory: Path, options: BuildOptions, run: RunOptions, progress: Progress
 ) -> BuildReport:
-    """Create or update an index without a look at pictures.
+    """Create or update an index without a look at images.
 
     Args:
         source: What `embed` wrote.
@@ -47,44 +47,44 @@ def index_embeddings(
     watch = Stopwatch()
     late = [
         "--" + name.replace("_", "-")
-        for name, value in asdict(wishes).items()
+        for name, value in asdict(options).items()
         if value is not None and name not in ("detector", "backend", "trees", "seed", "target_recall")
     ]
     if late:
-        given_to = "a build from the folder of pictures" if late == ["--adapt"] else "embed"
+        given_to = "a build from the folder of images" if late == ["--adapt"] else "embed"
         raise UsageError(f"{source} holds embeddings already; {', '.join(late)} must be given to {given_to}")
     given = generations.published(source)
     if given is None:
         raise NoIndexError(f"{source} is not complete: embed was interrupted", hint=f"run embed -o {source} again")
-    with writer_lock(directory, conduct.wait_lock), writing(directory):
+    with writer_lock(directory, run.wait_lock), writing(directory):
         given = generations.read_manifest(source)  # again: while we waited for the lock, embed may have published
         previous = generations.published(directory)
-        detector = settle_detector(wishes, previous, given.encoder)
+        detector = resolve_detector(options, previous, given.encoder)
         draft = replace(
             given,
             generation=previous.generation + 1 if previous else 1,
             detector=detector.spec if detector else None,
             detector_fingerprint=detector.spec.fingerprint if detector else "",
-            search=settle_search(wishes, previous),
+            search=resolve_search(options, previous),
             backend=None,
             measured=None,
             calibration=None,
         )
         if (
             previous
-            and not conduct.relearn
+            and not run.relearn
             and _is_up_to_date(draft, given, previous)
             and integrity.is_whole(directory, previous)
         ):
             generations.try_sweep(directory, previous, None)
             return _report(previous, directory, watch, published=False)
-        guard_against_skipping(given.rejected, conduct)
-        if not conduct.force:
+        guard_against_skipping(given.rejected, run)
+        if not run.force:
             guard_against_shrinking(given.count, previous)
         encoder_files = exported_files(given.encoder)
         for name in (*_truth(given), *(f"{given.encoder_folder}/{name}" for name in encoder_files)):
             integrity.check_truth(source, given, name)
-        require_means(directory, draft, given.count, 0, None if directory == source else source / given.encoder_folder)
+        check_resources(directory, draft, given.count, 0, None if directory == source else source / given.encoder_folder)
         with watch.stage("index"), generations.new_generation(directory, draft.generation) as folder:
             for name in _truth(given):
                 copy = folder / Path(name).name
@@ -94,7 +94,7 @@ def index_embeddings(
                 generations.install_encoder(directory, given.fingerprint, source / given.encoder_folder, encoder_files)
             if detector:
                 EncoderSource(directory, detector.spec, detector.files, previous).install()
-            manifest = complete_generation(directory, draft, previous, progress, relearn=conduct.relearn)
+            manifest = complete_generation(directory, draft, previous, progress, relearn=run.relearn)
         return _report(manifest, directory, watch, published=True)
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from imgsearch.encoders.adaptation import Gain
+from imgsearch.progress import Progress
+from imgsearch.encoders.adaptation import AdaptationGain
 from imgsearch.encoders.export import exported_files
-from imgsearch.encoders.projection import LARGEST_SAMPLE, SMALLEST_CATALOGUE, Projection, learn_projection
+from imgsearch.encoders.projection import LARGEST_SAMPLE, SMALLEST_CATALOG, Projection, learn_projection
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError
 from imgsearch.store import generations, integrity
@@ -19,22 +20,21 @@ from imgsearch.store.arrays import blocks_of, open_array, write_array
 from imgsearch.store.calibration import Calibration
 from imgsearch.files import sync
 from imgsearch.store.manifest import Manifest
-from imgsearch.build.pipeline import Progress
 from imgsearch.search.tuning import tune
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Learnt:
-    """A projection, how many items there were when it was learnt, and what an adaptation gained."""
+class LearnedProjection:
+    """A projection, how many items there were when it was learned, and what an adaptation gained."""
 
     projection: Projection | None
     count: int
-    adaptation: Gain | None
+    adaptation: AdaptationGain | None
 
 
-Adapter = Callable[[Manifest, Embeddings, Projection | None], tuple[Projection | None, Gain | None]]
+Adapter = Callable[[Manifest, Embeddings, Projection | None], tuple[Projection | None, AdaptationGain | None]]
 
 
 def complete_generation(
@@ -56,8 +56,8 @@ def complete_generation(
         previous: What is published, if anything.
         progress: Told ("index", done, total).
         relearn: Learn the projection anew.
-        adapted: Whether the user wants the catalogue to teach the projection; None for as it was.
-        adapter: Does that, where a projection is learnt anew.
+        adapted: Whether the user wants the catalog to teach the projection; None for as it was.
+        adapter: Does that, where a projection is learned anew.
 
     Returns:
         The manifest that is published now.
@@ -73,9 +73,9 @@ def complete_generation(
         kept = None if relearn else _kept(directory, draft, previous, adapted=adapted)
         if kept is None:
             if previous is not None and previous.adaptation is not None and adapted is None:
-                logger.warning("the adaptation is given up: to be learnt anew it needs the pictures")
-            projection, gain = _learnt_projection(draft, embeddings, search.seed, adapter)
-            kept = _Learnt(projection, draft.count if projection else 0, gain)
+                logger.warning("the adaptation is given up: to be learned anew it needs the images")
+            projection, gain = _learned_projection(draft, embeddings, search.seed, adapter)
+            kept = LearnedProjection(projection, draft.count if projection else 0, gain)
         projection = kept.projection
         draft = replace(
             draft,
@@ -135,10 +135,10 @@ def _is_missing_or_another(link: Path, target: str) -> bool:
     return str(link.readlink()) != target if link.is_symlink() else not os.path.lexists(link)
 
 
-def _kept(directory: Path, draft: Manifest, previous: Manifest | None, *, adapted: bool | None) -> _Learnt | None:
+def _kept(directory: Path, draft: Manifest, previous: Manifest | None, *, adapted: bool | None) -> LearnedProjection | None:
     """Keep the projection while the encoder is the same, so that scores do not drift from night to night.
 
-    It is given up when the catalogue has doubled since it was learnt, or is to be adapted, or no longer to be, or was
+    It is given up when the catalog has doubled since it was learned, or is to be adapted, or no longer to be, or was
     adapted to what another detector sees.
     """
     if previous is None or previous.fingerprint != draft.fingerprint:
@@ -148,30 +148,30 @@ def _kept(directory: Path, draft: Manifest, previous: Manifest | None, *, adapte
     if (adapted and sees_otherwise) or (adapted is not None and adapted != (gain is not None)):
         return None
     if not previous.projection_count:
-        # An adaptation of a small catalogue that did not help is not tried again every night.
-        is_settled = gain is not None and draft.count < max(SMALLEST_CATALOGUE, 2 * gain.pictures)
-        return _Learnt(None, 0, gain) if is_settled else None
+        # An adaptation of a small catalog that did not help is not tried again every night.
+        is_settled = gain is not None and draft.count < max(SMALLEST_CATALOG, 2 * gain.images)
+        return LearnedProjection(None, 0, gain) if is_settled else None
     if draft.count >= 2 * previous.projection_count:
         return None
     name = f"{previous.folder}/{generations.PROJECTION}"
     try:
         integrity.check_content(directory, previous, name)
     except (DamagedIndexError, FileNotFoundError) as error:
-        logger.warning("%s; the projection is learnt anew", error)
+        logger.warning("%s; the projection is learned anew", error)
         return None
     projection = Projection.load(str(directory / name), draft.encoder.dims, previous.dims)
-    return _Learnt(projection, previous.projection_count, gain)
+    return LearnedProjection(projection, previous.projection_count, gain)
 
 
-def _learnt_projection(
+def _learned_projection(
     draft: Manifest, embeddings: Embeddings, seed: int, adapter: Adapter | None
-) -> tuple[Projection | None, Gain | None]:
+) -> tuple[Projection | None, AdaptationGain | None]:
     """Learn from a sample that fits into memory."""
     rows = np.arange(len(embeddings))
     if len(rows) > LARGEST_SAMPLE:
         rows = np.sort(np.random.default_rng(seed).choice(rows, LARGEST_SAMPLE, replace=False))
     sample = embeddings[rows]
-    plain = learn_projection(sample) if len(embeddings) >= SMALLEST_CATALOGUE else None
+    plain = learn_projection(sample) if len(embeddings) >= SMALLEST_CATALOG else None
     return (plain, None) if adapter is None else adapter(draft, sample, plain)
 
 

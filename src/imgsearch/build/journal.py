@@ -1,8 +1,8 @@
 """`partial.sqlite`: what a build knows so far.
 
-It exists during a build, and after one that was interrupted. The vectors in it, by the sha256 of the picture's
+It exists during a build, and after one that was interrupted. The vectors in it, by the sha256 of the image's
 bytes, are committed batch by batch and outlive an interruption; everything else is begun anew by each build.
-It lies on disk, not in memory, so that a catalogue of a million files needs no more memory than one of a hundred.
+It lies on disk, not in memory, so that a catalog of a million files needs no more memory than one of a hundred.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ WHERE r.path = files.path AND r.size = files.size AND r.mtime_ns = files.mtime_n
 AND r.cause NOT IN ('unreadable', 'vanished', 'changed', 'timeout', 'decoder_crashed',
     'out_of_memory', 'bad_embedding')
 """
-# The parameters are the largest size let in, and whether damaged pictures are.
+# The parameters are the largest size let in, and whether damaged images are.
 _TAKE_OVER_UNCHANGED = """
 UPDATE files SET sha256 = o.sha256 FROM old.items o
 WHERE o.path = files.path AND o.size = files.size AND o.mtime_ns = files.mtime_ns AND files.cause = ''
@@ -108,10 +108,10 @@ class PendingFile:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """How a catalogue differs from the published generation.
+    """How a catalog differs from the published generation.
 
     Attributes:
-        seen: Files with a picture's name.
+        seen: Files with an image's name.
         unchanged: Of these, files published before with the same size and time.
         rejected: Of these, files known to be unusable.
         removed: Published files that are gone.
@@ -122,7 +122,7 @@ class Changes:
     unchanged: int
     rejected: int
     removed: int
-    unrejected: int
+    rejected_gone: int
 
 
 class WorkFile:
@@ -168,7 +168,7 @@ class WorkFile:
             self._remove()
             self._connection = self._open(fingerprint)
         self._same_encoder = same_encoder
-        # How many pixels a published picture has is not recorded: under a lower limit all headers are read again.
+        # How many pixels a published image has is not recorded: under a lower limit all headers are read again.
         lowered = previous_policy is not None and policy.max_pixels < previous_policy.max_pixels
         self._is_known_by_time = same_encoder and same_root and not lowered
         if previous is None:
@@ -239,7 +239,7 @@ class WorkFile:
             unchanged=self._count("SELECT count(*) FROM files WHERE sha256 IS NOT NULL"),
             rejected=self._count("SELECT count(*) FROM files WHERE cause != ''"),
             removed=self._count("SELECT count(*) FROM old.items WHERE path NOT IN (SELECT path FROM files)"),
-            unrejected=self._count("SELECT count(*) FROM old.rejected WHERE path NOT IN (SELECT path FROM files)"),
+            rejected_gone=self._count("SELECT count(*) FROM old.rejected WHERE path NOT IN (SELECT path FROM files)"),
         )
 
     def new_rejects(self) -> Iterator[tuple[str, str, str]]:
@@ -305,7 +305,7 @@ class WorkFile:
         )
 
     def add_vectors(self, vectors: Iterable[tuple[bytes, Embeddings, str]]) -> None:
-        """Record embeddings by the sha256 of their pictures, each with what is damaged in that picture, if anything."""
+        """Record embeddings by the sha256 of their images, each with what is damaged in that image, if anything."""
         self._connection.executemany(
             "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?, 0)",
             (
@@ -320,7 +320,7 @@ class WorkFile:
         return dict(self._connection.execute("SELECT cause, count(*) FROM files WHERE cause != '' GROUP BY cause"))
 
     def damaged_count(self) -> int:
-        """Count the items of whose picture only a part could be decoded."""
+        """Count the items of whose image only a part could be decoded."""
         return self._count(
             "SELECT count(*) FROM files WHERE cause = '' AND sha256 IN"
             " (SELECT sha256 FROM vectors WHERE damage != '' UNION SELECT sha256 FROM known_damaged)"
@@ -341,7 +341,7 @@ class WorkFile:
         )
 
     def products_without_file(self) -> int:
-        """Count the shop's products whose picture is not in the catalogue."""
+        """Count the shop's products whose image is not in the catalog."""
         return self._count("SELECT count(*) FROM products WHERE path NOT IN (SELECT path FROM files WHERE cause = '')")
 
     def item_count(self) -> int:

@@ -1,4 +1,4 @@
-"""The shop's own data about its pictures, from a CSV file."""
+"""The shop's own data about its images, from a CSV file."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ def read_products(path: Path) -> Iterator[Product]:
         path: The file, UTF-8.
 
     Yields:
-        Path of the picture below the catalogue's root; product and category, None where the file has none; the
+        Path of the image below the catalog's root; product and category, None where the file has none; the
         other columns as a JSON object.
 
     Raises:
@@ -38,10 +38,10 @@ def read_products(path: Path) -> Iterator[Product]:
             for row in reader:
                 if None in row or None in row.values():
                     raise UsageError(f"{path}, line {reader.line_num}: not as many cells as the header has")
-                picture = row.pop("path").removeprefix("./")
+                image = row.pop("path").removeprefix("./")
                 product, category = row.pop("product", None), row.pop("category", None)
                 data = {name: _value(cell) for name, cell in row.items()}
-                yield picture, product or None, category or None, json.dumps(data)
+                yield image, product or None, category or None, json.dumps(data)
     except csv.Error as error:
         raise UsageError(f"{path} is not a CSV file: {error}") from error
 

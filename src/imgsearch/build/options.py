@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from imgsearch.encoders.choice import Choice, choose_detector, choose_encoder, with_precision, with_weights
-from imgsearch.encoders.projection import DIMS, SMALLEST_CATALOGUE
+from imgsearch.encoders.projection import DIMS, SMALLEST_CATALOG
 from imgsearch.encoders.runtime import best_precision
 from imgsearch.encoders.spec import DEFAULT_BACKBONE, EncoderSpec, Precision
 from imgsearch.errors import RefusedError, UsageError
@@ -18,7 +18,7 @@ from imgsearch.search.backends.backends import import_faiss
 from imgsearch.files import require_space
 from imgsearch.search.backends.faiss_lists import lists_for
 from imgsearch.store.manifest import Manifest
-from imgsearch.store.plan import MOST_SEED, TREES_LIMIT, WISHES, SearchWish
+from imgsearch.store.plan import MOST_SEED, TREES_LIMIT, WISHES, SearchOptions
 from imgsearch.search.tuning import MOST_TREES, may_need_forest
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ Location = str | os.PathLike[str]
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class BuildOptions:
     """What a user asked for; None means as the index has it, or the default for a new one.
 
     Attributes are the parameters of `build.build_index`.
@@ -55,7 +55,7 @@ class Wishes:
 
 
 @dataclass(frozen=True, slots=True)
-class Conduct:
+class RunOptions:
     """How one build behaves; unlike wishes, nothing of it is remembered.
 
     Attributes are the parameters of `build.build_index`.
@@ -67,7 +67,7 @@ class Conduct:
     wait_lock: float = 0
 
 
-def settle_encoder(wishes: Wishes, previous: Manifest | None) -> Choice:
+def resolve_encoder(options: BuildOptions, previous: Manifest | None) -> Choice:
     """Choose the encoder: a nightly run without options keeps the one of the index, weights and vocabulary included.
 
     Args:
@@ -75,20 +75,20 @@ def settle_encoder(wishes: Wishes, previous: Manifest | None) -> Choice:
         previous: What is published, if anything.
 
     Returns:
-        The choice; a vocabulary that must first be learnt has no weights yet.
+        The choice; a vocabulary that must first be learned has no weights yet.
 
     Raises:
         MissingComponentError: There is no such encoder, or its weights cannot be read.
         UsageError: The wishes contradict one another.
     """
     known = previous.encoder if previous else None
-    weights = Path(wishes.weights) if wishes.weights else None
+    weights = Path(options.weights) if options.weights else None
     # Steps stick like every option, but those that a model was trained with go with the model.
     kept = known.steps if known and not _has_model(known) else None
-    if known and wishes.backbone is None and weights is None:
+    if known and options.backbone is None and weights is None:
         choice = Choice(known)
-        if wishes.preprocess is not None or wishes.trim is not None:
-            steps = _steps(wishes, known.steps)
+        if options.preprocess is not None or options.trim is not None:
+            steps = _steps(options, known.steps)
             if steps != known.steps and _has_model(known):
                 raise UsageError(
                     f"the index's encoder {known.name} is a model, which keeps the steps {known.steps!r}",
@@ -96,23 +96,23 @@ def settle_encoder(wishes: Wishes, previous: Manifest | None) -> Choice:
                 )
             choice = replace(choice, spec=replace(known, steps=steps))
     else:
-        backbone = wishes.backbone or (known.name if known else DEFAULT_BACKBONE)
-        choice = choose_encoder(backbone, weights, steps=wishes.preprocess or kept or "")
-        if wishes.trim or not _has_model(choice.spec):
-            choice = choose_encoder(backbone, weights, steps=_steps(wishes, kept))
+        backbone = options.backbone or (known.name if known else DEFAULT_BACKBONE)
+        choice = choose_encoder(backbone, weights, steps=options.preprocess or kept or "")
+        if options.trim or not _has_model(choice.spec):
+            choice = choose_encoder(backbone, weights, steps=_steps(options, kept))
         if known:
             choice = replace(choice, spec=_with_known_weights(choice.spec, known, given=weights is not None))
-    if wishes.precision is None and known and known.name == choice.spec.name:
+    if options.precision is None and known and known.name == choice.spec.name:
         return replace(choice, spec=with_precision(choice.spec, known.precision))
     is_network = with_precision(choice.spec, "bf16") != choice.spec
     return (
-        replace(choice, spec=with_precision(choice.spec, wishes.precision or best_precision()))
+        replace(choice, spec=with_precision(choice.spec, options.precision or best_precision()))
         if is_network
         else choice
     )
 
 
-def settle_detector(wishes: Wishes, previous: Manifest | None, encoder: EncoderSpec) -> Choice | None:
+def resolve_detector(options: BuildOptions, previous: Manifest | None, encoder: EncoderSpec) -> Choice | None:
     """Choose the detector: a nightly run without options keeps the one of the index.
 
     Args:
@@ -127,8 +127,8 @@ def settle_detector(wishes: Wishes, previous: Manifest | None, encoder: EncoderS
         MissingComponentError: The file cannot be read.
         UsageError: It is no detector, or one for another encoder.
     """
-    if wishes.detector is not None:
-        return None if os.fspath(wishes.detector) == NO_DETECTOR else choose_detector(Path(wishes.detector), encoder)
+    if options.detector is not None:
+        return None if os.fspath(options.detector) == NO_DETECTOR else choose_detector(Path(options.detector), encoder)
     if previous is None or previous.detector is None:
         return None
     if previous.encoder.identity != encoder.identity:
@@ -141,18 +141,18 @@ def _has_model(spec: EncoderSpec) -> bool:
     return any(part.kind == "model" for part in spec.all_parts())
 
 
-def _steps(wishes: Wishes, kept: str | None) -> str:
-    """Say what is done to pictures first: even borders are trimmed unless that was not wanted, now or before.
+def _steps(options: BuildOptions, kept: str | None) -> str:
+    """Say what is done to images first: even borders are trimmed unless that was not wanted, now or before.
 
     Args:
         wishes: Of the user.
         kept: The steps of the index; None where there are none to be kept.
     """
-    steps = Steps.parse((kept or "") if wishes.preprocess is None else wishes.preprocess)
-    trim = wishes.trim
+    steps = Steps.parse((kept or "") if options.preprocess is None else options.preprocess)
+    trim = options.trim
     if trim is None:
         trim = steps.crop_foreground or kept is None or Steps.parse(kept).crop_foreground
-    if steps.crop_foreground and not trim and wishes.preprocess is not None:
+    if steps.crop_foreground and not trim and options.preprocess is not None:
         raise UsageError("expected --no-trim or a step crop-foreground, which trims, found both")
     return str(replace(steps, crop_foreground=trim))
 
@@ -165,8 +165,8 @@ def _with_known_weights(spec: EncoderSpec, known: EncoderSpec, *, given: bool) -
     return spec
 
 
-def settle_adaptation(wishes: Wishes, previous: Manifest | None, detector: EncoderSpec | None) -> bool:
-    """Choose whether the catalogue is to teach the projection.
+def resolve_adaptation(options: BuildOptions, previous: Manifest | None, detector: EncoderSpec | None) -> bool:
+    """Choose whether the catalog is to teach the projection.
 
     Unless the user has said otherwise it does with a detector, whose items are found with it far more often
     (docs/benchmarks.md).
@@ -176,13 +176,13 @@ def settle_adaptation(wishes: Wishes, previous: Manifest | None, detector: Encod
         previous: What is published, if anything.
         detector: Of the index that is to be.
     """
-    if wishes.adapt is not None:
-        return wishes.adapt
+    if options.adapt is not None:
+        return options.adapt
     is_new = detector is not None and (previous is None or previous.detector_fingerprint != detector.fingerprint)
     return is_new or (previous is not None and previous.adaptation is not None)
 
 
-def settle_search(wishes: Wishes, previous: Manifest | None) -> SearchWish:
+def resolve_search(options: BuildOptions, previous: Manifest | None) -> SearchOptions:
     """Choose how the index is to be searched.
 
     Args:
@@ -192,26 +192,26 @@ def settle_search(wishes: Wishes, previous: Manifest | None) -> SearchWish:
     Raises:
         UsageError: There is no such backend, or a parameter is out of range.
     """
-    known = (previous.search if previous else None) or SearchWish()
-    if wishes.backend is not None and wishes.backend not in WISHES:
-        raise UsageError(f"expected the backend to be one of {', '.join(WISHES)}, found {wishes.backend!r}")
-    if wishes.trees is not None and not 1 <= wishes.trees <= TREES_LIMIT:
-        raise UsageError(f"expected 1 to {TREES_LIMIT} trees, found {wishes.trees}")
-    if wishes.seed is not None and not 0 <= wishes.seed <= MOST_SEED:
-        raise UsageError(f"expected a seed from 0 to 2147483647, found {wishes.seed}")
-    if wishes.target_recall is not None and not 0 < wishes.target_recall <= 1:
-        raise UsageError(f"expected a target recall above 0, at most 1, found {wishes.target_recall}")
+    known = (previous.search if previous else None) or SearchOptions()
+    if options.backend is not None and options.backend not in WISHES:
+        raise UsageError(f"expected the backend to be one of {', '.join(WISHES)}, found {options.backend!r}")
+    if options.trees is not None and not 1 <= options.trees <= TREES_LIMIT:
+        raise UsageError(f"expected 1 to {TREES_LIMIT} trees, found {options.trees}")
+    if options.seed is not None and not 0 <= options.seed <= MOST_SEED:
+        raise UsageError(f"expected a seed from 0 to 2147483647, found {options.seed}")
+    if options.target_recall is not None and not 0 < options.target_recall <= 1:
+        raise UsageError(f"expected a target recall above 0, at most 1, found {options.target_recall}")
     # Who gives trees wants a forest; who gives a backend anew no longer wants the trees of before.
-    named = wishes.backend or ("annoy" if wishes.trees is not None else None)
-    return SearchWish(
+    named = options.backend or ("annoy" if options.trees is not None else None)
+    return SearchOptions(
         backend=known.backend if named is None else named,
-        trees=known.trees if named is None else wishes.trees,
-        seed=known.seed if wishes.seed is None else wishes.seed,
-        target_recall=known.target_recall if wishes.target_recall is None else wishes.target_recall,
+        trees=known.trees if named is None else options.trees,
+        seed=known.seed if options.seed is None else options.seed,
+        target_recall=known.target_recall if options.target_recall is None else options.target_recall,
     )
 
 
-def settle_policy(wishes: Wishes, previous: Manifest | None) -> FilePolicy:
+def resolve_policy(options: BuildOptions, previous: Manifest | None) -> FilePolicy:
     """Choose which files are let in.
 
     Args:
@@ -223,14 +223,14 @@ def settle_policy(wishes: Wishes, previous: Manifest | None) -> FilePolicy:
     """
     known = previous.policy if previous else FilePolicy()
     return FilePolicy(
-        max_bytes=known.max_bytes if wishes.max_bytes is None else wishes.max_bytes,
-        max_pixels=known.max_pixels if wishes.max_pixels is None else wishes.max_pixels,
-        keep_damaged=known.keep_damaged if wishes.damaged is None else wishes.damaged == "keep",
-        follow_links=known.follow_links if wishes.follow_links is None else wishes.follow_links,
+        max_bytes=known.max_bytes if options.max_bytes is None else options.max_bytes,
+        max_pixels=known.max_pixels if options.max_pixels is None else options.max_pixels,
+        keep_damaged=known.keep_damaged if options.damaged is None else options.damaged == "keep",
+        follow_links=known.follow_links if options.follow_links is None else options.follow_links,
     )
 
 
-def settle_metadata(wishes: Wishes, previous: Manifest | None) -> Path | None:
+def resolve_metadata(options: BuildOptions, previous: Manifest | None) -> Path | None:
     """Choose the file with the shop's data: the one of the index is read again by every build.
 
     Args:
@@ -240,20 +240,20 @@ def settle_metadata(wishes: Wishes, previous: Manifest | None) -> Path | None:
     Raises:
         UsageError: There is no such file.
     """
-    chosen = wishes.metadata or (previous.metadata_file if previous else "")
+    chosen = options.metadata or (previous.metadata_file if previous else "")
     if not chosen:
         return None
     path = Path(chosen).absolute()
     if not os.path.isfile(path):
         raise UsageError(
             f"expected a CSV file of products, found nothing: {path}",
-            hint="" if wishes.metadata else "the index remembers it; give its new place with --metadata",
+            hint="" if options.metadata else "the index remembers it; give its new place with --metadata",
         )
     return path
 
 
-def guard_against_skipping(rejected: int, conduct: Conduct) -> None:
-    """Refuse a catalogue of which more was rejected than the user expects.
+def guard_against_skipping(rejected: int, run: RunOptions) -> None:
+    """Refuse a catalog of which more was rejected than the user expects.
 
     Args:
         rejected: Files that cannot be used.
@@ -262,21 +262,21 @@ def guard_against_skipping(rejected: int, conduct: Conduct) -> None:
     Raises:
         RefusedError: They are more than `max_skipped`.
     """
-    if conduct.max_skipped is not None and rejected > conduct.max_skipped:
+    if run.max_skipped is not None and rejected > run.max_skipped:
         raise RefusedError(
-            f"{rejected} files cannot be used, more than --max-skipped {conduct.max_skipped}; nothing was changed",
+            f"{rejected} files cannot be used, more than --max-skipped {run.max_skipped}; nothing was changed",
             hint="run it without --max-skipped, then imgsearch info --rejected names them",
         )
 
 
-def require_means(directory: Path, draft: Manifest, count: int, pending: int, new_encoder: Path | None) -> None:
+def check_resources(directory: Path, draft: Manifest, count: int, pending: int, new_encoder: Path | None) -> None:
     """Find out what would make a build fail at its end, before its long part begins.
 
     Args:
         directory: The index.
         draft: Describes what is to be published.
         count: Items there will be at most.
-        pending: Of these, pictures that must be embedded.
+        pending: Of these, images that must be embedded.
         new_encoder: Folder of the encoder if it must be copied.
 
     Raises:
@@ -286,7 +286,7 @@ def require_means(directory: Path, draft: Manifest, count: int, pending: int, ne
     needed = count * (4 * draft.encoder.dims + 700)  # the embeddings; rows of items.sqlite and of the work file
     needed += pending * (4 * draft.encoder.dims + 200)  # in the work file
     if draft.search:
-        searched = 4 * (min(DIMS, draft.encoder.dims) if count >= SMALLEST_CATALOGUE else draft.encoder.dims)
+        searched = 4 * (min(DIMS, draft.encoder.dims) if count >= SMALLEST_CATALOG else draft.encoder.dims)
         needed += count * searched
         if may_need_forest(draft.search, count):
             require_annoy()
@@ -300,10 +300,10 @@ def require_means(directory: Path, draft: Manifest, count: int, pending: int, ne
 
 
 def guard_against_shrinking(left: int, previous: Manifest | None) -> None:
-    """Refuse a catalogue that is empty, or lost more than half of its pictures: more likely its disk is not mounted.
+    """Refuse a catalog that is empty, or lost more than half of its images: more likely its disk is not mounted.
 
     Args:
-        left: Pictures that can be used.
+        left: Images that can be used.
         previous: What is published, if anything.
 
     Raises:
@@ -311,11 +311,11 @@ def guard_against_shrinking(left: int, previous: Manifest | None) -> None:
     """
     if previous is None and not left:
         raise RefusedError(
-            "the catalogue has no picture that can be used",
+            "the catalog has no image that can be used",
             hint="is it the right folder, and is its disk mounted? To publish an empty index, pass --force",
         )
     if previous is not None and left < previous.count / 2:
         raise RefusedError(
-            f"the catalogue has {left} usable pictures, the index has {previous.count}; nothing was changed",
-            hint="is the disk mounted? If the pictures are really gone, pass --force",
+            f"the catalog has {left} usable images, the index has {previous.count}; nothing was changed",
+            hint="is the disk mounted? If the images are really gone, pass --force",
         )

@@ -2,7 +2,7 @@
 
 Stages are generators that pull from one another. Reading runs in threads, decoding in processes, encoding in
 OpenVINO's requests; the generators between them run in the caller's thread, which is the only one that touches
-the work file. What is in flight is bounded by the depth of each stage, whatever the size of the catalogue.
+the work file. What is in flight is bounded by the depth of each stage, whatever the size of the catalog.
 """
 
 import contextlib
@@ -16,12 +16,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from imgsearch.progress import Progress
 from imgsearch.encoders.runtime import Embeddings, Encoder
 from imgsearch.encoders.spec import EncoderSpec
-from imgsearch.errors import PictureError
+from imgsearch.errors import ImageError
 from imgsearch.images.decode import Pixels, read_file
 from imgsearch.images.workers.decoded import processors, while_decoder_works
-from imgsearch.images.headers import checked_size, picture_format
+from imgsearch.images.headers import checked_size, image_format
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.workers.pool import bounded_map, map_with_workers
 from imgsearch.images.scan import file_time
@@ -29,20 +30,17 @@ from imgsearch.images.steps import Steps
 from imgsearch.images.workers.decoders import DecodeWorker
 from imgsearch.build.journal import PendingFile, WorkFile
 
-# Pictures between two commits of the work file: at most these are embedded again after an interruption.
-COMMIT_PICTURES = 64
-# To start a decoder takes a quarter of a second, in which another decodes so many: a few new pictures need only one.
-_PICTURES_A_DECODER = 16
-
-Progress = Callable[[str, int, int], None]
-
+# Images between two commits of the work file: at most these are embedded again after an interruption.
+COMMIT_IMAGES = 64
+# To start a decoder takes a quarter of a second, in which another decodes so many: a few new images need only one.
+_IMAGES_A_DECODER = 16
 
 @dataclass
-class Tally:
+class EmbedCounts:
     """What the pipeline did with the files it was given.
 
     Attributes:
-        embedded: Files whose picture was embedded, now or by the interrupted build before.
+        embedded: Files whose image was embedded, now or by the interrupted build before.
         resumed: Of these, by the build before.
         renamed: Files whose content was known under another name.
         rejected: Files that cannot be used.
@@ -70,7 +68,7 @@ class _Content:
     data: bytes = b""
     pixels: Pixels | None = None
     damage: str = ""
-    error: PictureError | None = None
+    error: ImageError | None = None
 
 
 def embed_pending(
@@ -82,14 +80,14 @@ def embed_pending(
     progress: Progress,
     *,
     tolerant: bool = False,
-) -> Tally:
+) -> EmbedCounts:
     """Settle every pending file of a work file: give it an embedding, or reject it.
 
     Args:
         work: Knows which files are pending, and takes the results.
-        root: The catalogue.
+        root: The catalog.
         policy: Which of its files are let in.
-        spec: The encoder, for the size of its pictures.
+        spec: The encoder, for the size of its images.
         open_encoder: Opens the encoder; called, in another thread, when the first new content is found, and not
             at all if there is none.
         progress: Told ("embed", done, total).
@@ -102,8 +100,8 @@ def embed_pending(
         RefusedError: The decoder died of one file after another.
     """
     total = work.pending_count()
-    tally = Tally()
-    count = max(1, min(processors(), -(-total // _PICTURES_A_DECODER)))
+    counts = EmbedCounts()
+    count = max(1, min(processors(), -(-total // _IMAGES_A_DECODER)))
     steps = Steps.parse(spec.steps)
     workers = [DecodeWorker(spec.size, spec.fit, policy, steps=steps) for _ in range(count)]
     with (
@@ -112,36 +110,36 @@ def embed_pending(
         contextlib.ExitStack() as at_the_end,
     ):
         contents = bounded_map(threads, lambda file: _read(root, policy, file), work.pending(), 2 * count, _size)
-        unknown = _settle_known(contents, work, tally)
+        unknown = _settle_known(contents, work, counts)
         first = next(unknown, None)
         if first is None:
-            progress("embed", tally.done, total)
-            return tally
-        opening = threads.submit(open_encoder)  # while the first pictures are decoded
+            progress("embed", counts.done, total)
+            return counts
+        opening = threads.submit(open_encoder)  # while the first images are decoded
         unknown = itertools.chain([first], unknown)
         decoded = map_with_workers(_decode, unknown, workers, _length)
         at_the_end.callback(decoded.close)  # first of all: an interruption must not wait for what is under way
         watched = decoded if tolerant else while_decoder_works(decoded, lambda content: content.error)
-        usable = _reject_unusable(watched, work, tally)
+        usable = _reject_unusable(watched, work, counts)
         batch: list[tuple[_Content, Embeddings]] = []
         try:
             for pair in _encoded(usable, opening):
                 batch.append(pair)
-                if len(batch) == COMMIT_PICTURES:
+                if len(batch) == COMMIT_IMAGES:
                     full, batch = batch, []
-                    _record(full, work, tally)
+                    _record(full, work, counts)
                     work.commit()
-                    progress("embed", tally.done, total)
+                    progress("embed", counts.done, total)
         finally:  # an interruption, too, keeps what has been encoded
-            _record(batch, work, tally)
-    progress("embed", tally.done, total)
-    return tally
+            _record(batch, work, counts)
+    progress("embed", counts.done, total)
+    return counts
 
 
 def _decode(worker: DecodeWorker, content: _Content) -> _Content:
     try:
         pixels, damage = worker.decode(content.data)
-    except PictureError as error:
+    except ImageError as error:
         return replace(content, data=b"", error=error)
     return replace(content, data=b"", pixels=pixels, damage=damage)
 
@@ -161,57 +159,57 @@ def _read(root: str, policy: FilePolicy, file: PendingFile) -> _Content:
         data, status = read_file(path, follow_links=policy.follow_links, max_bytes=policy.max_bytes)
         size, mtime_ns = status.st_size, file_time(status)
         # Here and not only in the decoder: what is known by its content is not decoded.
-        checked_size(data, picture_format(data), policy.max_pixels)
-    except PictureError as error:
+        checked_size(data, image_format(data), policy.max_pixels)
+    except ImageError as error:
         if (error.cause == "empty" and file.size) or (
             error.cause == "too_many_bytes" and file.size <= policy.max_bytes
         ):
             # It is being written: what is found now must not be remembered as what it is.
-            error = PictureError("changed", "changed while the catalogue was read")
+            error = ImageError("changed", "changed while the catalog was read")
         return _Content(file, size=size, mtime_ns=mtime_ns, error=error)
     return _Content(file, hashlib.sha256(data).digest(), size, mtime_ns, data)
 
 
-def _settle_known(contents: Iterator[_Content], work: WorkFile, tally: Tally) -> Iterator[_Content]:
+def _settle_known(contents: Iterator[_Content], work: WorkFile, counts: EmbedCounts) -> Iterator[_Content]:
     """Settle files whose content has a vector already, and pass the others on."""
-    for content in _reject_unusable(contents, work, tally):
+    for content in _reject_unusable(contents, work, counts):
         known = work.knows(content.sha256)
         if not known:
             yield content
             continue
         work.settle(content.file, content.sha256, content.size, content.mtime_ns)
         if known == "resumed":
-            tally.embedded += 1
-            tally.resumed += 1
+            counts.embedded += 1
+            counts.resumed += 1
         else:
-            tally.renamed += 1
+            counts.renamed += 1
 
 
-def _record(encoded: list[tuple[_Content, Embeddings]], work: WorkFile, tally: Tally) -> None:
-    """Hand embeddings over to the work file, and reject pictures that the encoder could do nothing with."""
+def _record(encoded: list[tuple[_Content, Embeddings]], work: WorkFile, counts: EmbedCounts) -> None:
+    """Hand embeddings over to the work file, and reject images that the encoder could do nothing with."""
     usable = [(content, vector) for content, vector in encoded if np.isfinite(vector).all()]
     work.add_vectors((content.sha256, vector, content.damage) for content, vector in usable)
     for content, _ in usable:
         work.settle(content.file, content.sha256, content.size, content.mtime_ns)
     for content, vector in encoded:
         if not np.isfinite(vector).all():
-            message = "the encoder found nothing in this picture"
+            message = "the encoder found nothing in this image"
             work.reject(content.file, "bad_embedding", message, content.size, content.mtime_ns)
-    tally.embedded += len(usable)
-    tally.rejected += len(encoded) - len(usable)
+    counts.embedded += len(usable)
+    counts.rejected += len(encoded) - len(usable)
 
 
-def _reject_unusable(contents: Iterator[_Content], work: WorkFile, tally: Tally) -> Iterator[_Content]:
+def _reject_unusable(contents: Iterator[_Content], work: WorkFile, counts: EmbedCounts) -> Iterator[_Content]:
     for content in contents:
         if content.error is None:
             yield content
         else:
             work.reject(content.file, content.error.cause, content.error.message, content.size, content.mtime_ns)
-            tally.rejected += 1
+            counts.rejected += 1
 
 
 def _encoded(contents: Iterator[_Content], opening: Future[Encoder]) -> Iterator[tuple[_Content, Embeddings]]:
-    """Encode in batches; pair each picture with its embedding."""
+    """Encode in batches; pair each image with its embedding."""
     encoder = opening.result()
     under_way: deque[_Content] = deque()
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from imgsearch.encoders.adaptation import Gain
+from imgsearch.encoders.adaptation import AdaptationGain
 from imgsearch.images.reject import Reject
 
 
@@ -17,20 +17,20 @@ class BuildReport:
     Attributes:
         generation: What is published now.
         published: Whether this build published it; False if nothing had changed.
-        seen: Files with a picture's name.
+        seen: Files with an image's name.
         unchanged: Of these, published before with the same size and time.
         renamed: Known content under another name (renamed or copied files).
-        embedded: New or changed pictures.
+        embedded: New or changed images.
         resumed: Of these, embedded by a build before that was interrupted.
         forgotten: Embeddings of that build that were damaged, and were made anew.
-        damaged: Items of whose picture only a part could be decoded.
+        damaged: Items of whose image only a part could be decoded.
         rejected: Files that cannot be used.
         removed: Published before, gone now.
         causes: How many files were rejected for which cause.
-        left_out: How many entries of the catalogue of each kind were not looked at: `hidden`, `link`, `index`, and
-            `other` for files without a picture's name.
+        left_out: How many entries of the catalog of each kind were not looked at: `hidden`, `link`, `index`, and
+            `other` for files without an image's name.
         new_rejects: The rejected files that were not rejected before.
-        adaptation: What it gained to let the catalogue teach the projection, now or in an earlier build; None if that
+        adaptation: What it gained to let the catalog teach the projection, now or in an earlier build; None if that
             was not asked for.
         encoder: Name of the encoder.
         plan: How queries are answered: `annoy`, `exact` or `faiss`; `none` where there are embeddings only.
@@ -52,7 +52,7 @@ class BuildReport:
     causes: Mapping[str, int]
     left_out: Mapping[str, int]
     new_rejects: tuple[Reject, ...]
-    adaptation: Gain | None
+    adaptation: AdaptationGain | None
     encoder: str
     plan: str
     seconds: Mapping[str, float]
@@ -65,7 +65,7 @@ class BuildReport:
 
     @property
     def images_per_second(self) -> float:
-        """Pictures embedded by this build for each second of that stage; 0 if there were none."""
+        """Images embedded by this build for each second of that stage; 0 if there were none."""
         seconds = self.seconds.get("embed", 0)
         return (self.embedded - self.resumed) / seconds if seconds else 0.0
 

@@ -11,7 +11,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from imgsearch.encoders.adaptation import Gain
+from imgsearch.progress import Progress
+from imgsearch.encoders.adaptation import AdaptationGain
 from imgsearch.encoders.projection import Projection
 from imgsearch.encoders.runtime import GRAPH_FILE, Embeddings, open_encoder
 from imgsearch.errors import UsageError
@@ -19,28 +20,28 @@ from imgsearch.images.reject import Reject
 from imgsearch.images.scan import FoundFile, Scan
 from imgsearch.images.steps import Steps
 from imgsearch.store import generations, integrity
-from imgsearch.build.adapt import adapt, looking
+from imgsearch.build.adapt import adapt, item_embedder
 from imgsearch.store.arrays import BLOCK_ROWS, open_array, write_array
 from imgsearch.files import sync, writing
 from imgsearch.build.encoder_source import EncoderSource
 from imgsearch.build.generation import Adapter, complete_generation, link_embeddings
 from imgsearch.store.locking import writer_lock
 from imgsearch.store.manifest import Manifest
-from imgsearch.build.pipeline import Progress, Tally, embed_pending
+from imgsearch.build.pipeline import EmbedCounts, embed_pending
 from imgsearch.build.metadata import read_products
 from imgsearch.build.report import BuildReport, Stopwatch, peak_memory
 from imgsearch.build.options import (
-    Conduct,
-    Wishes,
+    RunOptions,
+    BuildOptions,
     guard_against_shrinking,
     guard_against_skipping,
-    require_means,
-    settle_adaptation,
-    settle_detector,
-    settle_encoder,
-    settle_metadata,
-    settle_policy,
-    settle_search,
+    check_resources,
+    resolve_adaptation,
+    resolve_detector,
+    resolve_encoder,
+    resolve_metadata,
+    resolve_policy,
+    resolve_search,
 )
 from imgsearch.build.vocabulary import vocabularies_of, with_vocabulary
 from imgsearch.build.journal import Changes, WorkFile
@@ -50,12 +51,12 @@ logger = logging.getLogger(__name__)
 
 
 def update(
-    catalogue: Path, directory: Path, wishes: Wishes, conduct: Conduct, progress: Progress, *, searchable: bool
+    catalog: Path, directory: Path, options: BuildOptions, run: RunOptions, progress: Progress, *, searchable: bool
 ) -> BuildReport:
-    """Bring a directory up to date with a folder of pictures.
+    """Bring a directory up to date with a folder of images.
 
     Args:
-        catalogue: The folder.
+        catalog: The folder.
         directory: An index, or embeddings; it may not exist yet.
         wishes: Of the user.
         conduct: Of this build.
@@ -66,14 +67,14 @@ def update(
         ImgsearchError: One of its kinds; nothing was published.
     """
     watch = Stopwatch()
-    _require_folder(catalogue, directory)
-    with writer_lock(directory, conduct.wait_lock), writing(directory):
+    _require_folder(catalog, directory)
+    with writer_lock(directory, run.wait_lock), writing(directory):
         previous = generations.published(directory)
         if previous and previous.backend and not searchable:
             raise UsageError(f"{directory} holds an index; choose another directory for embeddings")
         with watch.stage("encoder"):
             draft, files, adapted = _settled(
-                catalogue, directory, wishes, conduct, previous, progress, searchable=searchable
+                catalog, directory, options, run, previous, progress, searchable=searchable
             )
         spec = draft.encoder
         sources = [EncoderSource(directory, each, files, previous) for each in (spec, draft.detector) if each]
@@ -82,122 +83,122 @@ def update(
             for source in sources:
                 source.find_new()  # one that cannot be had is better known before a million files are read
         with _work_file(directory, previous, draft) as work:
-            found = Scan(os.fspath(catalogue), leave_out=generations.is_index, follow_links=draft.policy.follow_links)
+            found = Scan(os.fspath(catalog), leave_out=generations.is_index, follow_links=draft.policy.follow_links)
             with watch.stage("scan"):
                 changes = _compare(work, found, draft.metadata_file, progress)
-            guard_against_skipping(changes.rejected, conduct)
-            if not conduct.force:
+            guard_against_skipping(changes.rejected, run)
+            if not run.force:
                 guard_against_shrinking(changes.seen - changes.rejected, previous)
-            tally = Tally()
+            counts = EmbedCounts()
 
             def is_up_to_date() -> bool:
                 with watch.stage("check"):
                     return (
-                        not conduct.relearn
+                        not run.relearn
                         and (previous is not None and adapted == (previous.adaptation is not None))
-                        and _nothing_changed(changes, tally, work, draft, previous, directory)
+                        and _nothing_changed(changes, counts, work, draft, previous, directory)
                     )
 
             unchanged = is_up_to_date()
             if not unchanged:
                 missing = None if os.path.isdir(directory / draft.encoder_folder) else prepared.find()
-                require_means(directory, draft, changes.seen - changes.rejected, work.pending_count(), missing)
+                check_resources(directory, draft, changes.seen - changes.rejected, work.pending_count(), missing)
                 with watch.stage("embed"):
-                    tally = embed_pending(
+                    counts = embed_pending(
                         work,
-                        os.fspath(catalogue),
+                        os.fspath(catalog),
                         draft.policy,
                         spec,
                         prepared.open,
                         progress,
-                        tolerant=conduct.force,
+                        tolerant=run.force,
                     )
                 # A file tried once more that failed once more is no news.
-                unchanged = bool(tally.rejected) and is_up_to_date()
+                unchanged = bool(counts.rejected) and is_up_to_date()
             if previous and unchanged:
                 generations.try_sweep(directory, previous, None)
                 link_embeddings(directory, previous)
-                return _report(previous, changes, tally, work, found.left_out, watch, published=False)
+                return _report(previous, changes, counts, work, found.left_out, watch, published=False)
             left = work.item_count()
-            guard_against_skipping(changes.rejected + tally.rejected, conduct)
-            if not conduct.force:
+            guard_against_skipping(changes.rejected + counts.rejected, run)
+            if not run.force:
                 guard_against_shrinking(left, previous)
-            draft = replace(draft, count=left, rejected=changes.rejected + tally.rejected, damaged=work.damaged_count())
+            draft = replace(draft, count=left, rejected=changes.rejected + counts.rejected, damaged=work.damaged_count())
             for source in sources:
                 source.install()
             with watch.stage("index"), generations.new_generation(directory, draft.generation) as folder:
                 _write_truth(work, directory, folder, draft, previous)
                 adapter: Adapter | None = None
                 if adapted:
-                    adapter = partial(_adapt, folder, sources, progress, wishes)
+                    adapter = partial(_adapt, folder, sources, progress, options)
                 manifest = complete_generation(
-                    directory, draft, previous, progress, relearn=conduct.relearn, adapted=adapted, adapter=adapter
+                    directory, draft, previous, progress, relearn=run.relearn, adapted=adapted, adapter=adapter
                 )
-            return _report(manifest, changes, tally, work, found.left_out, watch, published=True)
+            return _report(manifest, changes, counts, work, found.left_out, watch, published=True)
 
 
 def _adapt(
     folder: Path,
     sources: Sequence[EncoderSource],
     progress: Progress,
-    wishes: Wishes,
+    options: BuildOptions,
     draft: Manifest,
     sample: Embeddings,
     plain: Projection | None,
-) -> tuple[Projection | None, Gain | None]:
-    look = None
+) -> tuple[Projection | None, AdaptationGain | None]:
+    embed_item = None
     # Of photos that are turned first, regions are not looked at; see `views`.
     if draft.detector and not Steps.parse(draft.encoder.steps).moves:
         detector = Detector(draft.detector, sources[1].install() / GRAPH_FILE)
-        look = looking(detector, open_encoder(draft.encoder, sources[0].install(), for_one=True))
+        embed_item = item_embedder(detector, open_encoder(draft.encoder, sources[0].install(), for_one=True))
     try:
-        return adapt(folder, draft, sample, plain, sources[0].open(), look, progress)
+        return adapt(folder, draft, sample, plain, sources[0].open(), embed_item, progress)
     except UsageError as error:
-        if wishes.adapt:
+        if options.adapt:
             raise
-        logger.warning("the catalogue does not teach the projection: %s", error)
+        logger.warning("the catalog does not teach the projection: %s", error)
         return plain, None
 
 
-def _require_folder(catalogue: Path, directory: Path) -> None:
-    if not os.path.isdir(catalogue):
-        found = "a file" if os.path.exists(catalogue) else "nothing"
-        raise UsageError(f"expected a folder of pictures, found {found}: {catalogue}")
-    if os.path.realpath(catalogue) == os.path.realpath(directory):
-        raise UsageError(f"the index cannot be the folder of pictures itself: {directory}")
-    if not os.access(catalogue, os.R_OK | os.X_OK):
-        raise UsageError(f"expected a folder that may be read, found one that may not: {catalogue}")
+def _require_folder(catalog: Path, directory: Path) -> None:
+    if not os.path.isdir(catalog):
+        found = "a file" if os.path.exists(catalog) else "nothing"
+        raise UsageError(f"expected a folder of images, found {found}: {catalog}")
+    if os.path.realpath(catalog) == os.path.realpath(directory):
+        raise UsageError(f"the index cannot be the folder of images itself: {directory}")
+    if not os.access(catalog, os.R_OK | os.X_OK):
+        raise UsageError(f"expected a folder that may be read, found one that may not: {catalog}")
 
 
 def _settled(
-    catalogue: Path,
+    catalog: Path,
     directory: Path,
-    wishes: Wishes,
-    conduct: Conduct,
+    options: BuildOptions,
+    run: RunOptions,
     previous: Manifest | None,
     progress: Progress,
     *,
     searchable: bool,
 ) -> tuple[Manifest, Mapping[str, Path], bool]:
-    """Describe the generation to come, as far as it is known before the catalogue is scanned.
+    """Describe the generation to come, as far as it is known before the catalog is scanned.
 
     Returns:
-        The draft, where the files of encoder and detector are, and whether the catalogue is to teach the projection.
+        The draft, where the files of encoder and detector are, and whether the catalog is to teach the projection.
     """
-    choice = settle_encoder(wishes, previous)
-    search = settle_search(wishes, previous) if searchable else None
-    metadata = settle_metadata(wishes, previous)
-    policy = settle_policy(wishes, previous)
+    choice = resolve_encoder(options, previous)
+    search = resolve_search(options, previous) if searchable else None
+    metadata = resolve_metadata(options, previous)
+    policy = resolve_policy(options, previous)
     if previous:
         choice = replace(choice, files={**vocabularies_of(directory, previous), **choice.files})
-    choice = with_vocabulary(choice, catalogue, policy, progress, relearn=conduct.relearn)
-    detector = settle_detector(wishes, previous, choice.spec) if searchable else None
+    choice = with_vocabulary(choice, catalog, policy, progress, relearn=run.relearn)
+    detector = resolve_detector(options, previous, choice.spec) if searchable else None
     draft = Manifest(
         generation=previous.generation + 1 if previous else 1,
         count=0,
         rejected=0,
         damaged=0,
-        catalogue=os.path.realpath(catalogue),
+        catalog=os.path.realpath(catalog),
         policy=policy,
         encoder=choice.spec,
         fingerprint=choice.spec.fingerprint,
@@ -215,7 +216,7 @@ def _settled(
         files={},
     )
     files = {**choice.files, **(detector.files if detector else {})}
-    return draft, files, searchable and settle_adaptation(wishes, previous, draft.detector)
+    return draft, files, searchable and resolve_adaptation(options, previous, draft.detector)
 
 
 def _digest(metadata: Path) -> str:
@@ -235,7 +236,7 @@ def _work_file(directory: Path, previous: Manifest | None, draft: Manifest) -> I
         integrity.check_truth(directory, previous, name)
         items = directory / name
     same_encoder = previous is not None and previous.fingerprint == spec.fingerprint
-    same_root = previous is not None and previous.catalogue == draft.catalogue
+    same_root = previous is not None and previous.catalog == draft.catalog
     work = WorkFile(
         directory / generations.PARTIAL,
         spec.fingerprint,
@@ -255,7 +256,7 @@ def _work_file(directory: Path, previous: Manifest | None, draft: Manifest) -> I
 
 
 def _compare(work: WorkFile, found: Scan, metadata: str, progress: Progress) -> Changes:
-    """Take in the catalogue and the shop's data, and find out what has changed."""
+    """Take in the catalog and the shop's data, and find out what has changed."""
 
     def counted() -> Iterator[FoundFile]:
         for number, file in enumerate(found, start=1):
@@ -272,20 +273,20 @@ def _compare(work: WorkFile, found: Scan, metadata: str, progress: Progress) -> 
             except sqlite3.IntegrityError as error:
                 raise UsageError(f"a path comes twice in {metadata}") from error
     if metadata and (missing := work.products_without_file()):
-        logger.warning("%d products of %s have no picture in the catalogue", missing, metadata)
+        logger.warning("%d products of %s have no image in the catalog", missing, metadata)
     if resumed := work.resumed_count():
         logger.info("going on with %d embeddings of an interrupted build", resumed)
     return changes
 
 
 def _nothing_changed(
-    changes: Changes, tally: Tally, work: WorkFile, draft: Manifest, previous: Manifest | None, directory: Path
+    changes: Changes, counts: EmbedCounts, work: WorkFile, draft: Manifest, previous: Manifest | None, directory: Path
 ) -> bool:
     return (
         previous is not None
-        and changes.unchanged + changes.rejected + tally.rejected == changes.seen
+        and changes.unchanged + changes.rejected + counts.rejected == changes.seen
         and not changes.removed
-        and not changes.unrejected
+        and not changes.rejected_gone
         and not work.has_other_rejects()
         and draft.has_settings_of(previous)
         and previous.is_tuned
@@ -310,7 +311,7 @@ def _write_truth(work: WorkFile, directory: Path, folder: Path, draft: Manifest,
 def _report(
     manifest: Manifest,
     changes: Changes,
-    tally: Tally,
+    counts: EmbedCounts,
     work: WorkFile,
     left_out: Counter[str],
     watch: Stopwatch,
@@ -322,12 +323,12 @@ def _report(
         published=published,
         seen=changes.seen,
         unchanged=changes.unchanged,
-        renamed=tally.renamed,
-        embedded=tally.embedded,
-        resumed=tally.resumed,
+        renamed=counts.renamed,
+        embedded=counts.embedded,
+        resumed=counts.resumed,
         forgotten=work.forgotten,
         damaged=manifest.damaged,
-        rejected=changes.rejected + tally.rejected,
+        rejected=changes.rejected + counts.rejected,
         removed=changes.removed,
         causes=work.causes(),
         left_out=dict(left_out),

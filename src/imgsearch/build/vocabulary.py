@@ -1,4 +1,4 @@
-"""Learn the vocabulary of visual words that an index needs, on the catalogue itself."""
+"""Learn the vocabulary of visual words that an index needs, on the catalog itself."""
 
 import functools
 import hashlib
@@ -8,11 +8,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from imgsearch.progress import Progress
 from imgsearch.encoders.choice import Choice, with_weights
 from imgsearch.encoders.export import folder_for_this_run
 from imgsearch.encoders.runtime import VOCABULARY_FILE, part_file
 from imgsearch.encoders.spec import EncoderSpec
-from imgsearch.errors import DamagedIndexError, PictureError
+from imgsearch.errors import DamagedIndexError, ImageError
 from imgsearch.images.decode import Pixels
 from imgsearch.images.workers.decoded import decoded_files
 from imgsearch.images.policy import FilePolicy
@@ -21,37 +22,36 @@ from imgsearch.images.steps import Steps
 from imgsearch.images.workers.decoders import DecodeWorker
 from imgsearch.store import generations, integrity
 from imgsearch.store.manifest import Manifest
-from imgsearch.build.pipeline import Progress
 
 logger = logging.getLogger(__name__)
 
-_MOST_PICTURES = 3000
+_MOST_IMAGES = 3000
 
 
 def with_vocabulary(
-    choice: Choice, catalogue: Path, policy: FilePolicy, progress: Progress, *, relearn: bool = False
+    choice: Choice, catalog: Path, policy: FilePolicy, progress: Progress, *, relearn: bool = False
 ) -> Choice:
     """Complete an encoder that counts visual words; any other is returned as it is.
 
     Args:
         choice: The encoder. If the index has it already, its vocabulary is named by its weights.
-        catalogue: What to learn on.
+        catalog: What to learn on.
         policy: Which of its files are let in.
         progress: Told ("vocabulary", done, total).
-        relearn: Learn anew though there is a vocabulary. On the same pictures it will be the same.
+        relearn: Learn anew though there is a vocabulary. On the same images it will be the same.
 
     Returns:
         The encoder with its vocabulary.
 
     Raises:
-        UsageError: The catalogue has too few pictures.
+        UsageError: The catalog has too few images.
     """
     for part in choice.spec.all_parts():
         if part.kind == "visual-words" and (relearn or not part.weights):
             from imgsearch.encoders.visual_words import learn_vocabulary
 
             steps = choice.spec.steps
-            words = learn_vocabulary(_sample(catalogue, policy, part, steps, progress), words=part.dims)
+            words = learn_vocabulary(_sample(catalog, policy, part, steps, progress), words=part.dims)
             content = io.BytesIO()
             words.save(content)
             weights = f"sha256:{hashlib.sha256(content.getbuffer()).hexdigest()}"
@@ -82,14 +82,14 @@ def vocabularies_of(directory: Path, manifest: Manifest) -> dict[str, Path]:
     return found
 
 
-def _sample(catalogue: Path, policy: FilePolicy, spec: EncoderSpec, steps: str, progress: Progress) -> Iterator[Pixels]:
-    """Decode some of the pictures."""
-    found = Scan(os.fspath(catalogue), leave_out=generations.is_index, follow_links=policy.follow_links)
-    paths = sampled(found, _MOST_PICTURES)
-    logger.info("learning a vocabulary of %d visual words on %d pictures", spec.dims, len(paths))
+def _sample(catalog: Path, policy: FilePolicy, spec: EncoderSpec, steps: str, progress: Progress) -> Iterator[Pixels]:
+    """Decode some of the images."""
+    found = Scan(os.fspath(catalog), leave_out=generations.is_index, follow_links=policy.follow_links)
+    paths = sampled(found, _MOST_IMAGES)
+    logger.info("learning a vocabulary of %d visual words on %d images", spec.dims, len(paths))
     make = functools.partial(DecodeWorker, spec.size, spec.fit, policy, steps=Steps.parse(steps))
-    decoded = decoded_files(os.fspath(catalogue), paths, policy, make, lambda worker, data: worker.decode(data)[0])
-    for done, picture in enumerate(decoded, start=1):
-        if not isinstance(picture, PictureError):
-            yield picture
+    decoded = decoded_files(os.fspath(catalog), paths, policy, make, lambda worker, data: worker.decode(data)[0])
+    for done, image in enumerate(decoded, start=1):
+        if not isinstance(image, ImageError):
+            yield image
         progress("vocabulary", done, len(paths))

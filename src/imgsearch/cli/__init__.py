@@ -62,7 +62,7 @@ def imgsearch(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Find similar products in a folder of pictures, offline.
+    """Find similar products in a folder of images, offline.
 
     Start with two commands:
 

@@ -15,7 +15,7 @@ CSV_COLUMNS = ("query", "rank", "x", "y", "width", "height", "score")
 
 @dataclass(frozen=True, slots=True)
 class BoxAnswer:
-    """What became of one picture: its boxes, the surest first, or the error that kept it from having any."""
+    """What became of one image: its boxes, the surest first, or the error that kept it from having any."""
 
     query: str
     seconds: float
@@ -28,7 +28,7 @@ def render_boxes(answers: Iterable[BoxAnswer], how: Format, path_end: str = "\n"
 
     Args:
         answers: Of one call.
-        how: The output format. `paths` names the pictures that have boxes.
+        how: The output format. `paths` names the images that have boxes.
         path_end: What follows each path in the format `paths`.
 
     Yields:

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from imgsearch.build.report import BuildReport
 from imgsearch.cli.rejects import REJECTED_EXIT_CODE, say_rejects
 from imgsearch.cli.render import output, require_writable, write
 from imgsearch.cli.terminal import printable, say
-from imgsearch.encoders.adaptation import Gain
+from imgsearch.encoders.adaptation import AdaptationGain
 from imgsearch.errors import ImgsearchError, OutputError
 from imgsearch.store import generations
 from imgsearch.store.items import Items
@@ -120,7 +119,7 @@ class ReportFile:
                 "peak_rss_bytes": report.peak_rss_bytes,
                 "encoder": report.encoder,
                 "plan": report.plan,
-                "adaptation": asdict(report.adaptation) if report.adaptation else None,
+                "adaptation": report.adaptation.to_json() if report.adaptation else None,
             }
         )
 
@@ -137,7 +136,7 @@ class ReportFile:
 
 
 def _summary(report: BuildReport, directory: str) -> str:
-    state = f"{directory}: {report.count} pictures, generation {report.generation}"
+    state = f"{directory}: {report.count} images, generation {report.generation}"
     rejected = f", {report.rejected} rejected" if report.rejected else ""
     damaged = f", {report.damaged} damaged but kept" if report.damaged else ""
     adapted = f", adapted: {gain_in_words(report.adaptation)}" if report.adaptation else ""
@@ -150,10 +149,10 @@ def _summary(report: BuildReport, directory: str) -> str:
     )
 
 
-def gain_in_words(gain: Gain) -> str:
+def gain_in_words(gain: AdaptationGain) -> str:
     """Say what an adaptation is worth, and whether it is kept."""
     verdict = "" if gain.helps else ", which does not help, so it is not used"
     return (
-        f"of held-out variants of {gain.pictures} pictures {gain.after:.3f} find theirs first,"
+        f"of held-out variants of {gain.images} images {gain.after:.3f} find theirs first,"
         f" {gain.before:.3f} without{verdict}"
     )

@@ -15,7 +15,7 @@ CSV_COLUMNS = ("query", "rank", "class", "probability")
 
 @dataclass(frozen=True, slots=True)
 class ClassAnswer:
-    """What became of one picture: its classes, or the error that kept it from having any.
+    """What became of one image: its classes, or the error that kept it from having any.
 
     Attributes:
         query: As the user gave it.
@@ -37,7 +37,7 @@ def render_classes(answers: Iterable[ClassAnswer], how: Format, path_end: str = 
 
     Args:
         answers: Of one call.
-        how: The output format. `paths` gives the first class of each picture.
+        how: The output format. `paths` gives the first class of each image.
         path_end: What follows each class in the format `paths`.
 
     Yields:
@@ -80,7 +80,7 @@ def _table(answer: ClassAnswer) -> str:
 
     head = f"{printable(answer.query)}  ({answer.seconds * 1000:.0f} ms)"
     if not answer.classes:
-        return f"{head}\n  no picture fits\n"
+        return f"{head}\n  no image fits\n"
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("#", justify="right")
     table.add_column("probability", justify="right")

@@ -1,4 +1,4 @@
-"""An evaluation as one HTML page to look at: curves, tables and pictures are in it, so that it opens anywhere."""
+"""An evaluation as one HTML page to look at: curves, tables and images are in it, so that it opens anywhere."""
 
 import base64
 import os
@@ -47,8 +47,8 @@ _STYLE = (
 
 # Names of measures up to their @, and what each says to who has not met it.
 _MEANINGS = {
-    "count": "pictures in the index",
-    "index_recall": "of the {k} truly nearest pictures, the share that the index finds",
+    "count": "images in the index",
+    "index_recall": "of the {k} truly nearest images, the share that the index finds",
     "latency_p50_ms": "50 of 100 searches take at most this long",
     "latency_p95_ms": "95 of 100 do",
     "latency_p99_ms": "99 of 100 do",
@@ -66,25 +66,25 @@ _MEANINGS = {
     "calibration_error@1": "the same of first hits alone",
 }
 _RIGHT_MEANS = {
-    "labels": "Each picture asks for the others; right is what has the same {label}.",
-    "queries": "Pictures ask that came with their right answers.",
-    "self-test": "Photo-like variants of the catalogue's own pictures ask; right is what has the same {label}.",
+    "labels": "Each image asks for the others; right is what has the same {label}.",
+    "queries": "Images ask that came with their right answers.",
+    "self-test": "Photo-like variants of the catalog's own images ask; right is what has the same {label}.",
 }
 
 
 def evaluation_page(
-    evaluation: Evaluation, catalogue: str, query_picture: Callable[[Judged], bytes | None]
+    evaluation: Evaluation, catalog: str, query_image: Callable[[Judged], bytes | None]
 ) -> Iterator[str]:
     """Show an evaluation.
 
     Args:
         evaluation: What was measured; what was not has no section.
-        catalogue: Folder of the pictures; one that is not there any more is shown as an empty tile.
-        query_picture: Gives the picture of a query as a file, JPEG or PNG; None if it cannot be had. Called for the
+        catalog: Folder of the images; one that is not there any more is shown as an empty tile.
+        query_image: Gives the image of a query as a file, JPEG or PNG; None if it cannot be had. Called for the
             worst queries alone, once each.
 
     Yields:
-        HTML, piece by piece: of the pictures, no more than one row is held at once.
+        HTML, piece by piece: of the images, no more than one row is held at once.
 
     Raises:
         MissingComponentError: Matplotlib is not installed.
@@ -99,7 +99,7 @@ def evaluation_page(
     if evaluation.reliability is not None:
         yield from _reliability(evaluation.reliability)
     if evaluation.retrieval is not None and evaluation.retrieval.judged:
-        yield from _worst(evaluation.retrieval.judged, catalogue, query_picture)
+        yield from _worst(evaluation.retrieval.judged, catalog, query_image)
     yield TAIL
 
 
@@ -134,7 +134,7 @@ def _in_short(evaluation: Evaluation) -> Iterator[str]:
         )
     if recall is not None and 10 in recall.recall.keys() & recall.latency.keys():
         yield (
-            f"The index finds {100 * np.mean(recall.recall[10]):.1f} % of the 10 truly nearest pictures;"
+            f"The index finds {100 * np.mean(recall.recall[10]):.1f} % of the 10 truly nearest images;"
             f" 95 of 100 searches take at most {_milliseconds(recall.latency[10].p95)}."
         )
     if reliability is not None:
@@ -164,7 +164,7 @@ def _milliseconds(value: float) -> str:
 def _index_recall(recall: IndexRecall) -> Iterator[str]:
     yield "<h2>Does the index find the nearest?</h2>\n"
     yield (
-        f"<p>{len(recall.queries):,} pictures of the catalogue were asked for, by the index ({shown(recall.plan)}) and"
+        f"<p>{len(recall.queries):,} images of the catalog were asked for, by the index ({shown(recall.plan)}) and"
         " by comparing with every vector. Recall is the share of the truly nearest that the index finds.</p>\n"
     )
     if recall.curve:
@@ -195,11 +195,11 @@ def _retrieval(retrieval: Retrieval) -> Iterator[str]:
     yield f"<p>{means} {len(judged):,} queries were judged, by exact search.</p>\n"
     if retrieval.without_right_answer:
         yield (
-            f"<p>{retrieval.without_right_answer:,} pictures were left out: no other has their"
+            f"<p>{retrieval.without_right_answer:,} images were left out: no other has their"
             f" {shown(retrieval.label)}.</p>\n"
         )
     if retrieval.unusable:
-        yield _table("queries that could not be used", ("picture", "why"), retrieval.unusable[:_MOST_UNUSABLE])
+        yield _table("queries that could not be used", ("image", "why"), retrieval.unusable[:_MOST_UNUSABLE])
         yield _more(len(retrieval.unusable) - _MOST_UNUSABLE, "such queries")
     if not judged:
         return
@@ -273,7 +273,7 @@ def _reliability(found: Reliability) -> Iterator[str]:
     )
 
 
-def _worst(judged: Sequence[Judged], catalogue: str, picture: Callable[[Judged], bytes | None]) -> Iterator[str]:
+def _worst(judged: Sequence[Judged], catalog: str, image: Callable[[Judged], bytes | None]) -> Iterator[str]:
     # Those without any right answer come first, and of them those whose wrong answer looks surest.
     wrong = [
         (any(hit.right for hit in query.hits), -query.hits[0].score, query.query, query)
@@ -290,17 +290,17 @@ def _worst(judged: Sequence[Judged], catalogue: str, picture: Callable[[Judged],
     for *_, query in wrong[:_MOST_WORST]:
         about = f"<b>query</b>{_brief(query.label)}<br>{_brief(query.query)}"
         yield '<div class="query">\n'
-        yield f"<figure>{tile(picture(query))}<figcaption>{about}</figcaption></figure>\n"
-        yield "".join(_hit(rank, hit, catalogue) for rank, hit in enumerate(query.hits[:_HITS_SHOWN], 1))
+        yield f"<figure>{tile(image(query))}<figcaption>{about}</figcaption></figure>\n"
+        yield "".join(_hit(rank, hit, catalog) for rank, hit in enumerate(query.hits[:_HITS_SHOWN], 1))
         yield "</div>\n"
     yield _more(len(wrong) - _MOST_WORST, "such queries")
 
 
-def _hit(rank: int, hit: JudgedHit, catalogue: str) -> str:
+def _hit(rank: int, hit: JudgedHit, catalog: str) -> str:
     kind, mark = ("right", "\u2713") if hit.right else ("wrong", "\u2717")
     about = f"<b>{rank}. {hit.score:.3f} {mark} {kind}</b>{_brief(hit.label)}<br>{_brief(hit.path)}"
-    picture = file_tile(os.path.join(catalogue, hit.path))
-    return f'<figure class="{kind}">{picture}<figcaption>{about}</figcaption></figure>\n'
+    image = file_tile(os.path.join(catalog, hit.path))
+    return f'<figure class="{kind}">{image}<figcaption>{about}</figcaption></figure>\n'
 
 
 def _chart(svg: bytes, alt: str) -> str:

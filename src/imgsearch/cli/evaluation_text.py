@@ -15,7 +15,7 @@ from imgsearch.search.recall import Latency
 _MOST_CATEGORIES = 20
 _ASKED_WITH = {
     "labels": "items, each asked for by itself",
-    "queries": "pictures of yours",
+    "queries": "images of yours",
     "self-test": "photo-like variants of items",
 }
 
@@ -39,7 +39,7 @@ def tables(evaluation: Evaluation, index: Path, comparison: Comparison | None = 
         effort = f", {facts['lists']} lists, probes {facts['probes']}"
     parts = [
         printable(
-            f"{index}: {facts['count']} pictures, generation {facts['generation']}, {facts['encoder']}, {facts['plan']}"
+            f"{index}: {facts['count']} images, generation {facts['generation']}, {facts['encoder']}, {facts['plan']}"
         )
         + f"{effort}\n\n"
     ]
@@ -113,8 +113,8 @@ def _retrieval(found: Retrieval, evaluation: Evaluation) -> Iterator[str]:
 
 def _reliability(found: Reliability) -> str:
     return (
-        f"probability of the same {printable(found.calibration.meaning)}: learnt from"
-        f" {found.calibration.queries} queries\nexpected calibration error on queries it was not learnt from:"
+        f"probability of the same {printable(found.calibration.meaning)}: learned from"
+        f" {found.calibration.queries} queries\nexpected calibration error on queries it was not learned from:"
         f" {found.error:.3f}, of first hits {found.error_at_1:.3f}\n\n"
     )
 

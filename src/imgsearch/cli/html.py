@@ -1,4 +1,4 @@
-"""Answers as one HTML page to look at: the pictures are in it, so that it opens anywhere and loads nothing."""
+"""Answers as one HTML page to look at: the images are in it, so that it opens anywhere and loads nothing."""
 
 import base64
 import hashlib
@@ -12,7 +12,7 @@ import cv2
 
 from imgsearch.cli.render import box_text
 from imgsearch.cli.terminal import printable
-from imgsearch.errors import PictureError
+from imgsearch.errors import ImageError
 from imgsearch.images.decode import Pixels, read_file
 from imgsearch.images.photo import drawn, open_photo
 from imgsearch.images.policy import FilePolicy
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from imgsearch.search.hits import Hit
 
 _SIDE = 160
-# Boxes are drawn into a picture so many times as large.
+# Boxes are drawn into an image so many times as large.
 _SHARP = 2
 _STYLE = (
     "body{font:14px sans-serif;margin:24px;color:#222}"
@@ -64,44 +64,44 @@ HEAD = head("imgsearch", _STYLE)
 TAIL = "</body>\n</html>\n"
 
 
-def section(answer: "Answer", catalogue: str) -> str:
+def section(answer: "Answer", catalog: str) -> str:
     """Show a query and its hits, or why it has none.
 
     Args:
         answer: Of one query.
-        catalogue: Folder of the pictures; one that is not there any more is shown by its name alone.
+        catalog: Folder of the images; one that is not there any more is shown by its name alone.
 
     Returns:
         HTML.
     """
     if answer.objects:
-        parts = [_section(answer, [found.box], found.hits, catalogue) for found in answer.objects]
+        parts = [_section(answer, [found.box], found.hits, catalog) for found in answer.objects]
         return "".join(parts)
     if answer.error is not None or answer.objects is not None:
         reason = answer.error.message if answer.error is not None else "no item stands out"
         return f"<section>\n{_query(answer.query, ())}<p>{shown(reason)}</p>\n</section>\n"
     boxes = [answer.hits[0].box] if answer.hits and answer.hits[0].box else []
-    return _section(answer, boxes, answer.hits, catalogue)
+    return _section(answer, boxes, answer.hits, catalog)
 
 
-def _section(answer: "Answer", boxes: Sequence["Box"], hits: Sequence["Hit"], catalogue: str) -> str:
+def _section(answer: "Answer", boxes: Sequence["Box"], hits: Sequence["Hit"], catalog: str) -> str:
     figures = [
         _figure(
-            os.path.join(catalogue, hit.path),
+            os.path.join(catalog, hit.path),
             shown(hit.path),
             f"{hit.rank}. <b>{hit.score:.3f}</b> {_sure(hit)}",
             "hit",
-            picture=jpeg(answer.matches[hit.path, hit.box]) if (hit.path, hit.box) in answer.matches else "",
+            image=jpeg(answer.matches[hit.path, hit.box]) if (hit.path, hit.box) in answer.matches else "",
         )
         for hit in hits
     ]
-    nothing = "" if hits else "<p>no picture fits</p>\n"
+    nothing = "" if hits else "<p>no image fits</p>\n"
     return f"<section>\n{_query(answer.query, boxes)}{''.join(figures)}{nothing}</section>\n"
 
 
 def _query(path: str, boxes: Sequence["Box"]) -> str:
     """Show a query, with the parts of it that were found."""
-    return _figure(path, shown(path), "", "query", picture=file_tile(path, boxes))
+    return _figure(path, shown(path), "", "query", image=file_tile(path, boxes))
 
 
 def _sure(hit: "Hit") -> str:
@@ -110,10 +110,10 @@ def _sure(hit: "Hit") -> str:
 
 
 def class_section(answer: "ClassAnswer") -> str:
-    """Show a picture and its classes, or why it has none.
+    """Show an image and its classes, or why it has none.
 
     Args:
-        answer: Of one picture.
+        answer: Of one image.
 
     Returns:
         HTML.
@@ -126,10 +126,10 @@ def class_section(answer: "ClassAnswer") -> str:
 
 
 def box_section(answer: "BoxAnswer") -> str:
-    """Show a picture with the items that were found in it, or why there are none.
+    """Show an image with the items that were found in it, or why there are none.
 
     Args:
-        answer: Of one picture.
+        answer: Of one image.
 
     Returns:
         HTML.
@@ -153,7 +153,7 @@ def shown(text: str) -> str:
 
 
 def tile(data: bytes | None, boxes: Sequence["Box"] = ()) -> str:
-    """Show a picture, small.
+    """Show an image, small.
 
     Args:
         data: The file; None if it cannot be had.
@@ -164,7 +164,7 @@ def tile(data: bytes | None, boxes: Sequence["Box"] = ()) -> str:
     """
     try:
         pixels = None if data is None else _square(data, boxes)
-    except PictureError:
+    except ImageError:
         pixels = None
     if pixels is None:
         return '<span class="none"></span>'
@@ -188,14 +188,14 @@ def file_tile(path: str, boxes: Sequence["Box"] = ()) -> str:
     """Do `tile` for a file."""
     try:
         return tile(read_file(path)[0], boxes)
-    except PictureError:
+    except ImageError:
         return tile(None)
 
 
-def _figure(path: str, name: str, mark: str, kind: str, picture: str = "") -> str:
+def _figure(path: str, name: str, mark: str, kind: str, image: str = "") -> str:
     link = "file://" + quote_from_bytes(os.fsencode(os.path.abspath(path)))  # noqa: PTH100  # names that are not UTF-8
-    shows = f"{kind} wide" if picture and kind == "hit" else kind
+    shows = f"{kind} wide" if image and kind == "hit" else kind
     return (
-        f'<figure class="{shows}"><a href="{link}">{picture or file_tile(path)}</a>'
+        f'<figure class="{shows}"><a href="{link}">{image or file_tile(path)}</a>'
         f"<figcaption>{mark}{name}</figcaption></figure>\n"
     )

@@ -11,7 +11,7 @@ IndexOption = Annotated[
 DEFAULT_INDEX = Path(".imgsearch")
 
 ImagesArgument = Annotated[
-    list[str], typer.Argument(metavar="IMAGE...", help="Pictures; - reads one path a line from standard input.")
+    list[str], typer.Argument(metavar="IMAGE...", help="Images; - reads one path a line from standard input.")
 ]
 AnswerFormatOption = Annotated[
     Literal["table", "json", "jsonl", "csv", "paths", "html"],
@@ -39,7 +39,7 @@ PreprocessOption = Annotated[
     str | None,
     typer.Option(
         metavar="STEPS",
-        help="Do this to every picture and every query first: grayscale,binarize=otsu,..; see imgsearch preprocess."
+        help="Do this to every image and every query first: grayscale,binarize=otsu,..; see imgsearch preprocess."
         " [default: as the index, or nothing]",
     ),
 ]
@@ -47,7 +47,7 @@ TrimOption = Annotated[
     bool | None,
     typer.Option(
         "--trim/--no-trim",
-        help="Cut off even borders and centre the item first. [default: as the index, or --trim; not for FILE.keras]",
+        help="Cut off even borders and center the item first. [default: as the index, or --trim; not for FILE.keras]",
     ),
 ]
 WeightsOption = Annotated[
@@ -67,7 +67,7 @@ MetadataOption = Annotated[
 ]
 ForceOption = Annotated[
     bool,
-    typer.Option("--force", help="Go on though most of the catalogue has vanished, or the decoder keeps dying."),
+    typer.Option("--force", help="Go on though most of the catalog has vanished, or the decoder keeps dying."),
 ]
 MaxBytesOption = Annotated[
     int | None,
@@ -75,7 +75,7 @@ MaxBytesOption = Annotated[
 ]
 MaxPixelsOption = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Reject larger pictures undecoded. [default: as the index, or 178956970]"),
+    typer.Option(metavar="N", help="Reject larger images undecoded. [default: as the index, or 178956970]"),
 ]
 DamagedOption = Annotated[
     Literal["skip", "keep"] | None,

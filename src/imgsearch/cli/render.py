@@ -121,7 +121,7 @@ def _piece(answer: Answer, manifest: Manifest, how: Format, path_end: str, *, wi
     if how == "html":
         from imgsearch.cli import html
 
-        return html.section(answer, manifest.catalogue)
+        return html.section(answer, manifest.catalog)
     return _table(answer, manifest) if answer.error is None else ""
 
 
@@ -296,7 +296,7 @@ def _csv_cell(cell: str) -> str:
 
 
 def _table(answer: Answer, manifest: Manifest) -> str:
-    head = f"{printable(answer.query)}  ({answer.plan}, {manifest.count} pictures, {answer.seconds * 1000:.0f} ms)"
+    head = f"{printable(answer.query)}  ({answer.plan}, {manifest.count} images, {answer.seconds * 1000:.0f} ms)"
     if answer.objects is None:
         return _hit_table(head, answer.hits, manifest)
     if not answer.objects:
@@ -321,7 +321,7 @@ def _hit_table(head: str, hits: Sequence[Hit], manifest: Manifest) -> str:
     from rich.text import Text
 
     if not hits:
-        return f"{head}\n  no picture fits\n"
+        return f"{head}\n  no image fits\n"
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     # A product's default name is its path without the ending: not worth a column of its own.
     named = any(not hit.path.startswith(hit.product + ".") for hit in hits)
@@ -333,7 +333,7 @@ def _hit_table(head: str, hits: Sequence[Hit], manifest: Manifest) -> str:
         table.add_column("probability", justify="right")
     if proved:
         table.add_column("inliers", justify="right")
-    table.add_column("picture", overflow="fold")
+    table.add_column("image", overflow="fold")
     if named:
         table.add_column("product", overflow="fold")
     table.add_column("category", overflow="fold")
@@ -348,10 +348,10 @@ def _hit_table(head: str, hits: Sequence[Hit], manifest: Manifest) -> str:
 
 
 def plain_lines(head: str, table: "Table") -> str:
-    """Draw a table under a line; with colours and the terminal's width only where there is a terminal."""
+    """Draw a table under a line; with colors and the terminal's width only where there is a terminal."""
     from rich.console import Console
 
-    # Into a pipe or a file: no colours, and wide enough that a path stays on its line.
+    # Into a pipe or a file: no colors, and wide enough that a path stays on its line.
     terminal = sys.stdout.isatty()
     console = Console(file=io.StringIO(), force_terminal=terminal, width=None if terminal else 120)
     console.print(table)

@@ -5,10 +5,9 @@ import logging
 import sys
 import unicodedata
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from imgsearch.build.pipeline import Progress
+from imgsearch.progress import Progress, no_progress
 
 
 def printable(text: str) -> str:
@@ -54,7 +53,7 @@ class _StandardError(logging.Handler):
 def progress_bar(*, quiet: bool) -> Iterator["Progress"]:
     """Show a progress bar on standard error if that is a terminal, and nothing otherwise."""
     if quiet or not sys.stderr.isatty():
-        yield _no_bar
+        yield no_progress
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -70,7 +69,3 @@ def progress_bar(*, quiet: bool) -> Iterator["Progress"]:
             bar.update(tasks[stage], completed=done, total=total or None)
 
         yield show
-
-
-def _no_bar(_stage: str, _done: int, _total: int) -> None:
-    """Show nothing."""

@@ -17,7 +17,7 @@ class AvailableEncoder:
 
     Attributes:
         row: Of the table.
-        file: Where its weights are, or will be; None if it has none, or learns them on the catalogue.
+        file: Where its weights are, or will be; None if it has none, or learns them on the catalog.
         here: Whether it can be used without a download.
         default: Whether it is used when no other is asked for.
     """

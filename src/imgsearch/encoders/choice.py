@@ -37,7 +37,7 @@ def choose_encoder(backbone: str, weights: Path | None = None, precision: Precis
             followed by `=` and its weight: `efficientnet-lite0+handcrafted:color=0.3`.
         weights: Weights to use instead of the usual ones, for the one part of `backbone` that can take them.
         precision: What networks compute in.
-        steps: What is done to a picture first, as `images.steps.Steps` spells it.
+        steps: What is done to an image first, as `images.steps.Steps` spells it.
 
     Returns:
         The description. Files are read here to take their sha256.
@@ -157,20 +157,20 @@ def _choose_part(name: str, precision: Precision) -> Choice:
 
 
 def _joined(parts: list[Part], steps: str) -> EncoderSpec:
-    """Make one encoder of parts; every part sees the same picture, fitted to the largest of their squares."""
+    """Make one encoder of parts; every part sees the same image, fitted to the largest of their squares."""
     specs = [part.spec for part in parts]
     fits, wanted = {spec.fit for spec in specs}, {spec.steps for spec in specs} | {steps}
     wanted.discard("")
     if len(fits) > 1 or len(wanted) > 1:
         raise UsageError(
-            f"expected encoders that see pictures alike, found {sorted(fits)} and steps {sorted(wanted)}",
+            f"expected encoders that see images alike, found {sorted(fits)} and steps {sorted(wanted)}",
             hint="a model keeps the fit and the steps that it was trained with; --preprocess '' asks for no others",
         )
     steps = "".join(wanted)
     if len(parts) == 1:
         return replace(specs[0], steps=steps)
     return EncoderSpec(
-        name="+".join(map(_spelt, parts)),
+        name="+".join(map(_spelled, parts)),
         kind="hybrid",
         size=max(spec.size for spec in specs),
         fit=fits.pop(),
@@ -182,7 +182,7 @@ def _joined(parts: list[Part], steps: str) -> EncoderSpec:
     )
 
 
-def _spelt(part: Part) -> str:
+def _spelled(part: Part) -> str:
     return part.spec.name if part.weight == 1 else f"{part.spec.name}={part.weight!r}".removesuffix(".0")
 
 

@@ -1,4 +1,4 @@
-"""Name the class of a picture, with a model that `train` wrote; on OpenVINO, like an encoder."""
+"""Name the class of an image, with a model that `train` wrote; on OpenVINO, like an encoder."""
 
 import os
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ from imgsearch.encoders.choice import choose_encoder
 from imgsearch.encoders.export import exported_encoder
 from imgsearch.encoders.model_file import read_card
 from imgsearch.encoders.runtime import Encoder, encode, open_encoder
-from imgsearch.errors import MissingComponentError, PictureError, UsageError
+from imgsearch.errors import ImageError, MissingComponentError, UsageError
 from imgsearch.images.decode import read_file
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import Steps
@@ -17,7 +17,7 @@ from imgsearch.images.workers.decoders import decode_and_fit_guarded
 
 @dataclass(frozen=True, slots=True)
 class ClassProbability:
-    """One class that a picture may be of.
+    """One class that an image may be of.
 
     Attributes:
         rank: Place, from 1.
@@ -62,29 +62,29 @@ class Classifier:
         choice = choose_encoder(os.fspath(path))
         if choice.spec.kind != "model":
             raise MissingComponentError(f"expected a .keras file, found {path}")
-        # Of f32, where bf16 would be faster: probabilities are shown, and a single picture takes no time.
+        # Of f32, where bf16 would be faster: probabilities are shown, and a single image takes no time.
         spec = replace(choice.spec, kind="classifier", dims=len(card.labels))
         return cls(open_encoder(spec, exported_encoder(spec, choice.files), for_one=True), card.labels)
 
-    def classify(self, picture: str | os.PathLike[str], k: int = 5) -> list[ClassProbability]:
-        """Say what a picture may be of.
+    def classify(self, image: str | os.PathLike[str], k: int = 5) -> list[ClassProbability]:
+        """Say what an image may be of.
 
         Args:
-            picture: File name.
+            image: File name.
             k: How many classes at most; at least 1.
 
         Returns:
             The most probable classes, best first.
 
         Raises:
-            PictureError: The picture cannot be used.
+            ImageError: The image cannot be used.
         """
         spec = self._encoder.spec
-        data, _ = read_file(os.fspath(picture))
+        data, _ = read_file(os.fspath(image))
         pixels = decode_and_fit_guarded(data, spec.size, spec.fit, FilePolicy(), steps=Steps.parse(spec.steps))
         probabilities = encode(self._encoder, pixels[None])[0]
         if not all(0 <= probability <= 1.001 for probability in probabilities):  # NaN is not between them
-            raise PictureError("bad_embedding", "the model found nothing in this picture")
+            raise ImageError("bad_embedding", "the model found nothing in this image")
         best = sorted(range(len(self.labels)), key=lambda number: -probabilities[number])[:k]
         return [
             ClassProbability(rank, self.labels[number], min(1.0, float(probabilities[number])))

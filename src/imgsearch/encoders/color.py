@@ -1,4 +1,4 @@
-"""Which colours an item has, and about where on it."""
+"""Which colors an item has, and about where on it."""
 
 import cv2
 import numpy as np
@@ -13,10 +13,10 @@ _FINE = (36, 12, 12)
 _CELLS = 2
 DIMS = int(np.prod(_BINS)) * (1 + _CELLS * _CELLS)
 
-# Standard deviation, in bins, of how a colour is shared among the bins near it.
+# Standard deviation, in bins, of how a color is shared among the bins near it.
 _SPREAD = 0.45
 
-# A photo is lighter or darker than the catalogue: this quantile of the item's values is brought to this value.
+# A photo is lighter or darker than the catalog: this quantile of the item's values is brought to this value.
 _LIGHT_QUANTILE = 0.75
 _LIGHT = 230.0
 _DARKEST = 30.0  # anything below is not lit up any further
@@ -26,11 +26,11 @@ def describe_color(item: Item) -> NDArray[np.float32]:
     """Describe an item by histograms of hue, saturation and value over a spatial pyramid, 1 x 1 and 2 x 2.
 
     Square roots of the counts are taken (the Hellinger kernel), so that one large even area does not drown the
-    rest. Each colour counts in all bins near it, so that a small change of light makes a small change of the
+    rest. Each color counts in all bins near it, so that a small change of light makes a small change of the
     description. The pyramid is that of Lazebnik, Schmid and Ponce (2006).
 
     Args:
-        item: What is described; its ground is left out.
+        item: What is described; its background is left out.
 
     Returns:
         float32 of shape (360,), unit.

@@ -84,7 +84,7 @@ def _copy_vocabulary(spec: EncoderSpec, files: Mapping[str, Path], staging: Path
     if spec.weights not in files:
         raise MissingComponentError(
             "the vocabulary of visual words that the index was built with is lost",
-            hint="build-index --relearn learns another and embeds all pictures again",
+            hint="build-index --relearn learns another and embeds all images again",
         )
     shutil.copyfile(files[spec.weights], staging / VOCABULARY_FILE)
 

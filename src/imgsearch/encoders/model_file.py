@@ -1,7 +1,7 @@
 """A `.keras` file that is a whole encoder: checked without Keras, loaded only with Keras' safe mode.
 
 It is what Keras saves (a zip archive of configuration and weights), with one entry more, `imgsearch.json`: the card,
-which says what Keras does not, such as how pictures are fitted and what the classes are called.
+which says what Keras does not, such as how images are fitted and what the classes are called.
 """
 
 import json
@@ -43,9 +43,9 @@ class ModelCard:
     """What a `.keras` file says of itself.
 
     Attributes:
-        size: Side of the square picture it takes, in pixels.
-        fit: How a picture is brought to that square.
-        steps: What is done to a picture before (`images.steps`), or empty.
+        size: Side of the square image it takes, in pixels.
+        fit: How an image is brought to that square.
+        steps: What is done to an image before (`images.steps`), or empty.
         dims: Length of its embedding, which is its first output.
         labels: Names of the classes, in the order of its second output; empty if it has none.
         objective: What it was trained for.
@@ -113,7 +113,7 @@ def read_card(path: Path) -> ModelCard:
 
     Raises:
         MissingComponentError: There is no such file, or it cannot be read.
-        UsageError: It is not such a file, it has layers that bring code of their own, or it is not for pictures.
+        UsageError: It is not such a file, it has layers that bring code of their own, or it is not for images.
     """
     if not os.path.isfile(path):  # nor a FIFO, which might never answer
         raise MissingComponentError(f"there is no model {path}", hint="imgsearch train makes one")
@@ -189,7 +189,7 @@ def require_shapes(model: Any, card: ModelCard, path: Path) -> None:
         UsageError: Input or outputs are of another shape.
     """
     if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
-        raise UsageError(f"{path}: expected a Keras model of pictures, found {type(model).__name__}")
+        raise UsageError(f"{path}: expected a Keras model of images, found {type(model).__name__}")
     inputs = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in model.inputs]
     outputs = [tuple(tensor.shape) for tensor in model.outputs]
     expected = [((None, card.size, card.size, 3), "uint8")]
@@ -202,8 +202,7 @@ def require_shapes(model: Any, card: ModelCard, path: Path) -> None:
         expected_outputs += [(None, anchors), (None, anchors, 4), (None, side, side)]
     if inputs != expected or outputs != expected_outputs:
         raise UsageError(
-            f"{path}: expected pictures of {expected[0]} and outputs of {expected_outputs},"
-            f" found {inputs} and {outputs}"
+            f"{path}: expected images of {expected[0]} and outputs of {expected_outputs}, found {inputs} and {outputs}"
         )
 
 

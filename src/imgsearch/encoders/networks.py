@@ -81,21 +81,21 @@ def build_network(spec: EncoderSpec, weights: Path | None = None) -> keras.Model
         if spec.kind == "detector":
             return model
         return keras.Model(model.inputs, model.outputs[0 if spec.kind == "model" else 1], name="encoder")
-    pictures = keras.Input((spec.size, spec.size, 3), dtype="uint8", name="pictures")
-    scaled = ops.cast(pictures, "float32")
+    images = keras.Input((spec.size, spec.size, 3), dtype="uint8", name="images")
+    scaled = ops.cast(images, "float32")
     if spec.name == DEFAULT_BACKBONE:
         features, exponent = lite0_features(lite0_scaled(scaled)), GEM_EXPONENT
     else:
         features, exponent = _application(spec, scaled, weights), APPLICATIONS[spec.name].exponent
     embeddings = layers.UnitNormalization(name="embeddings")(GeneralizedMean(exponent, name="gem")(features))
-    network = keras.Model(pictures, embeddings, name=spec.name.replace("-", "_"))
+    network = keras.Model(images, embeddings, name=spec.name.replace("-", "_"))
     if spec.name == DEFAULT_BACKBONE:
         assign_lite0(network, lite0_arrays())
     return network
 
 
 def with_map(network: keras.Model) -> keras.Model:
-    """Let a network give a feature map beside its embedding, so that one pass says what a picture shows, and where.
+    """Let a network give a feature map beside its embedding, so that one pass says what an image shows, and where.
 
     It is the last map of twice the side of the very last: that one is what is pooled, but its cells are as large as
     many an item (docs/benchmarks.md, "Find the product in the photo").
@@ -127,14 +127,14 @@ def lite0_features(scaled: Any) -> Any:
         (N, H / 32, W / 32, 1280), in 0 to 6.
     """
 
-    def normalised(tensor: Any, name: str, *, active: bool = True) -> Any:
+    def normalized(tensor: Any, name: str, *, active: bool = True) -> Any:
         tensor = layers.BatchNormalization(epsilon=1e-3, name=name)(tensor)
         return layers.ReLU(6.0)(tensor) if active else tensor
 
     def convolved(tensor: Any, channels: int, kernel: int, name: str, strides: int = 1) -> Any:
         return layers.Conv2D(channels, kernel, strides, "same", use_bias=False, name=name)(tensor)
 
-    tensor = normalised(convolved(scaled, 32, 3, "_conv_stem", strides=2), "_bn0")
+    tensor = normalized(convolved(scaled, 32, 3, "_conv_stem", strides=2), "_bn0")
     channels, block = 32, 0
     for repeats, kernel, first_stride, expansion, out_channels in _LITE0_STAGES:
         for repeat in range(repeats):
@@ -143,14 +143,14 @@ def lite0_features(scaled: Any) -> Any:
             inner = tensor
             if expansion != 1:
                 inner = convolved(inner, channels * expansion, 1, prefix + "_expand_conv")
-                inner = normalised(inner, prefix + "_bn0")
+                inner = normalized(inner, prefix + "_bn0")
             depthwise = layers.DepthwiseConv2D(kernel, stride, "same", use_bias=False, name=prefix + "_depthwise_conv")
-            inner = normalised(depthwise(inner), prefix + "_bn1")
+            inner = normalized(depthwise(inner), prefix + "_bn1")
             inner = convolved(inner, out_channels, 1, prefix + "_project_conv")
-            inner = normalised(inner, prefix + "_bn2", active=False)
+            inner = normalized(inner, prefix + "_bn2", active=False)
             tensor = layers.Add()([tensor, inner]) if stride == 1 and channels == out_channels else inner
             channels, block = out_channels, block + 1
-    return normalised(convolved(tensor, 1280, 1, "_conv_head"), "_bn1")
+    return normalized(convolved(tensor, 1280, 1, "_conv_head"), "_bn1")
 
 
 def assign_lite0(network: keras.Model, arrays: Arrays) -> None:
@@ -173,9 +173,9 @@ def assign_lite0(network: keras.Model, arrays: Arrays) -> None:
             layer.set_weights([np.transpose(arrays[name + ".weight"]), arrays[name + ".bias"]])
 
 
-def lite0_scaled(pictures: Any) -> Any:
+def lite0_scaled(images: Any) -> Any:
     """Scale 0..255 to what EfficientNet-Lite0 was trained on."""
-    return (pictures - 127.0) / 128.0
+    return (images - 127.0) / 128.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ class Application:
     Attributes:
         builder: Its name there.
         layer: Whose output is pooled; empty for the last one.
-        preprocessing: `caffe` (BGR, less ImageNet's mean), or empty where the network scales pictures itself.
+        preprocessing: `caffe` (BGR, less ImageNet's mean), or empty where the network scales images itself.
         exponent: Of GeM pooling; 1, the mean, for features that may be negative.
     """
 
@@ -205,16 +205,16 @@ APPLICATIONS = {
 }
 
 
-def _application(spec: EncoderSpec, pictures: Any, weights: Path | None) -> Any:
+def _application(spec: EncoderSpec, images: Any, weights: Path | None) -> Any:
     """Lay out a network of keras.applications up to the features that are pooled."""
     row = APPLICATIONS[spec.name]
     if row.preprocessing == "caffe":  # keras.applications.imagenet_utils
-        pictures = ops.flip(pictures, axis=-1) - ops.convert_to_tensor([103.939, 116.779, 123.68])
+        images = ops.flip(images, axis=-1) - ops.convert_to_tensor([103.939, 116.779, 123.68])
     if weights is None and (weights := downloaded(spec)) is None:
         require_download(spec)
     try:
         base = getattr(keras.applications, row.builder)(
-            weights="imagenet" if weights is None else str(weights), include_top=False, input_tensor=pictures
+            weights="imagenet" if weights is None else str(weights), include_top=False, input_tensor=images
         )
     # Keras raises a bare Exception where a download fails, and ValueError or OSError where a file does not fit.
     except Exception as error:

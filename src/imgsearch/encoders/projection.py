@@ -1,4 +1,4 @@
-"""From D dimensions to d: principal components with partial whitening, learnt on the catalogue."""
+"""From D dimensions to d: principal components with partial whitening, learned on the catalog."""
 
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -11,8 +11,8 @@ from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError
 
 DIMS = 256
-# Below this, d directions learnt from the catalogue would be mostly noise, and full embeddings are cheap.
-SMALLEST_CATALOGUE = 2 * DIMS
+# Below this, d directions learned from the catalog would be mostly noise, and full embeddings are cheap.
+SMALLEST_CATALOG = 2 * DIMS
 # More rows than this teach nothing new, and would have to be held in memory.
 LARGEST_SAMPLE = 20_000
 # 0 is plain PCA, 1 full whitening: a part keeps the few strong directions from drowning the rest, without
@@ -22,7 +22,7 @@ WHITENING = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """A linear map and what it was learnt around.
+    """A linear map and what it was learned around.
 
     Attributes:
         mean: float32 (D,).
@@ -73,7 +73,7 @@ def learn_projection(sample: Embeddings) -> Projection | None:
     """Learn principal components with partial whitening (Jegou and Chum, 2012, with an exponent below 1).
 
     Args:
-        sample: float32 (n, D), n at least `SMALLEST_CATALOGUE`.
+        sample: float32 (n, D), n at least `SMALLEST_CATALOG`.
 
     Returns:
         D to min(`DIMS`, D) dimensions; None where the rows are all the same: there is nothing to learn from them.

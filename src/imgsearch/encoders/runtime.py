@@ -29,8 +29,8 @@ FeatureMap = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Look:
-    """What an encoder makes of one picture.
+class EncodedImage:
+    """What an encoder makes of one image.
 
     Attributes:
         embedding: float32 (dims,), as `Encoder.encode_stream` yields it.
@@ -42,11 +42,11 @@ class Look:
 
 
 class Encoder(Protocol):
-    """Turns fitted pictures into embeddings.
+    """Turns fitted images into embeddings.
 
     Attributes:
         spec: What it is.
-        batch_size: How many pictures it likes to be given at once.
+        batch_size: How many images it likes to be given at once.
     """
 
     spec: EncoderSpec
@@ -65,29 +65,29 @@ class Encoder(Protocol):
         ...
 
 
-def encode(encoder: Encoder, pictures: Pixels) -> Embeddings:
+def encode(encoder: Encoder, images: Pixels) -> Embeddings:
     """Encode one batch.
 
     Args:
         encoder: Any encoder.
-        pictures: RGB, uint8 of shape (n, size, size, 3).
+        images: RGB, uint8 of shape (n, size, size, 3).
 
     Returns:
         float32 of shape (n, dims), as `Encoder.encode_stream` yields them.
     """
-    return next(iter(encoder.encode_stream([pictures])))
+    return next(iter(encoder.encode_stream([images])))
 
 
-def look(encoder: Encoder, picture: Pixels) -> Look:
-    """Encode one picture, in one pass with its feature map where the encoder has one.
+def encode_with_features(encoder: Encoder, image: Pixels) -> EncodedImage:
+    """Encode one image, in one pass with its feature map where the encoder has one.
 
     Args:
         encoder: Any encoder.
-        picture: RGB, uint8 of shape (size, size, 3).
+        image: RGB, uint8 of shape (size, size, 3).
     """
     if isinstance(encoder, OpenVinoEncoder | HybridEncoder):
-        return encoder.look(picture)
-    return Look(encode(encoder, picture[None])[0], None)
+        return encoder.encode_with_features(image)
+    return EncodedImage(encode(encoder, image[None])[0], None)
 
 
 def files_of(spec: EncoderSpec) -> tuple[str, ...]:
@@ -110,8 +110,8 @@ def open_encoder(spec: EncoderSpec, directory: Path, *, for_one: bool = False, w
     Args:
         spec: What it is.
         directory: Folder with the files that `files_of` names. Check their hashes first.
-        for_one: Whether it is for a single picture soon rather than for many.
-        with_map: Whether `look` is to give feature maps, which take time to hand out.
+        for_one: Whether it is for a single image soon rather than for many.
+        with_map: Whether `encode_with_features` is to give feature maps, which take time to hand out.
 
     Returns:
         The encoder, networks on OpenVINO.
@@ -211,13 +211,13 @@ class OpenVinoEncoder:
         while running:
             yield self._finish(running, free)
 
-    def look(self, picture: Pixels) -> Look:
-        """Encode one picture; see `look`."""
+    def encode_with_features(self, image: Pixels) -> EncodedImage:
+        """Encode one image; see `encode_with_features`."""
         request = self._requests[0]
-        request.infer([picture[None]])
+        request.infer([image[None]])
         embedding = unit_rows(np.array(request.get_output_tensor(0).data, np.float32))[0]
         has_map = len(self._model.outputs) > 1
-        return Look(embedding, np.array(request.get_output_tensor(1).data[0], np.float32) if has_map else None)
+        return EncodedImage(embedding, np.array(request.get_output_tensor(1).data[0], np.float32) if has_map else None)
 
     def _finish(self, running: deque[tuple[Any, Pixels]], free: deque[Any]) -> Embeddings:
         request, _ = running.popleft()
@@ -255,7 +255,7 @@ class KerasEncoder:
 
 
 class HandcraftedEncoder:
-    """Colour, texture and shape, or one of them; see `handcrafted`.
+    """Color, texture and shape, or one of them; see `handcrafted`.
 
     Args:
         spec: What it is.
@@ -288,7 +288,7 @@ class HandcraftedEncoder:
     def encode_stream(self, batches: Iterable[Pixels]) -> Iterator[Embeddings]:
         """Encode batches; see `Encoder`."""
         for batch in batches:
-            yield unit_rows(np.stack([self._describe(picture) for picture in batch]))
+            yield unit_rows(np.stack([self._describe(image) for image in batch]))
 
 
 class VisualWordsEncoder:
@@ -315,13 +315,13 @@ class VisualWordsEncoder:
         from imgsearch.encoders.visual_words import describe
 
         for batch in batches:
-            yield unit_rows(np.stack([describe(picture, self._vocabulary) for picture in batch]))
+            yield unit_rows(np.stack([describe(image, self._vocabulary) for image in batch]))
 
 
 class HybridEncoder:
     """Several encoders side by side: their unit embeddings, each times its weight, in a row.
 
-    A part that finds nothing in a picture leaves zeros.
+    A part that finds nothing in an image leaves zeros.
 
     Args:
         spec: What it is.
@@ -343,11 +343,13 @@ class HybridEncoder:
         for rows in zip(*streams, strict=True):
             yield self._joined(rows)
 
-    def look(self, picture: Pixels) -> Look:
-        """Encode one picture, with the feature map of the first part that has one; see `look`."""
-        looks = [look(part, next(_resized(iter([picture[None]]), part.spec.size))[0]) for part in self._parts]
+    def encode_with_features(self, image: Pixels) -> EncodedImage:
+        """Encode one image, with the feature map of the first part that has one; see `encode_with_features`."""
+        looks = [
+            encode_with_features(part, next(_resized(iter([image[None]]), part.spec.size))[0]) for part in self._parts
+        ]
         features = next((each.features for each in looks if each.features is not None), None)
-        return Look(self._joined([each.embedding[None] for each in looks])[0], features)
+        return EncodedImage(self._joined([each.embedding[None] for each in looks])[0], features)
 
     def _joined(self, rows: Sequence[Embeddings]) -> Embeddings:
         weights = [part.weight for part in self.spec.parts]
@@ -358,7 +360,7 @@ class HybridEncoder:
 def _resized(batches: Iterable[Pixels], size: int) -> Iterator[Pixels]:
     for batch in batches:
         same = batch.shape[1] == size
-        yield batch if same else np.stack([fit(picture, size, "stretch") for picture in batch])
+        yield batch if same else np.stack([fit(image, size, "stretch") for image in batch])
 
 
 def unit_rows(rows: Embeddings) -> Embeddings:

@@ -23,7 +23,7 @@ def describe_shape(item: Item) -> NDArray[np.float32]:
     """Describe an item by the orientations of its gradients and by Hu's moments of its outline.
 
     Gradients: after Dalal and Triggs (2005), nine orientations of the full circle in 6 x 6 cells. Each cell is
-    normalised by the four blocks of 2 x 2 cells around it, and the four are added up, as Felzenszwalb et al. (2010)
+    normalized by the four blocks of 2 x 2 cells around it, and the four are added up, as Felzenszwalb et al. (2010)
     do, which gives a quarter of the numbers. Moments: the seven of Hu (1962), which neither place, size nor turn
     changes, by their logarithms.
 
@@ -33,16 +33,16 @@ def describe_shape(item: Item) -> NDArray[np.float32]:
     Returns:
         float32 of shape (331,), unit.
     """
-    grey = cv2.cvtColor(item.pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    gray = cv2.cvtColor(item.pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
     moments = cv2.HuMoments(cv2.moments(item.weights)).ravel()
     logarithms = np.sign(moments) * np.log10(1 + np.abs(moments) / _LEAST_MOMENT)
-    return joined([_normalised(_gradients(grey)).ravel(), logarithms], [1.0, _MOMENTS_WEIGHT])
+    return joined([_normalized(_gradients(gray)).ravel(), logarithms], [1.0, _MOMENTS_WEIGHT])
 
 
-def _gradients(grey: NDArray[np.float32]) -> NDArray[np.float32]:
+def _gradients(gray: NDArray[np.float32]) -> NDArray[np.float32]:
     """Sum the strength of gradients by orientation and cell: (orientations, cells, cells)."""
-    across = cv2.Sobel(grey, cv2.CV_32F, 1, 0, ksize=1)
-    down = cv2.Sobel(grey, cv2.CV_32F, 0, 1, ksize=1)
+    across = cv2.Sobel(gray, cv2.CV_32F, 1, 0, ksize=1)
+    down = cv2.Sobel(gray, cv2.CV_32F, 0, 1, ksize=1)
     strength, angle = (np.asarray(plane, np.float32) for plane in cv2.cartToPolar(across, down))
     # Shared between the two orientations next to it, and below between cells, so that a small turn changes little.
     steps = np.abs(angle * np.float32(_ORIENTATIONS / (2 * np.pi)) - _ORIENTATION)
@@ -54,10 +54,10 @@ def _gradients(grey: NDArray[np.float32]) -> NDArray[np.float32]:
 _ORIENTATION = np.arange(_ORIENTATIONS, dtype=np.float32)[:, None, None]
 
 
-def _normalised(gradients: NDArray[np.float32]) -> NDArray[np.float32]:
+def _normalized(gradients: NDArray[np.float32]) -> NDArray[np.float32]:
     energy = np.pad((gradients**2).sum(axis=0), 1)
     blocks = energy[:-1, :-1] + energy[:-1, 1:] + energy[1:, :-1] + energy[1:, 1:]
-    # One grey level: where there are no edges, rounding must not be blown up to some.
+    # One gray level: where there are no edges, rounding must not be blown up to some.
     lengths = np.sqrt(blocks + 1)
     around = (lengths[:-1, :-1], lengths[:-1, 1:], lengths[1:, :-1], lengths[1:, 1:])
     return np.asarray(sum(np.minimum(gradients / length, _LARGEST_SHARE) for length in around), np.float32)

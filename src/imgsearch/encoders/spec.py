@@ -24,15 +24,15 @@ class EncoderSpec:
         name: Row of the table, name of a `.keras` file, or the parts of a hybrid joined by `+`.
         kind: `network` (a Keras graph of the table), `model` (a `.keras` file), `classifier` (its second output, the
             probabilities of its classes), `detector` (a `.keras` file that also says where items are), `handcrafted`
-            (no weights), `visual-words` (a vocabulary learnt on the catalogue) or `hybrid` (several of these).
-        size: Side of the square picture it takes, in pixels.
-        fit: How a picture is brought to that square.
+            (no weights), `visual-words` (a vocabulary learned on the catalog) or `hybrid` (several of these).
+        size: Side of the square image it takes, in pixels.
+        fit: How an image is brought to that square.
         dims: Length of its embedding.
         weights: Which weights: `sha256:...` of a file, `keras:NAME:HASH` for Keras' own download, or empty. A
-            vocabulary that is still to be learnt is empty, too.
+            vocabulary that is still to be learned is empty, too.
         precision: What networks compute in.
-        version: Of its description, where a later imgsearch describes pictures otherwise under the same name.
-        steps: What is done to a picture before it is fitted, as `images.steps.Steps` spells it.
+        version: Of its description, where a later imgsearch describes images otherwise under the same name.
+        steps: What is done to an image before it is fitted, as `images.steps.Steps` spells it.
         parts: Of a hybrid, whose embedding is theirs in a row, each times its weight.
     """
 
@@ -55,13 +55,13 @@ class EncoderSpec:
 
         facts = self.to_json() | {"encoder_version": self.version, "pixels_version": PIXELS_VERSION}
         facts.pop("version", None)
-        if self.steps == "crop-foreground":  # on which alone the decoder shrinks large pictures more than it once did
+        if self.steps == "crop-foreground":  # on which alone the decoder shrinks large images more than it once did
             facts["trim_version"] = 2
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def identity(self) -> str:
-        """Sixteen hex digits for the network alone, whatever it computes in and whatever is done to pictures before."""
+        """Sixteen hex digits for the network alone, whatever it computes in and whatever is done to images before."""
         return replace(self, precision="f32", steps="").fingerprint
 
     def all_parts(self) -> tuple["EncoderSpec", ...]:
@@ -132,14 +132,14 @@ class TableRow:
     Attributes:
         spec: What it is, with its usual weights.
         about: One line for `imgsearch models`.
-        licence: Licence of the weights, or empty.
+        license: License of the weights, or empty.
         keras_file: What Keras calls the file of its weights, or empty.
         megabytes: Of that file, or of the package with the weights; 0 for none.
     """
 
     spec: EncoderSpec
     about: str
-    licence: str = ""
+    license: str = ""
     keras_file: str = ""
     megabytes: int = 0
 
@@ -147,10 +147,12 @@ class TableRow:
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
-def _application(name: str, dims: int, file: str, digest: str, megabytes: int, about: str, licence: str) -> TableRow:
+def _application(
+    name: str, dims: int, file: str, digest: str, megabytes: int, about: str, license_name: str
+) -> TableRow:
     """Describe an encoder of keras.applications; `digest` is the one that Keras checks its file with."""
     spec = EncoderSpec(name, "network", 224, "pad", dims, f"keras:{name}-imagenet-notop:{digest}")
-    return TableRow(spec, about, licence, file, megabytes)
+    return TableRow(spec, about, license_name, file, megabytes)
 
 
 def _handcrafted(part: str, dims: int, about: str) -> TableRow:
@@ -221,13 +223,13 @@ TABLE: dict[str, TableRow] = {
             "ConvNeXt-Tiny",
             "MIT",
         ),
-        _handcrafted("", 1543, "colour, texture and shape, without a network: for plain goods and drawings"),
-        _handcrafted("color", 360, "its colours alone"),
+        _handcrafted("", 1543, "color, texture and shape, without a network: for plain goods and drawings"),
+        _handcrafted("color", 360, "its colors alone"),
         _handcrafted("texture", 852, "its texture alone"),
         _handcrafted("shape", 331, "its shape alone"),
         TableRow(
             EncoderSpec("visual-words", "visual-words", 256, "pad", 1024, ""),
-            "local features counted by a vocabulary that is learnt on the catalogue",
+            "local features counted by a vocabulary that is learned on the catalog",
         ),
     )
 }

@@ -1,4 +1,4 @@
-"""What the surface of an item is like, whatever its colours."""
+"""What the surface of an item is like, whatever its colors."""
 
 import cv2
 import numpy as np
@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 from imgsearch.encoders.vectors import joined
 from imgsearch.images.foreground import SIDE, Item, pooling
 
-# Local binary patterns: distance to the eight neighbours in pixels, and cells a side.
+# Local binary patterns: distance to the eight neighbors in pixels, and cells a side.
 _RADII = (1, 2, 4)
 _PATTERN_CELLS = 2
 _PATTERNS = 59
-# A neighbour counts as lighter from this many grey levels on, so that noise makes no pattern.
+# A neighbor counts as lighter from this many gray levels on, so that noise makes no pattern.
 _LIGHTER = 2.0
 
 # Gabor energy: octaves from a quarter of a cycle a pixel down, orientations, and cells a side.
@@ -37,29 +37,29 @@ def describe_texture(item: Item) -> NDArray[np.float32]:
     Returns:
         float32 of shape (852,), unit.
     """
-    grey = cv2.cvtColor(item.pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    patterns = [_pattern_counts(grey, item.weights, radius) for radius in _RADII]
-    return joined([joined([np.sqrt(counts) for counts in patterns]), np.sqrt(_energy(grey)).ravel()])
+    gray = cv2.cvtColor(item.pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    patterns = [_pattern_counts(gray, item.weights, radius) for radius in _RADII]
+    return joined([joined([np.sqrt(counts) for counts in patterns]), np.sqrt(_energy(gray)).ravel()])
 
 
-def _pattern_counts(grey: NDArray[np.float32], weights: NDArray[np.float32], radius: int) -> NDArray[np.float64]:
+def _pattern_counts(gray: NDArray[np.float32], weights: NDArray[np.float32], radius: int) -> NDArray[np.float64]:
     """Count patterns by cell: (cells x cells x patterns,)."""
     if radius > 1:
-        grey = np.asarray(cv2.GaussianBlur(grey, (0, 0), radius / 2), np.float32)
+        gray = np.asarray(cv2.GaussianBlur(gray, (0, 0), radius / 2), np.float32)
     inner = slice(radius, SIDE - radius)
-    least = grey[inner, inner] + _LIGHTER
+    least = gray[inner, inner] + _LIGHTER
     code = np.zeros(least.shape, np.int64)
     for bit, (down, across) in enumerate(_RING):
         rows = slice(radius + radius * down, SIDE - radius + radius * down)
         columns = slice(radius + radius * across, SIDE - radius + radius * across)
-        code |= (grey[rows, columns] >= least).astype(np.int64) << bit
+        code |= (gray[rows, columns] >= least).astype(np.int64) << bit
     cell = np.arange(SIDE)[inner] * _PATTERN_CELLS // SIDE
     bins = (cell[:, None] * _PATTERN_CELLS + cell) * _PATTERNS + _PATTERN_OF_CODE[code]
     counts = np.bincount(bins.ravel(), weights[inner, inner].ravel(), _PATTERN_CELLS**2 * _PATTERNS)
     return np.asarray(counts, np.float64)
 
 
-# Neighbours in the order of their direction.
+# Neighbors in the order of their direction.
 _RING = ((0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1))
 
 
@@ -73,10 +73,10 @@ def _pattern_of_code() -> NDArray[np.int64]:
 _PATTERN_OF_CODE = _pattern_of_code()
 
 
-def _energy(grey: NDArray[np.float32]) -> NDArray[np.float32]:
+def _energy(gray: NDArray[np.float32]) -> NDArray[np.float32]:
     """Measure the strength of each filter by cell: (filters, cells, cells)."""
     # In the frequency domain, where 16 filters cost less than one large one does among pixels.
-    answers = np.fft.ifft2(np.fft.fft2(grey) * _FILTERS)
+    answers = np.fft.ifft2(np.fft.fft2(gray) * _FILTERS)
     pool = pooling(_ENERGY_CELLS)
     return pool @ np.abs(answers).astype(np.float32) @ pool.T
 

@@ -1,4 +1,4 @@
-"""Count the visual words of a picture: local features, each called by the nearest of a learnt vocabulary."""
+"""Count the visual words of an image: local features, each called by the nearest of a learned vocabulary."""
 
 import itertools
 from collections.abc import Iterable
@@ -19,16 +19,16 @@ WORDS = 1024
 
 # Side of the square that an item is brought to before its features are looked for, in pixels.
 _SIDE = 96
-# Local features of a picture at most, the bits of each, and how they are found (docs/benchmarks.md has the figures).
-_FEATURES_A_PICTURE = 300
+# Local features of an image at most, the bits of each, and how they are found (docs/benchmarks.md has the figures).
+_FEATURES_A_IMAGE = 300
 _BITS = 256
 _SCALE_STEP = 1.2
 _SCALES = 6
 _PATCH = 21
 _CORNER_CONTRAST = 5
 
-# What a vocabulary is learnt from at most, and how often each feature is seen.
-_PICTURES = 4000
+# What a vocabulary is learned from at most, and how often each feature is seen.
+_IMAGES = 4000
 _FEATURES = 200_000
 _BATCH = 4096
 _PASSES = 2
@@ -43,16 +43,16 @@ class Vocabulary:
     """Words for local features.
 
     Attributes:
-        centres: float32 (words, 256), the mean of the features called so, each as `_bits` gives it.
-        idf: float32 (words,), how much a word says: the logarithm of how rare it is among pictures.
+        centers: float32 (words, 256), the mean of the features called so, each as `_bits` gives it.
+        idf: float32 (words,), how much a word says: the logarithm of how rare it is among images.
     """
 
-    centres: _Floats
+    centers: _Floats
     idf: _Floats
 
     def save(self, file: BinaryIO) -> None:
         """Write as `.npz`, the same bytes for the same vocabulary: their sha256 stands for the encoder."""
-        np.savez(file, centres=self.centres, idf=self.idf)
+        np.savez(file, centres=self.centers, idf=self.idf)
 
     @classmethod
     def load(cls, path: str, words: int) -> "Vocabulary":
@@ -66,55 +66,55 @@ class Vocabulary:
             FileNotFoundError: It is missing.
             DamagedIndexError: The file is not such a vocabulary.
         """
-        centres, idf = read_arrays(path, "centres", "idf")
-        shapes = (centres.shape, idf.shape)
-        if shapes != ((words, _BITS), (words,)) or {centres.dtype, idf.dtype} != {np.dtype("f4")}:
+        centers, idf = read_arrays(path, "centres", "idf")
+        shapes = (centers.shape, idf.shape)
+        if shapes != ((words, _BITS), (words,)) or {centers.dtype, idf.dtype} != {np.dtype("f4")}:
             raise DamagedIndexError(f"{path} holds shapes {shapes}, expected {words} visual words")
-        if not (np.isfinite(centres).all() and np.isfinite(idf).all()):
+        if not (np.isfinite(centers).all() and np.isfinite(idf).all()):
             raise DamagedIndexError(f"{path} holds numbers that are not finite")
-        return cls(centres, idf)
+        return cls(centers, idf)
 
 
-def describe(picture: Pixels, vocabulary: Vocabulary) -> NDArray[np.float32]:
-    """Describe a picture by how often each word occurs in it, rare words counting for more (tf-idf).
+def describe(image: Pixels, vocabulary: Vocabulary) -> NDArray[np.float32]:
+    """Describe an image by how often each word occurs in it, rare words counting for more (tf-idf).
 
     Sivic and Zisserman: Video Google (2003). Square roots of the counts are taken, since a word that was seen once
     is likely to be seen again.
 
     Args:
-        picture: RGB, uint8 of shape (size, size, 3), size at least 32.
-        vocabulary: What `learn_vocabulary` learnt.
+        image: RGB, uint8 of shape (size, size, 3), size at least 32.
+        vocabulary: What `learn_vocabulary` learned.
 
     Returns:
-        Unit float32 of shape (words,); zeros where the picture has no local features.
+        Unit float32 of shape (words,); zeros where the image has no local features.
     """
-    words = _nearest(_features(picture), vocabulary.centres)
+    words = _nearest(_features(image), vocabulary.centers)
     counts = np.bincount(words, minlength=len(vocabulary.idf))
     return unit(np.sqrt(counts) * vocabulary.idf).astype(np.float32)
 
 
-def learn_vocabulary(pictures: Iterable[Pixels], *, words: int = WORDS, seed: int = 0) -> Vocabulary:
-    """Learn words for the local features of some pictures, by mini-batch k-means (Sculley, 2010).
+def learn_vocabulary(images: Iterable[Pixels], *, words: int = WORDS, seed: int = 0) -> Vocabulary:
+    """Learn words for the local features of some images, by mini-batch k-means (Sculley, 2010).
 
     Args:
-        pictures: RGB, uint8, each of shape (size, size, 3). They are looked at one by one, the first 4,000 at most;
+        images: RGB, uint8, each of shape (size, size, 3). They are looked at one by one, the first 4,000 at most;
             10 kB are kept of each.
         words: How many.
-        seed: Source of all chance: the same pictures and seed give the same vocabulary.
+        seed: Source of all chance: the same images and seed give the same vocabulary.
 
     Returns:
-        The vocabulary; its `idf` is that of the same pictures.
+        The vocabulary; its `idf` is that of the same images.
 
     Raises:
-        UsageError: The pictures have too few local features for so many words.
+        UsageError: The images have too few local features for so many words.
     """
-    found = [_features(picture) for picture in itertools.islice(pictures, _PICTURES)]
+    found = [_features(image) for image in itertools.islice(images, _IMAGES)]
     count = sum(map(len, found))
     if count < _FEATURES_A_WORD * words:
         raise UsageError(
-            f"too few pictures to learn {words:,} visual words: {len(found):,} pictures have {count:,} local "
+            f"too few images to learn {words:,} visual words: {len(found):,} images have {count:,} local "
             f"features, and {_FEATURES_A_WORD * words:,} are needed",
-            hint="learn on more pictures, or choose another encoder",
+            hint="learn on more images, or choose another encoder",
         )
 
     from sklearn.cluster import MiniBatchKMeans
@@ -125,29 +125,29 @@ def learn_vocabulary(pictures: Iterable[Pixels], *, words: int = WORDS, seed: in
     for _ in range(_PASSES):
         for start in range(0, len(sample), size):
             means.partial_fit(_bits(sample[start : start + size]))
-    centres = np.asarray(means.cluster_centers_, np.float32)
-    pictures_with = np.zeros(words)
+    centers = np.asarray(means.cluster_centers_, np.float32)
+    images_with = np.zeros(words)
     for features in found:
-        pictures_with[np.unique(_nearest(features, centres))] += 1
-    return Vocabulary(centres, np.log((1 + len(found)) / (1 + pictures_with)).astype(np.float32))
+        images_with[np.unique(_nearest(features, centers))] += 1
+    return Vocabulary(centers, np.log((1 + len(found)) / (1 + images_with)).astype(np.float32))
 
 
-def _features(picture: Pixels) -> NDArray[np.uint8]:
-    """Find the local features of a picture's item: uint8 (n, 32), 256 bits each.
+def _features(image: Pixels) -> NDArray[np.uint8]:
+    """Find the local features of an image's item: uint8 (n, 32), 256 bits each.
 
     ORB (Rublee et al., 2011): corners at several scales, each described by comparing pairs of points around it, turned
     the way the corner is turned.
     """
-    grey = cv2.cvtColor(cut_out(picture, _SIDE).pixels, cv2.COLOR_RGB2GRAY)
+    gray = cv2.cvtColor(cut_out(image, _SIDE).pixels, cv2.COLOR_RGB2GRAY)
     finder = cv2.ORB.create(
-        nfeatures=_FEATURES_A_PICTURE,
+        nfeatures=_FEATURES_A_IMAGE,
         scaleFactor=_SCALE_STEP,
         nlevels=_SCALES,
         edgeThreshold=_PATCH // 2,
         patchSize=_PATCH,
         fastThreshold=_CORNER_CONTRAST,
     )
-    points, features = finder.detectAndCompute(grey, None)
+    points, features = finder.detectAndCompute(gray, None)
     return np.asarray(features, np.uint8) if points else np.zeros((0, _BITS // 8), np.uint8)
 
 
@@ -156,7 +156,7 @@ def _bits(features: NDArray[np.uint8]) -> _Floats:
     return np.unpackbits(features, axis=1).astype(np.float32) / np.float32(np.sqrt(_BITS))
 
 
-def _nearest(features: NDArray[np.uint8], centres: _Floats) -> NDArray[np.int64]:
+def _nearest(features: NDArray[np.uint8], centers: _Floats) -> NDArray[np.int64]:
     """Number the word nearest to each feature."""
-    distances = (centres**2).sum(axis=1) - 2 * _bits(features) @ centres.T  # but for the features' own lengths
+    distances = (centers**2).sum(axis=1) - 2 * _bits(features) @ centers.T  # but for the features' own lengths
     return np.asarray(distances.argmin(axis=1), np.int64)

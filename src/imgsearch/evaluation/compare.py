@@ -16,7 +16,7 @@ from imgsearch.evaluation.record import Record
 GUARDED = ("hit_rate@1", "map", "ndcg@10", "index_recall@10")
 # A smaller loss is none, however sure: forests and networks differ by as much from processor to processor.
 LEAST_LOSS = 0.002
-# What a shop takes out of its catalogue in a day is less than a tenth; what an unmounted disk takes is more.
+# What a shop takes out of its catalog in a day is less than a tenth; what an unmounted disk takes is more.
 LEAST_KEPT = 0.9
 
 _RECALL = "--recall"
@@ -230,9 +230,9 @@ def _require_same_setup(before: Record, after: Record) -> None:
 
 
 def _undisplaced(before: Record, after: Record, name: str, queries: int) -> float:
-    """Return the share of earlier queries that a full sample of a catalogue that has grown still has room for."""
+    """Return the share of earlier queries that a full sample of a catalog that has grown still has room for."""
     if after.setup.get("kind") == "queries" and not name.startswith("index_recall"):
-        return 1.0  # pictures of the user are no sample
+        return 1.0  # images of the user are no sample
     sample, counts = after.setup.get("sample"), _counts(before, after)
     if counts is None or not isinstance(sample, int) or queries < sample:
         return 1.0

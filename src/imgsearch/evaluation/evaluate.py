@@ -11,9 +11,10 @@ from imgsearch.evaluation.bootstrap import Interval, mean_interval
 from imgsearch.evaluation.calibrate import calibrate as fitted
 from imgsearch.evaluation.index_recall import index_recall
 from imgsearch.evaluation.labels import Labels, labels_of
-from imgsearch.evaluation.questions import Progress, Questions, from_folder, from_items, from_variants
+from imgsearch.evaluation.questions import Questions, from_folder, from_items, from_variants
 from imgsearch.evaluation.results import Evaluation, IndexRecall, Kind, Reliability, Retrieval
 from imgsearch.evaluation.retrieval import judge, per_category
+from imgsearch.progress import Progress, no_progress
 from imgsearch.search.index import Index
 from imgsearch.search.views import Regions
 from imgsearch.store.plan import BackendSettings
@@ -21,10 +22,6 @@ from imgsearch.store.plan import BackendSettings
 Location = str | os.PathLike[str]
 
 SAMPLE = 1000
-
-
-def _silent(_stage: str, _done: int, _total: int) -> None:
-    """Tell nobody."""
 
 
 def evaluate(
@@ -38,7 +35,7 @@ def evaluate(
     calibrate: bool = False,
     sample: int = SAMPLE,
     regions: Regions = "auto",
-    progress: Progress = _silent,
+    progress: Progress = no_progress,
 ) -> Evaluation:
     """Measure how good an index is, and how good its answers are.
 
@@ -49,9 +46,9 @@ def evaluate(
         recall: Measure how many of the truly nearest the index finds, and how fast.
         labels: Ask for items, and count others with the same `category`, `product` or other column as right; with
             `queries`, the column that says what is right, `product` if None.
-        queries: Ask with the pictures in this folder, which lie in a folder for each label, or are named by `truth`.
+        queries: Ask with the images in this folder, which lie in a folder for each label, or are named by `truth`.
         truth: CSV file with the columns `query` and `path`, or `query` and the column of the labels.
-        self_test: Ask for photo-like variants of the catalogue's own pictures.
+        self_test: Ask for photo-like variants of the catalog's own images.
         calibrate: Learn which probability of being right belongs to which score; `keep_calibration` stores it.
         sample: How many items are asked for at most.
         regions: Where to look in queries that are photos, as for `Index.search`.
@@ -62,7 +59,7 @@ def evaluate(
 
     Raises:
         UsageError: What is asked for contradicts itself, or the index has not what it takes.
-        PictureError, NoIndexError, DamagedIndexError: As for `Index.search`.
+        ImageError, NoIndexError, DamagedIndexError: As for `Index.search`.
     """
     if truth is not None and queries is None:
         raise UsageError("expected the folder of the queries that --truth speaks of: --queries DIR")

@@ -11,8 +11,8 @@ import numpy as np
 
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import MissingComponentError, UsageError
-from imgsearch.evaluation.questions import Progress
 from imgsearch.evaluation.results import CurvePoint, IndexRecall
+from imgsearch.progress import Progress
 from imgsearch.search.backends.annoy_process import require_annoy
 from imgsearch.search.backends.backends import NODES_FOR_EACH, AnnoyBackend, Backend, build_annoy, least_probes
 from imgsearch.search.hits import Hit
@@ -45,7 +45,7 @@ def index_recall(index: Index, sample: int, progress: Progress) -> IndexRecall:
     """
     if len(index) < 2:
         raise UsageError(f"expected an index of at least two items, found {len(index)}: there is nothing to be found")
-    chosen = [place for place, _ in zip(index.items.in_chance_order(), range(sample), strict=False)]
+    chosen = [place for place, _ in zip(index.items.shuffled(), range(sample), strict=False)]
     rows = np.array([row for row, _ in chosen])
     truth = sampled(index.vectors, rows, KS)
     assert index.manifest.backend is not None

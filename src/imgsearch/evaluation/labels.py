@@ -1,4 +1,4 @@
-"""What the items of an index are labelled with."""
+"""What the items of an index are labeled with."""
 
 from dataclasses import dataclass
 
@@ -51,7 +51,7 @@ def labels_of(items: Items, column: str, count: int) -> Labels:
     for row, name in zip(range(count), items.column(column), strict=False):
         if name:
             codes[row] = places.setdefault(name, len(places))
-    if not places and column != "category":  # pictures that lie in no folder have no category
+    if not places and column != "category":  # images that lie in no folder have no category
         raise UsageError(
             f"expected items with a column {column!r}, found none",
             hint="there are product, category, and the columns of --metadata",

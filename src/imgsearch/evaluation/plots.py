@@ -19,8 +19,8 @@ NO_NAME = "(none)"
 _MOST_NAMES = 30
 _BINS = 40
 
-# Told apart by the colour-blind too (Okabe and Ito: Color Universal Design, 2008).
-_RIGHT, _WRONG, _GREY = "#0072b2", "#d55e00", "#767676"
+# Told apart by the color-blind too (Okabe and Ito: Color Universal Design, 2008).
+_RIGHT, _WRONG, _GRAY = "#0072b2", "#d55e00", "#767676"
 _STYLE = {
     "svg.hashsalt": "imgsearch",
     "svg.fonttype": "path",
@@ -28,7 +28,7 @@ _STYLE = {
     "axes.titlesize": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": _GREY,
+    "axes.edgecolor": _GRAY,
     "axes.axisbelow": True,
     "grid.color": "#e4e4e4",
     "legend.frameon": False,
@@ -37,7 +37,7 @@ _STYLE = {
 
 @dataclass(frozen=True, slots=True)
 class CategoryRate:
-    """How well the pictures of one category are answered.
+    """How well the images of one category are answered.
 
     Attributes:
         category: Its name.
@@ -122,8 +122,8 @@ def draw_recall(recall: IndexRecall) -> bytes:
             used = 1000 * recall.latency[10].p50, float(np.mean(recall.recall[10]))
             axes.plot(*used, color=_WRONG, marker="D", markersize=9, linestyle="none", label="as the index is used")
         exact = 1000 * recall.exact.p50
-        axes.axvline(exact, color=_GREY, linestyle="--", linewidth=1)
-        axes.plot(exact, 1, color=_GREY, marker="s", markersize=7, linestyle="none", label="exact search")
+        axes.axvline(exact, color=_GRAY, linestyle="--", linewidth=1)
+        axes.plot(exact, 1, color=_GRAY, marker="s", markersize=7, linestyle="none", label="exact search")
         axes.margins(0.08, 0.15)
         _scale_latency(axes, [exact, *milliseconds])
         _name_points(axes, recall.curve, milliseconds)
@@ -188,7 +188,7 @@ def draw_confusion(found: Confusion) -> bytes:
     side = max(0.24 * count, 2.4) + 0.125 * max(map(len, names))
     with _sheet(side + 1.4, side + 0.4) as (figure, svg):
         axes = figure.subplots()
-        # Cells are drawn one by one: a picture in the drawing would be blurred when enlarged.
+        # Cells are drawn one by one: an image in the drawing would be blurred when enlarged.
         percent = 100 * found.shares
         mesh = axes.pcolormesh(percent, cmap="Blues", vmin=0, vmax=100, edgecolors="white", linewidth=0.6)
         places = np.arange(count) + 0.5
@@ -249,14 +249,14 @@ def draw_reliability(found: Reliability) -> bytes:
     with _sheet(10.4, 4.6) as (figure, svg):
         grid = figure.add_gridspec(2, 2, height_ratios=(3, 1))
         axes, below, beside = (figure.add_subplot(place) for place in (grid[0, 0], grid[1, 0], grid[:, 1]))
-        axes.plot((0, 1), (0, 1), color=_GREY, linestyle="--", linewidth=1, label="as it should be")
+        axes.plot((0, 1), (0, 1), color=_GRAY, linestyle="--", linewidth=1, label="as it should be")
         axes.vlines(probability, probability, right, color=_WRONG, linewidth=2, label="too high or too low")
         axes.plot(probability, right, color=_RIGHT, marker="o", label="as it was")
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.05), ylabel="share that was right")
         axes.tick_params(labelbottom=False)
         axes.set_title(f"expected calibration error {found.error:.3f}")
         axes.legend(loc="upper left")
-        below.bar(probability, hits, width=0.6 / max(len(found.hits), 1), color=_GREY)
+        below.bar(probability, hits, width=0.6 / max(len(found.hits), 1), color=_GRAY)
         below.set(xlim=(-0.02, 1.02), xlabel="probability", ylabel="hits")
         first, later = found.calibration.first, found.calibration.later
         beside.plot(first.scores, first.probabilities, color=_RIGHT, label="of the first hit")

@@ -6,14 +6,14 @@ import io
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from imgsearch.encoders.runtime import Embeddings
-from imgsearch.errors import PictureError, UsageError
+from imgsearch.errors import ImageError, UsageError
 from imgsearch.evaluation.labels import Labels
 from imgsearch.files import open_regular
 from imgsearch.images.decode import Pixels
@@ -22,14 +22,13 @@ from imgsearch.images.policy import FilePolicy
 from imgsearch.images.scan import Scan
 from imgsearch.images.workers.decoded import decoded_files
 from imgsearch.images.workers.decoders import DecodeWorker
+from imgsearch.progress import Progress
 from imgsearch.search.backends.backends import Rows
 from imgsearch.search.index import Index
 from imgsearch.search.views import Regions, View
 from imgsearch.synthetic.augment import FRAME
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[str, int, int], None]
 
 # Not those that `build-index --adapt` learns from.
 VARIANT_SEED = 1000
@@ -40,7 +39,7 @@ class Question:
     """A query whose right answers are known.
 
     Attributes:
-        query: POSIX path of the picture, below the catalogue's root or the folder of queries.
+        query: POSIX path of the image, below the catalog's root or the folder of queries.
         label: What it shows.
         category: Where that belongs; may be empty.
         vectors: Unit float32 (views, d): an item has the best of its scores with these.
@@ -65,7 +64,7 @@ class Questions:
     Attributes:
         asked: The queries.
         without_right_answer: Items left out because no other has their label.
-        unusable: Query pictures that could not be used: path and reason.
+        unusable: Query images that could not be used: path and reason.
     """
 
     asked: tuple[Question, ...]
@@ -91,7 +90,7 @@ def from_items(index: Index, labels: Labels, categories: Labels, sample: int) ->
     alone = int(np.count_nonzero(labels.codes < 0) + np.count_nonzero(sizes == 1))
     rows_of = functools.cache(labels.rows)
     asked: list[Question] = []
-    for row, path in index.items.in_chance_order():
+    for row, path in index.items.shuffled():
         if len(asked) == sample:
             break
         code = int(labels.codes[row])
@@ -109,7 +108,7 @@ def from_items(index: Index, labels: Labels, categories: Labels, sample: int) ->
     if not asked:
         raise UsageError(
             f"expected at least two items with the same {labels.column}, found none",
-            hint="--self-test needs no labels; --queries DIR takes pictures of yours",
+            hint="--self-test needs no labels; --queries DIR takes images of yours",
         )
     return Questions(tuple(asked), alone, ())
 
@@ -117,7 +116,7 @@ def from_items(index: Index, labels: Labels, categories: Labels, sample: int) ->
 def from_variants(
     index: Index, products: Labels, categories: Labels, sample: int, regions: Regions, progress: Progress
 ) -> Questions:
-    """Ask for photo-like variants of items; items of the same product, or with the very same picture, are right.
+    """Ask for photo-like variants of items; items of the same product, or with the very same image, are right.
 
     Args:
         index: What is asked.
@@ -128,47 +127,47 @@ def from_variants(
         progress: Told ("evaluate", done, total).
 
     Raises:
-        UsageError: None of the pictures can be read: the catalogue has moved.
+        UsageError: None of the images can be read: the catalog has moved.
     """
-    chosen = [(row, path) for (row, path), _ in zip(index.items.in_chance_order(), range(sample), strict=False)]
-    catalogue, policy = index.manifest.catalogue, index.manifest.policy
+    chosen = [(row, path) for (row, path), _ in zip(index.items.shuffled(), range(sample), strict=False)]
+    catalog, policy = index.manifest.catalog, index.manifest.policy
     unusable: list[tuple[str, str]] = []
     asked: list[Question] = []
-    variants = _variants(catalogue, [path for _, path in chosen], policy)
+    variants = _variants(catalog, [path for _, path in chosen], policy)
     for done, ((row, path), found) in enumerate(zip(chosen, variants, strict=True), start=1):
         progress("evaluate", done, len(chosen))
         try:
-            if isinstance(found, PictureError):
+            if isinstance(found, ImageError):
                 raise found
             views = index.views_of_photo(Photo(found[1], found[1].shape[:2]), regions)
-        except PictureError as error:
+        except ImageError as error:
             unusable.append((path, error.message))
             continue
         same = products.rows(int(products.codes[row])) if products.codes[row] >= 0 else np.array([row])
-        right = np.union1d(same, index.items.rows_like(row))
+        right = np.union1d(same, index.items.duplicates_of(row))
         asked.append(
             Question(path, products.of(row), categories.of(row), _stacked(views), right=right, right_answers=len(right))
         )
     if not asked:
         raise UsageError(
-            f"expected the pictures of the index in {catalogue}, found none of {len(chosen)} that can be used",
+            f"expected the images of the index in {catalog}, found none of {len(chosen)} that can be used",
             hint="run imgsearch build-index with the folder's new place, or ask with --queries DIR",
         )
     return Questions(tuple(asked), 0, tuple(unusable))
 
 
 def variant_of(index: Index, path: str) -> Pixels | None:
-    """Make the variant of an item that `from_variants` asks with; None if its picture cannot be had.
+    """Make the variant of an item that `from_variants` asks with; None if its image cannot be had.
 
     Returns:
         RGB, uint8 (side, side, 3).
     """
-    (found,) = _variants(index.manifest.catalogue, [path], index.manifest.policy)
-    return None if isinstance(found, PictureError) else found[1]
+    (found,) = _variants(index.manifest.catalog, [path], index.manifest.policy)
+    return None if isinstance(found, ImageError) else found[1]
 
 
-def _variants(folder: str, paths: list[str], policy: FilePolicy) -> Iterator[Pixels | PictureError]:
-    # Such a picture has just this side: it is asked with as it is.
+def _variants(folder: str, paths: list[str], policy: FilePolicy) -> Iterator[Pixels | ImageError]:
+    # Such an image has just this side: it is asked with as it is.
     make = functools.partial(DecodeWorker, FRAME, "pad", policy, variants=1, seed=VARIANT_SEED)
     return decoded_files(folder, paths, policy, make, DecodeWorker.decode_variants)
 
@@ -186,27 +185,27 @@ def from_folder(
     regions: Regions,
     progress: Progress,
 ) -> Questions:
-    """Ask with pictures in a folder.
+    """Ask with images in a folder.
 
     Args:
         index: What is asked.
-        folder: Of the pictures.
-        truth: CSV file with a column `query`, the path of a picture below the folder, and a column `path` or one of the
-            name of the labels, which says what is right; a picture may come more than once. Without one the folder that
-            a picture lies in is its label.
+        folder: Of the images.
+        truth: CSV file with a column `query`, the path of an image below the folder, and a column `path` or one of the
+            name of the labels, which says what is right; an image may come more than once. Without one the folder that
+            an image lies in is its label.
         labels: Say what is right.
         categories: Of the items.
         regions: Where to look in them, as for `Index.search`.
         progress: Told ("evaluate", done, total).
 
     Raises:
-        UsageError: There are no such pictures, or their labels are not those of the index.
+        UsageError: There are no such images, or their labels are not those of the index.
     """
     if not os.path.isdir(folder):
-        raise UsageError(f"expected a folder of query pictures, found none: {folder}")
+        raise UsageError(f"expected a folder of query images, found none: {folder}")
     paths = sorted(file.path for file in Scan(os.fspath(folder), follow_links=index.manifest.policy.follow_links))
     if not paths:
-        raise UsageError(f"expected query pictures in {folder}, found none")
+        raise UsageError(f"expected query images in {folder}, found none")
     if truth is None:
         wanted: Mapping[str, list[str]] = {path: [path.rpartition("/")[0]] for path in paths}
         by = labels
@@ -227,7 +226,7 @@ def from_folder(
         try:
             known += index.holds(folder / path)
             vectors = _stacked(index.views_of(folder / path, regions))
-        except PictureError as error:
+        except ImageError as error:
             unusable.append((path, error.message))
             continue
         found = [by.rows(places[name]) for name in wanted[path] if name in places]
@@ -237,11 +236,11 @@ def from_folder(
         label = labels.of(int(right[0])) if len(right) else wanted[path][0]
         asked.append(Question(path, label, category, vectors, right, len(right) + lacking))
     if known:
-        logger.warning("%d of the query pictures are in the index themselves, which makes them easy", known)
+        logger.warning("%d of the query images are in the index themselves, which makes them easy", known)
     if not any(len(question.right) for question in asked):
         example = next((name for name in by.names), "nothing")
         raise UsageError(
-            f"expected pictures of what is in the index, found none in {folder}: no {by.column} of it is one of theirs",
+            f"expected images of what is in the index, found none in {folder}: no {by.column} of it is one of theirs",
             hint=f"a {by.column} of the index is {example!r}; name folders so, or give --truth FILE.csv",
         )
     return Questions(tuple(asked), 0, tuple(unusable))

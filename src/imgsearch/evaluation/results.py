@@ -12,8 +12,8 @@ from imgsearch.search.recall import Latency
 from imgsearch.store.calibration import Calibration
 
 Values = NDArray[np.float64]
-# Where the queries and their right answers come from: other items of the same label, pictures and their right answers
-# that the user gives, photo-like variants of the catalogue's own pictures.
+# Where the queries and their right answers come from: other items of the same label, images and their right answers
+# that the user gives, photo-like variants of the catalog's own images.
 Kind = Literal["labels", "queries", "self-test"]
 
 
@@ -59,7 +59,7 @@ class JudgedHit:
     """One of the first hits of a query.
 
     Attributes:
-        path: POSIX path of the picture below the catalogue's root.
+        path: POSIX path of the image below the catalog's root.
         label: Of the item: its category, product, or another column.
         score: Cosine, -1 to 1.
         right: Whether it is a right answer.
@@ -78,7 +78,7 @@ class Judged:
     """One query, and what came first.
 
     Attributes:
-        query: POSIX path of the picture: below the catalogue's root, or below the folder of queries.
+        query: POSIX path of the image: below the catalog's root, or below the folder of queries.
         label: What it shows, in the words of the label that is judged by.
         category: Category of what it shows, for the figures of each category; empty if there is none.
         right_answers: How many right answers there are.
@@ -103,7 +103,7 @@ class Retrieval:
         measures: Name of a measure, such as `hit_rate@1` or `map`, -> (queries,): its value for each query, 0 to 1.
         precision_at_recall: (11,): mean interpolated precision at recall 0, 0.1, .. 1.
         without_right_answer: Items left out because no other has their label.
-        unusable: Query pictures that could not be used: path and reason.
+        unusable: Query images that could not be used: path and reason.
     """
 
     kind: Kind

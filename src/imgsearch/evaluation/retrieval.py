@@ -8,8 +8,9 @@ from imgsearch.encoders.runtime import Embeddings
 from imgsearch.evaluation.bootstrap import Interval, mean_interval
 from imgsearch.evaluation.labels import Labels
 from imgsearch.evaluation.metrics import measures, precision_at_recall
-from imgsearch.evaluation.questions import Progress, Question, Questions
+from imgsearch.evaluation.questions import Question, Questions
 from imgsearch.evaluation.results import Judged, JudgedHit, Kind, Retrieval
+from imgsearch.progress import Progress
 from imgsearch.search.backends.backends import Rows
 from imgsearch.search.index import Index
 from imgsearch.store.arrays import blocks_of

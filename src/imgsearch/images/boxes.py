@@ -1,4 +1,4 @@
-"""Rectangles in a picture."""
+"""Rectangles in an image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Score = TypeVar("Score")
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A rectangle of whole pixels, in the picture as it is seen upright.
+    """A rectangle of whole pixels, in the image as it is seen upright.
 
     Attributes:
         x: Of its left edge, from 0.

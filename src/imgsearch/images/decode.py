@@ -1,7 +1,7 @@
 """From bytes to RGB pixels: the only door to the decoder.
 
 OpenCV never sees a file name (a name that is not UTF-8 crashes it) and never reads a file itself (`imread` fills
-a JPEG that was cut short with grey and says nothing). Bytes are read here, checked, and given to `imdecode`.
+a JPEG that was cut short with gray and says nothing). Bytes are read here, checked, and given to `imdecode`.
 """
 
 import contextlib
@@ -16,13 +16,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsearch.errors import PictureError
+from imgsearch.errors import ImageError
 from imgsearch.images import MAX_PIXELS
 from imgsearch.images.headers import (
     avif_turn,
     checked_size,
     exif_orientation,
-    picture_format,
+    image_format,
     sample_bits,
     without_stray_bytes,
 )
@@ -37,8 +37,8 @@ Pixels = NDArray[np.uint8]
 _JPEG_START = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
 
-# What libjpeg-turbo says when it goes on with a picture that is partly wrong. Other remarks, such as "extraneous
-# bytes before marker", are made about many a picture that is whole.
+# What libjpeg-turbo says when it goes on with an image that is partly wrong. Other remarks, such as "extraneous
+# bytes before marker", are made about many an image that is whole.
 _JPEG_DAMAGE = re.compile(
     rb"Premature end of JPEG file|premature end of data segment|bad Huffman code|bad arithmetic code"
     rb"|found marker 0x\w+ instead of RST\d"
@@ -51,14 +51,14 @@ _STDERR_LOCK = threading.Lock()
 
 
 def read_file(path: str, *, follow_links: bool = True, max_bytes: int = MAX_BYTES) -> tuple[bytes, os.stat_result]:
-    """Read a picture file, and only a picture file.
+    """Read an image file, and only an image file.
 
     Devices and FIFOs are refused without a wait, and files over the limit without being read. A file that changes
     while it is read is read once more.
 
     Args:
         path: File name; bytes that are not UTF-8 as `os.fsdecode` gives them.
-        follow_links: Whether the last part of the name may be a link. Not in a catalogue: a file that was one
+        follow_links: Whether the last part of the name may be a link. Not in a catalog: a file that was one
             when the folder was scanned may be a link out of it by now.
         max_bytes: How large it may be.
 
@@ -66,7 +66,7 @@ def read_file(path: str, *, follow_links: bool = True, max_bytes: int = MAX_BYTE
         The bytes, and the status that was true of just these bytes.
 
     Raises:
-        PictureError: `vanished`, `unreadable`, `not_regular_file`, `too_many_bytes`, `empty` or `changed`.
+        ImageError: `vanished`, `unreadable`, `not_regular_file`, `too_many_bytes`, `empty` or `changed`.
     """
     # O_NONBLOCK: opening a FIFO nobody writes to would otherwise wait for ever.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow_links else os.O_NOFOLLOW)
@@ -75,24 +75,24 @@ def read_file(path: str, *, follow_links: bool = True, max_bytes: int = MAX_BYTE
             with open(path, "rb", buffering=0, opener=lambda name, _: os.open(name, flags)) as file:
                 before = os.fstat(file.fileno())
                 if not stat.S_ISREG(before.st_mode):
-                    raise PictureError("not_regular_file", "not a regular file")
+                    raise ImageError("not_regular_file", "not a regular file")
                 if before.st_size > max_bytes:
-                    raise PictureError(
+                    raise ImageError(
                         "too_many_bytes", f"{before.st_size:,} bytes, more than the limit of {max_bytes:,}"
                     )
                 data = _read_all(file, before.st_size + 1)
                 after = os.fstat(file.fileno())
         except FileNotFoundError:
-            raise PictureError("vanished", "no such file") from None
+            raise ImageError("vanished", "no such file") from None
         except IsADirectoryError:
-            raise PictureError("not_regular_file", "not a regular file") from None
+            raise ImageError("not_regular_file", "not a regular file") from None
         except (OSError, ValueError) as error:
-            raise PictureError("unreadable", f"cannot be read: {_reason(error)}") from error
+            raise ImageError("unreadable", f"cannot be read: {_reason(error)}") from error
         if len(data) == before.st_size == after.st_size and before.st_mtime_ns == after.st_mtime_ns:
             if not data:
-                raise PictureError("empty", "the file is empty")
+                raise ImageError("empty", "the file is empty")
             return data, after
-    raise PictureError("changed", "changed while it was read")
+    raise ImageError("changed", "changed while it was read")
 
 
 def _read_all(file: io.FileIO, length: int) -> bytes:
@@ -104,7 +104,7 @@ def _read_all(file: io.FileIO, length: int) -> bytes:
 
 
 def decode(data: bytes, *, shrink_to: int = 0, max_pixels: int = MAX_PIXELS) -> Pixels:
-    """Decode a picture as a person sees it: upright, the first frame, transparency over white.
+    """Decode an image as a person sees it: upright, the first frame, transparency over white.
 
     Args:
         data: A whole JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF file. The content decides, not the name.
@@ -116,16 +116,16 @@ def decode(data: bytes, *, shrink_to: int = 0, max_pixels: int = MAX_PIXELS) -> 
         RGB pixels, uint8 of shape (height, width, 3).
 
     Raises:
-        PictureError: `empty`, `not_an_image`, `unsupported_format`, `too_large`, `out_of_memory` or `corrupt`.
+        ImageError: `empty`, `not_an_image`, `unsupported_format`, `too_large`, `out_of_memory` or `corrupt`.
     """
     native, damage = _decode_native(data, shrink_to, max_pixels)
     if damage:
-        raise PictureError("corrupt", f"damaged: {damage}")
+        raise ImageError("corrupt", f"damaged: {damage}")
     return _as_rgb(native)
 
 
 def salvage(data: bytes, *, shrink_to: int = 0, max_pixels: int = MAX_PIXELS) -> tuple[Pixels, str]:
-    """Decode a picture, and of a damaged JPEG what there is: the part that is missing is grey or smeared.
+    """Decode an image, and of a damaged JPEG what there is: the part that is missing is gray or smeared.
 
     Args:
         data: As for `decode`.
@@ -133,14 +133,14 @@ def salvage(data: bytes, *, shrink_to: int = 0, max_pixels: int = MAX_PIXELS) ->
         max_pixels: As for `decode`.
 
     Returns:
-        RGB pixels as from `decode`, and what the decoder had to say about the damage, empty for a whole picture.
+        RGB pixels as from `decode`, and what the decoder had to say about the damage, empty for a whole image.
 
     Raises:
-        PictureError: As for `decode`.
+        ImageError: As for `decode`.
     """
     try:
         native, damage = _decode_native(data, shrink_to, max_pixels)
-    except PictureError as error:
+    except ImageError as error:
         if error.cause != "corrupt" or not data.startswith(_JPEG_START):
             raise
         # With an end-of-image marker the decoder takes what it has got so far for all there is.
@@ -150,7 +150,7 @@ def salvage(data: bytes, *, shrink_to: int = 0, max_pixels: int = MAX_PIXELS) ->
 
 
 def decode_rgba(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
-    """Decode a picture with its transparency.
+    """Decode an image with its transparency.
 
     Args:
         data: As for `decode`.
@@ -160,11 +160,11 @@ def decode_rgba(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
         RGBA pixels, not premultiplied, uint8 of shape (height, width, 4).
 
     Raises:
-        PictureError: As for `decode`.
+        ImageError: As for `decode`.
     """
     native, damage = _decode_native(data, 0, max_pixels)
     if damage:
-        raise PictureError("corrupt", f"damaged: {damage}")
+        raise ImageError("corrupt", f"damaged: {damage}")
     if native.ndim == 2:
         return _as_pixels(cv2.cvtColor(native, cv2.COLOR_GRAY2RGBA))
     code = cv2.COLOR_BGR2RGBA if native.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
@@ -172,8 +172,8 @@ def decode_rgba(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
 
 
 def _decode_native(data: bytes, shrink_to: int, max_pixels: int) -> tuple[Pixels, str]:
-    """Decode to upright 8-bit grey, BGR or BGRA; say what damage the decoder passed over, if any."""
-    kind = picture_format(data)
+    """Decode to upright 8-bit gray, BGR or BGRA; say what damage the decoder passed over, if any."""
+    kind = image_format(data)
     size = checked_size(data, kind, max_pixels)
     # libjpeg speaks of the first irregularity only: stray bytes in the head would hide damage behind them.
     buffer = np.frombuffer(without_stray_bytes(data) if kind == "jpeg" else data, np.uint8)
@@ -183,7 +183,7 @@ def _decode_native(data: bytes, shrink_to: int, max_pixels: int) -> tuple[Pixels
             if kind == "jpeg":
                 image = cv2.imdecode(buffer, _jpeg_flag(size, shrink_to))
             else:
-                # UNCHANGED keeps transparency and all 16 bits, but does not turn the picture upright.
+                # UNCHANGED keeps transparency and all 16 bits, but does not turn the image upright.
                 image, kinds, contents = cv2.imdecodeWithMetadata(buffer, flags=cv2.IMREAD_UNCHANGED)
                 metadata = [
                     _as_pixels(content)
@@ -193,12 +193,12 @@ def _decode_native(data: bytes, shrink_to: int, max_pixels: int) -> tuple[Pixels
     except cv2.error as error:
         raise _refusal(error) from None
     if image is None or image.size == 0:
-        raise PictureError("corrupt", "cut short or damaged")
+        raise ImageError("corrupt", "cut short or damaged")
     if image.dtype == np.uint16:
         image = cv2.convertScaleAbs(image, alpha=255 / (2 ** sample_bits(data, kind) - 1))
     if image.dtype != np.uint8 or (image.ndim == 3 and image.shape[2] not in (3, 4)):
         channels = 1 if image.ndim == 2 else image.shape[2]
-        raise PictureError("unsupported_format", f"{channels} channel(s) of {image.dtype} samples")
+        raise ImageError("unsupported_format", f"{channels} channel(s) of {image.dtype} samples")
     turn = avif_turn(data) if kind == "avif" else None
     if turn:
         image = _turned(_as_pixels(image), *turn)
@@ -209,10 +209,10 @@ def _decode_native(data: bytes, shrink_to: int, max_pixels: int) -> tuple[Pixels
 
 @contextlib.contextmanager
 def within_memory() -> Iterator[None]:
-    """Turn a lack of memory, wherever it shows, into the refusal of a picture.
+    """Turn a lack of memory, wherever it shows, into the refusal of an image.
 
     Raises:
-        PictureError: `out_of_memory`.
+        ImageError: `out_of_memory`.
     """
     try:
         yield
@@ -224,16 +224,16 @@ def within_memory() -> Iterator[None]:
         raise _out_of_memory() from None
 
 
-def _out_of_memory() -> PictureError:
-    return PictureError("out_of_memory", "needs more memory than a decoder may take, or than there is")
+def _out_of_memory() -> ImageError:
+    return ImageError("out_of_memory", "needs more memory than a decoder may take, or than there is")
 
 
-def _refusal(error: cv2.error) -> PictureError:
+def _refusal(error: cv2.error) -> ImageError:
     if "MAX_IMAGE_" in str(error):
-        return PictureError("too_large", "more pixels than OpenCV's limit, or a side over 2^20")
+        return ImageError("too_large", "more pixels than OpenCV's limit, or a side over 2^20")
     if error.code == cv2.Error.StsNoMem:
         return _out_of_memory()
-    return PictureError("corrupt", "cut short or damaged")
+    return ImageError("corrupt", "cut short or damaged")
 
 
 def _damage(said: bytearray, data: bytes) -> str:
@@ -312,7 +312,7 @@ def _upright(image: Pixels, orientation: int) -> Pixels:
 
 
 def _turned(image: Pixels, quarters: int, mirrored: str) -> Pixels:
-    """Turn as an AVIF file asks: anticlockwise by quarters, then mirrored."""
+    """Turn as an AVIF file asks: counterclockwise by quarters, then mirrored."""
     image = np.rot90(image, quarters)
     if mirrored == "vertical":
         image = image[::-1]
@@ -322,10 +322,10 @@ def _turned(image: Pixels, quarters: int, mirrored: str) -> Pixels:
 
 
 def _over_white(bgra: Pixels) -> Pixels:
-    """Lay a BGRA picture on white paper, and return RGB.
+    """Lay a BGRA image on white paper, and return RGB.
 
-    White, because product pictures are cut out to stand on it, and because the colours that editors leave under
-    full transparency are noise. A few rows at a time, so that a large picture needs no second copy in 16 bits.
+    White, because product images are cut out to stand on it, and because the colors that editors leave under
+    full transparency are noise. A few rows at a time, so that a large image needs no second copy in 16 bits.
     """
     result = np.empty((*bgra.shape[:2], 3), np.uint8)
     for top in range(0, len(bgra), 256):

@@ -1,6 +1,6 @@
-"""Tell the item from the ground it stands on, and bring it to the middle at one scale.
+"""Tell the item from the background it stands on, and bring it to the middle at one scale.
 
-A catalogue picture and a photo of the same item differ most in the ground, and in where on it and how large the
+A catalog image and a photo of the same item differ most in the background, and in where on it and how large the
 item is. Hand-crafted features see all of that; so it is taken away before anything is described.
 """
 
@@ -14,27 +14,27 @@ from imgsearch.images.decode import Pixels
 
 SIDE = 64
 
-# Of the border, how much must be white for the picture to be a cut-out on white, and what passes for white.
+# Of the border, how much must be white for the image to be a cut-out on white, and what passes for white.
 _WHITE_SHARE = 0.25
 _WHITE = 248
 
-# The ground is looked for at most at this size: noise averages out, and time does not grow.
+# The background is looked for at most at this size: noise averages out, and time does not grow.
 _SEARCHED = 128
 
-# How far neighbouring pixels of an even ground differ at most, in each channel of OpenCV's 8-bit CIE Lab.
+# How far neighboring pixels of a plain background differ at most, in each channel of OpenCV's 8-bit CIE Lab.
 _SMOOTH = 2.5
 
 # A part of the foreground this much smaller than its largest is dirt.
 _LEAST_PART = 0.05
-# Of a picture, how much an item takes up at least, and at most on a ground that is not white; else nothing was told
-# from the ground.
+# Of an image, how much an item takes up at least, and at most on a background that is not white; else nothing was told
+# from the background.
 _LEAST_SHARE = 0.005
 _LARGEST_SHARE = 0.85
 
 # What is more opaque than this shows.
 _SHOWS = 16
 
-# The square shown reaches this many standard deviations of the item's pixels from their centre.
+# The square shown reaches this many standard deviations of the item's pixels from their center.
 _REACH = 1.5
 
 _Mask = NDArray[np.bool_]
@@ -42,31 +42,31 @@ _Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An item without its ground, centred, at one scale.
+    """An item without its background, centered, at one scale.
 
     Attributes:
         pixels: RGB, uint8 (side, side, 3), on white.
-        weights: float32 (side, side), from 0 (ground) to 1 (item).
+        weights: float32 (side, side), from 0 (background) to 1 (item).
     """
 
     pixels: Pixels
     weights: NDArray[np.float32]
 
 
-def cut_out(picture: Pixels, side: int = SIDE) -> Item:
-    """Find the item of a picture, and bring it to a square of its own.
+def cut_out(image: Pixels, side: int = SIDE) -> Item:
+    """Find the item of an image, and bring it to a square of its own.
 
     Args:
-        picture: RGB, uint8 (size, size, 3), size at least 32.
+        image: RGB, uint8 (size, size, 3), size at least 32.
         side: Of the square, in pixels.
 
     Returns:
-        The item; the whole picture where no item stands out from the ground.
+        The item; the whole image where no item stands out from the background.
     """
-    mask = foreground(picture)
+    mask = foreground(image)
     if mask.all():  # its frame is no edge, so it must not be shown on white
         how = cv2.INTER_AREA if len(mask) > side else cv2.INTER_LINEAR
-        resized = np.asarray(cv2.resize(picture, (side, side), interpolation=how), np.uint8)
+        resized = np.asarray(cv2.resize(image, (side, side), interpolation=how), np.uint8)
         return Item(resized, np.ones((side, side), np.float32))
     moments = cv2.moments(mask.astype(np.uint8), binaryImage=True)
     area = moments["m00"]
@@ -76,36 +76,36 @@ def cut_out(picture: Pixels, side: int = SIDE) -> Item:
     scale = side / (2 * radius)
     middle = side / 2 - 0.5
     placing = np.array([[scale, 0, middle - scale * across], [0, scale, middle - scale * down]])
-    shown = cv2.warpAffine(picture, placing, (side, side), borderMode=cv2.BORDER_REPLICATE)
+    shown = cv2.warpAffine(image, placing, (side, side), borderMode=cv2.BORDER_REPLICATE)
     weights = np.asarray(cv2.warpAffine(mask.astype(np.float32), placing, (side, side)), np.float32)
     on_white = 255 + weights[:, :, None] * (np.asarray(shown, np.float32) - 255)
     return Item(np.rint(on_white).astype(np.uint8), weights)
 
 
-def foreground(picture: Pixels) -> _Mask:
-    """Find what is not ground: the ground is what an even colour, changing slowly, reaches from the border.
+def foreground(image: Pixels) -> _Mask:
+    """Find what is not background: the background is what an even color, changing slowly, reaches from the border.
 
-    On white, only white is ground, so an item may touch the border. On any other ground neighbours are compared,
-    so a smooth gradient is followed; a busy ground is not, and then all is foreground.
+    On white, only white is background, so an item may touch the border. On any other background neighbors are compared,
+    so a smooth gradient is followed; a busy background is not, and then all is foreground.
 
     Args:
-        picture: RGB, uint8 (size, size, 3).
+        image: RGB, uint8 (size, size, 3).
 
     Returns:
         bool (size, size), true on the item; all true where nothing stands out.
     """
-    size = picture.shape[0]
+    size = image.shape[0]
     if size > _SEARCHED:
-        small = cv2.resize(picture, (_SEARCHED, _SEARCHED), interpolation=cv2.INTER_AREA)
+        small = cv2.resize(image, (_SEARCHED, _SEARCHED), interpolation=cv2.INTER_AREA)
         found = foreground(np.asarray(small, np.uint8)).astype(np.uint8)
         return np.asarray(cv2.resize(found, (size, size), interpolation=cv2.INTER_NEAREST) > 0, np.bool_)
-    border = np.ones(picture.shape[:2], np.bool_)
+    border = np.ones(image.shape[:2], np.bool_)
     border[1:-1, 1:-1] = False
-    white = np.asarray(cv2.inRange(picture, (_WHITE,) * 3, (255,) * 3), np.uint8)
+    white = np.asarray(cv2.inRange(image, (_WHITE,) * 3, (255,) * 3), np.uint8)
     if np.mean(white[border] > 0) >= _WHITE_SHARE:
         mask = ~_reached(white, border & (white > 0), 0)
     else:
-        lab = cv2.cvtColor(picture, cv2.COLOR_RGB2LAB).astype(np.float32)
+        lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.float32)
         mask = ~_reached(np.asarray(cv2.GaussianBlur(lab, (0, 0), 0.5), np.float32), border, _SMOOTH)
         if mask.mean() > _LARGEST_SHARE:
             return np.ones_like(mask)
@@ -115,8 +115,8 @@ def foreground(picture: Pixels) -> _Mask:
     return mask if mask.mean() >= _LEAST_SHARE else np.ones_like(mask)
 
 
-def without_ground(item: Pixels) -> Pixels:
-    """Make transparent what is ground around an item; see `foreground`.
+def without_background(item: Pixels) -> Pixels:
+    """Make transparent what is background around an item; see `foreground`.
 
     Args:
         item: RGBA, uint8 (height, width, 4).
@@ -140,7 +140,7 @@ def without_border(item: Pixels) -> Pixels:
 
 
 def _reached(image: NDArray[np.uint8] | NDArray[np.float32], seeds: _Mask, step: float) -> _Mask:
-    """Say which pixels are connected with a seed through neighbours that differ by no more than `step`."""
+    """Say which pixels are connected with a seed through neighbors that differ by no more than `step`."""
     height, width = seeds.shape
     mark = np.zeros((height + 2, width + 2), np.uint8)
     steps = (step, step, step)

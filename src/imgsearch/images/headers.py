@@ -1,15 +1,15 @@
-"""What a picture file says of itself before it is decoded: format, size, orientation, depth."""
+"""What an image file says of itself before it is decoded: format, size, orientation, depth."""
 
 import itertools
 import re
 import struct
 
-from imgsearch.errors import PictureError
+from imgsearch.errors import ImageError
 
 _ORIENTATION_TAG = 0x0112
 # Stray and fill bytes, and markers without a body, are skipped, as decoders do.
 _JPEG_SEGMENT = re.compile(rb"\xff([^\xff\0\x01\xd0-\xd8])")
-# More segments or boxes than any picture has; a file of nothing else would keep us for long.
+# More segments or boxes than any image has; a file of nothing else would keep us for long.
 _MOST_PARTS = 10_000
 _LAST_HUFFMAN_FRAME = 0xC7  # later ones are coded arithmetically
 _SCAN = b"\xda"
@@ -17,7 +17,7 @@ _TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _WIDTH_TAG, _HEIGHT_TAG = 0x0100, 0x0101
 
 
-def picture_format(data: bytes) -> str:
+def image_format(data: bytes) -> str:
     """Name the format by its first bytes, and refuse what is not on the list.
 
     Args:
@@ -27,10 +27,10 @@ def picture_format(data: bytes) -> str:
         `jpeg`, `png`, `webp`, `bmp`, `tiff`, `gif` or `avif`.
 
     Raises:
-        PictureError: `empty`, `not_an_image` or `unsupported_format`.
+        ImageError: `empty`, `not_an_image` or `unsupported_format`.
     """
     if not data:
-        raise PictureError("empty", "the file is empty")
+        raise ImageError("empty", "the file is empty")
     head = data[:16]
     brand = data[4:12]
     known = {
@@ -54,12 +54,12 @@ def picture_format(data: bytes) -> str:
     }
     for name, matches in unsupported.items():
         if matches:
-            raise PictureError(
+            raise ImageError(
                 "unsupported_format",
                 f"{name} is not supported",
                 hint="convert it to JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF",
             )
-    raise PictureError("not_an_image", "the content is not a picture")
+    raise ImageError("not_an_image", "the content is not an image")
 
 
 def _word(data: bytes) -> int:
@@ -71,7 +71,7 @@ def checked_size(data: bytes, kind: str, max_pixels: int) -> tuple[int, int] | N
 
     Args:
         data: A file.
-        kind: Its format, as `picture_format` names it.
+        kind: Its format, as `image_format` names it.
         max_pixels: How many pixels it may have.
 
     Returns:
@@ -79,7 +79,7 @@ def checked_size(data: bytes, kind: str, max_pixels: int) -> tuple[int, int] | N
         of its own, is left to find out.
 
     Raises:
-        PictureError: `too_large`; `corrupt` for a JPEG without a header, or with far less than it promises.
+        ImageError: `too_large`; `corrupt` for a JPEG without a header, or with far less than it promises.
     """
     try:
         size = _SIZE_READERS[kind](data)
@@ -89,10 +89,10 @@ def checked_size(data: bytes, kind: str, max_pixels: int) -> tuple[int, int] | N
         return None
     height, width = size
     if height * width > max_pixels:
-        raise PictureError("too_large", f"{width} x {height} pixels, more than the limit of {max_pixels:,}")
+        raise ImageError("too_large", f"{width} x {height} pixels, more than the limit of {max_pixels:,}")
     # Huffman codes take a bit at least for each block of 64 pixels.
     if kind == "jpeg" and _jpeg_frame(data)[0] <= _LAST_HUFFMAN_FRAME and height * width > 512 * len(data):
-        raise PictureError("corrupt", "holds less than its header promises")
+        raise ImageError("corrupt", "holds less than its header promises")
     return size
 
 
@@ -113,7 +113,7 @@ def _jpeg_frame(data: bytes) -> tuple[int, int, int]:
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             return marker, height, width
         position = found.end() + max(length, 2)
-    raise PictureError("corrupt", "a JPEG without a frame header: cut short or damaged")
+    raise ImageError("corrupt", "a JPEG without a frame header: cut short or damaged")
 
 
 def without_stray_bytes(data: bytes) -> bytes:
@@ -184,7 +184,7 @@ def _tiff_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _avif_size(data: bytes) -> tuple[int, int] | None:
-    """Read the boxes `ispe`, of which the largest is of the whole picture, others of its tiles."""
+    """Read the boxes `ispe`, of which the largest is of the whole image, others of its tiles."""
     boxes = itertools.islice(re.finditer(rb"\0\0\0\x14ispe", data), _MOST_PARTS)
     sizes = (struct.unpack_from(">II", data, found.end() + 4) for found in boxes)
     return max(((height, width) for width, height in sizes), key=lambda size: size[0] * size[1], default=None)
@@ -215,7 +215,7 @@ def exif_orientation(exif: bytes) -> int:
             if tag == _ORIENTATION_TAG and kind == 3:
                 return value if 1 <= value <= 8 else 1
     except struct.error:
-        pass  # offsets that point nowhere: the picture is fine, its metadata is not
+        pass  # offsets that point nowhere: the image is fine, its metadata is not
     return 1
 
 
@@ -235,7 +235,7 @@ def avif_turn(data: bytes) -> tuple[int, str] | None:
     """Read how an AVIF is to be turned: OpenCV leaves its `irot` and `imir` boxes to us (ISO/IEC 23008-12, 6.5).
 
     Returns:
-        Quarter turns anticlockwise, and `vertical` (upside down), `horizontal` or empty for the mirroring after
+        Quarter turns counterclockwise, and `vertical` (upside down), `horizontal` or empty for the mirroring after
         them; None without such boxes, when EXIF may say it instead.
     """
     rotation, mirror = (re.search(rb"\0\0\0\x09" + box + rb"(.)", data, re.DOTALL) for box in (b"irot", b"imir"))

@@ -9,7 +9,7 @@ import numpy as np
 from imgsearch.images import MAX_PIXELS
 from imgsearch.images.boxes import Box, stretched
 from imgsearch.images.decode import Pixels, decode, within_memory
-from imgsearch.images.headers import checked_size, picture_format
+from imgsearch.images.headers import checked_size, image_format
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.transform import reduce
 from imgsearch.images.workers.decoders import needs_process
@@ -20,11 +20,11 @@ LONGEST = 1024
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """A decoded picture, upright.
+    """A decoded image, upright.
 
     Attributes:
         pixels: RGB, uint8 (height, width, 3), the longer side at most `LONGEST`.
-        size: Height and width of the file's picture, upright, in its own pixels.
+        size: Height and width of the file's image, upright, in its own pixels.
     """
 
     pixels: Pixels
@@ -44,18 +44,18 @@ def open_photo(data: bytes, policy: FilePolicy, longest: int = LONGEST) -> Photo
         odd, and only its fitted square is to be had.
 
     Raises:
-        PictureError: As for `decode.decode`.
+        ImageError: As for `decode.decode`.
     """
     if needs_process(data, policy):
         return None
     with within_memory():
         decoded = decode(data, shrink_to=longest)
         reduced = reduce(decoded, longest)
-    return Photo(reduced, _upright_size(checked_size(data, picture_format(data), MAX_PIXELS), decoded))
+    return Photo(reduced, _upright_size(checked_size(data, image_format(data), MAX_PIXELS), decoded))
 
 
 def _upright_size(of_file: tuple[int, int] | None, decoded: Pixels) -> tuple[int, int]:
-    """Say how large a file's picture is; rounding up hides it from who looks at what a decoder has shrunk."""
+    """Say how large a file's image is; rounding up hides it from who looks at what a decoder has shrunk."""
     height, width = decoded.shape[:2]
     if of_file is None or max(of_file) <= max(height, width):
         return height, width

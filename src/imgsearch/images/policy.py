@@ -1,4 +1,4 @@
-"""Which files a catalogue lets in."""
+"""Which files a catalog lets in."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,14 +12,14 @@ MAX_BYTES = 100_000_000
 
 @dataclass(frozen=True, slots=True)
 class FilePolicy:
-    """Which files a catalogue lets in.
+    """Which files a catalog lets in.
 
     Attributes:
         max_bytes: Larger files are not read.
-        max_pixels: Pictures that say of themselves that they are larger are not decoded.
+        max_pixels: Images that say of themselves that they are larger are not decoded.
         keep_damaged: Whether of a damaged JPEG that which can be decoded stands for it, and is flagged; otherwise
             it is rejected.
-        follow_links: Whether links to files and folders are followed, also out of the catalogue.
+        follow_links: Whether links to files and folders are followed, also out of the catalog.
     """
 
     max_bytes: int = MAX_BYTES

@@ -1,4 +1,4 @@
-"""Walk a catalogue: which files could be pictures, and which of them cannot even be opened."""
+"""Walk a catalog: which files could be images, and which of them cannot even be opened."""
 
 import errno
 import hashlib
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 # What OpenCV reads, and what it does not: shops also keep HEIC and PSD files, and want to be told that these
 # are not searched rather than miss them in silence.
-PICTURE_SUFFIXES = (
+IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif"),
     *(".heic", ".heif", ".jxl", ".jp2", ".j2k", ".psd", ".svg"),
 )
@@ -25,10 +25,10 @@ _LARGEST_TIME = 2**63 - 1  # what SQLite can hold: a clock may have been wrong b
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """One file of the catalogue that has a picture's name.
+    """One file of the catalog that has an image's name.
 
     Attributes:
-        path: POSIX path below the catalogue's root. Bytes of a name that are not UTF-8 are kept as lone
+        path: POSIX path below the catalog's root. Bytes of a name that are not UTF-8 are kept as lone
             surrogates (`os.fsdecode`), so every name survives the round trip.
         size: Length in bytes.
         mtime_ns: Time of the last change in nanoseconds.
@@ -42,22 +42,22 @@ class FoundFile:
 
 
 class Scan:
-    """A walk through a catalogue in a fixed order, files by name before the folders beside them.
+    """A walk through a catalog in a fixed order, files by name before the folders beside them.
 
     Hidden files and folders (a leading dot, and NAS thumbnails in `@eaDir`) are left out. A folder that cannot be
     listed is yielded itself, with its cause: nothing is lost in silence.
 
     Links are not followed unless that is asked for. Then each folder is listed once, however many links lead to
-    it or round in circles, and under its own name if the catalogue holds it.
+    it or round in circles, and under its own name if the catalog holds it.
 
     Args:
-        root: Folder of pictures.
-        leave_out: Says of a folder's path whether it is no part of the catalogue (an index that lies in it).
+        root: Folder of images.
+        leave_out: Says of a folder's path whether it is no part of the catalog (an index that lies in it).
         follow_links: Whether to follow links to files and folders.
 
     Attributes:
         left_out: How many entries of each kind were left out so far: `hidden`, `link`, `index`, and `other` for
-            files without a picture's name.
+            files without an image's name.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Scan:
     def __iter__(self) -> Iterator[FoundFile]:
         links: deque[str] = deque()
         yield from self._walk("", links)
-        while links:  # after all folders that lie in the catalogue itself
+        while links:  # after all folders that lie in the catalog itself
             yield from self._walk(links.popleft(), links)
 
     def _walk(self, top: str, links: deque[str]) -> Iterator[FoundFile]:
@@ -103,7 +103,7 @@ class Scan:
                         links.append(path)
                     else:
                         folders.append(path)
-                elif entry.name.lower().endswith(PICTURE_SUFFIXES):
+                elif entry.name.lower().endswith(IMAGE_SUFFIXES):
                     yield _found_file(entry, path)
                 else:
                     self.left_out["other"] += 1

@@ -1,4 +1,4 @@
-"""What is done to a picture before it is fitted, as an encoder's fingerprint and a command line name it."""
+"""What is done to an image before it is fitted, as an encoder's fingerprint and a command line name it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -17,15 +17,15 @@ _ALLOWED = (
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """What is done to a picture before it is fitted. In this order, whatever the order they were asked in.
+    """What is done to an image before it is fitted. In this order, whatever the order they were asked in.
 
     Attributes:
-        crop_foreground: Cut off an even ground around the item, as `transform.crop_foreground`.
+        crop_foreground: Cut off a plain background around the item, as `transform.crop_foreground`.
         deskew: Turn upright what stands askew by up to 20 degrees, as `transform.deskew`.
-        rotate: Turn by so many degrees anticlockwise, -180 to 180, on white.
+        rotate: Turn by so many degrees counterclockwise, -180 to 180, on white.
         denoise: Smooth noise and keep edges, as `transform.denoise`.
         equalize: Spread the luminance, as `transform.equalize`.
-        grayscale: Take out the colour.
+        grayscale: Take out the color.
         binarize: Make it black and white, as `transform.binarize`: `otsu`, `adaptive` or a threshold, `0` to `255`.
 
     Raises:
@@ -83,35 +83,35 @@ class Steps:
 
     @property
     def moves(self) -> bool:
-        """Whether things stand elsewhere in a picture afterwards, though all of it still shows."""
+        """Whether things stand elsewhere in an image afterwards, though all of it still shows."""
         return self.deskew or bool(self.rotate)
 
-    def apply(self, picture: "Pixels") -> "Pixels":
+    def apply(self, image: "Pixels") -> "Pixels":
         """Do the steps.
 
         Args:
-            picture: RGB, uint8 of shape (height, width, 3), of any size. It is not changed.
+            image: RGB, uint8 of shape (height, width, 3), of any size. It is not changed.
 
         Returns:
-            RGB, uint8; grey as three equal channels. Some steps change the size.
+            RGB, uint8; gray as three equal channels. Some steps change the size.
         """
         from imgsearch.images import transform
 
         if self.crop_foreground:
-            picture = transform.crop_foreground(picture)
+            image = transform.crop_foreground(image)
         if self.deskew:
-            picture = transform.deskew(picture)
+            image = transform.deskew(image)
         if self.rotate:
-            picture = transform.rotate(picture, self.rotate)
+            image = transform.rotate(image, self.rotate)
         if self.denoise:
-            picture = transform.denoise(picture)
+            image = transform.denoise(image)
         if self.equalize:
-            picture = transform.equalize(picture)
+            image = transform.equalize(image)
         if self.grayscale:
-            picture = transform.grayscale(picture)
+            image = transform.grayscale(image)
         if self.binarize:
-            picture = transform.binarize(picture, self.binarize)
-        return picture
+            image = transform.binarize(image, self.binarize)
+        return image
 
 
 NO_STEPS = Steps()

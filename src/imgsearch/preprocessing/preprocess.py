@@ -1,4 +1,4 @@
-"""Make a folder of pictures from another: fitted, cleaned, augmented, and kept up to date."""
+"""Make a folder of images from another: fitted, cleaned, augmented, and kept up to date."""
 
 import contextlib
 import errno
@@ -12,15 +12,15 @@ import shutil
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgsearch.errors import OutputError, PictureError, RefusedError, UsageError
+from imgsearch.errors import ImageError, OutputError, RefusedError, UsageError
 from imgsearch.images.decode import PIXELS_VERSION, read_file
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.reject import Reject
-from imgsearch.images.scan import PICTURE_SUFFIXES, FoundFile, Scan, file_time
+from imgsearch.images.scan import IMAGE_SUFFIXES, FoundFile, Scan, file_time
 from imgsearch.images.steps import NO_STEPS, Steps
 from imgsearch.images.transform import Fit
 from imgsearch.images.workers.decoded import processors, while_decoder_works
@@ -28,8 +28,7 @@ from imgsearch.images.workers.decoders import FileWorker
 from imgsearch.images.workers.pool import map_with_workers
 from imgsearch.images.workers.tasks import Ending
 from imgsearch.preprocessing.journal import Record, Source
-
-Progress = Callable[[str, int, int], None]
+from imgsearch.progress import Progress, no_progress
 
 RECORD = ".imgsearch-preprocess.sqlite"
 _SCRATCH = ".imgsearch-preprocess.tmp"
@@ -59,7 +58,7 @@ class PreprocessReport:
     """What `preprocess` did. seen = unchanged + written + rejected.
 
     Attributes:
-        seen: Files with a picture's name.
+        seen: Files with an image's name.
         unchanged: Of these, files whose outputs were up to date.
         written: Of these, files whose outputs were made.
         rejected: Of these, files that cannot be used.
@@ -87,11 +86,7 @@ class _Made:
     size: int = 0
     mtime_ns: int = 0
     files: tuple[tuple[str, int], ...] = ()
-    error: PictureError | None = None
-
-
-def _silent(_stage: str, _done: int, _total: int) -> None:
-    """Tell nobody."""
+    error: ImageError | None = None
 
 
 def preprocess(
@@ -106,9 +101,9 @@ def preprocess(
     jobs: int | None = None,
     seed: int = 0,
     policy: FilePolicy | None = None,
-    progress: Progress = _silent,
+    progress: Progress = no_progress,
 ) -> PreprocessReport:
-    """Make a folder of pictures from another, or bring it up to date.
+    """Make a folder of images from another, or bring it up to date.
 
     The tree of folders is kept. `shoes/red.jpg` becomes `shoes/red.png`, and with `augment` also
     `shoes/red.augmented-1.png` and so on. Where the names of two files differ by their ending only, both outputs keep
@@ -119,14 +114,14 @@ def preprocess(
     ended at any moment.
 
     Args:
-        source: The folder of pictures. It is only read.
+        source: The folder of images. It is only read.
         destination: A folder that is new, empty, or was written by this function.
-        size: Side of squares in pixels, up to 16,383. By default pictures keep their size.
+        size: Side of squares in pixels, up to 16,383. By default images keep their size.
         fit: As for `transform.fit`; without a size it means nothing.
-        steps: What is done to the pictures. With a size they are brought down before to a longer side of 1,024
-            pixels, or of `size` if that is more, as in an index. Black and white stay so: what fitting makes grey is
+        steps: What is done to the images. With a size they are brought down before to a longer side of 1,024
+            pixels, or of `size` if that is more, as in an index. Black and white stay so: what fitting makes gray is
             split in the middle.
-        augment: How many copies, as `augment.shaken`, are made of each picture.
+        augment: How many copies, as `augment.augment`, are made of each image.
         to: What is written: `png`, `jpg` and `webp` (quality 95), or `npy`: RGB, uint8 of shape (height, width, 3).
         jobs: How many processes work; as many as there are processors by default.
         seed: Of the augmented copies. The same content gives the same copies.
@@ -139,7 +134,7 @@ def preprocess(
     Raises:
         UsageError: A number is out of range, there is no such folder, or one lies in the other, or in the destination
             lies something else.
-        RefusedError: There is no picture in the source that can be opened, or decoders die of one file after another.
+        RefusedError: There is no image in the source that can be opened, or decoders die of one file after another.
         LockedError: Another run is writing there.
         OutputError: No space, or another write error.
     """
@@ -165,13 +160,13 @@ def preprocess(
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     root, target = Path(os.path.realpath(source)), Path(os.path.realpath(destination))
     _require_apart(root, target)
-    # A link may lead there: its outputs would be pictures of the source the next time.
+    # A link may lead there: its outputs would be images of the source the next time.
     leave_out = functools.partial(_is_same_folder, target)
     scan = Scan(os.fspath(root), leave_out=leave_out, follow_links=policy.follow_links)
     found = iter(scan)
     first = next(found, None)
     if first is None:
-        raise RefusedError(f"there is no picture in {source}", hint="is the disk mounted?")
+        raise RefusedError(f"there is no image in {source}", hint="is the disk mounted?")
     workers = [
         FileWorker(size or 0, fit, policy, steps=steps, augment=augment, seed=seed, ending=to) for _ in range(jobs)
     ]
@@ -232,7 +227,7 @@ class _Run:
         """Yield the files whose outputs are to be made; settle the others."""
         for source in self._record.sources():
             if source.cause:
-                self._reject(source, PictureError(source.cause, ""))
+                self._reject(source, ImageError(source.cause, ""))
             elif source.known:
                 self.rejected += 1
             elif source.known is None or not self._record.has_outputs(source, self._outputs(source)):
@@ -244,7 +239,7 @@ class _Run:
             path = os.path.join(self._root, source.path)
             data, status = read_file(path, follow_links=self._policy.follow_links, max_bytes=self._policy.max_bytes)
             parts = worker.files(data)
-        except PictureError as error:
+        except ImageError as error:
             return _Made(source, error=error)
         files = [(os.path.join(self._scratch, f"{source.id}-{number}"), part) for number, part in enumerate(parts)]
         for name, part in files:
@@ -262,14 +257,14 @@ class _Run:
         except OSError as error:
             if error.errno not in _BAD_NAMES:
                 raise
-            self._reject(made.source, PictureError(*_BAD_NAMES[error.errno]))
+            self._reject(made.source, ImageError(*_BAD_NAMES[error.errno]))
             return
         sized = [(output, size) for output, (_, size) in zip(outputs, made.files, strict=True)]
         for output in self._record.settle(made.source, made.size, made.mtime_ns, sized):
             self._path_of(output).unlink(missing_ok=True)
         self.written += 1
 
-    def _reject(self, source: Source, error: PictureError) -> None:
+    def _reject(self, source: Source, error: ImageError) -> None:
         self.rejected += 1
         if self._record.reject(source, error.cause):
             self.new_rejects.append(Reject(source.path, error.cause, error.message))
@@ -296,7 +291,7 @@ def _named(found: Iterable[FoundFile]) -> Iterator[tuple[FoundFile, str]]:
         stems = [file.path.rpartition(".")[0] for file in files]
         counts = Counter(stems)
         for file, stem in zip(files, stems, strict=True):
-            is_whole = counts[stem] > 1 or stem.lower().endswith(PICTURE_SUFFIXES) or _AUGMENTED.search(stem)
+            is_whole = counts[stem] > 1 or stem.lower().endswith(IMAGE_SUFFIXES) or _AUGMENTED.search(stem)
             yield file, file.path if is_whole else stem
 
 
@@ -310,7 +305,7 @@ def _counted(named: Iterator[tuple[FoundFile, str]], progress: Progress) -> Iter
 def _require_apart(root: Path, target: Path) -> None:
     if not os.path.isdir(root):
         found = "a file" if os.path.exists(root) else "nothing"
-        raise UsageError(f"expected a folder of pictures, found {found}: {root}")
+        raise UsageError(f"expected a folder of images, found {found}: {root}")
     if os.path.exists(target) and not os.path.isdir(target):
         raise UsageError(f"expected a folder to write to, found a file: {target}")
     for inner, outer in ((root, target), (target, root)):

@@ -1,4 +1,4 @@
-"""Anchors: the boxes that a single-shot detector starts from, and which of them stand for what is in a picture.
+"""Anchors: the boxes that a single-shot detector starts from, and which of them stand for what is in an image.
 
 Liu et al.: SSD: Single Shot MultiBox Detector (2016). All boxes are left, top, right, bottom, as shares of the side of
 the square that the detector sees.
@@ -17,13 +17,13 @@ RATIOS = (0.5, 1.0, 2.0)
 ANCHORS_OF_A_CELL = len(SIZES) * len(RATIOS)
 
 # An anchor stands for an item when it overlaps with it by this much, or nearly as much as the best anchor does: those
-# of a long or tiny item are all unlike it. It stands for the ground below the last number; between, it is asked for
+# of a long or tiny item are all unlike it. It stands for the background below the last number; between, it is asked for
 # nothing.
 _IS_ITEM = 0.5
 _NEARLY = 0.85
-_IS_GROUND = 0.4
+_IS_BACKGROUND = 0.4
 
-ITEM, GROUND, NEITHER = 1, 0, -1
+ITEM, BACKGROUND, NEITHER = 1, 0, -1
 
 
 def cells(size: int, stride: int) -> int:
@@ -48,8 +48,8 @@ def anchor_boxes(size: int) -> Corners:
     for stride in STRIDES:
         middles = np.arange(cells(size, stride)) + 0.5
         down, across = np.meshgrid(middles, middles, indexing="ij")
-        centres = np.stack([across, down], axis=-1)[:, :, None]
-        boxes.append(np.concatenate([centres - sides / 2, centres + sides / 2], axis=-1).reshape(-1, 4) * stride / size)
+        centers = np.stack([across, down], axis=-1)[:, :, None]
+        boxes.append(np.concatenate([centers - sides / 2, centers + sides / 2], axis=-1).reshape(-1, 4) * stride / size)
     return np.concatenate(boxes).astype(np.float32)
 
 
@@ -63,16 +63,16 @@ def matched(anchors: Corners, boxes: Corners) -> tuple[NDArray[np.int64], NDArra
         boxes: float32 (items, 4).
 
     Returns:
-        int64 (anchors,): `ITEM`, `GROUND` or `NEITHER`; and which item each overlaps with most, 0 where there is none.
+        int64 (anchors,): `ITEM`, `BACKGROUND` or `NEITHER`; and which item each overlaps most, or 0.
     """
     if not len(boxes):
         nothing = np.zeros(len(anchors), np.int64)
-        return nothing + GROUND, nothing
+        return nothing + BACKGROUND, nothing
     overlaps = overlaps_of(anchors, boxes)
     nearest = overlaps.argmax(axis=1)
     most = overlaps.max(axis=1)
     enough = np.minimum(_IS_ITEM, _NEARLY * overlaps.max(axis=0))
-    kinds = np.where(most >= enough[nearest], ITEM, np.where(most < _IS_GROUND, GROUND, NEITHER))
+    kinds = np.where(most >= enough[nearest], ITEM, np.where(most < _IS_BACKGROUND, BACKGROUND, NEITHER))
     best = overlaps.argmax(axis=0)
     kinds[best] = ITEM
     nearest[best] = np.arange(len(boxes))

@@ -1,4 +1,4 @@
-"""Cut an item out of its ground, and put it on white, as it stands in the catalogue."""
+"""Cut an item out of its background, and put it on white, as it stands in the catalog."""
 
 from dataclasses import dataclass
 
@@ -14,10 +14,10 @@ from imgsearch.images.transform import reduce
 _WORKED_SIDE = 120
 _ROUNDS = 3
 
-# What lies this much of a box's longer side outside of it is ground for sure.
+# What lies this much of a box's longer side outside of it is background for sure.
 _AROUND = 0.25
 
-# What is at least so likely to be item, in a box, may be item; elsewhere it may be ground.
+# What is at least so likely to be item, in a box, may be item; elsewhere it may be background.
 _LIKELY = 0.6
 
 # A part of the item that is this much smaller than its largest is dirt.
@@ -39,24 +39,24 @@ class CutOut:
     box: Box
 
 
-def cut_out(photo: Pixels, box: Box, likely: NDArray[np.float32]) -> CutOut | None:
-    """Find which pixels in and about a box are the item, by their colours (GrabCut: Rother et al., 2004).
+def cut_out(photo: Pixels, box: Box, proposal: NDArray[np.float32]) -> CutOut | None:
+    """Find which pixels in and about a box are the item, by their colors (GrabCut: Rother et al., 2004).
 
     Args:
         photo: RGB, uint8 (height, width, 3).
         box: Where the item is, about.
-        likely: How likely each part of the photo is to be item, about 0 to 1; of any size, stretched over the photo.
+        proposal: How likely each part of the photo is to be item, about 0 to 1; of any size, stretched over the photo.
 
     Returns:
-        The item, whose box may be another than `box`; None if it cannot be told from its ground.
+        The item, whose box may be another than `box`; None if it cannot be told from its background.
     """
     small = reduce(photo, _WORKED_SIDE)
     height, width = small.shape[:2]
     inner = stretched(box, photo.shape[:2], (height, width))
-    guess = np.asarray(cv2.resize(likely, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+    guess = np.asarray(cv2.resize(proposal, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
     around = max(1, round(_AROUND * max(inner.width, inner.height)))
     marks = np.full((height, width), cv2.GC_BGD, np.uint8)
-    # A pixel at the least stays ground on each side, for there must be some.
+    # A pixel at the least stays background on each side, for there must be some.
     marks[
         max(1, inner.y - around) : min(height - 1, inner.y + inner.height + around),
         max(1, inner.x - around) : min(width - 1, inner.x + inner.width + around),
@@ -76,14 +76,14 @@ def cut_out(photo: Pixels, box: Box, likely: NDArray[np.float32]) -> CutOut | No
     return CutOut(on_white(crop(photo, found), crop(np.asarray(opacity, np.float32), found)), found)
 
 
-def on_white(picture: Pixels, opacity: NDArray[np.float32]) -> Pixels:
-    """Put white where a picture is not opaque: RGB, uint8, and (height, width), 0 to 1, of the same size."""
+def on_white(image: Pixels, opacity: NDArray[np.float32]) -> Pixels:
+    """Put white where an image is not opaque: RGB, uint8, and (height, width), 0 to 1, of the same size."""
     shown = opacity[:, :, None]
-    return np.asarray(np.rint(picture * shown + 255 * (1 - shown)), np.uint8)
+    return np.asarray(np.rint(image * shown + 255 * (1 - shown)), np.uint8)
 
 
 def crop(plane: NDArray, box: Box) -> NDArray:  # type: ignore[type-arg]  # of any type, and the same that it gets
-    """Take what lies in a box, which lies in the picture."""
+    """Take what lies in a box, which lies in the image."""
     return plane[box.y : box.y + box.height, box.x : box.x + box.width]
 
 

@@ -1,4 +1,4 @@
-"""From what a detector says of one picture to boxes in it, and how good such boxes are."""
+"""From what a detector says of one image to boxes in it, and how good such boxes are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,10 +24,10 @@ _HIT = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """An item in a picture.
+    """An item in an image.
 
     Attributes:
-        box: Where, in pixels of the picture.
+        box: Where, in pixels of the image.
         score: How sure the detector is, 0 to 1.
     """
 
@@ -44,17 +44,17 @@ def found(
     least_score: float = LEAST_SCORE,
     most: int = MOST_BOXES,
 ) -> list[Detection]:
-    """Read what a detector says of one picture.
+    """Read what a detector says of one image.
 
     Of boxes that overlap the best is kept (greedy non-maximum suppression). What is no number, or lies outside of the
-    picture, is passed over.
+    image, is passed over.
 
     Args:
         scores: float32 (anchors,), 0 to 1.
-        boxes: float32 (anchors, 4): left, top, right, bottom, as shares of the side of the square to which the picture
+        boxes: float32 (anchors, 4): left, top, right, bottom, as shares of the side of the square to which the image
             was brought by `transform.fit` with `pad`.
-        width: Of the picture, in pixels.
-        height: Of the picture, in pixels.
+        width: Of the image, in pixels.
+        height: Of the image, in pixels.
         least_score: What is less is passed over.
         most: How many at most; never more than `MOST_BOXES`.
 
@@ -104,22 +104,22 @@ def suppressed(boxes: NDArray[np.float64], most_shared: float = _SAME) -> list[i
     return kept
 
 
-def average_precision(pictures: Sequence[tuple[Sequence[Detection], Sequence[Box]]]) -> float:
-    """Compute the average precision at an IoU of 0.5: the area under precision over recall, of all pictures together.
+def average_precision(images: Sequence[tuple[Sequence[Detection], Sequence[Box]]]) -> float:
+    """Compute the average precision at an IoU of 0.5: the area under precision over recall, of all images together.
 
     Every item counts once: of two boxes on it the surer is right, the other wrong (PASCAL VOC 2010, all points).
 
     Args:
-        pictures: Of each what was found and what is there.
+        images: Of each what was found and what is there.
 
     Returns:
         0 to 1; 1 where nothing is there and nothing was found.
     """
-    items = sum(len(truth) for _, truth in pictures)
+    items = sum(len(truth) for _, truth in images)
     ranked = sorted(
         (
             (detection.score, is_right)
-            for detections, truth in pictures
+            for detections, truth in images
             for detection, is_right in zip(_ordered(detections), _right(detections, truth), strict=True)
         ),
         key=lambda pair: -pair[0],
@@ -134,18 +134,18 @@ def average_precision(pictures: Sequence[tuple[Sequence[Detection], Sequence[Box
     return float(np.sum(precision * np.diff(right, prepend=0)) / items)
 
 
-def recall_of_boxes(pictures: Sequence[tuple[Sequence[Detection], Sequence[Box]]], k: int = 5) -> float:
-    """Compute the share of items that one of the k surest boxes of their picture hits (an IoU of 0.5).
+def recall_of_boxes(images: Sequence[tuple[Sequence[Detection], Sequence[Box]]], k: int = 5) -> float:
+    """Compute the share of items that one of the k surest boxes of their image hits (an IoU of 0.5).
 
     Args:
-        pictures: Of each what was found and what is there.
-        k: How many boxes of a picture count.
+        images: Of each what was found and what is there.
+        k: How many boxes of an image count.
 
     Returns:
         0 to 1; 1 where nothing is there.
     """
-    items = sum(len(truth) for _, truth in pictures)
-    hits = sum(sum(_right(_ordered(detections)[:k], truth)) for detections, truth in pictures)
+    items = sum(len(truth) for _, truth in images)
+    hits = sum(sum(_right(_ordered(detections)[:k], truth)) for detections, truth in images)
     return hits / items if items else 1.0
 
 

@@ -1,4 +1,4 @@
-"""Find items with a detector that a catalogue has taught (`imgsearch train --objective detect`)."""
+"""Find items with a detector that a catalog has taught (`imgsearch train --objective detect`)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsearch.encoders.runtime import Embeddings, Look, OpenVinoEncoder, unit_rows
+from imgsearch.encoders.runtime import Embeddings, EncodedImage, OpenVinoEncoder, unit_rows
 from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.errors import DamagedIndexError
 from imgsearch.images.decode import Pixels
@@ -14,13 +14,13 @@ from imgsearch.images.decode import Pixels
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Detected:
-    """What a detector makes of one picture.
+    """What a detector makes of one image.
 
     Attributes:
         embedding: float32 (dims,), that of the encoder it shares, of unit length or NaN.
         scores: float32 (anchors,), 0 to 1.
         boxes: float32 (anchors, 4): left, top, right, bottom, as shares of the square's side.
-        mask: float32 (side, side), stretched over the square: 0 for ground, 1 for an item.
+        mask: float32 (side, side), stretched over the square: 0 for background, 1 for an item.
     """
 
     embedding: Embeddings
@@ -55,18 +55,18 @@ class Detector(OpenVinoEncoder):
             found = ", ".join(side.to_string() for side in sides)
             raise DamagedIndexError(f"{graph} is no detector: beside an embedding it gives {found or 'nothing'}")
 
-    def look(self, picture: Pixels) -> Look:
-        """Encode one picture; there is no map, for `detect` says more."""
-        return Look(next(self.encode_stream([picture[None]]))[0], None)
+    def encode_with_features(self, image: Pixels) -> EncodedImage:
+        """Encode one image; there is no map, for `detect` says more."""
+        return EncodedImage(next(self.encode_stream([image[None]]))[0], None)
 
-    def detect(self, picture: Pixels) -> Detected:
-        """Look at one picture.
+    def detect(self, image: Pixels) -> Detected:
+        """Look at one image.
 
         Args:
-            picture: RGB, uint8 (size, size, 3), fitted.
+            image: RGB, uint8 (size, size, 3), fitted.
         """
         request = self._requests[0]
-        request.infer([picture[None]])
+        request.infer([image[None]])
         outputs = [np.array(request.get_output_tensor(number).data, np.float32) for number in range(4)]
         embedding, scores, boxes, mask = outputs
         return Detected(unit_rows(embedding)[0], scores[0], boxes[0], mask[0])

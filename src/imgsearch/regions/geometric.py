@@ -1,6 +1,6 @@
-"""Whether two pictures show the same thing, proved by points of one that lie in the other as on the same plane.
+"""Whether two images show the same thing, proved by points of one that lie in the other as on the same plane.
 
-A vector says what a picture looks like as a whole; many look alike. Small patches that are found again, all of them
+A vector says what an image looks like as a whole; many look alike. Small patches that are found again, all of them
 where one view of a plane would put them, are hardly chance, and can be shown to a person.
 """
 
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from imgsearch.images.decode import Pixels
 from imgsearch.images.transform import fit
 
-# Part of what points are kept under. Raise it when the same picture would give other points.
+# Part of what points are kept under. Raise it when the same image would give other points.
 POINTS_VERSION = 1
 MOST_POINTS = 400
 DESCRIPTOR_LENGTH = 128
 
-# The longer side of what points are looked for in, pixels; smaller pictures are enlarged. docs/benchmarks.md has the
+# The longer side of what points are looked for in, pixels; smaller images are enlarged. docs/benchmarks.md has the
 # figures: larger sides and more points cost time and room, and find no more.
 SIDE = 240
 # SIFT's own default of 0.04 leaves dim things without points.
@@ -33,7 +33,7 @@ _FEWEST = 5
 _ROUNDS = 2000
 _CONFIDENCE = 0.995
 
-# What a camera does not do to a thing: to show it larger or smaller than this, a picture as a whole being 1; stretched
+# What a camera does not do to a thing: to show it larger or smaller than this, an image as a whole being 1; stretched
 # more one way than the other; with one point of it so much nearer than the middle.
 _LARGEST = 10.0
 _MOST_STRETCHED = 3.5
@@ -46,10 +46,10 @@ _Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """Places of a picture that would be known again.
+    """Places of an image that would be known again.
 
     Attributes:
-        positions: float32 (n, 2), x and y as shares of the picture's longer side, so that it may have any resolution.
+        positions: float32 (n, 2), x and y as shares of the image's longer side, so that it may have any resolution.
         descriptors: uint8 (n, 128), what each looks like.
     """
 
@@ -58,8 +58,8 @@ class Points:
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
-    """What two pictures have in common.
+class GeometricMatch:
+    """What two images have in common.
 
     Attributes:
         inliers: How many points agree on one view, at least 5; 0 where there is no view that a camera could have had.
@@ -74,22 +74,22 @@ class Proof:
     homography: NDArray[np.float64] | None
 
 
-def find_points(picture: Pixels) -> Points:
+def find_points(image: Pixels) -> Points:
     """Find points with SIFT (Lowe: Distinctive Image Features from Scale-Invariant Keypoints, 2004).
 
     Args:
-        picture: RGB, uint8 (height, width, 3).
+        image: RGB, uint8 (height, width, 3).
 
     Returns:
-        The 400 clearest at most; none in a picture without detail.
+        The 400 clearest at most; none in an image without detail.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     scale = SIDE / max(height, width)
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     sides = max(1, round(width * scale)), max(1, round(height * scale))
-    grey = cv2.resize(grey, sides, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    gray = cv2.resize(gray, sides, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     finder = cv2.SIFT.create(nfeatures=MOST_POINTS, contrastThreshold=_CONTRAST)
-    found, descriptors = finder.detectAndCompute(grey, None)
+    found, descriptors = finder.detectAndCompute(gray, None)
     if not found:
         return Points(np.zeros((0, 2), np.float32), np.zeros((0, DESCRIPTOR_LENGTH), np.uint8))
     # Of equally clear ones SIFT keeps all. What it returns as float32 are whole numbers up to 255.
@@ -97,7 +97,7 @@ def find_points(picture: Pixels) -> Points:
     return Points(positions / np.float32(SIDE), np.asarray(descriptors[:MOST_POINTS], np.uint8))
 
 
-def prove(query: Points, candidate: Points) -> Proof:
+def verify_geometry(query: Points, candidate: Points) -> GeometricMatch:
     """Look for one view of the candidate that puts its points where the query has them.
 
     Points are paired that are nearest to each other both ways, and clearly nearer than the second; the view is a
@@ -105,7 +105,7 @@ def prove(query: Points, candidate: Points) -> Proof:
 
     Args:
         query: Of the query, or of the part of it that shows one thing.
-        candidate: Of a catalogue picture.
+        candidate: Of a catalog image.
 
     Returns:
         The proof; with no inliers where no view was found, or only one that no camera could have had: mirrored,
@@ -129,10 +129,10 @@ def prove(query: Points, candidate: Points) -> Proof:
         return _NO_PROOF
     scale = np.diag([SIDE, SIDE, 1.0])
     homography = np.linalg.inv(scale) @ homography @ scale
-    return Proof(len(kept), query.positions[first[kept]], candidate.positions[second[kept]], homography)
+    return GeometricMatch(len(kept), query.positions[first[kept]], candidate.positions[second[kept]], homography)
 
 
-_NO_PROOF = Proof(0, np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32), None)
+_NO_PROOF = GeometricMatch(0, np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32), None)
 
 
 def _pairs(query: NDArray[np.uint8], candidate: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -171,20 +171,20 @@ def _is_view(homography: NDArray[np.float64], points: _Floats) -> bool:
     return bool(longest <= _LARGEST and shortest >= 1 / _LARGEST and longest <= _MOST_STRETCHED * shortest)
 
 
-def draw_matches(query: Pixels, candidate: Pixels, proof: Proof) -> Pixels:
-    """Show two pictures side by side, with a line from each inlier to where it was found again.
+def draw_matches(query: Pixels, candidate: Pixels, match: GeometricMatch) -> Pixels:
+    """Show two images side by side, with a line from each inlier to where it was found again.
 
     Args:
         query: RGB, uint8 (height, width, 3): what `find_points` got, at any resolution.
-        candidate: The same of the catalogue picture.
-        proof: Of the two.
+        candidate: The same of the catalog image.
+        match: Of the two.
 
     Returns:
-        RGB, uint8 (240, 480, 3), each picture centred on white.
+        RGB, uint8 (240, 480, 3), each image centered on white.
     """
     drawing = np.hstack([fit(query, SIDE), fit(candidate, SIDE)])
-    starts = _on_drawing(proof.query, query)
-    ends = _on_drawing(proof.candidate, candidate) + np.array([SIDE, 0])
+    starts = _on_drawing(match.query, query)
+    ends = _on_drawing(match.candidate, candidate) + np.array([SIDE, 0])
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         cv2.line(drawing, start, end, _LINE, 1, cv2.LINE_AA)
         for place in (start, end):
@@ -192,8 +192,8 @@ def draw_matches(query: Pixels, candidate: Pixels, proof: Proof) -> Pixels:
     return drawing
 
 
-def _on_drawing(positions: _Floats, picture: Pixels) -> NDArray[np.int64]:
-    """Say where positions of a picture are after `fit`, in whole pixels."""
-    height, width = picture.shape[:2]
+def _on_drawing(positions: _Floats, image: Pixels) -> NDArray[np.int64]:
+    """Say where positions of an image are after `fit`, in whole pixels."""
+    height, width = image.shape[:2]
     margin = (1 - np.array([width, height]) / max(height, width)) / 2
     return np.asarray(((positions + margin) * SIDE).round(), np.int64)

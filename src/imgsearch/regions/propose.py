@@ -17,11 +17,11 @@ from imgsearch.regions.windows import windows
 
 # Boxes that share more of what they cover show the same.
 _SAME = 0.7
-# A photo whose colours differ by no more than this in any channel shows nothing.
-_SAME_COLOUR = 12
+# A photo whose colors differ by no more than this in any channel shows nothing.
+_SAME_COLOR = 12
 # A part of a plane that has fewer cells is no item of its own.
 _FEWEST_CELLS = 6
-# Of a detector's mask, what is item rather than ground.
+# Of a detector's mask, what is item rather than background.
 ITEM = 0.5
 # The score of a detector's box from which on it is looked at if it is the best: even if it is not sure.
 _HARDLY = 0.05
@@ -41,13 +41,13 @@ class Region:
 
 
 @dataclass(frozen=True, slots=True)
-class Likely:
+class Proposal:
     """Where an item is likely to be.
 
     Attributes:
-        plane: float32, stretched over the photo: about 0 where there is ground, about 1 where there is an item.
+        plane: float32, stretched over the photo: about 0 where there is background, about 1 where there is an item.
         boxes: Around items, the surest first, in the photo's pixels.
-        item: What is best cut out of its ground; None for the first box.
+        item: What is best cut out of its background; None for the first box.
     """
 
     plane: Plane
@@ -55,19 +55,19 @@ class Likely:
     item: Box | None = None
 
 
-def salient(photo: Pixels, features: Plane | None, how: Fit) -> Likely | None:
+def salient(photo: Pixels, features: Plane | None, how: Fit) -> Proposal | None:
     """Find what differs from the edge of a photo.
 
     Args:
         photo: RGB, uint8 (height, width, 3).
-        features: An encoder's map of the photo, fitted; None where there is none: then colours have to do.
+        features: An encoder's map of the photo, fitted; None where there is none: then colors have to do.
         how: It was fitted.
 
     Returns:
         One box; None where nothing differs.
     """
-    # A network's map differs along its edge even where its picture does not.
-    if int(np.ptp(photo.reshape(-1, 3), axis=0).max()) <= _SAME_COLOUR:
+    # A network's map differs along its edge even where its image does not.
+    if int(np.ptp(photo.reshape(-1, 3), axis=0).max()) <= _SAME_COLOR:
         return None
     # A square that was cropped does not show all of it.
     plane = None if features is None or how == "crop" else salience(of_photo(features, photo.shape[:2], how))
@@ -76,10 +76,10 @@ def salient(photo: Pixels, features: Plane | None, how: Fit) -> Likely | None:
         plane = salience(np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2LAB), np.float32))
     if plane is None:
         return None
-    return Likely(plane, (stretched(salient_box(plane), (SIDE, SIDE), photo.shape[:2]),))
+    return Proposal(plane, (stretched(salient_box(plane), (SIDE, SIDE), photo.shape[:2]),))
 
 
-def detected_items(detected: Detected, size: tuple[int, int], how: Fit) -> Likely | None:
+def detected_items(detected: Detected, size: tuple[int, int], how: Fit) -> Proposal | None:
     """Read what a detector says of a photo of which only the likeliest item is to be looked at.
 
     The mask knows better how far an item reaches than the surest box does, and that one better what is an item
@@ -98,11 +98,11 @@ def detected_items(detected: Detected, size: tuple[int, int], how: Fit) -> Likel
     if not boxes:
         return None
     mask = of_photo(detected.mask, size, how)
-    return Likely(mask, boxes, next(iter(parts(mask, ITEM, size)), None))
+    return Proposal(mask, boxes, next(iter(parts(mask, ITEM, size)), None))
 
 
-def shown_twice(photo: Pixels, box: Box, plane: Plane, item: Box | None = None) -> Iterator[Region]:
-    """Show what is in a box as it stands there, and cut out, on white, if it can be told from its ground.
+def crop_and_cutout(photo: Pixels, box: Box, plane: Plane, item: Box | None = None) -> Iterator[Region]:
+    """Show what is in a box as it stands there, and cut out, on white, if it can be told from its background.
 
     Each finds items that the other does not (docs/benchmarks.md). To cut out takes longer than an encoder's pass, and
     is done only when the second is asked for.
@@ -110,7 +110,7 @@ def shown_twice(photo: Pixels, box: Box, plane: Plane, item: Box | None = None) 
     Args:
         photo: RGB, uint8 (height, width, 3).
         box: In its pixels.
-        plane: As in `Likely`.
+        plane: As in `Proposal`.
         item: What is cut out; `box` if None.
 
     Yields:
@@ -140,15 +140,17 @@ def parts(plane: Plane, level: float, size: tuple[int, int]) -> list[Box]:
     return [stretched(Box(*map(int, facts[number][:4])), plane.shape[:2], size) for number in large]
 
 
-def many_regions(photo: Pixels, likely: Likely | None, count: int) -> list[Region]:
+def many_regions(photo: Pixels, proposal: Proposal | None, count: int) -> list[Region]:
     """Show likely items, each twice, and then windows of a grid, until there are enough.
 
     Args:
         photo: RGB, uint8 (height, width, 3).
-        likely: Where its items are; None if nothing is known.
+        proposal: Where its items are; None if nothing is known.
         count: How many regions at most.
     """
-    regions = [region for box in likely.boxes for region in shown_twice(photo, box, likely.plane)] if likely else []
+    regions = (
+        [region for box in proposal.boxes for region in crop_and_cutout(photo, box, proposal.plane)] if proposal else []
+    )
     for window in windows(*photo.shape[:2]):
         if len(regions) >= count:
             break
@@ -172,7 +174,7 @@ def of_photo(features: Plane, size: tuple[int, int], how: Fit) -> Plane:
         return features
     cells = features.shape[0]
     longest = max(size)
-    # Cells that show some of the padding would look like ground to all others.
+    # Cells that show some of the padding would look like background to all others.
     inner = [max(1, int(cells * side / longest + 1e-6)) for side in size]
     inner = [max(1, side - (cells - side) % 2) for side in inner]
     top, left = ((cells - side) // 2 for side in inner)

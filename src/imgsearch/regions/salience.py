@@ -23,9 +23,9 @@ _SMALLEST = 3
 def salience(features: NDArray[np.floating]) -> Plane | None:
     """Say how much each part of a photo differs from what lies along its edge.
 
-    Items seldom touch the edge of a photo, and their ground does (the boundary prior of Wei et al., Geodesic Saliency
-    Using Background Priors, 2012). So the distance of a cell's features from the nearest ones on the edge is large on
-    the item, whatever the ground looks like.
+    Items seldom touch the edge of a photo, and their background does (the boundary prior of Wei et al., Geodesic
+    Saliency Using Background Priors, 2012). So the distance of a cell's features from the nearest ones on the edge is
+    large on the item, whatever the background looks like.
 
     Args:
         features: A feature map of the photo and nothing but it, (height, width, channels).

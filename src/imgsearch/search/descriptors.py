@@ -1,7 +1,7 @@
-"""`descriptors.sqlite`: points of catalogue pictures, so that each is looked at once.
+"""`descriptors.sqlite`: points of catalog images, so that each is looked at once.
 
 A cache beside what is published, which the manifest does not know. It may be deleted at any time, is made anew when it
-is damaged, and an index that cannot be written answers without it. Points are kept by the sha256 of the picture's
+is damaged, and an index that cannot be written answers without it. Points are kept by the sha256 of the image's
 bytes, the oldest make room for new ones, and nothing that is read is believed.
 """
 
@@ -23,7 +23,7 @@ from imgsearch.store.items import connect
 
 logger = logging.getLogger(__name__)
 
-# Bytes of all points, of which a picture has 30,000; the file is a tenth larger.
+# Bytes of all points, of which an image has 30,000; the file is a tenth larger.
 LIMIT = 58_000_000
 
 _TABLE = """CREATE TABLE points (
@@ -56,11 +56,11 @@ class _ForeignFileError(Exception):
 
 
 def cached_points(directory: Path, contents: Iterable[bytes]) -> dict[bytes, Points]:
-    """Read the points of pictures.
+    """Read the points of images.
 
     Args:
         directory: The index.
-        contents: sha256 of each picture's bytes.
+        contents: sha256 of each image's bytes.
 
     Returns:
         sha256 -> points, of those that are known.
@@ -80,11 +80,11 @@ def cached_points(directory: Path, contents: Iterable[bytes]) -> dict[bytes, Poi
 
 
 def cache_points(directory: Path, found: Mapping[bytes, Points]) -> None:
-    """Keep the points of pictures, if that is possible.
+    """Keep the points of images, if that is possible.
 
     Args:
         directory: The index.
-        found: sha256 of a picture's bytes -> its points.
+        found: sha256 of an image's bytes -> its points.
     """
     path = directory / DESCRIPTORS
     with _doing_without(path), _opened(path) as connection:

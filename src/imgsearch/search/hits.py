@@ -12,8 +12,8 @@ class Hit:
 
     Attributes:
         rank: Place, from 1.
-        path: POSIX path of the picture below the catalogue's root.
-        score: Cosine of the angle between query and picture in the searched space, -1 to 1.
+        path: POSIX path of the image below the catalog's root.
+        score: Cosine of the angle between query and image in the searched space, -1 to 1.
         distance: Euclidean distance of the two unit vectors, 0 to 2.
         product: What it shows.
         category: Where it belongs.

@@ -25,15 +25,15 @@ from imgsearch.search.nearest import Nearest, hits_of, searched_files
 from imgsearch.search.opened import OpenedFiles, open_projection
 from imgsearch.search.rerank import CANDIDATES, draw_hit
 from imgsearch.search.rerank import rerank as rerank_hits
-from imgsearch.search.views import Enough, Regions, View, Viewer, never, require_regions
+from imgsearch.search.views import Regions, StopWhen, View, Viewer, keep_looking, require_regions
 from imgsearch.store import generations, integrity
 from imgsearch.store.items import Items
 from imgsearch.store.manifest import Manifest
 
 # How far the best item must be ahead of the second, as a difference of cosines, for another look at the photo to be
-# spared: after the whole, which its ground may have fooled, and after a part of it. docs/benchmarks.md has the figures.
-_AHEAD_BY_WHOLE = 0.3
-_AHEAD_BY_PART = 0.1
+# spared: after the whole, which its background may have fooled, and after a part of it (docs/benchmarks.md).
+_MIN_MARGIN_WHOLE = 0.3
+_MIN_MARGIN_PART = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class Index:
 
     def search(
         self,
-        picture: str | os.PathLike[str],
+        image: str | os.PathLike[str],
         k: int = 5,
         *,
         where: str = "",
@@ -128,45 +128,45 @@ class Index:
         box: Box | None = None,
         rerank: bool = False,
     ) -> list[Hit]:
-        """Find the catalogue pictures most similar to a picture, or to something in it.
+        """Find the catalog images most similar to an image, or to something in it.
 
         Args:
-            picture: File name.
+            image: File name.
             k: How many to return at most; at least 1.
             where: SQL expression over path, product, category and metadata that hits must satisfy.
             min_score: Leave out hits below this cosine.
             min_probability: Leave out hits whose probability of being right is lower.
             exact: Compare with every vector, whatever the backend.
-            regions: Where to look beside the whole picture: `auto` at what stands out, unless the picture is that of a
-                product on an even ground, or one item is far ahead already; `whole` nowhere; a number at so many
+            regions: Where to look beside the whole image: `auto` at what stands out, unless the image is that of a
+                product on a plain background, or one item is far ahead already; `whole` nowhere; a number at so many
                 regions.
-            box: The only part of the picture to look at, in its pixels, upright.
-            rerank: Compare points of the picture with those of the first 20 hits, and put first what has the same
+            box: The only part of the image to look at, in its pixels, upright.
+            rerank: Compare points of the image with those of the first 20 hits, and put first what has the same
                 points in the same places; see `regions.geometric`. Scores and probabilities stay what they are.
 
         Returns:
             Hits, best first; equal scores in the order of their paths. An item has the best score of all looks.
 
         Raises:
-            PictureError: The picture cannot be used.
+            ImageError: The image cannot be used.
             UsageError: `k`, `where`, `regions` or `box` makes no sense, or there are no probabilities.
             DamagedIndexError: A file of the index is damaged.
         """
         self._nearest.begin_checks(where, exact=exact)  # while the encoder starts
-        data = self._read(picture)
+        data = self._read(image)
         backend = cache(partial(self._nearest.backend_for, where, exact=exact))
         limits = _Limits(min_score, min_probability, filtered=bool(where))
-        is_enough: Enough = never
+        stop_when: StopWhen = keep_looking
         if min_score is None and min_probability is None:  # else the best score counts that any look gives
             wanted = max(k, CANDIDATES) if rerank else k
-            is_enough = partial(self._is_enough, backend=backend, k=wanted, filtered=bool(where))
-        views = self._views(data, regions, box, is_enough)
+            stop_when = partial(self._is_enough, backend=backend, k=wanted, filtered=bool(where))
+        views = self._views(data, regions, box, stop_when)
         photo = open_photo(data, self.manifest.policy) if rerank else None
         return self._answered(backend, views, k, limits, photo)
 
     def search_objects(
         self,
-        picture: str | os.PathLike[str],
+        image: str | os.PathLike[str],
         k: int = 5,
         *,
         where: str = "",
@@ -175,120 +175,118 @@ class Index:
         exact: bool = False,
         rerank: bool = False,
     ) -> list[ObjectHits]:
-        """Do `search` for each item in a picture, with at most `k` hits each.
+        """Do `search` for each item in an image, with at most `k` hits each.
 
-        Items are what stands alone on an even ground; on others what the detector finds; without one, what stands out
-        from the edge of the picture.
+        Items are what stands alone on a plain background; on others what the detector finds; without one, what stands
+        out from the edge.
 
         Returns:
             In reading order; none where no item was found.
 
         Raises:
-            PictureError, UsageError, DamagedIndexError: As for `search`.
+            ImageError, UsageError, DamagedIndexError: As for `search`.
         """
-        data = self._read(picture)
+        data = self._read(image)
         backend = cache(partial(self._nearest.backend_for, where, exact=exact))
         limits = _Limits(min_score, min_probability, filtered=bool(where))
-        things = self._viewer.objects(data)
+        objects = self._viewer.objects(data)
         photo = open_photo(data, self.manifest.policy) if rerank else None
         return [
-            ObjectHits(thing.box, thing.score, self._answered(backend, thing.views, k, limits, photo))
-            for thing in things
+            ObjectHits(each_object.box, each_object.score, self._answered(backend, each_object.views, k, limits, photo))
+            for each_object in objects
         ]
 
     def plan(self, *, where: str = "", exact: bool = False) -> str:
         """Name how a query is answered: `annoy`, `faiss` or `exact`."""
         return self._nearest.plan(where, exact=exact)
 
-    def holds(self, picture: str | os.PathLike[str]) -> bool:
-        """Say whether the very bytes of a picture are in the index.
+    def holds(self, image: str | os.PathLike[str]) -> bool:
+        """Say whether the very bytes of an image are in the index.
 
         Raises:
-            PictureError: The picture cannot be read.
+            ImageError: The image cannot be read.
         """
-        return self._row_of(self._read(picture)) is not None
+        return self._row_of(self._read(image)) is not None
 
-    def vector_of(self, picture: str | os.PathLike[str]) -> Embeddings:
-        """Bring a picture into the searched space.
+    def vector_of(self, image: str | os.PathLike[str]) -> Embeddings:
+        """Bring an image into the searched space.
 
-        A picture whose very bytes are in the index needs no encoder.
+        An image whose very bytes are in the index needs no encoder.
 
         Args:
-            picture: File name.
+            image: File name.
 
         Returns:
             Unit float32 of shape (d,).
 
         Raises:
-            PictureError: The picture cannot be used.
+            ImageError: The image cannot be used.
             DamagedIndexError: The encoder or the projection is damaged.
         """
-        (view,) = self.views_of(picture, "whole")
+        (view,) = self.views_of(image, "whole")
         return view.vector
 
-    def views_of(
-        self, picture: str | os.PathLike[str], regions: Regions = "auto", box: Box | None = None
-    ) -> list[View]:
-        """Look at a picture as a whole, and at what may be an item in it; see `vector_of`.
+    def views_of(self, image: str | os.PathLike[str], regions: Regions = "auto", box: Box | None = None) -> list[View]:
+        """Look at an image as a whole, and at what may be an item in it; see `vector_of`.
 
         Looks end as those of `search` do without any condition, whatever the index is searched with.
 
         Args:
-            picture: File name.
+            image: File name.
             regions: As for `search`.
             box: As for `search`.
 
         Returns:
-            At least one; that of the whole picture first, unless a box is given.
+            At least one; that of the whole image first, unless a box is given.
 
         Raises:
-            PictureError: The picture cannot be used.
+            ImageError: The image cannot be used.
             UsageError: `regions` or `box` makes no sense.
             DamagedIndexError: The encoder or the projection is damaged.
         """
-        return self._views(self._read(picture), regions, box, self._is_enough_by_all)
+        return self._views(self._read(image), regions, box, self._is_enough_by_all)
 
-    def _views(self, data: bytes, regions: Regions, box: Box | None, is_enough: Enough) -> list[View]:
+    def _views(self, data: bytes, regions: Regions, box: Box | None, stop_when: StopWhen) -> list[View]:
         require_regions(regions)
         row = self._row_of(data) if isinstance(regions, str) and box is None else None
         if row is not None:
             self._files.require_whole(generations.ITEMS)
             return [View(np.array(self.vectors[row]), row=row)]
-        return self._viewer.views(data, regions, box, is_enough)
+        return self._viewer.views(data, regions, box, stop_when)
 
     def _is_enough(self, views: Sequence[View], *, backend: Callable[[], Backend], k: int, filtered: bool) -> bool:
         """Say whether one item is so far ahead that another look would hardly bring another before it."""
         lead = self._nearest.lead(backend(), views, k, filtered=filtered)
-        return lead >= (_AHEAD_BY_PART if any(view.box for view in views) else _AHEAD_BY_WHOLE)
+        return lead >= (_MIN_MARGIN_PART if any(view.box for view in views) else _MIN_MARGIN_WHOLE)
 
     def _is_enough_by_all(self, views: Sequence[View]) -> bool:
         """Do `_is_enough` by a comparison with all items."""
         backend = partial(self._nearest.backend_for, exact=True)
         return self._is_enough(views, backend=backend, k=2, filtered=False)
 
-    def detections(self, picture: str | os.PathLike[str], least_score: float = LEAST_SCORE) -> list[Detection]:
-        """Say where in a picture items are; the index must have a detector.
+    def detections(self, image: str | os.PathLike[str], least_score: float = LEAST_SCORE) -> list[Detection]:
+        """Say where in an image items are; the index must have a detector.
 
         Args:
-            picture: File name.
+            image: File name.
             least_score: Of a box, 0 to 1.
 
         Returns:
-            The surest first, in pixels of the picture, upright.
+            The surest first, in pixels of the image, upright.
 
         Raises:
-            PictureError: The picture cannot be used.
+            ImageError: The image cannot be used.
             MissingComponentError: The index has no detector.
             DamagedIndexError: The detector is damaged.
         """
-        return self._viewer.detections(self._read(picture), least_score)
+        return self._viewer.detections(self._read(image), least_score)
 
     def views_of_photo(self, photo: Photo, regions: Regions = "auto") -> list[View]:
         """Do `views_of` for a photo that is decoded, whether or not it is in the index."""
         return self._viewer.views_of_photo(photo, regions, self._is_enough_by_all)
 
-    def _read(self, picture: str | os.PathLike[str]) -> bytes:
-        data, _ = read_file(os.fspath(picture), max_bytes=max(MAX_BYTES, self.manifest.policy.max_bytes))
+    def _read(self, image: str | os.PathLike[str]) -> bytes:
+        data, _ = read_file(os.fspath(image), max_bytes=max(MAX_BYTES, self.manifest.policy.max_bytes))
         return data
 
     def _row_of(self, data: bytes) -> int | None:
@@ -305,7 +303,7 @@ class Index:
         return self._nearest.vectors
 
     def embed(self, squares: Iterable[Pixels]) -> Iterator[Embeddings]:
-        """Bring pictures into the searched space, many at once.
+        """Bring images into the searched space, many at once.
 
         Args:
             squares: RGB, uint8, each of shape (n, size, size, 3) with the size of the encoder.
@@ -355,7 +353,7 @@ class Index:
         min_probability: float | None = None,
         exact: bool = False,
     ) -> list[Hit]:
-        """Do `search` for looks at a picture, at least one, as `views_of` gives them.
+        """Do `search` for looks at an image, at least one, as `views_of` gives them.
 
         Raises:
             UsageError: `k` or `where` makes no sense, or there are no probabilities to be the least of.
@@ -433,11 +431,11 @@ class Index:
         contents = self.items.contents(hit.path for hit in hits)
         return [hit for hit, _ in rerank_hits(self.directory, self.manifest, contents, photo, hits)][:k]
 
-    def drawn_matches(self, picture: str | os.PathLike[str], hit: Hit) -> Pixels | None:
-        """Draw which points of a picture lie in a hit as they do in one plane.
+    def drawn_matches(self, image: str | os.PathLike[str], hit: Hit) -> Pixels | None:
+        """Draw which points of an image lie in a hit as they do in one plane.
 
         Args:
-            picture: File name of the query.
+            image: File name of the query.
             hit: Of it, with inliers.
 
         Returns:
@@ -445,10 +443,10 @@ class Index:
             where there is nothing to draw.
 
         Raises:
-            PictureError: The picture cannot be used.
+            ImageError: The image cannot be used.
         """
         if not hit.inliers:
             return None
-        photo = open_photo(self._read(picture), self.manifest.policy)
+        photo = open_photo(self._read(image), self.manifest.policy)
         content = self.items.contents([hit.path]).get(hit.path, b"")
         return None if photo is None else draw_hit(self.manifest, content, photo, hit)

@@ -136,7 +136,7 @@ class Nearest:
             self._checked(self._candidates(backend, view, wanted))  # type: ignore[arg-type]  # hashed by identity
             for view in views
         ]
-        if not filtered:  # among thousands of copies of another a forest may not find even the picture itself
+        if not filtered:  # among thousands of copies of another a forest may not find even the image itself
             candidates = [
                 rows if view.row is None else np.append(rows, view.row)
                 for rows, view in zip(candidates, views, strict=True)

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from imgsearch.errors import PictureError
+from imgsearch.errors import ImageError
 from imgsearch.images.boxes import Box, stretched
 from imgsearch.images.decode import Pixels, read_file
 from imgsearch.images.photo import Photo, open_photo
-from imgsearch.regions.geometric import SIDE, Points, Proof, draw_matches, find_points, prove
+from imgsearch.regions.geometric import SIDE, GeometricMatch, Points, draw_matches, find_points, verify_geometry
 from imgsearch.search.descriptors import cache_points, cached_points
 from imgsearch.search.hits import Hit
 from imgsearch.store.manifest import Manifest
@@ -28,17 +28,17 @@ _MARGIN = 0.1
 
 def rerank(
     directory: Path, manifest: Manifest, contents: Mapping[str, bytes], photo: Photo, hits: Sequence[Hit]
-) -> list[tuple[Hit, Proof | None]]:
+) -> list[tuple[Hit, GeometricMatch | None]]:
     """Look which of the first 20 hits have points in common with a query, and put these first.
 
-    What has more inliers comes before what has fewer; all others stay in their order. Points of catalogue pictures are
-    kept in the index, if it can be written. A picture that is not there any more, or is another one by now, can be
+    What has more inliers comes before what has fewer; all others stay in their order. Points of catalog images are
+    kept in the index, if it can be written. An image that is not there any more, or is another one by now, can be
     compared only if its points are.
 
     Args:
         directory: The index.
         manifest: What is published there.
-        contents: Path -> sha256 of the picture's bytes when it was indexed, of the hits.
+        contents: Path -> sha256 of the image's bytes when it was indexed, of the hits.
         photo: The query.
         hits: Best first.
 
@@ -50,8 +50,9 @@ def rerank(
     known = cached_points(directory, [contents[hit.path] for hit in first if hit.path in contents])
     candidates = [_points_of(manifest, hit.path, contents.get(hit.path, b""), known) for hit in first]
     parts = {box: find_points(part_of(photo, box)) for box in {hit.box for hit in first}}
-    proofs = [
-        None if points is None else prove(parts[hit.box], points) for hit, points in zip(first, candidates, strict=True)
+    matches = [
+        None if points is None else verify_geometry(parts[hit.box], points)
+        for hit, points in zip(first, candidates, strict=True)
     ]
     fresh = {
         contents[hit.path]: points
@@ -60,11 +61,11 @@ def rerank(
     }
     if fresh:
         cache_points(directory, fresh)
-    pairs = list(zip(hits, [*proofs, *[None] * (len(hits) - len(proofs))], strict=True))
+    pairs = list(zip(hits, [*matches, *[None] * (len(hits) - len(matches))], strict=True))
     pairs.sort(key=lambda pair: -(pair[1].inliers if pair[1] else 0))
     return [
-        (replace(hit, rank=rank, inliers=proof.inliers if proof else None), proof)
-        for rank, (hit, proof) in enumerate(pairs, start=1)
+        (replace(hit, rank=rank, inliers=match.inliers if match else None), match)
+        for rank, (hit, match) in enumerate(pairs, start=1)
     ]
 
 
@@ -73,18 +74,18 @@ def draw_hit(manifest: Manifest, content: bytes, photo: Photo, hit: Hit) -> Pixe
 
     Args:
         manifest: Of the index.
-        content: sha256 of the hit's picture when it was indexed.
+        content: sha256 of the hit's image when it was indexed.
         photo: The query.
         hit: Of it.
 
     Returns:
-        As `draw_matches`: the `part_of` the query on the left, the hit on the right. None if its picture cannot be had.
+        As `draw_matches`: the `part_of` the query on the left, the hit on the right. None if its image cannot be had.
     """
-    picture = as_indexed(manifest, hit.path, content)
-    if picture is None:
+    image = as_indexed(manifest, hit.path, content)
+    if image is None:
         return None
     part = part_of(photo, hit.box)
-    return draw_matches(part, picture, prove(find_points(part), find_points(picture)))
+    return draw_matches(part, image, verify_geometry(find_points(part), find_points(image)))
 
 
 def part_of(photo: Photo, box: Box | None) -> Pixels:
@@ -106,23 +107,23 @@ def part_of(photo: Photo, box: Box | None) -> Pixels:
 
 
 def as_indexed(manifest: Manifest, path: str, content: bytes) -> Pixels | None:
-    """Read a catalogue picture, small.
+    """Read a catalog image, small.
 
     Args:
         manifest: Of the index.
-        path: Of the picture, below the catalogue.
+        path: Of the image, below the catalog.
         content: sha256 of its bytes when it was indexed.
 
     Returns:
-        RGB, uint8 (height, width, 3), the longer side at most that of which points are found; None if the picture
+        RGB, uint8 (height, width, 3), the longer side at most that of which points are found; None if the image
         cannot be had as it was indexed, or only in a process of its own.
     """
     policy = manifest.policy
     try:
-        file = os.path.join(manifest.catalogue, path)
+        file = os.path.join(manifest.catalog, path)
         data, _ = read_file(file, follow_links=policy.follow_links, max_bytes=policy.max_bytes)
         photo = open_photo(data, policy, SIDE) if hashlib.sha256(data).digest() == content else None
-    except PictureError as error:
+    except ImageError as error:
         logger.info("%r is not compared: %s", path, error)
         return None
     return photo.pixels if photo else None
@@ -131,5 +132,5 @@ def as_indexed(manifest: Manifest, path: str, content: bytes) -> Pixels | None:
 def _points_of(manifest: Manifest, path: str, content: bytes, known: Mapping[bytes, Points]) -> Points | None:
     if content in known:
         return known[content]
-    picture = as_indexed(manifest, path, content)
-    return None if picture is None else find_points(picture)
+    image = as_indexed(manifest, path, content)
+    return None if image is None else find_points(image)

@@ -12,14 +12,14 @@ from imgsearch.search.backends.backends import Backend, ExactBackend, build_anno
 from imgsearch.search.backends.faiss_lists import build_faiss, check_lists, lists_for
 from imgsearch.search.recall import Latency, Sample, Search, Values, measure, sampled
 from imgsearch.store.generations import ANNOY, BACKEND_FILES
-from imgsearch.store.plan import BackendSettings, Measured, SearchWish
+from imgsearch.store.plan import BackendSettings, Measured, SearchOptions
 
 logger = logging.getLogger(__name__)
 
-# A catalogue of so few is compared in about the time in which Annoy looks at `LEAST_SEARCH_K` nodes.
+# A catalog of so few is compared in about the time in which Annoy looks at `LEAST_SEARCH_K` nodes.
 SMALL = 4000
 
-# The recall of so many neighbours is tuned. docs/benchmarks.md has what that gives for fewer and for more.
+# The recall of so many neighbors is tuned. docs/benchmarks.md has what that gives for fewer and for more.
 TUNED_K = 10
 _QUERIES = 500
 TIMED_EXACT = 50
@@ -28,7 +28,7 @@ TIMED_EXACT = 50
 LEAST_SEARCH_K = 2000
 _STEP = 2**0.5
 # Forests that are tried. It is search_k that decides what is found, hardly the number of trees, which takes memory; so
-# larger ones are tried only where Annoy would have to look at more than an eighth of the catalogue.
+# larger ones are tried only where Annoy would have to look at more than an eighth of the catalog.
 FORESTS = (10, 20, 40)
 _LARGE_SHARE = 8
 MOST_TREES = max(FORESTS)
@@ -36,8 +36,8 @@ MOST_TREES = max(FORESTS)
 _PROBES = sorted(factor << power for factor in (1, 3) for power in range(32))
 
 
-def may_need_forest(wish: SearchWish, count: int) -> bool:
-    """Say whether Annoy may come to search a catalogue of so many pictures."""
+def may_need_forest(wish: SearchOptions, count: int) -> bool:
+    """Say whether Annoy may come to search a catalog of so many images."""
     return count > 0 and (wish.backend == "annoy" or (wish.backend == "auto" and count > SMALL))
 
 
@@ -56,7 +56,7 @@ def search_with(backend: Backend, vectors: Embeddings) -> Search:
     return search
 
 
-def tune(folder: Path, vectors: Embeddings, wish: SearchWish) -> tuple[BackendSettings, Measured | None]:
+def tune(folder: Path, vectors: Embeddings, wish: SearchOptions) -> tuple[BackendSettings, Measured | None]:
     """Choose how an index is searched, and build what that needs.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a query is looked at as: the whole picture, and regions of it, each a vector of the searched space."""
+"""What a query is looked at as: the whole image, and regions of it, each a vector of the searched space."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,33 +11,33 @@ import numpy as np
 
 from imgsearch.encoders.export import exported_files
 from imgsearch.encoders.projection import Projection
-from imgsearch.encoders.runtime import GRAPH_FILE, Embeddings, Encoder, encode, look, open_encoder
+from imgsearch.encoders.runtime import GRAPH_FILE, Embeddings, Encoder, encode, encode_with_features, open_encoder
 from imgsearch.encoders.spec import EncoderSpec
-from imgsearch.errors import BoxError, MissingComponentError, PictureError, UsageError
+from imgsearch.errors import BoxError, ImageError, MissingComponentError, UsageError
 from imgsearch.images.boxes import Box, in_reading_order, stretched
 from imgsearch.images.decode import Pixels
 from imgsearch.images.photo import Photo, open_photo
 from imgsearch.images.steps import Steps
-from imgsearch.images.transform import fit, has_even_ground, items_on_even_ground
+from imgsearch.images.transform import fit, has_plain_background, items_on_plain_background
 from imgsearch.images.workers.decoders import decode_and_fit_guarded
 from imgsearch.images.workers.tasks import stepped_and_fitted
 from imgsearch.regions.detections import Detection, found
 from imgsearch.regions.detector import Detected, Detector
 from imgsearch.regions.propose import (
-    Likely,
+    Proposal,
     Region,
+    crop_and_cutout,
     detected_items,
     many_regions,
     of_photo,
     parts,
     salient,
-    shown_twice,
 )
 from imgsearch.regions.salience import LEVEL
 from imgsearch.store import integrity
 from imgsearch.store.manifest import Manifest
 
-# `auto`: regions of what is no plain product picture; `whole`: none; a number: so many, of any picture.
+# `auto`: regions of what is no plain product image; `whole`: none; a number: so many, of any image.
 Regions = Literal["auto", "whole"] | int
 
 MOST_REGIONS = 200
@@ -45,7 +45,7 @@ MOST_REGIONS = 200
 # A plane for where all may be item.
 _ANYWHERE = np.ones((1, 1), np.float32)
 
-# More pictures at once would take memory that a query does not need.
+# More images at once would take memory that a query does not need.
 _BATCH = 16
 
 
@@ -55,8 +55,8 @@ class View:
 
     Attributes:
         vector: Unit float32 (d,), in the searched space.
-        box: What of the picture it shows, in pixels of the file, upright; None for all of it.
-        row: The item of which it is the very picture; None if it is another's, or of none.
+        box: What of the image it shows, in pixels of the file, upright; None for all of it.
+        row: The item of which it is the very image; None if it is another's, or of none.
     """
 
     vector: Embeddings
@@ -65,7 +65,7 @@ class View:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Thing:
+class DetectedObject:
     """An item in a query.
 
     Attributes:
@@ -80,10 +80,10 @@ class Thing:
 
 
 # Asked after each look but the last, with all that were usable, at least one: whether another can be spared.
-Enough = Callable[[Sequence[View]], bool]
+StopWhen = Callable[[Sequence[View]], bool]
 
 
-def never(_views: Sequence[View]) -> bool:
+def keep_looking(_views: Sequence[View]) -> bool:
     """Look at all there is."""
     return False
 
@@ -131,10 +131,10 @@ class Viewer:
         self._opener.shutdown()
 
     def whole(self, data: bytes) -> View:
-        """Look at a picture file as a whole.
+        """Look at an image file as a whole.
 
         Raises:
-            PictureError: The picture cannot be used.
+            ImageError: The image cannot be used.
             DamagedIndexError: The encoder is damaged.
         """
         spec = self._manifest.encoder
@@ -143,23 +143,23 @@ class Viewer:
         return view
 
     def views(
-        self, data: bytes, regions: Regions = "auto", box: Box | None = None, is_enough: Enough = never
+        self, data: bytes, regions: Regions = "auto", box: Box | None = None, stop_when: StopWhen = keep_looking
     ) -> list[View]:
-        """Look at a picture file as a whole, and at what may be an item in it.
+        """Look at an image file as a whole, and at what may be an item in it.
 
         Args:
             data: The file.
-            regions: How many regions to look at. `auto` is none for what stands on an even ground, as products in a
-                catalogue do.
+            regions: How many regions to look at. `auto` is none for what stands on a plain background, as products in a
+                catalog do.
             box: The only thing to be looked at, in pixels of the file, upright.
-            is_enough: Ends what `auto` does.
+            stop_when: Ends what `auto` does.
 
         Returns:
-            At least one; that of the whole picture first, unless a box is given.
+            At least one; that of the whole image first, unless a box is given.
 
         Raises:
-            PictureError: The picture cannot be used.
-            BoxError: The box does not lie in the picture.
+            ImageError: The image cannot be used.
+            BoxError: The box does not lie in the image.
             UsageError: `regions` makes no sense.
             DamagedIndexError: The encoder is damaged.
         """
@@ -167,35 +167,35 @@ class Viewer:
         if box is not None:
             return self._in_box(self._photo(data), box)
         photo = None if regions == "whole" else open_photo(data, self._manifest.policy)
-        return [self.whole(data)] if photo is None else self.views_of_photo(photo, regions, is_enough)
+        return [self.whole(data)] if photo is None else self.views_of_photo(photo, regions, stop_when)
 
-    def views_of_photo(self, photo: Photo, regions: Regions, is_enough: Enough = never) -> list[View]:
+    def views_of_photo(self, photo: Photo, regions: Regions, stop_when: StopWhen = keep_looking) -> list[View]:
         """Do `views` for a photo that is decoded.
 
         Args:
             photo: Any.
             regions: As for `views`.
-            is_enough: As for `views`.
+            stop_when: As for `views`.
         """
-        is_plain = has_even_ground(photo.pixels)
+        is_plain = has_plain_background(photo.pixels)
         if regions == "auto" and (is_plain or self._steps.moves):
             regions = "whole"
         if self._manifest.detector and regions != "whole":
             self._begin_encoder()
-        embedding, likely = self._look(photo, regions, is_plain=is_plain)
+        embedding, proposal = self._look(photo, regions, is_plain=is_plain)
         views = self._usable(embedding[None], [None])
         if isinstance(regions, int):
-            views += self._of_regions(photo, many_regions(photo.pixels, likely, regions))
-        elif likely:
-            shown = shown_twice(photo.pixels, likely.boxes[0], likely.plane, likely.item)
+            views += self._of_regions(photo, many_regions(photo.pixels, proposal, regions))
+        elif proposal:
+            shown = crop_and_cutout(photo.pixels, proposal.boxes[0], proposal.plane, proposal.item)
             for _ in range(2):
-                if views and is_enough(views):
+                if views and stop_when(views):
                     break
                 views += self._of_regions(photo, list(itertools.islice(shown, 1)))
         return self._require_any(views)
 
     def detections(self, data: bytes, least_score: float) -> list[Detection]:
-        """Say where items are in a picture file.
+        """Say where items are in an image file.
 
         Args:
             data: The file.
@@ -205,7 +205,7 @@ class Viewer:
             The surest first, in pixels of the file; none where there is no item.
 
         Raises:
-            PictureError: The picture cannot be used.
+            ImageError: The image cannot be used.
             MissingComponentError: The index has no detector.
             DamagedIndexError: The detector is damaged.
         """
@@ -219,51 +219,51 @@ class Viewer:
         height, width = photo.size
         return found(detected.scores, detected.boxes, width, height, least_score=least_score)
 
-    def objects(self, data: bytes) -> list[Thing]:
-        """Look at each item in a picture file by itself.
+    def objects(self, data: bytes) -> list[DetectedObject]:
+        """Look at each item in an image file by itself.
 
-        Items are what stands alone on an even ground; on others what the detector finds; without one, what stands out
-        from the edge of the picture.
+        Items are what stands alone on a plain background; on others what the detector finds; without one, what stands
+        out from the edge.
 
         Returns:
             In reading order; none where nothing was found.
 
         Raises:
-            PictureError: The picture cannot be used.
+            ImageError: The image cannot be used.
             DamagedIndexError: The encoder or the detector is damaged.
         """
         photo = self._photo(data)
         self._begin_encoder()
         height, width = photo.pixels.shape[:2]
         spec = self._manifest.encoder
-        alone = items_on_even_ground(photo.pixels)
+        alone = items_on_plain_background(photo.pixels)
         if alone is not None:
-            likely = Likely(_ANYWHERE, alone[:MOST_REGIONS])
-            scores: list[float | None] = [None] * len(likely.boxes)
+            proposal = Proposal(_ANYWHERE, alone[:MOST_REGIONS])
+            scores: list[float | None] = [None] * len(proposal.boxes)
         elif self._manifest.detector:
             detected = self._detected(photo)
             detections = found(detected.scores, detected.boxes, width, height)
             mask = of_photo(detected.mask, (height, width), spec.fit)
-            likely = Likely(mask, [each.box for each in detections])
+            proposal = Proposal(mask, [each.box for each in detections])
             scores = [each.score for each in detections]
         else:
             square = fit(photo.pixels, spec.size, spec.fit)
-            seen = salient(photo.pixels, look(self._opened_encoder(), square).features, spec.fit)
+            seen = salient(photo.pixels, encode_with_features(self._opened_encoder(), square).features, spec.fit)
             if seen is None:
                 return []
-            likely = Likely(seen.plane, parts(seen.plane, LEVEL, (height, width)) or seen.boxes)
-            scores = [None] * len(likely.boxes)
-        things = []
-        for box, score in in_reading_order(list(zip(likely.boxes, scores, strict=True))):
-            views = self._of_regions(photo, list(shown_twice(photo.pixels, box, likely.plane)))
+            proposal = Proposal(seen.plane, parts(seen.plane, LEVEL, (height, width)) or seen.boxes)
+            scores = [None] * len(proposal.boxes)
+        objects = []
+        for box, score in in_reading_order(list(zip(proposal.boxes, scores, strict=True))):
+            views = self._of_regions(photo, list(crop_and_cutout(photo.pixels, box, proposal.plane)))
             if views:
-                things.append(Thing(stretched(box, (height, width), photo.size), score, views))
-        return things
+                objects.append(DetectedObject(stretched(box, (height, width), photo.size), score, views))
+        return objects
 
     def _photo(self, data: bytes) -> Photo:
         photo = open_photo(data, self._manifest.policy)
         if photo is None:
-            raise PictureError("too_large", "too large, or too odd, to look at parts of it")
+            raise ImageError("too_large", "too large, or too odd, to look at parts of it")
         return photo
 
     def _detected(self, photo: Photo) -> Detected:
@@ -271,24 +271,24 @@ class Viewer:
         return detector.detect(fit(photo.pixels, detector.spec.size, detector.spec.fit))
 
     def embed(self, squares: Iterable[Pixels]) -> Iterator[Embeddings]:
-        """Bring pictures into the searched space, many at once; see `Index.embed`."""
+        """Bring images into the searched space, many at once; see `Index.embed`."""
         encoder = open_encoder(self._manifest.encoder, self._encoder_folder())
         for embedding in encoder.encode_stream(squares):
             yield self._projected(embedding)
 
-    def _look(self, photo: Photo, regions: Regions, *, is_plain: bool) -> tuple[Embeddings, Likely | None]:
+    def _look(self, photo: Photo, regions: Regions, *, is_plain: bool) -> tuple[Embeddings, Proposal | None]:
         """Look at the whole, and at where in it items are likely to be, if that is asked for and worth it."""
         spec = self._manifest.encoder
         square = stepped_and_fitted(photo.pixels, spec.size, spec.fit, self._steps)
-        # Of a picture that was trimmed or turned, the square shows other places than the photo does.
+        # Of an image that was trimmed or turned, the square shows other places than the photo does.
         shows_photo = not (is_plain or self._steps.moves)
         if self._manifest.detector and shows_photo and regions != "whole":
             detected = self._opened_detector().detect(square)
             return detected.embedding, detected_items(detected, photo.pixels.shape[:2], spec.fit)
-        seen = look(self._opened_encoder(), square)
+        seen = encode_with_features(self._opened_encoder(), square)
         features = seen.features if shows_photo else None
-        # Without a map only colours could tell where items are. Encoders without one take the ground away by
-        # themselves, and find fewer items on plain grounds when they are shown parts (docs/benchmarks.md).
+        # Without a map only colors could tell where items are. Encoders without one take the background away by
+        # themselves, and find fewer items on plain backgrounds when they are shown parts (docs/benchmarks.md).
         if regions == "whole" or (regions == "auto" and features is None):
             return seen.embedding, None
         return seen.embedding, salient(photo.pixels, features, spec.fit)
@@ -302,10 +302,10 @@ class Viewer:
             or box.y + box.height > height
         ):
             raise BoxError(
-                f"expected a box within the picture, which has {width} x {height} pixels,"
+                f"expected a box within the image, which has {width} x {height} pixels,"
                 f" found {box.x},{box.y},{box.width},{box.height}"
             )
-        regions = shown_twice(photo.pixels, stretched(box, photo.size, photo.pixels.shape[:2]), _ANYWHERE)
+        regions = crop_and_cutout(photo.pixels, stretched(box, photo.size, photo.pixels.shape[:2]), _ANYWHERE)
         return self._require_any([View(view.vector, box) for view in self._of_regions(photo, list(regions))])
 
     def _of_regions(self, photo: Photo, regions: Sequence[Region]) -> list[View]:
@@ -326,7 +326,7 @@ class Viewer:
 
     def _require_any(self, views: list[View]) -> list[View]:
         if not views:
-            raise PictureError("bad_embedding", "the encoder found nothing in this picture")
+            raise ImageError("bad_embedding", "the encoder found nothing in this image")
         return views
 
     def _begin_encoder(self) -> None:

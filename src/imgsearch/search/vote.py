@@ -1,4 +1,4 @@
-"""Name the class of a picture by the categories of what was found for it."""
+"""Name the class of an image by the categories of what was found for it."""
 
 import math
 from collections import Counter
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from imgsearch.encoders.classifier import ClassProbability
 from imgsearch.search.hits import Hit
 
-# How much less a neighbour counts with each step in its score: 0.07 in the nearest-neighbour classifier of Wu et al.
+# How much less a neighbor counts with each step in its score: 0.07 in the nearest-neighbor classifier of Wu et al.
 # (Unsupervised Feature Learning via Non-Parametric Instance Discrimination, 2018, section 3.4).
 _TEMPERATURE = 0.07
 
 
 def vote(hits: Sequence[Hit]) -> list[ClassProbability]:
-    """Let neighbours vote for their categories, the nearer with the more weight.
+    """Let neighbors vote for their categories, the nearer with the more weight.
 
     Args:
         hits: What was found, best first.

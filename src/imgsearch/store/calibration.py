@@ -1,4 +1,4 @@
-"""What a score means: the probability that a hit is right, learnt by `imgsearch evaluate --calibrate`."""
+"""What a score means: the probability that a hit is right, learned by `imgsearch evaluate --calibrate`."""
 
 import itertools
 from collections.abc import Sequence

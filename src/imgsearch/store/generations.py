@@ -91,7 +91,7 @@ def problem_of_copy(directory: Path, manifest: Manifest) -> str:
     except DamagedIndexError as error:
         return error.message
     path = directory / manifest.folder / MANIFEST
-    # Only what scores mean may have been learnt since.
+    # Only what scores mean may have been learned since.
     is_same = replace(copy, calibration=None) == replace(manifest, calibration=None)
     return "" if is_same else f"{path} is damaged: it differs from {MANIFEST}"
 
@@ -105,7 +105,7 @@ def _read_manifest(directory: Path, path: Path) -> Manifest:
         if path == directory / MANIFEST and (way_back := _way_back(directory, 2)):
             raise DamagedIndexError(f"{path} is missing", hint=way_back) from None
         raise NoIndexError(
-            f"no index in {directory}", hint="make one: imgsearch build-index FOLDER_OF_PICTURES"
+            f"no index in {directory}", hint="make one: imgsearch build-index FOLDER_OF_IMAGES"
         ) from None
     except OSError as error:
         raise DamagedIndexError(f"{path} cannot be read: {error.strerror}", hint=_mended(directory)) from error

@@ -1,4 +1,4 @@
-"""One SQLite file of items: which picture each row of the arrays is, and what the shop says of it.
+"""One SQLite file of items: which image each row of the arrays is, and what the shop says of it.
 
 Paths are stored as the bytes of the file name, as SQL text: SQLite does not mind bytes that are not UTF-8, and
 `path LIKE 'fruit/%'` works. In Python they are `str` with such bytes as lone surrogates (`os.fsdecode`).
@@ -48,11 +48,11 @@ _PERMITTED_ACTIONS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One picture of the catalogue.
+    """One image of the catalog.
 
     Attributes:
         row: Its row in the arrays.
-        path: POSIX path below the catalogue's root.
+        path: POSIX path below the catalog's root.
         product: What it shows; the path without its ending unless the shop's data says otherwise.
         category: The folder it lies in, unless the shop's data says otherwise.
         metadata: The other columns of the shop's data.
@@ -126,7 +126,7 @@ class Items:
         self._connection.close()
 
     def contents(self, paths: Iterable[str]) -> dict[str, bytes]:
-        """Find the sha256 of pictures by their paths."""
+        """Find the sha256 of images by their paths."""
         found: dict[str, bytes] = {}
         for path in paths:
             # Bound as bytes and cast in SQL: a str with lone surrogates cannot be bound as text.
@@ -158,7 +158,7 @@ class Items:
         return [found[row] for row in rows]
 
     def row_of_content(self, sha256: bytes) -> int | None:
-        """Find the first row whose picture has just these bytes."""
+        """Find the first row whose image has just these bytes."""
         for (row,) in self._run("SELECT min(row) FROM items WHERE sha256 = ?", (sha256,)):
             return int(row) if row is not None else None
         return None
@@ -203,7 +203,7 @@ class Items:
             self._connection.set_authorizer(None)
 
     def sample(self, most: int) -> list[str]:
-        """Choose different pictures, as if by lot, but always the same: the order of their sha256.
+        """Choose different images, as if by lot, but always the same: the order of their sha256.
 
         Args:
             most: How many at most.
@@ -214,15 +214,15 @@ class Items:
         query = "SELECT min(path) FROM items GROUP BY sha256 ORDER BY sha256 LIMIT ?"
         return [str(path) for (path,) in self._run(query, (most,))]
 
-    def in_chance_order(self) -> Iterator[tuple[int, str]]:
+    def shuffled(self) -> Iterator[tuple[int, str]]:
         """Yield rows and paths as if by lot, but always in the same order: that of their sha256.
 
-        A part of them stays nearly the same part when pictures come and go.
+        A part of them stays nearly the same part when images come and go.
         """
         yield from self._run("SELECT row, path FROM items ORDER BY sha256, path")
 
-    def rows_like(self, row: int) -> list[int]:
-        """Find the rows whose pictures have the same bytes as that of a row, which is one of them."""
+    def duplicates_of(self, row: int) -> list[int]:
+        """Find the rows whose images have the same bytes as that of a row, which is one of them."""
         query = "SELECT row FROM items WHERE sha256 = (SELECT sha256 FROM items WHERE row = ?) ORDER BY row"
         return [int(found) for (found,) in self._run(query, (row,))]
 
@@ -252,7 +252,7 @@ class Items:
             yield Rejected(*row)
 
     def damaged(self) -> Iterator[tuple[str, str]]:
-        """Yield path and message of items of whose picture only a part could be decoded, by path."""
+        """Yield path and message of items of whose image only a part could be decoded, by path."""
         if any(True for _ in self._run("SELECT 1 FROM sqlite_master WHERE name = 'damaged'")):
             yield from self._run("SELECT path, message FROM items JOIN damaged USING (sha256) ORDER BY path")
 

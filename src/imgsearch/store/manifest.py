@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from imgsearch._version import __version__
-from imgsearch.encoders.adaptation import Gain
+from imgsearch.encoders.adaptation import AdaptationGain
 from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.images.policy import FilePolicy
 from imgsearch.store.calibration import Calibration
-from imgsearch.store.plan import BackendSettings, Measured, SearchWish
+from imgsearch.store.plan import BackendSettings, Measured, SearchOptions
 from imgsearch.validate import count_of, number_of
 
 FORMAT = "imgsearch"
@@ -35,21 +35,21 @@ class Manifest:
         generation: Counts published states, from 1.
         count: Items, which are the rows of the arrays.
         rejected: Files that could not be used.
-        damaged: Items of whose picture only a part could be decoded.
-        catalogue: Absolute path of the folder of pictures.
+        damaged: Items of whose image only a part could be decoded.
+        catalog: Absolute path of the folder of images.
         policy: Which of its files were let in.
         encoder: What made the embeddings.
-        fingerprint: Of that encoder, as it was computed then: a later imgsearch may see pictures otherwise.
+        fingerprint: Of that encoder, as it was computed then: a later imgsearch may see images otherwise.
         detector: What says where in a photo items are; None for no detector. It holds the encoder as well.
         detector_fingerprint: Of it, as `fingerprint`; empty for none.
         dims: Length of a searched vector; 0 if there are embeddings only.
-        projection_count: How many items there were when the projection was learnt; 0 for none.
-        adaptation: What it gained to let the catalogue teach the projection; None if that was not asked for. An
+        projection_count: How many items there were when the projection was learned; 0 for none.
+        adaptation: What it gained to let the catalog teach the projection; None if that was not asked for. An
             adaptation that gained nothing is not used, and not tried again while the projection is kept.
         search: How the user wants it to be searched; None if there are embeddings only (`imgsearch embed`).
         backend: How candidates are found; None if there are embeddings only.
         measured: What that finds; None where it was not measured.
-        calibration: What a score means; None if that was not learnt. The only thing that may change after a generation
+        calibration: What a score means; None if that was not learned. The only thing that may change after a generation
             was published.
         metadata_file: Absolute path of the CSV file with products' data, or empty.
         metadata_sha256: Of that file when it was read, or empty.
@@ -60,7 +60,7 @@ class Manifest:
     count: int
     rejected: int
     damaged: int
-    catalogue: str
+    catalog: str
     policy: FilePolicy
     encoder: EncoderSpec
     fingerprint: str
@@ -68,8 +68,8 @@ class Manifest:
     detector_fingerprint: str
     dims: int
     projection_count: int
-    adaptation: Gain | None
-    search: SearchWish | None
+    adaptation: AdaptationGain | None
+    search: SearchOptions | None
     backend: BackendSettings | None
     measured: Measured | None
     calibration: Calibration | None
@@ -102,7 +102,7 @@ class Manifest:
         mine, theirs = (
             (
                 *(one.fingerprint, one.detector_fingerprint, one.search),
-                *(one.catalogue, one.policy, one.metadata_file, one.metadata_sha256),
+                *(one.catalog, one.policy, one.metadata_file, one.metadata_sha256),
             )
             for one in (self, other)
         )
@@ -124,7 +124,7 @@ class Manifest:
             "count": self.count,
             "rejected": self.rejected,
             "damaged": self.damaged,
-            "catalogue": self.catalogue,
+            "catalogue": self.catalog,
             "policy": self.policy.to_json(),
             "encoder": {**self.encoder.to_json(), "fingerprint": self.fingerprint},
             "detector": (
@@ -132,7 +132,7 @@ class Manifest:
             ),
             "dims": self.dims,
             "projection_count": self.projection_count,
-            "adaptation": asdict(self.adaptation) if self.adaptation else None,
+            "adaptation": self.adaptation.to_json() if self.adaptation else None,
             "search": asdict(self.search) if self.search else None,
             "backend": asdict(self.backend) if self.backend else None,
             "measured": asdict(self.measured) if self.measured else None,
@@ -163,7 +163,7 @@ class Manifest:
             raise ValueError("the detector does not see what the encoder sees")
         search = backend.as_wish() if backend else None
         if "search" in data:
-            search = SearchWish.from_json(data["search"])
+            search = SearchOptions.from_json(data["search"])
         # The first indexes of this version had neither a checksum nor the count of the damaged.
         if ("sha256" in data or "damaged" in data) and data.get("sha256") != _digest(data):
             raise ValueError("its content has changed")
@@ -173,7 +173,7 @@ class Manifest:
             rejected=count_of(data["rejected"]),
             damaged=count_of(data.get("damaged", 0)),
             policy=FilePolicy.from_json(data.get("policy", {})),
-            catalogue=str(data["catalogue"]),
+            catalog=str(data["catalogue"]),
             encoder=encoder,
             fingerprint=_fingerprint(data["encoder"]["fingerprint"]),
             detector=found,
@@ -205,10 +205,10 @@ def generation_folder(generation: int) -> str:
     return f"gen-{generation:06d}"
 
 
-def _gain(data: Any) -> Gain | None:
+def _gain(data: Any) -> AdaptationGain | None:
     if data is None:
         return None
-    return Gain(count_of(data["pictures"]), number_of(data["before"], 0, 1), number_of(data["after"], 0, 1))
+    return AdaptationGain(count_of(data["pictures"]), number_of(data["before"], 0, 1), number_of(data["after"], 0, 1))
 
 
 def _fingerprint(value: object) -> str:

@@ -19,7 +19,7 @@ _MOST_SEARCH_K = 2**28
 
 
 @dataclass(frozen=True, slots=True)
-class SearchWish:
+class SearchOptions:
     """How the user wants an index to be searched.
 
     Attributes:
@@ -35,7 +35,7 @@ class SearchWish:
     target_recall: float = 0.99
 
     @classmethod
-    def from_json(cls, data: Any) -> "SearchWish | None":
+    def from_json(cls, data: Any) -> "SearchOptions | None":
         """Read what the manifest says; None for null.
 
         Raises:
@@ -81,7 +81,7 @@ class BackendSettings:
 
     @classmethod
     def from_json(cls, data: Any) -> "BackendSettings | None":
-        """Read what the manifest says; None for null. As `SearchWish.from_json`."""
+        """Read what the manifest says; None for null. As `SearchOptions.from_json`."""
         if data is None:
             return None
         name = one_of(data["name"], BACKENDS)
@@ -92,9 +92,9 @@ class BackendSettings:
         trees, seed = count_of(data["trees"], TREES_LIMIT), count_of(data["seed"], MOST_SEED)
         return cls(name, trees, seed, search_k, lists, probes)
 
-    def as_wish(self) -> SearchWish:
+    def as_wish(self) -> SearchOptions:
         """Take what an index was built with for a wish: those of before wishes were kept have nothing else."""
-        return SearchWish("exact" if self.name == "exact" else "auto", None, self.seed)
+        return SearchOptions("exact" if self.name == "exact" else "auto", None, self.seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class Measured:
 
     @classmethod
     def from_json(cls, data: Any) -> "Measured | None":
-        """Read what the manifest says; None for null. As `SearchWish.from_json`."""
+        """Read what the manifest says; None for null. As `SearchOptions.from_json`."""
         if data is None:
             return None
         times = (number_of(data[name], 0, _LONGEST_MS) for name in ("p50_ms", "p95_ms", "exact_p50_ms"))

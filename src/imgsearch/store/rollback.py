@@ -61,7 +61,7 @@ def rollback(index: str | os.PathLike[str], *, wait_lock: float = 0) -> Manifest
                 else:
                     files[name] = record
             manifest = replace(before, generation=number, files=files)
-            if manifest.calibration is None:  # it may have been learnt after that generation was published
+            if manifest.calibration is None:  # it may have been learned after that generation was published
                 manifest = replace(manifest, calibration=calibration_of(manifest, current))
             generations.publish(directory, manifest, current)
             link_embeddings(directory, manifest)

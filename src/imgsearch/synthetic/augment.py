@@ -1,4 +1,4 @@
-"""Make new pictures from those of the catalogue."""
+"""Make new images from those of the catalog."""
 
 import cv2
 import numpy as np
@@ -14,10 +14,10 @@ _SCREEN = 1024
 
 
 def photo_like(item: Pixels, generator: np.random.Generator) -> bytes:
-    """Make a picture that a phone might have taken of a catalogue item.
+    """Make an image that a phone might have taken of a catalog item.
 
     The item's longer side takes 55 to 85 % of a frame of 320 pixels; it is shifted by up to 25 pixels and turned
-    by up to 20 degrees, on a smooth coloured ground; brightness 0.7 to 1.2, tint up to 15 % a channel, noise,
+    by up to 20 degrees, on a smooth colored background; brightness 0.7 to 1.2, tint up to 15 % a channel, noise,
     blur of sigma 0.3 to 1.2, JPEG quality 40 to 85. All uniform.
 
     Args:
@@ -28,9 +28,9 @@ def photo_like(item: Pixels, generator: np.random.Generator) -> bytes:
         A JPEG file of 320 x 320 pixels.
     """
     layer = _placed(premultiplied(item), generator)
-    ground = _smooth_ground(generator)
+    background = _smooth_background(generator)
     light = generator.uniform(0.7, 1.2) * generator.uniform(0.85, 1.15, 3)
-    scene = (ground * (1 - layer[:, :, 3:] / 255) + layer[:, :, :3]) * light
+    scene = (background * (1 - layer[:, :, 3:] / 255) + layer[:, :, :3]) * light
     noisy = np.asarray(scene + generator.normal(0, 4, scene.shape), np.float32)
     blurred = cv2.GaussianBlur(noisy, (0, 0), generator.uniform(0.3, 1.2))
     photo = np.clip(blurred, 0, 255).astype(np.uint8)
@@ -40,11 +40,11 @@ def photo_like(item: Pixels, generator: np.random.Generator) -> bytes:
 
 
 def screenshot_like(item: Pixels, generator: np.random.Generator) -> bytes:
-    """Make a picture that somebody might have cut out of a screen that shows a catalogue item.
+    """Make an image that somebody might have cut out of a screen that shows a catalog item.
 
     On white, its longer side brought down to 1,024 pixels, the item is cropped to 55 to 95 % of its area and scaled
-    by 0.5 to 1.5. Every other picture stands on a plain page: margins up to 30 % of its longer side, white or light
-    grey, under a dark bar. It is saved as PNG, or as JPEG of quality 50 to 95. All uniform.
+    by 0.5 to 1.5. Every other image stands on a plain page: margins up to 30 % of its longer side, white or light
+    gray, under a dark bar. It is saved as PNG, or as JPEG of quality 50 to 95. All uniform.
 
     Args:
         item: RGBA, uint8 of shape (height, width, 4).
@@ -67,54 +67,54 @@ def screenshot_like(item: Pixels, generator: np.random.Generator) -> bytes:
     return cv2.imencode(".jpg", native, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
-def shaken(picture: Pixels, generator: np.random.Generator) -> Pixels:
+def augment(image: Pixels, generator: np.random.Generator) -> Pixels:
     """Make an augmented copy for training.
 
     Turned by up to 20 degrees, shifted by up to 0.2 of each side, sheared by up to 0.2, zoomed by 0.8 to 1.2, and
-    mirrored every other time; all uniform, about the centre, in one affine warp. What it does not cover repeats its
+    mirrored every other time; all uniform, about the center, in one affine warp. What it does not cover repeats its
     nearest pixels.
 
     Args:
-        picture: RGB, uint8 of shape (height, width, 3).
+        image: RGB, uint8 of shape (height, width, 3).
         generator: Source of all chance.
 
     Returns:
         RGB, uint8 of the same shape.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     angle = np.radians(generator.uniform(-20, 20))
     turned = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     sheared = np.array([[1, generator.uniform(-0.2, 0.2)], [0, 1]])
     zoomed = np.diag(np.full(2, generator.uniform(0.8, 1.2)))
     mirrored = np.diag([generator.choice([-1, 1]), 1])
-    centre = np.array([width - 1, height - 1]) / 2
+    center = np.array([width - 1, height - 1]) / 2
     linear = turned @ sheared @ zoomed @ mirrored
     shift = generator.uniform(-0.2, 0.2, 2) * (width, height)
-    warp = np.column_stack([linear, centre - linear @ centre + shift])
-    moved = cv2.warpAffine(picture, warp, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    warp = np.column_stack([linear, center - linear @ center + shift])
+    moved = cv2.warpAffine(image, warp, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(moved, np.uint8)
 
 
 def reduce_rgba(item: Pixels, longest: int) -> Pixels:
-    """Bring the longer side of a picture with transparency down to so many pixels, for instance before `photo_like`.
+    """Bring the longer side of an image with transparency down to so many pixels, for instance before `photo_like`.
 
     Args:
         item: RGBA, uint8 of shape (height, width, 4).
-        longest: In pixels; a smaller picture is returned as it is.
+        longest: In pixels; a smaller image is returned as it is.
 
     Returns:
-        RGBA, uint8. Colours under full transparency leave no trace in it.
+        RGBA, uint8. Colors under full transparency leave no trace in it.
     """
     if max(item.shape[:2]) <= longest:
         return item
     alpha = np.ascontiguousarray(item[:, :, 3])
     small_alpha = reduce(alpha, longest)
-    colours = []
-    for channel in range(3):  # one at a time, so that a large picture needs no second copy of itself
+    colors = []
+    for channel in range(3):  # one at a time, so that a large image needs no second copy of itself
         premultiplied = cv2.multiply(np.ascontiguousarray(item[:, :, channel]), alpha, scale=1 / 255)
         small = reduce(np.asarray(premultiplied, np.uint8), longest)
-        colours.append(cv2.divide(small, np.maximum(small_alpha, 1), scale=255))
-    return np.asarray(np.dstack([*colours, small_alpha]), np.uint8)
+        colors.append(cv2.divide(small, np.maximum(small_alpha, 1), scale=255))
+    return np.asarray(np.dstack([*colors, small_alpha]), np.uint8)
 
 
 def _on_white(item: Pixels) -> Pixels:
@@ -122,28 +122,28 @@ def _on_white(item: Pixels) -> Pixels:
     return np.round(item[:, :, :3] * opacity + 255 * (1 - opacity)).astype(np.uint8)
 
 
-def _crop(picture: Pixels, generator: np.random.Generator) -> Pixels:
+def _crop(image: Pixels, generator: np.random.Generator) -> Pixels:
     area, share = generator.uniform(0.55, 0.95), generator.uniform(0.25, 0.75)
-    whole = np.array(picture.shape[:2])
+    whole = np.array(image.shape[:2])
     sides = np.maximum(1, np.round(whole * (area**share, area ** (1 - share)))).astype(int)
     top, left = generator.integers(0, whole - sides + 1)
-    return picture[top : top + sides[0], left : left + sides[1]]
+    return image[top : top + sides[0], left : left + sides[1]]
 
 
-def _on_page(picture: Pixels, generator: np.random.Generator) -> Pixels:
-    above, below, left, right = (generator.uniform(0, 0.3, 4) * max(picture.shape[:2])).astype(int)
-    ground = [int(generator.choice([255, 245, 230]))] * 3
+def _on_page(image: Pixels, generator: np.random.Generator) -> Pixels:
+    above, below, left, right = (generator.uniform(0, 0.3, 4) * max(image.shape[:2])).astype(int)
+    background = [int(generator.choice([255, 245, 230]))] * 3
     page = np.asarray(
-        cv2.copyMakeBorder(picture, above, below, left, right, cv2.BORDER_CONSTANT, value=ground), np.uint8
+        cv2.copyMakeBorder(image, above, below, left, right, cv2.BORDER_CONSTANT, value=background), np.uint8
     )
     bar = np.full((max(1, len(page) // 12), page.shape[1], 3), generator.integers(20, 90, 3), np.uint8)
     return np.vstack([bar, page])
 
 
 def premultiplied(item: Pixels) -> Layer:
-    """Multiply the colours of RGBA by their opacity: float32, 0 to 255.
+    """Multiply the colors of RGBA by their opacity: float32, 0 to 255.
 
-    Colours under full transparency must not bleed into the edge when the item is resized.
+    Colors under full transparency must not bleed into the edge when the item is resized.
     """
     layer = item.astype(np.float32)
     layer[:, :, :3] *= layer[:, :, 3:] / 255
@@ -163,6 +163,6 @@ def _placed(layer: Layer, generator: np.random.Generator) -> Layer:
     return np.asarray(cv2.warpAffine(layer, turn, (FRAME, FRAME), flags=cv2.INTER_LINEAR), np.float32)
 
 
-def _smooth_ground(generator: np.random.Generator) -> Layer:
-    colours = generator.uniform(60, 230, (3, 3, 3)).astype(np.float32)
-    return np.asarray(cv2.resize(colours, (FRAME, FRAME), interpolation=cv2.INTER_CUBIC), np.float32)
+def _smooth_background(generator: np.random.Generator) -> Layer:
+    colors = generator.uniform(60, 230, (3, 3, 3)).astype(np.float32)
+    return np.asarray(cv2.resize(colors, (FRAME, FRAME), interpolation=cv2.INTER_CUBIC), np.float32)

@@ -1,4 +1,4 @@
-"""Grounds that no camera has seen: what a detector must learn to take for nothing."""
+"""Backgrounds that no camera has seen: what a detector must learn to take for nothing."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,18 +13,18 @@ from imgsearch.synthetic.augment import reduce_rgba
 Plane = NDArray[np.float32]
 Frame = tuple[int, int]
 
-# Of generated grounds: how many are made of two, how many are blurred, and how many of those with things on them.
+# Of generated backgrounds: how many are made of two, how many are blurred, and how many of those with things on them.
 _TWO = 0.4
 _BLURRED = 0.4
 _LITTERED = 0.35
 # Of parts of items, how many are blurred.
 _PARTS_BLURRED = 0.3
-# Sides of what is strewn, as a share of the shorter side of the ground, at most.
+# Sides of what is strewn, as a share of the shorter side of the background, at most.
 _STREWN = 0.06
 
 
 def generated(frame: Frame, generator: np.random.Generator) -> Pixels:
-    """Make a ground: smooth, striped, checked, dotted, of polygons, noise or clouds, or of two of these; some blurred.
+    """Make a background: smooth, striped, checked, dotted, of polygons, noise or clouds, or of two of these.
 
     Args:
         frame: Height and width in pixels.
@@ -33,19 +33,19 @@ def generated(frame: Frame, generator: np.random.Generator) -> Pixels:
     Returns:
         RGB, uint8 (height, width, 3).
     """
-    ground = _one(frame, generator)
+    background = _one(frame, generator)
     if generator.random() < _TWO:
         share = _parted(frame, generator)[:, :, None]
-        ground = ground * (1 - share) + _one(frame, generator) * share
+        background = background * (1 - share) + _one(frame, generator) * share
     if generator.random() < _LITTERED:
-        ground = _littered(ground, int(generator.integers(1, 12)), generator)
+        background = _littered(background, int(generator.integers(1, 12)), generator)
     if generator.random() < _BLURRED:
-        ground = np.asarray(cv2.GaussianBlur(ground, (0, 0), generator.uniform(0.5, 6)), np.float32)
-    return np.clip(ground, 0, 255).astype(np.uint8)
+        background = np.asarray(cv2.GaussianBlur(background, (0, 0), generator.uniform(0.5, 6)), np.float32)
+    return np.clip(background, 0, 255).astype(np.uint8)
 
 
 def from_item(item: Pixels, frame: Frame, generator: np.random.Generator) -> Pixels:
-    """Make a ground of a part of an item, enlarged until it is none; some are blurred.
+    """Make a background of a part of an item, enlarged until it is none; some are blurred.
 
     Args:
         item: RGBA, uint8.
@@ -57,14 +57,14 @@ def from_item(item: Pixels, frame: Frame, generator: np.random.Generator) -> Pix
     """
     shortest = min(item.shape[:2])
     sides = np.array(frame) * (generator.uniform(0.25, 0.6) * shortest / max(frame))
-    ground = cv2.resize(_part_of(item, sides, generator), frame[::-1], interpolation=cv2.INTER_LINEAR)
+    background = cv2.resize(_part_of(item, sides, generator), frame[::-1], interpolation=cv2.INTER_LINEAR)
     if generator.random() < _PARTS_BLURRED:
-        ground = cv2.GaussianBlur(ground, (0, 0), generator.uniform(1, 10))
-    return np.clip(ground, 0, 255).astype(np.uint8)
+        background = cv2.GaussianBlur(background, (0, 0), generator.uniform(1, 10))
+    return np.clip(background, 0, 255).astype(np.uint8)
 
 
 def of_patches(item: Pixels, frame: Frame, generator: np.random.Generator) -> Pixels:
-    """Make a ground of a part of an item, repeated in mirror images: as busy as a photo.
+    """Make a background of a part of an item, repeated in mirror images: as busy as a photo.
 
     Args:
         item: RGBA, uint8.
@@ -86,33 +86,33 @@ def of_patches(item: Pixels, frame: Frame, generator: np.random.Generator) -> Pi
     return np.asarray(np.clip(shown, 0, 255), np.uint8)
 
 
-def strewn(ground: Pixels, items: Sequence[Pixels], generator: np.random.Generator) -> Pixels:
-    """Strew items over a ground that are too small to be meant.
+def strewn(background: Pixels, items: Sequence[Pixels], generator: np.random.Generator) -> Pixels:
+    """Strew items over a background that are too small to be meant.
 
     Args:
-        ground: RGB, uint8.
+        background: RGB, uint8.
         items: RGBA, uint8.
         generator: Source of all chance.
 
     Returns:
         RGB, uint8, of the same shape: each item is at most 6 % of the shorter side.
     """
-    ground = ground.copy()
-    sides = np.array(ground.shape[:2])
+    background = background.copy()
+    sides = np.array(background.shape[:2])
     most = _STREWN * sides.min()
     for item in items:
         small = reduce_rgba(item, max(2, int(generator.uniform(most / 3, most))))
         if np.any(sides < small.shape[:2]):
             continue
         top, left = generator.integers(0, sides - small.shape[:2] + 1)
-        place = ground[top : top + small.shape[0], left : left + small.shape[1]]
+        place = background[top : top + small.shape[0], left : left + small.shape[1]]
         opacity = small[:, :, 3:].astype(np.float32) / 255
         place[:] = np.rint(place * (1 - opacity) + small[:, :, :3] * opacity)
-    return ground
+    return background
 
 
 def _part_of(item: Pixels, sides: NDArray[np.float64], generator: np.random.Generator) -> Plane:
-    """Take a part of an item somewhere, on white or on a colour."""
+    """Take a part of an item somewhere, on white or on a color."""
     whole = np.array(item.shape[:2])
     part = np.maximum(2, np.minimum(whole, np.round(sides))).astype(int)
     top, left = generator.integers(0, whole - part + 1)
@@ -127,25 +127,25 @@ def _one(frame: Frame, generator: np.random.Generator) -> Plane:
     return make(frame, generator)
 
 
-def _colours(count: int, generator: np.random.Generator) -> NDArray[np.float64]:
-    """Draw colours; half of the time from near one another, as most things have."""
+def _colors(count: int, generator: np.random.Generator) -> NDArray[np.float64]:
+    """Draw colors; half of the time from near one another, as most things have."""
     first = generator.uniform(0, 255, 3)
     spread = generator.uniform(20, 90) if generator.random() < 0.5 else 255.0
     return np.clip(first + generator.uniform(-spread, spread, (count, 3)), 0, 255)
 
 
 def _painted(plane: NDArray[Any], generator: np.random.Generator) -> Plane:
-    """Colour a plane of 0 to 1 along a row of colours."""
-    colours = _colours(int(generator.integers(2, 5)), generator)
-    stops = np.linspace(0, 1, len(colours))
-    channels = [np.interp(plane, stops, colours[:, channel]) for channel in range(3)]
+    """Color a plane of 0 to 1 along a row of colors."""
+    colors = _colors(int(generator.integers(2, 5)), generator)
+    stops = np.linspace(0, 1, len(colors))
+    channels = [np.interp(plane, stops, colors[:, channel]) for channel in range(3)]
     return np.stack(channels, axis=-1).astype(np.float32)
 
 
 def _smooth(frame: Frame, generator: np.random.Generator) -> Plane:
     count = int(generator.integers(1, 6))
-    colours = _colours(count * count, generator).reshape(count, count, 3).astype(np.float32)
-    return np.asarray(cv2.resize(colours, frame[::-1], interpolation=cv2.INTER_CUBIC), np.float32)
+    colors = _colors(count * count, generator).reshape(count, count, 3).astype(np.float32)
+    return np.asarray(cv2.resize(colors, frame[::-1], interpolation=cv2.INTER_CUBIC), np.float32)
 
 
 def _grid(frame: Frame, generator: np.random.Generator) -> tuple[Plane, Plane]:
@@ -177,13 +177,13 @@ def _dots(frame: Frame, generator: np.random.Generator) -> Plane:
 
 
 def _tiles(frame: Frame, generator: np.random.Generator) -> Plane:
-    """Rectangles of their own colours, as tiles, books and bricks stand."""
+    """Rectangles of their own colors, as tiles, books and bricks stand."""
     across, down = _grid(frame, generator)
     stretch = generator.uniform(0.2, 1)
-    colours = _colours(61, generator)
+    colors = _colors(61, generator)
     rows = np.floor(down).astype(int)
     columns = np.floor(across * stretch + (rows % 2) * 0.5).astype(int)
-    return np.asarray(colours[(rows * 17 + columns * 31) % len(colours)], np.float32)
+    return np.asarray(colors[(rows * 17 + columns * 31) % len(colors)], np.float32)
 
 
 def _noise(frame: Frame, generator: np.random.Generator) -> Plane:
@@ -216,13 +216,13 @@ def _littered_alone(frame: Frame, generator: np.random.Generator) -> Plane:
     return _littered(_smooth(frame, generator), int(np.exp(generator.uniform(1, 5))), generator)
 
 
-def _littered(ground: Plane, count: int, generator: np.random.Generator) -> Plane:
-    """Put polygons, ellipses and lines on a ground."""
-    ground = np.ascontiguousarray(ground)
-    height, width = ground.shape[:2]
+def _littered(background: Plane, count: int, generator: np.random.Generator) -> Plane:
+    """Put polygons, ellipses and lines on a background."""
+    background = np.ascontiguousarray(background)
+    height, width = background.shape[:2]
     reach = max(height, width)
     for _ in range(count):
-        colour = generator.uniform(0, 255, 3).tolist()
+        color = generator.uniform(0, 255, 3).tolist()
         middle = generator.uniform(0, 1, 2) * (width, height)
         size = reach * np.exp(generator.uniform(np.log(0.02), np.log(0.6)))
         kind = generator.random()
@@ -231,21 +231,21 @@ def _littered(ground: Plane, count: int, generator: np.random.Generator) -> Plan
             angles = np.sort(generator.uniform(0, 2 * np.pi, corners))
             radii = size * generator.uniform(0.4, 1, corners)
             outline = middle + np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None]
-            cv2.fillPoly(ground, [outline.astype(np.int32)], colour, cv2.LINE_8)
+            cv2.fillPoly(background, [outline.astype(np.int32)], color, cv2.LINE_8)
         elif kind < 0.8:
             axes = (max(1, int(size * generator.uniform(0.2, 1))), max(1, int(size * 0.6)))
             turn = generator.uniform(0, 360)
-            centre = (int(middle[0]), int(middle[1]))
-            cv2.ellipse(ground, centre, axes, turn, 0, 360, colour, -1 if generator.random() < 0.7 else 3)
+            center = (int(middle[0]), int(middle[1]))
+            cv2.ellipse(background, center, axes, turn, 0, 360, color, -1 if generator.random() < 0.7 else 3)
         else:
             end = generator.uniform(0, 1, 2) * (width, height)
             line = [(int(x), int(y)) for x, y in (middle, end)]
-            cv2.line(ground, line[0], line[1], colour, int(generator.integers(1, 8)))
-    return ground
+            cv2.line(background, line[0], line[1], color, int(generator.integers(1, 8)))
+    return background
 
 
 def _parted(frame: Frame, generator: np.random.Generator) -> Plane:
-    """Say where the second of two grounds shows: beyond a line, as a wall behind a table, or in patches."""
+    """Say where the second of two backgrounds shows: beyond a line, as a wall behind a table, or in patches."""
     if generator.random() < 0.6:
         angle = generator.uniform(0, 2 * np.pi)
         down, across = np.mgrid[: frame[0], : frame[1]].astype(np.float32) / max(frame)

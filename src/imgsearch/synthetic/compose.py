@@ -1,4 +1,4 @@
-"""Put items into scenes: pictures of which it is known what stands where."""
+"""Put items into scenes: images of which it is known what stands where."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Style:
         sides: Longer side of an item, as a share of the shorter side of the frame: the least and the most.
         turn: Degrees that it is turned at most, either way.
         perspective: How far each corner moves at most, as a share of the item's sides.
-        covered: How much of an item lies under a piece of the ground at most, as a share of its pixels.
+        covered: How much of an item lies under a piece of the background at most, as a share of its pixels.
         quality: Of JPEG: the least and the most.
     """
 
@@ -39,12 +39,12 @@ class Style:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A picture, and what stands in it.
+    """An image, and what stands in it.
 
     Attributes:
         photo: RGB, uint8 (height, width, 3).
         boxes: Around what shows of each item.
-        mask: float32 (height, width): from 0, the ground, to 1, an item.
+        mask: float32 (height, width): from 0, the background, to 1, an item.
     """
 
     photo: Pixels
@@ -52,27 +52,27 @@ class Scene:
     mask: Layer
 
 
-def compose(ground: Pixels, items: Sequence[Pixels], style: Style, generator: np.random.Generator) -> Scene:
-    """Put items on a ground, and take a photo of it.
+def compose(background: Pixels, items: Sequence[Pixels], style: Style, generator: np.random.Generator) -> Scene:
+    """Put items on a background, and take a photo of it.
 
     Each item is lit by itself (0.8 to 1.2), scaled, turned, seen in perspective, and covered from one side by a piece
-    of the ground. Over all of it lie a light that is uneven (0.65 to 1.3 in each corner) and tinted (up to 12 % a
+    of the background. Over all of it lie a light that is uneven (0.65 to 1.3 in each corner) and tinted (up to 12 % a
     channel), noise (sigma up to 6), blur (sigma 0.3 to 1.4) and the damage of JPEG. All uniform.
 
     Args:
-        ground: RGB, uint8 (height, width, 3): the frame.
-        items: RGBA, uint8, cut out of their own grounds.
+        background: RGB, uint8 (height, width, 3): the frame.
+        items: RGBA, uint8, cut out of their own backgrounds.
         style: How they stand.
-        generator: Source of all chance: the same state gives the same picture.
+        generator: Source of all chance: the same state gives the same image.
 
     Returns:
-        The scene, as large as the ground. An item that found no place is not in it; the others keep their order.
+        The scene, as large as the background. An item that found no place is not in it; the others keep their order.
     """
-    scene = ground.astype(np.float32)
-    mask = np.zeros(ground.shape[:2], np.float32)
+    scene = background.astype(np.float32)
+    mask = np.zeros(background.shape[:2], np.float32)
     boxes: list[Box] = []
     for item in items:
-        layer = _placed(item, ground.shape[:2], boxes, style, generator)
+        layer = _placed(item, background.shape[:2], boxes, style, generator)
         if layer is None:
             continue
         layer *= _uncovered(layer[:, :, 3], generator.uniform(0, style.covered), generator)[:, :, None]

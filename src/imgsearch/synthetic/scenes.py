@@ -1,4 +1,4 @@
-"""Scenes that a detector learns from: catalogue items on grounds, and where they are."""
+"""Scenes that a detector learns from: catalog items on backgrounds, and where they are."""
 
 from dataclasses import dataclass, replace
 
@@ -25,8 +25,8 @@ _SMALLEST = 0.1
 _LARGEST = {1: 0.8, 2: 0.6, 3: 0.5, 4: 0.42, 5: 0.38}
 _SMALL = 0.25
 _ALL_SMALL = 0.15
-# Of grounds, how many are the user's, where there are some; of the others, how many are parts of items, and of these,
-# how many are repeated. Items that are too small to be meant lie on some of all.
+# Of backgrounds, how many are the user's, where there are some; of the others, how many are parts of items, and of
+# these, how many are repeated. Items that are too small to be meant lie on some of all.
 _USERS = 0.6
 _PARTS = 0.5
 _PATCHES = 0.35
@@ -40,16 +40,16 @@ class Stock:
     Attributes:
         items: uint8 (n, longest, longest, 4), RGBA, mapped: each in the upper left corner of its square.
         sides: int64 (n, 2): height and width of each.
-        grounds: uint8 (m, side, side, 3), RGB, mapped, of the user; m may be 0.
+        backgrounds: uint8 (m, side, side, 3), RGB, mapped, of the user; m may be 0.
         item_rows: Which of the items are used.
-        ground_rows: Which of the grounds are used.
+        background_rows: Which of the backgrounds are used.
     """
 
     items: NDArray[np.uint8]
     sides: NDArray[np.int64]
-    grounds: NDArray[np.uint8]
+    backgrounds: NDArray[np.uint8]
     item_rows: NDArray[np.int64]
-    ground_rows: NDArray[np.int64]
+    background_rows: NDArray[np.int64]
 
     def item(self, row: int) -> Pixels:
         """Return an item: RGBA, uint8."""
@@ -57,15 +57,15 @@ class Stock:
         return self.items[row, :height, :width]
 
     def parted(self, share: float, seed: int) -> tuple["Stock", "Stock"]:
-        """Hold out a share of the items and of the grounds, by lot, but at least one.
+        """Hold out a share of the items and of the backgrounds, by lot, but at least one.
 
         Returns:
             What scenes to learn from are made of, and scenes to measure with.
         """
         generator = np.random.default_rng([seed, 1])
         items = _parted(self.item_rows, share, generator)
-        grounds = _parted(self.ground_rows, share, generator)
-        kept, held_out = (replace(self, item_rows=items[part], ground_rows=grounds[part]) for part in range(2))
+        backgrounds = _parted(self.background_rows, share, generator)
+        kept, held_out = (replace(self, item_rows=items[part], background_rows=backgrounds[part]) for part in range(2))
         return kept, held_out
 
 
@@ -110,17 +110,17 @@ def example(stock: Stock, size: int, cells: int, generator: np.random.Generator)
 
 def _scene(stock: Stock, generator: np.random.Generator) -> Scene:
     frame = _frame(generator)
-    ground = _ground(stock, frame, generator)
+    background = _background(stock, frame, generator)
     if generator.random() < _STREWN:
         rows = generator.choice(stock.item_rows, int(generator.integers(5, 30)))
-        ground = strewn(ground, [stock.item(row) for row in rows], generator)
+        background = strewn(background, [stock.item(row) for row in rows], generator)
     count = 0 if generator.random() < _EMPTY else int(generator.choice(_COUNTS))
     most = _SMALL if generator.random() < _ALL_SMALL else _LARGEST.get(count, _SMALL)
     least = _SMALLEST * max(frame) / min(frame)
     style = Style((least, max(least, most)), turn=30.0, perspective=0.1, quality=(30, 95))
     chosen = generator.choice(stock.item_rows, min(count, len(stock.item_rows)), replace=False)
     items = [_mirrored(stock.item(row), generator) for row in chosen]
-    return compose(ground, items, style, generator)
+    return compose(background, items, style, generator)
 
 
 def _mirrored(item: Pixels, generator: np.random.Generator) -> Pixels:
@@ -135,21 +135,21 @@ def _frame(generator: np.random.Generator) -> tuple[int, int]:
     return (longest, shorter) if generator.random() < 0.5 else (shorter, longest)
 
 
-def _ground(stock: Stock, frame: tuple[int, int], generator: np.random.Generator) -> Pixels:
-    if len(stock.ground_rows) and generator.random() < _USERS:
-        return _part(stock.grounds[generator.choice(stock.ground_rows)], frame, generator)
+def _background(stock: Stock, frame: tuple[int, int], generator: np.random.Generator) -> Pixels:
+    if len(stock.background_rows) and generator.random() < _USERS:
+        return _part(stock.backgrounds[generator.choice(stock.background_rows)], frame, generator)
     if generator.random() < _PARTS:
         make = of_patches if generator.random() < _PATCHES else from_item
         return make(stock.item(generator.choice(stock.item_rows)), frame, generator)
     return generated(frame, generator)
 
 
-def _part(ground: Pixels, frame: tuple[int, int], generator: np.random.Generator) -> Pixels:
+def _part(background: Pixels, frame: tuple[int, int], generator: np.random.Generator) -> Pixels:
     """Take a part of a photo, as large as half of it or more, mirrored every other time."""
-    scale = generator.uniform(0.5, 1) * len(ground) / max(frame)
+    scale = generator.uniform(0.5, 1) * len(background) / max(frame)
     height, width = (max(1, int(side * scale)) for side in frame)
-    top, left = (int(generator.integers(len(ground) - side + 1)) for side in (height, width))
-    part = ground[top : top + height, left : left + width]
+    top, left = (int(generator.integers(len(background) - side + 1)) for side in (height, width))
+    part = background[top : top + height, left : left + width]
     if generator.random() < 0.5:
         part = part[:, ::-1]
     how = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR

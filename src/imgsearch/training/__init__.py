@@ -1,1 +1,1 @@
-"""From labelled pictures to an encoder of one's own."""
+"""From labeled images to an encoder of one's own."""

@@ -1,6 +1,6 @@
 """The networks that are trained, and the encoder that is made of one in the end.
 
-While they are trained they are models of Keras that share layers: an encoder (pictures, or cached features, to unit
+While they are trained they are models of Keras that share layers: an encoder (images, or cached features, to unit
 embeddings) and, around it, what its objective needs: augmentation before, the classes after it.
 """
 
@@ -17,7 +17,7 @@ from keras import layers
 from imgsearch.encoders.networks import build_network
 from imgsearch.encoders.spec import EncoderSpec
 
-# Of the running means of batch normalisation: with Keras' 0.99 those of a small dataset would lag behind.
+# Of the running means of batch normalization: with Keras' 0.99 those of a small dataset would lag behind.
 _MOMENTUM = 0.9
 
 # How the layers of a block are called, in our network and in those of keras.applications.
@@ -28,23 +28,23 @@ def build_cnn(size: int, dims: int) -> keras.Model:
     """Lay out a small network to be trained from the beginning: three convolutions, pooled, and a dense layer.
 
     Args:
-        size: Side of its pictures, at least 8.
+        size: Side of its images, at least 8.
         dims: Length of its embedding.
 
     Returns:
         uint8 (N, size, size, 3) to float32 (N, dims) of unit length.
     """
-    pictures = keras.Input((size, size, 3), dtype="uint8", name="pictures")
-    tensor = layers.Rescaling(1 / 127.5, -1.0, name="scaled")(pictures)
+    images = keras.Input((size, size, 3), dtype="uint8", name="images")
+    tensor = layers.Rescaling(1 / 127.5, -1.0, name="scaled")(images)
     for number, channels in enumerate((32, 64, 128), 1):
         tensor = layers.Conv2D(channels, 3, padding="same", use_bias=False, name=f"convolution_{number}")(tensor)
-        # Pooled first, there is a quarter left to normalise; the largest is the same before and after ReLU.
+        # Pooled first, there is a quarter left to normalize; the largest is the same before and after ReLU.
         tensor = layers.MaxPooling2D(name=f"pooling_{number}")(tensor)
         tensor = layers.BatchNormalization(momentum=_MOMENTUM, name=f"normalization_{number}")(tensor)
         tensor = layers.ReLU(name=f"relu_{number}")(tensor)
     tensor = layers.Dropout(0.5, name="dropout")(layers.Flatten(name="flat")(tensor))
     tensor = layers.Dense(dims, activation="relu", name="dense")(tensor)
-    return keras.Model(pictures, _unit(tensor, "embeddings"), name="cnn")
+    return keras.Model(images, _unit(tensor, "embeddings"), name="cnn")
 
 
 def build_head(features: int, dims: int) -> keras.Model:
@@ -84,8 +84,8 @@ def build_with_head(spec: EncoderSpec, weights: Path | None, dims: int) -> keras
 def unfreeze(encoder: keras.Model, blocks: int) -> None:
     """Let the head and the last blocks of a backbone be trained, and nothing else.
 
-    Batch normalisation of the backbone stays as it is: small batches of a shop's pictures would spoil what it has
-    learnt from a million.
+    Batch normalization of the backbone stays as it is: small batches of a shop's images would spoil what it has
+    learned from a million.
 
     Args:
         encoder: From `build_with_head`.
@@ -102,15 +102,15 @@ def unfreeze(encoder: keras.Model, blocks: int) -> None:
 
 
 def augmentation(size: int) -> keras.Model:
-    """Return layers that change pictures a little while a network is trained: flip and shift.
+    """Return layers that change images a little while a network is trained: flip and shift.
 
     Args:
-        size: Side of the pictures.
+        size: Side of the images.
 
     Returns:
         uint8 (N, size, size, 3) to float32 of that shape.
     """
-    # By whole pixels: half ones would blur, which is much to a small picture.
+    # By whole pixels: half ones would blur, which is much to a small image.
     options = {"fill_mode": "nearest", "interpolation": "nearest", "dtype": "float32"}
     return keras.Sequential(
         [
@@ -123,60 +123,60 @@ def augmentation(size: int) -> keras.Model:
 
 
 def class_scale(classes: int) -> float:
-    """Return what cosines with the centres of so many classes are multiplied by before the softmax.
+    """Return what cosines with the centers of so many classes are multiplied by before the softmax.
 
-    The smaller, the nearer must the pictures of a class come together to be told from others; docs/training.md has
+    The smaller, the nearer must the images of a class come together to be told from others; docs/training.md has
     the figures. But the more classes there are, the larger it must be for one of them to be sure: by the logarithm
     of their number (Wang et al.: CosFace, 2018, equation 6).
     """
     return 8.0 + math.log(max(classes, 10) / 10)
 
 
-def with_centres(encoder: keras.Model, count: int, scale: float) -> keras.Model:
-    """Put cosines after an encoder: of its embedding with centres, directions that are trained with it.
+def with_centers(encoder: keras.Model, count: int, scale: float) -> keras.Model:
+    """Put cosines after an encoder: of its embedding with centers, directions that are trained with it.
 
-    Zhai and Wu: Classification is a Strong Baseline for Deep Metric Learning (2018), whose normalised softmax
+    Zhai and Wu: Classification is a Strong Baseline for Deep Metric Learning (2018), whose normalized softmax
     lets the embeddings of a class come together.
 
     Args:
         encoder: Anything to unit embeddings.
-        count: How many centres: one for each class, or one for the two sides of a sigmoid.
+        count: How many centers: one for each class, or one for the two sides of a sigmoid.
         scale: What cosines are multiplied by.
 
     Returns:
         The encoder's input to float32 (N, count).
     """
-    centres = layers.Dense(
+    centers = layers.Dense(
         count,
         use_bias=False,
         kernel_constraint=keras.constraints.UnitNorm(axis=0),
         dtype="float32",
-        name="centres",
+        name="centers",
     )
-    logits = layers.Rescaling(scale, dtype="float32", name="scale")(centres(encoder.output))
-    return keras.Model(encoder.inputs, logits, name="with_centres")
+    logits = layers.Rescaling(scale, dtype="float32", name="scale")(centers(encoder.output))
+    return keras.Model(encoder.inputs, logits, name="with_centers")
 
 
 def augmented(model: keras.Model, change: keras.Model) -> keras.Model:
-    """Put augmentation before a model that takes pictures."""
-    pictures = keras.Input(model.input_shape[1:], dtype="uint8", name="pictures")
-    return keras.Model(pictures, model(change(pictures)), name="augmented")
+    """Put augmentation before a model that takes images."""
+    images = keras.Input(model.input_shape[1:], dtype="uint8", name="images")
+    return keras.Model(images, model(change(images)), name="augmented")
 
 
-def finished(encoder: keras.Model, centres: np.ndarray | None, scale: float) -> keras.Model:
+def finished(encoder: keras.Model, centers: np.ndarray | None, scale: float) -> keras.Model:
     """Make the model that is saved: of Keras' plain layers, nothing of the training left.
 
     Args:
-        encoder: Pictures to unit embeddings, trained.
-        centres: float32 (dims, classes), or (dims, 1) for two classes; None without classes.
+        encoder: Images to unit embeddings, trained.
+        centers: float32 (dims, classes), or (dims, 1) for two classes; None without classes.
         scale: What the cosines with them were multiplied by.
 
     Returns:
-        uint8 (N, size, size, 3) to a list: embeddings, and probabilities (N, classes) if there are centres.
+        uint8 (N, size, size, 3) to a list: embeddings, and probabilities (N, classes) if there are centers.
     """
-    if centres is None:
+    if centers is None:
         return keras.Model(encoder.inputs, [encoder.output], name="encoder")
-    kernel = scale * centres
+    kernel = scale * centers
     if kernel.shape[1] == 1:
         kernel = np.hstack([np.zeros_like(kernel), kernel])  # softmax of 0 and z is the sigmoid of -z and z
     classes = layers.Dense(kernel.shape[1], activation="softmax", use_bias=False, name="probabilities")
@@ -198,7 +198,7 @@ def assign(model: keras.Model, weights: Mapping[str, list[np.ndarray]]) -> None:
 
 
 def _head(features: Any, dims: int) -> Any:
-    # Features of a network are positive and much alike; centred, their differences show.
+    # Features of a network are positive and much alike; centered, their differences show.
     tensor = layers.BatchNormalization(momentum=_MOMENTUM, name="head_normalization")(features)
     return _unit(layers.Dense(dims, name="head_dense")(tensor), "embeddings")
 

@@ -13,7 +13,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no type
     """The batches of an epoch, or of an evaluation.
 
     Args:
-        inputs: (count, ...), perhaps mapped: pictures or features.
+        inputs: (count, ...), perhaps mapped: images or features.
         rows: Which of them are in each batch.
         targets: What Keras is to compare with, one for each of `inputs`.
         weights: What each of `inputs` counts; None for all the same.

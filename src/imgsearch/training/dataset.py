@@ -1,4 +1,4 @@
-"""Labelled pictures: a folder per class, `train/` and `val/` with such folders, or a table of labels."""
+"""Labeled images: a folder per class, `train/` and `val/` with such folders, or a table of labels."""
 
 import csv
 import hashlib
@@ -19,21 +19,21 @@ from imgsearch.images.scan import Scan
 
 logger = logging.getLogger(__name__)
 
-# Names of folders that say what a picture is for, not what it shows.
+# Names of folders that say what an image is for, not what it shows.
 _TRAINING, _VALIDATION, _TEST = "train", "val", "test"
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Labelled pictures, some of them held out for validation.
+    """Labeled images, some of them held out for validation.
 
     Attributes:
         root: The folder that paths are relative to.
-        paths: Of the pictures; bytes that are not UTF-8 as `os.fsdecode` gives them.
-        labels: int64 (count,), the class of each picture.
+        paths: Of the images; bytes that are not UTF-8 as `os.fsdecode` gives them.
+        labels: int64 (count,), the class of each image.
         classes: Names of the classes.
-        held_out: bool (count,), which pictures are for validation, not for training.
-        rejected: Pictures that cannot be used; not among the others.
+        held_out: bool (count,), which images are for validation, not for training.
+        rejected: Images that cannot be used; not among the others.
     """
 
     root: str
@@ -45,16 +45,16 @@ class Dataset:
 
     @property
     def training_rows(self) -> NDArray[np.int64]:
-        """Which pictures are for training."""
+        """Which images are for training."""
         return np.flatnonzero(~self.held_out)
 
     @property
     def validation_rows(self) -> NDArray[np.int64]:
-        """Which pictures are for validation."""
+        """Which images are for validation."""
         return np.flatnonzero(self.held_out)
 
     def without(self, rejected: Sequence[Reject]) -> "Dataset":
-        """Leave pictures out that turned out to be of no use."""
+        """Leave images out that turned out to be of no use."""
         bad = {reject.path for reject in rejected}
         keep = np.array([path not in bad for path in self.paths], bool)
         return replace(
@@ -66,39 +66,39 @@ class Dataset:
         )
 
     def fingerprint(self) -> str:
-        """Return a sha256 of what the pictures are called and labelled, and which are held out."""
+        """Return a sha256 of what the images are called and labeled, and which are held out."""
         facts = [self.paths, self.labels.tolist(), self.classes, self.held_out.tolist()]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def read_dataset(root: Path, *, labels: Path | None = None, policy: FilePolicy | None = None) -> Dataset:
-    """Find out which pictures there are and what they show, without opening any.
+    """Find out which images there are and what they show, without opening any.
 
     Args:
         root: A folder with a folder for each class; or with `train/` and `val/` that hold such folders; or any
-            folder, with `labels`. Pictures may lie in folders below that of their class.
+            folder, with `labels`. Images may lie in folders below that of their class.
         labels: A CSV file with the columns `path` (below `root`) and `label`.
         policy: Whether links are followed.
 
     Returns:
-        The dataset; pictures are held out where there is `val/`.
+        The dataset; images are held out where there is `val/`.
 
     Raises:
         UsageError: It is no such folder, or no such file.
     """
     if not root.is_dir():
-        raise UsageError(f"expected a folder of pictures, found {'a file' if root.exists() else 'nothing'}: {root}")
+        raise UsageError(f"expected a folder of images, found {'a file' if root.exists() else 'nothing'}: {root}")
     if labels is not None:
         return _from_table(root, labels)
     return _from_folders(root, policy or FilePolicy())
 
 
 def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
-    """Hold pictures of each class out for validation, unless some are already.
+    """Hold images of each class out for validation, unless some are already.
 
     Args:
-        dataset: Which pictures there are.
-        share: Of each class, from 0 (none) to less than 1; of a class that has two pictures or more at least one is
+        dataset: Which images there are.
+        share: Of each class, from 0 (none) to less than 1; of a class that has two images or more at least one is
             held out, and at least one is not.
         seed: Source of all chance.
     """
@@ -113,15 +113,15 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
 
 
 def require_enough(dataset: Dataset, batch_size: int) -> None:
-    """Look whether something can be learnt.
+    """Look whether something can be learned.
 
     Args:
         dataset: With what is held out already so.
-        batch_size: Pictures in a batch.
+        batch_size: Images in a batch.
 
     Raises:
-        UsageError: There are fewer than two classes, a class has no picture to learn from, or there are fewer
-            pictures than a batch has.
+        UsageError: There are fewer than two classes, a class has no image to learn from, or there are fewer
+            images than a batch has.
     """
     rejected = f" ({len(dataset.rejected)} cannot be used)" if dataset.rejected else ""
     if len(dataset.classes) < 2:
@@ -137,15 +137,15 @@ def require_enough(dataset: Dataset, batch_size: int) -> None:
         strict=True,
     ):
         if count == 0:
-            only = f"only pictures for validation ({held_out})" if held_out else "no pictures"
+            only = f"only images for validation ({held_out})" if held_out else "no images"
             raise UsageError(
-                f"expected pictures to learn from in every class, found {only} in {name!r}{rejected}",
-                hint="give it pictures, or remove the class",
+                f"expected images to learn from in every class, found {only} in {name!r}{rejected}",
+                hint="give it images, or remove the class",
             )
     if counts.sum() < batch_size:
         raise UsageError(
-            f"expected at least a batch of {batch_size} pictures to learn from, found {counts.sum()}{rejected}",
-            hint=f"give more pictures, or --batch-size {max(2, int(counts.sum()) // 2)}",
+            f"expected at least a batch of {batch_size} images to learn from, found {counts.sum()}{rejected}",
+            hint=f"give more images, or --batch-size {max(2, int(counts.sum()) // 2)}",
         )
 
 
@@ -157,7 +157,7 @@ def _from_folders(root: Path, policy: FilePolicy) -> Dataset:
         raise UsageError(
             f"expected a folder per class, or train/ and val/, found {', '.join(name + '/' for name in folders)}"
             f" in {root}",
-            hint=f"give {root / folders[-1]} as the dataset; pictures are then held out by --validation",
+            hint=f"give {root / folders[-1]} as the dataset; images are then held out by --validation",
         )
     return _dataset(root, policy, {name: name for name in folders}, set())
 
@@ -170,13 +170,13 @@ def _from_two_folders(root: Path, folders: Sequence[str], policy: FilePolicy) ->
     if strangers := [folder for folder, name in of_class.items() if name not in known]:
         raise UsageError(
             f"expected every class of val/ in train/ too, found only {strangers[0]!r}",
-            hint="give it pictures to learn from, or remove it",
+            hint="give it images to learn from, or remove it",
         )
     return _dataset(root, policy, of_class, {folder for folder in of_class if folder.startswith(f"{_VALIDATION}/")})
 
 
 def _dataset(root: Path, policy: FilePolicy, of_class: dict[str, str], held_out: set[str]) -> Dataset:
-    """Collect the pictures below folders of classes.
+    """Collect the images below folders of classes.
 
     Args:
         root: The dataset.
@@ -188,7 +188,7 @@ def _dataset(root: Path, policy: FilePolicy, of_class: dict[str, str], held_out:
     numbers = {name: number for number, name in enumerate(classes)}
     filled: set[str] = set()
     paths, labels, validation, rejected = [], [], [], []
-    for path, folder, cause in _pictures(root, of_class, policy):
+    for path, folder, cause in _images(root, of_class, policy):
         filled.add(folder)
         if cause:
             rejected.append(Reject(path, cause, ""))
@@ -199,8 +199,8 @@ def _dataset(root: Path, policy: FilePolicy, of_class: dict[str, str], held_out:
     for folder in of_class:
         if folder not in filled:
             raise UsageError(
-                f"expected pictures in every class, found none in {os.path.join(root, folder)}",
-                hint="give it pictures, or remove the folder",
+                f"expected images in every class, found none in {os.path.join(root, folder)}",
+                hint="give it images, or remove the folder",
             )
     return Dataset(
         os.fspath(root),
@@ -212,8 +212,8 @@ def _dataset(root: Path, policy: FilePolicy, of_class: dict[str, str], held_out:
     )
 
 
-def _pictures(root: Path, of_class: dict[str, str], policy: FilePolicy) -> Iterator[tuple[str, str, str]]:
-    """Yield path, folder of a class, and cause if it cannot be opened, of each picture; refuse those of no class."""
+def _images(root: Path, of_class: dict[str, str], policy: FilePolicy) -> Iterator[tuple[str, str, str]]:
+    """Yield path, folder of a class, and cause if it cannot be opened, of each image; refuse those of no class."""
     depth = max((folder.count("/") for folder in of_class), default=0) + 1
     for file in Scan(os.fspath(root), follow_links=policy.follow_links):
         folder = "/".join(file.path.split("/")[:depth])
@@ -221,7 +221,7 @@ def _pictures(root: Path, of_class: dict[str, str], policy: FilePolicy) -> Itera
             yield file.path, folder, file.cause
         elif file.path.split("/")[0] != _TEST:
             raise UsageError(
-                f"expected every picture in the folder of a class, found {file.path!r} in {root}",
+                f"expected every image in the folder of a class, found {file.path!r} in {root}",
                 hint="move it there, or name the classes with --labels FILE.csv",
             )
 
@@ -259,7 +259,7 @@ def _from_table(root: Path, table: Path) -> Dataset:
                 path, label = _table_row(row, f"{table}, line {reader.line_num}")
                 if path in names:
                     raise UsageError(
-                        f"expected each picture once in {table}, found {path!r} again in line {reader.line_num}"
+                        f"expected each image once in {table}, found {path!r} again in line {reader.line_num}"
                     )
                 names[path] = label
     except OSError as error:
@@ -268,7 +268,7 @@ def _from_table(root: Path, table: Path) -> Dataset:
         raise UsageError(f"{table} is not a CSV file: {error}") from error
     if missing_files := [path for path in names if not _exists(root, path)]:
         raise UsageError(
-            f"expected the pictures of {table} in {root}, found {len(missing_files)} missing: {missing_files[0]!r}",
+            f"expected the images of {table} in {root}, found {len(missing_files)} missing: {missing_files[0]!r}",
             hint="paths are relative to the dataset",
         )
     classes = tuple(sorted(set(names.values()), key=os.fsencode))

@@ -29,7 +29,7 @@ _WEIGHT_DECAY = 1e-4
 _TUNING_RATE = 0.1
 _TUNING_EPOCHS = 0.25
 
-# Pictures that those held out are compared with after each epoch, to see how many find one of their own class.
+# Images that those held out are compared with after each epoch, to see how many find one of their own class.
 _GALLERY = 2000
 
 _EVALUATION_BATCH = 256
@@ -42,7 +42,7 @@ class Outcome:
     Attributes:
         model: To be saved.
         metrics: Of the model, on what is held out.
-        predicted: int64, the class that it takes each held-out picture for.
+        predicted: int64, the class that it takes each held-out image for.
         device: What it was trained on.
     """
 
@@ -54,19 +54,19 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class _Inputs:
-    """Arrays as Keras takes them, where a picture may have several rows."""
+    """Arrays as Keras takes them, where an image may have several rows."""
 
     array: NDArray[Any]
     views: int
     labels: NDArray[np.int64]
 
-    def first(self, pictures: Rows) -> Rows:
-        """Return the rows of pictures as they are."""
-        return pictures * self.views
+    def first(self, images: Rows) -> Rows:
+        """Return the rows of images as they are."""
+        return images * self.views
 
-    def some(self, pictures: Rows, generator: np.random.Generator) -> Rows:
-        """Return a row of each picture by chance."""
-        return pictures * self.views + generator.integers(self.views, size=pictures.shape)
+    def some(self, images: Rows, generator: np.random.Generator) -> Rows:
+        """Return a row of each image by chance."""
+        return images * self.views + generator.integers(self.views, size=images.shape)
 
 
 def fit(settings: Settings, choice: Choice | None, material: Material, loop: Loop) -> Outcome:
@@ -93,15 +93,15 @@ def fit(settings: Settings, choice: Choice | None, material: Material, loop: Loo
         if device != "cpu":
             # Not float16, whose largest number is smaller than the cubes that are pooled.
             keras.config.set_dtype_policy("mixed_bfloat16")
-        encoder, centres, inputs = _trained(settings, choice, material, loop, device)
+        encoder, centers, inputs = _trained(settings, choice, material, loop, device)
     finally:
         keras.config.set_dtype_policy(policy)
-    metrics, predicted = _held_out(encoder, centres, inputs, material.dataset, settings.seed)
+    metrics, predicted = _held_out(encoder, centers, inputs, material.dataset, settings.seed)
     plain = _encoder(settings, choice)
     architectures.assign(plain, architectures.weights_of(encoder))
     is_classifier = settings.objective == "classify"
     scale = architectures.class_scale(len(material.dataset.classes))
-    model = architectures.finished(plain, centres if is_classifier else None, scale)
+    model = architectures.finished(plain, centers if is_classifier else None, scale)
     return Outcome(model, metrics, predicted, device)
 
 
@@ -120,7 +120,7 @@ def jit_for(device: str) -> bool | str:
 def _trained(
     settings: Settings, choice: Choice | None, material: Material, loop: Loop, device: str
 ) -> tuple[keras.Model, NDArray[np.float32] | None, _Inputs]:
-    """Run the stages; return the trained encoder, its centres if it has any, and what it takes."""
+    """Run the stages; return the trained encoder, its centers if it has any, and what it takes."""
     labels = material.dataset.labels
     stage = partial(_stage, settings=settings, dataset=material.dataset, device=device)
     if choice is None:
@@ -128,7 +128,7 @@ def _trained(
         encoder, inputs = _encoder(settings, choice), _Inputs(material.pixels, 1, labels)
         network, inner = stage("network", encoder, inputs, epochs=settings.epochs, rate=settings.learning_rate)
         loop.run(network)
-        return encoder, _centres(inner), inputs
+        return encoder, _centers(inner), inputs
     assert material.features is not None
     count, views, dims = material.features.shape
     inputs = _Inputs(material.features.reshape(count * views, dims), views, labels)
@@ -137,7 +137,7 @@ def _trained(
     if not loop.is_past(head.name):
         loop.run(head)
     if not settings.unfreeze:
-        return encoder, _centres(inner), inputs
+        return encoder, _centers(inner), inputs
     assert material.pixels is not None
     whole, pixels = _encoder(settings, choice), _Inputs(material.pixels, 1, labels)
     architectures.unfreeze(whole, settings.unfreeze)
@@ -151,7 +151,7 @@ def _trained(
     for trained, tuned in ((encoder, whole), (inner, outer)):
         architectures.assign(tuned, architectures.weights_of(trained))
     loop.run(blocks)
-    return whole, _centres(outer), pixels
+    return whole, _centers(outer), pixels
 
 
 def _encoder(settings: Settings, choice: Choice | None) -> keras.Model:
@@ -171,16 +171,16 @@ def _stage(
     epochs: int,
     rate: float,
 ) -> tuple[Stage, keras.Model]:
-    """Compile a stage; return it and the encoder with its centres, if the loss has any, and nothing around it."""
+    """Compile a stage; return it and the encoder with its centers, if the loss has any, and nothing around it."""
     classes, is_classifier = len(dataset.classes), settings.objective == "classify"
     inner = encoder
     if is_classifier:
-        inner = architectures.with_centres(encoder, classes if classes > 2 else 1, architectures.class_scale(classes))
+        inner = architectures.with_centers(encoder, classes if classes > 2 else 1, architectures.class_scale(classes))
     elif settings.loss == "arcface":
-        inner = architectures.with_centres(encoder, classes, 1.0)
-    is_of_pictures = len(encoder.input_shape) == 4
+        inner = architectures.with_centers(encoder, classes, 1.0)
+    is_of_images = len(encoder.input_shape) == 4
     model = inner
-    if settings.augment and is_of_pictures:
+    if settings.augment and is_of_images:
         model = architectures.augmented(inner, architectures.augmentation(settings.size))
     encoder.compile(jit_compile=jit_for(device))  # first, as it may be the model itself
     model.compile(**_compilation(settings, classes, rate, epochs * _batches_in(settings, dataset), device))
@@ -226,7 +226,7 @@ def _batches_in(settings: Settings, dataset: Dataset) -> int:
 
 def _compilation(settings: Settings, classes: int, rate: float, steps: int, device: str) -> dict[str, Any]:
     optimizer = keras.optimizers.AdamW(cosine_rate(rate, steps), weight_decay=_WEIGHT_DECAY)
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "centres"])
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "centers"])
     loss: Any = METRIC_LOSSES.get(settings.loss)
     metrics: list[Any] = []
     if loss is None and classes == 2:
@@ -239,27 +239,27 @@ def _compilation(settings: Settings, classes: int, rate: float, steps: int, devi
 
 
 def _class_weights(dataset: Dataset) -> NDArray[np.float32]:
-    """Weigh pictures so that all classes count the same, and a picture 1 on average."""
+    """Weigh images so that all classes count the same, and an image 1 on average."""
     counts = np.bincount(dataset.labels[dataset.training_rows], minlength=len(dataset.classes))
     return np.asarray((counts.sum() / (len(counts) * counts))[dataset.labels], np.float32)
 
 
-def _centres(model: keras.Model) -> NDArray[np.float32] | None:
-    if "centres" not in [layer.name for layer in model.layers]:
+def _centers(model: keras.Model) -> NDArray[np.float32] | None:
+    if "centers" not in [layer.name for layer in model.layers]:
         return None
-    (kernel,) = model.get_layer("centres").get_weights()
+    (kernel,) = model.get_layer("centers").get_weights()
     return np.asarray(kernel / np.linalg.norm(kernel, axis=0), np.float32)
 
 
-def _embedded(encoder: keras.Model, inputs: _Inputs, pictures: Rows) -> Embeddings:
-    rows = inputs.first(pictures)
+def _embedded(encoder: keras.Model, inputs: _Inputs, images: Rows) -> Embeddings:
+    rows = inputs.first(images)
     nothing = np.zeros(len(inputs.array), np.float32)  # Keras wants targets here too, and looks at none
     batches = Batches(inputs.array, in_order(rows, _EVALUATION_BATCH), nothing)
     return np.asarray(encoder.predict(batches, verbose=0), np.float32)
 
 
 def _nearest(encoder: keras.Model, inputs: _Inputs, dataset: Dataset, seed: int) -> NDArray[np.int64]:
-    """Find for each held-out picture the class of the most similar one of those that it learns from, or of some."""
+    """Find for each held-out image the class of the most similar one of those that it learns from, or of some."""
     rows = dataset.training_rows
     gallery = np.sort(np.random.default_rng(seed).permutation(rows)[:_GALLERY])
     queries = _embedded(encoder, inputs, dataset.validation_rows)
@@ -274,16 +274,16 @@ def _hit(encoder: keras.Model, inputs: _Inputs, dataset: Dataset, seed: int) -> 
 
 
 def _held_out(
-    encoder: keras.Model, centres: NDArray[np.float32] | None, inputs: _Inputs, dataset: Dataset, seed: int
+    encoder: keras.Model, centers: NDArray[np.float32] | None, inputs: _Inputs, dataset: Dataset, seed: int
 ) -> tuple[Metrics, NDArray[np.int64]]:
-    """Measure the best encoder on what is held out, and say which class it takes each picture for."""
+    """Measure the best encoder on what is held out, and say which class it takes each image for."""
     truth = dataset.labels[dataset.validation_rows]
     if not len(truth):
         return {}, truth
     nearest = _nearest(encoder, inputs, dataset, seed)
     metrics = {"val_hit": float(np.mean(nearest == truth))}
-    if centres is None:
+    if centers is None:
         return metrics, nearest
-    cosines = _embedded(encoder, inputs, dataset.validation_rows) @ centres
-    predicted = np.argmax(cosines, axis=1) if centres.shape[1] > 1 else (cosines[:, 0] > 0).astype(np.int64)
+    cosines = _embedded(encoder, inputs, dataset.validation_rows) @ centers
+    predicted = np.argmax(cosines, axis=1) if centers.shape[1] > 1 else (cosines[:, 0] > 0).astype(np.int64)
     return {"val_accuracy": float(np.mean(predicted == truth)), **metrics}, predicted

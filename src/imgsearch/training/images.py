@@ -1,32 +1,31 @@
-"""Decode labelled pictures, and run a frozen backbone over them; a few at a time, whatever their number."""
+"""Decode labeled images, and run a frozen backbone over them; a few at a time, whatever their number."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from imgsearch.encoders.runtime import Embeddings, Encoder
-from imgsearch.errors import PictureError
+from imgsearch.errors import ImageError
 from imgsearch.images.decode import Pixels
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.transform import Fit
 from imgsearch.images.workers.decoded import decoded_files
 from imgsearch.images.workers.decoders import DecodeWorker
+from imgsearch.progress import Progress
 
-Progress = Callable[[str, int, int], None]
-
-# The features of a frozen backbone are kept of a picture and of its mirror image: that is all its augmentation.
+# The features of a frozen backbone are kept of an image and of its mirror image: that is all its augmentation.
 VIEWS = 2
 
 
 def decoded(
     root: str, paths: Sequence[str], size: int, how: Fit, policy: FilePolicy, progress: Progress
-) -> Iterator[Pixels | PictureError]:
-    """Decode pictures and bring them to a square.
+) -> Iterator[Pixels | ImageError]:
+    """Decode images and bring them to a square.
 
     Args:
         root: The folder that paths are relative to.
-        paths: The pictures.
+        paths: The images.
         size: Side of the square in pixels.
         how: As for `transform.fit`.
         policy: Which files are let in.
@@ -45,15 +44,15 @@ def decoded(
         progress("decode", done, len(paths))
 
 
-def encoded_views(encoder: Encoder, pictures: Iterable[Pixels]) -> Iterator[Embeddings]:
-    """Run a frozen backbone over pictures and their mirror images.
+def encoded_views(encoder: Encoder, images: Iterable[Pixels]) -> Iterator[Embeddings]:
+    """Run a frozen backbone over images and their mirror images.
 
     Args:
         encoder: The backbone.
-        pictures: RGB, uint8, each of shape (size, size, 3).
+        images: RGB, uint8, each of shape (size, size, 3).
 
     Yields:
-        For each picture float32 (`VIEWS`, dims), of unit length; zeros where the backbone gives nothing.
+        For each image float32 (`VIEWS`, dims), of unit length; zeros where the backbone gives nothing.
     """
-    for features in encoder.encode_stream(np.stack([picture, picture[:, ::-1]]) for picture in pictures):
+    for features in encoder.encode_stream(np.stack([image, image[:, ::-1]]) for image in images):
         yield np.nan_to_num(features)

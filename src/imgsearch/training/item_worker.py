@@ -1,7 +1,7 @@
-"""Cut items out of catalogue pictures, in processes of their own.
+"""Cut items out of catalog images, in processes of their own.
 
 A worker is this module, run by the same interpreter with a task, and speaks as `images.worker_process` says. A request
-is a picture file; the answer is height and width (`<II`) and so many RGBA pixels.
+is an image file; the answer is height and width (`<II`) and so many RGBA pixels.
 """
 
 import json
@@ -12,10 +12,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from imgsearch.errors import PictureError
+from imgsearch.errors import ImageError
 from imgsearch.images.decode import Pixels, decode, decode_rgba, within_memory
-from imgsearch.images.foreground import without_border, without_ground
-from imgsearch.images.headers import picture_format
+from imgsearch.images.foreground import without_background, without_border
+from imgsearch.images.headers import image_format
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.workers.process import Part, WorkerProcess, limit_resources, serve
 from imgsearch.synthetic.augment import reduce_rgba
@@ -56,10 +56,10 @@ class ItemWorker(WorkerProcess):
         """Do `cut_out` in the worker.
 
         Args:
-            data: A picture file.
+            data: An image file.
 
         Raises:
-            PictureError: As for `cut_out`; also `decoder_crashed` and `timeout`.
+            ImageError: As for `cut_out`; also `decoder_crashed` and `timeout`.
         """
         answer = self._ask(data, _SIDES.size + 4 * LONGEST * LONGEST)
         height, width = _SIDES.unpack_from(answer.data)
@@ -67,30 +67,30 @@ class ItemWorker(WorkerProcess):
 
 
 def cut_out(data: bytes, max_pixels: int) -> Pixels:
-    """Cut an item out of its picture, by its transparency or by the even ground it stands on.
+    """Cut an item out of its image, by its transparency or by the plain background it stands on.
 
     Args:
-        data: A picture file.
+        data: An image file.
         max_pixels: As for `decode.decode`.
 
     Returns:
-        RGBA, uint8, without a border, its longer side at most `LONGEST`; the whole picture, opaque, where nothing
+        RGBA, uint8, without a border, its longer side at most `LONGEST`; the whole image, opaque, where nothing
         stands out.
 
     Raises:
-        PictureError: As for `decode.decode`; also `no_item` where what stands out is tiny.
+        ImageError: As for `decode.decode`; also `no_item` where what stands out is tiny.
     """
-    if picture_format(data) == "jpeg":  # which knows no transparency
-        picture = decode(data, shrink_to=4 * LONGEST, max_pixels=max_pixels)
-        item = np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)])
+    if image_format(data) == "jpeg":  # which knows no transparency
+        image = decode(data, shrink_to=4 * LONGEST, max_pixels=max_pixels)
+        item = np.dstack([image, np.full(image.shape[:2], 255, np.uint8)])
     else:
         item = decode_rgba(data, max_pixels=max_pixels)
     item = reduce_rgba(item, 4 * LONGEST)
-    item = without_border(without_ground(item))
+    item = without_border(without_background(item))
     if item.size:
         item = reduce_rgba(item, LONGEST)
     if min(item.shape[:2]) < _SHORTEST or np.mean(item[:, :, 3] > _OPAQUE) < _LEAST_SHARE:
-        raise PictureError(NO_ITEM, "too small, or transparent")
+        raise ImageError(NO_ITEM, "too small, or transparent")
     return np.ascontiguousarray(item)
 
 

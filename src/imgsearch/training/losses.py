@@ -1,6 +1,6 @@
 """Losses: of embeddings that are compared with one another in a batch, and of cosines with classes.
 
-Each takes the labels of a batch and what the network says, and returns one number a picture, as Keras wants it.
+Each takes the labels of a batch and what the network says, and returns one number an image, as Keras wants it.
 Embeddings are of unit length.
 """
 
@@ -13,7 +13,7 @@ from keras import ops
 
 Loss = Callable[[Any, Any], Any]
 
-# Distance up to which pictures of two classes push one another away; unit vectors are at most 2 apart.
+# Distance up to which images of two classes push one another away; unit vectors are at most 2 apart.
 CONTRASTIVE_MARGIN = 1.0
 # How much farther than its own class another must be.
 TRIPLET_MARGIN = 0.2
@@ -46,7 +46,7 @@ def contrastive(labels: Any, embeddings: Any) -> Any:
 
 
 def triplet(labels: Any, embeddings: Any) -> Any:
-    """Want the farthest picture of the same class nearer than the nearest of any other, by a margin.
+    """Want the farthest image of the same class nearer than the nearest of any other, by a margin.
 
     Schroff, Kalenichenko, Philbin: FaceNet (2015), with the hardest pairs of the batch as in Hermans, Beyer, Leibe:
     In Defense of the Triplet Loss for Person Re-Identification (2017), equation 5.
@@ -66,9 +66,9 @@ def triplet(labels: Any, embeddings: Any) -> Any:
 
 
 def nt_xent(labels: Any, embeddings: Any) -> Any:
-    """Tell the pictures of the same class from all others of the batch, by a softmax over cosines.
+    """Tell the images of the same class from all others of the batch, by a softmax over cosines.
 
-    Chen et al.: SimCLR (2020), equation 1, with all pictures of a class as views of one another: Khosla et al.:
+    Chen et al.: SimCLR (2020), equation 1, with all images of a class as views of one another: Khosla et al.:
     Supervised Contrastive Learning (2020), equation 2.
 
     Args:
@@ -76,7 +76,7 @@ def nt_xent(labels: Any, embeddings: Any) -> Any:
         embeddings: float32 (n, d).
 
     Returns:
-        float32 (n,); zero for a picture that is alone in its class.
+        float32 (n,); zero for an image that is alone in its class.
     """
     logits = ops.matmul(embeddings, ops.transpose(embeddings)) / TEMPERATURE
     same, other = _pairs(labels)
@@ -93,7 +93,7 @@ def arcface(labels: Any, cosines: Any) -> Any:
 
     Args:
         labels: int (n,).
-        cosines: float32 (n, classes), of the embeddings with the centres of the classes.
+        cosines: float32 (n, classes), of the embeddings with the centers of the classes.
 
     Returns:
         float32 (n,).
@@ -124,7 +124,7 @@ def _distances(embeddings: Any) -> Any:
 
 
 def _pairs(labels: Any) -> tuple[Any, Any]:
-    """Say of each pair whether it is of one class (but not of a picture with itself), and whether it is of two."""
+    """Say of each pair whether it is of one class (but not of an image with itself), and whether it is of two."""
     column = ops.reshape(ops.cast(labels, "int32"), (-1, 1))
     same = ops.equal(column, ops.transpose(column))
     count = ops.shape(column)[0]

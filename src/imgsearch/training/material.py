@@ -1,4 +1,4 @@
-"""What a training learns from: pictures decoded once, and what a frozen backbone says of them."""
+"""What a training learns from: images decoded once, and what a frozen backbone says of them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from imgsearch.encoders.choice import Choice
 from imgsearch.encoders.export import exported_encoder
 from imgsearch.encoders.runtime import Embeddings, open_encoder
-from imgsearch.errors import PictureError
+from imgsearch.errors import ImageError
 from imgsearch.images.decode import Pixels
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.reject import Reject
 from imgsearch.images.transform import Fit
+from imgsearch.progress import Progress
 from imgsearch.training.dataset import Dataset, require_enough
-from imgsearch.training.images import VIEWS, Progress, decoded, encoded_views
+from imgsearch.training.images import VIEWS, decoded, encoded_views
 from imgsearch.training.settings import Settings
 from imgsearch.training.workplace import Workplace
 
@@ -28,7 +29,7 @@ class Material:
     """What a training learns from.
 
     Attributes:
-        dataset: Which pictures, their classes, and which are held out.
+        dataset: Which images, their classes, and which are held out.
         pixels: uint8 (count, size, size, 3), mapped; None where features are enough.
         features: float32 (count, `VIEWS`, features), mapped, of a backbone; None for `cnn`.
     """
@@ -46,31 +47,31 @@ def gather(
     policy: FilePolicy,
     progress: Progress,
 ) -> Material:
-    """Decode all pictures once, and run a backbone over them once; both go to files that are mapped.
+    """Decode all images once, and run a backbone over them once; both go to files that are mapped.
 
     Args:
-        dataset: Which pictures.
+        dataset: Which images.
         settings: Their size, and whether pixels are needed.
         choice: The backbone; None for `cnn`.
         workplace: Where the files are.
-        policy: Which pictures are let in.
+        policy: Which images are let in.
         progress: Told ("decode", done, total).
 
     Returns:
-        The material; its dataset is without the pictures that cannot be used.
+        The material; its dataset is without the images that cannot be used.
 
     Raises:
         MissingComponentError: The backbone cannot be run.
         OutputError: The files cannot be written.
-        RefusedError: The decoder died of one picture after another.
-        UsageError: Too few pictures are left.
+        RefusedError: The decoder died of one image after another.
+        UsageError: Too few images are left.
     """
     rejected: list[Reject] = []
 
     def usable() -> Iterator[Pixels]:
         results = decoded(dataset.root, dataset.paths, settings.size, FIT, policy, progress)
         for path, result in zip(dataset.paths, results, strict=True):
-            if isinstance(result, PictureError):
+            if isinstance(result, ImageError):
                 rejected.append(Reject(path, result.cause, result.message))
             else:
                 yield result
@@ -78,12 +79,12 @@ def gather(
     count, square = len(dataset.paths), (settings.size, settings.size, 3)
     pixels: NDArray[np.uint8] | None = None
     features: NDArray[np.float32] | None = None
-    pictures: Any = usable()
+    images: Any = usable()
     if choice is None or settings.unfreeze:
-        pixels = pictures = workplace.store(pictures, count, square, np.uint8)
+        pixels = images = workplace.store(images, count, square, np.uint8)
     if choice is not None:
         encoder = open_encoder(choice.spec, exported_encoder(choice.spec, choice.files))
-        features = workplace.store(encoded_views(encoder, pictures), count, (VIEWS, choice.spec.dims), np.float32)
+        features = workplace.store(encoded_views(encoder, images), count, (VIEWS, choice.spec.dims), np.float32)
     dataset = dataset.without(rejected)
     require_enough(dataset, settings.batch_size)
     return Material(dataset, pixels, features)

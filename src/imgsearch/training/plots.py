@@ -1,4 +1,4 @@
-"""Pictures of a training, beside the model: learning curves, a confusion matrix, a grid of predictions."""
+"""Images of a training, beside the model: learning curves, a confusion matrix, a grid of predictions."""
 
 from pathlib import Path
 from typing import Any
@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.charts import blank, drawable
-from imgsearch.errors import PictureError
+from imgsearch.errors import ImageError
 from imgsearch.images.policy import FilePolicy
+from imgsearch.progress import no_progress
 from imgsearch.training.images import decoded
 from imgsearch.training.material import FIT
 from imgsearch.training.report import TrainReport
@@ -25,11 +26,11 @@ def draw(report: TrainReport, predicted: NDArray[np.int64], policy: FilePolicy) 
 
     Args:
         report: What it did.
-        predicted: int64, the class that the model takes each held-out picture for.
+        predicted: int64, the class that the model takes each held-out image for.
         policy: Which files are let in.
 
     Returns:
-        The files: `MODEL.curves.png`, and if pictures were held out `MODEL.confusion.png` and
+        The files: `MODEL.curves.png`, and if images were held out `MODEL.confusion.png` and
         `MODEL.predictions.png`.
 
     Raises:
@@ -53,7 +54,7 @@ def _curves(report: TrainReport) -> Any:
     figure = blank(5 * len(kinds), 4)
     epochs = np.arange(1, len(report.epochs) + 1)
     for axes, kind in zip(np.ravel(figure.subplots(1, len(kinds))), kinds, strict=True):
-        for name, label in ((kind, "learnt from"), (f"val_{kind}", "held out")):
+        for name, label in ((kind, "learned from"), (f"val_{kind}", "held out")):
             if name in names:
                 axes.plot(epochs, [epoch[name] for epoch in report.epochs], label=label)
         axes.axvline(report.best + 1, color="grey", linestyle=":", label="the model")
@@ -87,18 +88,18 @@ def _predictions(report: TrainReport, predicted: NDArray[np.int64], policy: File
     shown = np.random.default_rng(0).permutation(len(predicted))[: _COLUMNS * _ROWS]
     rows = dataset.validation_rows[shown]
     paths = [dataset.paths[row] for row in rows]
-    pictures = decoded(dataset.root, paths, _TILE, FIT, policy, lambda _stage, _done, _total: None)
+    images = decoded(dataset.root, paths, _TILE, FIT, policy, no_progress)
     figure = blank(2.4 * _COLUMNS, 2.4 * _ROWS)
     grid = np.ravel(figure.subplots(_ROWS, _COLUMNS))
     for axes in grid:
         axes.axis("off")
-    for axes, row, guess, picture in zip(grid, rows, predicted[shown], pictures, strict=False):
-        if isinstance(picture, PictureError):  # it has changed since it was learnt from
+    for axes, row, guess, image in zip(grid, rows, predicted[shown], images, strict=False):
+        if isinstance(image, ImageError):  # it has changed since it was learned from
             continue
         truth = int(dataset.labels[row])
         text = drawable(dataset.classes[guess])
         if guess != truth:
             text += f"\nis {drawable(dataset.classes[truth])}"
-        axes.imshow(picture)
+        axes.imshow(image)
         axes.set_title(text, color="black" if guess == truth else "firebrick", fontsize=9, parse_math=False)
     return figure

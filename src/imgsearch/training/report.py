@@ -21,11 +21,11 @@ class TrainReport:
     Attributes:
         output: The model.
         settings: How it was trained.
-        dataset: What it was trained on, and the pictures that cannot be used.
+        dataset: What it was trained on, and the images that cannot be used.
         epochs: What was measured in each epoch.
         best: Which of them gave the model.
-        metrics: Of the model, on what was held out: `val_accuracy` and `val_hit`, the share of pictures whose
-            nearest among those it learnt from is of their class. Empty where nothing was held out.
+        metrics: Of the model, on what was held out: `val_accuracy` and `val_hit`, the share of images whose
+            nearest among those it learned from is of their class. Empty where nothing was held out.
         device: What it was trained on.
         seconds: Wall time of each stage, and of all under `total`.
     """

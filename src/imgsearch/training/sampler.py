@@ -1,4 +1,4 @@
-"""Which pictures go together in a batch."""
+"""Which images go together in a batch."""
 
 from collections.abc import Sequence
 
@@ -7,16 +7,16 @@ from numpy.typing import NDArray
 
 Rows = NDArray[np.int64]
 
-# Pictures of a class in a batch of a loss that compares them; Hermans, Beyer and Leibe (2017) take four.
-PICTURES_OF_A_CLASS = 4
+# Images of a class in a batch of a loss that compares them; Hermans, Beyer and Leibe (2017) take four.
+IMAGES_OF_A_CLASS = 4
 
 
 def shuffled(rows: Rows, batch_size: int, generator: np.random.Generator) -> Rows:
-    """Put pictures into batches by chance, each at most once.
+    """Put images into batches by chance, each at most once.
 
     Args:
         rows: At least `batch_size`.
-        batch_size: Pictures in a batch; those left over wait for another epoch.
+        batch_size: Images in a batch; those left over wait for another epoch.
         generator: Source of all chance.
 
     Returns:
@@ -27,22 +27,22 @@ def shuffled(rows: Rows, batch_size: int, generator: np.random.Generator) -> Row
 
 
 def several_of_a_class(rows: Rows, labels: Rows, batch_size: int, generator: np.random.Generator) -> Rows:
-    """Put pictures into batches of some classes with several pictures each, so that there is something to compare.
+    """Put images into batches of some classes with several images each, so that there is something to compare.
 
-    All classes come equally often. Of a class that has too few pictures, some are taken again: augmentation makes
+    All classes come equally often. Of a class that has too few images, some are taken again: augmentation makes
     other views of them.
 
     Args:
-        rows: Of the pictures to take from, at least `batch_size`.
+        rows: Of the images to take from, at least `batch_size`.
         labels: Class of each of `rows`, of two classes at least.
-        batch_size: Pictures in a batch, at least 4; one that cannot be divided is rounded down.
+        batch_size: Images in a batch, at least 4; one that cannot be divided is rounded down.
         generator: Source of all chance.
 
     Returns:
-        int64 (batches, pictures): about as many pictures in all as there are rows.
+        int64 (batches, images): about as many images in all as there are rows.
     """
     names = np.unique(labels)
-    classes = min(max(batch_size // PICTURES_OF_A_CLASS, 2), len(names))
+    classes = min(max(batch_size // IMAGES_OF_A_CLASS, 2), len(names))
     each = batch_size // classes
     members = [rows[labels == name] for name in names]
     batches = [

@@ -33,21 +33,21 @@ _SMALLEST_SIZE = 8  # three times halved
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What decides, with the pictures, what comes out of a training.
+    """What decides, with the images, what comes out of a training.
 
     Attributes:
         architecture: `cnn`, or a network of the table of encoders.
         objective: `classify` or `metric`.
         loss: Of the objective `metric`; empty for `classify`.
-        size: Side of the pictures.
+        size: Side of the images.
         dims: Length of the embedding.
         validation: Share of each class that is held out, where there is no `val/`.
         epochs: How many at most; of the last blocks, if they are tuned, a quarter as many.
-        batch_size: Pictures in a batch.
+        batch_size: Images in a batch.
         learning_rate: At its height; for tuned blocks a tenth of it.
         unfreeze: How many of the last blocks of a backbone are tuned in the end.
-        augment: Whether pictures are changed a little while it learns.
-        class_weights: Whether all classes count the same, however many pictures they have.
+        augment: Whether images are changed a little while it learns.
+        class_weights: Whether all classes count the same, however many images they have.
         seed: Source of all chance.
     """
 

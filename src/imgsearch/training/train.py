@@ -1,4 +1,4 @@
-"""`train`: from labelled pictures to one file that is a whole encoder."""
+"""`train`: from labeled images to one file that is a whole encoder."""
 
 import contextlib
 import importlib.util
@@ -15,8 +15,8 @@ from imgsearch.encoders.choice import Choice
 from imgsearch.encoders.model_file import SUFFIX, ModelCard, save_model
 from imgsearch.errors import MissingComponentError, UsageError
 from imgsearch.images.policy import FilePolicy
+from imgsearch.progress import Progress, no_progress
 from imgsearch.training.dataset import Dataset, hold_out, read_dataset, require_enough
-from imgsearch.training.images import Progress
 from imgsearch.training.material import FIT, gather
 from imgsearch.training.report import TrainReport, history, history_file
 from imgsearch.training.settings import (
@@ -58,31 +58,31 @@ def train(
     tensorboard: Path | None = None,
     plots: bool = False,
     policy: FilePolicy | None = None,
-    progress: Progress = lambda _stage, _done, _total: None,
+    progress: Progress = no_progress,
 ) -> TrainReport:
-    """Train an encoder on labelled pictures.
+    """Train an encoder on labeled images.
 
     The model is written when it is whole, and beside it what was measured (`MODEL.history.json`). Until then a
     checkpoint (`MODEL.keras.checkpoint`) keeps every epoch.
 
     Args:
-        folder: Labelled pictures, as `dataset.read_dataset` takes them.
+        folder: Labeled images, as `dataset.read_dataset` takes them.
         output: The model, ending in `.keras`.
         architecture: `cnn`, or a network of the table of encoders, which gets a new head.
-        objective: `classify` tells classes from one another; `metric` brings pictures of a class together.
+        objective: `classify` tells classes from one another; `metric` brings images of a class together.
         loss: Of `metric`; arcface by default.
         labels: A CSV file with the columns `path` and `label`, in place of a folder for each class.
-        size: Side of the pictures; by default that of the backbone, or 96 for `cnn`.
+        size: Side of the images; by default that of the backbone, or 96 for `cnn`.
         dims: Length of the embedding; 256 by default, 512 for `cnn`.
         weights: File with the weights of a backbone of keras.applications.
         validation: Share of each class to hold out, where there is no `val/`; 0 for none.
         epochs: How many at most; 40 by default, 30 for `cnn`.
-        batch_size: Pictures in a batch; 64 by default, 128 for `cnn`.
+        batch_size: Images in a batch; 64 by default, 128 for `cnn`.
         learning_rate: At its height; 0.001 by default.
         unfreeze: How many of a backbone's last blocks are tuned when its head is trained.
-        augment: Whether pictures are changed a little while it learns; a frozen backbone is shown each picture and
+        augment: Whether images are changed a little while it learns; a frozen backbone is shown each image and
             its mirror image.
-        class_weights: Whether all classes count the same, however many pictures they have.
+        class_weights: Whether all classes count the same, however many images they have.
         seed: Source of all chance.
         resume: Go on where a training with the same options was interrupted, if one was.
         tensorboard: Folder for TensorBoard's files.
@@ -97,7 +97,7 @@ def train(
         LockedError: Another training writes this model.
         MissingComponentError: Keras, an architecture, its weights, or a library that an option needs is missing.
         OutputError: The model, or what is needed on the way to it, cannot be written.
-        RefusedError: The decoder died of one picture after another.
+        RefusedError: The decoder died of one image after another.
         UsageError: The dataset or the options are not what they should be, or the training diverged.
     """
     started = time.monotonic()

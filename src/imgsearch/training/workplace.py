@@ -209,6 +209,6 @@ class Workplace:
             if before.get(name) != value:
                 raise UsageError(
                     f"the checkpoint in {self.folder} has {name} {before.get(name)!r}, not {value!r}",
-                    hint="give the same options and pictures as before, or run it without --resume",
+                    hint="give the same options and images as before, or run it without --resume",
                 )
         return checkpoint

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from imgsearch.errors import PictureError
+from imgsearch.errors import ImageError
 from imgsearch.images.decode import decode
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import NO_STEPS, Steps
@@ -24,8 +24,8 @@ SIZE = 64
 
 
 def encoded(suffix: str, height: int = 90, width: int = 130, seed: int = 0) -> bytes:
-    colours = np.random.default_rng(seed).integers(0, 256, (4, 4, 3)).astype(np.uint8)
-    done, data = cv2.imencode(suffix, cv2.resize(colours, (width, height)))
+    colors = np.random.default_rng(seed).integers(0, 256, (4, 4, 3)).astype(np.uint8)
+    done, data = cv2.imencode(suffix, cv2.resize(colors, (width, height)))
     assert done
     return data.tobytes()
 
@@ -38,7 +38,7 @@ def worker():
 
 
 def cause_of(worker: DecodeWorker, data: bytes) -> str:
-    with pytest.raises(PictureError) as refused:
+    with pytest.raises(ImageError) as refused:
         worker.decode(data)
     return refused.value.cause
 
@@ -63,7 +63,7 @@ def test_a_worker_gives_the_same_pixels_as_decoding_here(how):
         worker.close()
 
 
-def test_pictures_larger_than_a_pipe_holds_go_through(worker):
+def test_images_larger_than_a_pipe_holds_go_through(worker):
     noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), dtype=np.uint8)
     _, data = cv2.imencode(".png", noise)
 
@@ -71,7 +71,7 @@ def test_pictures_larger_than_a_pipe_holds_go_through(worker):
     assert np.array_equal(worker.decode(data.tobytes())[0], decode_and_fit(data.tobytes(), SIZE, "pad"))
 
 
-def test_one_process_serves_many_pictures(worker):
+def test_one_process_serves_many_images(worker):
     worker.decode(encoded(".png"))
     first = worker._process.pid
 
@@ -82,7 +82,7 @@ def test_one_process_serves_many_pictures(worker):
     assert worker._process.pid == first
 
 
-def test_no_process_is_started_before_the_first_picture():
+def test_no_process_is_started_before_the_first_image():
     worker = DecodeWorker(SIZE, "pad")
 
     assert worker._process is None
@@ -100,10 +100,10 @@ def test_no_process_is_started_before_the_first_picture():
     ],
 )
 def test_the_cause_of_a_refusal_comes_across_the_process_boundary(worker, data, cause):
-    with pytest.raises(PictureError) as here:
+    with pytest.raises(ImageError) as here:
         decode_and_fit(data, SIZE, "pad")
 
-    with pytest.raises(PictureError) as there:
+    with pytest.raises(ImageError) as there:
         worker.decode(data)
 
     assert there.value.cause == here.value.cause == cause
@@ -111,13 +111,13 @@ def test_the_cause_of_a_refusal_comes_across_the_process_boundary(worker, data, 
 
 
 def test_the_hint_of_a_refusal_comes_across_the_process_boundary(worker):
-    with pytest.raises(PictureError) as refused:
+    with pytest.raises(ImageError) as refused:
         worker.decode(b"8BPS" + bytes(40))
 
     assert "convert" in refused.value.hint
 
 
-def test_a_refused_picture_does_not_end_the_process(worker):
+def test_a_refused_image_does_not_end_the_process(worker):
     worker.decode(encoded(".png"))
     first = worker._process.pid
 
@@ -127,7 +127,7 @@ def test_a_refused_picture_does_not_end_the_process(worker):
     assert worker._process.pid == first
 
 
-def test_a_killed_process_costs_one_picture_and_no_more(worker):
+def test_a_killed_process_costs_one_image_and_no_more(worker):
     data = encoded(".png")
     worker.decode(data)
     killed = worker._process
@@ -139,7 +139,7 @@ def test_a_killed_process_costs_one_picture_and_no_more(worker):
     assert worker._process.pid != killed.pid
 
 
-def test_a_process_killed_while_a_large_file_is_sent_costs_one_picture(worker):
+def test_a_process_killed_while_a_large_file_is_sent_costs_one_image(worker):
     worker.decode(encoded(".png"))
     os.kill(worker._process.pid, signal.SIGKILL)
 
@@ -166,19 +166,19 @@ def test_a_process_that_stalls_is_ended_after_its_time():
 
 SEND_MORE_THAN_A_PIPE_HOLDS_TO_A_STALLED_WORKER = """
 import os, signal
-from imgsearch.errors import PictureError
+from imgsearch.errors import ImageError
 from imgsearch.images.workers.decoders import DecodeWorker
 worker = DecodeWorker(64, "pad", seconds=20)
 try:
     worker.decode(b"nothing")
-except PictureError:
+except ImageError:
     pass
 os.kill(worker._process.pid, signal.SIGSTOP)
 worker._seconds = 0.5
 signal.alarm(4)
 try:
     worker.decode(bytes(3_000_000))
-except PictureError as error:
+except ImageError as error:
     print(error.cause)
 """
 
@@ -270,7 +270,7 @@ def test_an_answer_is_a_status_a_length_and_pixels_as_documented():
 
 def test_no_worker_outlives_its_parent():
     code = (
-        "import os, signal; from imgsearch.errors import PictureError;"
+        "import os, signal; from imgsearch.errors import ImageError;"
         "from imgsearch.images.workers.decoders import DecodeWorker; worker = DecodeWorker(8, 'pad'); worker._start();"
         "print(worker._process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -393,7 +393,7 @@ def deep_png(side: int) -> bytes:
     )
 
 
-def test_a_picture_that_needs_more_memory_than_there_is_is_out_of_memory_and_the_next_is_decoded():
+def test_a_image_that_needs_more_memory_than_there_is_is_out_of_memory_and_the_next_is_decoded():
     # A hard limit that is lower than ours stands.
     program = (
         "import json, resource, runpy, sys; resource.setrlimit(resource.RLIMIT_AS, (900 << 20,) * 2);"
@@ -473,7 +473,7 @@ def test_steps_are_done_between_decoding_and_fitting_here_and_in_a_worker(how):
 @pytest.mark.parametrize("how", ["pad", "crop", "stretch"])
 def test_what_steps_are_done_to_is_not_larger_than_1024_pixels(monkeypatch, suffix, how):
     sides = []
-    monkeypatch.setattr(Steps, "apply", lambda _, picture: sides.append(picture.shape[:2]) or picture)
+    monkeypatch.setattr(Steps, "apply", lambda _, image: sides.append(image.shape[:2]) or image)
 
     for height, width in ((3000, 2000), (1024, 700), (90, 60), (1, 5000)):
         decode_and_fit(encoded(suffix, height, width), SIZE, how, steps=Steps(grayscale=True))
@@ -481,7 +481,7 @@ def test_what_steps_are_done_to_is_not_larger_than_1024_pixels(monkeypatch, suff
     assert sides == [(1024, 683), (1024, 700), (90, 60), (1, 1024)]
 
 
-def test_a_picture_too_large_for_here_gets_its_steps_in_a_process():
+def test_a_image_too_large_for_here_gets_its_steps_in_a_process():
     data, policy = encoded(".png", 400, 300), FilePolicy(max_pixels=10**9)
     many_scans = cv2.imencode(".jpg", decode(data), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
     last = many_scans.rindex(b"\xff\xda")
@@ -501,13 +501,13 @@ def variant_worker():
 
 def cut_out(side: int = 200, suffix: str = ".png") -> bytes:
     """A red disc, on nothing where the format knows nothing."""
-    picture = np.zeros((side, side, 4), np.uint8)
-    cv2.circle(picture, (side // 2, side // 2), side * 2 // 5, (20, 20, 230, 255), -1)
-    return cv2.imencode(suffix, picture if suffix != ".jpg" else picture[:, :, :3])[1].tobytes()
+    image = np.zeros((side, side, 4), np.uint8)
+    cv2.circle(image, (side // 2, side // 2), side * 2 // 5, (20, 20, 230, 255), -1)
+    return cv2.imencode(suffix, image if suffix != ".jpg" else image[:, :, :3])[1].tobytes()
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
-def test_variants_come_after_the_picture_itself(variant_worker, suffix):
+def test_variants_come_after_the_image_itself(variant_worker, suffix):
     data = cut_out(suffix=suffix)
 
     found = variant_worker.decode_variants(data)
@@ -518,7 +518,7 @@ def test_variants_come_after_the_picture_itself(variant_worker, suffix):
     assert len({variant.tobytes() for variant in found}) == 6
 
 
-def test_variants_are_two_photos_of_the_item_on_another_ground_to_each_screenshot(variant_worker):
+def test_variants_are_two_photos_of_the_item_on_another_background_to_each_screenshot(variant_worker):
     found = variant_worker.decode_variants(cut_out()).astype(int)
 
     corners = found[:, [0, 0, -1, -1], [0, -1, 0, -1]].min(axis=(1, 2))
@@ -560,7 +560,7 @@ def in_scenes(data: bytes, *, scenes: int = 3, variants: int = 2) -> np.ndarray:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
-def test_scenes_come_last_and_have_the_item_without_its_ground(suffix):
+def test_scenes_come_last_and_have_the_item_without_its_background(suffix):
     found = in_scenes(cut_out(suffix=suffix))
 
     assert (found.shape, found.dtype) == ((6, 96, 96, 3), np.uint8)
@@ -579,7 +579,7 @@ def test_scenes_depend_on_content_alone_and_are_all_different():
     assert len({scene.tobytes() for scene in first[3:]}) == 3
 
 
-def test_scenes_are_made_of_a_picture_of_which_nothing_shows():
+def test_scenes_are_made_of_a_image_of_which_nothing_shows():
     nothing = cv2.imencode(".png", np.zeros((40, 60, 4), np.uint8))[1].tobytes()
 
     assert len({scene.tobytes() for scene in in_scenes(nothing)[3:]}) == 3
@@ -595,25 +595,25 @@ def test_variants_get_the_steps_that_a_query_would():
     assert np.array_equal(found, found[..., :1].repeat(3, axis=-1))
 
 
-def test_a_worker_without_variants_gives_the_picture_alone(worker):
+def test_a_worker_without_variants_gives_the_image_alone(worker):
     data = encoded(".jpg")
 
     assert np.array_equal(worker.decode_variants(data), decode_and_fit(data, SIZE, "pad")[np.newaxis])
 
 
-def test_variants_of_a_damaged_picture_are_made_where_damage_is_kept(variant_worker):
+def test_variants_of_a_damaged_image_are_made_where_damage_is_kept(variant_worker):
     cut = encoded(".jpg", 400, 300)[:-2000]
     lenient = DecodeWorker(SIZE, "pad", FilePolicy(keep_damaged=True), variants=2)
     try:
         assert lenient.decode_variants(cut).shape == (3, SIZE, SIZE, 3)
     finally:
         lenient.close()
-    with pytest.raises(PictureError, match="cut short"):
+    with pytest.raises(ImageError, match="cut short"):
         variant_worker.decode_variants(cut)
 
 
 @pytest.mark.slow
-def test_variants_of_a_very_large_picture_are_made_within_the_worker_s_memory():
+def test_variants_of_a_very_large_image_are_made_within_the_worker_s_memory():
     data = cut_out(11_000)  # as float32 it would fill all of it
     worker = DecodeWorker(SIZE, "pad", variants=3, seconds=200)
     try:
@@ -625,8 +625,8 @@ def test_variants_of_a_very_large_picture_are_made_within_the_worker_s_memory():
     assert np.all(middle[:, 0] > 3 * middle[:, 1:].max(axis=1))
 
 
-def files_of(data: bytes, **wishes: object) -> list[bytes]:
-    given = {"steps": NO_STEPS, "augment": 0, "seed": 0, "ending": "png"} | wishes
+def files_of(data: bytes, **options: object) -> list[bytes]:
+    given = {"steps": NO_STEPS, "augment": 0, "seed": 0, "ending": "png"} | options
     worker = FileWorker(given.pop("size", 0), given.pop("how", "pad"), given.pop("policy", FilePolicy()), **given)
     try:
         return [bytes(file) for file in worker.files(data)]
@@ -662,7 +662,7 @@ def test_files_with_a_size_are_what_an_index_would_see():
     assert np.array_equal(decode(file), decode_and_fit(data, 96, "crop", steps=steps))
 
 
-def test_files_of_black_and_white_pictures_hold_no_grey_whatever_was_done_after():
+def test_files_of_black_and_white_images_hold_no_gray_whatever_was_done_after():
     files = files_of(encoded(".png", 300, 200), size=50, steps=Steps(binarize="otsu"), augment=3)
 
     for file in files:
@@ -691,10 +691,10 @@ def test_files_longer_than_a_megabyte_go_through():
 
 
 @pytest.mark.parametrize(("ending", "side"), [("webp", 16_384), ("jpg", 65_501)])
-def test_a_picture_that_a_format_cannot_hold_is_too_large(ending, side):
+def test_a_image_that_a_format_cannot_hold_is_too_large(ending, side):
     data = encoded(".png", 2, side)
 
-    with pytest.raises(PictureError) as refused:
+    with pytest.raises(ImageError) as refused:
         files_of(data, ending=ending)
 
     assert (refused.value.cause, ending in refused.value.message) == ("too_large", True)
@@ -703,7 +703,7 @@ def test_a_picture_that_a_format_cannot_hold_is_too_large(ending, side):
 
 @pytest.mark.slow
 def test_files_that_need_more_memory_than_there_is_are_out_of_memory():
-    with pytest.raises(PictureError) as refused:
+    with pytest.raises(ImageError) as refused:
         files_of(encoded(".png", 9000, 9000), augment=10, ending="npy")
 
     assert refused.value.cause == "out_of_memory"

@@ -15,8 +15,8 @@ from imgsearch.encoders.model_file import CARD, ModelCard, load_model, read_card
 from imgsearch.encoders.networks import build_network
 from imgsearch.errors import UsageError
 from imgsearch.regions.anchors import anchor_boxes
-from imgsearch.training.detector import plan
-from imgsearch.training.detector.losses import detection_loss, generalised_overlap, mask_loss
+from imgsearch.training.detector import fitting, plan
+from imgsearch.training.detector.losses import detection_loss, generalized_overlap, mask_loss
 from imgsearch.training.detector.network import build_detector
 from imgsearch.training.detector.train import detect
 from imgsearch.training.report import history_file
@@ -29,8 +29,8 @@ SMALL = {"size": SIZE, "epochs": 2, "batch_size": 4}
 
 
 @pytest.fixture(scope="module")
-def catalogue(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("catalogue")
+def catalog(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("catalog")
     for file in draw_catalog(folder, per_kind=1)[10:]:
         file.unlink()
     return folder
@@ -41,18 +41,18 @@ def quick():
     """Train on a few scenes only."""
     with pytest.MonkeyPatch.context() as patch:
         for module, name, value in (
-            (detector_fitting, "SCENES", 8),
-            (detector_fitting, "_MEASURED", 4),
-            (detector_fitting, "_MEASURED_LAST", 8),
+            (fitting, "SCENES", 8),
+            (fitting, "_MEASURED", 4),
+            (fitting, "_MEASURED_LAST", 8),
         ):
             patch.setattr(module, name, value)
         yield
 
 
 @pytest.fixture(scope="module")
-def trained(catalogue, quick, tmp_path_factory):
+def trained(catalog, quick, tmp_path_factory):
     output = tmp_path_factory.mktemp("trained") / "detector.keras"
-    return detect(catalogue, output, **SMALL), load_model(output)
+    return detect(catalog, output, **SMALL), load_model(output)
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_the_history_beside_it_says_how_it_was_made(trained):
 
 
 @pytest.mark.slow
-def test_an_interrupted_training_goes_on_to_what_an_unbroken_one_gives(trained, catalogue, tmp_path):
+def test_an_interrupted_training_goes_on_to_what_an_unbroken_one_gives(trained, catalog, tmp_path):
     report, model = trained
     output = tmp_path / "detector.keras"
 
@@ -149,9 +149,9 @@ def test_an_interrupted_training_goes_on_to_what_an_unbroken_one_gives(trained, 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        detect(catalogue, output, **SMALL, progress=stop)
+        detect(catalog, output, **SMALL, progress=stop)
     assert not output.exists()
-    again = detect(catalogue, output, **SMALL, resume=True)
+    again = detect(catalog, output, **SMALL, resume=True)
 
     assert again.epochs[0]["loss"] == report.epochs[0]["loss"]
     for weight, other in zip(model.get_weights(), load_model(output).get_weights(), strict=True):
@@ -172,16 +172,16 @@ def test_a_file_of_train_can_be_the_encoder(encoder, squares, tmp_path):
     )
 
 
-def test_an_encoder_without_a_fine_map_is_refused(quick, catalogue, tmp_path):
-    pictures = keras.Input((SIZE, SIZE, 3), dtype="uint8")
-    coarse = keras.layers.AveragePooling2D(16)(keras.layers.Rescaling(1 / 255)(pictures))
+def test_an_encoder_without_a_fine_map_is_refused(quick, catalog, tmp_path):
+    images = keras.Input((SIZE, SIZE, 3), dtype="uint8")
+    coarse = keras.layers.AveragePooling2D(16)(keras.layers.Rescaling(1 / 255)(images))
     embeddings = keras.layers.UnitNormalization()(keras.layers.Flatten()(coarse))
-    model = keras.Model(pictures, [embeddings])
+    model = keras.Model(images, [embeddings])
     file = tmp_path / "coarse.keras"
     save_model(model, file, ModelCard(SIZE, "pad", "", embeddings.shape[-1], (), "metric", "coarse"))
 
     with pytest.raises(UsageError, match=r"expected an encoder with a map at stride 8, found \[16\]"):
-        detect(catalogue, tmp_path / "other.keras", architecture=str(file), epochs=1)
+        detect(catalog, tmp_path / "other.keras", architecture=str(file), epochs=1)
 
     assert list(tmp_path.iterdir()) == [file]
 
@@ -190,7 +190,7 @@ def test_a_model_without_boxes_is_no_detector(encoder, tmp_path):
     spec, network = encoder
     card = ModelCard(SIZE, "pad", "", spec.dims, (), "detect", spec.name, spec.fingerprint)
 
-    with pytest.raises(UsageError, match="expected pictures of"):
+    with pytest.raises(UsageError, match="expected images of"):
         save_model(network, tmp_path / "detector.keras", card)
 
 
@@ -225,23 +225,23 @@ def test_a_card_of_before_detectors_still_loads(tiny_models, tmp_path):
         ({"backgrounds": "missing"}, "expected a folder"),
     ],
 )
-def test_options_that_make_no_sense_are_refused_before_anything_long_begins(catalogue, tmp_path, options, message):
+def test_options_that_make_no_sense_are_refused_before_anything_long_begins(catalog, tmp_path, options, message):
     (tmp_path / "empty").mkdir()
     if "backgrounds" in options:
         options = {"backgrounds": tmp_path / options["backgrounds"]}
 
     with pytest.raises(UsageError, match=message):
-        detect(catalogue, tmp_path / "detector.keras", **options)
+        detect(catalog, tmp_path / "detector.keras", **options)
 
     assert not list(tmp_path.glob("detector*"))
 
 
-def test_too_few_items_are_refused(catalogue, tmp_path):
+def test_too_few_items_are_refused(catalog, tmp_path):
     few = tmp_path / "few"
-    shutil.copytree(next(path for path in catalogue.iterdir() if list(path.iterdir())), few)
+    shutil.copytree(next(path for path in catalog.iterdir() if list(path.iterdir())), few)
     (few / "broken.png").write_bytes(b"nothing")
 
-    with pytest.raises(UsageError, match="expected at least 10 pictures with an item, found 1"):
+    with pytest.raises(UsageError, match="expected at least 10 images with an item, found 1"):
         detect(few, tmp_path / "detector.keras")
 
 
@@ -249,10 +249,10 @@ def test_the_epochs_of_a_default_training_are_named_in_its_help():
     assert (plan.SCENES, plan._EPOCHS, plan._BATCH_SIZE) == (1024, 16, 16)
 
 
-def test_generalised_overlap_is_one_for_the_same_box_and_falls_with_distance():
+def test_generalized_overlap_is_one_for_the_same_box_and_falls_with_distance():
     box = np.array([[0.2, 0.2, 0.4, 0.4]], np.float32)
     overlaps = [
-        float(ops.convert_to_numpy(generalised_overlap(box, box + np.float32(shift)))[0])
+        float(ops.convert_to_numpy(generalized_overlap(box, box + np.float32(shift)))[0])
         for shift in (0, 0.05, 0.3, 0.5)
     ]
 
@@ -302,12 +302,10 @@ def test_heads_are_the_same_for_the_same_seed(encoder):
 
 @pytest.mark.parametrize("name", ["VGG16", "ResNet50", "MobileNetV3Large", "EfficientNetV2B0", "ConvNeXtTiny"])
 def test_heads_fit_on_other_networks(name):
-    pictures = keras.Input((96, 96, 3), dtype="uint8")
-    base = getattr(keras.applications, name)(
-        weights=None, include_top=False, input_tensor=ops.cast(pictures, "float32")
-    )
+    images = keras.Input((96, 96, 3), dtype="uint8")
+    base = getattr(keras.applications, name)(weights=None, include_top=False, input_tensor=ops.cast(images, "float32"))
     pooled = keras.layers.GlobalAveragePooling2D()(base.output)
-    network = keras.Model(pictures, keras.layers.UnitNormalization()(pooled))
+    network = keras.Model(images, keras.layers.UnitNormalization()(pooled))
 
     outputs = build_detector(network, 0).detector.outputs
 

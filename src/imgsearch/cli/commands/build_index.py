@@ -27,7 +27,7 @@ from imgsearch.cli.options import (
 
 
 def build_index(
-    catalogue: Annotated[Path, typer.Argument(metavar="CATALOG", help="Folder of pictures, or what embed wrote.")],
+    catalog: Annotated[Path, typer.Argument(metavar="CATALOG", help="Folder of images, or what embed wrote.")],
     index: IndexOption = DEFAULT_INDEX,
     backbone: BackboneOption = None,
     detector: Annotated[
@@ -71,7 +71,7 @@ def build_index(
         bool | None,
         typer.Option(
             "--adapt/--no-adapt",
-            help="Let the catalogue teach the projection, from photo-like variants of its pictures."
+            help="Let the catalog teach the projection, from photo-like variants of its images."
             " [default: as the index, or with a detector]",
         ),
     ] = None,
@@ -88,9 +88,9 @@ def build_index(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Create an index of a folder of pictures, or bring it up to date.
+    """Create an index of a folder of images, or bring it up to date.
 
-    Only new and changed pictures are embedded; renamed ones keep their embedding, deleted ones leave. Options
+    Only new and changed images are embedded; renamed ones keep their embedding, deleted ones leave. Options
     are remembered: a later run without them does the same again. Interrupt it whenever you like: the old index
     answers until the new one is whole, and the next run goes on.
 
@@ -109,7 +109,7 @@ def build_index(
       imgsearch build-index ./catalog --detector items.keras
 
     Exit codes: 0 done, 3 done but files were rejected that were not before, 7 another build is running,
-    9 refused because most of the catalogue has vanished, 11 no space. docs/cron.md has them all.
+    9 refused because most of the catalog has vanished, 11 no space. docs/cron.md has them all.
     """
     from imgsearch.build import build
     from imgsearch.cli.build_report import ReportFile, report_build
@@ -120,7 +120,7 @@ def build_index(
     with told.of_failures():
         with progress_bar(quiet=quiet) as progress:
             report = build.build_index(
-                catalogue,
+                catalog,
                 index,
                 backbone=backbone,
                 detector=detector,

@@ -30,11 +30,11 @@ def classify(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Say what class each picture is of, with a model that imgsearch train wrote.
+    """Say what class each image is of, with a model that imgsearch train wrote.
 
-    The first call with a model exports it, which takes some seconds; later ones do not need Keras. A picture that
+    The first call with a model exports it, which takes some seconds; later ones do not need Keras. An image that
     cannot be read is reported, the others are answered, and the exit code is 4. Without a model, query --vote names
-    the category of a picture by its neighbours in the index.
+    the category of an image by its neighbors in the index.
 
     Examples:
 
@@ -69,11 +69,11 @@ def _answer(classifier: "Classifier", image: str, k: int, model: Path) -> "Class
     import time
 
     from imgsearch.cli.classes import ClassAnswer
-    from imgsearch.errors import PictureError
+    from imgsearch.errors import ImageError
 
     started = time.perf_counter()
     try:
         classes = classifier.classify(image, k)
-    except PictureError as error:
+    except ImageError as error:
         return ClassAnswer(image, time.perf_counter() - started, [], error, facts={"model": model.name})
     return ClassAnswer(image, time.perf_counter() - started, classes, facts={"model": model.name})

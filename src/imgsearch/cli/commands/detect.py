@@ -33,11 +33,11 @@ def detect(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Say where in each picture items are, with the detector of an index; html draws them.
+    """Say where in each image items are, with the detector of an index; html draws them.
 
-    The detector is one that imgsearch train --objective detect has taught with the catalogue, and that build-index
-    --detector has put into the index. A picture that cannot be read is reported, the others are answered, and the exit
-    code is 4. The format paths names the pictures in which there are items.
+    The detector is one that imgsearch train --objective detect has taught with the catalog, and that build-index
+    --detector has put into the index. An image that cannot be read is reported, the others are answered, and the exit
+    code is 4. The format paths names the images in which there are items.
 
     Examples:
 
@@ -73,11 +73,11 @@ def _answer(index: "Index", image: str, min_score: float) -> "BoxAnswer":
     import time
 
     from imgsearch.cli.boxes import BoxAnswer
-    from imgsearch.errors import PictureError
+    from imgsearch.errors import ImageError
 
     started = time.perf_counter()
     try:
         found = index.detections(image, min_score)
-    except PictureError as error:
+    except ImageError as error:
         return BoxAnswer(image, time.perf_counter() - started, [], error)
     return BoxAnswer(image, time.perf_counter() - started, found)

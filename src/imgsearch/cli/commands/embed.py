@@ -25,7 +25,7 @@ from imgsearch.cli.options import (
 
 
 def embed(
-    catalogue: Annotated[Path, typer.Argument(metavar="CATALOG", help="Folder of pictures.")],
+    catalog: Annotated[Path, typer.Argument(metavar="CATALOG", help="Folder of images.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Directory to write.")],
     backbone: BackboneOption = None,
     weights: WeightsOption = None,
@@ -46,7 +46,7 @@ def embed(
     """Do the embedding stage alone: embeddings.npy, and items.sqlite that names its rows.
 
     Works like build-index: a later run embeds only what is new, an interrupted one goes on. build-index takes
-    the directory in place of a folder of pictures.
+    the directory in place of a folder of images.
 
     Examples:
 
@@ -63,7 +63,7 @@ def embed(
     set_up_logging(quiet=quiet, verbose=verbose)
     with progress_bar(quiet=quiet) as progress:
         report = build.embed(
-            catalogue,
+            catalog,
             output,
             backbone=backbone,
             weights=weights,

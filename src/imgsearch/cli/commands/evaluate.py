@@ -24,14 +24,14 @@ def evaluate(
     ] = None,
     queries: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Ask with these pictures: a folder for each product, or see --truth."),
+        typer.Option(metavar="DIR", help="Ask with these images: a folder for each product, or see --truth."),
     ] = None,
     truth: Annotated[
         Path | None,
         typer.Option(metavar="FILE.csv", help="What is right for them: columns query and path, or query and product."),
     ] = None,
     self_test: Annotated[
-        bool, typer.Option("--self-test", help="Ask for photo-like variants of the catalogue's own pictures.")
+        bool, typer.Option("--self-test", help="Ask for photo-like variants of the catalog's own images.")
     ] = False,
     sample: Annotated[int, typer.Option(metavar="N", min=1, help="Ask for so many items at most.")] = 1000,
     regions: Annotated[
@@ -74,7 +74,7 @@ def evaluate(
 
       imgsearch evaluate --recall --min index_recall@10=0.99 --min queries_per_second=200
 
-    Exit codes: 0 done and good enough, 10 a gate was not met or it is worse than before, 4 done but a query picture
+    Exit codes: 0 done and good enough, 10 a gate was not met or it is worse than before, 4 done but a query image
     could not be used, 2 what is asked for cannot be measured here.
     """
     from imgsearch.cli.backend_trial import require_backend
@@ -86,7 +86,7 @@ def evaluate(
     from imgsearch.cli import evaluation_text
     from imgsearch.cli.render import output, require_writable, write
     from imgsearch.cli.terminal import printable, progress_bar, say, set_up_logging
-    from imgsearch.errors import GateError, PictureError
+    from imgsearch.errors import GateError, ImageError
     from imgsearch.evaluation import evaluate as evaluation
     from imgsearch.evaluation.calibrate import keep_calibration
     from imgsearch.evaluation.calibrate import require_writable as require_index
@@ -137,7 +137,7 @@ def evaluate(
         raise GateError("; ".join(problems), hint="" if report else "--report DIR shows which queries went wrong")
     if calibrate:
         keep_calibration(index, found, wait_lock)
-    raise typer.Exit(PictureError.exit_code if unusable else 0)
+    raise typer.Exit(ImageError.exit_code if unusable else 0)
 
 
 def _require_report(folder: Path) -> None:
@@ -159,23 +159,23 @@ def _write_report(file: Path, found: "Evaluation", index: Path, queries: Path | 
 
     from imgsearch.cli.evaluation_page import evaluation_page
     from imgsearch.cli.render import output, write
-    from imgsearch.errors import PictureError
+    from imgsearch.errors import ImageError
     from imgsearch.evaluation.questions import variant_of
     from imgsearch.evaluation.results import Judged
     from imgsearch.images.decode import read_file
     from imgsearch.search.index import Index
 
     with Index.open(index) as opened, output(file) as page:
-        catalogue = opened.manifest.catalogue
+        catalog = opened.manifest.catalog
 
-        def picture(query: Judged) -> bytes | None:
+        def image(query: Judged) -> bytes | None:
             if found.retrieval is not None and found.retrieval.kind == "self-test":
                 pixels = variant_of(opened, query.query)
                 return None if pixels is None else cv2.imencode(".png", pixels[:, :, ::-1])[1].tobytes()
             try:
-                return read_file(str((queries or Path(catalogue)) / query.query))[0]
-            except PictureError:
+                return read_file(str((queries or Path(catalog)) / query.query))[0]
+            except ImageError:
                 return None
 
-        for text in evaluation_page(found, catalogue, picture):
+        for text in evaluation_page(found, catalog, image):
             write(page, text)

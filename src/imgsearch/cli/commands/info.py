@@ -55,13 +55,13 @@ def info(
             search += f", {backend.lists} lists, probes {backend.probes}, seed {backend.seed}"
         measured = manifest.measured
         calibration = manifest.calibration
-        learnt = manifest.projection_count
+        learned = manifest.projection_count
         text = columns(
             [
-                ("pictures", str(manifest.count)),
+                ("images", str(manifest.count)),
                 ("rejected files", str(manifest.rejected)),
                 ("damaged JPEGs", f"kept: {manifest.damaged}" if manifest.policy.keep_damaged else "rejected"),
-                ("catalogue", manifest.catalogue),
+                ("catalog", manifest.catalog),
                 ("metadata", manifest.metadata_file or "none"),
                 ("generation", str(manifest.generation)),
                 ("encoder", f"{manifest.encoder.name}, {manifest.encoder.precision}, {manifest.fingerprint}"),
@@ -72,7 +72,7 @@ def info(
                     else "none",
                 ),
                 ("embedding", f"{manifest.encoder.dims} dimensions"),
-                ("projection", f"to {manifest.dims}, learnt on {learnt} pictures" if learnt else "none"),
+                ("projection", f"to {manifest.dims}, learned on {learned} images" if learned else "none"),
                 ("adaptation", gain_in_words(manifest.adaptation) if manifest.adaptation else "none"),
                 ("preprocessing", manifest.encoder.steps or "none"),
                 ("search", search),
@@ -86,7 +86,7 @@ def info(
                 ),
                 (
                     "probabilities",
-                    f"of the same {calibration.meaning}, learnt on {calibration.queries} queries,"
+                    f"of the same {calibration.meaning}, learned on {calibration.queries} queries,"
                     f" expected calibration error {calibration.error:.3f}"
                     if calibration
                     else "none: imgsearch evaluate --calibrate",

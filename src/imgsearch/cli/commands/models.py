@@ -59,7 +59,7 @@ def _as_json(encoder: "AvailableEncoder") -> dict[str, Any]:
         "megabytes": row.megabytes,
         "file": str(encoder.file) if encoder.file else None,
         "here": encoder.here,
-        "licence": row.licence,
+        "licence": row.license,
         "about": row.about,
         "default": encoder.default,
     }
@@ -72,6 +72,6 @@ def _line(encoder: "AvailableEncoder") -> str:
     weights = "no weights"
     if row.megabytes:
         where = f"here, {encoder.file}" if encoder.here else "not here yet: Keras downloads them"
-        weights = f"{row.megabytes} MB, {row.licence}, {where}"
+        weights = f"{row.megabytes} MB, {row.license}, {where}"
     name = row.spec.name + ("*" if encoder.default else "")
     return f"{name:<20}{row.spec.size:>4} px {row.spec.dims:>5} dims  {row.about} ({printable(weights)})\n"

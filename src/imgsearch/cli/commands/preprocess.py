@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 def preprocess(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of pictures; only read.")],
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of images; only read.")],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write: new, empty, or from before.")],
     size: Annotated[
-        int | None, typer.Option(metavar="N", help="Side of squares in pixels. [default: as each picture]")
+        int | None, typer.Option(metavar="N", help="Side of squares in pixels. [default: as each image]")
     ] = None,
     fit: Annotated[
         Literal["pad", "crop", "stretch"],
         typer.Option(help="With --size: show all on white, only the middle, or change proportions."),
     ] = "pad",
-    grayscale: Annotated[bool, typer.Option("--grayscale", help="Take out the colour.")] = False,
+    grayscale: Annotated[bool, typer.Option("--grayscale", help="Take out the color.")] = False,
     binarize: Annotated[
         str, typer.Option(metavar="otsu|adaptive|0..255", help="Make it black and white.", show_default=False)
     ] = "",
@@ -32,10 +32,10 @@ def preprocess(
         bool, typer.Option("--deskew", help="Turn upright what stands askew by up to 20 degrees.")
     ] = False,
     rotate: Annotated[
-        float, typer.Option(metavar="DEG", help="Turn by -180 to 180 degrees anticlockwise, on white.")
+        float, typer.Option(metavar="DEG", help="Turn by -180 to 180 degrees counterclockwise, on white.")
     ] = 0.0,
     crop_foreground: Annotated[
-        bool, typer.Option("--crop-foreground", help="Cut off an even ground around the item.")
+        bool, typer.Option("--crop-foreground", help="Cut off a plain background around the item.")
     ] = False,
     augment: Annotated[
         int,
@@ -50,7 +50,7 @@ def preprocess(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Make a folder of pictures from another: fitted, cleaned, augmented.
+    """Make a folder of images from another: fitted, cleaned, augmented.
 
     The tree of folders is kept, and SRC only read. Steps are done in a fixed order, whatever the order of the
     options: crop the foreground, deskew, rotate, denoise, equalize, grayscale, binarize, and then fit. A later run
@@ -66,12 +66,12 @@ def preprocess(
       imgsearch preprocess ./catalog ./training --size 96 --augment 5 --seed 1
 
     Exit codes: 0 done, 3 done but files were rejected that were not before, 7 another run writes to DST, 9 refused
-    because there is no picture in SRC, 11 no space. docs/cron.md has them all.
+    because there is no image in SRC, 11 no space. docs/cron.md has them all.
     """
     from imgsearch.cli.rejects import REJECTED_EXIT_CODE
     from imgsearch.cli.terminal import progress_bar, set_up_logging
-    from imgsearch.images import preprocess as library
     from imgsearch.images.steps import Steps
+    from imgsearch.preprocessing import preprocess as library
 
     set_up_logging(quiet=quiet, verbose=verbose)
     steps = Steps(crop_foreground, deskew, rotate, denoise, equalize, grayscale, binarize)
@@ -102,10 +102,10 @@ def _tell(report: "PreprocessReport", destination: Path) -> None:
 
     say_rejects(report.new_rejects, "")
     rejected = f", {report.rejected} rejected" if report.rejected else ""
-    left_over = f", {report.left_over} files left over from pictures that are gone" if report.left_over else ""
+    left_over = f", {report.left_over} files left over from images that are gone" if report.left_over else ""
     with output(None) as file:
         write(
             file,
-            f"{printable(os.fspath(destination))}: {report.written + report.unchanged} pictures: {report.written} made,"
+            f"{printable(os.fspath(destination))}: {report.written + report.unchanged} images: {report.written} made,"
             f" {report.unchanged} unchanged{rejected}{left_over} ({report.seconds:.1f} s)\n",
         )

@@ -34,7 +34,7 @@ def query(
     output_file: OutputOption = None,
     where: Annotated[
         str,
-        typer.Option(metavar="SQL", help="Only pictures for which this holds: path, product, category, metadata."),
+        typer.Option(metavar="SQL", help="Only images for which this holds: path, product, category, metadata."),
     ] = "",
     min_score: Annotated[
         float | None, typer.Option(metavar="S", help="Only hits with at least this score (cosine, -1 to 1).")
@@ -48,7 +48,7 @@ def query(
             help="Only hits that are right with at least this probability; see evaluate --calibrate.",
         ),
     ] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Compare with every picture; slower, never misses.")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare with every image; slower, never misses.")] = False,
     regions: Annotated[
         str,
         typer.Option(
@@ -57,10 +57,10 @@ def query(
         ),
     ] = "auto",
     box: Annotated[
-        str | None, typer.Option(metavar="X,Y,W,H", help="Look at this part alone, in pixels of the picture.")
+        str | None, typer.Option(metavar="X,Y,W,H", help="Look at this part alone, in pixels of the image.")
     ] = None,
     objects: Annotated[
-        bool, typer.Option("--objects", help="Answer for each item in the picture by itself, in reading order.")
+        bool, typer.Option("--objects", help="Answer for each item in the image by itself, in reading order.")
     ] = False,
     rerank: Annotated[
         Literal["geometric"] | None,
@@ -74,9 +74,9 @@ def query(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Find the catalogue pictures most similar to each picture.
+    """Find the catalog images most similar to each image.
 
-    Several pictures share one start. One that cannot be read is reported, the others are answered, and the exit
+    Several images share one start. One that cannot be read is reported, the others are answered, and the exit
     code is 4. So is one that the box does not lie in; the exit code is 2 then.
 
     Examples:
@@ -142,7 +142,7 @@ def query(
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked of each picture: the parameters of `Index.search`, and how it is to be shown."""
+    """What is asked of each image: the parameters of `Index.search`, and how it is to be shown."""
 
     k: int
     where: str
@@ -197,14 +197,14 @@ def _refuse_what_contradicts(question: Question, regions: str, *, vote: bool) ->
     if len(given) > 1:
         raise UsageError(f"expected one of {' and '.join(given)}, for each says where to look")
     if vote and question.objects:
-        raise UsageError("expected --vote or --objects, found both", hint="a vote is about a picture as a whole")
+        raise UsageError("expected --vote or --objects, found both", hint="a vote is about an image as a whole")
 
 
 def _answer(index: "Index", image: str, question: Question) -> "Answer":
     import time
 
     from imgsearch.cli.render import Answer
-    from imgsearch.errors import BoxError, PictureError
+    from imgsearch.errors import BoxError, ImageError
 
     plan = index.plan(where=question.where, exact=question.exact)
     started = time.perf_counter()
@@ -222,7 +222,7 @@ def _answer(index: "Index", image: str, question: Question) -> "Answer":
         if question.draws and question.rerank:
             matches = {(hit.path, hit.box): index.drawn_matches(image, hit) for _, hit in answer.all_hits}
             answer = replace(answer, matches={place: drawn for place, drawn in matches.items() if drawn is not None})
-    except (PictureError, BoxError) as error:
+    except (ImageError, BoxError) as error:
         return Answer(image, plan, time.perf_counter() - started, [], error)
     return answer
 
@@ -238,7 +238,7 @@ def _voted(answer: "Answer", index: "Index") -> "ClassAnswer":
 
 
 def report_unusable(image: str, error: "ImgsearchError | None", how: str) -> int:
-    """Name a picture that cannot be used on standard error, unless the format names it itself.
+    """Name an image that cannot be used on standard error, unless the format names it itself.
 
     Args:
         image: As the user gave it.
@@ -259,7 +259,7 @@ def report_unusable(image: str, error: "ImgsearchError | None", how: str) -> int
 
 
 def paths_of(images: list[str], end: bytes) -> Iterator[str]:
-    """Yield the pictures that are asked for: as they are, and those named on standard input where there is `-`.
+    """Yield the images that are asked for: as they are, and those named on standard input where there is `-`.
 
     Args:
         images: What the user gave.

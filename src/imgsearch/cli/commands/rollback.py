@@ -8,8 +8,8 @@ from imgsearch.cli.options import DEFAULT_INDEX, IndexOption, QuietOption, WaitL
 def rollback(index: IndexOption = DEFAULT_INDEX, wait_lock: WaitLockOption = 0, quiet: QuietOption = False) -> None:
     """Return to the generation before.
 
-    For the morning after a bad night: half the pictures replaced, a wrong metadata file. The two latest generations
-    are kept, so a second rollback returns to where you were. Mend the catalogue before the next build-index: it
+    For the morning after a bad night: half the images replaced, a wrong metadata file. The two latest generations
+    are kept, so a second rollback returns to where you were. Mend the catalog before the next build-index: it
     brings the index up to date with what it finds.
 
     Examples:
@@ -25,5 +25,5 @@ def rollback(index: IndexOption = DEFAULT_INDEX, wait_lock: WaitLockOption = 0, 
     manifest = library.rollback(index, wait_lock=wait_lock)
     if not quiet:
         with output(None) as file:
-            write(file, f"{printable(str(index))}: {manifest.count} pictures again, generation {manifest.generation}\n")
+            write(file, f"{printable(str(index))}: {manifest.count} images again, generation {manifest.generation}\n")
     raise typer.Exit

@@ -26,7 +26,7 @@ def train(
     objective: Annotated[
         Literal["classify", "metric", "adapt", "detect"],
         typer.Option(
-            help="Tell classes apart, bring pictures of a class together, adapt to unlabelled ones, or find them in"
+            help="Tell classes apart, bring images of a class together, adapt to unlabeled ones, or find them in"
             " photos."
         ),
     ] = "classify",
@@ -44,7 +44,7 @@ def train(
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Side of the pictures. [default: the backbone's, or 96]"),
+        typer.Option(metavar="N", help="Side of the images. [default: the backbone's, or 96]"),
     ] = None,
     dims: Annotated[
         int | None,
@@ -58,14 +58,14 @@ def train(
         int | None, typer.Option(metavar="N", help="At most. [default: 40; 30 for cnn; 16 for detect]")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Pictures in a batch. [default: 64; 128 for cnn; 16 for detect]")
+        int | None, typer.Option(metavar="N", help="Images in a batch. [default: 64; 128 for cnn; 16 for detect]")
     ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(metavar="RATE", help="At its height. [default: 0.001; 0.002 for detect]")
     ] = None,
     unfreeze: Annotated[int, typer.Option(metavar="N", help="Then tune the last N blocks of the backbone.")] = 0,
     augment: Annotated[
-        bool, typer.Option("--augment/--no-augment", help="Change pictures a little while it learns.")
+        bool, typer.Option("--augment/--no-augment", help="Change images a little while it learns.")
     ] = True,
     class_weights: Annotated[bool, typer.Option("--class-weights", help="Let all classes count the same.")] = False,
     seed: Annotated[int, typer.Option(metavar="N", help="Source of all chance.")] = 0,
@@ -80,15 +80,15 @@ def train(
         int | None, typer.Option(metavar="N", help="Reject larger files unread. [default: 100000000]")
     ] = None,
     max_pixels: Annotated[
-        int | None, typer.Option(metavar="N", help="Reject larger pictures undecoded. [default: 178956970]")
+        int | None, typer.Option(metavar="N", help="Reject larger images undecoded. [default: 178956970]")
     ] = None,
     follow_links: Annotated[bool, typer.Option("--follow-links", help="Follow links.")] = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Train an encoder on labelled pictures: one file, for build-index --backbone and for classify.
+    """Train an encoder on labeled images: one file, for build-index --backbone and for classify.
 
-    Or, with --objective detect, teach a detector what the items of a catalogue look like, without labels: it finds them
+    Or, with --objective detect, teach a detector what the items of a catalog look like, without labels: it finds them
     in photos, for build-index --detector and for detect. Its encoder is the one that the index has.
 
     A network of imgsearch models keeps what it knows and gets a new head, which takes seconds to train; cnn is
@@ -96,11 +96,11 @@ def train(
 
     Examples:
 
-      imgsearch train ./labelled -o shop.keras
+      imgsearch train ./labeled -o shop.keras
 
-      imgsearch train ./labelled -o shop.keras --unfreeze 2 -v
+      imgsearch train ./labeled -o shop.keras --unfreeze 2 -v
 
-      imgsearch train ./labelled -o small.keras --architecture cnn --size 64
+      imgsearch train ./labeled -o small.keras --architecture cnn --size 64
 
       imgsearch train ./photos --labels labels.csv -o shop.keras --objective metric --loss triplet
 
@@ -108,7 +108,7 @@ def train(
 
       imgsearch train ./catalog -o detector.keras --objective detect --backgrounds ./rooms
 
-    Exit codes: 0 done, 3 done but some pictures cannot be used, 2 the dataset is not as it should be, or the
+    Exit codes: 0 done, 3 done but some images cannot be used, 2 the dataset is not as it should be, or the
     training diverged, 8 a library is missing, 11 no space, 130 interrupted: --resume goes on.
     """
     from imgsearch.cli.build_report import gain_in_words
@@ -222,7 +222,7 @@ def _detector_in_words(report: "DetectReport") -> str:
         f"{printable(os.fspath(report.output))}: {report.items[0]} items, {len(report.epochs)} epochs; on scenes of"
         f" {report.items[1]} held-out items AP50 {metrics['average_precision']:.3f}, recall in 5 boxes"
         f" {metrics['recall']:.3f}, IoU of the mask {metrics['mask_overlap']:.3f}"
-        + (f"; {report.skipped} pictures without an item" if report.skipped else "")
+        + (f"; {report.skipped} images without an item" if report.skipped else "")
         + (f"; {len(report.rejected)} rejected" if report.rejected else "")
         + f" ({report.seconds['total']:.1f} s)"
     )
@@ -236,7 +236,7 @@ def _summary(report: "TrainReport") -> str:
     dataset = report.dataset
     return (
         f"{printable(os.fspath(report.output))}: {len(dataset.classes)} classes,"
-        f" {len(dataset.training_rows)} pictures, {len(report.epochs)} epochs"
+        f" {len(dataset.training_rows)} images, {len(report.epochs)} epochs"
         + (f"; of {len(dataset.validation_rows)} held out {held_out}" if held_out else "")
         + (f"; {len(dataset.rejected)} rejected" if dataset.rejected else "")
         + f" ({report.seconds['total']:.1f} s)"

@@ -1,0 +1,1 @@
+"""Decoder processes, and pools of them."""

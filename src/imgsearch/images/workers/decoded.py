@@ -1,11 +1,11 @@
-"""Decode many picture files, one process a core."""
+"""Decode many image files, one process a core."""
 
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from imgsearch.errors import PictureError, RefusedError
+from imgsearch.errors import ImageError, RefusedError
 from imgsearch.images.decode import read_file
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.workers.decoders import DecodeWorker
@@ -28,7 +28,7 @@ def decoded_files(
     policy: FilePolicy,
     make: Callable[[], DecodeWorker],
     ask: Callable[[DecodeWorker, bytes], Result],
-) -> Iterator[Result | PictureError]:
+) -> Iterator[Result | ImageError]:
     """Read files and have them decoded.
 
     Args:
@@ -45,22 +45,20 @@ def decoded_files(
         RefusedError: The decoder died of one file after another.
     """
 
-    def decode(worker: DecodeWorker, path: str) -> Result | PictureError:
+    def decode(worker: DecodeWorker, path: str) -> Result | ImageError:
         try:
             name = os.path.join(root, path)
             data, _ = read_file(name, follow_links=policy.follow_links, max_bytes=policy.max_bytes)
             return ask(worker, data)
-        except PictureError as error:
+        except ImageError as error:
             return error
 
     workers = [make() for _ in range(processors())]
     with contextlib.closing(map_with_workers(decode, paths, workers)) as results:
-        yield from while_decoder_works(results, lambda result: result if isinstance(result, PictureError) else None)
+        yield from while_decoder_works(results, lambda result: result if isinstance(result, ImageError) else None)
 
 
-def while_decoder_works(
-    results: Iterable[Result], error_of: Callable[[Result], PictureError | None]
-) -> Iterator[Result]:
+def while_decoder_works(results: Iterable[Result], error_of: Callable[[Result], ImageError | None]) -> Iterator[Result]:
     """Pass results on, but stop when the decoder dies of one file after another: then the files are not at fault.
 
     Args:

@@ -1,8 +1,8 @@
 """Decode in processes of their own: a file that kills or stalls the decoder costs that file, not the build.
 
-A worker is this module, run by the same interpreter with a task, and speaks as `worker_process` says. A request is a
-picture file. The answer is the pixels of one fitted square, of variants of it and of scenes where the task asks for
-them, after which it may say what is damaged; or, of a task with an ending, picture files, each after its length (`<Q`).
+A worker is this module, run by the same interpreter with a task, and speaks as `worker_process` says. A request is an
+image file. The answer is the pixels of one fitted square, of variants of it and of scenes where the task asks for
+them, after which it may say what is damaged; or, of a task with an ending, image files, each after its length (`<Q`).
 """
 
 import json
@@ -13,7 +13,7 @@ import cv2
 
 from imgsearch.images import MAX_PIXELS
 from imgsearch.images.decode import Pixels, within_memory
-from imgsearch.images.headers import checked_size, picture_format
+from imgsearch.images.headers import checked_size, image_format
 from imgsearch.images.policy import MAX_BYTES, FilePolicy
 from imgsearch.images.steps import NO_STEPS, Steps
 from imgsearch.images.transform import Fit
@@ -24,8 +24,8 @@ DECODE_SECONDS = 30.0
 
 _MODULE = "imgsearch.images.workers.decoders"
 
-# Of address space, which is what can be limited. OpenCV holds a picture twice; 16-bit RGBA takes 8 bytes a pixel.
-# At the default limit of pixels all but the deepest pictures fit, and no bomb does.
+# Of address space, which is what can be limited. OpenCV holds an image twice; 16-bit RGBA takes 8 bytes a pixel.
+# At the default limit of pixels all but the deepest images fit, and no bomb does.
 _LEAST_MEMORY = 2 << 30
 _BYTES_A_PIXEL = 8
 
@@ -52,7 +52,7 @@ def decode_and_fit_guarded(data: bytes, size: int, how: Fit, policy: FilePolicy,
         As `decode_and_fit`.
 
     Raises:
-        PictureError: As for `DecodeWorker.decode`.
+        ImageError: As for `DecodeWorker.decode`.
     """
     if not needs_process(data, policy):
         return decode_and_fit(data, size, how, steps=steps)
@@ -68,9 +68,9 @@ def needs_process(data: bytes, policy: FilePolicy) -> bool:
     """Say whether a file is a JPEG that needs a clock, or larger than OpenCV admits in this process.
 
     Raises:
-        PictureError: `too_large` or `corrupt`, as for `checked_size`.
+        ImageError: `too_large` or `corrupt`, as for `checked_size`.
     """
-    dimensions = checked_size(data, picture_format(data), max(MAX_PIXELS, policy.max_pixels)) or (0, 0)
+    dimensions = checked_size(data, image_format(data), max(MAX_PIXELS, policy.max_pixels)) or (0, 0)
     has_many_scans = data.startswith(_JPEG_START) and data.count(_SCAN) >= _MANY_SCANS
     return has_many_scans or dimensions[0] * dimensions[1] > MAX_PIXELS
 
@@ -93,8 +93,8 @@ class DecodeWorker(WorkerProcess):
         policy: What is let in.
         seconds: How long one file may take.
         steps: As for `decode_and_fit`.
-        variants: How many variants it makes of each picture: photos and screenshots that a customer might send.
-        scenes: In how many scenes it puts the item of each picture: on grounds that are drawn, somewhere, askew.
+        variants: How many variants it makes of each image: photos and screenshots that a customer might send.
+        scenes: In how many scenes it puts the item of each image: on backgrounds that are drawn, somewhere, askew.
         seed: Of their chance.
     """
 
@@ -119,28 +119,28 @@ class DecodeWorker(WorkerProcess):
         """Do `decode_and_fit` in the worker.
 
         Args:
-            data: A picture file.
+            data: An image file.
 
         Returns:
-            RGB, uint8 of shape (size, size, 3); what is damaged, if damaged pictures are kept, else empty.
+            RGB, uint8 of shape (size, size, 3); what is damaged, if damaged images are kept, else empty.
 
         Raises:
-            PictureError: As for `decode.decode`; also `decoder_crashed` and `timeout`.
+            ImageError: As for `decode.decode`; also `decoder_crashed` and `timeout`.
         """
         squares, damage = self._decode(data)
         return squares[0], damage
 
     def decode_variants(self, data: bytes) -> Pixels:
-        """Do `decode_and_fit` in the worker, with the picture and with variants of it, and put it into scenes.
+        """Do `decode_and_fit` in the worker, with the image and with variants of it, and put it into scenes.
 
         Args:
-            data: A picture file. The same content gives the same variants, whatever came before.
+            data: An image file. The same content gives the same variants, whatever came before.
 
         Returns:
-            RGB, uint8 of shape (1 + variants + scenes, size, size, 3), the picture itself first, scenes last.
+            RGB, uint8 of shape (1 + variants + scenes, size, size, 3), the image itself first, scenes last.
 
         Raises:
-            PictureError: As for `decode`.
+            ImageError: As for `decode`.
         """
         return self._decode(data)[0]
 
@@ -151,13 +151,13 @@ class DecodeWorker(WorkerProcess):
 
 
 class FileWorker(WorkerProcess):
-    """A worker process that makes picture files of picture files.
+    """A worker process that makes image files of image files.
 
     Args:
-        size: Side of the squares in pixels, or 0 to let pictures keep their size.
+        size: Side of the squares in pixels, or 0 to let images keep their size.
         how: As for `transform.fit`.
         policy: What is let in.
-        steps: What is done to the pictures.
+        steps: What is done to the images.
         augment: How many augmented copies of each it makes.
         seed: Of their chance.
         ending: What it writes: `png`, `jpg`, `webp` or `npy`.
@@ -171,16 +171,16 @@ class FileWorker(WorkerProcess):
         super().__init__(_MODULE, task, _settings(policy), seconds)
 
     def files(self, data: bytes) -> list[Part]:
-        """Decode a picture, do the steps, fit and augment it, and encode what comes of it.
+        """Decode an image, do the steps, fit and augment it, and encode what comes of it.
 
         Args:
-            data: A picture file. The same content gives the same files, whatever came before.
+            data: An image file. The same content gives the same files, whatever came before.
 
         Returns:
-            The files: the picture, and its augmented copies.
+            The files: the image, and its augmented copies.
 
         Raises:
-            PictureError: As for `DecodeWorker.decode`; `too_large` also where the format cannot hold it.
+            ImageError: As for `DecodeWorker.decode`; `too_large` also where the format cannot hold it.
         """
         answer = self._ask(data, _LONGEST_ANSWER).data
         found: list[Part] = []

@@ -25,10 +25,10 @@ from typing import IO, Any, cast
 
 import numpy as np
 
-from imgsearch.errors import MissingComponentError, PictureError
+from imgsearch.errors import ImageError, MissingComponentError
 from imgsearch.images.decode import Pixels
 
-# A fitted picture, and most pictures in a file, go through in one piece. Linux allows a user 64 MiB of pipes.
+# A fitted image, and most images in a file, go through in one piece. Linux allows a user 64 MiB of pipes.
 _PIPE_BYTES = 1 << 18
 
 # There is room for most answers from the start; only longer ones are copied once.
@@ -51,7 +51,7 @@ class WorkerProcess:
     """
 
     def __init__(self, module: str, task: Mapping[str, Any], settings: Mapping[str, str], seconds: float) -> None:
-        # -P: a catalogue that holds a file called numpy.py must not be able to run it from here.
+        # -P: a catalog that holds a file called numpy.py must not be able to run it from here.
         self._command = [sys.executable, "-P", "-m", module, json.dumps(task)]
         self._settings = settings
         self._seconds = seconds
@@ -84,11 +84,11 @@ class WorkerProcess:
             The answer, uint8.
 
         Raises:
-            PictureError: What the process refused, `decoder_crashed` or `timeout`.
+            ImageError: What the process refused, `decoder_crashed` or `timeout`.
         """
         with self._lock:
             if self._ended:
-                raise PictureError("decoder_crashed", "the decoder was ended")
+                raise ImageError("decoder_crashed", "the decoder was ended")
             process = self._process or self._start()
         deadline = time.monotonic() + self._seconds
         try:
@@ -96,13 +96,13 @@ class WorkerProcess:
             status, answer = _read_answer(process, longest, deadline)
         except TimeoutError:
             self.close()
-            raise PictureError("timeout", f"not decoded in {self._seconds:g} s") from None
+            raise ImageError("timeout", f"not decoded in {self._seconds:g} s") from None
         except (EOFError, BrokenPipeError):
             self.close()
-            raise PictureError("decoder_crashed", "the decoder crashed on this file") from None
+            raise ImageError("decoder_crashed", "the decoder crashed on this file") from None
         if status:
             refusal = json.loads(answer.tobytes())
-            raise PictureError(refusal["cause"], refusal["message"], hint=refusal["hint"])
+            raise ImageError(refusal["cause"], refusal["message"], hint=refusal["hint"])
         return answer
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -127,7 +127,7 @@ def serve(answer: Callable[[bytes], Sequence[Part]], seconds: float) -> None:
     """Answer requests on standard input until it ends.
 
     Args:
-        answer: Gives the parts of the answer to a request, or raises PictureError.
+        answer: Gives the parts of the answer to a request, or raises ImageError.
         seconds: How long it may take.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
@@ -140,7 +140,7 @@ def serve(answer: Callable[[bytes], Sequence[Part]], seconds: float) -> None:
         signal.setitimer(signal.ITIMER_REAL, seconds + 1)  # the parent's clock strikes first, if there is a parent
         try:
             status, parts = 0, answer(requests.read(length))
-        except PictureError as error:
+        except ImageError as error:
             status, parts = 1, [_refusal(error)]
         signal.setitimer(signal.ITIMER_REAL, 0)
         _write(answers, [_ANSWER.pack(status, sum(map(len, parts))), *parts])
@@ -203,5 +203,5 @@ def _wait_for(descriptor: int, event: int, deadline: float) -> None:
         raise TimeoutError
 
 
-def _refusal(error: PictureError) -> bytes:
+def _refusal(error: ImageError) -> bytes:
     return json.dumps({"cause": error.cause, "message": error.message, "hint": error.hint}).encode()

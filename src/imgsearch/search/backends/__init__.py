@@ -1,0 +1,1 @@
+"""One backend a module: which rows are worth an exact score."""

@@ -36,7 +36,7 @@ def answer(task: Mapping[str, Any]) -> dict[str, Any]:
         "items": count,
         "trees": forest.get_n_trees(),
         "vectors": [forest.get_item_vector(row) for row in rows],
-        "nearest": [neighbours[0] if neighbours else None for neighbours in found],
+        "nearest": [neighbors[0] if neighbors else None for neighbors in found],
     }
 
 

@@ -28,7 +28,7 @@ _ROWS_FOR_EACH = 20
 def scores_of(vectors: Embeddings, vector: Embeddings) -> Embeddings:
     """Multiply rows with a vector, each by itself.
 
-    `vectors @ vector` is no faster, and rounds a row by its place among the others: equal pictures would differ.
+    `vectors @ vector` is no faster, and rounds a row by its place among the others: equal images would differ.
     """
     return np.asarray(np.einsum("ij,j->i", vectors, vector), np.float32)
 
@@ -122,7 +122,7 @@ class AnnoyBackend:
 
 
 class FaissBackend:
-    """Looks in those of many lists whose centres are nearest to the query (Faiss, inverted lists of whole vectors).
+    """Looks in those of many lists whose centers are nearest to the query (Faiss, inverted lists of whole vectors).
 
     Faiss's file has no checksum, and one that is cut between two fields crashes the process: check its sha256 first.
 

@@ -1,6 +1,6 @@
 """Faiss lists: built from the vectors of a generation, and looked at before they are published.
 
-The vectors are put into as many lists as the square root of their number, each around a centre that k-means finds; the
+The vectors are put into as many lists as the square root of their number, each around a center that k-means finds; the
 lists hold the vectors themselves (IVF-flat; Johnson, Douze and Jegou, Billion-scale similarity search with GPUs, 2017).
 """
 
@@ -17,7 +17,7 @@ from imgsearch.store.arrays import blocks_of
 from imgsearch.store.generations import LISTS
 from imgsearch.store.plan import BackendSettings
 
-# More than so many vectors a list move its centre hardly, and cost time and memory.
+# More than so many vectors a list move its center hardly, and cost time and memory.
 _TAUGHT_BY = 100
 _SAMPLE = 20
 # Of an item and one just like it.
@@ -36,7 +36,7 @@ def build_faiss(folder: Path, vectors: Embeddings, lists: int, seed: int) -> Non
         folder: Not published yet.
         vectors: float32 (count, d), unit rows; count at least `lists`.
         lists: How many.
-        seed: Of the sample that teaches the centres, and of k-means.
+        seed: Of the sample that teaches the centers, and of k-means.
 
     Raises:
         OSError: They cannot be written.
@@ -47,7 +47,7 @@ def build_faiss(folder: Path, vectors: Embeddings, lists: int, seed: int) -> Non
     rows = np.random.default_rng(seed).permutation(count)[: _TAUGHT_BY * lists]
     built = faiss.IndexIVFFlat(faiss.IndexFlatIP(dims), dims, lists, faiss.METRIC_INNER_PRODUCT)
     built.cp.seed = seed
-    built.cp.min_points_per_centroid = 1  # of a small catalogue Faiss would warn that it is small
+    built.cp.min_points_per_centroid = 1  # of a small catalog Faiss would warn that it is small
     with one_thread(faiss):
         built.train(vectors[np.sort(rows)])
         for block in blocks_of(vectors):

@@ -1,0 +1,1 @@
+"""A detector taught by scenes made of the catalog."""

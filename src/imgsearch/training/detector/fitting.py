@@ -113,7 +113,7 @@ def fit(networks: Networks, plan: Plan, kept: Stock, held_out: Stock, loop: Loop
 
 
 def measured(detector: keras.Model, size: int, stock: Stock, count: int) -> Metrics:
-    """Measure a detector on scenes that are the same whatever it learnt.
+    """Measure a detector on scenes that are the same whatever it learned.
 
     Args:
         detector: The network.
@@ -125,7 +125,7 @@ def measured(detector: keras.Model, size: int, stock: Stock, count: int) -> Metr
         `average_precision` at an IoU of 0.5, `recall` of items in the five surest boxes, and `mask_overlap`: the IoU
         of all items of all scenes with the mask at one half.
     """
-    pictures = []
+    images = []
     shared = joined = 0.0
     for start in range(0, count, 20):
         scenes = [_example(stock, size, [_VALIDATION_SEED, number]) for number in range(start, min(count, start + 20))]
@@ -136,10 +136,10 @@ def measured(detector: keras.Model, size: int, stock: Stock, count: int) -> Metr
         joined += float(np.sum((mask > 0.5) | truth))
         for row, scene in enumerate(scenes):
             detections = found(scores[row], boxes[row], size, size, least_score=_LEAST_SCORE)
-            pictures.append((detections, [_pixels(box, size) for box in scene.boxes]))
+            images.append((detections, [_pixels(box, size) for box in scene.boxes]))
     return {
-        "average_precision": average_precision(pictures),
-        "recall": recall_of_boxes(pictures),
+        "average_precision": average_precision(images),
+        "recall": recall_of_boxes(images),
         "mask_overlap": shared / max(1.0, joined),
     }
 

@@ -1,4 +1,4 @@
-"""What a detector learns by: focal loss for scores, generalised IoU for boxes, cross-entropy and Dice for the mask."""
+"""What a detector learns by: focal loss for scores, generalized IoU for boxes, cross-entropy and Dice for the mask."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ def detection_loss(truth: Any, predictions: Any) -> Any:
     """Compare what is said of anchors with what they stand for.
 
     The score of an anchor is to be the overlap of its box with its item, so that the best of several boxes on one item
-    is the surest: focal loss (Lin et al.: Focal Loss for Dense Object Detection, 2017) as it is generalised for such
-    targets (Li et al.: Generalized Focal Loss, 2020, equation 7). For the boxes of items generalised IoU loss
+    is the surest: focal loss (Lin et al.: Focal Loss for Dense Object Detection, 2017) as it is generalized for such
+    targets (Li et al.: Generalized Focal Loss, 2020, equation 7). For the boxes of items generalized IoU loss
     (Rezatofighi et al., 2019). Both are summed and divided by the number of anchors that stand for items.
 
     Args:
-        truth: float32 (N, anchors, 5): 1 for an item, 0 for the ground, -1 for neither; and the item's box.
+        truth: float32 (N, anchors, 5): 1 for an item, 0 for the background, -1 for neither; and the item's box.
         predictions: float32 (N, anchors, 5): a logit and a box.
 
     Returns:
@@ -27,14 +27,14 @@ def detection_loss(truth: Any, predictions: Any) -> Any:
     is_item = ops.cast(kind > 0.5, "float32")
     is_asked = ops.cast(kind > -0.5, "float32")
     items = ops.maximum(1.0, ops.sum(is_item))
-    overlap = generalised_overlap(truth[:, :, 1:], predictions[:, :, 1:])
+    overlap = generalized_overlap(truth[:, :, 1:], predictions[:, :, 1:])
     target = is_item * ops.clip(ops.stop_gradient(overlap), 0.0, 1.0)
     focal = ops.sum(is_asked * ops.square(ops.sigmoid(logit) - target) * _entropy(target, logit))
     return (focal + _BOXES * ops.sum(is_item * (1 - overlap))) / items
 
 
-def generalised_overlap(boxes: Any, others: Any) -> Any:
-    """Compute generalised IoU, pair by pair.
+def generalized_overlap(boxes: Any, others: Any) -> Any:
+    """Compute generalized IoU, pair by pair.
 
     Args:
         boxes: (..., 4): left, top, right, bottom.

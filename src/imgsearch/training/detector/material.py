@@ -1,4 +1,4 @@
-"""What a detector learns from: items cut out of catalogue pictures, and grounds, all small, in mapped files."""
+"""What a detector learns from: items cut out of catalog images, and backgrounds, all small, in mapped files."""
 
 import functools
 import hashlib
@@ -10,25 +10,25 @@ from typing import Any
 
 import numpy as np
 
-from imgsearch.errors import PictureError, UsageError
+from imgsearch.errors import ImageError, UsageError
 from imgsearch.images.decode import Pixels
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.reject import Reject
 from imgsearch.images.scan import Scan, sampled
 from imgsearch.images.workers.decoded import decoded_files
 from imgsearch.images.workers.decoders import DecodeWorker
+from imgsearch.progress import Progress
 from imgsearch.synthetic.scenes import Stock
-from imgsearch.training.images import Progress
 from imgsearch.training.item_worker import LONGEST, NO_ITEM, ItemWorker
 from imgsearch.training.workplace import Workplace
 
 # More would not better it, but take a gigabyte of disk for every 4,000.
 MOST_ITEMS = 4000
-MOST_GROUNDS = 1000
+MOST_BACKGROUNDS = 1000
 FEWEST_ITEMS = 10
 
-# Side of the square middle that is kept of a ground.
-_GROUND_SIDE = 448
+# Side of the square middle that is kept of a background.
+_BACKGROUND_SIDE = 448
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,9 @@ class DetectorMaterial:
     """What a detector learns from.
 
     Attributes:
-        stock: Items and grounds.
-        rejected: Pictures that cannot be used, those of grounds with their folder.
-        skipped: How many pictures show nothing that is large enough to be an item.
+        stock: Items and backgrounds.
+        rejected: Images that cannot be used, those of backgrounds with their folder.
+        skipped: How many images show nothing that is large enough to be an item.
     """
 
     stock: Stock
@@ -48,7 +48,7 @@ class DetectorMaterial:
     def fingerprint(self) -> str:
         """Sixteen hex digits that stand for the pixels."""
         digest = hashlib.sha256()
-        for array in (self.stock.sides, self.stock.items, self.stock.grounds):
+        for array in (self.stock.sides, self.stock.items, self.stock.backgrounds):
             digest.update(repr(array.shape).encode())
             for row in array:
                 digest.update(np.ascontiguousarray(row).data)
@@ -58,25 +58,25 @@ class DetectorMaterial:
 def gather_items(
     folder: Path, backgrounds: Path | None, workplace: Workplace, policy: FilePolicy, progress: Progress
 ) -> DetectorMaterial:
-    """Cut out items and decode grounds; of a large folder, those of a sample.
+    """Cut out items and decode backgrounds; of a large folder, those of a sample.
 
     Args:
-        folder: The catalogue.
-        backgrounds: Pictures without items; None for none.
+        folder: The catalog.
+        backgrounds: Images without items; None for none.
         workplace: Where the files are.
-        policy: Which pictures are let in.
+        policy: Which images are let in.
         progress: Told ("decode", done, total).
 
     Raises:
         OutputError: The files cannot be written.
-        RefusedError: The decoder died of one picture after another.
-        UsageError: There are too few items, or no grounds where a folder of them was given.
+        RefusedError: The decoder died of one image after another.
+        UsageError: There are too few items, or no backgrounds where a folder of them was given.
     """
     rejected: list[Reject] = []
     sides: list[tuple[int, int]] = []
     skipped = 0
-    paths, ground_paths = _sample(folder, MOST_ITEMS, policy), _sample(backgrounds, MOST_GROUNDS, policy)
-    total = len(paths) + len(ground_paths)
+    paths, background_paths = _sample(folder, MOST_ITEMS, policy), _sample(backgrounds, MOST_BACKGROUNDS, policy)
+    total = len(paths) + len(background_paths)
 
     def items() -> Iterator[Pixels]:
         nonlocal skipped
@@ -85,7 +85,7 @@ def gather_items(
         results = decoded_files(os.fspath(folder), paths, policy, make, ask)
         for done, (path, result) in enumerate(zip(paths, results, strict=True), 1):
             progress("decode", done, total)
-            if not isinstance(result, PictureError):
+            if not isinstance(result, ImageError):
                 height, width = result.shape[:2]
                 sides.append((height, width))
                 yield np.pad(result, ((0, LONGEST - height), (0, LONGEST - width), (0, 0)))
@@ -94,24 +94,26 @@ def gather_items(
             else:
                 rejected.append(Reject(path, result.cause, result.message))
 
-    def grounds() -> Iterator[Pixels]:
-        make = functools.partial(DecodeWorker, _GROUND_SIDE, "crop", policy)
+    def background_images() -> Iterator[Pixels]:
+        make = functools.partial(DecodeWorker, _BACKGROUND_SIDE, "crop", policy)
         results = decoded_files(
-            os.fspath(backgrounds or ""), ground_paths, policy, make, lambda worker, data: worker.decode(data)[0]
+            os.fspath(backgrounds or ""), background_paths, policy, make, lambda worker, data: worker.decode(data)[0]
         )
-        for done, (path, result) in enumerate(zip(ground_paths, results, strict=True), 1):
+        for done, (path, result) in enumerate(zip(background_paths, results, strict=True), 1):
             progress("decode", len(paths) + done, total)
-            if not isinstance(result, PictureError):
+            if not isinstance(result, ImageError):
                 yield result
             else:
                 rejected.append(Reject(os.path.join(str(backgrounds), path), result.cause, result.message))
 
     kept = workplace.store(items(), len(paths), (LONGEST, LONGEST, 4), np.uint8)
     if len(kept) < FEWEST_ITEMS:
-        raise UsageError(f"expected at least {FEWEST_ITEMS} pictures with an item, found {len(kept)} in {folder}")
-    decoded = workplace.store(grounds(), len(ground_paths), (_GROUND_SIDE, _GROUND_SIDE, 3), np.uint8)
+        raise UsageError(f"expected at least {FEWEST_ITEMS} images with an item, found {len(kept)} in {folder}")
+    decoded = workplace.store(
+        background_images(), len(background_paths), (_BACKGROUND_SIDE, _BACKGROUND_SIDE, 3), np.uint8
+    )
     if backgrounds is not None and not len(decoded):
-        raise UsageError(f"expected pictures in --backgrounds {backgrounds}, found none that can be used")
+        raise UsageError(f"expected images in --backgrounds {backgrounds}, found none that can be used")
     stock = Stock(kept, np.array(sides, np.int64), decoded, np.arange(len(kept)), np.arange(len(decoded)))
     return DetectorMaterial(stock, tuple(rejected), skipped)
 
@@ -120,5 +122,5 @@ def _sample(folder: Path | None, most: int, policy: FilePolicy) -> Sequence[str]
     if folder is None:
         return ()
     if not folder.is_dir():
-        raise UsageError(f"expected a folder of pictures, found {folder}")
+        raise UsageError(f"expected a folder of images, found {folder}")
     return sampled(Scan(os.fspath(folder), follow_links=policy.follow_links), most)

@@ -3,8 +3,8 @@
 A pyramid of features is laid over the encoder's own maps at the strides 8, 16 and 32, down (Lin et al.: Feature
 Pyramid Networks, 2017) and up again (Liu et al.: Path Aggregation Network, 2018): without the way up, boxes of large
 items, which come from the coarsest map, are loose. From every level a shared head predicts score and box for every
-anchor; from the finest a mask is made, item or ground, of four cells for each of its own (Shi et al.: Real-Time Single
-Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network, 2016).
+anchor; from the finest a mask is made, item or background, of four cells for each of its own (Shi et al.: Real-Time
+Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network, 2016).
 """
 
 from dataclasses import dataclass
@@ -36,9 +36,9 @@ class Networks:
     """One set of layers, seen in two ways.
 
     Attributes:
-        training: Pictures to `predictions`, float32 (N, anchors, 5): a logit, and a box of which nothing is cut off;
+        training: Images to `predictions`, float32 (N, anchors, 5): a logit, and a box of which nothing is cut off;
             and `mask`, logits (N, M, M).
-        detector: Pictures to embeddings (N, D), scores (N, anchors), boxes (N, anchors, 4) and mask (N, M, M).
+        detector: Images to embeddings (N, D), scores (N, anchors), boxes (N, anchors, 4) and mask (N, M, M).
     """
 
     training: keras.Model
@@ -57,7 +57,7 @@ def build_detector(encoder: keras.Model, seed: int) -> Networks:
     """
     encoder.trainable = False
     size = encoder.input_shape[1]
-    starts = _Starts(seed)
+    starts = _Initializers(seed)
     pyramid = _pyramid(_maps(encoder, size), size, starts)
     raw = _predictions(pyramid, starts)
     logits = raw[:, :, 0]
@@ -76,7 +76,7 @@ def build_detector(encoder: keras.Model, seed: int) -> Networks:
     )
 
 
-class _Starts:
+class _Initializers:
     """Gives each layer a start of its own, all from one seed."""
 
     def __init__(self, seed: int) -> None:
@@ -103,14 +103,14 @@ def _maps(encoder: keras.Model, size: int) -> dict[int, Any]:
     return found
 
 
-def _convolved(tensor: Any, channels: int, kernel: int, starts: _Starts, name: str, strides: int = 1) -> Any:
+def _convolved(tensor: Any, channels: int, kernel: int, starts: _Initializers, name: str, strides: int = 1) -> Any:
     tensor = layers.Conv2D(
         channels, kernel, strides, "same", use_bias=False, kernel_initializer=starts(), name=f"{name}_conv"
     )(tensor)
     return layers.ReLU(name=f"{name}_relu")(layers.BatchNormalization(momentum=0.95, name=f"{name}_norm")(tensor))
 
 
-def _pyramid(maps: dict[int, Any], size: int, starts: _Starts) -> dict[int, Any]:
+def _pyramid(maps: dict[int, Any], size: int, starts: _Initializers) -> dict[int, Any]:
     """Give every map the context of the coarser ones, and then the detail of the finer ones."""
     levels: dict[int, Any] = {}
     for stride in STRIDES:
@@ -132,7 +132,7 @@ def _pyramid(maps: dict[int, Any], size: int, starts: _Starts) -> dict[int, Any]
     return levels
 
 
-def _predictions(pyramid: dict[int, Any], starts: _Starts) -> Any:
+def _predictions(pyramid: dict[int, Any], starts: _Initializers) -> Any:
     """Predict (N, anchors, 5) with a head that all levels share; it reaches as far as the sides of its anchors."""
     inner = [
         layers.Conv2D(_CHANNELS, 3, padding="same", activation="relu", kernel_initializer=starts(), name=f"head{depth}")
@@ -166,7 +166,7 @@ def _decoded(steps: Any, anchors: Any) -> Any:
     return layers.Concatenate(name="corners")([middle - half, middle + half])
 
 
-def _mask(finest: Any, side: int, starts: _Starts) -> Any:
+def _mask(finest: Any, side: int, starts: _Initializers) -> Any:
     tensor = _convolved(finest, _MASK_CHANNELS, 3, starts, "mask_first")
     tensor = layers.Conv2D(4, 3, padding="same", kernel_initializer=starts(), name="mask_last")(tensor)
     coarse = tensor.shape[1]

@@ -1,4 +1,4 @@
-"""What decides, with the pictures, what detector comes out of a training."""
+"""What decides, with the images, what detector comes out of a training."""
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -42,7 +42,7 @@ class Plan:
         return asdict(self)
 
 
-def settle_detector(
+def resolve_detector(
     architecture: str,
     weights: Path | None,
     *,
@@ -77,7 +77,7 @@ def settle_detector(
         )
     if size is not None and size != choice.spec.size:
         if choice.spec.kind == "model":
-            raise UsageError(f"{architecture} sees pictures of {choice.spec.size} pixels: --size cannot change that")
+            raise UsageError(f"{architecture} sees images of {choice.spec.size} pixels: --size cannot change that")
         choice = replace(choice, spec=replace(choice.spec, size=size))
     plan = Plan(
         choice.spec.name,

@@ -1,4 +1,4 @@
-"""`train --objective detect`: from a catalogue to a detector that says where in a photo its items are."""
+"""`train --objective detect`: from a catalog to a detector that says where in a photo its items are."""
 
 import contextlib
 import json
@@ -13,9 +13,9 @@ from imgsearch.encoders.choice import Choice
 from imgsearch.encoders.model_file import DETECT, ModelCard, save_model
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.reject import Reject
+from imgsearch.progress import Progress, no_progress
 from imgsearch.training.detector.material import gather_items
-from imgsearch.training.detector.plan import Plan, settle_detector
-from imgsearch.training.images import Progress
+from imgsearch.training.detector.plan import Plan, resolve_detector
 from imgsearch.training.report import history_file, versions
 from imgsearch.training.settings import DEFAULT_ARCHITECTURE, DEFAULT_VALIDATION
 from imgsearch.training.train import import_keras, require_output, silence
@@ -37,10 +37,10 @@ class DetectReport:
     Attributes:
         output: The detector.
         plan: How it was trained.
-        items: How many items it learnt from, and how many were held out.
-        backgrounds: The same of the user's grounds.
-        skipped: How many pictures show nothing that is large enough to be an item.
-        rejected: Pictures that cannot be used.
+        items: How many items it learned from, and how many were held out.
+        backgrounds: The same of the user's backgrounds.
+        skipped: How many images show nothing that is large enough to be an item.
+        rejected: Images that cannot be used.
         epochs: What was measured in each epoch.
         best: Which of them gave the detector.
         metrics: On 300 scenes of held-out items: `average_precision` at an IoU of 0.5, `recall` of items in the five
@@ -76,17 +76,17 @@ def detect(
     seed: int = 0,
     resume: bool = False,
     policy: FilePolicy | None = None,
-    progress: Progress = lambda _stage, _done, _total: None,
+    progress: Progress = no_progress,
 ) -> DetectReport:
-    """Teach a detector with scenes that are made of catalogue pictures.
+    """Teach a detector with scenes that are made of catalog images.
 
-    The encoder is frozen and part of the detector: one pass gives the embedding of a picture, and boxes. The detector
+    The encoder is frozen and part of the detector: one pass gives the embedding of an image, and boxes. The detector
     is written when it is whole; until then a checkpoint (`OUTPUT.checkpoint`) keeps every epoch.
 
     Args:
-        folder: The catalogue: pictures with folders among them or without; labels are not asked for.
+        folder: The catalog: images with folders among them or without; labels are not asked for.
         output: The detector, ending in `.keras`.
-        backgrounds: Pictures of places without items; None for grounds that are drawn, and parts of items.
+        backgrounds: Images of places without items; None for backgrounds that are drawn, and parts of items.
         architecture: Encoder that it shares: a network of the table, or a `.keras` file.
         weights: File with the weights of a network of keras.applications.
         size: Side of the square that it sees; by default that of the encoder.
@@ -102,13 +102,13 @@ def detect(
         LockedError: Another training writes this model.
         MissingComponentError: Keras, the encoder or its weights are missing.
         OutputError: The detector, or what is needed on the way to it, cannot be written.
-        RefusedError: The decoder died of one picture after another.
+        RefusedError: The decoder died of one image after another.
         UsageError: There are too few items, an option is out of range, or the training diverged.
     """
     started = time.monotonic()
     policy = policy or FilePolicy()
     require_output(output, folder)
-    plan, choice = settle_detector(
+    plan, choice = resolve_detector(
         architecture,
         weights,
         size=size,
@@ -123,7 +123,7 @@ def detect(
                 logger.warning("a training that was interrupted is forgotten: --resume would have gone on with it")
             workplace.clear()
         material = gather_items(folder, backgrounds, workplace, policy, progress)
-        identity = {**plan.to_json(), "weights": choice.spec.weights, "pictures": material.fingerprint()}
+        identity = {**plan.to_json(), "weights": choice.spec.weights, "images": material.fingerprint()}
         begun = workplace.load(identity)
         gathered = time.monotonic()
         kept, held_out = material.stock.parted(DEFAULT_VALIDATION, plan.seed)
@@ -136,7 +136,7 @@ def detect(
             output,
             plan,
             (len(kept.item_rows), len(held_out.item_rows)),
-            (len(kept.ground_rows), len(held_out.ground_rows)),
+            (len(kept.background_rows), len(held_out.background_rows)),
             material.skipped,
             material.rejected,
             tuple(loop.epochs),
