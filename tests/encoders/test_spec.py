@@ -10,7 +10,7 @@ from imgsearch.encoders import handcrafted
 from imgsearch.encoders.spec import DEFAULT_BACKBONE, LITE0_SHA256, TABLE, EncoderSpec, Part
 
 DEFAULT = TABLE[DEFAULT_BACKBONE].spec
-GOLDEN = Path(__file__).parents[1] / "index" / "golden" / "v1"
+GOLDEN = Path(__file__).parents[1] / "store" / "golden" / "v1"
 HYBRID = EncoderSpec(
     name="handcrafted+handcrafted:color=0.3",
     kind="hybrid",
@@ -283,3 +283,11 @@ def test_arbitrary_dictionaries_are_refused_with_a_value_error(data):
 
 def test_the_default_weights_are_named_by_their_sha256():
     assert DEFAULT.weights == f"sha256:{LITE0_SHA256}"
+
+
+def test_networks_models_and_hybrids_of_them_run_on_openvino():
+    hybrid = replace(HYBRID, parts=(*HYBRID.parts, Part(DEFAULT, 1.0)))
+
+    assert all(row.spec.uses_openvino == (row.spec.kind == "network") for row in TABLE.values())
+    assert (HYBRID.uses_openvino, hybrid.uses_openvino) == (False, True)
+    assert replace(DEFAULT, kind="model").uses_openvino

@@ -64,6 +64,11 @@ class EncoderSpec:
         """Sixteen hex digits for the network alone, whatever it computes in and whatever is done to images before."""
         return replace(self, precision="f32", steps="").fingerprint
 
+    @property
+    def uses_openvino(self) -> bool:
+        """Whether it, or a part of it, is a network, which OpenVINO runs in f32 or bf16."""
+        return any(part.kind not in ("handcrafted", "visual-words") for part in self.all_parts())
+
     def all_parts(self) -> tuple["EncoderSpec", ...]:
         """Return the encoders that a hybrid is made of; an encoder that is none is its own only part."""
         return tuple(part.spec for part in self.parts) or (self,)
