@@ -13,8 +13,9 @@ from imgsearch.errors import LockedError, OutputError, RefusedError, UsageError
 from imgsearch.images.decode import decode
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import Steps
-from imgsearch.images.workers.decoders import FileWorker, decode_and_fit
+from imgsearch.images.workers.decoders import decode_and_fit
 from imgsearch.preprocessing import preprocess as module
+from imgsearch.preprocessing.file_worker import FileWorker
 from imgsearch.preprocessing.preprocess import RECORD
 
 # For a few images a second process would take longer to start than to be of use.

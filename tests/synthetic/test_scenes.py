@@ -4,11 +4,11 @@ import pytest
 
 from drawn_catalog import draw_catalog
 from imgsearch.errors import ImageError
-from imgsearch.images import MAX_PIXELS
 from imgsearch.images.foreground import foreground
+from imgsearch.images.policy import FilePolicy
 from imgsearch.synthetic.backgrounds import from_item, generated
+from imgsearch.synthetic.item_worker import LONGEST, NO_ITEM, cut_out
 from imgsearch.synthetic.scenes import Stock, example
-from imgsearch.training.item_worker import LONGEST, NO_ITEM, cut_out
 
 SIZE, CELLS = 96, 24
 
@@ -22,7 +22,7 @@ def stock_of(folder, count: int) -> Stock:
     items = np.zeros((count, LONGEST, LONGEST, 4), np.uint8)
     sides = np.zeros((count, 2), np.int64)
     for row, file in enumerate(draw_catalog(folder, per_kind=1)[:count]):
-        item = cut_out(file.read_bytes(), MAX_PIXELS)
+        item = cut_out(file.read_bytes(), FilePolicy())
         sides[row] = item.shape[:2]
         items[row, : item.shape[0], : item.shape[1]] = item
     nothing = np.zeros((0, 8, 8, 3), np.uint8)
@@ -43,7 +43,7 @@ def test_an_item_is_cut_out_by_its_transparency_and_has_no_border():
     image = np.zeros((100, 120, 4), np.uint8)
     image[20:60, 30:100] = (200, 30, 30, 255)
 
-    item = cut_out(png(image), MAX_PIXELS)
+    item = cut_out(png(image), FilePolicy())
 
     assert item.shape == (40, 70, 4)
     assert np.all(item[:, :, 3] == 255)
@@ -53,7 +53,7 @@ def test_an_item_is_cut_out_of_an_plain_background():
     image = np.full((300, 300, 3), 255, np.uint8)
     cv2.circle(image, (150, 150), 70, (30, 90, 200), -1)
 
-    item = cut_out(png(image), MAX_PIXELS)
+    item = cut_out(png(image), FilePolicy())
 
     assert np.allclose(item.shape[:2], 141, atol=6)
     assert item[0, 0, 3] < 30
@@ -64,7 +64,7 @@ def test_an_item_is_cut_out_of_an_plain_background():
 def test_a_image_of_which_nothing_stands_out_is_an_item_as_a_whole():
     noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
 
-    item = cut_out(png(noise), MAX_PIXELS)
+    item = cut_out(png(noise), FilePolicy())
 
     assert foreground(cv2.resize(noise, (128, 128))).all()
     assert item.shape == (171, LONGEST, 4)
@@ -77,7 +77,7 @@ def test_what_is_tiny_or_transparent_is_no_item(side):
     image[:side, :side] = 255
 
     with pytest.raises(ImageError) as refusal:
-        cut_out(png(image), MAX_PIXELS)
+        cut_out(png(image), FilePolicy())
 
     assert refusal.value.cause == NO_ITEM
 

@@ -21,10 +21,9 @@ from imgsearch.encoders.runtime import Embeddings, Encoder
 from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.errors import ImageError
 from imgsearch.images.decode import Pixels, read_file
-from imgsearch.images.workers.decoded import processors, while_decoder_works
 from imgsearch.images.headers import checked_size, image_format
 from imgsearch.images.policy import FilePolicy
-from imgsearch.images.workers.pool import bounded_map, map_with_workers
+from imgsearch.images.workers.pool import bounded_map, map_with_workers, processors, while_decoder_works
 from imgsearch.images.scan import file_time
 from imgsearch.images.steps import Steps
 from imgsearch.images.workers.decoders import DecodeWorker

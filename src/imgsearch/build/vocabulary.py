@@ -15,11 +15,11 @@ from imgsearch.encoders.runtime import VOCABULARY_FILE, part_file
 from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.errors import DamagedIndexError, ImageError
 from imgsearch.images.decode import Pixels
-from imgsearch.images.workers.decoded import decoded_files
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.scan import Scan, sampled
 from imgsearch.images.steps import Steps
 from imgsearch.images.workers.decoders import DecodeWorker
+from imgsearch.images.workers.pool import decoded_files
 from imgsearch.store import generations, integrity
 from imgsearch.store.manifest import Manifest
 

@@ -23,8 +23,8 @@ from imgsearch.errors import ImageError, UsageError
 from imgsearch.images.decode import Pixels
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import Steps
-from imgsearch.images.workers.decoded import decoded_files
-from imgsearch.images.workers.decoders import DecodeWorker
+from imgsearch.images.workers.pool import decoded_files
+from imgsearch.synthetic.variant_worker import VariantWorker
 
 logger = logging.getLogger(__name__)
 
@@ -99,9 +99,9 @@ def embedded_variants(
     spec = encoder.spec
     steps, scenes = Steps.parse(spec.steps), SCENES if embed_item else 0
     make = functools.partial(
-        DecodeWorker, spec.size, spec.fit, policy, steps=steps, variants=VARIANTS + 1, scenes=scenes
+        VariantWorker, spec.size, spec.fit, policy, steps=steps, variants=VARIANTS + 1, scenes=scenes
     )
-    decoded = decoded_files(os.fspath(root), paths, policy, make, DecodeWorker.decode_variants)
+    decoded = decoded_files(os.fspath(root), paths, policy, make, VariantWorker.decode_variants)
     seen: deque[Embeddings] = deque()  # in scenes whose image is still being embedded
     rows = []
     started = time.monotonic()

@@ -20,13 +20,13 @@ from imgsearch.images.decode import Pixels
 from imgsearch.images.photo import Photo
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.scan import Scan
-from imgsearch.images.workers.decoded import decoded_files
-from imgsearch.images.workers.decoders import DecodeWorker
+from imgsearch.images.workers.pool import decoded_files
 from imgsearch.progress import Progress
 from imgsearch.search.backends.backends import Rows
 from imgsearch.search.index import Index
 from imgsearch.search.views import Regions, View
 from imgsearch.synthetic.augment import FRAME
+from imgsearch.synthetic.variant_worker import VariantWorker
 
 logger = logging.getLogger(__name__)
 
@@ -168,8 +168,8 @@ def variant_of(index: Index, path: str) -> Pixels | None:
 
 def _variants(folder: str, paths: list[str], policy: FilePolicy) -> Iterator[Pixels | ImageError]:
     # Such an image has just this side: it is asked with as it is.
-    make = functools.partial(DecodeWorker, FRAME, "pad", policy, variants=1, seed=VARIANT_SEED)
-    return decoded_files(folder, paths, policy, make, DecodeWorker.decode_variants)
+    make = functools.partial(VariantWorker, FRAME, "pad", policy, variants=1, seed=VARIANT_SEED)
+    return decoded_files(folder, paths, policy, make, VariantWorker.decode_variants)
 
 
 def _stacked(views: Sequence[View]) -> Embeddings:

@@ -23,10 +23,8 @@ from imgsearch.images.reject import Reject
 from imgsearch.images.scan import IMAGE_SUFFIXES, FoundFile, Scan, file_time
 from imgsearch.images.steps import NO_STEPS, Steps
 from imgsearch.images.transform import Fit
-from imgsearch.images.workers.decoded import processors, while_decoder_works
-from imgsearch.images.workers.decoders import FileWorker
-from imgsearch.images.workers.pool import map_with_workers
-from imgsearch.images.workers.tasks import Ending
+from imgsearch.images.workers.pool import map_with_workers, processors, while_decoder_works
+from imgsearch.preprocessing.file_worker import Ending, FileWorker
 from imgsearch.preprocessing.journal import Record, Source
 from imgsearch.progress import Progress, no_progress
 

@@ -19,8 +19,7 @@ from imgsearch.images.decode import Pixels
 from imgsearch.images.photo import Photo, open_photo
 from imgsearch.images.steps import Steps
 from imgsearch.images.transform import fit, has_plain_background, items_on_plain_background
-from imgsearch.images.workers.decoders import decode_and_fit_guarded
-from imgsearch.images.workers.tasks import stepped_and_fitted
+from imgsearch.images.workers.decoders import apply_steps_and_fit, decode_and_fit_guarded
 from imgsearch.regions.detections import Detection, found
 from imgsearch.regions.detector import Detected, Detector
 from imgsearch.regions.propose import (
@@ -103,7 +102,7 @@ def embed_regions(regions: Sequence[Region], encoder: Encoder) -> Embeddings:
     """Embed parts of a photo, in one batch: float32 (n, D), as `Encoder.encode_stream` yields them."""
     spec = encoder.spec
     steps = Steps.parse(spec.steps)
-    squares = [stepped_and_fitted(region.pixels, spec.size, spec.fit, steps) for region in regions]
+    squares = [apply_steps_and_fit(region.pixels, spec.size, spec.fit, steps) for region in regions]
     return encode(encoder, np.stack(squares))
 
 
@@ -279,7 +278,7 @@ class Viewer:
     def _look(self, photo: Photo, regions: Regions, *, is_plain: bool) -> tuple[Embeddings, Proposal | None]:
         """Look at the whole, and at where in it items are likely to be, if that is asked for and worth it."""
         spec = self._manifest.encoder
-        square = stepped_and_fitted(photo.pixels, spec.size, spec.fit, self._steps)
+        square = apply_steps_and_fit(photo.pixels, spec.size, spec.fit, self._steps)
         # Of an image that was trimmed or turned, the square shows other places than the photo does.
         shows_photo = not (is_plain or self._steps.moves)
         if self._manifest.detector and shows_photo and regions != "whole":

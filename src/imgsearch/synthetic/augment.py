@@ -1,5 +1,7 @@
 """Make new images from those of the catalog."""
 
+import hashlib
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,11 @@ Layer = NDArray[np.float32]
 
 FRAME = 320
 _SCREEN = 1024
+
+
+def generator_for(data: bytes, seed: int) -> np.random.Generator:
+    """Return a source of randomness that depends on a file's content and a seed alone."""
+    return np.random.default_rng([seed, int.from_bytes(hashlib.sha256(data).digest()[:8])])
 
 
 def photo_like(item: Pixels, generator: np.random.Generator) -> bytes:

@@ -10,8 +10,8 @@ from imgsearch.errors import ImageError
 from imgsearch.images.decode import Pixels
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.transform import Fit
-from imgsearch.images.workers.decoded import decoded_files
 from imgsearch.images.workers.decoders import DecodeWorker
+from imgsearch.images.workers.pool import decoded_files
 from imgsearch.progress import Progress
 
 # The features of a frozen backbone are kept of an image and of its mirror image: that is all its augmentation.

@@ -1,20 +1,68 @@
 """Work on many files with a few worker processes: in order, with a bounded number of files under way."""
 
 import contextlib
+import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import TypeVar
 
+from imgsearch.errors import ImageError, RefusedError
+from imgsearch.images.decode import read_file
+from imgsearch.images.policy import FilePolicy
 from imgsearch.images.workers.process import WorkerProcess
 
 # Bytes of files that a stage holds at most, so that a folder of huge ones does not fill the memory.
 MOST_BYTES = 256_000_000
 
+# One file may kill the decoder. When these do one after another, it is the decoder or the machine.
+CRASHES_IN_A_ROW = 5
+
 Given = TypeVar("Given")
 Result = TypeVar("Result")
 Worker = TypeVar("Worker", bound=WorkerProcess)
+
+
+def processors() -> int:
+    """Count the processors that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def decoded_files(
+    root: str,
+    paths: Iterable[str],
+    policy: FilePolicy,
+    make: Callable[[], Worker],
+    ask: Callable[[Worker, bytes], Result],
+) -> Iterator[Result | ImageError]:
+    """Yield, for each path below `root`, what `ask` returned for its content, or why there is nothing."""
+
+    def decode(worker: Worker, path: str) -> Result | ImageError:
+        try:
+            name = os.path.join(root, path)
+            data, _ = read_file(name, follow_links=policy.follow_links, max_bytes=policy.max_bytes)
+            return ask(worker, data)
+        except ImageError as error:
+            return error
+
+    workers = [make() for _ in range(processors())]
+    with contextlib.closing(map_with_workers(decode, paths, workers)) as results:
+        yield from while_decoder_works(results, lambda result: result if isinstance(result, ImageError) else None)
+
+
+def while_decoder_works(results: Iterable[Result], error_of: Callable[[Result], ImageError | None]) -> Iterator[Result]:
+    """Pass results on until the decoder has died of five in a row (RefusedError): then the files are not at fault."""
+    crashes = 0
+    for result in results:
+        error = error_of(result)
+        crashes = crashes + 1 if error is not None and error.cause == "decoder_crashed" else 0
+        if crashes == CRASHES_IN_A_ROW:
+            raise RefusedError(
+                f"the decoder died of {crashes} files in a row",
+                hint="is there enough memory, and is OpenCV intact? build-index can go on all the same: --force",
+            )
+        yield result
 
 
 def bounded_map(
@@ -24,18 +72,7 @@ def bounded_map(
     depth: int,
     weight: Callable[[Given], int] = lambda _: 0,
 ) -> Generator[Result]:
-    """Map with an executor, in order, with at most `depth` results under way, and `MOST_BYTES` unless one has more.
-
-    Args:
-        executor: Runs the work.
-        work: To do for each.
-        given: Its arguments.
-        depth: How many results may be under way.
-        weight: How many bytes an argument stands for.
-
-    Yields:
-        Results.
-    """
+    """Map in order with at most `depth` results under way, and at most `MOST_BYTES` by `weight` unless one has more."""
     running: deque[tuple[Future[Result], int]] = deque()
     bytes_under_way = 0
     try:
@@ -60,17 +97,7 @@ def map_with_workers(
     workers: Sequence[Worker],
     weight: Callable[[Given], int] = lambda _: 0,
 ) -> Generator[Result]:
-    """Map in threads, each with a worker of its own, in order. Close it, or what is under way goes on.
-
-    Args:
-        work: To do for each, with a worker that is free.
-        given: Its arguments.
-        workers: As many as are to work at a time. They are ended with the map, whatever they are doing.
-        weight: How many bytes an argument stands for.
-
-    Yields:
-        Results.
-    """
+    """Map in order, in threads with a worker each. Close it: that ends the workers, whatever they are doing."""
     free: SimpleQueue[Worker] = SimpleQueue()
     for worker in workers:
         free.put(worker)

@@ -1,11 +1,11 @@
-"""A process of our own that answers requests over two pipes, with a clock, and with limits.
+"""A child process that turns image files into answers, within limits of time and memory.
 
 The parent sends `<Q` length and so many bytes; the process answers `<BI` status and length, then the answer (status
-0), or a JSON object with `cause`, `message` and `hint` (status 1).
+0), or a JSON object with `cause`, `message` and `hint` (status 1). It ends when its standard input does, and its own
+alarm ends it should its parent be killed while it is stuck. (`multiprocessing` would run the caller's main module
+again in each worker, and has no clock for a single task.)
 
-Its memory is limited, and it dumps no core. It ends when its standard input does, and its own alarm ends it should
-its parent be killed while it is stuck. (`multiprocessing` would run the caller's main module again in each worker,
-and has no clock for a single task.)
+A kind of work is one module with a subclass of `WorkerProcess`, and `run(answer)` for the child.
 """
 
 import contextlib
@@ -21,12 +21,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import IO, Any, cast
+from typing import IO, cast
 
+import cv2
 import numpy as np
 
 from imgsearch.errors import ImageError, MissingComponentError
-from imgsearch.images.decode import Pixels
+from imgsearch.images.decode import Pixels, within_memory
+from imgsearch.images.policy import MAX_BYTES, FilePolicy
+
+# Of address space, which is what can be limited. OpenCV holds an image twice; 16-bit RGBA takes 8 bytes a pixel.
+# At the default limit of pixels all but the deepest images fit, and no bomb does.
+_LEAST_MEMORY = 2 << 30
+_BYTES_A_PIXEL = 8
 
 # A fitted image, and most images in a file, go through in one piece. Linux allows a user 64 MiB of pipes.
 _PIPE_BYTES = 1 << 18
@@ -44,16 +51,22 @@ class WorkerProcess:
     """One process, started when first needed and again after it died. For one thread at a time.
 
     Args:
-        module: What it runs: a module that calls `serve`.
-        task: Its argument, a JSON object.
-        settings: What its environment has beside that of this process.
+        module: What the process runs: a module that calls `run` as its main program.
+        policy: What is let in; with it come the limits of memory and of pixels.
         seconds: How long one request may take.
+        task: What the module's answer function is called with beside data and policy: JSON values.
     """
 
-    def __init__(self, module: str, task: Mapping[str, Any], settings: Mapping[str, str], seconds: float) -> None:
+    def __init__(self, module: str, policy: FilePolicy, seconds: float, task: Mapping[str, str | int]) -> None:
+        argument = json.dumps({"policy": policy.to_json(), "seconds": seconds, "task": task})
         # -P: a catalog that holds a file called numpy.py must not be able to run it from here.
-        self._command = [sys.executable, "-P", "-m", module, json.dumps(task)]
-        self._settings = settings
+        self._command = [sys.executable, "-P", "-m", module, argument]
+        # One process a core is all the parallelism there is to have, and each thread would take address space.
+        self._settings = {
+            "OPENCV_IO_MAX_IMAGE_PIXELS": str(policy.max_pixels),
+            "OPENBLAS_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": "1",
+        }
         self._seconds = seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
@@ -74,18 +87,7 @@ class WorkerProcess:
             self._process = None
 
     def _ask(self, data: bytes, longest: int) -> Pixels:
-        """Send a request and wait for its answer.
-
-        Args:
-            data: The request.
-            longest: How many bytes of the answer are taken.
-
-        Returns:
-            The answer, uint8.
-
-        Raises:
-            ImageError: What the process refused, `decoder_crashed` or `timeout`.
-        """
+        """Send a request, and return up to `longest` bytes of the answer, or raise ImageError."""
         with self._lock:
             if self._ended:
                 raise ImageError("decoder_crashed", "the decoder was ended")
@@ -123,13 +125,12 @@ class WorkerProcess:
         return self._process
 
 
-def serve(answer: Callable[[bytes], Sequence[Part]], seconds: float) -> None:
-    """Answer requests on standard input until it ends.
-
-    Args:
-        answer: Gives the parts of the answer to a request, or raises ImageError.
-        seconds: How long it may take.
-    """
+def run(answer: Callable[..., Sequence[Part]]) -> None:
+    """Be the process that a `WorkerProcess` starts: send `answer(data, policy, **task)` for each request."""
+    argument = json.loads(sys.argv[1])
+    policy = FilePolicy.from_json(argument["policy"])
+    cv2.setNumThreads(1)
+    _limit_resources(max(_LEAST_MEMORY, _BYTES_A_PIXEL * policy.max_pixels) + max(0, policy.max_bytes - MAX_BYTES))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     requests = sys.stdin.buffer
@@ -137,21 +138,21 @@ def serve(answer: Callable[[bytes], Sequence[Part]], seconds: float) -> None:
     os.dup2(2, 1)  # whatever a library prints must not be read as an answer
     while len(header := requests.read(_REQUEST.size)) == _REQUEST.size:
         (length,) = _REQUEST.unpack(header)
-        signal.setitimer(signal.ITIMER_REAL, seconds + 1)  # the parent's clock strikes first, if there is a parent
+        # The parent's clock strikes first, if there is a parent.
+        signal.setitimer(signal.ITIMER_REAL, argument["seconds"] + 1)
+        data = requests.read(length)
         try:
-            status, parts = 0, answer(requests.read(length))
+            with within_memory():
+                status, parts = 0, answer(data, policy, **argument["task"])
         except ImageError as error:
-            status, parts = 1, [_refusal(error)]
+            refusal = {"cause": error.cause, "message": error.message, "hint": error.hint}
+            status, parts = 1, [json.dumps(refusal).encode()]
         signal.setitimer(signal.ITIMER_REAL, 0)
         _write(answers, [_ANSWER.pack(status, sum(map(len, parts))), *parts])
 
 
-def limit_resources(memory: int) -> None:
-    """Let this process fail where the machine would suffer.
-
-    Args:
-        memory: Bytes of address space it may have.
-    """
+def _limit_resources(memory: int) -> None:
+    """Let this process fail where the machine would suffer: it may have so many bytes of address space."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     if most == resource.RLIM_INFINITY or memory < most:
@@ -201,7 +202,3 @@ def _wait_for(descriptor: int, event: int, deadline: float) -> None:
     poll.register(descriptor, event)
     if not poll.poll(max(0.0, 1000 * (deadline - time.monotonic()))):
         raise TimeoutError
-
-
-def _refusal(error: ImageError) -> bytes:
-    return json.dumps({"cause": error.cause, "message": error.message, "hint": error.hint}).encode()

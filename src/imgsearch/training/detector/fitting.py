@@ -9,7 +9,7 @@ from keras import ops
 from numpy.typing import NDArray
 
 from imgsearch.images.boxes import Box
-from imgsearch.images.workers.decoded import processors
+from imgsearch.images.workers.pool import processors
 from imgsearch.regions.anchors import ITEM, anchor_boxes, cells, matched
 from imgsearch.regions.detections import average_precision, found, recall_of_boxes
 from imgsearch.synthetic.scenes import Example, Stock, example

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,11 +14,11 @@ from imgsearch.images.decode import Pixels
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.reject import Reject
 from imgsearch.images.scan import Scan, sampled
-from imgsearch.images.workers.decoded import decoded_files
 from imgsearch.images.workers.decoders import DecodeWorker
+from imgsearch.images.workers.pool import decoded_files
 from imgsearch.progress import Progress
+from imgsearch.synthetic.item_worker import LONGEST, NO_ITEM, ItemWorker
 from imgsearch.synthetic.scenes import Stock
-from imgsearch.training.item_worker import LONGEST, NO_ITEM, ItemWorker
 from imgsearch.training.workplace import Workplace
 
 # More would not better it, but take a gigabyte of disk for every 4,000.
@@ -80,9 +79,8 @@ def gather_items(
 
     def items() -> Iterator[Pixels]:
         nonlocal skipped
-        make: Any = functools.partial(ItemWorker, policy)
-        ask: Any = ItemWorker.item
-        results = decoded_files(os.fspath(folder), paths, policy, make, ask)
+        make = functools.partial(ItemWorker, policy)
+        results = decoded_files(os.fspath(folder), paths, policy, make, ItemWorker.item)
         for done, (path, result) in enumerate(zip(paths, results, strict=True), 1):
             progress("decode", done, total)
             if not isinstance(result, ImageError):
