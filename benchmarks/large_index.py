@@ -20,7 +20,7 @@ from drawn_catalog import draw_catalog
 from imgsearch import Index, embed
 from imgsearch.build.generation import complete_generation
 from imgsearch.encoders.runtime import Embeddings, unit_rows
-from imgsearch.store import generations
+from imgsearch.store import generations, publishing
 from imgsearch.store.arrays import open_array, write_array
 from imgsearch.store.items import SCHEMA, connect
 from imgsearch.store.locking import writer_lock
@@ -57,7 +57,7 @@ def make_index(folder: Path, directory: Path, search: SearchOptions | None = Non
     base = open_array(folder / "drawn-embeddings" / generations.EMBEDDINGS, given.count, given.encoder.dims)
     generator = np.random.default_rng(SEED)
     started = time.perf_counter()
-    with writer_lock(directory), generations.new_generation(directory, 1) as generation:
+    with writer_lock(directory), publishing.new_generation(directory, 1) as generation:
         with contextlib.closing(connect(generation / generations.ITEMS)) as items:
             items.executescript(SCHEMA)
             items.execute("BEGIN")
@@ -69,7 +69,7 @@ def make_index(folder: Path, directory: Path, search: SearchOptions | None = Non
         write_array(generation / generations.EMBEDDINGS, COUNT, given.encoder.dims, blends(base, generator))
         source = folder / "drawn-embeddings" / given.encoder_folder
         names = tuple(Path(name).name for name in given.files if name.startswith("encoders/"))
-        generations.install_encoder(directory, given.fingerprint, source, names)
+        publishing.install_encoder(directory, given.fingerprint, source, names)
         draft = replace(given, generation=1, count=COUNT, search=search or SearchOptions())
         complete_generation(directory, draft, None, lambda *_: None)
     return time.perf_counter() - started

@@ -1,7 +1,8 @@
-"""Careful ways with files: synced writes, errors that say what was written, no device read by mistake."""
+"""Care with files, for all: no device read by mistake, atomic and synced writes, errors that name the place."""
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 import sqlite3
@@ -9,44 +10,51 @@ import stat
 from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
+from typing import BinaryIO
 
 from imgsearch.errors import OutputError
 
 
-@contextlib.contextmanager
-def writing(directory: Path) -> Iterator[None]:
-    """Turn write errors below a directory, SQLite's too, into `OutputError`.
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file for reading, but no FIFO or device, which might never answer."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    return open(descriptor, "rb")
 
-    Raises:
-        OutputError: Such an error reached this point.
-    """
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a regular file's content, in hex."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_space(
+    folder: Path, needed: int, *, user: str = "a build", hint: str = "free some space and run it again"
+) -> None:
+    """Raise `OutputError` if a disk has no room for so many bytes, so that `user` does not find out after hours."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OutputError(
+            f"{folder} has {free / 1e6:,.0f} MB free, {user} may need {needed / 1e6:,.0f} MB; nothing was changed",
+            hint=hint,
+        )
+
+
+@contextlib.contextmanager
+def writing(place: Path, assurance: str = "") -> Iterator[None]:
+    """Turn write errors, SQLite's too, into `OutputError`, which may add what is safe all the same."""
     try:
         yield
     except (OSError, sqlite3.OperationalError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
         lacks_space = "full" in reason or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT)
         raise OutputError(
-            f"cannot write to {directory}: {reason}; what was published before is whole",
+            f"cannot write to {getattr(error, 'filename2', None) or place}: {reason}"
+            + (f"; {assurance}" if assurance else ""),
             hint="free some space and run it again" if lacks_space else "is it a folder you may write to?",
         ) from error
-
-
-def require_space(directory: Path, needed: int) -> None:
-    """Look whether a disk has room, so that a build does not find out after hours.
-
-    Args:
-        directory: Where it will write.
-        needed: Bytes.
-
-    Raises:
-        OutputError: It has not.
-    """
-    free = shutil.disk_usage(directory).free
-    if free < needed:
-        raise OutputError(
-            f"{directory} has {free / 1e6:,.0f} MB free, a build may need {needed / 1e6:,.0f} MB; nothing was changed",
-            hint="free some space and run it again",
-        )
 
 
 def sync(path: Path) -> None:
@@ -58,10 +66,28 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def open_regular(path: Path) -> BufferedReader:
-    """Open a file for reading, but no FIFO or device, which might never answer."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
-    return open(descriptor, "rb")
+@contextlib.contextmanager
+def replaced(path: Path, draft: Path | None = None) -> Iterator[Path]:
+    """Yield the path of a draft to write; it takes the file's place, synced, unless the block fails.
+
+    Whoever looks, even after a crash, finds the file as it was before or the whole new one.
+    """
+    draft = draft or path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    draft.unlink(missing_ok=True)
+    try:
+        yield draft
+        sync(draft)
+        draft.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
+    with contextlib.suppress(PermissionError):  # a folder in which one may write, but not read
+        sync(path.parent)
+
+
+@contextlib.contextmanager
+def replaced_file(path: Path, draft: Path | None = None) -> Iterator[BinaryIO]:
+    """Open a file for writing, as `replaced` does."""
+    with replaced(path, draft) as name, name.open("wb") as file:
+        yield file

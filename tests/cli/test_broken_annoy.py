@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from imgsearch.store.calibration import Calibration, Curve
-from imgsearch.store.generations import amend, read_manifest
+from imgsearch.store.generations import read_manifest
+from imgsearch.store.publishing import amend
 
 ANNOY = ("--backend", "annoy")
 DEATHS = {

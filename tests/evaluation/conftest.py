@@ -16,7 +16,7 @@ from imgsearch import build_index
 from imgsearch.encoders.spec import TABLE
 from imgsearch.images.policy import FilePolicy
 from imgsearch.search.backends.backends import build_annoy
-from imgsearch.store import generations, integrity
+from imgsearch.store import generations, integrity, publishing
 from imgsearch.store.arrays import write_array
 from imgsearch.store.items import SCHEMA, connect
 from imgsearch.store.manifest import Manifest, generation_folder
@@ -92,7 +92,7 @@ def store_index(
         metadata_sha256="",
         files={f"{folder.name}/{name}": integrity.file_record(folder / name) for name in files},
     )
-    generations.publish(directory, manifest, None)
+    publishing.publish(directory, manifest, None)
     return directory
 
 
@@ -102,7 +102,7 @@ def sign(directory: Path, **changes: object) -> Manifest:
     files = {name: integrity.file_record(directory / name) for name in manifest.files}
     manifest = replace(manifest, files=files, **changes)
     for path in (directory / generations.MANIFEST, directory / manifest.folder / generations.MANIFEST):
-        generations._write_manifest(path, manifest)
+        path.write_text(json.dumps(manifest.to_json()))
     return manifest
 
 

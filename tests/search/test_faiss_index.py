@@ -18,7 +18,7 @@ from imgsearch.search.backends.backends import FaissBackend, least_probes, one_t
 from imgsearch.search.backends.faiss_lists import build_faiss, check_lists, lists_for
 from imgsearch.search.recall import measure, sampled
 from imgsearch.search.tuning import search_with, tune
-from imgsearch.store import generations, integrity
+from imgsearch.store import generations, integrity, publishing
 from imgsearch.store.manifest import Manifest
 from imgsearch.store.plan import BackendSettings, SearchOptions
 
@@ -375,7 +375,7 @@ def test_check_looks_whether_lists_find_the_items_by_themselves(directory):
     build_faiss(directory / manifest.folder, units(manifest.count, manifest.dims), manifest.backend.lists, 0)
     record = integrity.file_record(lists_of(directory))
     files = {**manifest.files, f"{manifest.folder}/{generations.LISTS}": record}
-    generations.amend(directory, replace(manifest, files=files))  # as if they had been published so
+    publishing.amend(directory, replace(manifest, files=files))  # as if they had been published so
 
     problems = {Path(finding.file).name: finding.problem for finding in check(directory)}
 

@@ -10,7 +10,7 @@ from imgsearch import Index, build_index, embed
 from imgsearch.search.backends.backends import AnnoyBackend
 from imgsearch.search.recall import measure, sampled
 from imgsearch.search.tuning import FORESTS, LEAST_SEARCH_K, SMALL, may_need_forest, search_with, tune
-from imgsearch.store import generations
+from imgsearch.store import generations, publishing
 from imgsearch.store.plan import BackendSettings, SearchOptions
 
 
@@ -238,7 +238,7 @@ def test_embeddings_are_tuned_when_they_become_an_index(tmp_path, built):
 def test_an_index_of_before_searches_were_tuned_is_tuned_by_the_next_build(small, tmp_path):
     build_index(small, tmp_path / "index", backbone="handcrafted")
     manifest = generations.read_manifest(tmp_path / "index")
-    generations.amend(tmp_path / "index", replace(manifest, measured=None))
+    publishing.amend(tmp_path / "index", replace(manifest, measured=None))
 
     assert build_index(small, tmp_path / "index").published
     assert generations.read_manifest(tmp_path / "index").measured is not None

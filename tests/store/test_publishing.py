@@ -1,9 +1,7 @@
-import errno
 import hashlib
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,13 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgsearch import files
 from imgsearch.encoders.adaptation import AdaptationGain
 from imgsearch.encoders.choice import choose_spec
 from imgsearch.encoders.spec import TABLE, EncoderSpec
 from imgsearch.errors import DamagedIndexError, LockedError, NoIndexError, OutputError
 from imgsearch.images.policy import FilePolicy
-from imgsearch.store import generations, integrity
+from imgsearch.store import generations, integrity, publishing
 from imgsearch.store.calibration import Calibration, Curve
 from imgsearch.store.generations import read_manifest
 from imgsearch.store.locking import writer_lock
@@ -343,7 +340,7 @@ def test_a_lock_where_a_file_stands_is_an_output_error(tmp_path):
 
 
 def published(directory, generation, fingerprint, previous):
-    with generations.new_generation(directory, generation) as folder:
+    with publishing.new_generation(directory, generation) as folder:
         (folder / "data").write_text(f"data of {generation}")
         encoder = directory / "encoders" / fingerprint
         encoder.mkdir(parents=True, exist_ok=True)
@@ -357,7 +354,7 @@ def published(directory, generation, fingerprint, previous):
                 f"encoders/{fingerprint}/spec.json": integrity.file_record(encoder / "spec.json"),
             },
         )
-        generations.publish(directory, manifest, previous)
+        publishing.publish(directory, manifest, previous)
     return manifest
 
 
@@ -381,7 +378,7 @@ def test_a_new_generation_begins_empty_whatever_was_left_under_its_number(tmp_pa
     (tmp_path / "gen-000004" / "deep").mkdir(parents=True)
     (tmp_path / "gen-000004" / "deep" / "stump").write_text("x")
 
-    with generations.new_generation(tmp_path, 4) as folder:
+    with publishing.new_generation(tmp_path, 4) as folder:
         assert list(folder.iterdir()) == []
 
 
@@ -389,7 +386,7 @@ def test_a_generation_that_fails_is_removed_but_not_once_it_is_published(tmp_pat
     manifest = published(tmp_path, 1, "a" * 16, None)
 
     def interrupted(work):
-        with generations.new_generation(tmp_path, 2) as folder:
+        with publishing.new_generation(tmp_path, 2) as folder:
             work(folder)
             raise KeyboardInterrupt
 
@@ -398,7 +395,7 @@ def test_a_generation_that_fails_is_removed_but_not_once_it_is_published(tmp_pat
     assert not (tmp_path / "gen-000002").exists()
 
     with pytest.raises(KeyboardInterrupt):
-        interrupted(lambda _: generations.publish(tmp_path, replace(manifest, generation=2), manifest))
+        interrupted(lambda _: publishing.publish(tmp_path, replace(manifest, generation=2), manifest))
     assert (tmp_path / "gen-000002").exists()
     assert read_manifest(tmp_path).generation == 2
 
@@ -411,7 +408,7 @@ def test_an_installed_encoder_replaces_a_damaged_one_whole(tmp_path):
     damaged.mkdir(parents=True)
     (damaged / "spec.json").write_text("bad")
 
-    generations.install_encoder(tmp_path / "index", "f", source, ("spec.json",))
+    publishing.install_encoder(tmp_path / "index", "f", source, ("spec.json",))
 
     assert {path.name: path.read_text() for path in damaged.iterdir()} == {"spec.json": "good"}
     assert [path.name for path in damaged.parent.iterdir()] == ["f"]
@@ -442,30 +439,10 @@ def test_check_content_sees_one_changed_byte_and_names_the_file(tmp_path):
         integrity.check_content(tmp_path, manifest, "gen-000001/other")
 
 
-@pytest.mark.parametrize(
-    ("number", "hint"), [(errno.ENOSPC, "free some space"), (errno.EDQUOT, "free some space"), (errno.EROFS, "write")]
-)
-def test_a_write_error_becomes_an_output_error_with_fitting_advice(tmp_path, number, hint):
-    with pytest.raises(OutputError, match=os.strerror(number)) as caught, files.writing(tmp_path):
-        raise OSError(number, os.strerror(number))
-    assert hint in caught.value.hint
-    assert caught.value.exit_code == 11
-
-
 def test_a_directory_that_cannot_be_written_is_an_output_error():
     # /proc is read-only even for root, whom permissions do not stop.
     with pytest.raises(OutputError, match="cannot write to"), writer_lock(Path("/proc/self/index")):
         pass
-
-
-def test_a_full_disk_under_sqlite_is_an_output_error_that_asks_for_space(tmp_path):
-    connection = sqlite3.connect(tmp_path / "db")
-    connection.execute("PRAGMA max_page_count = 2")
-    connection.execute("CREATE TABLE t (x)")
-    with pytest.raises(OutputError) as caught, files.writing(tmp_path):
-        connection.execute("INSERT INTO t VALUES (zeroblob(100000))")
-    assert "free some space" in caught.value.hint
-    connection.close()
 
 
 def test_an_index_and_the_rest_of_a_build_are_recognised_and_other_folders_are_not(tmp_path):

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from imgsearch.errors import LockedError, OutputError, UsageError
-from imgsearch.training import workplace as module
-from imgsearch.training.workplace import Checkpoint, Workplace, replacing
+from imgsearch.training.workplace import Checkpoint, Workplace
 
 SETTINGS = {"seed": 0, "architecture": "cnn"}
 
@@ -128,28 +127,3 @@ def test_a_disk_without_room_is_found_out_before_anything_is_written(place):
 def test_a_file_that_cannot_be_made_is_an_output_error(tmp_path):
     with pytest.raises(OutputError, match="cannot write to"):
         Workplace(tmp_path / "missing" / "shop.keras")
-
-
-def test_a_file_is_replaced_when_it_is_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"before")
-
-    def fail() -> None:
-        with replacing(path) as file:
-            file.write(b"half")
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fail()
-
-    assert (path.read_bytes(), names(tmp_path)) == (b"before", ["file"])
-    with replacing(path) as file:
-        file.write(b"whole")
-    assert (path.read_bytes(), names(tmp_path)) == (b"whole", ["file"])
-
-
-def test_a_full_disk_while_a_file_is_written_is_said_to_be_full():
-    with pytest.raises(OutputError) as refusal, module.writing(Path("/dev")), open("/dev/full", "wb", 0) as file:
-        file.write(b"x")
-
-    assert "free some space" in refusal.value.hint

@@ -8,7 +8,8 @@ from imgsearch.encoders.export import exported_encoder, exported_files
 from imgsearch.encoders.runtime import Encoder, open_encoder
 from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.errors import DamagedIndexError
-from imgsearch.store import generations, integrity
+from imgsearch.store import integrity
+from imgsearch.store.publishing import install_encoder
 from imgsearch.store.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class EncoderSource:
         """Put the encoder into the index unless it is there, and return its folder."""
         target = self._directory / "encoders" / self._spec.fingerprint
         if self.find() != target:
-            generations.install_encoder(self._directory, self._spec.fingerprint, self.find(), exported_files(self._spec))
+            install_encoder(self._directory, self._spec.fingerprint, self.find(), exported_files(self._spec))
             self._found = target
         return target
 

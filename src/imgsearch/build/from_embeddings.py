@@ -11,7 +11,8 @@ from imgsearch.progress import Progress
 from imgsearch.encoders.export import exported_files
 from imgsearch.errors import NoIndexError, UsageError
 from imgsearch.store import generations, integrity
-from imgsearch.files import sync, writing
+from imgsearch.store.publishing import install_encoder, new_generation, sweep
+from imgsearch.files import sync
 from imgsearch.build.encoder_source import EncoderSource
 from imgsearch.build.generation import complete_generation
 from imgsearch.store.items import Items
@@ -56,7 +57,7 @@ def index_embeddings(
     given = generations.published(source)
     if given is None:
         raise NoIndexError(f"{source} is not complete: embed was interrupted", hint=f"run embed -o {source} again")
-    with writer_lock(directory, run.wait_lock), writing(directory):
+    with writer_lock(directory, run.wait_lock):
         given = generations.read_manifest(source)  # again: while we waited for the lock, embed may have published
         previous = generations.published(directory)
         detector = resolve_detector(options, previous, given.encoder)
@@ -76,7 +77,7 @@ def index_embeddings(
             and _is_up_to_date(draft, given, previous)
             and integrity.is_whole(directory, previous)
         ):
-            generations.try_sweep(directory, previous, None)
+            sweep(directory, previous, None)
             return _report(previous, directory, watch, published=False)
         guard_against_skipping(given.rejected, run)
         if not run.force:
@@ -85,13 +86,13 @@ def index_embeddings(
         for name in (*_truth(given), *(f"{given.encoder_folder}/{name}" for name in encoder_files)):
             integrity.check_truth(source, given, name)
         check_resources(directory, draft, given.count, 0, None if directory == source else source / given.encoder_folder)
-        with watch.stage("index"), generations.new_generation(directory, draft.generation) as folder:
+        with watch.stage("index"), new_generation(directory, draft.generation) as folder:
             for name in _truth(given):
                 copy = folder / Path(name).name
                 shutil.copyfile(source / name, copy)
                 sync(copy)
             if os.path.realpath(directory) != os.path.realpath(source):
-                generations.install_encoder(directory, given.fingerprint, source / given.encoder_folder, encoder_files)
+                install_encoder(directory, given.fingerprint, source / given.encoder_folder, encoder_files)
             if detector:
                 EncoderSource(directory, detector.spec, detector.files, previous).install()
             manifest = complete_generation(directory, draft, previous, progress, relearn=run.relearn)

@@ -1,8 +1,6 @@
 """Complete a generation: add the derived files to the truth, describe every file, publish."""
 
-import contextlib
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +15,9 @@ from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError
 from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import blocks_of, open_array, write_array
-from imgsearch.store.calibration import Calibration
 from imgsearch.files import sync
 from imgsearch.store.manifest import Manifest
+from imgsearch.store.publishing import inherited_calibration, publish
 from imgsearch.search.tuning import tune
 
 logger = logging.getLogger(__name__)
@@ -95,44 +93,11 @@ def complete_generation(
         published += [f"{draft.detector_folder}/{name}" for name in exported_files(draft.detector)]
     manifest = replace(draft, files={name: integrity.file_record(directory / name) for name in published})
     if previous is not None and previous.calibration is not None:
-        manifest = replace(manifest, calibration=calibration_of(manifest, previous))
+        manifest = replace(manifest, calibration=inherited_calibration(manifest, previous))
         if manifest.calibration is None and manifest.backend is not None:
             logger.warning("scores mean something else now: run imgsearch evaluate --calibrate again")
-    generations.publish(directory, manifest, previous)
-    link_embeddings(directory, manifest)
+    publish(directory, manifest, previous)
     return manifest
-
-
-def calibration_of(manifest: Manifest, other: Manifest) -> Calibration | None:
-    """Take over what scores mean from another generation, if they mean the same in both."""
-    projections = [one.files.get(f"{one.folder}/{generations.PROJECTION}") for one in (manifest, other)]
-    is_same = manifest.fingerprint == other.fingerprint and projections[0] == projections[1]
-    return other.calibration if is_same and manifest.backend is not None else None
-
-
-def link_embeddings(directory: Path, manifest: Manifest) -> None:
-    """Where there are embeddings only, let `embeddings.npy` and `items.sqlite` be found by name.
-
-    The links are for people and their scripts; imgsearch itself goes by the manifest.
-    """
-    for name in (generations.EMBEDDINGS, generations.ITEMS):
-        link, target = directory / name, f"{manifest.folder}/{name}"
-        draft = link.with_name(name + ".tmp")
-        draft.unlink(missing_ok=True)
-        if manifest.backend is not None and link.is_symlink():
-            link.unlink()
-        elif manifest.backend is None and _is_missing_or_another(link, target):
-            try:
-                draft.symlink_to(target)
-                draft.replace(link)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    draft.unlink(missing_ok=True)
-                raise
-
-
-def _is_missing_or_another(link: Path, target: str) -> bool:
-    return str(link.readlink()) != target if link.is_symlink() else not os.path.lexists(link)
 
 
 def _kept(directory: Path, draft: Manifest, previous: Manifest | None, *, adapted: bool | None) -> LearnedProjection | None:

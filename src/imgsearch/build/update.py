@@ -20,11 +20,12 @@ from imgsearch.images.reject import Reject
 from imgsearch.images.scan import FoundFile, Scan
 from imgsearch.images.steps import Steps
 from imgsearch.store import generations, integrity
+from imgsearch.store.publishing import link_embeddings, new_generation, sweep
 from imgsearch.build.adapt import adapt, item_embedder
 from imgsearch.store.arrays import BLOCK_ROWS, open_array, write_array
-from imgsearch.files import sync, writing
+from imgsearch.files import sync
 from imgsearch.build.encoder_source import EncoderSource
-from imgsearch.build.generation import Adapter, complete_generation, link_embeddings
+from imgsearch.build.generation import Adapter, complete_generation
 from imgsearch.store.locking import writer_lock
 from imgsearch.store.manifest import Manifest
 from imgsearch.build.pipeline import EmbedCounts, embed_pending
@@ -68,7 +69,7 @@ def update(
     """
     watch = Stopwatch()
     _require_folder(catalog, directory)
-    with writer_lock(directory, run.wait_lock), writing(directory):
+    with writer_lock(directory, run.wait_lock):
         previous = generations.published(directory)
         if previous and previous.backend and not searchable:
             raise UsageError(f"{directory} holds an index; choose another directory for embeddings")
@@ -116,7 +117,7 @@ def update(
                 # A file tried once more that failed once more is no news.
                 unchanged = bool(counts.rejected) and is_up_to_date()
             if previous and unchanged:
-                generations.try_sweep(directory, previous, None)
+                sweep(directory, previous, None)
                 link_embeddings(directory, previous)
                 return _report(previous, changes, counts, work, found.left_out, watch, published=False)
             left = work.item_count()
@@ -126,7 +127,7 @@ def update(
             draft = replace(draft, count=left, rejected=changes.rejected + counts.rejected, damaged=work.damaged_count())
             for source in sources:
                 source.install()
-            with watch.stage("index"), generations.new_generation(directory, draft.generation) as folder:
+            with watch.stage("index"), new_generation(directory, draft.generation) as folder:
                 _write_truth(work, directory, folder, draft, previous)
                 adapter: Adapter | None = None
                 if adapted:

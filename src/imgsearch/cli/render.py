@@ -7,7 +7,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from imgsearch.cli.terminal import printable
 from imgsearch.errors import ImgsearchError, OutputError
+from imgsearch.files import replaced_file
 from imgsearch.images.boxes import Box
 from imgsearch.search.hits import Hit, ObjectHits
 from imgsearch.store.manifest import Manifest
@@ -145,7 +145,7 @@ def output(path: Path | None) -> Iterator[BinaryIO]:
             with path.open("wb") as file:  # a pipe or a device is written to, not replaced
                 yield file
         else:
-            with _whole_file(Path(os.path.realpath(path))) as file:
+            with replaced_file(Path(os.path.realpath(path))) as file:
                 yield file
     except OSError as error:
         _forget_what_is_buffered()
@@ -189,26 +189,6 @@ def require_writable(path: Path) -> None:
         writable = os.access(Path(os.path.realpath(path)).parent, os.W_OK | os.X_OK)
     if not writable:
         raise OutputError(f"cannot write {path}: {path.absolute().parent} is no folder that may be written to")
-
-
-@contextlib.contextmanager
-def _whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Write a file under another name first, and give it its own when it is whole."""
-    descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(descriptor, "wb") as file:
-            yield file
-        Path(draft).chmod(0o666 & ~_umask())
-        Path(draft).replace(path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write(file: BinaryIO, text: str) -> None:

@@ -1,6 +1,5 @@
 """From what a user writes after --backbone to an encoder's description, and the files it is made of."""
 
-import hashlib
 import math
 import os
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from imgsearch.encoders.model_file import SUFFIX, read_card
 from imgsearch.encoders.spec import TABLE, EncoderSpec, Part, Precision
 from imgsearch.errors import MissingComponentError, UsageError
+from imgsearch.files import sha256_of
 from imgsearch.images.steps import Steps
 
 MOST_PARTS = 8
@@ -190,7 +190,6 @@ def _sha256(path: Path, hint: str) -> str:
     if not os.path.isfile(path):  # nor a FIFO, which might never answer
         raise MissingComponentError(f"{path} cannot be read: there is no such file", hint=hint)
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise MissingComponentError(f"{path} cannot be read: {error.strerror}", hint=hint) from error

@@ -6,7 +6,6 @@ standard error what no option silences, and must not be in a process that starts
 
 import atexit
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -22,6 +21,7 @@ from imgsearch.encoders.runtime import GRAPH_FILE, VOCABULARY_FILE, files_of, im
 from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.encoders.weights import downloaded, require_download
 from imgsearch.errors import ImgsearchError, MissingComponentError, UsageError
+from imgsearch.files import sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def exported_encoder(spec: EncoderSpec, files: Mapping[str, Path] = NO_FILES) ->
         elif spec.kind != "handcrafted":
             _export_elsewhere(spec, files.get(spec.weights), staging)
         (staging / SPEC_FILE).write_text(json.dumps(spec.to_json(), indent=2) + "\n")
-        sums = {name: _sha256(staging / name) for name in exported_files(spec)}
+        sums = {name: sha256_of(staging / name) for name in exported_files(spec)}
         (staging / _CHECKSUMS_FILE).write_text(json.dumps(sums) + "\n")
         staging.chmod(0o755)  # a cache may be shared
         return _settled(staging, directory, exported_files(spec))
@@ -114,7 +114,7 @@ def _is_whole(directory: Path, names: tuple[str, ...]) -> bool:
     """Say whether a cached export is what it was when it was made: a disk may have filled, or have failed."""
     try:
         sums = json.loads((directory / _CHECKSUMS_FILE).read_text())
-        if all(_sha256(directory / name) == sums[name] for name in names):
+        if all(sha256_of(directory / name) == sums[name] for name in names):
             return True
         logger.warning("%s in the cache is damaged; it is exported again", directory)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -122,11 +122,6 @@ def _is_whole(directory: Path, names: tuple[str, ...]) -> bool:
     except (OSError, ValueError, KeyError, TypeError) as error:
         logger.warning("%s in the cache is damaged (%s); it is exported again", directory, error)
     return False
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _writable_folder(cache: Path) -> Path:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from imgsearch.errors import MissingComponentError, UsageError
+from imgsearch.files import replaced
 from imgsearch.images.steps import Steps
 from imgsearch.images.transform import Fit
 
@@ -93,16 +94,10 @@ def save_model(model: Any, path: Path, card: ModelCard) -> None:
         UsageError: The model is not what the card says.
     """
     require_shapes(model, card, path)
-    draft = path.with_name(f".{path.stem}.{os.getpid()}.tmp{SUFFIX}")
-    try:
+    with replaced(path) as draft:
         model.save(draft)
         with zipfile.ZipFile(draft, "a") as archive:
             archive.writestr(CARD, json.dumps({"version": _VERSION, **asdict(card)}, indent=1) + "\n")
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def read_card(path: Path) -> ModelCard:

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from imgsearch.errors import RefusedError, UsageError
 from imgsearch.evaluation.results import Evaluation, Reliability, Retrieval, Values
-from imgsearch.files import writing
 from imgsearch.store import generations
 from imgsearch.store.calibration import Calibration, Curve
 from imgsearch.store.locking import writer_lock
+from imgsearch.store.publishing import amend
 
 # Fewer say next to nothing.
 FEWEST_QUERIES = 20
@@ -95,7 +95,7 @@ def keep_calibration(index: str | os.PathLike[str], evaluation: Evaluation, wait
     """
     assert evaluation.reliability is not None
     directory, evaluated = Path(index), evaluation.facts
-    with writer_lock(directory, wait_lock), writing(directory):
+    with writer_lock(directory, wait_lock):
         current = generations.read_manifest(directory)
         if (current.generation, current.fingerprint) != (evaluated["generation"], evaluated["fingerprint"]):
             raise RefusedError(
@@ -103,7 +103,7 @@ def keep_calibration(index: str | os.PathLike[str], evaluation: Evaluation, wait
                 f" found generation {current.generation}: it was rebuilt meanwhile",
                 hint="evaluate again",
             )
-        generations.amend(directory, dataclasses.replace(current, calibration=evaluation.reliability.calibration))
+        amend(directory, dataclasses.replace(current, calibration=evaluation.reliability.calibration))
 
 
 def _fit(scores: Values, right: Rights) -> Curve:

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgsearch.errors import ImageError, OutputError, RefusedError, UsageError
+from imgsearch.files import writing
 from imgsearch.images.decode import PIXELS_VERSION, read_file
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.reject import Reject
@@ -168,7 +168,7 @@ def preprocess(
     workers = [
         FileWorker(size or 0, fit, policy, steps=steps, augment=augment, seed=seed, ending=to) for _ in range(jobs)
     ]
-    with _writing(target):
+    with writing(target, "what is there is whole"):
         _claim(target)
         with Record(target / RECORD, digest) as record, _scratch_folder(target) as scratch:
             record.add_found(_counted(_named(itertools.chain([first], found)), progress))
@@ -337,17 +337,3 @@ def _scratch_folder(target: Path) -> Iterator[Path]:
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _writing(target: Path) -> Iterator[None]:
-    """Turn write errors into `OutputError`."""
-    try:
-        yield
-    except (OSError, sqlite3.OperationalError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or str(error)
-        place = getattr(error, "filename2", None) or target
-        raise OutputError(
-            f"cannot write to {place}: {reason}; what is there is whole",
-            hint="is there space, and is it a folder you may write to?",
-        ) from error

@@ -4,22 +4,15 @@ Files are written once and never changed. `manifest.json` names those that count
 replacing it is the only commit: a reader sees the whole old generation or the whole new one.
 """
 
-import contextlib
 import json
-import logging
 import os
-import re
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 
 from imgsearch.errors import DamagedIndexError, NoIndexError, UsageError
-from imgsearch.files import open_regular, sync
+from imgsearch.files import open_regular
 from imgsearch.store.manifest import FORMAT, VERSION, Manifest, generation_folder
-
-logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 LOCK = "lock"
@@ -156,144 +149,3 @@ def published(directory: Path) -> Manifest | None:
         return read_manifest(directory)
     except NoIndexError:
         return None
-
-
-@contextlib.contextmanager
-def new_generation(directory: Path, generation: int) -> Iterator[Path]:
-    """Make the empty folder of a generation, and remove it again if the block ends before it is published.
-
-    Args:
-        directory: The index; its lock is held.
-        generation: Its number. What a build that was killed left under it is removed.
-    """
-    folder = directory / generation_folder(generation)
-    if folder.exists():
-        shutil.rmtree(folder)
-    try:
-        folder.mkdir()
-        yield folder
-    except BaseException:
-        if not _may_be_published(directory, generation):
-            shutil.rmtree(folder, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                (directory / (MANIFEST + ".tmp")).unlink(missing_ok=True)
-        raise
-
-
-def _may_be_published(directory: Path, generation: int) -> bool:
-    try:
-        manifest = published(directory)
-    except DamagedIndexError:
-        return True
-    return manifest is not None and manifest.generation == generation
-
-
-def install_encoder(directory: Path, fingerprint: str, source: Path, names: tuple[str, ...]) -> None:
-    """Copy an exported encoder into the index.
-
-    Args:
-        directory: The index; its lock is held.
-        fingerprint: Of the encoder.
-        source: Folder with its files.
-        names: Those files.
-    """
-    target = directory / "encoders" / fingerprint
-    staging = target.with_name(f"{target.name}.tmp")
-    if staging.exists():
-        shutil.rmtree(staging)
-    staging.mkdir(parents=True)
-    try:
-        for name in names:
-            shutil.copyfile(source / name, staging / name)
-            sync(staging / name)
-        sync(staging)
-        if target.is_dir():  # file by file, so that at no moment one is missing that a generation may need
-            for name in names:
-                if (target / name).is_dir() and not (target / name).is_symlink():
-                    shutil.rmtree(target / name)
-                (staging / name).replace(target / name)
-            sync(target)
-        else:
-            target.unlink(missing_ok=True)
-            staging.rename(target)
-        sync(target.parent)
-        sync(directory)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def publish(directory: Path, manifest: Manifest, previous: Manifest | None) -> None:
-    """Make a generation the current one, then remove what neither it nor the one before needs.
-
-    Args:
-        directory: The index; its lock is held. The generation's files are written and synced.
-        manifest: Describes the new generation.
-        previous: The manifest it replaces.
-    """
-    amend(directory, manifest)
-    try_sweep(directory, manifest, previous)
-
-
-def amend(directory: Path, manifest: Manifest) -> None:
-    """Replace what the manifest says, and the copy that its generation keeps.
-
-    Args:
-        directory: The index; its lock is held.
-        manifest: Of a new generation, or of the current one with another calibration.
-    """
-    # The copy first: between the two, it may only know better what scores mean.
-    _replace_manifest(directory / manifest.folder, manifest)
-    sync(directory)
-    _replace_manifest(directory, manifest)
-
-
-def _replace_manifest(folder: Path, manifest: Manifest) -> None:
-    draft = folder / (MANIFEST + ".tmp")
-    try:
-        _write_manifest(draft, manifest)
-        draft.replace(folder / MANIFEST)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise
-    sync(folder)
-
-
-def _write_manifest(path: Path, manifest: Manifest) -> None:
-    with path.open("w", encoding="ascii") as file:
-        json.dump(manifest.to_json(), file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def try_sweep(directory: Path, current: Manifest, previous: Manifest | None) -> None:
-    """Do `sweep`; what cannot be removed is left to the next build, since what is published is whole."""
-    try:
-        sweep(directory, current, previous)
-    except OSError as error:
-        logger.warning("cannot remove old generations: %s", error)
-
-
-def sweep(directory: Path, current: Manifest, previous: Manifest | None) -> None:
-    """Remove generations but the last two, encoders they do not use, and what interrupted builds left.
-
-    Args:
-        directory: The index; its lock is held.
-        current: What is published.
-        previous: What was published before, if that is known.
-    """
-    kept = {generation_folder(current.generation), generation_folder(current.generation - 1)}
-    for folder in directory.glob("gen-*"):
-        if re.fullmatch(r"gen-\d{6,}", folder.name) and folder.name not in kept:
-            shutil.rmtree(folder)
-    for folder in (directory / "encoders").glob("*.tmp"):
-        shutil.rmtree(folder)
-    for draft in (directory / (MANIFEST + ".tmp"), directory / current.folder / (MANIFEST + ".tmp")):
-        draft.unlink(missing_ok=True)
-    if previous is None:
-        return  # the generation before may need an encoder that we do not know
-    for folder in (directory / "encoders").glob("*"):
-        ours = re.fullmatch(r"[0-9a-f]{16}", folder.name)
-        if ours and folder.name not in current.fingerprints | previous.fingerprints:
-            shutil.rmtree(folder)

@@ -17,39 +17,32 @@ from imgsearch.store.generations import DESCRIPTORS, LOCK, PARTIAL, is_index
 
 @contextlib.contextmanager
 def writer_lock(directory: Path, wait: float = 0) -> Iterator[None]:
-    """Hold the lock of an index directory, made if it is missing. The kernel frees it when the process dies.
+    """Hold the lock of an index directory, made if it is missing; write errors under it are `OutputError`s.
 
-    Args:
-        directory: The index.
-        wait: For how many seconds to wait for it.
-
-    Raises:
-        LockedError: Another process holds it.
-        OutputError: The directory cannot be written.
-        UsageError: It holds other things: an index has a directory to itself, in which it removes what is old.
+    The kernel frees the lock when the process dies. A directory that holds other things is refused, since an index
+    removes what is old in its own.
     """
     if not 0 <= wait < math.inf:
-        raise UsageError(f"expected to wait for a number of seconds, found {wait}")
-    _refuse_foreign(directory)
-    with writing(directory):
+        raise UsageError(f"wait_lock must be a number of seconds, got {wait}")
+    with writing(directory, "what was published before is whole"):
+        _refuse_foreign(directory)
         _make_folder(directory)
         descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        deadline = time.monotonic() + wait
-        while not _is_locked_by_us(descriptor, directory):
-            if time.monotonic() >= deadline:
-                holder = os.read(descriptor, 200).decode("utf-8", "replace").strip()
-                raise LockedError(
-                    f"another build holds {directory / LOCK} ({holder or 'unknown'})",
-                    hint="wait until it is done, or let this one wait: --wait-lock SECONDS",
-                )
-            time.sleep(min(0.1, wait))
-        with writing(directory):
+        try:
+            deadline = time.monotonic() + wait
+            while not _is_locked_by_us(descriptor):
+                if time.monotonic() >= deadline:
+                    holder = os.read(descriptor, 200).decode("utf-8", "replace").strip()
+                    raise LockedError(
+                        f"another build holds {directory / LOCK} ({holder or 'unknown'})",
+                        hint="wait until it is done, or let this one wait: --wait-lock SECONDS",
+                    )
+                time.sleep(min(0.1, wait))
             os.truncate(descriptor, 0)
             os.write(descriptor, f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
-        yield
-    finally:
-        os.close(descriptor)
+            yield
+        finally:
+            os.close(descriptor)
 
 
 def _make_folder(directory: Path) -> None:
@@ -60,20 +53,18 @@ def _make_folder(directory: Path) -> None:
         sync(folder.absolute().parent)
 
 
-def _is_locked_by_us(descriptor: int, directory: Path) -> bool:
-    with writing(directory):  # a file system that knows no locks is a reason to choose another
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+def _is_locked_by_us(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _refuse_foreign(directory: Path) -> None:
     if not os.path.isdir(directory) or os.path.lexists(directory / LOCK) or is_index(os.fspath(directory)):
         return
-    with writing(directory):
-        found = next((path for path in directory.iterdir() if not _may_be_ours(path)), None)
+    found = next((path for path in directory.iterdir() if not _may_be_ours(path)), None)
     if found is not None:
         raise UsageError(
             f"expected an index or an empty directory, found {found.name!r} in {directory}",

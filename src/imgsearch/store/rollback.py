@@ -5,12 +5,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from imgsearch.build.generation import calibration_of, link_embeddings
 from imgsearch.errors import DamagedIndexError, NoIndexError
-from imgsearch.files import sync, writing
+from imgsearch.files import sync
 from imgsearch.store import generations, integrity
 from imgsearch.store.locking import writer_lock
 from imgsearch.store.manifest import Manifest
+from imgsearch.store.publishing import inherited_calibration, new_generation, publish
 
 
 def rollback(index: str | os.PathLike[str], *, wait_lock: float = 0) -> Manifest:
@@ -34,7 +34,7 @@ def rollback(index: str | os.PathLike[str], *, wait_lock: float = 0) -> Manifest
     """
     directory = Path(index)
     generations.read_manifest(directory)  # before a lock is left where no index is
-    with writer_lock(directory, wait_lock), writing(directory):
+    with writer_lock(directory, wait_lock):
         current = generations.read_manifest(directory)
         before = generations.read_generation(directory, current.generation - 1)
         if before.backend is None and current.backend is not None:
@@ -50,7 +50,7 @@ def rollback(index: str | os.PathLike[str], *, wait_lock: float = 0) -> Manifest
                 hint="nothing was changed: the index answers as before",
             ) from error
         number = current.generation + 1
-        with generations.new_generation(directory, number) as folder:
+        with new_generation(directory, number) as folder:
             files = {}
             for name, record in before.files.items():
                 if name.startswith(f"{before.folder}/"):
@@ -62,7 +62,6 @@ def rollback(index: str | os.PathLike[str], *, wait_lock: float = 0) -> Manifest
                     files[name] = record
             manifest = replace(before, generation=number, files=files)
             if manifest.calibration is None:  # it may have been learned after that generation was published
-                manifest = replace(manifest, calibration=calibration_of(manifest, current))
-            generations.publish(directory, manifest, current)
-            link_embeddings(directory, manifest)
+                manifest = replace(manifest, calibration=inherited_calibration(manifest, current))
+            publish(directory, manifest, current)
         return manifest

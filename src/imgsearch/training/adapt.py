@@ -13,11 +13,12 @@ from imgsearch.encoders.model_file import ModelCard, save_model
 from imgsearch.encoders.projection import SMALLEST_CATALOG, Projection, learn_projection
 from imgsearch.encoders.runtime import best_precision, open_encoder
 from imgsearch.errors import RefusedError, UsageError
+from imgsearch.files import writing
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.scan import Scan, sampled
 from imgsearch.progress import Progress, no_progress
 from imgsearch.training.train import import_keras, require_output, silence
-from imgsearch.training.workplace import Workplace, writing
+from imgsearch.training.workplace import Workplace
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from imgsearch.encoders.choice import Choice
 from imgsearch.encoders.model_file import SUFFIX, ModelCard, save_model
 from imgsearch.errors import MissingComponentError, UsageError
+from imgsearch.files import writing
 from imgsearch.images.policy import FilePolicy
 from imgsearch.progress import Progress, no_progress
 from imgsearch.training.dataset import Dataset, hold_out, read_dataset, require_enough
@@ -27,7 +28,7 @@ from imgsearch.training.settings import (
     Settings,
     settle,
 )
-from imgsearch.training.workplace import Workplace, replacing, writing
+from imgsearch.training.workplace import Workplace, replacing
 
 if TYPE_CHECKING:
     from imgsearch.training.fitting import Outcome

@@ -1,12 +1,10 @@
 """Where a training writes: mapped files, a checkpoint from which it can go on, and what it has to say in the end."""
 
 import contextlib
-import errno
 import fcntl
 import json
 import math
 import os
-import shutil
 import tempfile
 import zipfile
 import zlib
@@ -18,7 +16,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsearch.errors import LockedError, OutputError, UsageError
+from imgsearch.errors import LockedError, UsageError
+from imgsearch.files import replaced_file, require_space, writing
 
 _FILE = "state.npz"
 _FACTS = "facts"
@@ -27,39 +26,10 @@ Arrays = Sequence[NDArray[Any]]
 
 
 @contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn write errors below a folder into `OutputError`.
-
-    Raises:
-        OutputError: Such an error reached this point.
-    """
-    try:
-        yield
-    except OSError as error:
-        lacks_space = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise OutputError(
-            f"cannot write to {folder}: {error.strerror or error}",
-            hint="free some space and run it again" if lacks_space else "is it a folder you may write to?",
-        ) from error
-
-
-@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Write a file that appears when it is whole; the one before is there until then.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with writing(path.parent):
-            with draft.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    """Write a file that appears when it is whole; the one before is there until then."""
+    with writing(path.parent), replaced_file(path) as file:
+        yield file
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +104,8 @@ class Workplace:
             OutputError: The disk has no room, or cannot be written.
         """
         needed = count * math.prod(shape) * np.dtype(dtype).itemsize
-        free = shutil.disk_usage(self.folder).free
-        if free < needed:
-            raise OutputError(
-                f"{self.folder.parent} has {free / 1e6:,.0f} MB free, the training needs {needed / 1e6:,.0f} MB",
-                hint="free some space, or give a smaller --size",
-            )
+        hint = "free some space, or give a smaller --size"
+        require_space(self.folder.parent, needed, user="the training", hint=hint)
         found = 0
         with tempfile.TemporaryFile(dir=self.folder) as file:
             for row in rows:

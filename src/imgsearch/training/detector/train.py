@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgsearch.encoders.choice import Choice
 from imgsearch.encoders.model_file import DETECT, ModelCard, save_model
+from imgsearch.files import writing
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.reject import Reject
 from imgsearch.progress import Progress, no_progress
@@ -19,7 +20,7 @@ from imgsearch.training.detector.plan import Plan, resolve_detector
 from imgsearch.training.report import history_file, versions
 from imgsearch.training.settings import DEFAULT_ARCHITECTURE, DEFAULT_VALIDATION
 from imgsearch.training.train import import_keras, require_output, silence
-from imgsearch.training.workplace import Workplace, replacing, writing
+from imgsearch.training.workplace import Workplace, replacing
 
 if TYPE_CHECKING:
     import keras

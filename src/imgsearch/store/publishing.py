@@ -1,0 +1,141 @@
+"""Writing to an index, whose lock the caller holds: new generations, the commit, the sweep of what is old."""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from imgsearch.errors import DamagedIndexError
+from imgsearch.files import replaced, replaced_file, sync
+from imgsearch.store.calibration import Calibration
+from imgsearch.store.generations import EMBEDDINGS, ITEMS, MANIFEST, PROJECTION, published
+from imgsearch.store.manifest import Manifest, generation_folder
+
+logger = logging.getLogger(__name__)
+
+GENERATIONS_KEPT = 2  # the current one, and the one to roll back to
+_DRAFT = MANIFEST + ".tmp"
+
+
+@contextlib.contextmanager
+def new_generation(directory: Path, generation: int) -> Iterator[Path]:
+    """Make the empty folder of a generation, and remove it again if the block ends before it is published."""
+    folder = directory / generation_folder(generation)
+    if folder.exists():  # left by a build that was killed
+        shutil.rmtree(folder)
+    try:
+        folder.mkdir()
+        yield folder
+    except BaseException:
+        if not _may_be_published(directory, generation):
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                (directory / _DRAFT).unlink(missing_ok=True)
+        raise
+
+
+def _may_be_published(directory: Path, generation: int) -> bool:
+    try:
+        manifest = published(directory)
+    except DamagedIndexError:
+        return True
+    return manifest is not None and manifest.generation == generation
+
+
+def install_encoder(directory: Path, fingerprint: str, source: Path, names: tuple[str, ...]) -> None:
+    """Copy the files of an exported encoder into the index."""
+    target = directory / "encoders" / fingerprint
+    staging = target.with_name(f"{target.name}.tmp")
+    if staging.exists():
+        shutil.rmtree(staging)
+    staging.mkdir(parents=True)
+    try:
+        for name in names:
+            shutil.copyfile(source / name, staging / name)
+            sync(staging / name)
+        sync(staging)
+        if target.is_dir():  # file by file, so that at no moment one is missing that a generation may need
+            for name in names:
+                if (target / name).is_dir() and not (target / name).is_symlink():
+                    shutil.rmtree(target / name)
+                (staging / name).replace(target / name)
+            sync(target)
+        else:
+            target.unlink(missing_ok=True)
+            staging.rename(target)
+        sync(target.parent)
+        sync(directory)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def inherited_calibration(manifest: Manifest, other: Manifest) -> Calibration | None:
+    """Return another generation's calibration if scores mean the same in both."""
+    projections = [one.files.get(f"{one.folder}/{PROJECTION}") for one in (manifest, other)]
+    is_same = manifest.fingerprint == other.fingerprint and projections[0] == projections[1]
+    return other.calibration if is_same and manifest.backend is not None else None
+
+
+def publish(directory: Path, manifest: Manifest, previous: Manifest | None) -> None:
+    """Make a generation, whose files are written and synced, the current one, and sweep."""
+    amend(directory, manifest)
+    sweep(directory, manifest, previous)
+    link_embeddings(directory, manifest)
+
+
+def amend(directory: Path, manifest: Manifest) -> None:
+    """Replace the manifest and its generation's copy: of a new generation, or of the current one calibrated anew."""
+    # The copy first: between the two, it may only know better what scores mean.
+    _replace_manifest(directory / manifest.folder, manifest)
+    sync(directory)
+    _replace_manifest(directory, manifest)
+
+
+def _replace_manifest(folder: Path, manifest: Manifest) -> None:
+    with replaced_file(folder / MANIFEST, folder / _DRAFT) as file:
+        file.write(json.dumps(manifest.to_json(), indent=2).encode("ascii") + b"\n")
+
+
+def sweep(directory: Path, current: Manifest, previous: Manifest | None) -> None:
+    """Remove old generations, encoders that those kept do not use, and what interrupted builds left.
+
+    What cannot be removed is left to the next build, since what is published is whole. Encoders are swept only where
+    the previous manifest is known: the generation before may need one that the current does not.
+    """
+    numbers = range(current.generation, current.generation - GENERATIONS_KEPT, -1)
+    generations = {generation_folder(number) for number in numbers}
+    encoders = current.fingerprints | previous.fingerprints if previous else None
+    try:
+        for folder in directory.glob("gen-*"):
+            if re.fullmatch(r"gen-\d{6,}", folder.name) and folder.name not in generations:
+                shutil.rmtree(folder)
+        for folder in (directory / "encoders").glob("*"):
+            is_old = encoders is not None and re.fullmatch(r"[0-9a-f]{16}", folder.name) and folder.name not in encoders
+            if is_old or folder.suffix == ".tmp":
+                shutil.rmtree(folder)
+        for draft in (directory / _DRAFT, directory / current.folder / _DRAFT):
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("cannot remove old generations: %s", error)
+
+
+def link_embeddings(directory: Path, manifest: Manifest) -> None:
+    """Where there are embeddings only, let `embeddings.npy` and `items.sqlite` be found by name.
+
+    The links are for people and their scripts; imgsearch itself goes by the manifest.
+    """
+    for name in (EMBEDDINGS, ITEMS):
+        link, target = directory / name, f"{manifest.folder}/{name}"
+        if manifest.backend is not None and link.is_symlink():
+            link.unlink()
+        elif manifest.backend is None and _is_missing_or_another(link, target):
+            with replaced(link, link.with_name(name + ".tmp")) as draft:
+                draft.symlink_to(target)
+
+
+def _is_missing_or_another(link: Path, target: str) -> bool:
+    return str(link.readlink()) != target if link.is_symlink() else not os.path.lexists(link)
