@@ -105,22 +105,27 @@ def small(tmp_path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory) -> Path:
+def built(shared) -> Path:
     """A catalog of forty painted images with an index of each backend beside it. Not to be changed: copy it."""
-    folder = tmp_path_factory.mktemp("built")
-    lay_out(folder / "catalog", 40)
-    for backend in ("exact", "annoy"):
-        build_index(folder / "catalog", folder / backend, backbone="handcrafted", backend=backend, trees=8)
-    return folder
+
+    def fill(folder: Path) -> None:
+        lay_out(folder / "catalog", 40)
+        for backend in ("exact", "annoy"):
+            trees = {"trees": 8} if backend == "annoy" else {}
+            build_index(folder / "catalog", folder / backend, backbone="handcrafted", backend=backend, **trees)
+
+    return shared("built", fill)
 
 
 @pytest.fixture(scope="session")
-def large(tmp_path_factory) -> Path:
+def large(shared) -> Path:
     """A catalog of two hundred images with a good index. Not to be changed: copy it."""
-    folder = tmp_path_factory.mktemp("large")
-    lay_out(folder / "catalog", 200)
-    build_index(folder / "catalog", folder / "index", backbone="handcrafted", backend="annoy", trees=5)
-    return folder
+
+    def fill(folder: Path) -> None:
+        lay_out(folder / "catalog", 200)
+        build_index(folder / "catalog", folder / "index", backbone="handcrafted", backend="annoy", trees=5)
+
+    return shared("large", fill)
 
 
 @pytest.fixture
