@@ -45,9 +45,11 @@ slow: $(STAMP) ## Run the slow tests: faults at every call, hundreds of kills, f
 bench: $(STAMP) ## Measure quality, speed and memory (docs/benchmarks.md)
 	$(BIN)/python benchmarks/run.py bench
 
-docs: $(STAMP) ## Write docs/cli.md from the program
+docs: $(STAMP) ## Write docs/cli.md and docs/python.md from the program
 	$(BIN)/python docs/write_cli.py > docs/cli.md.tmp
 	mv docs/cli.md.tmp docs/cli.md
+	$(BIN)/python docs/write_python.py > docs/python.md.tmp
+	mv docs/python.md.tmp docs/python.md
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) demo bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
