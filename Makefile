@@ -10,7 +10,7 @@ STAMP := $(VENV)/.set-up
 PARALLEL := -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint format type test slow bench docs clean
+.PHONY: help setup demo lint format type test coverage slow bench docs clean
 
 help: ## Show these targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 12
@@ -22,14 +22,14 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
-demo: $(STAMP) ## Index a real catalogue and find its products in photo-like pictures
+demo: $(STAMP) ## Index a real catalog and find its products in photo-like images
 	$(BIN)/python examples/demo.py demo
 
 lint: $(STAMP) ## Check style
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-format: $(STAMP) ## Mend style
+format: $(STAMP) ## Apply style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -38,6 +38,9 @@ type: $(STAMP) ## Check types
 
 test: $(STAMP) ## Run the tests, but for the slow ones
 	$(BIN)/python -m pytest -m 'not slow' $(PARALLEL)
+
+coverage: $(STAMP) ## Run the same tests with branch coverage, which must not fall below its floor
+	$(BIN)/python -m pytest -m 'not slow' $(PARALLEL) --cov --cov-report=term:skip-covered
 
 slow: $(STAMP) ## Run the slow tests: faults at every call, hundreds of kills, fuzzing
 	$(BIN)/python -m pytest -m slow $(PARALLEL)

@@ -72,6 +72,7 @@ def plain(thing: object) -> str:
     """Write an annotation or a parameter without the modules of its types."""
     text = thing.__name__ if isinstance(thing, type) else str(thing)
     text = re.sub(r"<function (\w+) at 0x[0-9a-f]+>", r"\1", text)
+    text = re.sub(r" = (\w+)\(.*\)$", r" = \1(...)", text)  # a dataclass as a default
     return re.sub(r"\b(?:imgsearch|pathlib|collections|typing|os|numpy)\.(?:\w+\.)*", "", text)
 
 
