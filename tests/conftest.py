@@ -1,17 +1,21 @@
 """What several tests need: images, a cache of their own, and the program itself."""
 
+import contextlib
 import fcntl
 import logging
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from drawn_catalog import draw_catalog
+from imgsearch.cli import main
 
 pytest_plugins = ["index_fixtures"]
 
@@ -73,19 +77,55 @@ def catalog(drawn, tmp_path) -> Path:
     return Path(shutil.copytree(drawn, tmp_path / "catalog"))
 
 
-Program = Callable[..., subprocess.CompletedProcess[str]]
+Program = Callable[..., subprocess.CompletedProcess[Any]]
 
 
 @pytest.fixture
 def imgsearch(tmp_path) -> Program:
-    """Run the real program in a process of its own, in `tmp_path` unless told otherwise."""
+    """Run the program in `tmp_path`, unless told otherwise: in this process, as `main` does.
 
-    def run(*arguments: object, cwd: Path = tmp_path, **options: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "imgsearch", *map(str, arguments)]
-        settings = {"capture_output": True, "text": True, "timeout": 120, **options}
-        return subprocess.run(command, cwd=cwd, check=False, **settings)
+    With an option of subprocess.run (`env`, `stdout`, ...) it has a process of its own; so it has with `process=True`.
+    """
+
+    def run(
+        *arguments: object, cwd: Path = tmp_path, text: bool = True, process: bool = False, **options: Any
+    ) -> subprocess.CompletedProcess[Any]:
+        given = list(map(str, arguments))
+        if process or options.keys() - {"input", "errors"}:
+            command = [sys.executable, "-m", "imgsearch", *given]
+            settings = {"capture_output": True, "text": text, "timeout": 120, **options}
+            return subprocess.run(command, cwd=cwd, check=False, **settings)
+        code, *written = run_in_process(given, cwd, options.get("input", ""))
+        if text:
+            written = [each.decode("utf-8", options.get("errors", "strict")) for each in written]
+        return subprocess.CompletedProcess(given, code, *written)
 
     return run
+
+
+def run_in_process(arguments: list[str], cwd: Path, given: str | bytes) -> tuple[int, bytes, bytes]:
+    """Call `main` with files for standard streams; exit code, and what was written."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.chdir(cwd))
+        files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
+        files[0].write(given.encode() if isinstance(given, str) else given)
+        files[0].seek(0)
+        for number, (name, file) in enumerate(zip(("stdin", "stdout", "stderr"), files, strict=True)):
+            saved = os.dup(number)
+            stack.callback(os.close, saved)
+            stack.callback(os.dup2, saved, number)
+            os.dup2(file.fileno(), number)
+            mode, errors = ("r" if number == 0 else "w"), ("backslashreplace" if number == 2 else "strict")
+            stream = open(number, mode, encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115
+            stack.callback(setattr, sys, name, getattr(sys, name))
+            stack.callback(stream.close)
+            setattr(sys, name, stream)
+        code = main(arguments)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for file in files:
+            file.seek(0)
+        return code, files[1].read(), files[2].read()
 
 
 @pytest.fixture(scope="session")

@@ -102,12 +102,12 @@ def test_a_changed_catalog_embeds_only_what_is_new(imgsearch, catalog):
     ("arguments", "code", "said"),
     [
         (["nowhere"], 2, "expected a folder of images, found nothing"),
-        (["catalogue", "--backend", "none"], 2, "--backend"),
-        (["catalogue", "--trees", "0"], 2, "expected 1 to 10000 trees"),
-        (["catalogue", "--metadata", "none.csv"], 2, "expected a CSV file"),
-        (["catalogue", "--backbone", "resnet"], 8, "did you mean resnet50?"),
-        (["catalogue", "--backbone", "vgg16", "--weights", "none.h5"], 8, "cannot be read"),
-        (["catalogue", "--index", "a_file/idx"], 11, "cannot write"),
+        (["catalog", "--backend", "none"], 2, "--backend"),
+        (["catalog", "--trees", "0"], 2, "expected 1 to 10000 trees"),
+        (["catalog", "--metadata", "none.csv"], 2, "expected a CSV file"),
+        (["catalog", "--backbone", "resnet"], 8, "did you mean resnet50?"),
+        (["catalog", "--backbone", "vgg16", "--weights", "none.h5"], 8, "cannot be read"),
+        (["catalog", "--index", "a_file/idx"], 11, "cannot write"),
         (["empty"], 9, "no image that can be used"),
     ],
 )

@@ -46,7 +46,7 @@ def test_json_says_of_each_what_a_script_needs(imgsearch, alone, tmp_path):
     assert (found["handcrafted"]["here"], found["handcrafted"]["file"]) == (True, None)
     assert found["efficientnet-lite0"]["default"]
     assert set(vgg16) == {
-        *("name", "size", "dims", "weights", "megabytes", "file", "here", "license", "about", "default"),
+        *("name", "size", "dims", "weights", "megabytes", "file", "here", "licence", "about", "default"),
     }
 
 

@@ -187,11 +187,11 @@ def damage_the_index(tmp_path) -> None:
 
 FAILURES = {
     2: (["nowhere"], None),
-    6: (["catalogue"], damage_the_index),
-    7: (["catalogue"], hold_the_lock),
-    8: (["catalogue", "--backbone", "vgg61"], None),
+    6: (["catalog"], damage_the_index),
+    7: (["catalog"], hold_the_lock),
+    8: (["catalog", "--backbone", "vgg61"], None),
     9: (["empty", *FAST], None),
-    11: (["catalogue"], lambda folder: (folder / "idx").symlink_to("/proc/nowhere")),
+    11: (["catalog"], lambda folder: (folder / "idx").symlink_to("/proc/nowhere")),
 }
 
 
@@ -342,7 +342,7 @@ def test_a_reader_never_sees_half_a_report(imgsearch, catalog, tmp_path):
     reports = [json.loads(text) for text in dict.fromkeys(seen)]
     assert [report["exit_code"] for report in reports] == ["stale", 3, 9, 3]
     assert len(reports[1]["rejected"]) == 1501
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["catalogue", "idx", "report.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["catalog", "idx", "report.json"]
 
 
 def test_an_old_report_is_replaced_whatever_may_be_done_with_it_and_a_link_stays_one(imgsearch, catalog, tmp_path):

@@ -1,6 +1,7 @@
 """The program: one thin file a command, one place that turns errors into text and exit codes."""
 
 import io
+import itertools
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import traceback
 from typing import Annotated, Any
 
 import typer
+from typer.exceptions import TyperException
 
 from imgsearch._version import __version__
 from imgsearch.cli.commands.build_index import build_index
@@ -23,7 +25,7 @@ from imgsearch.cli.commands.preprocess import preprocess
 from imgsearch.cli.commands.query import query
 from imgsearch.cli.commands.rollback import rollback
 from imgsearch.cli.commands.train import train
-from imgsearch.errors import ImgsearchError
+from imgsearch.errors import ImgsearchError, UsageError
 
 # Plain help: the rich one takes twice as long to import as everything else the program needs to start.
 app = typer.Typer(
@@ -73,19 +75,21 @@ def imgsearch(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the program.
-
-    Args:
-        arguments: Without the program's name; those of the process by default.
-
-    Returns:
-        The exit code.
-    """
+    """Run the program with arguments, those of the process by default; returns the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        app(args=given, prog_name="imgsearch")
+        ended = app(args=given, prog_name="imgsearch", standalone_mode=False)
+        return ended if isinstance(ended, int) else 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
+    except TyperException as error:
+        if _wants_json(given):
+            context = getattr(error, "ctx", None)
+            hint = f"see {context.command_path if context else 'imgsearch'} --help"
+            _report(UsageError(error.format_message(), hint=hint), as_json=True)
+        else:
+            error.show()
+        return UsageError.exit_code
     except ImgsearchError as error:
         _report(error, as_json=_wants_json(given))
         return error.exit_code
@@ -93,7 +97,6 @@ def main(arguments: list[str] | None = None) -> int:
         traceback.print_exc()
         sys.stderr.write(f"imgsearch: this is a bug in imgsearch {__version__}; please report the lines above\n")
         return ImgsearchError.exit_code
-    return 0
 
 
 def run() -> None:
@@ -152,8 +155,11 @@ class _StandardError(io.FileIO):
 
 
 def _wants_json(arguments: list[str]) -> bool:
-    given = " ".join(arguments).replace("--format=", "--format ")
-    return "--format json" in given
+    """Return whether the last `--format` before `--` is a JSON one."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    given = [option.removeprefix("--format=") for option in options if option.startswith("--format=")]
+    given += [value for name, value in itertools.pairwise(options) if name == "--format"]
+    return given[-1:] in (["json"], ["jsonl"])
 
 
 def _report(error: ImgsearchError, *, as_json: bool) -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from imgsearch.build.report import BuildReport
-from imgsearch.cli.rejects import REJECTED_EXIT_CODE, say_rejects
-from imgsearch.cli.render import output, require_writable, write
-from imgsearch.cli.terminal import printable, say
+from imgsearch.cli.output import output, print_text, require_writable, write
+from imgsearch.cli.terminal import REJECTED_EXIT_CODE, printable, say, say_rejects
 from imgsearch.encoders.adaptation import AdaptationGain
 from imgsearch.errors import ImgsearchError, OutputError
 from imgsearch.store import generations
@@ -31,8 +30,7 @@ def report_build(report: BuildReport, directory: Path, *, quiet: bool, strict: b
     """
     if not quiet:
         say_rejects(report.new_rejects, " (imgsearch info --rejected names them)")
-        with output(None) as file:
-            write(file, f"{_summary(report, printable(os.fspath(directory)))}\n")
+        print_text(f"{_summary(report, printable(os.fspath(directory)))}\n")
     counts = report.rejected if strict else len(report.new_rejects)
     return REJECTED_EXIT_CODE if counts else 0
 

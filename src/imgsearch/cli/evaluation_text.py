@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from imgsearch.cli.render import plain_lines
-from imgsearch.cli.terminal import printable
+from imgsearch.cli.terminal import draw_table, printable
 from imgsearch.evaluation.bootstrap import Interval
 from imgsearch.evaluation.compare import Comparison
 from imgsearch.evaluation.index_recall import KS
@@ -147,13 +146,4 @@ def _interval(figure: Interval) -> str:
 
 
 def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int = 1) -> str:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for number, head in enumerate(heads):
-        table.add_column(head, justify="left" if number < text_columns else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return plain_lines(title, table)
+    return draw_table(title, heads, rows, heads[:text_columns])

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from imgsearch.cli.formats import FORMATS
+
 IndexOption = Annotated[
     Path, typer.Option("--index", metavar="DIR", envvar="IMGSEARCH_INDEX", help="The index directory.")
 ]
@@ -13,19 +15,34 @@ DEFAULT_INDEX = Path(".imgsearch")
 ImagesArgument = Annotated[
     list[str], typer.Argument(metavar="IMAGE...", help="Images; - reads one path a line from standard input.")
 ]
+
+
+def _known_format(name: str) -> str:
+    if name not in FORMATS:
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, FORMATS))}.")
+    return name
+
+
 AnswerFormatOption = Annotated[
-    Literal["table", "json", "jsonl", "csv", "paths", "html"],
-    typer.Option("--format", help="Form of the answer."),
+    str,
+    typer.Option(
+        "--format",
+        metavar=f"[{'|'.join(FORMATS)}]",
+        callback=_known_format,
+        autocompletion=lambda: list(FORMATS),
+        help="Output format.",
+    ),
 ]
+FormatOption = Annotated[Literal["table", "json"], typer.Option("--format", help="Output format.")]
 OutputOption = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write there, not to standard output.")
+    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to FILE instead of standard output.")
 ]
 NullOption = Annotated[
-    bool, typer.Option("--null", "-0", help="End paths with NUL, not a line break: those read, and those written.")
+    bool, typer.Option("--null", "-0", help="Paths read and written end with NUL instead of a line break.")
 ]
 
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Print more.")]
 
 BackboneOption = Annotated[
     str | None,

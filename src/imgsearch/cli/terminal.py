@@ -1,24 +1,27 @@
-"""What goes to a person's terminal: escaped text, log lines, the progress bar."""
+"""What goes to a person's terminal: escaped text, tables, log lines, rejected files, the progress bar."""
 
 import contextlib
+import io
 import logging
 import sys
 import unicodedata
-from collections.abc import Iterator
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from imgsearch.progress import Progress, no_progress
 
+if TYPE_CHECKING:
+    from imgsearch.images.reject import Reject
+
+REJECTED_EXIT_CODE = 3
+
+# A folder with thousands of files of one bad kind should not fill a mailbox with them.
+_MOST_REJECTS_OF_A_CAUSE = 20
+
 
 def printable(text: str) -> str:
-    r"""Escape what must not reach a terminal: control characters, bidirectional overrides, bytes not in UTF-8.
-
-    Args:
-        text: Any text, a file name most of all; lone surrogates stand for bytes that are not UTF-8.
-
-    Returns:
-        The text on one line, such characters as `\n`, `\x1b`, `\u202e`, `\xff`.
-    """
+    r"""Escape control characters, bidirectional overrides and bytes not in UTF-8 as `\n`, `\x1b`, `\u202e`, `\xff`."""
     return "".join(_escaped(character) for character in text)
 
 
@@ -36,8 +39,49 @@ def say(text: str) -> None:
     sys.stderr.write(f"imgsearch: {text}\n")
 
 
+def say_rejects(rejects: Sequence["Reject"], elsewhere: str) -> None:
+    """Name rejected files on standard error, and count those of a cause that has many; `elsewhere` names them all."""
+    named: Counter[str] = Counter()
+    for reject in rejects:
+        named[reject.cause] += 1
+        if named[reject.cause] <= _MOST_REJECTS_OF_A_CAUSE:
+            detail = f" ({printable(reject.message)})" if reject.message else ""
+            say(f"rejected {printable(reject.path)}: {reject.cause}{detail}")
+    for cause, count in named.items():
+        if count > _MOST_REJECTS_OF_A_CAUSE:
+            say(f"rejected {count - _MOST_REJECTS_OF_A_CAUSE} more: {cause}{elsewhere}")
+
+
+def columns(rows: Iterable[tuple[str, str]]) -> str:
+    """Lay out names and values in two columns."""
+    pairs = [(name, printable(value)) for name, value in rows]
+    width = max(len(name) for name, _ in pairs)
+    return "".join(f"{name:<{width}}  {value}\n" for name, value in pairs)
+
+
+def draw_table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[str] = ()) -> str:
+    """Draw a table under a title: columns named in `left` are text, the others numbers, which stand to the right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for head in heads:
+        table.add_column(head, justify="left" if head in left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    # Into a pipe or a file: no colors, and wide enough that a path stays on its line.
+    terminal = sys.stdout.isatty()
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=None if terminal else 120)
+    console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    return "\n".join([title, *(line.rstrip() for line in lines if line.strip())]) + "\n\n"
+
+
 def set_up_logging(*, quiet: bool, verbose: bool) -> None:
-    """Show the library's log on standard error: warnings, more with `verbose`, nothing with `quiet`."""
+    """Send the library's log to standard error: warnings, more with `verbose`, nothing with `quiet`."""
     logger = logging.getLogger("imgsearch")
     logger.handlers = [_StandardError()]
     logger.setLevel(logging.CRITICAL if quiet else logging.INFO if verbose else logging.WARNING)
@@ -51,7 +95,7 @@ class _StandardError(logging.Handler):
 
 @contextlib.contextmanager
 def progress_bar(*, quiet: bool) -> Iterator["Progress"]:
-    """Show a progress bar on standard error if that is a terminal, and nothing otherwise."""
+    """Draw a progress bar on standard error if that is a terminal, and nothing otherwise."""
     if quiet or not sys.stderr.isatty():
         yield no_progress
         return
@@ -59,13 +103,13 @@ def progress_bar(*, quiet: bool) -> Iterator["Progress"]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+    parts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*parts, console=Console(stderr=True), transient=True) as bar:
         tasks: dict[str, Any] = {}
 
-        def show(stage: str, done: int, total: int) -> None:
+        def advance(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
                 tasks[stage] = bar.add_task(stage, total=total or None)
             bar.update(tasks[stage], completed=done, total=total or None)
 
-        yield show
+        yield advance

@@ -28,7 +28,7 @@ def check(
     import json
     from dataclasses import asdict
 
-    from imgsearch.cli.render import output, write
+    from imgsearch.cli.output import print_text
     from imgsearch.cli.terminal import printable
     from imgsearch.errors import DamagedIndexError
     from imgsearch.search import check as library
@@ -41,6 +41,5 @@ def check(
             f"{printable(finding.file)}: {printable(finding.problem)}\n  {printable(finding.remedy)}\n"
             for finding in findings
         )
-    with output(None) as file:
-        write(file, text)
+    print_text(text)
     raise typer.Exit(DamagedIndexError.exit_code if findings else 0)

@@ -84,7 +84,7 @@ def evaluate(
     import json
 
     from imgsearch.cli import evaluation_text
-    from imgsearch.cli.render import output, require_writable, write
+    from imgsearch.cli.output import output, print_text, require_writable, write
     from imgsearch.cli.terminal import printable, progress_bar, say, set_up_logging
     from imgsearch.errors import GateError, ImageError
     from imgsearch.evaluation import evaluate as evaluation
@@ -128,8 +128,7 @@ def evaluate(
             write(file, text)
     if report is not None:
         _write_report(report / "index.html", found, index, queries)
-    with output(None) as file:
-        write(file, text if format_ == "json" else evaluation_text.tables(found, index, comparison))
+    print_text(text if format_ == "json" else evaluation_text.tables(found, index, comparison))
     unusable = found.retrieval.unusable if found.retrieval else ()
     for path, reason in unusable:
         say(printable(f"{path}: {reason}"))
@@ -143,7 +142,7 @@ def evaluate(
 def _require_report(folder: Path) -> None:
     """Find out that a report cannot be written before everything is measured for it."""
     from imgsearch.charts import require_matplotlib
-    from imgsearch.cli.render import require_writable
+    from imgsearch.cli.output import require_writable
     from imgsearch.errors import OutputError
 
     require_matplotlib("--report")
@@ -158,7 +157,7 @@ def _write_report(file: Path, found: "Evaluation", index: Path, queries: Path | 
     import cv2
 
     from imgsearch.cli.evaluation_page import evaluation_page
-    from imgsearch.cli.render import output, write
+    from imgsearch.cli.output import output, write
     from imgsearch.errors import ImageError
     from imgsearch.evaluation.questions import variant_of
     from imgsearch.evaluation.results import Judged

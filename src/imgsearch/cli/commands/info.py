@@ -26,8 +26,8 @@ def info(
     from dataclasses import asdict
 
     from imgsearch.cli.build_report import gain_in_words
-    from imgsearch.cli.render import columns, output, write
-    from imgsearch.cli.terminal import printable
+    from imgsearch.cli.output import print_text
+    from imgsearch.cli.terminal import columns, printable
     from imgsearch.store.generations import ITEMS, read_manifest
     from imgsearch.store.integrity import check_truth
     from imgsearch.store.items import Items
@@ -94,5 +94,4 @@ def info(
                 ("size", f"{sum(record.size for record in manifest.files.values()) / 1e6:.1f} MB"),
             ]
         )
-    with output(None) as file:
-        write(file, text)
+    print_text(text)

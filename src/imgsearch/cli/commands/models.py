@@ -32,7 +32,7 @@ def models(
     """
     import json
 
-    from imgsearch.cli.render import output, write
+    from imgsearch.cli.output import print_text
     from imgsearch.cli.terminal import set_up_logging
     from imgsearch.encoders.available import available_encoders, fetch
     from imgsearch.errors import UsageError
@@ -45,8 +45,7 @@ def models(
         text = json.dumps([_as_json(encoder) for encoder in found], indent=1) + "\n"
     else:
         text = "".join(map(_line, found)) + "* the default\n"
-    with output(None) as file:
-        write(file, text)
+    print_text(text)
 
 
 def _as_json(encoder: "AvailableEncoder") -> dict[str, Any]:

@@ -68,8 +68,7 @@ def preprocess(
     Exit codes: 0 done, 3 done but files were rejected that were not before, 7 another run writes to DST, 9 refused
     because there is no image in SRC, 11 no space. docs/cron.md has them all.
     """
-    from imgsearch.cli.rejects import REJECTED_EXIT_CODE
-    from imgsearch.cli.terminal import progress_bar, set_up_logging
+    from imgsearch.cli.terminal import REJECTED_EXIT_CODE, progress_bar, set_up_logging
     from imgsearch.images.steps import Steps
     from imgsearch.preprocessing import preprocess as library
 
@@ -96,16 +95,13 @@ def preprocess(
 
 def _tell(report: "PreprocessReport", destination: Path) -> None:
     """Name rejected files on standard error, and say in one line on standard output what was done."""
-    from imgsearch.cli.rejects import say_rejects
-    from imgsearch.cli.render import output, write
-    from imgsearch.cli.terminal import printable
+    from imgsearch.cli.output import print_text
+    from imgsearch.cli.terminal import printable, say_rejects
 
     say_rejects(report.new_rejects, "")
     rejected = f", {report.rejected} rejected" if report.rejected else ""
     left_over = f", {report.left_over} files left over from images that are gone" if report.left_over else ""
-    with output(None) as file:
-        write(
-            file,
-            f"{printable(os.fspath(destination))}: {report.written + report.unchanged} images: {report.written} made,"
-            f" {report.unchanged} unchanged{rejected}{left_over} ({report.seconds:.1f} s)\n",
-        )
+    print_text(
+        f"{printable(os.fspath(destination))}: {report.written + report.unchanged} images: {report.written} made,"
+        f" {report.unchanged} unchanged{rejected}{left_over} ({report.seconds:.1f} s)\n"
+    )

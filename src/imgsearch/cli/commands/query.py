@@ -1,7 +1,6 @@
 """`imgsearch query`."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -18,11 +17,7 @@ from imgsearch.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from imgsearch.cli.classes import ClassAnswer
-    from imgsearch.cli.render import Answer
-    from imgsearch.errors import ImgsearchError
     from imgsearch.images.boxes import Box
-    from imgsearch.search.index import Index
     from imgsearch.search.views import Regions
 
 
@@ -101,59 +96,44 @@ def query(
 
     require_backend(index, exact=exact or bool(where))
 
-    from imgsearch.cli.classes import render_classes
-    from imgsearch.cli.render import output, render, write
+    from imgsearch.cli.answers import Call, FoundClasses, FoundHits, FoundObjects, Result, hit_columns
+    from imgsearch.cli.loop import answer_images
     from imgsearch.cli.terminal import set_up_logging
     from imgsearch.search.index import Index
+    from imgsearch.search.vote import vote as count_votes
 
     set_up_logging(quiet=quiet, verbose=verbose)
-    question = Question(
-        top_k,
-        where=where,
-        min_score=min_score,
-        min_probability=min_probability,
-        exact=exact,
-        regions=_regions(regions),
-        box=_box(box),
-        objects=objects,
-        rerank=rerank is not None,
-        draws=format_ == "html",
-    )
-    _refuse_what_contradicts(question, regions, vote=vote)
-    exit_code = 0
+    part, limited_to = _regions(regions), _box(box)
+    _refuse_contradictions(regions=regions != "auto", box=box is not None, objects=objects, vote=vote)
+    with Index.open(index) as opened:
+        manifest = opened.manifest
+        plan = opened.plan(where=where, exact=exact)
+        conditions: dict[str, Any] = {
+            "where": where,
+            "min_score": min_score,
+            "min_probability": min_probability,
+            "exact": exact,
+            "rerank": rerank is not None,
+        }
 
-    def answers(opened: Index) -> Iterator["Answer"]:
-        nonlocal exit_code
-        for image in paths_of(images, b"\0" if null else b"\n"):
-            answer = _answer(opened, image, question)
-            exit_code = max(exit_code, report_unusable(image, answer.error, format_))
-            yield answer
+        def find(image: str) -> Result:
+            draw = partial(opened.drawn_matches, image)
+            if objects:
+                return FoundObjects(opened.search_objects(image, top_k, **conditions), manifest, draw)
+            hits = opened.search(image, top_k, regions=part, box=limited_to, **conditions)
+            return FoundClasses(count_votes(hits), voters=hits) if vote else FoundHits(hits, manifest, draw)
 
-    with Index.open(index) as opened, output(output_file) as file:
-        end = "\0" if null else "\n"
+        facts = {"generation": manifest.generation, "count": manifest.count, "encoder": manifest.encoder.name}
         if vote:
-            texts = render_classes((_voted(answer, opened) for answer in answers(opened)), format_, end)
+            call = Call(FoundClasses.COLUMNS, find, {"seconds": 0, "plan": plan, "index": facts})
         else:
-            texts = render(answers(opened), opened.manifest, format_, end, with_boxes=objects)
-        for text in texts:
-            write(file, text)
-    raise typer.Exit(exit_code)
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked of each image: the parameters of `Index.search`, and how it is to be shown."""
-
-    k: int
-    where: str
-    min_score: float | None
-    min_probability: float | None
-    exact: bool
-    regions: "Regions"
-    box: "Box | None"
-    objects: bool
-    rerank: bool
-    draws: bool
+            call = Call(
+                hit_columns(manifest, with_boxes=objects),
+                find,
+                {"plan": plan, "seconds": 0, "index": facts},
+                (plan, f"{manifest.count} images"),
+            )
+        raise typer.Exit(answer_images(call, images, format_, output_file, null=null))
 
 
 def _regions(text: str) -> "Regions":
@@ -185,105 +165,12 @@ def _box(text: str | None) -> "Box | None":
     raise UsageError(f"expected --box X,Y,W,H in whole pixels, found {text!r}", hint="for example --box 120,80,300,300")
 
 
-def _refuse_what_contradicts(question: Question, regions: str, *, vote: bool) -> None:
+def _refuse_contradictions(*, regions: bool, box: bool, objects: bool, vote: bool) -> None:
     from imgsearch.errors import UsageError
 
-    chosen = {
-        "--regions": regions != "auto",
-        "--box": question.box is not None,
-        "--objects": question.objects,
-    }
-    given = [name for name, is_given in chosen.items() if is_given]
+    options = {"--regions": regions, "--box": box, "--objects": objects}
+    given = [name for name, is_given in options.items() if is_given]
     if len(given) > 1:
-        raise UsageError(f"expected one of {' and '.join(given)}, for each says where to look")
-    if vote and question.objects:
-        raise UsageError("expected --vote or --objects, found both", hint="a vote is about an image as a whole")
-
-
-def _answer(index: "Index", image: str, question: Question) -> "Answer":
-    import time
-
-    from imgsearch.cli.render import Answer
-    from imgsearch.errors import BoxError, ImageError
-
-    plan = index.plan(where=question.where, exact=question.exact)
-    started = time.perf_counter()
-    conditions: Any = {
-        name: getattr(question, name) for name in ("where", "min_score", "min_probability", "exact", "rerank")
-    }
-    hits, objects = [], None
-    try:
-        if question.objects:
-            objects = index.search_objects(image, question.k, **conditions)
-        else:
-            hits = index.search(image, question.k, regions=question.regions, box=question.box, **conditions)
-        seconds = time.perf_counter() - started
-        answer = Answer(image, plan, seconds, hits, objects=objects)
-        if question.draws and question.rerank:
-            matches = {(hit.path, hit.box): index.drawn_matches(image, hit) for _, hit in answer.all_hits}
-            answer = replace(answer, matches={place: drawn for place, drawn in matches.items() if drawn is not None})
-    except (ImageError, BoxError) as error:
-        return Answer(image, plan, time.perf_counter() - started, [], error)
-    return answer
-
-
-def _voted(answer: "Answer", index: "Index") -> "ClassAnswer":
-    from imgsearch.cli.classes import ClassAnswer
-    from imgsearch.cli.render import as_json
-    from imgsearch.search.vote import vote
-
-    return ClassAnswer(
-        answer.query, answer.seconds, vote(answer.hits), answer.error, facts=as_json(answer, index.manifest)
-    )
-
-
-def report_unusable(image: str, error: "ImgsearchError | None", how: str) -> int:
-    """Name an image that cannot be used on standard error, unless the format names it itself.
-
-    Args:
-        image: As the user gave it.
-        error: What is wrong with it, if anything.
-        how: The output format.
-
-    Returns:
-        The exit code for it; 0 if nothing is wrong.
-    """
-    from imgsearch.cli.terminal import printable, say
-
-    if error is None:
-        return 0
-    if how not in ("json", "jsonl"):
-        hint = f" ({error.hint})" if error.hint else ""
-        say(printable(f"{image}: {error.message}{hint}"))
-    return error.exit_code
-
-
-def paths_of(images: list[str], end: bytes) -> Iterator[str]:
-    """Yield the images that are asked for: as they are, and those named on standard input where there is `-`.
-
-    Args:
-        images: What the user gave.
-        end: What ends each name on standard input.
-
-    Yields:
-        File names; bytes that are not UTF-8 as `os.fsdecode` gives them.
-    """
-    import os
-
-    for image in images:
-        if image != "-":
-            yield image
-            continue
-        rest = b""
-        while part := os.read(0, 1 << 16):
-            *whole, rest = (rest + part).split(end)
-            yield from _named(whole, end)
-        yield from _named([rest], end)
-
-
-def _named(names: list[bytes], end: bytes) -> Iterator[str]:
-    import os
-
-    for name in names:
-        if exact := name if end == b"\0" else name.removesuffix(b"\r"):
-            yield os.fsdecode(exact)
+        raise UsageError(f"{' and '.join(given[:2])} cannot be combined", hint="each says which part to search with")
+    if vote and objects:
+        raise UsageError("--vote and --objects cannot be combined", hint="a vote is about an image as a whole")

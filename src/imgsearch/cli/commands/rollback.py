@@ -18,12 +18,11 @@ def rollback(index: IndexOption = DEFAULT_INDEX, wait_lock: WaitLockOption = 0, 
 
       imgsearch rollback --index /srv/shop.idx
     """
-    from imgsearch.cli.render import output, write
+    from imgsearch.cli.output import print_text
     from imgsearch.cli.terminal import printable
     from imgsearch.store import rollback as library
 
     manifest = library.rollback(index, wait_lock=wait_lock)
     if not quiet:
-        with output(None) as file:
-            write(file, f"{printable(str(index))}: {manifest.count} images again, generation {manifest.generation}\n")
+        print_text(f"{printable(str(index))}: {manifest.count} images again, generation {manifest.generation}\n")
     raise typer.Exit

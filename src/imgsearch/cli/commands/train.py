@@ -112,8 +112,7 @@ def train(
     training diverged, 8 a library is missing, 11 no space, 130 interrupted: --resume goes on.
     """
     from imgsearch.cli.build_report import gain_in_words
-    from imgsearch.cli.rejects import REJECTED_EXIT_CODE, say_rejects
-    from imgsearch.cli.terminal import printable, progress_bar, set_up_logging
+    from imgsearch.cli.terminal import REJECTED_EXIT_CODE, printable, progress_bar, say_rejects, set_up_logging
     from imgsearch.images import MAX_PIXELS
     from imgsearch.images.policy import MAX_BYTES, FilePolicy
     from imgsearch.training.adapt import adapt
@@ -244,7 +243,6 @@ def _summary(report: "TrainReport") -> str:
 
 
 def _tell(summary: str) -> None:
-    from imgsearch.cli.render import output, write
+    from imgsearch.cli.output import print_text
 
-    with output(None) as file:
-        write(file, f"{summary}\n")
+    print_text(f"{summary}\n")

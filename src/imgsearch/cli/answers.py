@@ -1,0 +1,334 @@
+"""What commands answer for an image, in every form that an output format needs; docs/format.md has the fields."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from imgsearch.errors import ImgsearchError
+
+if TYPE_CHECKING:
+    from imgsearch.encoders.classifier import ClassProbability
+    from imgsearch.images.boxes import Box
+    from imgsearch.images.decode import Pixels
+    from imgsearch.regions.detections import Detection
+    from imgsearch.search.hits import Hit, ObjectHits
+    from imgsearch.store.manifest import Manifest
+
+_NO_HITS = "no image fits"
+_NO_OBJECTS = "no item stands out"
+
+
+@dataclass(frozen=True, slots=True)
+class TextTable:
+    """A table for people.
+
+    Attributes:
+        title: The line above it.
+        heads: Names of the columns.
+        rows: Cells; none where nothing was found.
+        empty: What is said in place of no rows.
+    """
+
+    title: str
+    heads: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    empty: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Something that was found, on a page for people.
+
+    Attributes:
+        score: Printed in bold.
+        text: What it is, a file name most of all.
+        rank: Place, from 1; None for none.
+        note: Between score and text.
+        file: An image to show above; "" for a line of text alone.
+        drawing: Pixels to show in place of the file.
+    """
+
+    score: str
+    text: str
+    rank: int | None = None
+    note: str = ""
+    file: str = ""
+    drawing: "Pixels | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of a page for people: the image that was given, with boxes drawn into it, and what was found."""
+
+    boxes: Sequence["Box"] = ()
+    entries: Sequence[Entry] = ()
+    message: str = ""
+
+
+class Result(Protocol):
+    """What was found for one image.
+
+    A command that answers needs one class like this, and what all its answers share: see `Call`.
+    """
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields of the JSON object beside those of `Call.facts`."""
+
+    def rows(self) -> Iterator[Sequence[object]]:
+        """Yield rows of CSV, one for each thing found, without the query."""
+
+    def paths(self, query: str) -> Iterator[str]:
+        """Yield what the format `paths` writes, a line each."""
+
+    def tables(self, title: str) -> Iterator[TextTable]:
+        """Yield tables for people; the first has the title."""
+
+    def sections(self) -> Iterator[Section]:
+        """Yield sections of a page for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What all answers of one call have in common.
+
+    Attributes:
+        columns: Of CSV: `query`, and the names of what `Result.rows` yields.
+        find: Answers one image, or raises ImageError or BoxError.
+        facts: In the JSON object after `query`, in this order; `seconds` may be among them to have its place.
+        details: In the title of a table, after the image's name.
+    """
+
+    columns: Sequence[str]
+    find: Callable[[str], Result]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    details: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one image: a result, or the error that kept it from having one.
+
+    Attributes:
+        call: What it shares with the others.
+        query: The image, as the user named it.
+        seconds: How long it took.
+        result: What was found, or the error.
+    """
+
+    call: Call
+    query: str
+    seconds: float
+    result: Result | ImgsearchError
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the answer as the object that the format `json` writes."""
+        if isinstance(self.result, ImgsearchError):
+            found = {"error": {"code": self.result.exit_code, "message": self.result.message}}
+        else:
+            found = self.result.to_json()
+        return {"query": self.query, **self.call.facts, "seconds": round(self.seconds, 6), **found}
+
+    @property
+    def title(self) -> str:
+        """The line above what was found."""
+        return f"{self.query}  ({', '.join([*self.call.details, f'{self.seconds * 1000:.0f} ms'])})"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundClasses:
+    """Classes, the most probable first: of `classify`, and of `query --vote` with the hits that voted."""
+
+    classes: Sequence["ClassProbability"]
+    voters: Sequence["Hit"] | None = None
+
+    COLUMNS = ("query", "rank", "class", "probability")
+
+    def to_json(self) -> dict[str, Any]:
+        hits = {} if self.voters is None else {"hits": [_hit_to_json(hit) for hit in self.voters]}
+        classes = [
+            {"rank": found.rank, "class": found.label, "probability": round(found.probability, 6)}
+            for found in self.classes
+        ]
+        return {**hits, "classes": classes}
+
+    def rows(self) -> Iterator[Sequence[object]]:
+        yield from ((found.rank, found.label, f"{found.probability:.6f}") for found in self.classes)
+
+    def paths(self, query: str) -> Iterator[str]:  # noqa: ARG002
+        yield from (found.label for found in self.classes[:1])
+
+    def tables(self, title: str) -> Iterator[TextTable]:
+        rows = [(str(found.rank), f"{found.probability:.3f}", found.label) for found in self.classes]
+        yield TextTable(title, ("#", "probability", "class"), rows, _NO_HITS)
+
+    def sections(self) -> Iterator[Section]:
+        yield Section(entries=[Entry(f"{found.probability:.3f}", found.label) for found in self.classes])
+
+
+@dataclass(frozen=True, slots=True)
+class FoundBoxes:
+    """Items that a detector finds, the surest first: of `detect`."""
+
+    boxes: Sequence["Detection"]
+
+    COLUMNS = ("query", "rank", "x", "y", "width", "height", "score")
+
+    def to_json(self) -> dict[str, Any]:
+        boxes = [
+            {"rank": rank, "box": _numbers(found.box), "score": round(found.score, 6)}
+            for rank, found in enumerate(self.boxes, start=1)
+        ]
+        return {"boxes": boxes}
+
+    def rows(self) -> Iterator[Sequence[object]]:
+        for rank, found in enumerate(self.boxes, start=1):
+            yield rank, *_numbers(found.box), f"{found.score:.6f}"
+
+    def paths(self, query: str) -> Iterator[str]:
+        yield from [query] if self.boxes else []
+
+    def tables(self, title: str) -> Iterator[TextTable]:
+        rows = [
+            (str(rank), f"{found.score:.3f}", *map(str, _numbers(found.box)))
+            for rank, found in enumerate(self.boxes, start=1)
+        ]
+        yield TextTable(title, ("#", "score", "x", "y", "width", "height"), rows, "no item is in it")
+
+    def sections(self) -> Iterator[Section]:
+        entries = [
+            Entry(f"{found.score:.3f}", _place(found.box), rank) for rank, found in enumerate(self.boxes, start=1)
+        ]
+        yield Section([found.box for found in self.boxes], entries, "" if entries else "no item is in it")
+
+
+@dataclass(frozen=True, slots=True)
+class FoundHits:
+    """Hits of `query`, the best first.
+
+    Attributes:
+        hits: Of one image.
+        manifest: Of the index that was searched.
+        draw: Draws the points that a hit has in common with the image; None where there are none.
+    """
+
+    hits: Sequence["Hit"]
+    manifest: "Manifest"
+    draw: Callable[["Hit"], "Pixels | None"]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"hits": [_hit_to_json(hit) for hit in self.hits]}
+
+    def rows(self) -> Iterator[Sequence[object]]:
+        yield from map(_hit_row, self.hits)
+
+    def paths(self, query: str) -> Iterator[str]:  # noqa: ARG002
+        yield from (hit.path for hit in self.hits)
+
+    def tables(self, title: str) -> Iterator[TextTable]:
+        yield _hit_table(title, self.hits, calibrated=self.manifest.calibration is not None)
+
+    def sections(self) -> Iterator[Section]:
+        box = self.hits[0].box if self.hits else None
+        yield Section([box] if box else [], [self.entry(hit) for hit in self.hits], "" if self.hits else _NO_HITS)
+
+    def entry(self, hit: "Hit") -> Entry:
+        """Return a hit as an entry of a page."""
+        note = "" if hit.probability is None else f"({100 * hit.probability:.0f} %) "
+        if hit.inliers:
+            note += f"{hit.inliers} inliers "
+        file = os.path.join(self.manifest.catalog, hit.path)
+        drawing = self.draw(hit) if hit.inliers else None
+        return Entry(f"{hit.score:.3f}", hit.path, hit.rank, note, file, drawing)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundObjects:
+    """Hits of each item in an image: of `query --objects`; otherwise as `FoundHits`."""
+
+    objects: Sequence["ObjectHits"]
+    manifest: "Manifest"
+    draw: Callable[["Hit"], "Pixels | None"]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "objects": [
+                {
+                    "box": _numbers(found.box),
+                    **({} if found.score is None else {"score": round(found.score, 6)}),
+                    "hits": [_hit_to_json(hit) for hit in found.hits],
+                }
+                for found in self.objects
+            ]
+        }
+
+    def rows(self) -> Iterator[Sequence[object]]:
+        for found in self.objects:
+            box = " ".join(map(str, _numbers(found.box)))
+            yield from ((*_hit_row(hit), box) for hit in found.hits)
+
+    def paths(self, query: str) -> Iterator[str]:  # noqa: ARG002
+        yield from (hit.path for found in self.objects for hit in found.hits)
+
+    def tables(self, title: str) -> Iterator[TextTable]:
+        yield TextTable(title, empty="" if self.objects else _NO_OBJECTS)
+        for number, found in enumerate(self.objects, start=1):
+            score = "" if found.score is None else f", {found.score:.2f} sure"
+            head = f"item {number} of {len(self.objects)}  {_place(found.box)}{score}"
+            yield _hit_table(head, found.hits, calibrated=self.manifest.calibration is not None)
+
+    def sections(self) -> Iterator[Section]:
+        if not self.objects:
+            yield Section(message=_NO_OBJECTS)
+        for found in self.objects:
+            hits = FoundHits(found.hits, self.manifest, self.draw)
+            yield Section([found.box], [hits.entry(hit) for hit in found.hits], "" if found.hits else _NO_HITS)
+
+
+def hit_columns(manifest: "Manifest", *, with_boxes: bool) -> tuple[str, ...]:
+    """Return the columns of CSV for hits; `with_boxes` of `FoundObjects`."""
+    columns = ("query", "rank", "path", "score", "distance", "product", "category")
+    return columns + (("probability",) if manifest.calibration else ()) + (("box",) if with_boxes else ())
+
+
+def _hit_row(hit: "Hit") -> Sequence[object]:
+    probability = [] if hit.probability is None else [f"{hit.probability:.6f}"]
+    return hit.rank, hit.path, f"{hit.score:.6f}", f"{hit.distance:.6f}", hit.product, hit.category, *probability
+
+
+def _hit_to_json(hit: "Hit") -> dict[str, Any]:
+    facts = {**asdict(hit), "score": round(hit.score, 6), "distance": round(hit.distance, 6)}
+    if hit.probability is not None:
+        facts["probability"] = round(hit.probability, 6)
+    if hit.box is not None:
+        facts["box"] = _numbers(hit.box)
+    return {name: fact for name, fact in facts.items() if fact is not None}
+
+
+def _hit_table(title: str, hits: Sequence["Hit"], *, calibrated: bool) -> TextTable:
+    # A product's default name is its path without the ending: not worth a column of its own.
+    named = any(not hit.path.startswith(hit.product + ".") for hit in hits)
+    verified = any(hit.inliers is not None for hit in hits)
+
+    def row(hit: "Hit") -> dict[str, str]:
+        return {
+            "#": str(hit.rank),
+            "score": f"{hit.score:.3f}",
+            **({"probability": f"{hit.probability:.2f}"} if calibrated else {}),
+            **({"inliers": "" if hit.inliers is None else str(hit.inliers)} if verified else {}),
+            "image": hit.path,
+            **({"product": hit.product} if named else {}),
+            "category": hit.category,
+        }
+
+    rows = [row(hit) for hit in hits]
+    return TextTable(title, list(rows[0]) if rows else (), [list(row.values()) for row in rows], _NO_HITS)
+
+
+def _numbers(box: "Box") -> list[int]:
+    """Return a box as JSON has it: left and upper edge, width and height in pixels of the image."""
+    return [box.x, box.y, box.width, box.height]
+
+
+def _place(box: "Box") -> str:
+    return f"{box.width} x {box.height} pixels at {box.x},{box.y}"

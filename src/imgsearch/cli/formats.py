@@ -1,0 +1,178 @@
+"""The output formats: one class each, and a line in `FORMATS`. docs/format.md says what scripts may rely on."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from imgsearch.errors import ImgsearchError
+
+if TYPE_CHECKING:
+    from imgsearch.cli.answers import Answer
+
+# Columns of text in tables; the others are numbers.
+_TEXT_COLUMNS = ("image", "product", "category", "class")
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How answers are written.
+
+    Attributes:
+        columns: Of CSV.
+        path_end: What follows each line of the format `paths`.
+        carries_errors: Whether answers say what is wrong with their images, so that standard error need not.
+    """
+
+    columns: Sequence[str] = ()
+    path_end: str = "\n"
+
+    carries_errors: ClassVar[bool] = False
+
+    def opening(self) -> str:
+        """Return what is written before the first answer; it waits for that one, or for the end."""
+        return ""
+
+    def piece(self, answer: "Answer", *, is_first: bool) -> str:
+        """Return one answer."""
+        raise NotImplementedError
+
+    def closing(self, *, is_empty: bool) -> str:  # noqa: ARG002
+        """Return what is written after the last answer, or where there was none."""
+        return ""
+
+
+class Table(Format):
+    """For people at a terminal."""
+
+    def piece(self, answer: "Answer", *, is_first: bool) -> str:  # noqa: ARG002
+        from imgsearch.cli.terminal import draw_table, printable
+
+        if isinstance(answer.result, ImgsearchError):
+            return ""
+        return "".join(
+            draw_table(table.title, table.heads, table.rows, _TEXT_COLUMNS)
+            if table.rows
+            else f"{table.title}\n" + (f"  {table.empty}\n" if table.empty else "")
+            for table in answer.result.tables(printable(answer.title))
+        )
+
+
+class Json(Format):
+    """One array of objects."""
+
+    carries_errors = True
+
+    def opening(self) -> str:
+        return "["
+
+    def piece(self, answer: "Answer", *, is_first: bool) -> str:
+        return ("\n " if is_first else ",\n ") + json.dumps(answer.to_json())
+
+    def closing(self, *, is_empty: bool) -> str:
+        return "]\n" if is_empty else "\n]\n"
+
+
+class JsonLines(Format):
+    """One object a line."""
+
+    carries_errors = True
+
+    def piece(self, answer: "Answer", *, is_first: bool) -> str:  # noqa: ARG002
+        return json.dumps(answer.to_json()) + "\n"
+
+
+class Csv(Format):
+    """A line for each thing that was found, under the names of the columns."""
+
+    def opening(self) -> str:
+        return csv_line(self.columns)
+
+    def piece(self, answer: "Answer", *, is_first: bool) -> str:  # noqa: ARG002
+        if isinstance(answer.result, ImgsearchError):
+            return ""
+        return "".join(csv_line((answer.query, *row)) for row in answer.result.rows())
+
+
+class Paths(Format):
+    """A path for each thing that was found, or its name."""
+
+    def piece(self, answer: "Answer", *, is_first: bool) -> str:  # noqa: ARG002
+        if isinstance(answer.result, ImgsearchError):
+            return ""
+        return "".join(path + self.path_end for path in answer.result.paths(answer.query))
+
+
+class Html(Format):
+    """One page that holds its images."""
+
+    def opening(self) -> str:
+        from imgsearch.cli import html
+
+        return html.HEAD
+
+    def piece(self, answer: "Answer", *, is_first: bool) -> str:  # noqa: ARG002
+        from imgsearch.cli import html
+
+        if isinstance(answer.result, ImgsearchError):
+            return html.section(answer.query, message=answer.result.message)
+        return "".join(
+            html.section(answer.query, part.boxes, part.entries, part.message) for part in answer.result.sections()
+        )
+
+    def closing(self, *, is_empty: bool) -> str:  # noqa: ARG002
+        from imgsearch.cli import html
+
+        return html.TAIL
+
+
+FORMATS: dict[str, type[Format]] = {
+    "table": Table,
+    "json": Json,
+    "jsonl": JsonLines,
+    "csv": Csv,
+    "paths": Paths,
+    "html": Html,
+}
+
+
+def render(answers: Iterable["Answer"], form: Format) -> Iterator[str]:
+    """Render answers one by one, as they come.
+
+    Yields:
+        Text; in formats for programs, lone surrogates are left to the JSON escapes or to `output.write`.
+
+    Raises:
+        ImgsearchError: As the answers do, with nothing written before the first of them; later ones are raised when
+            what was begun is closed, so that programs can read what there is.
+    """
+    is_empty, failed = True, None
+    try:
+        for answer in answers:
+            yield (form.opening() if is_empty else "") + form.piece(answer, is_first=is_empty)
+            is_empty = False
+    except ImgsearchError as error:
+        if is_empty:
+            raise
+        failed = error
+    yield (form.opening() if is_empty else "") + form.closing(is_empty=is_empty)
+    if failed:
+        raise failed
+
+
+def csv_line(cells: Iterable[object]) -> str:
+    """Write one line of CSV that a spreadsheet does not run."""
+    text = io.StringIO()
+    # Only what is in the line's end is put in quotes: a lone carriage return, too, would begin a line, and a cell.
+    csv.writer(text, lineterminator="\r\n").writerow([_csv_cell(str(cell)) for cell in cells])
+    return text.getvalue().removesuffix("\r\n") + "\n"
+
+
+def _csv_cell(cell: str) -> str:
+    """Keep a spreadsheet from running a cell as a formula (OWASP, CSV injection); numbers stay numbers."""
+    if re.fullmatch(r"[+-]?\d+(\.\d+)?", cell, re.ASCII):
+        return cell
+    return "'" + cell if cell.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else cell
