@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
             hint = f"see {context.command_path if context else 'imgsearch'} --help"
             _report(UsageError(error.format_message(), hint=hint), as_json=True)
         else:
-            error.show()
+            error.show()  # type: ignore[attr-defined]  # all of these are Click's, which Typer does not name
         return UsageError.exit_code
     except ImgsearchError as error:
         _report(error, as_json=_wants_json(given))
