@@ -13,7 +13,7 @@ from contact_sheet import contact_sheet
 from drawn_catalog import draw_catalog
 from imgsearch import Index, build_index
 from imgsearch.images.decode import decode_rgba
-from imgsearch.synthetic.backgrounds import generated
+from imgsearch.synthetic.backgrounds import draw_background
 from imgsearch.synthetic.compose import Style, compose
 
 SEED = 5
@@ -43,7 +43,7 @@ def make_scenes(products: list[Path], folder: Path) -> dict[str, Path]:
     for number in range(SCENES):
         generator = np.random.default_rng([SEED, number])
         product = products[int(generator.integers(len(products)))]
-        background = generated(FRAME, generator)
+        background = draw_background(FRAME, generator)
         scene = compose(background, [decode_rgba(product.read_bytes())], STYLE, generator)
         scenes[product.stem] = folder / f"{number}.png"
         scenes[product.stem].write_bytes(cv2.imencode(".png", scene.photo[:, :, ::-1])[1].tobytes())

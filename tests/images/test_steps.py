@@ -114,16 +114,24 @@ def test_no_steps_are_no_change():
 
 
 def test_each_step_is_done_and_in_the_order_said(monkeypatch):
-    from imgsearch.images import transform
+    from imgsearch.images import foreground, transform
 
     done = []
     for name in ("crop_foreground", "deskew", "rotate", "denoise", "equalize", "grayscale", "binarize"):
-        monkeypatch.setattr(transform, name, lambda image, *given, name=name: done.append((name, *given)) or image)
+        room = foreground if name == "crop_foreground" else transform
+        monkeypatch.setattr(room, name, lambda image, *given, name=name: done.append((name, *given)) or image)
 
     Steps.parse("binarize=9,grayscale,equalize,denoise,rotate=5,deskew,crop-foreground").apply(noise(3, 3))
 
     assert done == [
-        *(("crop_foreground",), ("deskew",), ("rotate", 5.0), ("denoise",), ("equalize",), ("grayscale",)),
+        *(
+            ("crop_foreground",),
+            ("deskew", (255, 255, 255)),
+            ("rotate", 5.0),
+            ("denoise",),
+            ("equalize",),
+            ("grayscale",),
+        ),
         ("binarize", "9"),
     ]
 

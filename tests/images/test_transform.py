@@ -5,19 +5,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgsearch.images.boxes import Box, overlaps
+from imgsearch.images.foreground import crop_foreground, has_plain_background, items_on_plain_background
+from imgsearch.images.steps import Steps
 from imgsearch.images.transform import (
     binarize,
-    crop_foreground,
     denoise,
-    deskew,
     equalize,
     fit,
     grayscale,
-    has_plain_background,
-    items_on_plain_background,
     reduce,
     rotate,
 )
+
+DESKEW = Steps(deskew=True)
 
 
 def flat(height: int, width: int, color: tuple[int, int, int]) -> np.ndarray:
@@ -173,7 +173,7 @@ def test_deskew_brings_a_turned_box_upright_within_a_degree(angle, background):
     image = with_box(angle, background)
     assert abs(box_angle(image) - angle) < 0.7
 
-    upright = deskew(image)
+    upright = DESKEW.apply(image)
 
     assert abs(box_angle(upright)) < 0.7
     assert np.abs(upright[[0, 0, -1, -1], [0, -1, 0, -1]].astype(int) - background).max() <= 1
@@ -185,7 +185,7 @@ def test_deskew_shows_white_in_the_corners_where_there_is_no_background():
     image[:, ::40] = (0, 90, 0)
     askew = rotate(image, 8)[80:-80, 80:-80]
 
-    upright = deskew(askew)
+    upright = DESKEW.apply(askew)
 
     assert upright.shape[0] > askew.shape[0]
     assert np.all(upright[[0, 0, -1, -1], [0, -1, 0, -1]] == 255)
@@ -199,7 +199,7 @@ def test_deskew_turns_lines_of_text():
         cv2.line(page, (30, line), (370, line), (90, 90, 90), 1)
     askew = rotate(page, 5)
 
-    upright = deskew(askew)
+    upright = DESKEW.apply(askew)
 
     # Rows of text and rows between them differ most when the lines are level.
     contrasts = [image[60:-60, 60:-60].mean(axis=(1, 2)).std() for image in (page, upright, askew)]
@@ -219,7 +219,7 @@ def test_deskew_turns_lines_of_text():
     ],
 )
 def test_deskew_leaves_alone_what_gives_it_no_evidence(image):
-    assert np.array_equal(deskew(image), image)
+    assert np.array_equal(DESKEW.apply(image), image)
 
 
 @pytest.mark.parametrize("background", [WHITE, (225, 218, 200), (0, 0, 0)])

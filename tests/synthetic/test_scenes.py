@@ -6,9 +6,9 @@ from drawn_catalog import draw_catalog
 from imgsearch.errors import ImageError
 from imgsearch.images.foreground import foreground
 from imgsearch.images.policy import FilePolicy
-from imgsearch.synthetic.backgrounds import from_item, generated
+from imgsearch.synthetic.backgrounds import draw_background, enlarge_part
 from imgsearch.synthetic.item_worker import LONGEST, NO_ITEM, cut_out
-from imgsearch.synthetic.scenes import Stock, example
+from imgsearch.synthetic.scenes import Stock, make_example
 
 SIZE, CELLS = 96, 24
 
@@ -36,7 +36,7 @@ def stock(tmp_path_factory) -> Stock:
 
 @pytest.fixture(scope="module")
 def examples(stock):
-    return [example(stock, SIZE, CELLS, np.random.default_rng([3, number])) for number in range(150)]
+    return [make_example(stock, SIZE, CELLS, np.random.default_rng([3, number])) for number in range(150)]
 
 
 def test_an_item_is_cut_out_by_its_transparency_and_has_no_border():
@@ -83,7 +83,7 @@ def test_what_is_tiny_or_transparent_is_no_item(side):
 
 
 def test_the_same_chance_gives_the_same_scene(stock, examples):
-    again = example(stock, SIZE, CELLS, np.random.default_rng([3, 7]))
+    again = make_example(stock, SIZE, CELLS, np.random.default_rng([3, 7]))
 
     assert np.array_equal(again.square, examples[7].square)
     assert np.array_equal(again.boxes, examples[7].boxes)
@@ -126,7 +126,7 @@ def test_a_third_of_the_scenes_is_padded_with_white_as_photos_are(examples):
 
 
 def test_items_and_backgrounds_that_are_held_out_are_in_no_other_scene(stock):
-    kept, held_out = stock.parted(0.2, seed=1)
+    kept, held_out = stock.split(0.2, seed=1)
 
     assert len(held_out.item_rows) == 2
     assert sorted([*kept.item_rows, *held_out.item_rows]) == list(range(10))
@@ -136,7 +136,7 @@ def test_items_and_backgrounds_that_are_held_out_are_in_no_other_scene(stock):
 def test_the_users_backgrounds_are_used_where_there_are_some(stock):
     backgrounds = np.full((2, 64, 64, 3), (10, 200, 10), np.uint8)
     own = Stock(stock.items, stock.sides, backgrounds, stock.item_rows, np.arange(2))
-    scenes = [example(own, SIZE, CELLS, np.random.default_rng([4, number])) for number in range(40)]
+    scenes = [make_example(own, SIZE, CELLS, np.random.default_rng([4, number])) for number in range(40)]
     is_green = [np.median(each.square[:, :, 1].astype(int) - each.square[:, :, 0]) > 80 for each in scenes]
 
     assert 0.35 < np.mean(is_green) < 0.8
@@ -144,8 +144,8 @@ def test_the_users_backgrounds_are_used_where_there_are_some(stock):
 
 @pytest.mark.parametrize("frame", [(64, 64), (40, 97), (97, 40), (3, 5)])
 def test_backgrounds_have_the_size_that_was_asked_for_and_differ(stock, frame):
-    drawn = [generated(frame, np.random.default_rng([5, number])) for number in range(40)]
-    parts = [from_item(stock.item(number), frame, np.random.default_rng(number)) for number in range(10)]
+    drawn = [draw_background(frame, np.random.default_rng([5, number])) for number in range(40)]
+    parts = [enlarge_part(stock.item(number), frame, np.random.default_rng(number)) for number in range(10)]
 
     assert {each.shape for each in (*drawn, *parts)} == {(*frame, 3)}
     assert {each.dtype for each in (*drawn, *parts)} == {np.dtype(np.uint8)}

@@ -6,7 +6,7 @@ import pytest
 
 from imgsearch.errors import UsageError
 from imgsearch.images.policy import FilePolicy
-from imgsearch.images.reject import Reject
+from imgsearch.images.scan import Reject
 from imgsearch.training.dataset import hold_out, read_dataset, require_enough
 
 

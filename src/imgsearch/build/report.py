@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from imgsearch.encoders.adaptation import AdaptationGain
-from imgsearch.images.reject import Reject
+from imgsearch.images.scan import Reject
 
 
 @dataclass(frozen=True, slots=True)

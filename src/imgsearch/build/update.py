@@ -16,7 +16,7 @@ from imgsearch.encoders.adaptation import AdaptationGain
 from imgsearch.encoders.projection import Projection
 from imgsearch.encoders.runtime import GRAPH_FILE, Embeddings, open_encoder
 from imgsearch.errors import UsageError
-from imgsearch.images.reject import Reject
+from imgsearch.images.scan import Reject
 from imgsearch.images.scan import FoundFile, Scan
 from imgsearch.images.steps import Steps
 from imgsearch.store import generations, integrity

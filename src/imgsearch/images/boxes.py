@@ -33,15 +33,7 @@ class Box:
 
 
 def overlaps(boxes: Sequence[Box], others: Sequence[Box]) -> NDArray[np.float64]:
-    """Compute the intersection over union of every box with every other.
-
-    Args:
-        boxes: n of them.
-        others: m of them.
-
-    Returns:
-        float64 (n, m), 0 for boxes apart to 1 for the same.
-    """
+    """Compute the intersection over union of n boxes with m others: float64 (n, m), 0 to 1."""
     first, second = corners(boxes)[:, None], corners(others)[None]
     start, end = np.maximum(first[..., :2], second[..., :2]), np.minimum(first[..., 2:], second[..., 2:])
     shared = np.prod(np.maximum(0, end - start), axis=2)
@@ -50,26 +42,13 @@ def overlaps(boxes: Sequence[Box], others: Sequence[Box]) -> NDArray[np.float64]
 
 
 def corners(boxes: Sequence[Box]) -> NDArray[np.float64]:
-    """Put boxes into an array.
-
-    Returns:
-        float64 (n, 4): left, upper, right and lower edge.
-    """
+    """Return left, upper, right and lower edges of n boxes: float64 (n, 4)."""
     rows = [(box.x, box.y, box.x + box.width, box.y + box.height) for box in boxes]
     return np.array(rows, np.float64).reshape(-1, 4)
 
 
 def stretched(box: Box, frame: tuple[int, int], other: tuple[int, int]) -> Box:
-    """Bring a box from one frame to another that shows the same.
-
-    Args:
-        box: In the first.
-        frame: Height and width of the first.
-        other: Height and width of the second.
-
-    Returns:
-        In the second, within it.
-    """
+    """Bring a box from one frame to another that shows the same, both given by height and width."""
     down, across = other[0] / frame[0], other[1] / frame[1]
     left = min(max(0, round(box.x * across)), other[1] - 1)
     top = min(max(0, round(box.y * down)), other[0] - 1)
@@ -79,13 +58,8 @@ def stretched(box: Box, frame: tuple[int, int], other: tuple[int, int]) -> Box:
 
 
 def in_reading_order(found: Sequence[tuple[Box, Score]]) -> list[tuple[Box, Score]]:
-    """Sort boxes by lines from the top, and from left to right within a line.
-
-    A box belongs to a line if its middle is above the lower edge of the line's uppermost box.
-
-    Args:
-        found: Boxes, each with whatever goes with it.
-    """
+    """Sort boxes, each with whatever goes with it, by lines from the top and from left to right within a line."""
+    # A box belongs to a line if its middle is above the lower edge of the line's uppermost box.
     lines: list[list[tuple[Box, Score]]] = []
     for box, score in sorted(found, key=lambda each: each[0].y):
         if lines and box.y + box.height / 2 < lines[-1][0][0].y + lines[-1][0][0].height:

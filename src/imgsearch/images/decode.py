@@ -47,26 +47,18 @@ _JPEG_DAMAGE = re.compile(
 _JPEG_LEFT_OVER = re.compile(rb"(\d+) extraneous bytes before marker")
 _MOST_LEFT_OVER = 16
 
+_REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
+
 _STDERR_LOCK = threading.Lock()
 
 
 def read_file(path: str, *, follow_links: bool = True, max_bytes: int = MAX_BYTES) -> tuple[bytes, os.stat_result]:
-    """Read an image file, and only an image file.
+    """Read an image file, and only a regular file: its bytes, and the status that was true of just these bytes.
 
     Devices and FIFOs are refused without a wait, and files over the limit without being read. A file that changes
-    while it is read is read once more.
-
-    Args:
-        path: File name; bytes that are not UTF-8 as `os.fsdecode` gives them.
-        follow_links: Whether the last part of the name may be a link. Not in a catalog: a file that was one
-            when the folder was scanned may be a link out of it by now.
-        max_bytes: How large it may be.
-
-    Returns:
-        The bytes, and the status that was true of just these bytes.
-
-    Raises:
-        ImageError: `vanished`, `unreadable`, `not_regular_file`, `too_many_bytes`, `empty` or `changed`.
+    while it is read is read once more. ImageError: `vanished`, `unreadable`, `not_regular_file`, `too_many_bytes`,
+    `empty` or `changed`. In a catalog links are not followed: what was a file when the folder was scanned may be a
+    link out of it by now.
     """
     # O_NONBLOCK: opening a FIFO nobody writes to would otherwise wait for ever.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow_links else os.O_NOFOLLOW)
@@ -104,39 +96,20 @@ def _read_all(file: io.FileIO, length: int) -> bytes:
 
 
 def decode(data: bytes, *, shrink_to: int = 0, max_pixels: int = MAX_PIXELS) -> Pixels:
-    """Decode an image as a person sees it: upright, the first frame, transparency over white.
+    """Decode an image file as a person sees it: upright, first frame, transparency over white; RGB, uint8 (h, w, 3).
 
-    Args:
-        data: A whole JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF file. The content decides, not the name.
-        shrink_to: If set, a JPEG may be decoded at a half, a quarter or an eighth, which saves most of the
-            work, as long as its longer side keeps at least this many pixels.
-        max_pixels: How large it may say it is. (OpenCV's own limit, set when it is imported, holds as well.)
-
-    Returns:
-        RGB pixels, uint8 of shape (height, width, 3).
-
-    Raises:
-        ImageError: `empty`, `not_an_image`, `unsupported_format`, `too_large`, `out_of_memory` or `corrupt`.
+    The content decides which of the formats of `image_format` it is. With `shrink_to` a JPEG may be decoded at a half,
+    a quarter or an eighth, which saves most of the work, as long as its longer side keeps so many pixels. (OpenCV's own
+    limit of pixels, set when it is imported, holds as well.) ImageError: `empty`, `not_an_image`, `unsupported_format`,
+    `too_large`, `out_of_memory` or `corrupt`.
     """
-    native, damage = _decode_native(data, shrink_to, max_pixels)
-    if damage:
-        raise ImageError("corrupt", f"damaged: {damage}")
-    return _as_rgb(native)
+    return _as_rgb(_decode_whole(data, shrink_to, max_pixels))
 
 
 def salvage(data: bytes, *, shrink_to: int = 0, max_pixels: int = MAX_PIXELS) -> tuple[Pixels, str]:
-    """Decode an image, and of a damaged JPEG what there is: the part that is missing is gray or smeared.
+    """Decode as `decode` does, and of a damaged JPEG what there is: the missing part is gray or smeared.
 
-    Args:
-        data: As for `decode`.
-        shrink_to: As for `decode`.
-        max_pixels: As for `decode`.
-
-    Returns:
-        RGB pixels as from `decode`, and what the decoder had to say about the damage, empty for a whole image.
-
-    Raises:
-        ImageError: As for `decode`.
+    Also returns what the decoder said of the damage, empty for a whole image.
     """
     try:
         native, damage = _decode_native(data, shrink_to, max_pixels)
@@ -150,29 +123,23 @@ def salvage(data: bytes, *, shrink_to: int = 0, max_pixels: int = MAX_PIXELS) ->
 
 
 def decode_rgba(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
-    """Decode an image with its transparency.
-
-    Args:
-        data: As for `decode`.
-        max_pixels: As for `decode`.
-
-    Returns:
-        RGBA pixels, not premultiplied, uint8 of shape (height, width, 4).
-
-    Raises:
-        ImageError: As for `decode`.
-    """
-    native, damage = _decode_native(data, 0, max_pixels)
-    if damage:
-        raise ImageError("corrupt", f"damaged: {damage}")
+    """Decode an image with its transparency: RGBA, not premultiplied, uint8 (h, w, 4)."""
+    native = _decode_whole(data, 0, max_pixels)
     if native.ndim == 2:
         return _as_pixels(cv2.cvtColor(native, cv2.COLOR_GRAY2RGBA))
     code = cv2.COLOR_BGR2RGBA if native.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
     return _as_pixels(cv2.cvtColor(native, code))
 
 
+def _decode_whole(data: bytes, shrink_to: int, max_pixels: int) -> Pixels:
+    native, damage = _decode_native(data, shrink_to, max_pixels)
+    if damage:
+        raise ImageError("corrupt", f"damaged: {damage}")
+    return native
+
+
 def _decode_native(data: bytes, shrink_to: int, max_pixels: int) -> tuple[Pixels, str]:
-    """Decode to upright 8-bit gray, BGR or BGRA; say what damage the decoder passed over, if any."""
+    """Decode to upright 8-bit gray, BGR or BGRA; return also what damage the decoder passed over, if any."""
     kind = image_format(data)
     size = checked_size(data, kind, max_pixels)
     # libjpeg speaks of the first irregularity only: stray bytes in the head would hide damage behind them.
@@ -209,11 +176,7 @@ def _decode_native(data: bytes, shrink_to: int, max_pixels: int) -> tuple[Pixels
 
 @contextlib.contextmanager
 def within_memory() -> Iterator[None]:
-    """Turn a lack of memory, wherever it shows, into the refusal of an image.
-
-    Raises:
-        ImageError: `out_of_memory`.
-    """
+    """Turn a lack of memory, wherever it shows, into the refusal of an image (`out_of_memory`)."""
     try:
         yield
     except MemoryError:
@@ -278,13 +241,8 @@ def _captured_stderr() -> Iterator[bytearray]:
 
 
 def _jpeg_flag(size: tuple[int, int] | None, shrink_to: int) -> int:
-    """Choose how much the JPEG decoder shrinks: to an eighth, a quarter, a half, or not at all."""
     if shrink_to and size:
-        for divisor, flag in (
-            (8, cv2.IMREAD_REDUCED_COLOR_8),
-            (4, cv2.IMREAD_REDUCED_COLOR_4),
-            (2, cv2.IMREAD_REDUCED_COLOR_2),
-        ):
+        for divisor, flag in _REDUCED.items():
             if max(size) >= divisor * shrink_to:
                 return flag
     return cv2.IMREAD_COLOR
@@ -301,14 +259,12 @@ def _as_rgb(native: Pixels) -> Pixels:
 def _upright(image: Pixels, orientation: int) -> Pixels:
     """Undo an EXIF orientation (Exif 2.32, tag 274)."""
     if orientation >= 5:
-        image = _as_pixels(cv2.transpose(image))
-    mirrored = orientation in (2, 3, 6, 7)
-    flipped = orientation in (3, 4, 7, 8)
-    if mirrored:
-        image = _as_pixels(cv2.flip(image, 1))
-    if flipped:
-        image = _as_pixels(cv2.flip(image, 0))
-    return image
+        image = image.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return np.ascontiguousarray(image)
 
 
 def _turned(image: Pixels, quarters: int, mirrored: str) -> Pixels:

@@ -1,4 +1,4 @@
-"""Tell the item from the background it stands on, and bring it to the middle at one scale.
+"""Tell the item from the background: cut off plain borders, and bring the item to the middle at one scale.
 
 A catalog image and a photo of the same item differ most in the background, and in where on it and how large the
 item is. Hand-crafted features see all of that; so it is taken away before anything is described.
@@ -10,7 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imgsearch.images.boxes import Box, stretched
 from imgsearch.images.decode import Pixels
+from imgsearch.images.transform import fit, reduce
 
 SIDE = 64
 
@@ -37,7 +39,70 @@ _SHOWS = 16
 # The square shown reaches this many standard deviations of the item's pixels from their center.
 _REACH = 1.5
 
+# What is looked for in a whole image shows when its longer side has so many pixels.
+_GLANCE = 512
+
+# A background is plain if so much of the image's edge differs by no more than this in any channel from its median. It
+# leaves room for JPEG's noise, a soft shadow, and an item that reaches one side.
+_EVEN_SHARE = 0.75
+_EVEN_DIFFERENCE = 12
+# Specks on the background are no item, and what takes less of the image than this is a speck.
+_SPECK_SHARE = 0.001
+_MARGIN = 0.03
+
 _Mask = NDArray[np.bool_]
+
+
+def crop_foreground(image: Pixels) -> Pixels:
+    """Cut off a plain background around the item, but for a margin of 3 % of what is left.
+
+    Where the edge of the image shows no plain background, or nothing stands on it, the image stays as it is.
+    """
+    small = reduce(image, _GLANCE)
+    boxes = _on_plain_background(small)
+    if boxes is None or not len(boxes):
+        return image
+    scale = np.array(image.shape[:2]) / small.shape[:2]
+    start = boxes[:, 1::-1].min(axis=0) * scale
+    end = (boxes[:, 1::-1] + boxes[:, :1:-1]).max(axis=0) * scale
+    margin = _MARGIN * (end - start).max()
+    top, left = np.maximum(0, np.floor(start - margin)).astype(int)
+    bottom, right = np.ceil(end + margin).astype(int)
+    return image[top:bottom, left:right]
+
+
+def has_plain_background(image: Pixels) -> bool:
+    """Return whether an image's edge is mostly of one color, as that of a product image is."""
+    return plain_background(image) is not None
+
+
+def items_on_plain_background(image: Pixels) -> list[Box] | None:
+    """Return a box around each item that stands alone, specks left out; None where the background is not plain."""
+    small = reduce(image, _GLANCE)
+    boxes = _on_plain_background(small)
+    return (
+        boxes if boxes is None else [stretched(Box(*box), small.shape[:2], image.shape[:2]) for box in boxes.tolist()]
+    )
+
+
+def plain_background(image: Pixels) -> NDArray[np.int16] | None:
+    """Find the RGB color of the background in an image's outermost pixels, if most of them have one."""
+    image = reduce(image, _GLANCE)
+    edge = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]]).astype(np.int16)
+    color = np.median(edge, axis=0).astype(np.int16)
+    is_even = (np.abs(edge - color).max(axis=1) <= _EVEN_DIFFERENCE).mean() >= _EVEN_SHARE
+    return color if is_even else None
+
+
+def _on_plain_background(image: Pixels) -> NDArray[np.int64] | None:
+    """Find boxes (n, 4) of x, y, width and height on a plain background; None if it is not plain."""
+    background = plain_background(image)
+    if background is None:
+        return None
+    differs = (np.abs(image.astype(np.int16) - background).max(axis=2) > _EVEN_DIFFERENCE).astype(np.uint8)
+    contours, _ = cv2.findContours(differs, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    boxes = np.array([cv2.boundingRect(contour) for contour in contours], np.int64).reshape(-1, 4)
+    return np.asarray(boxes[boxes[:, 2] * boxes[:, 3] >= _SPECK_SHARE * differs.size], np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +119,10 @@ class Item:
 
 
 def cut_out(image: Pixels, side: int = SIDE) -> Item:
-    """Find the item of an image, and bring it to a square of its own.
-
-    Args:
-        image: RGB, uint8 (size, size, 3), size at least 32.
-        side: Of the square, in pixels.
-
-    Returns:
-        The item; the whole image where no item stands out from the background.
-    """
+    """Find the item of a square image, RGB, and bring it to a square of its own; all of it where no item stands out."""
     mask = foreground(image)
     if mask.all():  # its frame is no edge, so it must not be shown on white
-        how = cv2.INTER_AREA if len(mask) > side else cv2.INTER_LINEAR
-        resized = np.asarray(cv2.resize(image, (side, side), interpolation=how), np.uint8)
-        return Item(resized, np.ones((side, side), np.float32))
+        return Item(fit(image, side, "stretch"), np.ones((side, side), np.float32))
     moments = cv2.moments(mask.astype(np.uint8), binaryImage=True)
     area = moments["m00"]
     across, down = moments["m10"] / area, moments["m01"] / area
@@ -83,21 +138,15 @@ def cut_out(image: Pixels, side: int = SIDE) -> Item:
 
 
 def foreground(image: Pixels) -> _Mask:
-    """Find what is not background: the background is what an even color, changing slowly, reaches from the border.
+    """Find what is not background in a square image, RGB: bool (size, size), all true where nothing stands out.
 
-    On white, only white is background, so an item may touch the border. On any other background neighbors are compared,
-    so a smooth gradient is followed; a busy background is not, and then all is foreground.
-
-    Args:
-        image: RGB, uint8 (size, size, 3).
-
-    Returns:
-        bool (size, size), true on the item; all true where nothing stands out.
+    The background is what an even color, changing slowly, reaches from the border. On white, only white is background,
+    so an item may touch the border. On any other background neighbors are compared, so a smooth gradient is followed;
+    a busy background is not, and then all is foreground.
     """
     size = image.shape[0]
     if size > _SEARCHED:
-        small = cv2.resize(image, (_SEARCHED, _SEARCHED), interpolation=cv2.INTER_AREA)
-        found = foreground(np.asarray(small, np.uint8)).astype(np.uint8)
+        found = foreground(fit(image, _SEARCHED, "stretch")).astype(np.uint8)
         return np.asarray(cv2.resize(found, (size, size), interpolation=cv2.INTER_NEAREST) > 0, np.bool_)
     border = np.ones(image.shape[:2], np.bool_)
     border[1:-1, 1:-1] = False
@@ -116,14 +165,7 @@ def foreground(image: Pixels) -> _Mask:
 
 
 def without_background(item: Pixels) -> Pixels:
-    """Make transparent what is background around an item; see `foreground`.
-
-    Args:
-        item: RGBA, uint8 (height, width, 4).
-
-    Returns:
-        RGBA, uint8, of the same size; the same where some of it is transparent already.
-    """
+    """Make transparent what is background around an item, RGBA; as it is where some of it is transparent already."""
     if item[:, :, 3].min() <= _SHOWS:
         return item
     height, width = item.shape[:2]
@@ -140,7 +182,7 @@ def without_border(item: Pixels) -> Pixels:
 
 
 def _reached(image: NDArray[np.uint8] | NDArray[np.float32], seeds: _Mask, step: float) -> _Mask:
-    """Say which pixels are connected with a seed through neighbors that differ by no more than `step`."""
+    """Return which pixels are connected with a seed through neighbors that differ by no more than `step`."""
     height, width = seeds.shape
     mark = np.zeros((height + 2, width + 2), np.uint8)
     steps = (step, step, step)
@@ -165,16 +207,10 @@ def _large_parts(mask: _Mask) -> _Mask:
 
 
 def pooling(cells: int) -> NDArray[np.float32]:
-    """Say how much of each row of an item's square belongs to each of so many rows of cells.
+    """Return how much of each row of an item's square belongs to each of so many rows of cells: float32 (cells, SIDE).
 
     Every row is shared between the two cells whose middles it lies between, in proportion. `pooling(n) @ plane @
     pooling(n).T` sums a (SIDE, SIDE) plane over n x n cells.
-
-    Args:
-        cells: How many cells there are a side.
-
-    Returns:
-        float32 (cells, SIDE).
     """
     place = (np.arange(SIDE) + 0.5) * cells / SIDE - 0.5
     return np.asarray(np.maximum(0, 1 - np.abs(place - np.arange(cells)[:, None])), np.float32)

@@ -18,21 +18,12 @@ _WIDTH_TAG, _HEIGHT_TAG = 0x0100, 0x0101
 
 
 def image_format(data: bytes) -> str:
-    """Name the format by its first bytes, and refuse what is not on the list.
-
-    Args:
-        data: A file.
-
-    Returns:
-        `jpeg`, `png`, `webp`, `bmp`, `tiff`, `gif` or `avif`.
-
-    Raises:
-        ImageError: `empty`, `not_an_image` or `unsupported_format`.
-    """
+    """Name the format by the first bytes (`jpeg`, `png`, `webp`, `bmp`, `tiff`, `gif`, `avif`), and refuse others."""
     if not data:
         raise ImageError("empty", "the file is empty")
     head = data[:16]
-    brand = data[4:12]
+    is_media = data[4:8] == b"ftyp"
+    brands = data[8 : min(int.from_bytes(data[:4]), 256)]
     known = {
         "jpeg": head.startswith(b"\xff\xd8\xff"),
         "png": head.startswith(b"\x89PNG\r\n\x1a\n"),
@@ -40,13 +31,13 @@ def image_format(data: bytes) -> str:
         "bmp": head.startswith(b"BM") and len(data) > 26,
         "tiff": head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
         "gif": head.startswith((b"GIF87a", b"GIF89a")),
-        "avif": brand.startswith(b"ftyp") and re.search(rb"avi[fs]", data[8 : min(_word(data), 256)]) is not None,
+        "avif": is_media and re.search(rb"avi[fs]", brands) is not None,
     }
     for name, matches in known.items():
         if matches:
             return name
     unsupported = {
-        "HEIC or another ISO media file": brand.startswith(b"ftyp"),
+        "HEIC or another ISO media file": is_media,
         "JPEG XL": head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")),
         "JPEG 2000": head.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")),
         "Photoshop": head.startswith(b"8BPS"),
@@ -62,24 +53,11 @@ def image_format(data: bytes) -> str:
     raise ImageError("not_an_image", "the content is not an image")
 
 
-def _word(data: bytes) -> int:
-    return int.from_bytes(data[:4], "big")
-
-
 def checked_size(data: bytes, kind: str, max_pixels: int) -> tuple[int, int] | None:
-    """Read (height, width) of the first frame, before anything is decoded.
+    """Read (height, width) of the first frame before anything is decoded; ImageError if that is over the limit.
 
-    Args:
-        data: A file.
-        kind: Its format, as `image_format` names it.
-        max_pixels: How many pixels it may have.
-
-    Returns:
-        Height and width; None where the header is too short or too odd to say: then the decoder, which has limits
-        of its own, is left to find out.
-
-    Raises:
-        ImageError: `too_large`; `corrupt` for a JPEG without a header, or with far less than it promises.
+    `corrupt` for a JPEG without a header, or with far less than it promises. None where the header is too short or too
+    odd to say: then the decoder, which has limits of its own, is left to find out.
     """
     try:
         size = _SIZE_READERS[kind](data)
@@ -220,10 +198,7 @@ def exif_orientation(exif: bytes) -> int:
 
 
 def sample_bits(data: bytes, kind: str) -> int:
-    """Say how many bits a sample has that OpenCV gives in 16.
-
-    AVIF has 10 or 12, which its configuration box says (AV1-ISOBMFF, 2.3.3); other formats fill all 16.
-    """
+    """Return how many bits a sample has that OpenCV gives in 16: AVIF has 10 or 12 (AV1-ISOBMFF, 2.3.3), others all."""
     if kind != "avif":
         return 16
     flags = data[data.find(b"av1C") + 6 :][:1]
@@ -234,9 +209,8 @@ def sample_bits(data: bytes, kind: str) -> int:
 def avif_turn(data: bytes) -> tuple[int, str] | None:
     """Read how an AVIF is to be turned: OpenCV leaves its `irot` and `imir` boxes to us (ISO/IEC 23008-12, 6.5).
 
-    Returns:
-        Quarter turns counterclockwise, and `vertical` (upside down), `horizontal` or empty for the mirroring after
-        them; None without such boxes, when EXIF may say it instead.
+    Quarter turns counterclockwise, then mirroring: `vertical` (upside down), `horizontal` or empty; None without such
+    boxes, when EXIF may say it instead.
     """
     rotation, mirror = (re.search(rb"\0\0\0\x09" + box + rb"(.)", data, re.DOTALL) for box in (b"irot", b"imir"))
     if not rotation and not mirror:

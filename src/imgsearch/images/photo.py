@@ -1,4 +1,4 @@
-"""A photo as a whole, to look for items in."""
+"""A whole photo, to find items in."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,20 +32,7 @@ class Photo:
 
 
 def open_photo(data: bytes, policy: FilePolicy, longest: int = LONGEST) -> Photo | None:
-    """Decode a photo in this process.
-
-    Args:
-        data: The file.
-        policy: What is let in.
-        longest: What its longer side is brought down to, in pixels.
-
-    Returns:
-        The photo; None for one that must be decoded in a process of its own (`decode_and_fit_guarded`): it is huge, or
-        odd, and only its fitted square is to be had.
-
-    Raises:
-        ImageError: As for `decode.decode`.
-    """
+    """Decode a photo here, its longer side brought down to `longest`; None if it needs a process (`needs_process`)."""
     if needs_process(data, policy):
         return None
     with within_memory():
@@ -55,7 +42,7 @@ def open_photo(data: bytes, policy: FilePolicy, longest: int = LONGEST) -> Photo
 
 
 def _upright_size(of_file: tuple[int, int] | None, decoded: Pixels) -> tuple[int, int]:
-    """Say how large a file's image is; rounding up hides it from who looks at what a decoder has shrunk."""
+    """Return how large a file's image is, upright; a decoder that shrinks rounds up, so its size does not tell."""
     height, width = decoded.shape[:2]
     if of_file is None or max(of_file) <= max(height, width):
         return height, width
@@ -64,15 +51,7 @@ def _upright_size(of_file: tuple[int, int] | None, decoded: Pixels) -> tuple[int
 
 
 def drawn(photo: Photo, boxes: Sequence[Box]) -> Pixels:
-    """Draw boxes into a photo.
-
-    Args:
-        photo: It is not changed.
-        boxes: In pixels of its file.
-
-    Returns:
-        RGB, uint8, as large as `photo.pixels`; each box in orange, with a black line on either side.
-    """
+    """Draw boxes, in pixels of the file, into a copy of `photo.pixels`: orange, with a black line on either side."""
     canvas = np.ascontiguousarray(photo.pixels).copy()
     thickness = max(1, round(max(canvas.shape[:2]) / 160))
     for box in boxes:

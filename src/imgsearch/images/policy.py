@@ -1,7 +1,7 @@
 """Which files a catalog lets in."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from imgsearch.errors import UsageError
@@ -38,15 +38,9 @@ class FilePolicy:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "FilePolicy":
-        """Read what `to_json` wrote; what is missing is as by default.
-
-        Raises:
-            TypeError, ValueError, UsageError: Something is of the wrong kind.
-        """
-        default = cls()
-        numbers = [data.get(name, getattr(default, name)) for name in ("max_bytes", "max_pixels")]
-        flags = [data.get(name, False) for name in ("keep_damaged", "follow_links")]
-        for value, kind in (*((number, int) for number in numbers), *((flag, bool) for flag in flags)):
-            if type(value) is not kind:
-                raise ValueError(f"expected {kind.__name__}, found {value!r}")
-        return cls(*numbers, *flags)
+        """Read what `to_json` wrote, what is missing as by default; TypeError, ValueError, UsageError if it is bad."""
+        values = {field.name: data.get(field.name, field.default) for field in fields(cls)}
+        for field in fields(cls):
+            if type(values[field.name]) is not type(field.default):
+                raise ValueError(f"{field.name}: expected {type(field.default).__name__}, found {values[field.name]!r}")
+        return cls(**values)

@@ -24,6 +24,15 @@ _LARGEST_TIME = 2**63 - 1  # what SQLite can hold: a clock may have been wrong b
 
 
 @dataclass(frozen=True, slots=True)
+class Reject:
+    """A file that cannot be used: path below its folder, cause in one word, message for people."""
+
+    path: str
+    cause: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class FoundFile:
     """One file of the catalog that has an image's name.
 
@@ -44,20 +53,13 @@ class FoundFile:
 class Scan:
     """A walk through a catalog in a fixed order, files by name before the folders beside them.
 
-    Hidden files and folders (a leading dot, and NAS thumbnails in `@eaDir`) are left out. A folder that cannot be
-    listed is yielded itself, with its cause: nothing is lost in silence.
+    Hidden files and folders (a leading dot, and NAS thumbnails in `@eaDir`) are left out, and folders that `leave_out`
+    accepts (an index in the catalog). A folder that cannot be listed is yielded itself, with its cause: nothing is lost
+    in silence. Links are not followed unless that is asked for; then each folder is listed once, however many links
+    lead to it or round in circles, and under its own name if the catalog holds it.
 
-    Links are not followed unless that is asked for. Then each folder is listed once, however many links lead to
-    it or round in circles, and under its own name if the catalog holds it.
-
-    Args:
-        root: Folder of images.
-        leave_out: Says of a folder's path whether it is no part of the catalog (an index that lies in it).
-        follow_links: Whether to follow links to files and folders.
-
-    Attributes:
-        left_out: How many entries of each kind were left out so far: `hidden`, `link`, `index`, and `other` for
-            files without an image's name.
+    `left_out` counts entries that were left out so far: `hidden`, `link`, `index`, and `other` for files without an
+    image's name.
     """
 
     def __init__(
@@ -130,7 +132,7 @@ def _found_file(entry: os.DirEntry[str], path: str) -> FoundFile:
     try:
         status = entry.stat()
     except OSError as error:
-        logger.info("cannot look at %r: %s", path, error)
+        logger.info("cannot read the status of %r: %s", path, error)
         return FoundFile(path, 0, 0, _cause(error))
     cause = "" if stat.S_ISREG(status.st_mode) else "not_regular_file"
     return FoundFile(path, status.st_size, file_time(status), cause)
@@ -148,17 +150,9 @@ def _cause(error: OSError) -> str:
 
 
 def sampled(found: Iterable[FoundFile], most: int) -> list[str]:
-    """Choose files as if by lot, but always the same: by the hash of their names.
+    """Choose at most so many paths by the hash of their names: a random sample, but always the same."""
 
-    Args:
-        found: The files, of which only so many are held at a time.
-        most: How many at most.
+    def digest(path: str) -> bytes:
+        return hashlib.sha256(os.fsencode(path)).digest()
 
-    Returns:
-        Their paths.
-    """
-    return heapq.nsmallest(most, (file.path for file in found), key=_lot)
-
-
-def _lot(path: str) -> bytes:
-    return hashlib.sha256(os.fsencode(path)).digest()
+    return heapq.nsmallest(most, (file.path for file in found), key=digest)

@@ -1,4 +1,4 @@
-"""What is done to an image before it is fitted, as an encoder's fingerprint and a command line name it."""
+"""Preprocessing steps, as an encoder's fingerprint and a command line name them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -17,19 +17,10 @@ _ALLOWED = (
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """What is done to an image before it is fitted. In this order, whatever the order they were asked in.
+    """What is done to an image before it is fitted: in this order, whatever the order on the command line.
 
-    Attributes:
-        crop_foreground: Cut off a plain background around the item, as `transform.crop_foreground`.
-        deskew: Turn upright what stands askew by up to 20 degrees, as `transform.deskew`.
-        rotate: Turn by so many degrees counterclockwise, -180 to 180, on white.
-        denoise: Smooth noise and keep edges, as `transform.denoise`.
-        equalize: Spread the luminance, as `transform.equalize`.
-        grayscale: Take out the color.
-        binarize: Make it black and white, as `transform.binarize`: `otsu`, `adaptive` or a threshold, `0` to `255`.
-
-    Raises:
-        UsageError: An angle or a threshold is none.
+    Each is the function of that name in `transform.py` or `foreground.py`; `rotate` is in degrees counterclockwise,
+    -180 to 180; `binarize` is `otsu`, `adaptive` or a threshold, `0` to `255`.
     """
 
     crop_foreground: bool = False
@@ -51,14 +42,7 @@ class Steps:
 
     @classmethod
     def parse(cls, text: str) -> "Steps":
-        """Read what `str` writes; steps may come in any order, and once each.
-
-        Args:
-            text: Such as `grayscale,binarize=otsu,rotate=90`; empty for no steps.
-
-        Raises:
-            UsageError: It names a step that does not exist, or one twice, or a value that is not allowed.
-        """
+        """Read what `str` writes, such as `grayscale,binarize=otsu,rotate=90`: steps in any order, each once."""
         asked: dict[str, Any] = {}
         names = {_name(field.name) for field in fields(cls)}
         for part in text.split(",") if text.strip() else ():
@@ -83,24 +67,18 @@ class Steps:
 
     @property
     def moves(self) -> bool:
-        """Whether things stand elsewhere in an image afterwards, though all of it still shows."""
+        """Whether items stand elsewhere in an image afterwards, though all of it still shows."""
         return self.deskew or bool(self.rotate)
 
     def apply(self, image: "Pixels") -> "Pixels":
-        """Do the steps.
-
-        Args:
-            image: RGB, uint8 of shape (height, width, 3), of any size. It is not changed.
-
-        Returns:
-            RGB, uint8; gray as three equal channels. Some steps change the size.
-        """
-        from imgsearch.images import transform
+        """Do the steps to an RGB image of any size, which is not changed; some change the size."""
+        from imgsearch.images import foreground, transform
 
         if self.crop_foreground:
-            image = transform.crop_foreground(image)
+            image = foreground.crop_foreground(image)
         if self.deskew:
-            image = transform.deskew(image)
+            background = foreground.plain_background(image)
+            image = transform.deskew(image, transform.WHITE if background is None else tuple(background.tolist()))
         if self.rotate:
             image = transform.rotate(image, self.rotate)
         if self.denoise:

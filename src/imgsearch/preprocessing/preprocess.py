@@ -19,8 +19,7 @@ from imgsearch.errors import ImageError, OutputError, RefusedError, UsageError
 from imgsearch.files import writing
 from imgsearch.images.decode import PIXELS_VERSION, read_file
 from imgsearch.images.policy import FilePolicy
-from imgsearch.images.reject import Reject
-from imgsearch.images.scan import IMAGE_SUFFIXES, FoundFile, Scan, file_time
+from imgsearch.images.scan import IMAGE_SUFFIXES, FoundFile, Reject, Scan, file_time
 from imgsearch.images.steps import NO_STEPS, Steps
 from imgsearch.images.transform import Fit
 from imgsearch.images.workers.pool import map_with_workers, processors, while_decoder_works

@@ -16,9 +16,10 @@ from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.errors import BoxError, ImageError, MissingComponentError, UsageError
 from imgsearch.images.boxes import Box, in_reading_order, stretched
 from imgsearch.images.decode import Pixels
+from imgsearch.images.foreground import has_plain_background, items_on_plain_background
 from imgsearch.images.photo import Photo, open_photo
 from imgsearch.images.steps import Steps
-from imgsearch.images.transform import fit, has_plain_background, items_on_plain_background
+from imgsearch.images.transform import fit
 from imgsearch.images.workers.decoders import apply_steps_and_fit, decode_and_fit_guarded
 from imgsearch.regions.detections import Detection, found
 from imgsearch.regions.detector import Detected, Detector

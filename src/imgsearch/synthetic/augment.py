@@ -1,4 +1,4 @@
-"""Make new images from those of the catalog."""
+"""Make new images from those of the catalog. The same state of a random generator gives the same bytes."""
 
 import hashlib
 
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.images.decode import Pixels
-from imgsearch.images.transform import reduce
+from imgsearch.images.transform import reduce, resize
 
 Layer = NDArray[np.float32]
 
@@ -21,72 +21,51 @@ def generator_for(data: bytes, seed: int) -> np.random.Generator:
 
 
 def photo_like(item: Pixels, generator: np.random.Generator) -> bytes:
-    """Make an image that a phone might have taken of a catalog item.
+    """Make an image that a phone might have taken of a catalog item, RGBA: a JPEG file of 320 x 320 pixels.
 
-    The item's longer side takes 55 to 85 % of a frame of 320 pixels; it is shifted by up to 25 pixels and turned
-    by up to 20 degrees, on a smooth colored background; brightness 0.7 to 1.2, tint up to 15 % a channel, noise,
-    blur of sigma 0.3 to 1.2, JPEG quality 40 to 85. All uniform.
-
-    Args:
-        item: RGBA, uint8 of shape (height, width, 4); where it is opaque the whole rectangle is the item.
-        generator: Source of all chance: the same state gives the same bytes.
-
-    Returns:
-        A JPEG file of 320 x 320 pixels.
+    The item's longer side takes 55 to 85 % of the frame; it is shifted by up to 25 pixels and turned by up to 20
+    degrees, on a smooth colored background; brightness 0.7 to 1.2, tint up to 15 % a channel, noise, blur of sigma 0.3
+    to 1.2, JPEG quality 40 to 85. All uniform. Where all is opaque, the whole rectangle is the item.
     """
-    layer = _placed(premultiplied(item), generator)
+    layer = _place(premultiply(item), generator)
     background = _smooth_background(generator)
     light = generator.uniform(0.7, 1.2) * generator.uniform(0.85, 1.15, 3)
     scene = (background * (1 - layer[:, :, 3:] / 255) + layer[:, :, :3]) * light
     noisy = np.asarray(scene + generator.normal(0, 4, scene.shape), np.float32)
     blurred = cv2.GaussianBlur(noisy, (0, 0), generator.uniform(0.3, 1.2))
     photo = np.clip(blurred, 0, 255).astype(np.uint8)
-    quality = int(generator.integers(40, 86))
-    _, encoded = cv2.imencode(".jpg", photo[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return encoded.tobytes()
+    return encode_jpeg(photo, int(generator.integers(40, 86)))
 
 
 def screenshot_like(item: Pixels, generator: np.random.Generator) -> bytes:
-    """Make an image that somebody might have cut out of a screen that shows a catalog item.
+    """Make an image that somebody might have cut out of a screen that shows an item, RGBA: a PNG or JPEG file.
 
     On white, its longer side brought down to 1,024 pixels, the item is cropped to 55 to 95 % of its area and scaled
     by 0.5 to 1.5. Every other image stands on a plain page: margins up to 30 % of its longer side, white or light
     gray, under a dark bar. It is saved as PNG, or as JPEG of quality 50 to 95. All uniform.
-
-    Args:
-        item: RGBA, uint8 of shape (height, width, 4).
-        generator: Source of all chance: the same state gives the same bytes.
-
-    Returns:
-        A PNG or JPEG file.
     """
-    shown = _crop(_on_white(reduce_rgba(item, _SCREEN)), generator)
+    cropped = _crop(_put_on_white(reduce_rgba(item, _SCREEN)), generator)
     scale = generator.uniform(0.5, 1.5)
-    width, height = (max(1, round(side * scale)) for side in shown.shape[1::-1])
-    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    shown = np.asarray(cv2.resize(shown, (width, height), interpolation=how), np.uint8)
+    height, width = (max(1, round(side * scale)) for side in cropped.shape[:2])
+    screen = resize(cropped, height, width)
     if generator.random() < 0.5:
-        shown = _on_page(shown, generator)
-    native = shown[:, :, ::-1]
+        screen = _put_on_page(screen, generator)
     if generator.random() < 0.5:
-        return cv2.imencode(".png", native)[1].tobytes()
-    quality = int(generator.integers(50, 96))
-    return cv2.imencode(".jpg", native, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+        return cv2.imencode(".png", screen[:, :, ::-1])[1].tobytes()
+    return encode_jpeg(screen, int(generator.integers(50, 96)))
+
+
+def encode_jpeg(image: Pixels, quality: int) -> bytes:
+    """Encode an RGB image as JPEG."""
+    return cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
 def augment(image: Pixels, generator: np.random.Generator) -> Pixels:
-    """Make an augmented copy for training.
+    """Make an augmented copy of an RGB image for training, of the same shape.
 
     Turned by up to 20 degrees, shifted by up to 0.2 of each side, sheared by up to 0.2, zoomed by 0.8 to 1.2, and
     mirrored every other time; all uniform, about the center, in one affine warp. What it does not cover repeats its
     nearest pixels.
-
-    Args:
-        image: RGB, uint8 of shape (height, width, 3).
-        generator: Source of all chance.
-
-    Returns:
-        RGB, uint8 of the same shape.
     """
     height, width = image.shape[:2]
     angle = np.radians(generator.uniform(-20, 20))
@@ -103,15 +82,7 @@ def augment(image: Pixels, generator: np.random.Generator) -> Pixels:
 
 
 def reduce_rgba(item: Pixels, longest: int) -> Pixels:
-    """Bring the longer side of an image with transparency down to so many pixels, for instance before `photo_like`.
-
-    Args:
-        item: RGBA, uint8 of shape (height, width, 4).
-        longest: In pixels; a smaller image is returned as it is.
-
-    Returns:
-        RGBA, uint8. Colors under full transparency leave no trace in it.
-    """
+    """Bring the longer side of an RGBA image down to so many pixels; colors under full transparency leave no trace."""
     if max(item.shape[:2]) <= longest:
         return item
     alpha = np.ascontiguousarray(item[:, :, 3])
@@ -124,7 +95,7 @@ def reduce_rgba(item: Pixels, longest: int) -> Pixels:
     return np.asarray(np.dstack([*colors, small_alpha]), np.uint8)
 
 
-def _on_white(item: Pixels) -> Pixels:
+def _put_on_white(item: Pixels) -> Pixels:
     opacity = item[:, :, 3:].astype(np.float32) / 255
     return np.round(item[:, :, :3] * opacity + 255 * (1 - opacity)).astype(np.uint8)
 
@@ -137,7 +108,7 @@ def _crop(image: Pixels, generator: np.random.Generator) -> Pixels:
     return image[top : top + sides[0], left : left + sides[1]]
 
 
-def _on_page(image: Pixels, generator: np.random.Generator) -> Pixels:
+def _put_on_page(image: Pixels, generator: np.random.Generator) -> Pixels:
     above, below, left, right = (generator.uniform(0, 0.3, 4) * max(image.shape[:2])).astype(int)
     background = [int(generator.choice([255, 245, 230]))] * 3
     page = np.asarray(
@@ -147,17 +118,14 @@ def _on_page(image: Pixels, generator: np.random.Generator) -> Pixels:
     return np.vstack([bar, page])
 
 
-def premultiplied(item: Pixels) -> Layer:
-    """Multiply the colors of RGBA by their opacity: float32, 0 to 255.
-
-    Colors under full transparency must not bleed into the edge when the item is resized.
-    """
+def premultiply(item: Pixels) -> Layer:
+    """Multiply the colors of RGBA by their opacity, lest hidden ones bleed into the edge: float32, 0 to 255."""
     layer = item.astype(np.float32)
     layer[:, :, :3] *= layer[:, :, 3:] / 255
     return layer
 
 
-def _placed(layer: Layer, generator: np.random.Generator) -> Layer:
+def _place(layer: Layer, generator: np.random.Generator) -> Layer:
     """Scale, turn and shift an item into the frame."""
     height, width = layer.shape[:2]
     scale = generator.uniform(0.55, 0.85) * FRAME / max(height, width)

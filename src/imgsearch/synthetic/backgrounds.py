@@ -1,81 +1,53 @@
-"""Backgrounds that no camera has seen: what a detector must learn to take for nothing."""
+"""Backgrounds that no camera has seen, for a detector to take for nothing: RGB, uint8 (height, width, 3)."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.images.decode import Pixels
-from imgsearch.synthetic.augment import reduce_rgba
+from imgsearch.synthetic.augment import Layer, reduce_rgba
 
-Plane = NDArray[np.float32]
 Frame = tuple[int, int]
 
 # Of generated backgrounds: how many are made of two, how many are blurred, and how many of those with things on them.
 _TWO = 0.4
 _BLURRED = 0.4
-_LITTERED = 0.35
+_WITH_SHAPES = 0.35
 # Of parts of items, how many are blurred.
 _PARTS_BLURRED = 0.3
 # Sides of what is strewn, as a share of the shorter side of the background, at most.
 _STREWN = 0.06
 
 
-def generated(frame: Frame, generator: np.random.Generator) -> Pixels:
-    """Make a background: smooth, striped, checked, dotted, of polygons, noise or clouds, or of two of these.
-
-    Args:
-        frame: Height and width in pixels.
-        generator: Source of all chance: the same state gives the same pixels.
-
-    Returns:
-        RGB, uint8 (height, width, 3).
-    """
-    background = _one(frame, generator)
+def draw_background(frame: Frame, generator: np.random.Generator) -> Pixels:
+    """Draw a background: smooth, striped, checked, dotted, of polygons, noise or clouds, or of two of these."""
+    background = _draw_one(frame, generator)
     if generator.random() < _TWO:
-        share = _parted(frame, generator)[:, :, None]
-        background = background * (1 - share) + _one(frame, generator) * share
-    if generator.random() < _LITTERED:
-        background = _littered(background, int(generator.integers(1, 12)), generator)
+        share = _draw_mask(frame, generator)[:, :, None]
+        background = background * (1 - share) + _draw_one(frame, generator) * share
+    if generator.random() < _WITH_SHAPES:
+        background = _draw_shapes(background, int(generator.integers(1, 12)), generator)
     if generator.random() < _BLURRED:
         background = np.asarray(cv2.GaussianBlur(background, (0, 0), generator.uniform(0.5, 6)), np.float32)
     return np.clip(background, 0, 255).astype(np.uint8)
 
 
-def from_item(item: Pixels, frame: Frame, generator: np.random.Generator) -> Pixels:
-    """Make a background of a part of an item, enlarged until it is none; some are blurred.
-
-    Args:
-        item: RGBA, uint8.
-        frame: Height and width in pixels.
-        generator: Source of all chance.
-
-    Returns:
-        RGB, uint8 (height, width, 3).
-    """
+def enlarge_part(item: Pixels, frame: Frame, generator: np.random.Generator) -> Pixels:
+    """Make a background of a part of an item, RGBA, enlarged until it is none; some are blurred."""
     shortest = min(item.shape[:2])
     sides = np.array(frame) * (generator.uniform(0.25, 0.6) * shortest / max(frame))
-    background = cv2.resize(_part_of(item, sides, generator), frame[::-1], interpolation=cv2.INTER_LINEAR)
+    background = cv2.resize(_take_part(item, sides, generator), frame[::-1], interpolation=cv2.INTER_LINEAR)
     if generator.random() < _PARTS_BLURRED:
         background = cv2.GaussianBlur(background, (0, 0), generator.uniform(1, 10))
     return np.clip(background, 0, 255).astype(np.uint8)
 
 
-def of_patches(item: Pixels, frame: Frame, generator: np.random.Generator) -> Pixels:
-    """Make a background of a part of an item, repeated in mirror images: as busy as a photo.
-
-    Args:
-        item: RGBA, uint8.
-        frame: Height and width in pixels.
-        generator: Source of all chance.
-
-    Returns:
-        RGB, uint8 (height, width, 3).
-    """
+def tile_part(item: Pixels, frame: Frame, generator: np.random.Generator) -> Pixels:
+    """Make a background of a part of an item, RGBA, repeated in mirror images: as busy as a photo."""
     height, width = frame
-    patch = _part_of(item, np.array(item.shape[:2]) * generator.uniform(0.3, 0.8), generator)
+    patch = _take_part(item, np.array(item.shape[:2]) * generator.uniform(0.3, 0.8), generator)
     side = max(4, int(max(frame) * generator.uniform(0.08, 0.5)))
     small = cv2.resize(patch, (side, side), interpolation=cv2.INTER_AREA)
     pair = np.hstack([small, small[:, ::-1]])
@@ -86,17 +58,8 @@ def of_patches(item: Pixels, frame: Frame, generator: np.random.Generator) -> Pi
     return np.asarray(np.clip(shown, 0, 255), np.uint8)
 
 
-def strewn(background: Pixels, items: Sequence[Pixels], generator: np.random.Generator) -> Pixels:
-    """Strew items over a background that are too small to be meant.
-
-    Args:
-        background: RGB, uint8.
-        items: RGBA, uint8.
-        generator: Source of all chance.
-
-    Returns:
-        RGB, uint8, of the same shape: each item is at most 6 % of the shorter side.
-    """
+def strew(background: Pixels, items: Sequence[Pixels], generator: np.random.Generator) -> Pixels:
+    """Strew items, RGBA, over a copy of a background, each at most 6 % of the shorter side: too small to be meant."""
     background = background.copy()
     sides = np.array(background.shape[:2])
     most = _STREWN * sides.min()
@@ -111,7 +74,7 @@ def strewn(background: Pixels, items: Sequence[Pixels], generator: np.random.Gen
     return background
 
 
-def _part_of(item: Pixels, sides: NDArray[np.float64], generator: np.random.Generator) -> Plane:
+def _take_part(item: Pixels, sides: NDArray[np.float64], generator: np.random.Generator) -> Layer:
     """Take a part of an item somewhere, on white or on a color."""
     whole = np.array(item.shape[:2])
     part = np.maximum(2, np.minimum(whole, np.round(sides))).astype(int)
@@ -122,7 +85,7 @@ def _part_of(item: Pixels, sides: NDArray[np.float64], generator: np.random.Gene
     return np.asarray(shown[:, :, :3] * opacity + behind * (1 - opacity), np.float32)
 
 
-def _one(frame: Frame, generator: np.random.Generator) -> Plane:
+def _draw_one(frame: Frame, generator: np.random.Generator) -> Layer:
     make = _KINDS[int(generator.integers(len(_KINDS)))]
     return make(frame, generator)
 
@@ -134,7 +97,7 @@ def _colors(count: int, generator: np.random.Generator) -> NDArray[np.float64]:
     return np.clip(first + generator.uniform(-spread, spread, (count, 3)), 0, 255)
 
 
-def _painted(plane: NDArray[Any], generator: np.random.Generator) -> Plane:
+def _colorize(plane: NDArray[np.floating | np.bool_], generator: np.random.Generator) -> Layer:
     """Color a plane of 0 to 1 along a row of colors."""
     colors = _colors(int(generator.integers(2, 5)), generator)
     stops = np.linspace(0, 1, len(colors))
@@ -142,13 +105,13 @@ def _painted(plane: NDArray[Any], generator: np.random.Generator) -> Plane:
     return np.stack(channels, axis=-1).astype(np.float32)
 
 
-def _smooth(frame: Frame, generator: np.random.Generator) -> Plane:
+def _smooth(frame: Frame, generator: np.random.Generator) -> Layer:
     count = int(generator.integers(1, 6))
     colors = _colors(count * count, generator).reshape(count, count, 3).astype(np.float32)
     return np.asarray(cv2.resize(colors, frame[::-1], interpolation=cv2.INTER_CUBIC), np.float32)
 
 
-def _grid(frame: Frame, generator: np.random.Generator) -> tuple[Plane, Plane]:
+def _grid(frame: Frame, generator: np.random.Generator) -> tuple[Layer, Layer]:
     """Coordinates turned by some angle, in units of a pattern's period, a little warped every other time."""
     angle, period = generator.uniform(0, np.pi), np.exp(generator.uniform(np.log(4), np.log(120)))
     down, across = np.mgrid[: frame[0], : frame[1]].astype(np.float32) / np.float32(period)
@@ -158,25 +121,25 @@ def _grid(frame: Frame, generator: np.random.Generator) -> tuple[Plane, Plane]:
     return across * cosine + down * sine, down * cosine - across * sine
 
 
-def _stripes(frame: Frame, generator: np.random.Generator) -> Plane:
+def _stripes(frame: Frame, generator: np.random.Generator) -> Layer:
     across, _ = _grid(frame, generator)
     wave = 0.5 + 0.5 * np.sin(across * 2 * np.pi)
-    return _painted(wave > generator.uniform(0.1, 0.9) if generator.random() < 0.5 else wave, generator)
+    return _colorize(wave > generator.uniform(0.1, 0.9) if generator.random() < 0.5 else wave, generator)
 
 
-def _checks(frame: Frame, generator: np.random.Generator) -> Plane:
+def _checks(frame: Frame, generator: np.random.Generator) -> Layer:
     across, down = _grid(frame, generator)
     share = generator.uniform(0.05, 0.95)
     first, second = across % 1 < share, down % 1 < share
-    return _painted(first ^ second if generator.random() < 0.5 else first | second, generator)
+    return _colorize(first ^ second if generator.random() < 0.5 else first | second, generator)
 
 
-def _dots(frame: Frame, generator: np.random.Generator) -> Plane:
+def _dots(frame: Frame, generator: np.random.Generator) -> Layer:
     across, down = _grid(frame, generator)
-    return _painted(np.hypot(across % 1 - 0.5, down % 1 - 0.5) < generator.uniform(0.1, 0.5), generator)
+    return _colorize(np.hypot(across % 1 - 0.5, down % 1 - 0.5) < generator.uniform(0.1, 0.5), generator)
 
 
-def _tiles(frame: Frame, generator: np.random.Generator) -> Plane:
+def _tiles(frame: Frame, generator: np.random.Generator) -> Layer:
     """Rectangles of their own colors, as tiles, books and bricks stand."""
     across, down = _grid(frame, generator)
     stretch = generator.uniform(0.2, 1)
@@ -186,17 +149,17 @@ def _tiles(frame: Frame, generator: np.random.Generator) -> Plane:
     return np.asarray(colors[(rows * 17 + columns * 31) % len(colors)], np.float32)
 
 
-def _noise(frame: Frame, generator: np.random.Generator) -> Plane:
+def _noise(frame: Frame, generator: np.random.Generator) -> Layer:
     """Noise of one scale, perhaps drawn out in one direction as the grain of wood."""
     plane = generator.standard_normal(frame).astype(np.float32)
     sigmas = np.exp(generator.uniform(np.log(0.3), np.log(12), 2))
     if generator.random() < 0.5:
         sigmas[1] = sigmas[0]
     plane = np.asarray(cv2.GaussianBlur(plane, (0, 0), float(sigmas[0]), sigmaY=float(sigmas[1])), np.float32)
-    return _painted(np.clip(0.5 + plane / (4 * plane.std() + 1e-6), 0, 1), generator)
+    return _colorize(np.clip(0.5 + plane / (4 * plane.std() + 1e-6), 0, 1), generator)
 
 
-def _clouds_plane(frame: Frame, generator: np.random.Generator, roughness: float) -> Plane:
+def _clouds_plane(frame: Frame, generator: np.random.Generator, roughness: float) -> Layer:
     """Sum noise of scales a factor of two apart: 0 to 1."""
     plane = np.zeros(frame, np.float32)
     weight, count = 1.0, 2
@@ -208,16 +171,16 @@ def _clouds_plane(frame: Frame, generator: np.random.Generator, roughness: float
     return (plane - low) / np.float32(max(high - low, 1e-6))
 
 
-def _clouds(frame: Frame, generator: np.random.Generator) -> Plane:
-    return _painted(_clouds_plane(frame, generator, generator.uniform(0.35, 0.9)), generator)
+def _clouds(frame: Frame, generator: np.random.Generator) -> Layer:
+    return _colorize(_clouds_plane(frame, generator, generator.uniform(0.35, 0.9)), generator)
 
 
-def _littered_alone(frame: Frame, generator: np.random.Generator) -> Plane:
-    return _littered(_smooth(frame, generator), int(np.exp(generator.uniform(1, 5))), generator)
+def _shapes(frame: Frame, generator: np.random.Generator) -> Layer:
+    return _draw_shapes(_smooth(frame, generator), int(np.exp(generator.uniform(1, 5))), generator)
 
 
-def _littered(background: Plane, count: int, generator: np.random.Generator) -> Plane:
-    """Put polygons, ellipses and lines on a background."""
+def _draw_shapes(background: Layer, count: int, generator: np.random.Generator) -> Layer:
+    """Draw polygons, ellipses and lines on a background."""
     background = np.ascontiguousarray(background)
     height, width = background.shape[:2]
     reach = max(height, width)
@@ -244,8 +207,8 @@ def _littered(background: Plane, count: int, generator: np.random.Generator) -> 
     return background
 
 
-def _parted(frame: Frame, generator: np.random.Generator) -> Plane:
-    """Say where the second of two backgrounds shows: beyond a line, as a wall behind a table, or in patches."""
+def _draw_mask(frame: Frame, generator: np.random.Generator) -> Layer:
+    """Draw where the second of two backgrounds shows: beyond a line, as a wall behind a table, or in patches."""
     if generator.random() < 0.6:
         angle = generator.uniform(0, 2 * np.pi)
         down, across = np.mgrid[: frame[0], : frame[1]].astype(np.float32) / max(frame)
@@ -257,6 +220,6 @@ def _parted(frame: Frame, generator: np.random.Generator) -> Plane:
     return np.asarray(np.clip((clouds - 0.5) * generator.uniform(2, 40) + 0.5, 0, 1), np.float32)
 
 
-_KINDS: tuple[Callable[[Frame, np.random.Generator], Plane], ...] = (
-    *(_smooth, _stripes, _checks, _dots, _tiles, _noise, _noise, _clouds, _clouds, _littered_alone),
+_KINDS: tuple[Callable[[Frame, np.random.Generator], Layer], ...] = (
+    *(_smooth, _stripes, _checks, _dots, _tiles, _noise, _noise, _clouds, _clouds, _shapes),
 )

@@ -9,9 +9,7 @@ from numpy.typing import NDArray
 
 from imgsearch.images.boxes import Box
 from imgsearch.images.decode import Pixels
-from imgsearch.synthetic.augment import premultiplied, reduce_rgba
-
-Layer = NDArray[np.float32]
+from imgsearch.synthetic.augment import Layer, encode_jpeg, premultiply, reduce_rgba
 
 # An item is put where it shares at most this much of the smaller box with each other, if a few tries find such a place.
 _MOST_SHARED = 0.1
@@ -20,70 +18,47 @@ _TRIES = 30
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How items stand in a scene; what is a range is drawn from uniformly.
+    """How items stand in a scene; what is a range, from the least to the most, is drawn from uniformly."""
 
-    Attributes:
-        sides: Longer side of an item, as a share of the shorter side of the frame: the least and the most.
-        turn: Degrees that it is turned at most, either way.
-        perspective: How far each corner moves at most, as a share of the item's sides.
-        covered: How much of an item lies under a piece of the background at most, as a share of its pixels.
-        quality: Of JPEG: the least and the most.
-    """
-
-    sides: tuple[float, float]
-    turn: float = 25.0
-    perspective: float = 0.08
-    covered: float = 0.2
-    quality: tuple[int, int] = (30, 80)
+    sides: tuple[float, float]  # longer side of an item, as a share of the shorter side of the frame
+    turn: float = 25.0  # degrees that it is turned at most, either way
+    perspective: float = 0.08  # how far each corner moves at most, as a share of the item's sides
+    covered: float = 0.2  # how much of an item lies under a piece of the background at most, as a share of its pixels
+    quality: tuple[int, int] = (30, 80)  # of JPEG
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """An image, and what stands in it.
+    """An image, and what stands in it."""
 
-    Attributes:
-        photo: RGB, uint8 (height, width, 3).
-        boxes: Around what shows of each item.
-        mask: float32 (height, width): from 0, the background, to 1, an item.
-    """
-
-    photo: Pixels
-    boxes: tuple[Box, ...]
-    mask: Layer
+    photo: Pixels  # RGB, as large as the background
+    boxes: tuple[Box, ...]  # around what shows of each item
+    mask: Layer  # (height, width): from 0, the background, to 1, an item
 
 
 def compose(background: Pixels, items: Sequence[Pixels], style: Style, generator: np.random.Generator) -> Scene:
-    """Put items on a background, and take a photo of it.
+    """Put items, RGBA, on a background, and take a photo of it; one that finds no place is left out, the order is kept.
 
     Each item is lit by itself (0.8 to 1.2), scaled, turned, seen in perspective, and covered from one side by a piece
     of the background. Over all of it lie a light that is uneven (0.65 to 1.3 in each corner) and tinted (up to 12 % a
     channel), noise (sigma up to 6), blur (sigma 0.3 to 1.4) and the damage of JPEG. All uniform.
-
-    Args:
-        background: RGB, uint8 (height, width, 3): the frame.
-        items: RGBA, uint8, cut out of their own backgrounds.
-        style: How they stand.
-        generator: Source of all chance: the same state gives the same image.
-
-    Returns:
-        The scene, as large as the background. An item that found no place is not in it; the others keep their order.
     """
     scene = background.astype(np.float32)
     mask = np.zeros(background.shape[:2], np.float32)
     boxes: list[Box] = []
     for item in items:
-        layer = _placed(item, background.shape[:2], boxes, style, generator)
+        layer = _place(item, background.shape[:2], boxes, style, generator)
         if layer is None:
             continue
-        layer *= _uncovered(layer[:, :, 3], generator.uniform(0, style.covered), generator)[:, :, None]
+        layer *= _mask_covered(layer[:, :, 3], generator.uniform(0, style.covered), generator)[:, :, None]
         opacity = layer[:, :, 3] / 255
         scene = scene * (1 - opacity[:, :, None]) + layer[:, :, :3] * generator.uniform(0.8, 1.2)
         mask = np.maximum(mask, opacity)
         boxes.append(_extent(layer[:, :, 3]))
-    return Scene(_photographed(scene, style, generator), tuple(boxes), mask)
+    return Scene(_photograph(scene, style, generator), tuple(boxes), mask)
 
 
-def _placed(
+def _place(
     item: Pixels, frame: tuple[int, ...], taken: Sequence[Box], style: Style, generator: np.random.Generator
 ) -> Layer | None:
     """Warp an item to a place in the frame, premultiplied; None where no place was found, or nothing of it shows."""
@@ -101,25 +76,25 @@ def _placed(
     room = np.array([width, height]) - extent
     for _ in range(_TRIES):
         start = generator.uniform(np.minimum(0, room), np.maximum(0, room))
-        if all(_shared(start, extent, box) <= _MOST_SHARED for box in taken):
+        if all(_overlap(start, extent, box) <= _MOST_SHARED for box in taken):
             break
     else:
         return None
     source, target = (square * sides).astype(np.float32), (quad + start).astype(np.float32)
     warp = cv2.getPerspectiveTransform(source, target)
-    layer = np.asarray(cv2.warpPerspective(premultiplied(item), warp, (width, height)), np.float32)
+    layer = np.asarray(cv2.warpPerspective(premultiply(item), warp, (width, height)), np.float32)
     return layer if layer[:, :, 3].max() > 127 else None
 
 
-def _shared(start: NDArray[np.float64], extent: NDArray[np.float64], box: Box) -> float:
-    """Say how much of the smaller of two rectangles lies in the other."""
+def _overlap(start: NDArray[np.float64], extent: NDArray[np.float64], box: Box) -> float:
+    """Compute how much of the smaller of two rectangles lies in the other."""
     end = np.minimum(start + extent, (box.x + box.width, box.y + box.height))
     sides = np.maximum(0, end - np.maximum(start, (box.x, box.y)))
     return float(sides.prod() / min(extent.prod(), box.area))
 
 
-def _uncovered(opacity: Layer, share: float, generator: np.random.Generator) -> Layer:
-    """Say what still shows of an item after so much of it was covered, from one side."""
+def _mask_covered(opacity: Layer, share: float, generator: np.random.Generator) -> Layer:
+    """Make a mask of what still shows of an item after so much of it was covered, from one side."""
     axis = int(generator.integers(2))
     sums = opacity.sum(axis=1 - axis).cumsum()
     limit = share * sums[-1]
@@ -132,7 +107,7 @@ def _extent(opacity: Layer) -> Box:
     return Box(x, y, max(1, width), max(1, height))
 
 
-def _photographed(scene: Layer, style: Style, generator: np.random.Generator) -> Pixels:
+def _photograph(scene: Layer, style: Style, generator: np.random.Generator) -> Pixels:
     height, width = scene.shape[:2]
     light = generator.uniform(0.65, 1.3, (2, 2, 1)) * generator.uniform(0.88, 1.12, 3)
     scene *= cv2.resize(light.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
@@ -140,5 +115,5 @@ def _photographed(scene: Layer, style: Style, generator: np.random.Generator) ->
     blurred = cv2.GaussianBlur(scene, (0, 0), generator.uniform(0.3, 1.4))
     photo = np.clip(blurred, 0, 255).astype(np.uint8)
     quality = int(generator.integers(style.quality[0], style.quality[1] + 1))
-    _, encoded = cv2.imencode(".jpg", photo[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return np.asarray(cv2.cvtColor(np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR)), cv2.COLOR_BGR2RGB), np.uint8)
+    decoded = cv2.imdecode(np.frombuffer(encode_jpeg(photo, quality), np.uint8), cv2.IMREAD_COLOR_RGB)
+    return np.asarray(decoded, np.uint8)

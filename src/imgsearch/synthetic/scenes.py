@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.images.decode import Pixels
-from imgsearch.images.transform import fit
-from imgsearch.synthetic.backgrounds import from_item, generated, of_patches, strewn
+from imgsearch.images.transform import fit, resize
+from imgsearch.synthetic.backgrounds import draw_background, enlarge_part, strew, tile_part
 from imgsearch.synthetic.compose import Scene, Style, compose
 
 # Pixels of the longer side of a scene: the least and the most.
@@ -35,65 +35,40 @@ _STREWN = 0.12
 
 @dataclass(frozen=True, slots=True)
 class Stock:
-    """What scenes are made of.
+    """What scenes are made of."""
 
-    Attributes:
-        items: uint8 (n, longest, longest, 4), RGBA, mapped: each in the upper left corner of its square.
-        sides: int64 (n, 2): height and width of each.
-        backgrounds: uint8 (m, side, side, 3), RGB, mapped, of the user; m may be 0.
-        item_rows: Which of the items are used.
-        background_rows: Which of the backgrounds are used.
-    """
-
-    items: NDArray[np.uint8]
-    sides: NDArray[np.int64]
-    backgrounds: NDArray[np.uint8]
-    item_rows: NDArray[np.int64]
-    background_rows: NDArray[np.int64]
+    items: NDArray[np.uint8]  # (n, longest, longest, 4), RGBA, mapped: each in the upper left corner of its square
+    sides: NDArray[np.int64]  # (n, 2): height and width of each
+    backgrounds: NDArray[np.uint8]  # (m, side, side, 3), RGB, mapped, of the user; m may be 0
+    item_rows: NDArray[np.int64]  # which of the items are used
+    background_rows: NDArray[np.int64]  # which of the backgrounds are used
 
     def item(self, row: int) -> Pixels:
         """Return an item: RGBA, uint8."""
         height, width = self.sides[row]
         return self.items[row, :height, :width]
 
-    def parted(self, share: float, seed: int) -> tuple["Stock", "Stock"]:
-        """Hold out a share of the items and of the backgrounds, by lot, but at least one.
-
-        Returns:
-            What scenes to learn from are made of, and scenes to measure with.
-        """
+    def split(self, share: float, seed: int) -> tuple["Stock", "Stock"]:
+        """Split at random into what is learned from and what is measured with: this share, but at least one."""
         generator = np.random.default_rng([seed, 1])
-        items = _parted(self.item_rows, share, generator)
-        backgrounds = _parted(self.background_rows, share, generator)
+        items = _split_rows(self.item_rows, share, generator)
+        backgrounds = _split_rows(self.background_rows, share, generator)
         kept, held_out = (replace(self, item_rows=items[part], background_rows=backgrounds[part]) for part in range(2))
         return kept, held_out
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A scene as a detector sees it.
+    """A scene as a detector sees it."""
 
-    Attributes:
-        square: RGB, uint8 (size, size, 3).
-        boxes: float32 (items, 4): left, top, right, bottom, as shares of the square's side.
-        mask: float32 (cells, cells): how much of each cell is item.
-    """
-
-    square: Pixels
-    boxes: NDArray[np.float32]
-    mask: NDArray[np.float32]
+    square: Pixels  # RGB (size, size, 3)
+    boxes: NDArray[np.float32]  # (items, 4): left, top, right, bottom, as shares of the square's side
+    mask: NDArray[np.float32]  # (cells, cells): how much of each cell is item
 
 
-def example(stock: Stock, size: int, cells: int, generator: np.random.Generator) -> Example:
-    """Make a scene, and fit it to a detector's square as photos are.
-
-    Args:
-        stock: What it is made of.
-        size: Side of the square in pixels.
-        cells: Side of the mask in cells.
-        generator: Source of all chance: the same state gives the same scene.
-    """
-    scene = _scene(stock, generator)
+def make_example(stock: Stock, size: int, cells: int, generator: np.random.Generator) -> Example:
+    """Make a scene, and fit it to a detector's square as photos are; the mask has so many cells a side."""
+    scene = _make_scene(stock, generator)
     height, width = scene.photo.shape[:2]
     longest = max(height, width)
     top, left = (longest - height) // 2, (longest - width) // 2
@@ -108,26 +83,26 @@ def example(stock: Stock, size: int, cells: int, generator: np.random.Generator)
     )
 
 
-def _scene(stock: Stock, generator: np.random.Generator) -> Scene:
-    frame = _frame(generator)
-    background = _background(stock, frame, generator)
+def _make_scene(stock: Stock, generator: np.random.Generator) -> Scene:
+    frame = _draw_frame(generator)
+    background = _choose_background(stock, frame, generator)
     if generator.random() < _STREWN:
         rows = generator.choice(stock.item_rows, int(generator.integers(5, 30)))
-        background = strewn(background, [stock.item(row) for row in rows], generator)
+        background = strew(background, [stock.item(row) for row in rows], generator)
     count = 0 if generator.random() < _EMPTY else int(generator.choice(_COUNTS))
     most = _SMALL if generator.random() < _ALL_SMALL else _LARGEST.get(count, _SMALL)
     least = _SMALLEST * max(frame) / min(frame)
     style = Style((least, max(least, most)), turn=30.0, perspective=0.1, quality=(30, 95))
     chosen = generator.choice(stock.item_rows, min(count, len(stock.item_rows)), replace=False)
-    items = [_mirrored(stock.item(row), generator) for row in chosen]
+    items = [_mirror(stock.item(row), generator) for row in chosen]
     return compose(background, items, style, generator)
 
 
-def _mirrored(item: Pixels, generator: np.random.Generator) -> Pixels:
+def _mirror(item: Pixels, generator: np.random.Generator) -> Pixels:
     return np.ascontiguousarray(item[:, ::-1]) if generator.random() < 0.5 else item
 
 
-def _frame(generator: np.random.Generator) -> tuple[int, int]:
+def _draw_frame(generator: np.random.Generator) -> tuple[int, int]:
     longest = int(generator.integers(_SIDES[0], _SIDES[1] + 1))
     if generator.random() >= _OBLONG:
         return longest, longest
@@ -135,16 +110,16 @@ def _frame(generator: np.random.Generator) -> tuple[int, int]:
     return (longest, shorter) if generator.random() < 0.5 else (shorter, longest)
 
 
-def _background(stock: Stock, frame: tuple[int, int], generator: np.random.Generator) -> Pixels:
+def _choose_background(stock: Stock, frame: tuple[int, int], generator: np.random.Generator) -> Pixels:
     if len(stock.background_rows) and generator.random() < _USERS:
-        return _part(stock.backgrounds[generator.choice(stock.background_rows)], frame, generator)
+        return _take_part(stock.backgrounds[generator.choice(stock.background_rows)], frame, generator)
     if generator.random() < _PARTS:
-        make = of_patches if generator.random() < _PATCHES else from_item
+        make = tile_part if generator.random() < _PATCHES else enlarge_part
         return make(stock.item(generator.choice(stock.item_rows)), frame, generator)
-    return generated(frame, generator)
+    return draw_background(frame, generator)
 
 
-def _part(background: Pixels, frame: tuple[int, int], generator: np.random.Generator) -> Pixels:
+def _take_part(background: Pixels, frame: tuple[int, int], generator: np.random.Generator) -> Pixels:
     """Take a part of a photo, as large as half of it or more, mirrored every other time."""
     scale = generator.uniform(0.5, 1) * len(background) / max(frame)
     height, width = (max(1, int(side * scale)) for side in frame)
@@ -152,11 +127,10 @@ def _part(background: Pixels, frame: tuple[int, int], generator: np.random.Gener
     part = background[top : top + height, left : left + width]
     if generator.random() < 0.5:
         part = part[:, ::-1]
-    how = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(part, frame[::-1], interpolation=how), np.uint8)
+    return resize(part, *frame)
 
 
-def _parted(
+def _split_rows(
     rows: NDArray[np.int64], share: float, generator: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     rows = generator.permutation(rows)

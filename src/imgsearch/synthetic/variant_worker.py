@@ -18,7 +18,7 @@ from imgsearch.images.transform import Fit
 from imgsearch.images.workers import decoders
 from imgsearch.images.workers.process import Part, WorkerProcess, run
 from imgsearch.synthetic.augment import generator_for, photo_like, reduce_rgba, screenshot_like
-from imgsearch.synthetic.backgrounds import generated
+from imgsearch.synthetic.backgrounds import draw_background
 from imgsearch.synthetic.compose import Style, compose
 
 # Two photos to each screenshot: what customers send.
@@ -77,7 +77,7 @@ def decode_item(data: bytes, policy: FilePolicy, longest: int = decoders.WORKED_
 def _scenes(item: Pixels, size: int, count: int, generator: np.random.Generator) -> Iterator[Pixels]:
     alone = without_border(without_background(item)) if count else item
     for _ in range(count):
-        yield compose(generated((size, size), generator), [alone] if alone.size else [], _SCENE, generator).photo
+        yield compose(draw_background((size, size), generator), [alone] if alone.size else [], _SCENE, generator).photo
 
 
 if __name__ == "__main__":

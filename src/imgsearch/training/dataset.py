@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from imgsearch.errors import UsageError
 from imgsearch.images.policy import FilePolicy
-from imgsearch.images.reject import Reject
-from imgsearch.images.scan import Scan
+from imgsearch.images.scan import Reject, Scan
 
 logger = logging.getLogger(__name__)
 

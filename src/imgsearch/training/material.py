@@ -13,7 +13,7 @@ from imgsearch.encoders.runtime import Embeddings, open_encoder
 from imgsearch.errors import ImageError
 from imgsearch.images.decode import Pixels
 from imgsearch.images.policy import FilePolicy
-from imgsearch.images.reject import Reject
+from imgsearch.images.scan import Reject
 from imgsearch.images.transform import Fit
 from imgsearch.progress import Progress
 from imgsearch.training.dataset import Dataset, require_enough

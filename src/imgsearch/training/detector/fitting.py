@@ -12,7 +12,7 @@ from imgsearch.images.boxes import Box
 from imgsearch.images.workers.pool import processors
 from imgsearch.regions.anchors import ITEM, anchor_boxes, cells, matched
 from imgsearch.regions.detections import average_precision, found, recall_of_boxes
-from imgsearch.synthetic.scenes import Example, Stock, example
+from imgsearch.synthetic.scenes import Example, Stock, make_example
 from imgsearch.training.detector.losses import detection_loss, mask_loss
 from imgsearch.training.detector.network import MASK_STRIDE, Networks
 from imgsearch.training.detector.plan import SCENES, Plan
@@ -63,7 +63,7 @@ class SceneBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no
 
 
 def _example(stock: Stock, size: int, seed: list[int]) -> Example:
-    return example(stock, size, cells(size, MASK_STRIDE), np.random.default_rng(seed))
+    return make_example(stock, size, cells(size, MASK_STRIDE), np.random.default_rng(seed))
 
 
 def _targets(anchors: NDArray[np.float32], scene: Example) -> NDArray[np.float32]:

@@ -12,8 +12,7 @@ import numpy as np
 from imgsearch.errors import ImageError, UsageError
 from imgsearch.images.decode import Pixels
 from imgsearch.images.policy import FilePolicy
-from imgsearch.images.reject import Reject
-from imgsearch.images.scan import Scan, sampled
+from imgsearch.images.scan import Reject, Scan, sampled
 from imgsearch.images.workers.decoders import DecodeWorker
 from imgsearch.images.workers.pool import decoded_files
 from imgsearch.progress import Progress

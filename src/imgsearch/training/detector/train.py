@@ -13,7 +13,7 @@ from imgsearch.encoders.choice import Choice
 from imgsearch.encoders.model_file import DETECT, ModelCard, save_model
 from imgsearch.files import writing
 from imgsearch.images.policy import FilePolicy
-from imgsearch.images.reject import Reject
+from imgsearch.images.scan import Reject
 from imgsearch.progress import Progress, no_progress
 from imgsearch.training.detector.material import gather_items
 from imgsearch.training.detector.plan import Plan, resolve_detector
@@ -127,7 +127,7 @@ def detect(
         identity = {**plan.to_json(), "weights": choice.spec.weights, "images": material.fingerprint()}
         begun = workplace.load(identity)
         gathered = time.monotonic()
-        kept, held_out = material.stock.parted(DEFAULT_VALIDATION, plan.seed)
+        kept, held_out = material.stock.split(DEFAULT_VALIDATION, plan.seed)
         with silence():
             fitting, loops = import_keras()
         loop = loops.Loop(workplace, identity, begun, progress, None)
