@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from imgsearch.progress import Progress, no_progress
 
 if TYPE_CHECKING:
-    from imgsearch.images.reject import Reject
+    from imgsearch.images.scan import Reject
 
 REJECTED_EXIT_CODE = 3
 
