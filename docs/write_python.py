@@ -52,10 +52,12 @@ def described(name: str, thing: Any) -> str:
 
 
 def signature(name: str, thing: Any) -> str:
-    """Write how something is called; for a TypedDict its fields."""
+    """Write how something is called; list the fields of a TypedDict."""
     if is_typeddict(thing):
-        fields = "".join(f"    {key}: {plain(value)}\n" for key, value in inspect.get_annotations(thing).items())
-        return f"```python\nclass {name}(TypedDict, total=False):\n{fields}```\n\n"
+        return (
+            "".join(wrapped(f"`{name}` (`{kind}`): {about}", "- ", "  ") + "\n" for name, kind, about in fields(thing))
+            + "\n"
+        )
     found = inspect.signature(thing)
     parameters = [value for key, value in found.parameters.items() if key not in ("self", "cls")]
     written = [plain(parameter) for parameter in parameters]
@@ -66,6 +68,17 @@ def signature(name: str, thing: Any) -> str:
     if len(line) > 100:
         line = f"{name}(\n" + "".join(f"    {each},\n" for each in written) + ")"
     return f"```python\n{line}\n```\n\n"
+
+
+def fields(thing: Any) -> list[tuple[str, str, str]]:
+    """List name, type and comment of the fields of a TypedDict, those of its bases first."""
+    source = inspect.getsource(thing)
+    (bases,) = re.findall(r"^class \w+\((.*?)(?:, )?(?:total=False)?\):", source)
+    found = []
+    for base in bases.split(", "):  # which Python 3.11 does not keep
+        if base != "TypedDict":
+            found += fields(getattr(inspect.getmodule(thing), base))
+    return found + re.findall(r"^    (\w+): (.+?)  # (.*)$", source, re.MULTILINE)
 
 
 def plain(thing: object) -> str:
