@@ -3,12 +3,12 @@
     ImgsearchError                 1   (never raised itself)
     ├── UsageError                 2   an argument, a folder or a file of settings is not what was expected
     │   └── BoxError               2   a box does not lie in an image; it may lie in another
-    ├── ImageError               4   one image cannot be used; a build rejects it and goes on
+    ├── ImageError                 4   one image cannot be used; a build rejects it and goes on
     ├── NoIndexError               5   there is no index there
     ├── DamagedIndexError          6   the index is damaged, or of a newer format
     ├── LockedError                7   another writer holds the lock
     ├── MissingComponentError      8   an encoder, its weights or a library is not available
-    ├── RefusedError               9   the catalog, or the decoder, cannot be as it should be
+    ├── RefusedError               9   too much of the catalog has vanished or cannot be decoded
     ├── GateError                 10   a quality gate was not met
     └── OutputError               11   no space, or another write error; nothing was published
 
@@ -46,7 +46,7 @@ class ImageError(ImgsearchError):
     """One image cannot be used.
 
     Args:
-        cause: One word for scripts, such as `empty`, `not_an_image` or `corrupt`; docs/format.md lists them.
+        cause: One word for scripts, such as `empty`, `not_an_image` or `corrupt`; docs/index-format.md lists them.
         message: One line for people.
     """
 
@@ -82,7 +82,7 @@ class MissingComponentError(ImgsearchError):
 
 
 class RefusedError(ImgsearchError):
-    """So much of the catalog has vanished, or cannot be decoded, that the fault is likely to lie elsewhere."""
+    """Too much of the catalog has vanished or cannot be decoded; nothing was changed."""
 
     exit_code = 9
 
