@@ -18,8 +18,9 @@ from cold_query import compare
 from demo import make_queries
 from drawn_catalog import draw_catalog
 from imgsearch import Index, embed
-from imgsearch.build.generation import complete_generation
+from imgsearch.build.generation import Job, complete_generation
 from imgsearch.encoders.runtime import Embeddings, unit_rows
+from imgsearch.progress import no_progress
 from imgsearch.store import generations, publishing
 from imgsearch.store.arrays import open_array, write_array
 from imgsearch.store.items import SCHEMA, connect
@@ -71,7 +72,7 @@ def make_index(folder: Path, directory: Path, search: SearchOptions | None = Non
         names = tuple(Path(name).name for name in given.files if name.startswith("encoders/"))
         publishing.install_encoder(directory, given.fingerprint, source, names)
         draft = replace(given, generation=1, count=COUNT, search=search or SearchOptions())
-        complete_generation(directory, draft, None, lambda *_: None)
+        complete_generation(Job(folder, directory, {}, no_progress), draft, None, adapt=None)
     return time.perf_counter() - started
 
 

@@ -183,7 +183,7 @@ def test_times_before_1970_and_far_ahead_are_times_like_others(build, small):
     assert (build().count, done(build())) == (12, {"unchanged": 12})
 
 
-@pytest.mark.parametrize("change", [{"backend": "annoy"}, {"trees": 3}, {"seed": 5}, {"target_recall": 0.9}])
+@pytest.mark.parametrize("change", [{"backend": "annoy"}, {"seed": 5}])
 def test_a_changed_setting_publishes_anew_without_embedding(build, index, no_encoder, change, contents):
     build()
     before = contents(index)
@@ -220,12 +220,6 @@ def test_a_run_without_options_keeps_encoder_backend_and_products(build, small, 
     assert (report.encoder, manifest.backend) == ("handcrafted", BackendSettings("annoy", 7, 9, 2000))
     assert items(index)["a/moved.png"].product == "Blue"  # the table is read again
     assert build_index(small, index).published is False
-
-
-def test_a_precision_changes_nothing_for_an_encoder_without_a_network(build):
-    build()
-
-    assert build(precision="bf16").published is False
 
 
 def test_another_backbone_embeds_everything_again(build, index, monkeypatch, contents):
@@ -877,10 +871,31 @@ def test_embed_into_an_index_is_refused(build, small, index):
         embed(small, index)
 
 
-@pytest.mark.parametrize("option", ["backbone", "weights", "precision", "metadata"])
-def test_options_of_embed_are_refused_when_embeddings_are_there(embedded, index, option):
-    with pytest.raises(UsageError, match=f"--{option}"):
-        build_index(embedded, index, **{option: "f32"})
+def test_options_of_embed_are_refused_when_embeddings_are_there_and_named_as_typed(embedded, index, tmp_path):
+    (tmp_path / "table.csv").write_text("path\n")
+    refused = {
+        "--backbone": {"backbone": "handcrafted:color"},
+        "--metadata": {"metadata": tmp_path / "table.csv"},
+        "--max-bytes": {"max_bytes": 1},
+        "--damaged": {"damaged": "keep"},
+        "--no-trim": {"trim": False},
+        "--preprocess, --no-trim": {"preprocess": "grayscale", "trim": False},
+        "--adapt": {"adapt": True},
+        "--weights": {"weights": "w.h5"},
+        "--precision": {"precision": "bf16"},
+    }
+    for named, options in refused.items():
+        with pytest.raises(UsageError, match=f"(^|[^-a-z]){named}([^-a-z]|$)"):
+            build_index(embedded, index, **options)
+    assert not (index / generations.MANIFEST).exists()
+
+
+def test_options_that_embeddings_have_already_are_accepted(embedded, index):
+    same = {"backbone": "handcrafted", "precision": "f32", "metadata": "none", "max_bytes": 100_000_000, "trim": True}
+    off = {"adapt": False, "follow_links": False, "damaged": "skip", "preprocess": "none", "weights": "none"}
+
+    assert build_index(embedded, index, **same, **off).published
+    assert not build_index(embedded, index, **same, **off).published
 
 
 def test_damaged_embeddings_are_refused(embedded, index):

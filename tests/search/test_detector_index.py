@@ -201,7 +201,7 @@ def test_with_one_the_catalog_teaches_the_projection_unless_that_is_not_wanted(d
 def test_a_projection_is_taught_when_a_detector_comes_and_again_when_another_does(drawn, models, tmp_path, monkeypatch):
     index = tmp_path / "index"
     looks = []
-    monkeypatch.setattr("imgsearch.build.update.adapt", _adapting_to(looks))
+    monkeypatch.setattr("imgsearch.build.adapt.Adapter.learn", _adapting_to(looks))
     build_index(drawn, index, backbone=str(models / "metric.keras"), adapt=True, **SETTINGS)
     assert looks == [None]
 
@@ -415,11 +415,11 @@ def test_a_manifest_that_lies_about_it_is_said_to_be_damaged_or_answered(index, 
 
 
 def _adapting_to(looks: list[object]):
-    def adapt(folder, draft, catalog, plain, encoder, look, progress):
-        looks.append(look)
-        return plain, AdaptationGain(len(catalog), 0.5, 0.6)
+    def learn(adapter, draft, sample, plain):
+        looks.append(draft.detector)
+        return plain, AdaptationGain(len(sample), 0.5, 0.6)
 
-    return adapt
+    return learn
 
 
 def _write(index: Path, data: dict[str, object]) -> None:

@@ -51,7 +51,7 @@ def test_readers_of_an_index_that_is_rebuilt_and_rolled_back_never_fail_and_see_
 ):
     catalog, directory = tmp_path / "catalog", tmp_path / "index"
     shutil.copytree(built / "catalog", catalog)
-    build_index(catalog, directory, backbone="handcrafted", backend=backend, trees=3)
+    build_index(catalog, directory, backbone="handcrafted", backend=backend)
     expected = {1: answers(directory, photo, k=100)}
     arguments = [directory, catalog / "a/0003.png", photo, str(queries // readers)]
     processes = [

@@ -227,7 +227,7 @@ def living(built, tmp_path):
 
     def make(backend):
         shutil.copytree(built / "catalog", tmp_path / "catalog")
-        build_index(tmp_path / "catalog", tmp_path / "index", backbone="handcrafted", backend=backend, trees=5)
+        build_index(tmp_path / "catalog", tmp_path / "index", backbone="handcrafted", backend=backend)
         return tmp_path / "catalog", tmp_path / "index"
 
     return make

@@ -38,7 +38,7 @@ def nights(tmp_path, small, painted):
 
     def make(backend: str = "exact") -> Path:
         directory = tmp_path / "index"
-        build_index(small, directory, backbone="handcrafted", backend=backend, trees=3)
+        build_index(small, directory, backbone="handcrafted", backend=backend)
         for number, file in enumerate(sorted(small.rglob("*.png"))[::2]):
             file.write_bytes(painted(5000 + number))
         (small / "new.png").write_bytes(painted(6000))

@@ -1,71 +1,83 @@
 """Let a catalog teach the projection of its index; see `encoders.adaptation`."""
 
 import contextlib
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from imgsearch.progress import Progress
-from imgsearch.encoders.adaptation import LOOKS, MOST_IMAGES, AdaptationGain, embedded_variants, learn_adaptation, measure_gain
+from imgsearch.build.encoder_source import EncoderSource
+from imgsearch.encoders.adaptation import (
+    LOOKS,
+    MOST_IMAGES,
+    AdaptationGain,
+    embedded_variants,
+    learn_adaptation,
+    measure_gain,
+)
 from imgsearch.encoders.projection import Projection
-from imgsearch.encoders.runtime import Embeddings, Encoder
+from imgsearch.encoders.runtime import GRAPH_FILE, Embeddings, Encoder, open_encoder
+from imgsearch.errors import UsageError
 from imgsearch.images.decode import Pixels
+from imgsearch.images.steps import Steps
+from imgsearch.progress import Progress
+from imgsearch.regions.detector import Detector
+from imgsearch.regions.propose import crop_and_cutout, detected_items
+from imgsearch.search.views import embed_regions
 from imgsearch.store import generations
 from imgsearch.store.items import Items
 from imgsearch.store.manifest import Manifest
-from imgsearch.search.views import embed_regions
-from imgsearch.regions.detector import Detector
-from imgsearch.regions.propose import detected_items, crop_and_cutout
+
+logger = logging.getLogger(__name__)
 
 EmbedItem = Callable[[Pixels], Embeddings]
 
 
-def adapt(
-    folder: Path,
-    draft: Manifest,
-    catalog: Embeddings,
-    plain: Projection | None,
-    encoder: Encoder,
-    embed_item: EmbedItem | None,
-    progress: Progress,
-) -> tuple[Projection | None, AdaptationGain]:
-    """Learn a projection from photo-like variants of the catalog's images, and keep it if it helps.
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """Learns a projection from photo-like variants of a catalog's images."""
 
-    Args:
-        folder: Of the generation in work, with its items.
-        draft: Describes it.
-        catalog: float32 (n, D), a sample of its embeddings.
-        plain: The projection without an adaptation, if there is one.
-        encoder: Of the index.
-        embed_item: What finds items in scenes, as `item_embedder` returns it; None without a detector.
-        progress: Told ("adapt", done, total).
+    folder: Path  # of the generation in work, with its items
+    sources: Sequence[EncoderSource]  # of the encoder, and of the detector if there is one
+    progress: Progress
+    required: bool  # whether too small a catalog is an error
 
-    Returns:
-        The projection to use, and what the adaptation gained on variants it was not learned from.
-
-    Raises:
-        UsageError: The catalog has too few images for it.
-    """
-    with contextlib.closing(Items(folder / generations.ITEMS)) as items:
-        paths = items.sample(MOST_IMAGES)
-    seen = embedded_variants(Path(draft.catalog), paths, draft.policy, encoder, progress, embed_item)
-    adapted = learn_adaptation(catalog, seen[:, :-1])
-    gain = measure_gain(plain, adapted, seen[:, 0], seen[:, -1])
-    return (adapted if gain.helps else plain), gain
+    def learn(
+        self, draft: Manifest, sample: Embeddings, plain: Projection | None
+    ) -> tuple[Projection | None, AdaptationGain | None]:
+        """Learn a projection, and keep it if it finds more than `plain` on variants it was not learned from."""
+        embed_item = None
+        # Of photos that are turned first, regions are not searched; see `views`.
+        if draft.detector and not Steps.parse(draft.encoder.steps).moves:
+            detector = Detector(draft.detector, self.sources[1].install() / GRAPH_FILE)
+            embed_item = item_embedder(detector, open_encoder(draft.encoder, self.sources[0].install(), for_one=True))
+        with contextlib.closing(Items(self.folder / generations.ITEMS)) as items:
+            paths = items.sample(MOST_IMAGES)
+        encoder, catalog = self.sources[0].open(), Path(draft.catalog)
+        try:
+            seen = embedded_variants(catalog, paths, draft.policy, encoder, self.progress, embed_item)
+        except UsageError as error:
+            if self.required:
+                raise
+            logger.warning("the catalog does not teach the projection: %s", error)
+            return plain, None
+        adapted = learn_adaptation(sample, seen[:, :-1])
+        gain = measure_gain(plain, adapted, seen[:, 0], seen[:, -1])
+        if not gain.helps:
+            logger.warning(
+                "the adaptation does not help and is not used: %.3f of held-out variants find their image, %.3f without",
+                gain.after,
+                gain.before,
+            )
+        return (adapted if gain.helps else plain), gain
 
 
 def item_embedder(detector: Detector, encoder: Encoder) -> EmbedItem:
-    """Make what embeds the item of a scene as queries are: where the detector finds it, as it stands, and cut out.
+    """Make what embeds the item of a scene, RGB uint8 (size, size, 3), as queries are: float32 (`LOOKS`, D).
 
     What a detector and its cuts leave of the background, and take from the item, is so learned as noise.
-
-    Args:
-        detector: Of the index.
-        encoder: For regions.
-
-    Returns:
-        From RGB, uint8 (size, size, 3), to float32 (`LOOKS`, D).
     """
 
     def embed_item(scene: Pixels) -> Embeddings:
@@ -73,8 +85,8 @@ def item_embedder(detector: Detector, encoder: Encoder) -> EmbedItem:
         proposal = detected_items(detected, scene.shape[:2], encoder.spec.fit)
         if proposal is None:
             return np.stack([detected.embedding] * LOOKS)
-        shown = list(crop_and_cutout(scene, proposal.boxes[0], proposal.plane, proposal.item))
-        shown += shown[:1] * (LOOKS - len(shown))
-        return embed_regions(shown, encoder)
+        views = list(crop_and_cutout(scene, proposal.boxes[0], proposal.plane, proposal.item))
+        views += views[:1] * (LOOKS - len(views))
+        return embed_regions(views, encoder)
 
     return embed_item

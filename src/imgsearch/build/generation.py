@@ -1,13 +1,15 @@
 """Complete a generation: add the derived files to the truth, describe every file, publish."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from imgsearch.progress import Progress
+from imgsearch.build.adapt import Adapter
+from imgsearch.build.options import BuildOptions
+from imgsearch.build.report import Stopwatch
 from imgsearch.encoders.adaptation import AdaptationGain
 from imgsearch.encoders.export import exported_files
 from imgsearch.encoders.projection import LARGEST_SAMPLE, SMALLEST_CATALOG, Projection, learn_projection
@@ -15,12 +17,24 @@ from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError
 from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import blocks_of, open_array, write_array
+from imgsearch.store.publishing import inherited_calibration, publish
 from imgsearch.files import sync
 from imgsearch.store.manifest import Manifest
-from imgsearch.store.publishing import inherited_calibration, publish
 from imgsearch.search.tuning import tune
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the steps of one build share."""
+
+    catalog: Path  # the folder of images, or what `embed` wrote
+    directory: Path  # the index, or the embeddings
+    options: BuildOptions
+    progress: Progress
+    searchable: bool = True  # whether it is to be an index, not embeddings only
+    watch: Stopwatch = field(default_factory=Stopwatch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,34 +46,14 @@ class LearnedProjection:
     adaptation: AdaptationGain | None
 
 
-Adapter = Callable[[Manifest, Embeddings, Projection | None], tuple[Projection | None, AdaptationGain | None]]
-
-
 def complete_generation(
-    directory: Path,
-    draft: Manifest,
-    previous: Manifest | None,
-    progress: Progress,
-    *,
-    relearn: bool = False,
-    adapted: bool | None = None,
-    adapter: Adapter | None = None,
+    job: Job, draft: Manifest, previous: Manifest | None, *, adapt: bool | None, adapter: Adapter | None = None
 ) -> Manifest:
-    """Derive what is searched from the embeddings, and publish.
+    """Derive what is searched from the embeddings and items in the generation's folder, and publish.
 
-    Args:
-        directory: The index; its lock is held. The folder of the generation holds embeddings and items, and the
-            encoder is installed.
-        draft: Describes it, but for derived values and the records of files.
-        previous: What is published, if anything.
-        progress: Told ("index", done, total).
-        relearn: Learn the projection anew.
-        adapted: Whether the user wants the catalog to teach the projection; None for as it was.
-        adapter: Does that, where a projection is learned anew.
-
-    Returns:
-        The manifest that is published now.
+    `adapt` says whether the catalog is to teach the projection, None for as it was; `adapter` then does that.
     """
+    directory, progress = job.directory, job.progress
     folder = directory / draft.folder
     names = [generations.EMBEDDINGS, generations.ITEMS]
     search = draft.search
@@ -68,9 +62,9 @@ def complete_generation(
     else:
         progress("index", 0, draft.count)
         embeddings = open_array(folder / generations.EMBEDDINGS, draft.count, draft.encoder.dims)
-        kept = None if relearn else _kept(directory, draft, previous, adapted=adapted)
+        kept = None if job.options.get("relearn") else _kept(directory, draft, previous, adapt=adapt)
         if kept is None:
-            if previous is not None and previous.adaptation is not None and adapted is None:
+            if previous is not None and previous.adaptation is not None and adapt is None:
                 logger.warning("the adaptation is given up: to be learned anew it needs the images")
             projection, gain = _learned_projection(draft, embeddings, search.seed, adapter)
             kept = LearnedProjection(projection, draft.count if projection else 0, gain)
@@ -100,7 +94,9 @@ def complete_generation(
     return manifest
 
 
-def _kept(directory: Path, draft: Manifest, previous: Manifest | None, *, adapted: bool | None) -> LearnedProjection | None:
+def _kept(
+    directory: Path, draft: Manifest, previous: Manifest | None, *, adapt: bool | None
+) -> LearnedProjection | None:
     """Keep the projection while the encoder is the same, so that scores do not drift from night to night.
 
     It is given up when the catalog has doubled since it was learned, or is to be adapted, or no longer to be, or was
@@ -110,7 +106,7 @@ def _kept(directory: Path, draft: Manifest, previous: Manifest | None, *, adapte
         return None
     gain = previous.adaptation
     sees_otherwise = draft.detector is not None and draft.detector_fingerprint != previous.detector_fingerprint
-    if (adapted and sees_otherwise) or (adapted is not None and adapted != (gain is not None)):
+    if (adapt and sees_otherwise) or (adapt is not None and adapt != (gain is not None)):
         return None
     if not previous.projection_count:
         # An adaptation of a small catalog that did not help is not tried again every night.
@@ -137,7 +133,7 @@ def _learned_projection(
         rows = np.sort(np.random.default_rng(seed).choice(rows, LARGEST_SAMPLE, replace=False))
     sample = embeddings[rows]
     plain = learn_projection(sample) if len(embeddings) >= SMALLEST_CATALOG else None
-    return (plain, None) if adapter is None else adapter(draft, sample, plain)
+    return (plain, None) if adapter is None else adapter.learn(draft, sample, plain)
 
 
 def _write_derived(folder: Path, draft: Manifest, embeddings: Embeddings, projection: Projection | None) -> Embeddings:

@@ -9,17 +9,17 @@ import contextlib
 import logging
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote_from_bytes
 
 import numpy as np
 
 from imgsearch.encoders.runtime import Embeddings
-from imgsearch.images.policy import FilePolicy
-from imgsearch.images.scan import FoundFile
+from imgsearch.images.scan import FoundFile, Reject
 from imgsearch.store.items import SCHEMA, connect
+from imgsearch.store.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
@@ -115,67 +115,56 @@ class Changes:
         unchanged: Of these, files published before with the same size and time.
         rejected: Of these, files known to be unusable.
         removed: Published files that are gone.
-        unrejected: Files rejected before that are gone.
+        rejected_gone: Files rejected before that are gone.
+        forgotten: Vectors of an interrupted build that were damaged, and are made anew.
+        left_out: Entries of the catalog that are not images, by kind.
     """
 
     seen: int
     unchanged: int
     rejected: int
-    removed: int
-    rejected_gone: int
+    removed: int = 0
+    rejected_gone: int = 0
+    forgotten: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
-class WorkFile:
+class Journal:
     """The working state of one build.
 
     Args:
         path: `partial.sqlite`. One that is damaged, or of another encoder, is begun anew.
-        fingerprint: Of the encoder that makes the vectors.
-        dims: Length of its embeddings.
-        policy: Which files are let in.
-        previous: The published `items.sqlite`, if there is one: what it knows need not be found out again.
-        previous_policy: The policy then; under another one rejected files are tried again.
-        same_encoder: Whether the published embeddings are of use.
-        same_root: Whether paths mean the same files as then: else size and time say nothing about them.
-
-    Attributes:
-        forgotten: Vectors of an interrupted build that were found damaged, and will be made anew.
+        draft: What is to be published.
+        previous: What is published, if anything.
+        items: Its `items.sqlite`: what it knows need not be found out again.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        fingerprint: str,
-        dims: int,
-        policy: FilePolicy,
-        *,
-        previous: Path | None = None,
-        previous_policy: FilePolicy | None = None,
-        same_encoder: bool = False,
-        same_root: bool = False,
-    ) -> None:
+    def __init__(self, path: Path, draft: Manifest, previous: Manifest | None, items: Path | None) -> None:
         self._path = path
-        self._dims = dims
-        self._policy = policy
-        self._previous_policy = previous_policy
-        self.forgotten = 0
+        self._dims = draft.encoder.dims
+        self._policy = draft.policy
+        self._forgotten = 0
+        # Whether paths mean the same files as then: else size and time say nothing about them.
+        same_root = previous is not None and previous.catalog == draft.catalog
+        self._same_encoder = previous is not None and previous.fingerprint == draft.fingerprint
+        # Under another policy rejected files are tried again.
+        self._same_policy = previous is not None and previous.policy == draft.policy
+        # How many pixels a published image has is not recorded: under a lower limit all headers are read again.
+        lowered = previous is not None and draft.policy.max_pixels < previous.policy.max_pixels
+        self._is_known_by_time = self._same_encoder and same_root and not lowered
         try:
-            self._connection = self._open(fingerprint)
+            self._connection = self._open(draft.fingerprint)
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if _is_disk_error(error):
                 raise
             logger.warning("%s of an interrupted build is damaged (%s); begun anew", path, error)
             self._remove()
-            self._connection = self._open(fingerprint)
-        self._same_encoder = same_encoder
-        # How many pixels a published image has is not recorded: under a lower limit all headers are read again.
-        lowered = previous_policy is not None and policy.max_pixels < previous_policy.max_pixels
-        self._is_known_by_time = same_encoder and same_root and not lowered
-        if previous is None:
+            self._connection = self._open(draft.fingerprint)
+        if items is None:
             self._connection.execute("ATTACH ':memory:' AS old")
             self._connection.executescript(_NO_PREVIOUS)
         else:
-            uri = f"file:{quote_from_bytes(bytes(previous.absolute()))}?mode=ro&immutable=1"
+            uri = f"file:{quote_from_bytes(bytes(items.absolute()))}?mode=ro&immutable=1"
             self._connection.execute("ATTACH ? AS old", (uri,))
         known = "SELECT sha256, message FROM old.damaged"
         if not self._count("SELECT count(*) FROM old.sqlite_master WHERE name = 'damaged'"):
@@ -228,11 +217,11 @@ class WorkFile:
             ),
         )
 
-    def compare(self) -> Changes:
+    def compare(self, left_out: Mapping[str, int]) -> Changes:
         """Mark files that the published generation knows, and count the differences."""
         if self._is_known_by_time:
             self._connection.execute(_TAKE_OVER_UNCHANGED, (self._policy.max_bytes, self._policy.keep_damaged))
-            if self._policy == self._previous_policy:
+            if self._same_policy:
                 self._connection.execute(_TAKE_OVER_REJECTED)
         return Changes(
             seen=self._count("SELECT count(*) FROM files"),
@@ -240,18 +229,20 @@ class WorkFile:
             rejected=self._count("SELECT count(*) FROM files WHERE cause != ''"),
             removed=self._count("SELECT count(*) FROM old.items WHERE path NOT IN (SELECT path FROM files)"),
             rejected_gone=self._count("SELECT count(*) FROM old.rejected WHERE path NOT IN (SELECT path FROM files)"),
+            forgotten=self._forgotten,
+            left_out=dict(left_out),
         )
 
-    def new_rejects(self) -> Iterator[tuple[str, str, str]]:
-        """Yield path, cause and message of files that were not rejected before, by path."""
-        yield from self._connection.execute(_NEW_REJECTS)
+    def new_rejects(self) -> Iterator[Reject]:
+        """Yield the files that were not rejected before, by path."""
+        return (Reject(*row) for row in self._connection.execute(_NEW_REJECTS))
 
     def has_other_rejects(self) -> bool:
         """Say whether a rejected file is not, or not so, among the published ones: then that must be remembered."""
         return self._connection.execute(_OTHER_REJECTS).fetchone() is not None
 
     def pending(self) -> Iterator[PendingFile]:
-        """Yield the files whose content is not known yet; they may be settled in the meantime."""
+        """Yield the files whose content is not known yet; they may be resolved in the meantime."""
         last = 0
         while True:
             page = self._connection.execute(
@@ -290,7 +281,7 @@ class WorkFile:
             return ""
         return "resumed" if row[0] else "copy"
 
-    def settle(self, file: PendingFile, sha256: bytes, size: int, mtime_ns: int) -> None:
+    def resolve(self, file: PendingFile, sha256: bytes, size: int, mtime_ns: int) -> None:
         """Record the content of a file, and the size and time it had then."""
         self._connection.execute(
             "UPDATE files SET sha256 = ?, size = ?, mtime_ns = ? WHERE id = ?",
@@ -413,7 +404,7 @@ class WorkFile:
         connection.executemany("DELETE FROM vectors WHERE sha256 = ?", ((sha256,) for sha256 in damaged))
         if damaged:
             logger.warning("%d embeddings of an interrupted build are damaged; made anew", len(damaged))
-        self.forgotten = len(damaged)
+        self._forgotten = len(damaged)
 
     def _is_known_damaged(self, sha256: bytes) -> bool:
         return bool(self._count("SELECT count(*) FROM known_damaged WHERE sha256 = ?", (sha256,)))

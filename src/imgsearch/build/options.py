@@ -1,288 +1,286 @@
-"""What a build works with: the user's wishes, completed by what the index was built with before."""
+"""The options of a build, and how each is resolved: as given, else as the index remembers it, else the default."""
 
 import logging
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypedDict, TypeVar, cast, get_args
 
 from imgsearch.encoders.choice import Choice, choose_detector, choose_encoder, with_precision, with_weights
 from imgsearch.encoders.projection import DIMS, SMALLEST_CATALOG
 from imgsearch.encoders.runtime import best_precision
 from imgsearch.encoders.spec import DEFAULT_BACKBONE, EncoderSpec, Precision
 from imgsearch.errors import RefusedError, UsageError
+from imgsearch.files import require_space
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import Steps
 from imgsearch.search.backends.annoy_process import require_annoy
 from imgsearch.search.backends.backends import import_faiss
-from imgsearch.files import require_space
 from imgsearch.search.backends.faiss_lists import lists_for
+from imgsearch.search.tuning import MOST_TREES, may_need_forest
 from imgsearch.store.manifest import Manifest
 from imgsearch.store.plan import MOST_SEED, TREES_LIMIT, WISHES, SearchOptions
-from imgsearch.search.tuning import MOST_TREES, may_need_forest
 
 logger = logging.getLogger(__name__)
 
-NO_DETECTOR = "none"
+# What takes an option back whose value is a name or a file.
+NONE = "none"
 
+_T = TypeVar("_T")
 Damaged = Literal["skip", "keep"]
+PrecisionOption = Literal["auto", "f32", "bf16"]
 Location = str | os.PathLike[str]
 
 
-@dataclass(frozen=True, slots=True)
-class BuildOptions:
-    """What a user asked for; None means as the index has it, or the default for a new one.
+class ImageOptions(TypedDict, total=False):
+    """Options of the embedding stage that an index remembers. None or missing: as the index has it, or the default."""
 
-    Attributes are the parameters of `build.build_index`.
-    """
-
-    backbone: str | None = None
-    detector: Location | None = None
-    weights: Location | None = None
-    precision: Precision | None = None
-    backend: str | None = None
-    trees: int | None = None
-    seed: int | None = None
-    target_recall: float | None = None
-    metadata: Location | None = None
-    max_bytes: int | None = None
-    max_pixels: int | None = None
-    damaged: Damaged | None = None
-    follow_links: bool | None = None
-    preprocess: str | None = None
-    trim: bool | None = None
-    adapt: bool | None = None
+    backbone: str | None  # name of the encoder, a `.keras` file, or several joined by `+`
+    weights: Location | None  # weights of an encoder of keras.applications; `none` for its usual ones
+    precision: PrecisionOption | None  # what networks compute in; `auto`: the fastest here
+    metadata: Location | None  # CSV file with a column `path`, read again by every build; `none` for none
+    max_bytes: int | None  # larger files are rejected without being read
+    max_pixels: int | None  # larger images are rejected without being decoded
+    damaged: Damaged | None  # reject a damaged JPEG, or keep and flag what can be decoded of it
+    follow_links: bool | None  # whether to follow links to files and folders, also out of the catalog
+    preprocess: str | None  # steps for every image and query, such as `grayscale,binarize=otsu`; `none` for none
+    trim: bool | None  # whether plain borders are cut off around the item first; not for a model of its own
 
 
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """How one build behaves; unlike wishes, nothing of it is remembered.
+class IndexOptions(TypedDict, total=False):
+    """Options of what is searched that an index remembers. None or missing: as the index has it, or the default."""
 
-    Attributes are the parameters of `build.build_index`.
-    """
+    detector: Location | None  # a `.keras` file of `train --objective detect`; `none` for none
+    adapt: bool | None  # learn the projection from photo-like variants of the images, if that helps
+    backend: str | None  # `annoy`, `exact`, `faiss`, or `auto`: the faster of annoy and exact; it resets `trees`
+    trees: int | None  # trees of the Annoy forest; otherwise as many as tuning finds useful
+    seed: int | None  # of the Annoy forest or Faiss lists, and of the sample that the search is tuned on
+    target_recall: float | None  # share of the ten nearest that searches find at least, above 0, at most 1
 
-    relearn: bool = False
-    force: bool = False
-    max_skipped: int | None = None
-    wait_lock: float = 0
+
+class RunOptions(TypedDict, total=False):
+    """Options of a single run, which nothing remembers."""
+
+    force: bool  # go on though most of the catalog has vanished, or the decoder dies again and again
+    max_skipped: int | None  # refuse to publish when more files than this cannot be used
+    wait_lock: float  # seconds to wait for another build to end
+
+
+class EmbedOptions(ImageOptions, RunOptions, total=False):
+    """Options of `embed`."""
+
+
+class BuildOptions(ImageOptions, IndexOptions, RunOptions, total=False):
+    """Options of `build_index`."""
+
+    relearn: bool  # learn the projection, and a vocabulary of visual words, anew
+
+
+def check_options(function: str, kind: type, options: Mapping[str, Any]) -> BuildOptions:
+    """Return the options that were given, checked for what one alone can have wrong."""
+    for name, value in options.items():
+        if name not in kind.__annotations__:
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
+        choices = _CHOICES.get(name)
+        if choices and value not in (None, *choices):
+            raise UsageError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+    trees, seed, target = (options.get(name) for name in ("trees", "seed", "target_recall"))
+    if trees is not None and not 1 <= trees <= TREES_LIMIT:
+        raise UsageError(f"trees must be 1 to {TREES_LIMIT}, got {trees}")
+    if seed is not None and not 0 <= seed <= MOST_SEED:
+        raise UsageError(f"seed must be 0 to {MOST_SEED}, got {seed}")
+    if target is not None and not 0 < target <= 1:
+        raise UsageError(f"target_recall must be above 0 and at most 1, got {target}")
+    return cast("BuildOptions", {name: value for name, value in options.items() if value is not None})
+
+
+# Of options that take one of a few words.
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "precision": get_args(PrecisionOption),
+    "damaged": get_args(Damaged),
+    "backend": WISHES,
+}
 
 
 def resolve_encoder(options: BuildOptions, previous: Manifest | None) -> Choice:
-    """Choose the encoder: a nightly run without options keeps the one of the index, weights and vocabulary included.
-
-    Args:
-        wishes: Of the user.
-        previous: What is published, if anything.
-
-    Returns:
-        The choice; a vocabulary that must first be learned has no weights yet.
-
-    Raises:
-        MissingComponentError: There is no such encoder, or its weights cannot be read.
-        UsageError: The wishes contradict one another.
-    """
+    """Choose the encoder; a vocabulary that must first be learned has no weights yet."""
     known = previous.encoder if previous else None
-    weights = Path(options.weights) if options.weights else None
-    # Steps stick like every option, but those that a model was trained with go with the model.
-    kept = known.steps if known and not _has_model(known) else None
-    if known and options.backbone is None and weights is None:
-        choice = Choice(known)
-        if options.preprocess is not None or options.trim is not None:
-            steps = _steps(options, known.steps)
-            if steps != known.steps and _has_model(known):
-                raise UsageError(
-                    f"the index's encoder {known.name} is a model, which keeps the steps {known.steps!r}",
-                    hint="to use it with others, give it again with --backbone",
-                )
-            choice = replace(choice, spec=replace(known, steps=steps))
+    if known and "backbone" not in options and "weights" not in options:
+        choice = Choice(_with_new_steps(options, known))
     else:
-        backbone = options.backbone or (known.name if known else DEFAULT_BACKBONE)
-        choice = choose_encoder(backbone, weights, steps=options.preprocess or kept or "")
-        if options.trim or not _has_model(choice.spec):
-            choice = choose_encoder(backbone, weights, steps=_steps(options, kept))
-        if known:
-            choice = replace(choice, spec=_with_known_weights(choice.spec, known, given=weights is not None))
-    if options.precision is None and known and known.name == choice.spec.name:
-        return replace(choice, spec=with_precision(choice.spec, known.precision))
-    is_network = with_precision(choice.spec, "bf16") != choice.spec
-    return (
-        replace(choice, spec=with_precision(choice.spec, options.precision or best_precision()))
-        if is_network
-        else choice
-    )
+        choice = _choose_anew(options, known)
+    return replace(choice, spec=with_precision(choice.spec, _precision(options, known, choice.spec)))
 
 
-def resolve_detector(options: BuildOptions, previous: Manifest | None, encoder: EncoderSpec) -> Choice | None:
-    """Choose the detector: a nightly run without options keeps the one of the index.
+def _with_new_steps(options: BuildOptions, known: EncoderSpec) -> EncoderSpec:
+    if "preprocess" not in options and "trim" not in options:
+        return known
+    steps = _steps(options, known.steps)
+    if steps != known.steps and _has_model(known):
+        raise UsageError(
+            f"the index's encoder {known.name} is a model, which keeps the steps {known.steps!r}",
+            hint="to use it with others, give it again with --backbone",
+        )
+    return replace(known, steps=steps)
 
-    Args:
-        wishes: Of the user.
-        previous: What is published, if anything.
-        encoder: Of the index that is to be.
 
-    Returns:
-        The choice, whose file is known only if it is new; None for no detector.
+def _choose_anew(options: BuildOptions, known: EncoderSpec | None) -> Choice:
+    """Choose an encoder by name; those that the index uses keep their weights, unless others are given."""
+    if "backbone" not in options and known and _has_model(known):
+        raise UsageError(f"--weights has no effect on {known.name}, which is a model")
+    name = options.get("backbone") or (known.name if known else DEFAULT_BACKBONE)
+    given = options.get("weights")
+    weights = None if given is None or os.fspath(given) == NONE else Path(given)
+    # Steps are remembered like every option, but those that a model was trained with go with the model.
+    kept = known.steps if known and not _has_model(known) else None
+    choice = choose_encoder(name, weights, steps=_preprocess(options, kept))
+    if options.get("trim") or not _has_model(choice.spec):
+        choice = choose_encoder(name, weights, steps=_steps(options, kept))
+    spec = choice.spec
+    for part in known.all_parts() if known else ():
+        if part.kind == "visual-words" or (part.kind == "network" and given is None):
+            spec = with_weights(spec, part.name, part.weights)
+    return replace(choice, spec=spec)
 
-    Raises:
-        MissingComponentError: The file cannot be read.
-        UsageError: It is no detector, or one for another encoder.
-    """
-    if options.detector is not None:
-        return None if os.fspath(options.detector) == NO_DETECTOR else choose_detector(Path(options.detector), encoder)
-    if previous is None or previous.detector is None:
-        return None
-    if previous.encoder.identity != encoder.identity:
-        logger.warning("the detector %s is left out: it is for the encoder of before", previous.detector.name)
-        return None
-    return Choice(replace(previous.detector, precision=encoder.precision))
+
+def _precision(options: BuildOptions, known: EncoderSpec | None, spec: EncoderSpec) -> Precision:
+    wanted = options.get("precision")
+    if not spec.uses_openvino:
+        if wanted == "bf16":
+            raise UsageError(f"--precision bf16 has no effect on {spec.name}, which has no network")
+        return "f32"
+    if wanted is None and known and known.name == spec.name:
+        return known.precision
+    return best_precision() if wanted is None or wanted == "auto" else wanted
 
 
 def _has_model(spec: EncoderSpec) -> bool:
     return any(part.kind == "model" for part in spec.all_parts())
 
 
-def _steps(options: BuildOptions, kept: str | None) -> str:
-    """Say what is done to images first: even borders are trimmed unless that was not wanted, now or before.
+def _preprocess(options: BuildOptions, kept: str | None) -> str:
+    given = options.get("preprocess", kept or "")
+    return "" if given is None or given == NONE else given
 
-    Args:
-        wishes: Of the user.
-        kept: The steps of the index; None where there are none to be kept.
-    """
-    steps = Steps.parse((kept or "") if options.preprocess is None else options.preprocess)
-    trim = options.trim
+
+def _steps(options: BuildOptions, kept: str | None) -> str:
+    """Return what is done to images first; plain borders are trimmed unless declined, now or before."""
+    steps = Steps.parse(_preprocess(options, kept))
+    trim = options.get("trim")
     if trim is None:
         trim = steps.crop_foreground or kept is None or Steps.parse(kept).crop_foreground
-    if steps.crop_foreground and not trim and options.preprocess is not None:
-        raise UsageError("expected --no-trim or a step crop-foreground, which trims, found both")
+    if steps.crop_foreground and not trim and "preprocess" in options:
+        raise UsageError("--no-trim and --preprocess crop-foreground, which trims, cannot be combined")
     return str(replace(steps, crop_foreground=trim))
 
 
-def _with_known_weights(spec: EncoderSpec, known: EncoderSpec, *, given: bool) -> EncoderSpec:
-    """Let encoders that the index uses keep their weights, unless others were given."""
-    for part in known.all_parts():
-        if part.kind == "visual-words" or (part.kind == "network" and not given):
-            spec = with_weights(spec, part.name, part.weights)
-    return spec
+def resolve_detector(options: BuildOptions, previous: Manifest | None, encoder: EncoderSpec) -> Choice | None:
+    """Choose the detector; its file is known only if it is new."""
+    given = options.get("detector")
+    if given is not None:
+        return None if os.fspath(given) == NONE else choose_detector(Path(given), encoder)
+    if previous is None or previous.detector is None:
+        return None
+    if previous.encoder.identity != encoder.identity:
+        logger.warning("the detector %s is dropped: it was trained for the previous encoder", previous.detector.name)
+        return None
+    return Choice(replace(previous.detector, precision=encoder.precision))
 
 
 def resolve_adaptation(options: BuildOptions, previous: Manifest | None, detector: EncoderSpec | None) -> bool:
-    """Choose whether the catalog is to teach the projection.
+    """Return whether the projection is learned from variants of the catalog's images.
 
-    Unless the user has said otherwise it does with a detector, whose items are found with it far more often
-    (docs/benchmarks.md).
-
-    Args:
-        wishes: Of the user.
-        previous: What is published, if anything.
-        detector: Of the index that is to be.
+    By default it is with a new detector, whose items are found far more often with it (docs/benchmarks.md).
     """
-    if options.adapt is not None:
-        return options.adapt
+    adapt = options.get("adapt")
+    if adapt is not None:
+        return adapt
     is_new = detector is not None and (previous is None or previous.detector_fingerprint != detector.fingerprint)
     return is_new or (previous is not None and previous.adaptation is not None)
 
 
 def resolve_search(options: BuildOptions, previous: Manifest | None) -> SearchOptions:
-    """Choose how the index is to be searched.
-
-    Args:
-        wishes: Of the user.
-        previous: What is published, if anything.
-
-    Raises:
-        UsageError: There is no such backend, or a parameter is out of range.
-    """
+    """Choose how the index is searched."""
     known = (previous.search if previous else None) or SearchOptions()
-    if options.backend is not None and options.backend not in WISHES:
-        raise UsageError(f"expected the backend to be one of {', '.join(WISHES)}, found {options.backend!r}")
-    if options.trees is not None and not 1 <= options.trees <= TREES_LIMIT:
-        raise UsageError(f"expected 1 to {TREES_LIMIT} trees, found {options.trees}")
-    if options.seed is not None and not 0 <= options.seed <= MOST_SEED:
-        raise UsageError(f"expected a seed from 0 to 2147483647, found {options.seed}")
-    if options.target_recall is not None and not 0 < options.target_recall <= 1:
-        raise UsageError(f"expected a target recall above 0, at most 1, found {options.target_recall}")
-    # Who gives trees wants a forest; who gives a backend anew no longer wants the trees of before.
-    named = options.backend or ("annoy" if options.trees is not None else None)
-    return SearchOptions(
-        backend=known.backend if named is None else named,
-        trees=known.trees if named is None else options.trees,
-        seed=known.seed if options.seed is None else options.seed,
-        target_recall=known.target_recall if options.target_recall is None else options.target_recall,
+    backend, trees, target = options.get("backend"), options.get("trees"), options.get("target_recall")
+    if backend is None and trees is not None and known.backend == "auto":
+        backend = "annoy"  # trees ask for a forest
+    resolved = SearchOptions(
+        backend=_or(backend, known.backend),
+        trees=known.trees if backend is None and trees is None else trees,  # a backend given anew resets them
+        seed=_or(options.get("seed"), known.seed),
+        target_recall=_or(target, known.target_recall),
     )
+    if trees is not None and resolved.backend not in ("annoy", "auto"):
+        raise UsageError(
+            f"--trees has no effect on the backend {resolved.backend}", hint="for a forest add --backend annoy"
+        )
+    if resolved.backend == "exact" and resolved.target_recall != known.target_recall:
+        raise UsageError("--target-recall has no effect on the backend exact, which finds all")
+    return resolved
 
 
 def resolve_policy(options: BuildOptions, previous: Manifest | None) -> FilePolicy:
-    """Choose which files are let in.
-
-    Args:
-        wishes: Of the user.
-        previous: What is published, if anything.
-
-    Raises:
-        UsageError: A limit is out of range.
-    """
+    """Choose which files are let in."""
     known = previous.policy if previous else FilePolicy()
+    damaged = options.get("damaged")
     return FilePolicy(
-        max_bytes=known.max_bytes if options.max_bytes is None else options.max_bytes,
-        max_pixels=known.max_pixels if options.max_pixels is None else options.max_pixels,
-        keep_damaged=known.keep_damaged if options.damaged is None else options.damaged == "keep",
-        follow_links=known.follow_links if options.follow_links is None else options.follow_links,
+        max_bytes=_or(options.get("max_bytes"), known.max_bytes),
+        max_pixels=_or(options.get("max_pixels"), known.max_pixels),
+        keep_damaged=known.keep_damaged if damaged is None else damaged == "keep",
+        follow_links=_or(options.get("follow_links"), known.follow_links),
     )
 
 
 def resolve_metadata(options: BuildOptions, previous: Manifest | None) -> Path | None:
-    """Choose the file with the shop's data: the one of the index is read again by every build.
-
-    Args:
-        wishes: Of the user.
-        previous: What is published, if anything.
-
-    Raises:
-        UsageError: There is no such file.
-    """
-    chosen = options.metadata or (previous.metadata_file if previous else "")
-    if not chosen:
+    """Choose the file with the shop's data."""
+    given = options.get("metadata")
+    chosen = given or (previous.metadata_file if previous else "")
+    if not chosen or os.fspath(chosen) == NONE:
         return None
     path = Path(chosen).absolute()
     if not os.path.isfile(path):
         raise UsageError(
             f"expected a CSV file of products, found nothing: {path}",
-            hint="" if options.metadata else "the index remembers it; give its new place with --metadata",
+            hint="" if given else "the index remembers it; give its new place with --metadata, or --metadata none",
         )
     return path
 
 
-def guard_against_skipping(rejected: int, run: RunOptions) -> None:
-    """Refuse a catalog of which more was rejected than the user expects.
+def option_names(options: Mapping[str, object]) -> list[str]:
+    """Spell options as they are typed: `--no-trim`."""
+    return [f"--{'no-' if value is False else ''}{name.replace('_', '-')}" for name, value in options.items()]
 
-    Args:
-        rejected: Files that cannot be used.
-        conduct: Of the build.
 
-    Raises:
-        RefusedError: They are more than `max_skipped`.
-    """
-    if run.max_skipped is not None and rejected > run.max_skipped:
+def _or(value: _T | None, default: _T) -> _T:
+    return default if value is None else value
+
+
+def guard_against_loss(usable: int, rejected: int, previous: Manifest | None, options: BuildOptions) -> None:
+    """Refuse a catalog that is empty, shrank to less than half (is its disk mounted?) or has too many bad files."""
+    limit = options.get("max_skipped")
+    if limit is not None and rejected > limit:
         raise RefusedError(
-            f"{rejected} files cannot be used, more than --max-skipped {run.max_skipped}; nothing was changed",
+            f"{rejected} files cannot be used, more than --max-skipped {limit}; nothing was changed",
             hint="run it without --max-skipped, then imgsearch info --rejected names them",
+        )
+    if options.get("force"):
+        return
+    if previous is None and not usable:
+        raise RefusedError(
+            "the catalog has no image that can be used",
+            hint="is it the right folder, and is its disk mounted? To publish an empty index, pass --force",
+        )
+    if previous is not None and usable < previous.count / 2:
+        raise RefusedError(
+            f"the catalog has {usable} usable images, the index has {previous.count}; nothing was changed",
+            hint="is the disk mounted? If the images are really gone, pass --force",
         )
 
 
 def check_resources(directory: Path, draft: Manifest, count: int, pending: int, new_encoder: Path | None) -> None:
-    """Find out what would make a build fail at its end, before its long part begins.
-
-    Args:
-        directory: The index.
-        draft: Describes what is to be published.
-        count: Items there will be at most.
-        pending: Of these, images that must be embedded.
-        new_encoder: Folder of the encoder if it must be copied.
-
-    Raises:
-        MissingComponentError: Annoy does not run here, or Faiss is not installed.
-        OutputError: The disk has no room.
-    """
+    """Find out what would make a build fail at its end, before its long part begins."""
     needed = count * (4 * draft.encoder.dims + 700)  # the embeddings; rows of items.sqlite and of the work file
     needed += pending * (4 * draft.encoder.dims + 200)  # in the work file
     if draft.search:
@@ -297,25 +295,3 @@ def check_resources(directory: Path, draft: Manifest, count: int, pending: int, 
     if new_encoder:
         needed += sum(file.stat().st_size for file in new_encoder.iterdir())
     require_space(directory, needed + 1_000_000)
-
-
-def guard_against_shrinking(left: int, previous: Manifest | None) -> None:
-    """Refuse a catalog that is empty, or lost more than half of its images: more likely its disk is not mounted.
-
-    Args:
-        left: Images that can be used.
-        previous: What is published, if anything.
-
-    Raises:
-        RefusedError: There are none, or fewer than half of the published ones.
-    """
-    if previous is None and not left:
-        raise RefusedError(
-            "the catalog has no image that can be used",
-            hint="is it the right folder, and is its disk mounted? To publish an empty index, pass --force",
-        )
-    if previous is not None and left < previous.count / 2:
-        raise RefusedError(
-            f"the catalog has {left} usable images, the index has {previous.count}; nothing was changed",
-            hint="is the disk mounted? If the images are really gone, pass --force",
-        )

@@ -2,7 +2,7 @@
 
 Stages are generators that pull from one another. Reading runs in threads, decoding in processes, encoding in
 OpenVINO's requests; the generators between them run in the caller's thread, which is the only one that touches
-the work file. What is in flight is bounded by the depth of each stage, whatever the size of the catalog.
+the journal. What is in flight is bounded by the depth of each stage, whatever the size of the catalog.
 """
 
 import contextlib
@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from imgsearch.progress import Progress
+from imgsearch.store.manifest import Manifest
 from imgsearch.encoders.runtime import Embeddings, Encoder
-from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.errors import ImageError
 from imgsearch.images.decode import Pixels, read_file
 from imgsearch.images.headers import checked_size, image_format
@@ -27,9 +27,9 @@ from imgsearch.images.workers.pool import bounded_map, map_with_workers, process
 from imgsearch.images.scan import file_time
 from imgsearch.images.steps import Steps
 from imgsearch.images.workers.decoders import DecodeWorker
-from imgsearch.build.journal import PendingFile, WorkFile
+from imgsearch.build.journal import PendingFile, Journal
 
-# Images between two commits of the work file: at most these are embedded again after an interruption.
+# Images between two commits of the journal: at most these are embedded again after an interruption.
 COMMIT_IMAGES = 64
 # To start a decoder takes a quarter of a second, in which another decodes so many: a few new images need only one.
 _IMAGES_A_DECODER = 16
@@ -71,45 +71,31 @@ class _Content:
 
 
 def embed_pending(
-    work: WorkFile,
-    root: str,
-    policy: FilePolicy,
-    spec: EncoderSpec,
+    journal: Journal,
+    draft: Manifest,
     open_encoder: Callable[[], Encoder],
     progress: Progress,
     *,
     tolerant: bool = False,
 ) -> EmbedCounts:
-    """Settle every pending file of a work file: give it an embedding, or reject it.
+    """Give every pending file of a journal an embedding, or reject it.
 
-    Args:
-        work: Knows which files are pending, and takes the results.
-        root: The catalog.
-        policy: Which of its files are let in.
-        spec: The encoder, for the size of its images.
-        open_encoder: Opens the encoder; called, in another thread, when the first new content is found, and not
-            at all if there is none.
-        progress: Told ("embed", done, total).
-        tolerant: Go on though the decoder dies of one file after another.
-
-    Returns:
-        What was done.
-
-    Raises:
-        RefusedError: The decoder died of one file after another.
+    The encoder is opened, in another thread, when the first new content is found. A decoder that dies of one file
+    after another raises RefusedError unless `tolerant`.
     """
-    total = work.pending_count()
+    root, policy, spec = draft.catalog, draft.policy, draft.encoder
+    total = journal.pending_count()
     counts = EmbedCounts()
     count = max(1, min(processors(), -(-total // _IMAGES_A_DECODER)))
     steps = Steps.parse(spec.steps)
     workers = [DecodeWorker(spec.size, spec.fit, policy, steps=steps) for _ in range(count)]
     with (
-        work.transaction(),
+        journal.transaction(),
         ThreadPoolExecutor(count + 1) as threads,
         contextlib.ExitStack() as at_the_end,
     ):
-        contents = bounded_map(threads, lambda file: _read(root, policy, file), work.pending(), 2 * count, _size)
-        unknown = _settle_known(contents, work, counts)
+        contents = bounded_map(threads, lambda file: _read(root, policy, file), journal.pending(), 2 * count, _size)
+        unknown = _settle_known(contents, journal, counts)
         first = next(unknown, None)
         if first is None:
             progress("embed", counts.done, total)
@@ -119,18 +105,18 @@ def embed_pending(
         decoded = map_with_workers(_decode, unknown, workers, _length)
         at_the_end.callback(decoded.close)  # first of all: an interruption must not wait for what is under way
         watched = decoded if tolerant else while_decoder_works(decoded, lambda content: content.error)
-        usable = _reject_unusable(watched, work, counts)
+        usable = _reject_unusable(watched, journal, counts)
         batch: list[tuple[_Content, Embeddings]] = []
         try:
             for pair in _encoded(usable, opening):
                 batch.append(pair)
                 if len(batch) == COMMIT_IMAGES:
                     full, batch = batch, []
-                    _record(full, work, counts)
-                    work.commit()
+                    _record(full, journal, counts)
+                    journal.commit()
                     progress("embed", counts.done, total)
         finally:  # an interruption, too, keeps what has been encoded
-            _record(batch, work, counts)
+            _record(batch, journal, counts)
     progress("embed", counts.done, total)
     return counts
 
@@ -169,14 +155,14 @@ def _read(root: str, policy: FilePolicy, file: PendingFile) -> _Content:
     return _Content(file, hashlib.sha256(data).digest(), size, mtime_ns, data)
 
 
-def _settle_known(contents: Iterator[_Content], work: WorkFile, counts: EmbedCounts) -> Iterator[_Content]:
+def _settle_known(contents: Iterator[_Content], journal: Journal, counts: EmbedCounts) -> Iterator[_Content]:
     """Settle files whose content has a vector already, and pass the others on."""
-    for content in _reject_unusable(contents, work, counts):
-        known = work.knows(content.sha256)
+    for content in _reject_unusable(contents, journal, counts):
+        known = journal.knows(content.sha256)
         if not known:
             yield content
             continue
-        work.settle(content.file, content.sha256, content.size, content.mtime_ns)
+        journal.resolve(content.file, content.sha256, content.size, content.mtime_ns)
         if known == "resumed":
             counts.embedded += 1
             counts.resumed += 1
@@ -184,26 +170,26 @@ def _settle_known(contents: Iterator[_Content], work: WorkFile, counts: EmbedCou
             counts.renamed += 1
 
 
-def _record(encoded: list[tuple[_Content, Embeddings]], work: WorkFile, counts: EmbedCounts) -> None:
-    """Hand embeddings over to the work file, and reject images that the encoder could do nothing with."""
+def _record(encoded: list[tuple[_Content, Embeddings]], journal: Journal, counts: EmbedCounts) -> None:
+    """Hand embeddings over to the journal, and reject images that the encoder could do nothing with."""
     usable = [(content, vector) for content, vector in encoded if np.isfinite(vector).all()]
-    work.add_vectors((content.sha256, vector, content.damage) for content, vector in usable)
+    journal.add_vectors((content.sha256, vector, content.damage) for content, vector in usable)
     for content, _ in usable:
-        work.settle(content.file, content.sha256, content.size, content.mtime_ns)
+        journal.resolve(content.file, content.sha256, content.size, content.mtime_ns)
     for content, vector in encoded:
         if not np.isfinite(vector).all():
             message = "the encoder found nothing in this image"
-            work.reject(content.file, "bad_embedding", message, content.size, content.mtime_ns)
+            journal.reject(content.file, "bad_embedding", message, content.size, content.mtime_ns)
     counts.embedded += len(usable)
     counts.rejected += len(encoded) - len(usable)
 
 
-def _reject_unusable(contents: Iterator[_Content], work: WorkFile, counts: EmbedCounts) -> Iterator[_Content]:
+def _reject_unusable(contents: Iterator[_Content], journal: Journal, counts: EmbedCounts) -> Iterator[_Content]:
     for content in contents:
         if content.error is None:
             yield content
         else:
-            work.reject(content.file, content.error.cause, content.error.message, content.size, content.mtime_ns)
+            journal.reject(content.file, content.error.cause, content.error.message, content.size, content.mtime_ns)
             counts.rejected += 1
 
 

@@ -3,11 +3,14 @@
 import contextlib
 import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from imgsearch.build.journal import Changes
+from imgsearch.build.pipeline import EmbedCounts
 from imgsearch.encoders.adaptation import AdaptationGain
 from imgsearch.images.scan import Reject
+from imgsearch.store.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +73,42 @@ class BuildReport:
         return (self.embedded - self.resumed) / seconds if seconds else 0.0
 
 
-class Stopwatch:
-    """Measures how long the stages of a build take; a stage that comes twice adds up.
+def report_of(
+    manifest: Manifest,
+    watch: "Stopwatch",
+    changes: Changes,
+    counts: EmbedCounts,
+    *,
+    published: bool,
+    causes: Mapping[str, int],
+    new_rejects: Iterable[Reject] = (),
+) -> BuildReport:
+    """Put a report together."""
+    return BuildReport(
+        generation=manifest.generation,
+        published=published,
+        seen=changes.seen,
+        unchanged=changes.unchanged,
+        renamed=counts.renamed,
+        embedded=counts.embedded,
+        resumed=counts.resumed,
+        forgotten=changes.forgotten,
+        damaged=manifest.damaged,
+        rejected=changes.rejected + counts.rejected,
+        removed=changes.removed,
+        causes=causes,
+        left_out=changes.left_out,
+        new_rejects=tuple(new_rejects),
+        adaptation=manifest.adaptation,
+        encoder=manifest.encoder.name,
+        plan=manifest.backend.name if manifest.backend else "none",
+        seconds=watch.all(),
+        peak_rss_bytes=peak_memory(),
+    )
 
-    Attributes:
-        seconds: Wall time of each stage that has ended.
-    """
+
+class Stopwatch:
+    """Measures the wall time of the stages of a build; a stage that comes twice adds up."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

@@ -1,11 +1,19 @@
 """Options and arguments that several commands share."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar, cast
 
 import typer
 
 from imgsearch.cli.formats import FORMATS
+
+Options = TypeVar("Options")
+
+
+def options_of(context: typer.Context, kind: type[Options]) -> Options:
+    """Collect the options of a command that a TypedDict has a key for."""
+    return cast("Options", {name: value for name, value in context.params.items() if name in kind.__annotations__})
+
 
 IndexOption = Annotated[
     Path, typer.Option("--index", metavar="DIR", envvar="IMGSEARCH_INDEX", help="The index directory.")
@@ -69,17 +77,17 @@ TrimOption = Annotated[
 ]
 WeightsOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Weights for an encoder of keras.applications, such as vgg16."),
+    typer.Option(metavar="FILE", help="Weights for an encoder of keras.applications, such as vgg16; none: its own."),
 ]
 PrecisionOption = Annotated[
-    Literal["auto", "f32", "bf16"],
-    typer.Option(help="What the encoder computes in; auto: as the index, or what is fastest here."),
+    Literal["auto", "f32", "bf16"] | None,
+    typer.Option(help="What the encoder computes in; auto: what is fastest here. [default: as the index, or auto]"),
 ]
 MetadataOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE.csv",
-        help="The shop's data: a column path, and any others. Read again by every later build.",
+        help="The shop's data: a column path, and any others. Read again by every later build; none: forget it.",
     ),
 ]
 ForceOption = Annotated[

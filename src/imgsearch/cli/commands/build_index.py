@@ -23,10 +23,12 @@ from imgsearch.cli.options import (
     VerboseOption,
     WaitLockOption,
     WeightsOption,
+    options_of,
 )
 
 
 def build_index(
+    context: typer.Context,
     catalog: Annotated[Path, typer.Argument(metavar="CATALOG", help="Folder of images, or what embed wrote.")],
     index: IndexOption = DEFAULT_INDEX,
     backbone: BackboneOption = None,
@@ -39,7 +41,7 @@ def build_index(
         ),
     ] = None,
     weights: WeightsOption = None,
-    precision: PrecisionOption = "auto",
+    precision: PrecisionOption = None,
     backend: Annotated[
         Literal["auto", "annoy", "faiss", "exact"] | None,
         typer.Option(
@@ -112,6 +114,7 @@ def build_index(
     9 refused because most of the catalog has vanished, 11 no space. docs/cron.md has them all.
     """
     from imgsearch.build import build
+    from imgsearch.build.options import BuildOptions
     from imgsearch.cli.build_report import ReportFile, report_build
     from imgsearch.cli.terminal import progress_bar, set_up_logging
 
@@ -122,26 +125,7 @@ def build_index(
             report = build.build_index(
                 catalog,
                 index,
-                backbone=backbone,
-                detector=detector,
-                weights=weights,
-                precision=None if precision == "auto" else precision,
-                backend=backend,
-                trees=trees,
-                seed=seed,
-                target_recall=target_recall,
-                metadata=metadata,
-                max_bytes=max_bytes,
-                max_pixels=max_pixels,
-                damaged=damaged,
-                follow_links=follow_links,
-                preprocess=preprocess,
-                trim=trim,
-                adapt=adapt,
-                relearn=relearn,
-                force=force,
-                max_skipped=max_skipped,
-                wait_lock=wait_lock,
+                **options_of(context, BuildOptions),
                 progress=progress,
             )
         exit_code = report_build(report, index, quiet=quiet, strict=strict)

@@ -21,15 +21,17 @@ from imgsearch.cli.options import (
     VerboseOption,
     WaitLockOption,
     WeightsOption,
+    options_of,
 )
 
 
 def embed(
+    context: typer.Context,
     catalog: Annotated[Path, typer.Argument(metavar="CATALOG", help="Folder of images.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Directory to write.")],
     backbone: BackboneOption = None,
     weights: WeightsOption = None,
-    precision: PrecisionOption = "auto",
+    precision: PrecisionOption = None,
     metadata: MetadataOption = None,
     max_bytes: MaxBytesOption = None,
     max_pixels: MaxPixelsOption = None,
@@ -57,6 +59,7 @@ def embed(
       imgsearch build-index embeddings
     """
     from imgsearch.build import build
+    from imgsearch.build.options import EmbedOptions
     from imgsearch.cli.build_report import report_build
     from imgsearch.cli.terminal import progress_bar, set_up_logging
 
@@ -65,19 +68,7 @@ def embed(
         report = build.embed(
             catalog,
             output,
-            backbone=backbone,
-            weights=weights,
-            precision=None if precision == "auto" else precision,
-            metadata=metadata,
-            max_bytes=max_bytes,
-            max_pixels=max_pixels,
-            damaged=damaged,
-            follow_links=follow_links,
-            preprocess=preprocess,
-            trim=trim,
-            force=force,
-            max_skipped=max_skipped,
-            wait_lock=wait_lock,
+            **options_of(context, EmbedOptions),
             progress=progress,
         )
     raise typer.Exit(report_build(report, output, quiet=quiet, strict=False))
