@@ -78,10 +78,10 @@ def test_a_build_at_night_needs_neither_the_model_nor_its_name(small, index, mod
     assert not build_index(small, index).published
 
 
-def test_a_model_that_was_trained_again_embeds_everything_again(small, index, model, tiny_models, contents):
+def test_a_model_that_was_trained_again_and_has_no_classes_embeds_everything_again(small, index, model, tiny_models, contents):
     before = contents(index)
     assert not build_index(small, index, backbone=str(model)).published
-    shutil.copy(tiny_models / "again.keras", model)
+    shutil.copy(tiny_models / "metric.keras", model)
 
     report = build_index(small, index, backbone=str(model))
 
@@ -102,7 +102,14 @@ def test_a_model_that_is_refused_leaves_the_index_as_it_was(small, index, model)
     assert not build_index(small, index).published
 
 
-def test_a_model_without_classes_is_as_good_an_encoder(small, tiny_models, tmp_path):
-    report = build_index(small, tmp_path / "index", backbone=str(tiny_models / "metric.keras"), backend="exact")
+def test_another_precision_or_other_steps_need_neither_the_model_nor_keras(small, index, model, monkeypatch, tmp_path):
+    first = read_manifest(index)
+    model.unlink()
+    monkeypatch.setenv("IMGSEARCH_CACHE", str(tmp_path / "another cache"))
 
-    assert (report.embedded, report.encoder) == (12, "metric.keras")
+    assert build_index(small, index, precision="bf16").embedded == 12
+    assert (read_manifest(index).encoder.precision, check(index, deep=True)) == ("bf16", [])
+    assert not build_index(small, index).published
+    assert build_index(small, index, precision="f32").embedded == 12
+    assert read_manifest(index).fingerprint == first.fingerprint
+    assert check(index, deep=True) == []

@@ -1,22 +1,26 @@
 """Where a build gets its encoder from."""
 
+import json
 import logging
+import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from imgsearch.encoders.export import exported_encoder, exported_files
-from imgsearch.encoders.runtime import Encoder, open_encoder
+from imgsearch.encoders.choice import with_precision
+from imgsearch.encoders.export import SPEC_FILE, exported_encoder, exported_files, folder_for_this_run
+from imgsearch.encoders.runtime import Encoder, files_of, open_encoder
 from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.errors import DamagedIndexError
 from imgsearch.store import integrity
-from imgsearch.store.publishing import install_encoder
 from imgsearch.store.manifest import Manifest
+from imgsearch.store.publishing import install_encoder
 
 logger = logging.getLogger(__name__)
 
 
 class EncoderSource:
-    """Finds the encoder in the index, else in the cache or by export; once, and only when it is needed."""
+    """Finds an encoder in the index, else in the cache or by export; once, and only when it is needed."""
 
     def __init__(
         self, directory: Path, spec: EncoderSpec, files: Mapping[str, Path], previous: Manifest | None
@@ -34,7 +38,7 @@ class EncoderSource:
         return self._found
 
     def find_new(self) -> None:
-        """Do `find` for an encoder that the index does not say it holds."""
+        """Find an encoder that the index does not say it holds."""
         if self._previous is None or self._spec.fingerprint not in self._previous.fingerprints:
             self.find()
 
@@ -51,14 +55,33 @@ class EncoderSource:
         return open_encoder(self._spec, self.install())
 
     def _published(self) -> Path | None:
-        """Return the folder in the index, if it holds this encoder undamaged."""
-        if self._previous is None or self._spec.fingerprint not in self._previous.fingerprints:
-            return None
-        folder = f"encoders/{self._spec.fingerprint}"
-        try:
-            for name in exported_files(self._spec):
-                integrity.check_content(self._directory, self._previous, f"{folder}/{name}")
-        except (DamagedIndexError, FileNotFoundError) as error:
-            logger.warning("%s; taking the encoder from the cache, or exporting it again", error)
-            return None
-        return self._directory / folder
+        """Return a folder with the encoder of the index, if it is this one and undamaged."""
+        if previous := self._previous:
+            for spec, fingerprint in (
+                (previous.encoder, previous.fingerprint),
+                (previous.detector, previous.detector_fingerprint),
+            ):
+                if spec is None or _graph(spec) != _graph(self._spec):
+                    continue
+                folder, is_same = f"encoders/{fingerprint}", fingerprint == self._spec.fingerprint
+                try:
+                    for name in exported_files(spec):
+                        integrity.check_content(self._directory, previous, f"{folder}/{name}")
+                except (DamagedIndexError, FileNotFoundError) as error:
+                    logger.warning("%s; taking the encoder from the cache, or exporting it again", error)
+                else:
+                    return self._directory / folder if is_same else self._copied(self._directory / folder)
+        return None
+
+    def _copied(self, folder: Path) -> Path:
+        """Copy an encoder of the index that differs in nothing but what its graph is run with and fed."""
+        copy = folder_for_this_run()
+        for name in files_of(self._spec):
+            shutil.copyfile(folder / name, copy / name)
+        (copy / SPEC_FILE).write_text(json.dumps(self._spec.to_json(), indent=2) + "\n")
+        return copy
+
+
+def _graph(spec: EncoderSpec) -> EncoderSpec:
+    """Return what decides an export: neither the precision nor the steps before it do."""
+    return replace(with_precision(spec, "f32"), steps="")
