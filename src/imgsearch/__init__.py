@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgsearch._version import __version__
 from imgsearch.errors import (
+    BoxError,
     DamagedIndexError,
     GateError,
     ImageError,
@@ -26,21 +27,32 @@ from imgsearch.errors import (
 if TYPE_CHECKING:
     from imgsearch.build.build import build_index, embed
     from imgsearch.build.report import BuildReport
+    from imgsearch.encoders.available import AvailableEncoder, models
+    from imgsearch.encoders.classifier import Classifier, ClassProbability, classify
     from imgsearch.evaluation.calibrate import keep_calibration
     from imgsearch.evaluation.evaluate import evaluate
     from imgsearch.evaluation.results import Evaluation
     from imgsearch.images.boxes import Box
-    from imgsearch.preprocessing.preprocess import preprocess
+    from imgsearch.images.steps import Steps
+    from imgsearch.preprocessing.preprocess import PreprocessReport, preprocess
+    from imgsearch.regions.detections import Detection
     from imgsearch.search.check import Finding, check
-    from imgsearch.search.hits import Hit
+    from imgsearch.search.hits import Hit, ObjectHits
     from imgsearch.search.index import Index
+    from imgsearch.store.info import IndexInfo, info
     from imgsearch.store.rollback import rollback
+    from imgsearch.training.report import TrainReport
     from imgsearch.training.train import train
 
 __all__ = [
+    "AvailableEncoder",
     "Box",
+    "BoxError",
     "BuildReport",
+    "ClassProbability",
+    "Classifier",
     "DamagedIndexError",
+    "Detection",
     "Evaluation",
     "Finding",
     "GateError",
@@ -48,45 +60,63 @@ __all__ = [
     "ImageError",
     "ImgsearchError",
     "Index",
+    "IndexInfo",
     "LockedError",
     "MissingComponentError",
     "NoIndexError",
+    "ObjectHits",
     "OutputError",
+    "PreprocessReport",
     "RefusedError",
+    "Steps",
+    "TrainReport",
     "UsageError",
     "__version__",
     "build_index",
     "check",
+    "classify",
     "embed",
     "evaluate",
+    "info",
     "keep_calibration",
+    "models",
     "preprocess",
     "rollback",
     "train",
 ]
 
+# Where each name is at home: the rooms, and the names in them.
 _HOMES = {
-    "Box": "imgsearch.images.boxes",
-    "BuildReport": "imgsearch.build.report",
-    "build_index": "imgsearch.build.build",
-    "check": "imgsearch.search.check",
-    "Finding": "imgsearch.search.check",
-    "rollback": "imgsearch.store.rollback",
-    "embed": "imgsearch.build.build",
-    "evaluate": "imgsearch.evaluation.evaluate",
-    "Evaluation": "imgsearch.evaluation.results",
-    "keep_calibration": "imgsearch.evaluation.calibrate",
-    "preprocess": "imgsearch.preprocessing.preprocess",
-    "train": "imgsearch.training.train",
-    "Hit": "imgsearch.search.hits",
-    "Index": "imgsearch.search.index",
+    "build.build": ("build_index", "embed"),
+    "build.report": ("BuildReport",),
+    "encoders.available": ("AvailableEncoder", "models"),
+    "encoders.classifier": ("ClassProbability", "Classifier", "classify"),
+    "evaluation.calibrate": ("keep_calibration",),
+    "evaluation.evaluate": ("evaluate",),
+    "evaluation.results": ("Evaluation",),
+    "images.boxes": ("Box",),
+    "images.steps": ("Steps",),
+    "preprocessing.preprocess": ("PreprocessReport", "preprocess"),
+    "regions.detections": ("Detection",),
+    "search.check": ("Finding", "check"),
+    "search.hits": ("Hit", "ObjectHits"),
+    "search.index": ("Index",),
+    "store.info": ("IndexInfo", "info"),
+    "store.rollback": ("rollback",),
+    "training.report": ("TrainReport",),
+    "training.train": ("train",),
 }
 
 
 def __getattr__(name: str) -> Any:
     # Names are imported when they are first used: `imgsearch --help` and the decoder processes need none of them.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"imgsearch.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from imgsearch.encoders import available, weights
-from imgsearch.encoders.available import available_encoders, fetch
+from imgsearch.encoders.available import available_encoders, fetch_encoder
 from imgsearch.encoders.runtime import best_precision
 from imgsearch.encoders.spec import TABLE
 from imgsearch.encoders.weights import downloaded, keras_file, require_download
@@ -135,27 +135,27 @@ def test_fetching_what_may_not_be_downloaded_starts_no_process(home, monkeypatch
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("a process was started"))
 
     with pytest.raises(MissingComponentError, match="IMGSEARCH_OFFLINE"):
-        fetch(name)
+        fetch_encoder(name)
     assert list(home.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["vgg", "handcrafted+vgg16", "none.keras", "", "vgg16=2"])
 def test_fetching_what_there_is_not_is_an_error_with_a_hint(home, name):
     with pytest.raises((MissingComponentError, UsageError)) as refused:
-        fetch(name)
+        fetch_encoder(name)
     assert refused.value.hint
 
 
 @pytest.mark.parametrize("name", ["handcrafted", "visual-words"])
 def test_fetching_what_has_no_weights_is_done_at_once(home, name):
-    assert fetch(name) == of(name)
+    assert fetch_encoder(name) == of(name)
 
 
 def test_what_was_fetched_is_what_a_build_uses(monkeypatch):
     exported = []
     monkeypatch.setattr(available, "exported_encoder", lambda spec, *_: exported.append(spec))
 
-    fetch("efficientnet-lite0")
+    fetch_encoder("efficientnet-lite0")
 
     assert [spec.precision for spec in exported] == [best_precision()]
 

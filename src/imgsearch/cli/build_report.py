@@ -12,22 +12,11 @@ from imgsearch.cli.output import output, print_text, require_writable, write
 from imgsearch.cli.terminal import REJECTED_EXIT_CODE, printable, say, say_rejects
 from imgsearch.encoders.adaptation import AdaptationGain
 from imgsearch.errors import ImgsearchError, OutputError
-from imgsearch.store import generations
-from imgsearch.store.items import Items
+from imgsearch.store.info import info
 
 
 def report_build(report: BuildReport, directory: Path, *, quiet: bool, strict: bool) -> int:
-    """Say what a build did.
-
-    Args:
-        report: Of the build.
-        directory: Where it wrote.
-        quiet: Say nothing; the exit code says it.
-        strict: Whether any rejected file counts, not only those rejected for the first time.
-
-    Returns:
-        The exit code, 0 or 3.
-    """
+    """Print what a build did; returns the exit code: 3 if files are newly rejected, with `strict` if any are."""
     if not quiet:
         say_rejects(report.new_rejects, " (imgsearch info --rejected names them)")
         print_text(f"{_summary(report, printable(os.fspath(directory)))}\n")
@@ -36,22 +25,14 @@ def report_build(report: BuildReport, directory: Path, *, quiet: bool, strict: b
 
 
 class ReportFile:
-    """`--report FILE`: one JSON object about a run, whether it went well or not.
-
-    Args:
-        path: The file; None for no report.
-    """
+    """`--report FILE`: one JSON object about a run, whether it succeeded or not; nothing for None."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
 
     @contextlib.contextmanager
     def of_failures(self) -> Iterator[None]:
-        """Look whether the file can be written, and write it if what is done inside fails.
-
-        Raises:
-            OutputError: It cannot be written: better known before a long build than after it.
-        """
+        """Write the report if what is done inside fails; that it can be written is known before a long build."""
         if self._path is not None:
             require_writable(self._path)
         try:
@@ -72,25 +53,14 @@ class ReportFile:
             raise
 
     def write(self, report: BuildReport, directory: Path, exit_code: int) -> None:
-        """Write the report of a run that went well; docs/format.md describes it.
-
-        Args:
-            report: Of the build.
-            directory: The index.
-            exit_code: Of the process.
-
-        Raises:
-            OutputError: It cannot be written.
-        """
+        """Write the report of a run that succeeded; docs/format.md describes it."""
         if self._path is None:
             return
-        manifest = generations.read_manifest(directory)
-        with contextlib.closing(Items(directory / manifest.folder / generations.ITEMS)) as items:
-            rejected = [
-                {"path": reject.path, "cause": reject.cause, "first_seen": reject.first_seen}
-                for reject in items.rejected()
-            ]
-            damaged = [{"path": path, "message": message} for path, message in items.damaged()]
+        found = info(directory, rejected=True)
+        rejected = [
+            {"path": reject.path, "cause": reject.cause, "first_seen": reject.first_seen} for reject in found.rejected
+        ]
+        damaged = [{"path": path, "message": message} for path, message in found.damaged]
         self._write(
             {
                 "exit_code": exit_code,
@@ -148,7 +118,7 @@ def _summary(report: BuildReport, directory: str) -> str:
 
 
 def gain_in_words(gain: AdaptationGain) -> str:
-    """Say what an adaptation is worth, and whether it is kept."""
+    """Return what an adaptation is worth, and whether it is used."""
     verdict = "" if gain.helps else ", which does not help, so it is not used"
     return (
         f"of held-out variants of {gain.images} images {gain.after:.3f} find theirs first,"

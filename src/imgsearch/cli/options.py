@@ -15,13 +15,11 @@ def options_of(context: typer.Context, kind: type[Options]) -> Options:
     return cast("Options", {name: value for name, value in context.params.items() if name in kind.__annotations__})
 
 
-IndexOption = Annotated[
-    Path, typer.Option("--index", metavar="DIR", envvar="IMGSEARCH_INDEX", help="The index directory.")
-]
+IndexOption = Annotated[Path, typer.Option("--index", metavar="DIR", envvar="IMGSEARCH_INDEX", help="Index directory.")]
 DEFAULT_INDEX = Path(".imgsearch")
 
 ImagesArgument = Annotated[
-    list[str], typer.Argument(metavar="IMAGE...", help="Images; - reads one path a line from standard input.")
+    list[str], typer.Argument(metavar="IMAGE...", help="Image files; - reads one path per line from standard input.")
 ]
 
 

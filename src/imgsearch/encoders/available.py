@@ -1,5 +1,6 @@
 """Which encoders there are, and where their weights are."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def available_encoders() -> list[AvailableEncoder]:
     return found
 
 
-def fetch(name: str) -> AvailableEncoder:
+def fetch_encoder(name: str) -> AvailableEncoder:
     """Have Keras download an encoder's weights now, and export it: a later build needs neither network nor Keras.
 
     Args:
@@ -55,3 +56,16 @@ def fetch(name: str) -> AvailableEncoder:
     if TABLE[name].spec.kind == "network":
         exported_encoder(with_precision(TABLE[name].spec, best_precision()))
     return next(encoder for encoder in available_encoders() if encoder.row.spec.name == name)
+
+
+def models(fetch: Iterable[str] = ()) -> list[AvailableEncoder]:
+    """List the encoders that a backbone can be, and where their weights are.
+
+    Args:
+        fetch: Names of encoders whose weights are downloaded and exported now, for builds without a network; by
+            default none, and all encoders are listed.
+
+    Raises:
+        MissingComponentError: There is no such encoder, or its weights cannot be had.
+    """
+    return [fetch_encoder(name) for name in fetch] or available_encoders()

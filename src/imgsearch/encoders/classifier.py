@@ -90,3 +90,24 @@ class Classifier:
             ClassProbability(rank, self.labels[number], min(1.0, float(probabilities[number])))
             for rank, number in enumerate(best, start=1)
         ]
+
+
+def classify(
+    image: str | os.PathLike[str], model: str | os.PathLike[str] | Classifier, k: int = 5
+) -> list[ClassProbability]:
+    """Predict the class of an image with a trained model.
+
+    Args:
+        image: File name.
+        model: A `.keras` file that `train` wrote; for many images a `Classifier`, which is opened once.
+        k: Maximum number of classes; at least 1.
+
+    Returns:
+        The most probable classes, best first.
+
+    Raises:
+        ImageError: The image cannot be used.
+        MissingComponentError: The model is not there, or cannot be exported.
+        UsageError: It is no such file, or has no classes.
+    """
+    return (model if isinstance(model, Classifier) else Classifier.open(model)).classify(image, k)

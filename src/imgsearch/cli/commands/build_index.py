@@ -90,7 +90,7 @@ def build_index(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Create an index of a folder of images, or bring it up to date.
+    """Create or update the index of a folder of images.
 
     Only new and changed images are embedded; renamed ones keep their embedding, deleted ones leave. Options
     are remembered: a later run without them does the same again. Interrupt it whenever you like: the old index

@@ -1,23 +1,24 @@
 """`imgsearch check`."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from imgsearch.cli.options import DEFAULT_INDEX, IndexOption
+from imgsearch.cli.options import DEFAULT_INDEX, FormatOption, IndexOption
 
 
 def check(
     index: IndexOption = DEFAULT_INDEX,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Also whether the files agree, the encoder opens, and rollback is possible.")
+        bool,
+        typer.Option("--deep", help="Also check that the files agree, the encoder opens, and rollback is possible."),
     ] = False,
-    format_: Annotated[Literal["table", "json"], typer.Option("--format", help="Form of the answer.")] = "table",
+    format_: FormatOption = "table",
 ) -> None:
-    """Look whether an index is whole; change nothing.
+    """Verify that an index is intact; changes nothing.
 
-    Reads every file and compares it with what was published. Says nothing about a whole index; otherwise names
-    each damaged or missing file and what to do about it, and the exit code is 6.
+    Every file is compared with what was published. Prints nothing about an intact index; otherwise lists each
+    damaged or missing file and what to do about it, and the exit code is 6.
 
     Examples:
 

@@ -45,7 +45,7 @@ def embed(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Do the embedding stage alone: embeddings.npy, and items.sqlite that names its rows.
+    """Compute embeddings without building an index.
 
     Works like build-index: a later run embeds only what is new, an interrupted one goes on. build-index takes
     the directory in place of a folder of images.

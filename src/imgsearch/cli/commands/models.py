@@ -4,23 +4,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from imgsearch.cli.options import QuietOption, VerboseOption
+from imgsearch.cli.options import FormatOption, QuietOption, VerboseOption
 
 if TYPE_CHECKING:
     from imgsearch.encoders.available import AvailableEncoder
 
 
 def models(
-    action: Annotated[Literal["list", "fetch"], typer.Argument(help="List them, or fetch weights now.")] = "list",
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="What to fetch.")] = None,
-    format_: Annotated[Literal["table", "json"], typer.Option("--format", help="Form of the answer.")] = "table",
+    action: Annotated[Literal["list", "fetch"], typer.Argument(help="List encoders, or download weights.")] = "list",
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Encoders to fetch.")] = None,
+    format_: FormatOption = "table",
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """List the encoders that --backbone takes, and where their weights are; or fetch weights for later.
+    """List the available encoders, or download their weights.
 
-    Networks of keras.applications have their weights from Keras, which downloads them on first use; with
-    IMGSEARCH_OFFLINE=1 nothing is ever downloaded.
+    Encoders are what --backbone takes. Keras downloads the weights of keras.applications networks on first use;
+    with IMGSEARCH_OFFLINE=1 nothing is ever downloaded.
 
     Examples:
 
@@ -34,13 +34,13 @@ def models(
 
     from imgsearch.cli.output import print_text
     from imgsearch.cli.terminal import set_up_logging
-    from imgsearch.encoders.available import available_encoders, fetch
+    from imgsearch.encoders import available as library
     from imgsearch.errors import UsageError
 
     set_up_logging(quiet=quiet, verbose=verbose)
     if (action == "fetch") != bool(names):
-        raise UsageError("expected names after fetch, and none after list", hint="imgsearch models fetch resnet50")
-    found = [fetch(name) for name in names] if names else available_encoders()
+        raise UsageError("fetch needs names, list takes none", hint="imgsearch models fetch resnet50")
+    found = library.models(fetch=names or ())
     if format_ == "json":
         text = json.dumps([_as_json(encoder) for encoder in found], indent=1) + "\n"
     else:

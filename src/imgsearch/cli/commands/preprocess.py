@@ -13,49 +13,59 @@ if TYPE_CHECKING:
 
 
 def preprocess(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of images; only read.")],
-    destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write: new, empty, or from before.")],
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of images; never changed.")],
+    destination: Annotated[
+        Path, typer.Argument(metavar="DST", help="Output folder: new, empty, or of an earlier run.")
+    ],
     size: Annotated[
-        int | None, typer.Option(metavar="N", help="Side of squares in pixels. [default: as each image]")
+        int | None,
+        typer.Option(metavar="N", help="Side of the square output in pixels. [default: the size of each image]"),
     ] = None,
     fit: Annotated[
         Literal["pad", "crop", "stretch"],
-        typer.Option(help="With --size: show all on white, only the middle, or change proportions."),
+        typer.Option(help="With --size: pad with white, crop to the center, or stretch."),
     ] = "pad",
-    grayscale: Annotated[bool, typer.Option("--grayscale", help="Take out the color.")] = False,
+    grayscale: Annotated[bool, typer.Option("--grayscale", help="Convert to grayscale.")] = False,
     binarize: Annotated[
-        str, typer.Option(metavar="otsu|adaptive|0..255", help="Make it black and white.", show_default=False)
+        str,
+        typer.Option(
+            metavar="otsu|adaptive|0..255",
+            help="Convert to black and white, with a method or a threshold.",
+            show_default=False,
+        ),
     ] = "",
-    denoise: Annotated[bool, typer.Option("--denoise", help="Smooth noise, keep edges.")] = False,
-    equalize: Annotated[bool, typer.Option("--equalize", help="Spread light and dark, part by part.")] = False,
-    deskew: Annotated[
-        bool, typer.Option("--deskew", help="Turn upright what stands askew by up to 20 degrees.")
-    ] = False,
+    denoise: Annotated[bool, typer.Option("--denoise", help="Reduce noise, preserve edges.")] = False,
+    equalize: Annotated[bool, typer.Option("--equalize", help="Equalize the contrast locally (CLAHE).")] = False,
+    deskew: Annotated[bool, typer.Option("--deskew", help="Straighten images tilted by up to 20 degrees.")] = False,
     rotate: Annotated[
-        float, typer.Option(metavar="DEG", help="Turn by -180 to 180 degrees counterclockwise, on white.")
+        float, typer.Option(metavar="DEG", help="Rotate by -180 to 180 degrees counterclockwise, on white.")
     ] = 0.0,
     crop_foreground: Annotated[
-        bool, typer.Option("--crop-foreground", help="Cut off a plain background around the item.")
+        bool, typer.Option("--crop-foreground", help="Crop the plain background around the item.")
     ] = False,
     augment: Annotated[
         int,
-        typer.Option(metavar="N", help="Add N copies of each: turned, shifted, sheared, zoomed, mirrored at random."),
+        typer.Option(metavar="N", help="Add N randomly augmented copies of each image."),
     ] = 0,
     to: Annotated[
-        Literal["png", "jpg", "webp", "npy"], typer.Option(help="What to write; npy: RGB, uint8, (height, width, 3).")
+        Literal["png", "jpg", "webp", "npy"],
+        typer.Option(help="Output format; npy: uint8 RGB of shape (height, width, 3)."),
     ] = "png",
-    jobs: Annotated[int | None, typer.Option(metavar="N", help="Processes. [default: one a processor]")] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of the copies' chance.")] = 0,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit 3 for any rejected file, not only new ones.")] = False,
+    jobs: Annotated[
+        int | None, typer.Option(metavar="N", help="Number of processes. [default: one per processor]")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Random seed of the copies.")] = 0,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 3 for any rejected file, not only new ones.")
+    ] = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Make a folder of images from another: fitted, cleaned, augmented.
+    """Prepare a folder of images: resize, clean, augment.
 
-    The tree of folders is kept, and SRC only read. Steps are done in a fixed order, whatever the order of the
-    options: crop the foreground, deskew, rotate, denoise, equalize, grayscale, binarize, and then fit. A later run
-    makes only what is new or changed, or all if the options have changed. Outputs of files that are gone are
-    counted, and left.
+    The folder tree is kept. Steps are done in a fixed order, whatever the order of the options: crop the foreground,
+    deskew, rotate, denoise, equalize, grayscale, binarize, and then fit. A later run makes only what is new or
+    changed, or everything if the options have changed. Outputs of files that are gone are counted, not deleted.
 
     Examples:
 

@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 def query(
     images: ImagesArgument,
     index: IndexOption = DEFAULT_INDEX,
-    top_k: Annotated[int, typer.Option("--top-k", "-k", metavar="K", min=1, help="How many hits at most.")] = 5,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", metavar="K", min=1, help="Maximum number of hits.")] = 5,
     format_: AnswerFormatOption = "table",
     output_file: OutputOption = None,
     where: Annotated[
         str,
-        typer.Option(metavar="SQL", help="Only images for which this holds: path, product, category, metadata."),
+        typer.Option(
+            metavar="SQL", help="SQL condition on path, product, category and metadata that hits must satisfy."
+        ),
     ] = "",
-    min_score: Annotated[
-        float | None, typer.Option(metavar="S", help="Only hits with at least this score (cosine, -1 to 1).")
-    ] = None,
+    min_score: Annotated[float | None, typer.Option(metavar="S", help="Minimum score (cosine, -1 to 1).")] = None,
     min_probability: Annotated[
         float | None,
         typer.Option(
             metavar="P",
             min=0,
             max=1,
-            help="Only hits that are right with at least this probability; see evaluate --calibrate.",
+            help="Minimum probability that a hit is right, 0 to 1; see evaluate --calibrate.",
         ),
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every image; slower, never misses.")] = False,
@@ -48,22 +48,22 @@ def query(
         str,
         typer.Option(
             metavar="auto|whole|N",
-            help="Look at parts of a photo, too: at what stands out, at none, or at N of them.",
+            help="Also search with parts of the image: what stands out, none, or N of them.",
         ),
     ] = "auto",
     box: Annotated[
-        str | None, typer.Option(metavar="X,Y,W,H", help="Look at this part alone, in pixels of the image.")
+        str | None, typer.Option(metavar="X,Y,W,H", help="Search with this part of the image only, in pixels.")
     ] = None,
     objects: Annotated[
-        bool, typer.Option("--objects", help="Answer for each item in the image by itself, in reading order.")
+        bool, typer.Option("--objects", help="Search for each item in the image separately, in reading order.")
     ] = False,
     rerank: Annotated[
         Literal["geometric"] | None,
-        typer.Option(help="Put first what has the same points in the same places; slower, and sure of itself."),
+        typer.Option(help="Re-rank the top 20 by geometric verification (SIFT + homography); slower."),
     ] = None,
     vote: Annotated[
         bool,
-        typer.Option("--vote", help="Say the category: the hits vote, the nearer with more weight. Try --top-k 20."),
+        typer.Option("--vote", help="Predict the category by a weighted vote of the hits; try --top-k 20."),
     ] = False,
     null: NullOption = False,
     quiet: QuietOption = False,
@@ -71,8 +71,8 @@ def query(
 ) -> None:
     """Find the catalog images most similar to each image.
 
-    Several images share one start. One that cannot be read is reported, the others are answered, and the exit
-    code is 4. So is one that the box does not lie in; the exit code is 2 then.
+    Give many images at once: they share one start. An image that cannot be read is reported, the others are
+    answered, and the exit code is 4; likewise with an image that --box lies outside of, and exit code 2.
 
     Examples:
 
@@ -146,7 +146,7 @@ def _regions(text: str) -> "Regions":
         return "whole"
     if text.isascii() and text.isdecimal() and len(text) < 10:
         return int(text)
-    raise UsageError(f"expected --regions auto, whole or 1 to {MOST_REGIONS}, found {text!r}")
+    raise UsageError(f"--regions must be auto, whole or 1 to {MOST_REGIONS}, got {text!r}")
 
 
 def _box(text: str | None) -> "Box | None":
@@ -162,7 +162,7 @@ def _box(text: str | None) -> "Box | None":
         box = Box(*map(int, numbers))
         if box.area:
             return box
-    raise UsageError(f"expected --box X,Y,W,H in whole pixels, found {text!r}", hint="for example --box 120,80,300,300")
+    raise UsageError(f"--box must be X,Y,W,H in whole pixels, got {text!r}", hint="for example --box 120,80,300,300")
 
 
 def _refuse_contradictions(*, regions: bool, box: bool, objects: bool, vote: bool) -> None:

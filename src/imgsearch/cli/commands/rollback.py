@@ -6,10 +6,10 @@ from imgsearch.cli.options import DEFAULT_INDEX, IndexOption, QuietOption, WaitL
 
 
 def rollback(index: IndexOption = DEFAULT_INDEX, wait_lock: WaitLockOption = 0, quiet: QuietOption = False) -> None:
-    """Return to the generation before.
+    """Return to the previous generation of an index.
 
     For the morning after a bad night: half the images replaced, a wrong metadata file. The two latest generations
-    are kept, so a second rollback returns to where you were. Mend the catalog before the next build-index: it
+    are kept, so a second rollback returns to where you were. Fix the catalog before the next build-index: it
     brings the index up to date with what it finds.
 
     Examples:
