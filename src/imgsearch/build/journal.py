@@ -1,8 +1,7 @@
-"""`partial.sqlite`: what a build knows so far.
+"""`partial.sqlite`: what a build knows so far; on disk, so that a million files need no more memory than a hundred.
 
 It exists during a build, and after one that was interrupted. The vectors in it, by the sha256 of the image's
 bytes, are committed batch by batch and outlive an interruption; everything else is begun anew by each build.
-It lies on disk, not in memory, so that a catalog of a million files needs no more memory than one of a hundred.
 """
 
 import contextlib
@@ -59,6 +58,9 @@ UPDATE files SET sha256 = o.sha256 FROM old.items o
 WHERE o.path = files.path AND o.size = files.size AND o.mtime_ns = files.mtime_ns AND files.cause = ''
 AND o.size <= ? AND (? OR o.sha256 NOT IN (SELECT sha256 FROM known_damaged))
 """
+_IS_PUBLISHED = """
+SELECT 1 FROM old.items o WHERE o.sha256 = ? AND (? OR o.sha256 NOT IN (SELECT sha256 FROM known_damaged))
+"""
 _NEW_REJECTS = """
 SELECT path, cause, message FROM files
 WHERE cause != '' AND path NOT IN (SELECT path FROM known_rejected) ORDER BY path
@@ -88,7 +90,7 @@ SELECT sha256, message FROM (
     SELECT sha256, damage AS message FROM vectors WHERE damage != '' UNION ALL SELECT sha256, message FROM known_damaged
 ) WHERE sha256 IN (SELECT sha256 FROM new.items) GROUP BY sha256
 """
-# The first parameter says whether the published embeddings are of use.
+# The parameter says whether the published embeddings are of use.
 _READ_EMBEDDINGS = """
 SELECT CASE WHEN ? THEN (SELECT min(o.row) FROM old.items o WHERE o.sha256 = f.sha256) END, v.vector
 FROM files f LEFT JOIN vectors v ON v.sha256 = f.sha256
@@ -108,35 +110,21 @@ class PendingFile:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """How a catalog differs from the published generation.
+    """How a catalog differs from the published generation."""
 
-    Attributes:
-        seen: Files with an image's name.
-        unchanged: Of these, files published before with the same size and time.
-        rejected: Of these, files known to be unusable.
-        removed: Published files that are gone.
-        rejected_gone: Files rejected before that are gone.
-        forgotten: Vectors of an interrupted build that were damaged, and are made anew.
-        left_out: Entries of the catalog that are not images, by kind.
-    """
-
-    seen: int
-    unchanged: int
-    rejected: int
-    removed: int = 0
-    rejected_gone: int = 0
-    forgotten: int = 0
-    left_out: Mapping[str, int] = field(default_factory=dict)
+    seen: int  # files with an image's name
+    unchanged: int  # of these, published before with the same size and time
+    rejected: int  # of these, known to be unusable
+    removed: int = 0  # published files that are gone
+    rejected_gone: int = 0  # files rejected before that are gone
+    forgotten: int = 0  # vectors of an interrupted build that were damaged, and are made anew
+    left_out: Mapping[str, int] = field(default_factory=dict)  # entries of the catalog that are no images, by kind
 
 
 class Journal:
-    """The working state of one build.
+    """The working state of one build. A file at `path` that is damaged, or of another encoder, is begun anew.
 
-    Args:
-        path: `partial.sqlite`. One that is damaged, or of another encoder, is begun anew.
-        draft: What is to be published.
-        previous: What is published, if anything.
-        items: Its `items.sqlite`: what it knows need not be found out again.
+    `items` is the published `items.sqlite`, if there is one: what it knows need not be found out again.
     """
 
     def __init__(self, path: Path, draft: Manifest, previous: Manifest | None, items: Path | None) -> None:
@@ -205,14 +193,7 @@ class Journal:
             "INSERT INTO files (path, product, category, size, mtime_ns, cause)"
             " VALUES (CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?)",
             (
-                (
-                    _sql_text(file.path),
-                    _sql_text(_without_ending(file.path)),
-                    _sql_text(file.path.rpartition("/")[0]),
-                    file.size,
-                    file.mtime_ns,
-                    file.cause,
-                )
+                (*map(_sql_text, _names(file.path)), file.size, file.mtime_ns, file.cause)
                 for file in found
             ),
         )
@@ -238,22 +219,20 @@ class Journal:
         return (Reject(*row) for row in self._connection.execute(_NEW_REJECTS))
 
     def has_other_rejects(self) -> bool:
-        """Say whether a rejected file is not, or not so, among the published ones: then that must be remembered."""
+        """Return whether a rejected file is not, or not so, among the published ones: then that must be remembered."""
         return self._connection.execute(_OTHER_REJECTS).fetchone() is not None
 
     def pending(self) -> Iterator[PendingFile]:
-        """Yield the files whose content is not known yet; they may be resolved in the meantime."""
+        """Yield the files whose content is not known yet; it may become known in the meantime."""
+        query = (
+            "SELECT id, path, size, mtime_ns FROM files WHERE id > ? AND sha256 IS NULL AND cause = ''"
+            " ORDER BY id LIMIT 500"
+        )
         last = 0
-        while True:
-            page = self._connection.execute(
-                "SELECT id, path, size, mtime_ns FROM files WHERE id > ? AND sha256 IS NULL AND cause = ''"
-                " ORDER BY id LIMIT 500",
-                (last,),
-            ).fetchall()
-            if not page:
-                return
-            for last, path, size, mtime_ns in page:
-                yield PendingFile(last, path, size, mtime_ns)
+        while page := self._connection.execute(query, (last,)).fetchall():
+            for row in page:
+                yield PendingFile(*row)
+            last = page[-1][0]
 
     def pending_count(self) -> int:
         """Count the files whose content is not known yet."""
@@ -263,25 +242,15 @@ class Journal:
         """Count the vectors that an interrupted build left."""
         return self._count("SELECT count(*) FROM vectors WHERE resumed")
 
-    def knows(self, sha256: bytes) -> str:
-        """Say where the vector of a content is known from.
-
-        Returns:
-            `published`, `resumed` (from an interrupted build), `copy` (from this one), or empty.
-        """
+    def vector_source(self, sha256: bytes) -> str:
+        """Return what has the vector of a content: `published`, `resumed` (an interrupted build), `copy` or empty."""
         run = self._connection.execute
-        if (
-            self._same_encoder
-            and run("SELECT 1 FROM old.items WHERE sha256 = ?", (sha256,)).fetchone()
-            and (self._policy.keep_damaged or not self._is_known_damaged(sha256))
-        ):
+        if self._same_encoder and run(_IS_PUBLISHED, (sha256, self._policy.keep_damaged)).fetchone():
             return "published"
         row = run("SELECT resumed FROM vectors WHERE sha256 = ?", (sha256,)).fetchone()
-        if row is None:
-            return ""
-        return "resumed" if row[0] else "copy"
+        return "" if row is None else "resumed" if row[0] else "copy"
 
-    def resolve(self, file: PendingFile, sha256: bytes, size: int, mtime_ns: int) -> None:
+    def set_content(self, file: PendingFile, sha256: bytes, size: int, mtime_ns: int) -> None:
         """Record the content of a file, and the size and time it had then."""
         self._connection.execute(
             "UPDATE files SET sha256 = ?, size = ?, mtime_ns = ? WHERE id = ?",
@@ -318,17 +287,10 @@ class Journal:
         )
 
     def add_products(self, products: Iterable[tuple[str, str | None, str | None, str]]) -> None:
-        """Take in the shop's data: path, product, category, metadata as a JSON object.
-
-        Raises:
-            sqlite3.IntegrityError: A path comes twice.
-        """
+        """Take in the shop's data: path (IntegrityError if one comes twice), product, category, metadata as JSON."""
         self._connection.executemany(
             "INSERT INTO products VALUES (CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?)",
-            (
-                (_sql_text(path), _sql_text(product), _sql_text(category), data)
-                for path, product, category, data in products
-            ),
+            ((*map(_sql_text, names), data) for *names, data in products),
         )
 
     def products_without_file(self) -> int:
@@ -340,12 +302,7 @@ class Journal:
         return self._count("SELECT count(*) FROM files WHERE sha256 IS NOT NULL AND cause = ''")
 
     def write_items(self, path: Path, now: str) -> None:
-        """Write a generation's `items.sqlite`, rows in the order of the paths' bytes.
-
-        Args:
-            path: The new file.
-            now: Date and time for files that were not rejected before.
-        """
+        """Write a generation's `items.sqlite`, rows in the order of the paths' bytes; `now` is for new rejects."""
         with contextlib.closing(connect(path)) as connection:
             connection.executescript(SCHEMA)
         run = self._connection.execute
@@ -359,11 +316,9 @@ class Journal:
             run("DETACH new")
 
     def embeddings(self, published: Embeddings | None, block_rows: int) -> Iterator[Embeddings]:
-        """Yield the embeddings of all items in the order of their rows.
+        """Yield all embeddings in the order of the items, so many rows at a time.
 
-        Args:
-            published: The published embeddings, if their encoder is the same.
-            block_rows: Rows to yield at a time.
+        `published` are those of the previous generation, if they are of the same encoder.
         """
         rows = self._connection.execute(_READ_EMBEDDINGS, (published is not None,))
         while page := rows.fetchmany(block_rows):
@@ -406,9 +361,6 @@ class Journal:
             logger.warning("%d embeddings of an interrupted build are damaged; made anew", len(damaged))
         self._forgotten = len(damaged)
 
-    def _is_known_damaged(self, sha256: bytes) -> bool:
-        return bool(self._count("SELECT count(*) FROM known_damaged WHERE sha256 = ?", (sha256,)))
-
     def _remove(self) -> None:
         for name in (self._path.name, self._path.name + "-journal"):
             self._path.with_name(name).unlink(missing_ok=True)
@@ -441,7 +393,8 @@ def _is_disk_error(error: Exception) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DISK_ERRORS
 
 
-def _without_ending(path: str) -> str:
+def _names(path: str) -> tuple[str, str, str]:
+    """Return a path with the product (it without its ending) and the category (its folder) that it is by default."""
     folder, slash, name = path.rpartition("/")
     stem, dot, _ = name.rpartition(".")
-    return folder + slash + (stem if dot and stem else name)
+    return path, folder + slash + (stem if dot and stem else name), folder

@@ -36,23 +36,16 @@ _IMAGES_A_DECODER = 16
 
 @dataclass
 class EmbedCounts:
-    """What the pipeline did with the files it was given.
+    """What the pipeline did with the files it was given."""
 
-    Attributes:
-        embedded: Files whose image was embedded, now or by the interrupted build before.
-        resumed: Of these, by the build before.
-        renamed: Files whose content was known under another name.
-        rejected: Files that cannot be used.
-    """
-
-    embedded: int = 0
-    resumed: int = 0
-    renamed: int = 0
-    rejected: int = 0
+    embedded: int = 0  # files whose image was embedded, now or by an interrupted build before
+    resumed: int = 0  # of these, by the build before
+    renamed: int = 0  # files whose content was known under another name
+    rejected: int = 0  # files that cannot be used
 
     @property
     def done(self) -> int:
-        """All files that are settled."""
+        """All files that are done with."""
         return self.embedded + self.renamed + self.rejected
 
 
@@ -95,7 +88,7 @@ def embed_pending(
         contextlib.ExitStack() as at_the_end,
     ):
         contents = bounded_map(threads, lambda file: _read(root, policy, file), journal.pending(), 2 * count, _size)
-        unknown = _settle_known(contents, journal, counts)
+        unknown = _skip_known(contents, journal, counts)
         first = next(unknown, None)
         if first is None:
             progress("embed", counts.done, total)
@@ -155,14 +148,14 @@ def _read(root: str, policy: FilePolicy, file: PendingFile) -> _Content:
     return _Content(file, hashlib.sha256(data).digest(), size, mtime_ns, data)
 
 
-def _settle_known(contents: Iterator[_Content], journal: Journal, counts: EmbedCounts) -> Iterator[_Content]:
-    """Settle files whose content has a vector already, and pass the others on."""
+def _skip_known(contents: Iterator[_Content], journal: Journal, counts: EmbedCounts) -> Iterator[_Content]:
+    """Record files whose content has a vector already, and pass the others on."""
     for content in _reject_unusable(contents, journal, counts):
-        known = journal.knows(content.sha256)
+        known = journal.vector_source(content.sha256)
         if not known:
             yield content
             continue
-        journal.resolve(content.file, content.sha256, content.size, content.mtime_ns)
+        journal.set_content(content.file, content.sha256, content.size, content.mtime_ns)
         if known == "resumed":
             counts.embedded += 1
             counts.resumed += 1
@@ -175,7 +168,7 @@ def _record(encoded: list[tuple[_Content, Embeddings]], journal: Journal, counts
     usable = [(content, vector) for content, vector in encoded if np.isfinite(vector).all()]
     journal.add_vectors((content.sha256, vector, content.damage) for content, vector in usable)
     for content, _ in usable:
-        journal.resolve(content.file, content.sha256, content.size, content.mtime_ns)
+        journal.set_content(content.file, content.sha256, content.size, content.mtime_ns)
     for content, vector in encoded:
         if not np.isfinite(vector).all():
             message = "the encoder found nothing in this image"

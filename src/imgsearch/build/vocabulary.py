@@ -31,20 +31,9 @@ _MOST_IMAGES = 3000
 def with_vocabulary(
     choice: Choice, catalog: Path, policy: FilePolicy, progress: Progress, *, relearn: bool = False
 ) -> Choice:
-    """Complete an encoder that counts visual words; any other is returned as it is.
+    """Complete an encoder that counts visual words with a vocabulary; any other is returned as it is.
 
-    Args:
-        choice: The encoder. If the index has it already, its vocabulary is named by its weights.
-        catalog: What to learn on.
-        policy: Which of its files are let in.
-        progress: Told ("vocabulary", done, total).
-        relearn: Learn anew though there is a vocabulary. On the same images it will be the same.
-
-    Returns:
-        The encoder with its vocabulary.
-
-    Raises:
-        UsageError: The catalog has too few images.
+    A vocabulary that the index has is named by the weights; with `relearn` another is learned all the same.
     """
     for part in choice.spec.all_parts():
         if part.kind == "visual-words" and (relearn or not part.weights):
@@ -62,12 +51,7 @@ def with_vocabulary(
 
 
 def vocabularies_of(directory: Path, manifest: Manifest) -> dict[str, Path]:
-    """Find the vocabularies that an index holds, by the names that encoders have for them.
-
-    Args:
-        directory: The index.
-        manifest: Of what is published there.
-    """
+    """Find the vocabularies that an index holds, by the weights that name them in encoders."""
     found = {}
     for number, part in enumerate(manifest.encoder.all_parts()):
         if part.kind == "visual-words":
