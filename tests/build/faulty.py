@@ -25,11 +25,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict
 
+from imgsearch.build import build, generation, pipeline  # noqa: F401  # for all forks
+from imgsearch.build import options as build_options
 from imgsearch.encoders import projection
 from imgsearch.errors import ImgsearchError
 from imgsearch.images.workers.decoders import decode_and_fit
-from imgsearch.build import build, generation, pipeline  # noqa: F401  # for all forks
-from imgsearch.build import options as build_options
 from imgsearch.search import check
 from imgsearch.search.index import Index
 from imgsearch.store import rollback  # noqa: F401

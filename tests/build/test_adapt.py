@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from imgsearch import Index, build_index, check, embed
+from imgsearch.build import adapt as adapt_module
+from imgsearch.cli import main
 from imgsearch.encoders import adaptation
 from imgsearch.encoders.adaptation import AdaptationGain
 from imgsearch.errors import UsageError
-from imgsearch.synthetic.augment import photo_like
 from imgsearch.images.decode import decode_rgba
-from imgsearch.build import adapt as adapt_module
 from imgsearch.store import generations
 from imgsearch.store.generations import read_manifest
+from imgsearch.synthetic.augment import photo_like
 
 COLOR = {"backbone": "handcrafted:color", "backend": "exact"}
 
@@ -193,9 +194,12 @@ def helpless(monkeypatch):
     monkeypatch.setattr(adapt_module, "measure_gain", measured)
 
 
-def test_an_adaptation_that_does_not_help_is_not_used_and_said_so(helpless, drawn, tmp_path, contents):
+def test_an_adaptation_that_does_not_help_is_not_used_and_a_warning_says_so(
+    helpless, drawn, tmp_path, contents, caplog
+):
     report = build_index(drawn, tmp_path / "index", adapt=True, **COLOR)
 
+    assert "the adaptation does not help and is not used" in caplog.text
     manifest = read_manifest(tmp_path / "index")
     assert report.adaptation == manifest.adaptation == AdaptationGain(24, 0.9, 0.9)
     assert (manifest.projection_count, manifest.dims) == (0, 360)
@@ -243,12 +247,16 @@ def test_copies_of_a_image_count_once(small, tmp_path):
         build_index(small, tmp_path / "index", adapt=True, **COLOR)
 
 
-def test_embeddings_cannot_be_adapted_to(drawn, tmp_path):
-    embed(drawn, tmp_path / "embeddings", backbone="handcrafted:color")
+def test_embeddings_cannot_be_adapted_to_but_an_adaptation_can_be_given_up(shop):
+    embed(shop / "catalog", shop / "embeddings", backbone="handcrafted:color")
 
-    for wish in (True, False):
-        with pytest.raises(UsageError, match="--adapt"):
-            build_index(tmp_path / "embeddings", tmp_path / "index", adapt=wish)
+    with pytest.raises(UsageError, match="--adapt needs a build from the folder of images"):
+        build_index(shop / "embeddings", shop / "new", adapt=True)
+    assert build_index(shop / "embeddings", shop / "new", adapt=False).published
+    assert not build_index(shop / "embeddings", shop / "index", adapt=True).published  # it is adapted
+    assert build_index(shop / "embeddings", shop / "index", adapt=False).published
+    assert read_manifest(shop / "index").adaptation is None
+    assert not build_index(shop / "embeddings", shop / "index", adapt=False).published
 
 
 def test_an_adaptation_is_kept_where_an_index_is_given_embeddings(shop, painted):
@@ -325,23 +333,18 @@ def test_preprocessed_images_are_adapted_to_as_they_are_preprocessed(drawn, tmp_
 # --- through the program
 
 
-def test_the_program_adapts_tells_what_it_gained_and_keeps_quiet_under_cron(imgsearch, catalog):
-    first = imgsearch("build-index", catalog, "--index", "idx", "--backbone", "handcrafted:color", "--adapt")
-    again = imgsearch("build-index", catalog, "--index", "idx")
-    told = imgsearch("info", "--index", "idx").stdout
+def test_the_program_adapts_tells_what_it_gained_and_keeps_quiet_under_cron(drawn, tmp_path, capsys):
+    index, report = ["--index", str(tmp_path / "idx")], tmp_path / "report.json"
+    build = ["build-index", str(drawn), *index]
 
-    assert (first.returncode, again.returncode) == (0, 0)
-    assert "adapted: of held-out variants of 24 images 1.000 find theirs first" in first.stdout
-    assert again.stderr == ""
+    assert main([*build, "--backbone", "handcrafted:color", "--adapt", "--report", str(report)]) == 0
+    assert "adapted: of held-out variants of 24 images 1.000 find theirs first" in capsys.readouterr().out
+    gained = json.loads(report.read_text())["adaptation"]
+    assert gained["pictures"] == 24
+    assert 0 <= gained["before"] < gained["after"] <= 1
+    assert main(build) == 0
+    assert capsys.readouterr().err == ""
+    assert main(["info", *index]) == 0
+    told = capsys.readouterr().out
     assert said(told, "adaptation").startswith("of held-out variants of 24 images")
     assert said(told, "projection") == "to 360, learned on 24 images"
-
-
-def test_the_report_says_what_was_gained(imgsearch, catalog, tmp_path):
-    arguments = ("--index", "idx", "--backbone", "handcrafted:color", "--adapt", "--report", "report.json")
-
-    imgsearch("build-index", catalog, *arguments)
-
-    told = json.loads((tmp_path / "report.json").read_text())["adaptation"]
-    assert told["pictures"] == 24
-    assert 0 <= told["before"] < told["after"] <= 1

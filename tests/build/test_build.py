@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from imgsearch import Index, build_index, embed
+from imgsearch.build import generation
 from imgsearch.encoders import projection, runtime
 from imgsearch.encoders.projection import Projection
 from imgsearch.encoders.spec import TABLE
@@ -25,10 +26,9 @@ from imgsearch.errors import (
     UsageError,
 )
 from imgsearch.images.workers.decoders import decode_and_fit
-from imgsearch.build import generation
 from imgsearch.store import generations, integrity
-from imgsearch.store.plan import BackendSettings
 from imgsearch.store.generations import read_manifest
+from imgsearch.store.plan import BackendSettings
 
 DIMS = TABLE["handcrafted"].spec.dims
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from imgsearch import build_index
+from imgsearch.build import pipeline
 from imgsearch.encoders import runtime
 from imgsearch.encoders.spec import TABLE
 from imgsearch.errors import OutputError
-from imgsearch.build import pipeline
 from imgsearch.store import generations
-from imgsearch.store.manifest import generation_folder
 from imgsearch.store.generations import read_manifest
+from imgsearch.store.manifest import generation_folder
 
 IMAGES = 200
 DIMS = TABLE["handcrafted"].spec.dims

@@ -148,9 +148,7 @@ def test_a_lost_vocabulary_is_asked_for_and_learned_again_on_request(shop, empty
 
 
 def test_words_go_into_a_hybrid(learned, tmp_path):
-    build_index(
-        learned / "catalog", tmp_path / "index", backbone="handcrafted:color+visual-words=0.5", backend="exact"
-    )
+    build_index(learned / "catalog", tmp_path / "index", backbone="handcrafted:color+visual-words=0.5", backend="exact")
 
     manifest = read_manifest(tmp_path / "index")
     assert (manifest.encoder.dims, manifest.encoder.size) == (TABLE["handcrafted:color"].spec.dims + 64, 256)

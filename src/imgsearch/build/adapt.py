@@ -67,7 +67,7 @@ class Adapter:
         gain = measure_gain(plain, adapted, seen[:, 0], seen[:, -1])
         if not gain.helps:
             logger.warning(
-                "the adaptation does not help and is not used: %.3f of held-out variants find their image, %.3f without",
+                "the adaptation does not help and is not used: %.3f of held-out variants find theirs, %.3f without",
                 gain.after,
                 gain.before,
             )

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 from imgsearch.build.encoder_source import EncoderSource
@@ -61,10 +62,11 @@ def index_embeddings(job: Job) -> BuildReport:
         encoder_files = exported_files(given.encoder)
         for name in (*_truth(given), *(f"{given.encoder_folder}/{name}" for name in encoder_files)):
             integrity.check_truth(source, given, name)
-        check_resources(directory, draft, given.count, 0, None if directory == source else source / given.encoder_folder)
+        new_encoder = None if directory == source else source / given.encoder_folder
+        check_resources(directory, draft, given.count, 0, new_encoder)
         with job.watch.stage("index"), new_generation(directory, draft.generation) as folder:
             for name in _truth(given):
-                copy = folder / os.path.basename(name)
+                copy = folder / Path(name).name
                 shutil.copyfile(source / name, copy)
                 sync(copy)
             if os.path.realpath(directory) != os.path.realpath(source):

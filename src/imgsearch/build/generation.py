@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from imgsearch.progress import Progress
 from imgsearch.build.adapt import Adapter
 from imgsearch.build.options import BuildOptions
 from imgsearch.build.report import Stopwatch
@@ -15,12 +14,13 @@ from imgsearch.encoders.export import exported_files
 from imgsearch.encoders.projection import LARGEST_SAMPLE, SMALLEST_CATALOG, Projection, learn_projection
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError
+from imgsearch.files import sync
+from imgsearch.progress import Progress
+from imgsearch.search.tuning import tune
 from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import blocks_of, open_array, write_array
-from imgsearch.store.publishing import inherited_calibration, publish
-from imgsearch.files import sync
 from imgsearch.store.manifest import Manifest
-from imgsearch.search.tuning import tune
+from imgsearch.store.publishing import inherited_calibration, publish
 
 logger = logging.getLogger(__name__)
 

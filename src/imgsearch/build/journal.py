@@ -192,10 +192,7 @@ class Journal:
         self._connection.executemany(
             "INSERT INTO files (path, product, category, size, mtime_ns, cause)"
             " VALUES (CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?)",
-            (
-                (*map(_sql_text, _names(file.path)), file.size, file.mtime_ns, file.cause)
-                for file in found
-            ),
+            ((*map(_sql_text, _names(file.path)), file.size, file.mtime_ns, file.cause) for file in found),
         )
 
     def compare(self, left_out: Mapping[str, int]) -> Changes:

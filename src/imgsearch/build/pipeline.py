@@ -16,23 +16,24 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from imgsearch.progress import Progress
-from imgsearch.store.manifest import Manifest
+from imgsearch.build.journal import Journal, PendingFile
 from imgsearch.encoders.runtime import Embeddings, Encoder
 from imgsearch.errors import ImageError
 from imgsearch.images.decode import Pixels, read_file
 from imgsearch.images.headers import checked_size, image_format
 from imgsearch.images.policy import FilePolicy
-from imgsearch.images.workers.pool import bounded_map, map_with_workers, processors, while_decoder_works
 from imgsearch.images.scan import file_time
 from imgsearch.images.steps import Steps
 from imgsearch.images.workers.decoders import DecodeWorker
-from imgsearch.build.journal import PendingFile, Journal
+from imgsearch.images.workers.pool import bounded_map, map_with_workers, processors, while_decoder_works
+from imgsearch.progress import Progress
+from imgsearch.store.manifest import Manifest
 
 # Images between two commits of the journal: at most these are embedded again after an interruption.
 COMMIT_IMAGES = 64
 # To start a decoder takes a quarter of a second, in which another decodes so many: a few new images need only one.
 _IMAGES_A_DECODER = 16
+
 
 @dataclass
 class EmbedCounts:

@@ -190,7 +190,7 @@ def _open_journal(job: Job, plan: Plan) -> Iterator[Journal]:
 
 
 def _scan(job: Job, plan: Plan, journal: Journal) -> Changes:
-    """Read the names of the catalog's files and the shop's data into the journal, and compare with what is published."""
+    """Read the names of all files, and the shop's data, into the journal; compare with what is published."""
     metadata, policy = plan.draft.metadata_file, plan.draft.policy
     found = Scan(os.fspath(job.catalog), leave_out=generations.is_index, follow_links=policy.follow_links)
 

@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from imgsearch.progress import Progress
 from imgsearch.encoders.choice import Choice, with_weights
 from imgsearch.encoders.export import folder_for_this_run
 from imgsearch.encoders.runtime import VOCABULARY_FILE, part_file
@@ -20,6 +19,7 @@ from imgsearch.images.scan import Scan, sampled
 from imgsearch.images.steps import Steps
 from imgsearch.images.workers.decoders import DecodeWorker
 from imgsearch.images.workers.pool import decoded_files
+from imgsearch.progress import Progress
 from imgsearch.store import generations, integrity
 from imgsearch.store.manifest import Manifest
 
