@@ -29,9 +29,11 @@ from imgsearch.encoders.runtime import encode, encode_with_features, open_encode
 from imgsearch.evaluation.metrics import hit_rate
 from imgsearch.images.boxes import overlaps
 from imgsearch.images.decode import decode
+from imgsearch.images.policy import FilePolicy
 from imgsearch.images.transform import fit
 from imgsearch.regions.detector import Detector
-from imgsearch.search.views import Viewer
+from imgsearch.search.nearest import Search
+from imgsearch.search.views import QueryImage, Regions, View, Viewer
 from imgsearch.store.generations import read_manifest
 from imgsearch.synthetic.compose import Style, compose
 
@@ -150,17 +152,23 @@ def rates(stage: Stage, files: Mapping[str, Path]) -> str:
             ranks.append(rank_of(name, index.search(file, 10, **stage.options)))
             seconds += time.perf_counter() - started
         for file in list(files.values())[:COUNTED]:
-            views += len(index.views_of(file, stage.options.get("regions", "auto")))
+            views += len(views_of(index, file, stage.options.get("regions", "auto")))
     shown = "  ".join(f"@{k} {hit_rate(ranks, k):.3f}" for k in (1, 5, 10))
     return f"{shown}  {views / min(COUNTED, len(files)):.2f} views, {1000 * seconds / len(files):.0f} ms a query"
+
+
+def views_of(index: Index, file: Path, regions: Regions = "auto") -> list[View]:
+    """Look at a photo as `Index.search` does with every vector."""
+    query = QueryImage.read(file, index.manifest.policy)
+    return Search(index.nearest, 2, exact=True).views_of(query, index.viewer, regions)
 
 
 def located(directory: Path, queries: Sequence[Any]) -> str:
     """Compare what is cut out, where all looks are taken, with where the item is."""
     shares = []
-    with closing(Viewer(directory, read_manifest(directory), None)) as viewer:
+    with closing(Viewer(directory, read_manifest(directory))) as viewer:
         for query in queries:
-            boxes = [view.box for view in viewer.views(query.photo.read_bytes()) if view.box]
+            boxes = [view.box for view in viewer.views(QueryImage.read(query.photo, FilePolicy())) if view.box]
             shares.append(float(overlaps([query.box], boxes[-1:]).max()) if boxes else 0.0)
     found = np.array(shares)
     return f"IoU {found.mean():.3f}, above 0.5 {(found > 0.5).mean():.3f}, above 0.75 {(found > 0.75).mean():.3f}"
@@ -197,7 +205,7 @@ def costs(catalog: Path, plain: Path, taught: Path, queries: Sequence[Any]) -> N
         ("detector", taught, "detect", "a region, without maps"),
     ):
         with Index.open(directory) as opened:
-            views = np.array([len(opened.views_of(query.photo)) for query in queries])
+            views = np.array([len(views_of(opened, query.photo)) for query in queries])
         passes = (medians[first] + (views - 1) * medians[region]) / whole
         shares = ", ".join(f"{np.mean(views == count):.2f} {count}" for count in (1, 2, 3))
         print(f"  hard, by {name}: {passes.mean():.2f} passes on average; looks: {shares}", flush=True)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from imgsearch.preprocessing.preprocess import PreprocessReport, preprocess
     from imgsearch.regions.detections import Detection
     from imgsearch.search.check import Finding, check
-    from imgsearch.search.hits import Hit, ObjectHits
+    from imgsearch.search.hits import Filter, Hit, ObjectHits
     from imgsearch.search.index import Index
     from imgsearch.store.info import IndexInfo, info
     from imgsearch.store.rollback import rollback
@@ -54,6 +54,7 @@ __all__ = [
     "DamagedIndexError",
     "Detection",
     "Evaluation",
+    "Filter",
     "Finding",
     "GateError",
     "Hit",
@@ -99,7 +100,7 @@ _HOMES = {
     "preprocessing.preprocess": ("PreprocessReport", "preprocess"),
     "regions.detections": ("Detection",),
     "search.check": ("Finding", "check"),
-    "search.hits": ("Hit", "ObjectHits"),
+    "search.hits": ("Filter", "Hit", "ObjectHits"),
     "search.index": ("Index",),
     "store.info": ("IndexInfo", "info"),
     "store.rollback": ("rollback",),

@@ -91,3 +91,15 @@ def replaced_file(path: Path, draft: Path | None = None) -> Iterator[BinaryIO]:
     """Open a file for writing, as `replaced` does."""
     with replaced(path, draft) as name, name.open("wb") as file:
         yield file
+
+
+def user_cache(name: str) -> Path:
+    """Return a folder in the user's cache, which may not exist, or may not be written."""
+    chosen = os.environ.get("IMGSEARCH_CACHE")
+    if chosen:
+        return Path(chosen) / name
+    import platformdirs
+
+    cache = platformdirs.user_cache_path("imgsearch") / name
+    # For a user without a home it is "~/.cache", which would be made in the working directory.
+    return cache if cache.is_absolute() else Path(os.devnull) / name

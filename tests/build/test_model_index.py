@@ -40,11 +40,12 @@ np.save(sys.argv[3], load_model(Path(sys.argv[1])).predict_on_batch(np.load(sys.
 ASK = """
 import json, sys
 from imgsearch import Index
+from imgsearch.search.views import QueryImage
 with Index.open(sys.argv[1]) as index:
-    vector = index.vector_of(sys.argv[2])
+    (view,) = index.viewer.views(QueryImage.read(sys.argv[2], index.manifest.policy), "whole")
     hits = index.search(sys.argv[2], k=1)
 heavy = {"keras", "tensorflow", "sklearn", "h5py"} & set(sys.modules)
-print(json.dumps([vector.tolist(), hits[0].path, sorted(heavy)]))
+print(json.dumps([view.vector.tolist(), hits[0].path, sorted(heavy)]))
 """
 
 

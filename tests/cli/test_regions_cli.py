@@ -264,7 +264,9 @@ def test_a_box_out_of_one_of_several_images_is_reported_in_every_format(imgsearc
         assert (refused["query"], refused["error"]["code"]) == (tiny, 2)
         assert both.stderr == ""
         return
-    assert both.stderr.startswith("imgsearch: tiny.png: expected a box within the image, which has 30 x 20 pixels")
+    assert both.stderr.startswith(
+        "imgsearch: tiny.png: the box 290,90,160,200 does not lie in the image, which has 30 x 20 pixels"
+    )
     assert len(both.stderr.splitlines()) == 1
     if how == "html":
         assert both.stdout.endswith("</html>\n")

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from imgsearch import Index, build_index, check
+from imgsearch import Filter, Index, build_index, check
 from imgsearch.build import generation
 from imgsearch.encoders import projection
 from imgsearch.errors import DamagedIndexError, LockedError, RefusedError, UsageError
@@ -273,8 +273,8 @@ def test_a_hit_that_is_first_only_because_better_ones_were_left_out_is_none_that
     image = calibrated / "catalog/fish/fish-00.png"
     with Index.open(calibrated / "index") as index:
         manifest = index.manifest
-        (best,) = index.search(image, k=1, where="category = 'fish'")
-        (left,) = index.search(image, k=1, where="category = 'cups'")
+        (best,) = index.search(image, k=1, filter=Filter("category = 'fish'"))
+        (left,) = index.search(image, k=1, filter=Filter("category = 'cups'"))
 
     assert best.probability == manifest.calibration.probability(best.score, 1)
     assert left.probability == manifest.calibration.probability(left.score, 2)
@@ -282,16 +282,16 @@ def test_a_hit_that_is_first_only_because_better_ones_were_left_out_is_none_that
 
 @pytest.mark.parametrize("least", [-0.1, 1.1, float("nan")])
 def test_a_least_probability_that_is_none_is_refused(calibrated, least):
-    with Index.open(calibrated / "index") as index, pytest.raises(UsageError, match="from 0 to 1"):
-        index.search(calibrated / "catalog/fish/fish-00.png", min_probability=least)
+    with Index.open(calibrated / "index") as index, pytest.raises(UsageError, match="between 0 and 1"):
+        index.search(calibrated / "catalog/fish/fish-00.png", filter=Filter(min_probability=least))
 
 
 def test_without_a_calibration_hits_have_no_probability(copied):
     with Index.open(copied / "index") as index:
         hits = index.search(copied / "catalog/fish/fish-00.png")
         assert [hit.probability for hit in hits] == [None] * 5
-        with pytest.raises(UsageError, match="expected an index that knows what its scores mean") as caught:
-            index.search(copied / "catalog/fish/fish-00.png", min_probability=0.5)
+        with pytest.raises(UsageError, match="the index is not calibrated") as caught:
+            index.search(copied / "catalog/fish/fish-00.png", filter=Filter(min_probability=0.5))
     assert "evaluate --calibrate" in caught.value.hint
 
 
@@ -301,9 +301,9 @@ def test_hits_that_are_likely_enough_are_kept(calibrated):
         everything = index.search(image, k=48)
         least = everything[20].probability
         for limit in (0.0, least, 0.9999999, 1.0):
-            kept = index.search(image, k=48, min_probability=limit)
+            kept = index.search(image, k=48, filter=Filter(min_probability=limit))
             assert kept == [hit for hit in everything if hit.probability >= limit]
-        assert 0 < len(index.search(image, k=48, min_probability=least)) < 48
+        assert 0 < len(index.search(image, k=48, filter=Filter(min_probability=least))) < 48
 
 
 # --- while scores mean the same

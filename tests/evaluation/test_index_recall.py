@@ -42,10 +42,10 @@ def found(poor):
 def brute_force(index, path, k):
     """Compare the k others that a search finds with the k others that are nearest, one score at a time."""
     rows = {item.path: item.row for item in index.items.at(range(len(index)))}
-    own = index.vectors[rows[path]].astype(float)
-    scores = {other: float(index.vectors[row].astype(float) @ own) for other, row in rows.items()}
+    own = index.nearest.vectors[rows[path]].astype(float)
+    scores = {other: float(index.nearest.vectors[row].astype(float) @ own) for other, row in rows.items()}
     nearest = sorted((score for other, score in scores.items() if other != path), reverse=True)
-    hits = [hit.path for hit in index.search_vector(index.vectors[rows[path]], k + 1)]
+    hits = [hit.path for hit in index.search_vector(index.nearest.vectors[rows[path]], k + 1)]
     others = [other for other in hits if other != path][:k]
     return sum(scores[other] >= nearest[k - 1] - TIE for other in others) / k
 

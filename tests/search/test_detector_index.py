@@ -15,7 +15,9 @@ from imgsearch.encoders.runtime import GRAPH_FILE, encode, open_encoder
 from imgsearch.errors import DamagedIndexError, MissingComponentError, UsageError
 from imgsearch.images.boxes import Box
 from imgsearch.images.photo import Photo
+from imgsearch.regions.detections import LEAST_SCORE, Detection
 from imgsearch.regions.detector import Detector
+from imgsearch.search.views import QueryImage
 from imgsearch.store import generations
 from imgsearch.store.generations import read_manifest
 from imgsearch.store.manifest import _digest
@@ -63,9 +65,13 @@ def two_items(tmp_path_factory) -> Path:
 BOXES = {Box(300, 0, 100, 100), Box(100, 100, 100, 100)}
 
 
+def detections(opened: Index, image: Path, least_score: float = LEAST_SCORE) -> list[Detection]:
+    return opened.viewer.detections(QueryImage.read(image, opened.manifest.policy), least_score)
+
+
 def boxes_of(index: Path, image: Path) -> set[Box]:
     with Index.open(index) as opened:
-        return {found.box for found in opened.detections(image)}
+        return {found.box for found in detections(opened, image)}
 
 
 def detector_files(index: Path) -> list[Path]:
@@ -86,10 +92,10 @@ def test_a_build_puts_it_in_and_it_finds_what_is_there(index, two_items):
     assert check(index) == []
     assert boxes_of(index, two_items) == BOXES
     with Index.open(index) as opened:
-        found = opened.detections(two_items)
+        found = detections(opened, two_items)
         assert [each.score for each in found] == sorted([each.score for each in found], reverse=True)
-        assert opened.detections(two_items, 1) == []
-        assert len(opened.detections(two_items, 0)) == 8  # half of the sixteen fields are padding
+        assert detections(opened, two_items, 1) == []
+        assert len(detections(opened, two_items, 0)) == 8  # half of the sixteen fields are padding
 
 
 def test_objects_are_those_of_the_detector_in_reading_order_with_their_scores(index, two_items):
@@ -142,8 +148,8 @@ def test_a_build_of_the_same_again_publishes_nothing_and_none_takes_it_out(index
     assert manifest.detector is None
     assert manifest.detector_fingerprint == ""
     assert check(index) == []
-    with Index.open(index) as opened, pytest.raises(MissingComponentError, match="index with a detector") as missing:
-        opened.detections(two_items)
+    with Index.open(index) as opened, pytest.raises(MissingComponentError, match="has no detector") as missing:
+        detections(opened, two_items)
     assert "--detector" in missing.value.hint
     build_index(catalog, index)
     assert read_manifest(index).detector is None
@@ -245,7 +251,9 @@ def test_items_in_scenes_are_seen_as_queries_are_and_scenes_without_one_as_a_who
 
     assert (seen.shape, seen.dtype) == ((LOOKS, spec.dims), np.float32)
     with Index.open(index) as opened:
-        regions = [view.vector for view in opened.views_of_photo(Photo(scene, scene.shape[:2])) if view.box]
+        regions = [
+            view.vector for view in opened.viewer.views_of_photo(Photo(scene, scene.shape[:2]), "auto") if view.box
+        ]
     assert len(regions) in (1, 2)
     assert np.allclose(seen[: len(regions)], regions, atol=1e-5)
     bright = np.full_like(scene, 240)
@@ -324,7 +332,7 @@ def test_damage_of_it_is_found_and_said_and_a_build_mends_it(index, catalog, two
 
     assert [Path(finding.file).name for finding in check(index)] == [name]
     with pytest.raises(DamagedIndexError), Index.open(index) as opened:
-        opened.detections(two_items)
+        detections(opened, two_items)
     with pytest.raises(DamagedIndexError), Index.open(index) as opened:
         opened.search(two_items)
 
@@ -405,10 +413,10 @@ def test_a_manifest_that_lies_about_it_is_said_to_be_damaged_or_answered(index, 
     data["detector"] = {**data["detector"], **changes} if isinstance(changes, dict) else changes
     _write(index, data)
 
-    for ask in ("detections", "search", "search_objects"):
+    for ask in (detections, Index.search, Index.search_objects):
         try:
             with Index.open(index) as opened:
-                assert isinstance(getattr(opened, ask)(two_items), list)
+                assert isinstance(ask(opened, two_items), list)
         except (DamagedIndexError, MissingComponentError):
             pass
     assert isinstance(check(index), list) if _opens(index) else True

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 
 from drawn_catalog import draw_catalog
-from imgsearch import Index, build_index
+from imgsearch import Filter, Index, build_index
 from imgsearch.errors import ImageError, UsageError
 from imgsearch.images.boxes import Box, in_reading_order, overlaps
 from imgsearch.images.decode import decode, decode_rgba
 from imgsearch.search import index as search_index
-from imgsearch.search import views
+from imgsearch.search import nearest, views
 from imgsearch.search.backends.backends import ExactBackend
-from imgsearch.search.rerank import CANDIDATES
+from imgsearch.search.nearest import Search
+from imgsearch.search.rerank import CANDIDATES, draw_hit
+from imgsearch.search.views import QueryImage
 from imgsearch.store.calibration import Calibration, Curve
 from imgsearch.synthetic.compose import Style, compose
 
@@ -63,6 +65,11 @@ def lies_in(box, other):
     """How much of a box lies in another."""
     shared = overlaps([box], [other])[0, 0]
     return shared / (1 + shared) * (box.area + other.area) / box.area
+
+
+def views_of(index, file, search=None):
+    search = search or Search(index.nearest, 2)
+    return search.views_of(QueryImage.read(file, index.manifest.policy), index.viewer)
 
 
 def check_hits(hits, k):
@@ -115,24 +122,25 @@ def test_a_photo_is_looked_at_until_one_item_is_far_enough_ahead(index, photo, m
     file = photo[0]
     leads = []
     for whole, part in ((-1, -1), (2, -1), (2, 2)):
-        monkeypatch.setattr(search_index, "_MIN_MARGIN_WHOLE", whole)
-        monkeypatch.setattr(search_index, "_MIN_MARGIN_PART", part)
-        views = index.views_of(file)
-        first, second = index.search_views(views, k=2)
+        monkeypatch.setattr(nearest, "_MIN_MARGIN_WHOLE", whole)
+        monkeypatch.setattr(nearest, "_MIN_MARGIN_PART", part)
+        search = Search(index.nearest, 2)
+        views = views_of(index, file, search)
+        first, second = search.hits(views)
         leads.append((len(views), first.score - second.score))
 
     assert [count for count, _ in leads] == [1, 2, 3]
-    monkeypatch.setattr(search_index, "_MIN_MARGIN_WHOLE", leads[0][1] + 0.001)
-    monkeypatch.setattr(search_index, "_MIN_MARGIN_PART", leads[1][1] - 0.001)
-    assert len(index.views_of(file)) == 2
-    monkeypatch.setattr(search_index, "_MIN_MARGIN_WHOLE", leads[0][1] - 0.001)
-    assert len(index.views_of(file)) == 1
+    monkeypatch.setattr(nearest, "_MIN_MARGIN_WHOLE", leads[0][1] + 0.001)
+    monkeypatch.setattr(nearest, "_MIN_MARGIN_PART", leads[1][1] - 0.001)
+    assert len(views_of(index, file)) == 2
+    monkeypatch.setattr(nearest, "_MIN_MARGIN_WHOLE", leads[0][1] - 0.001)
+    assert len(views_of(index, file)) == 1
 
 
 def test_what_is_ahead_is_looked_for_among_what_the_condition_lets_in(index, photo, monkeypatch):
-    monkeypatch.setattr(search_index, "_MIN_MARGIN_WHOLE", 0.001)
+    monkeypatch.setattr(nearest, "_MIN_MARGIN_WHOLE", 0.001)
     (among_all,) = index.search(photo[0], k=1)
-    (alone,) = index.search(photo[0], k=1, where=f"path = '{ITEM}'")
+    (alone,) = index.search(photo[0], k=1, filter=Filter(f"path = '{ITEM}'"))
 
     # Nothing is ahead of nothing: a single item has the best score of all looks.
     assert among_all.box is None
@@ -140,11 +148,11 @@ def test_what_is_ahead_is_looked_for_among_what_the_condition_lets_in(index, pho
     assert alone.score > next(hit.score for hit in index.search(photo[0], k=24) if hit.path == ITEM)
 
 
-@pytest.mark.parametrize("conditions", [{}, {"where": "category != 'x'"}, {"exact": True}, {"rerank": True}])
+@pytest.mark.parametrize("conditions", [{}, {"filter": Filter("category != 'x'")}, {"exact": True}, {"rerank": True}])
 @pytest.mark.parametrize("k", [1, 5])
 def test_each_look_is_compared_with_the_items_once(index, photo, monkeypatch, k, conditions):
-    monkeypatch.setattr(search_index, "_MIN_MARGIN_WHOLE", 3)
-    monkeypatch.setattr(search_index, "_MIN_MARGIN_PART", 3)
+    monkeypatch.setattr(nearest, "_MIN_MARGIN_WHOLE", 3)
+    monkeypatch.setattr(nearest, "_MIN_MARGIN_PART", 3)
     real, compared = ExactBackend.candidates, []
     monkeypatch.setattr(ExactBackend, "candidates", lambda *what: compared.append(1) or real(*what))
 
@@ -154,16 +162,16 @@ def test_each_look_is_compared_with_the_items_once(index, photo, monkeypatch, k,
 
 
 def test_a_condition_is_asked_anew_by_every_search(index, photo):
-    found = {index.search(photo[0], k=1, where="abs(random()) % 2 = 0")[0].path for _ in range(40)}
+    found = {index.search(photo[0], k=1, filter=Filter("abs(random()) % 2 = 0"))[0].path for _ in range(40)}
 
     assert len(found) > 1
 
 
 def test_who_leaves_out_low_scores_gets_the_best_score_of_all_looks(index, photo, monkeypatch):
-    best = max(hit.score for hit in index.search_views(index.views_of(photo[0])))
-    monkeypatch.setattr(search_index, "_MIN_MARGIN_WHOLE", -1)
+    best = index.search(photo[0], k=1)[0].score
+    monkeypatch.setattr(nearest, "_MIN_MARGIN_WHOLE", -1)
 
-    (hit,) = index.search(photo[0], k=1, min_score=best - 0.001)
+    (hit,) = index.search(photo[0], k=1, filter=Filter(min_score=best - 0.001))
 
     assert hit.score >= best - 0.001
     assert index.search(photo[0], k=1)[0].score < best - 0.001
@@ -233,25 +241,25 @@ def test_boxes_of_a_jpeg_that_was_shrunk_while_decoding_are_in_its_own_pixels(in
 
 
 def test_conditions_hold_for_regions_too(index, photo):
-    hits = index.search(photo[0], k=24, where="category IN ('cups', 'hearts')", regions=5)
+    hits = index.search(photo[0], k=24, filter=Filter("category IN ('cups', 'hearts')"), regions=5)
     check_hits(hits, 4)
     assert {hit.category for hit in hits} == {"cups", "hearts"}
 
     every = index.search(photo[0], k=24, regions=5)
     limit = every[6].score
-    assert index.search(photo[0], k=24, regions=5, min_score=limit) == every[:7]
-    assert index.search(photo[0], k=24, regions=5, min_score=1) == []
-    with pytest.raises(UsageError, match="what its scores mean"):
-        index.search(photo[0], regions=5, min_probability=0.5)
+    assert index.search(photo[0], k=24, regions=5, filter=Filter(min_score=limit)) == every[:7]
+    assert index.search(photo[0], k=24, regions=5, filter=Filter(min_score=1)) == []
+    with pytest.raises(UsageError, match="not calibrated"):
+        index.search(photo[0], regions=5, filter=Filter(min_probability=0.5))
 
 
 def test_a_calibrated_index_says_probabilities_of_regions_and_objects(shop, photo):
     curves = Curve("isotonic", (-1, 1), (0, 1)), Curve("isotonic", (-1, 1), (0, 0.5))
     with Index.open(shop / "index") as opened:
-        opened.manifest = replace(opened.manifest, calibration=Calibration("category", 100, 0.1, *curves))
+        opened.nearest.manifest = replace(opened.manifest, calibration=Calibration("category", 100, 0.1, *curves))
         hits = opened.search(photo[0], k=24)
         objects = opened.search_objects(photo[0], k=5)
-        sure = opened.search(photo[0], k=24, min_probability=hits[2].probability)
+        sure = opened.search(photo[0], k=24, filter=Filter(min_probability=hits[2].probability))
 
     for answer in (hits, *(found.hits for found in objects)):
         assert [hit.probability for hit in answer] == sorted([hit.probability for hit in answer], reverse=True)
@@ -285,11 +293,14 @@ def test_reranking_asks_for_twenty_and_returns_what_was_asked_for_with_inliers(i
 def test_a_hit_that_was_proved_can_be_drawn_and_another_cannot(index, photo):
     hits = index.search(photo[0], k=20, rerank=True)
 
-    drawing = index.drawn_matches(photo[0], hits[0])
+    def draw(hit):
+        return draw_hit(index.manifest, index.items, QueryImage.read(photo[0], index.manifest.policy), hit)
+
+    drawing = draw(hits[0])
     assert drawing.dtype == np.uint8
     assert drawing.ndim == 3
-    assert index.drawn_matches(photo[0], replace(hits[0], inliers=0)) is None
-    assert index.drawn_matches(photo[0], replace(hits[0], inliers=None)) is None
+    assert draw(replace(hits[0], inliers=0)) is None
+    assert draw(replace(hits[0], inliers=None)) is None
 
 
 def test_objects_of_a_photo_are_in_reading_order_each_with_its_hits(index, shop, tmp_path):
@@ -323,14 +334,14 @@ def test_reranked_objects_are_of_the_asked_number_with_ranks(index, photo):
 
 def test_k_that_makes_no_sense_is_refused_whatever_is_found(index, photo, tmp_path):
     for rerank in (False, True):
-        with pytest.raises(UsageError, match="at least 1 result"):
+        with pytest.raises(UsageError, match="k must be at least 1, got 0"):
             index.search(photo[0], k=0, rerank=rerank)
-        with pytest.raises(UsageError, match="at least 1 result"):
+        with pytest.raises(UsageError, match="k must be at least 1, got 0"):
             index.search_objects(photo[0], k=0, rerank=rerank)
 
 
 def test_missing_images_are_said_to_be_missing(index, tmp_path):
-    for ask in (index.search, index.search_objects, index.views_of):
+    for ask in (index.search, index.search_objects):
         with pytest.raises(ImageError, match="no such file"):
             ask(tmp_path / "nothing.png")
 

@@ -13,8 +13,9 @@ from imgsearch import Hit, build_index
 from imgsearch.images.boxes import Box
 from imgsearch.images.photo import Photo, open_photo
 from imgsearch.images.policy import FilePolicy
-from imgsearch.search.descriptors import DESCRIPTORS
-from imgsearch.search.rerank import CANDIDATES, as_indexed, part_of, rerank
+from imgsearch.regions.geometric import find_points
+from imgsearch.search import rerank
+from imgsearch.search.rerank import CANDIDATES, as_indexed, part_of, rerank_hits
 from imgsearch.store import generations
 from imgsearch.store.manifest import Manifest
 
@@ -29,13 +30,16 @@ def textured(seed, height=150, width=200):
 
 @dataclass(frozen=True)
 class Shop:
-    """A catalog with its index, and hits of all its images in the order of their names."""
+    """A catalog, and hits of all its images in the order of their names; `sha256` stands for the items."""
 
     catalog: Path
-    index: Path
+    cache: Path
     manifest: Manifest
-    contents: dict[str, bytes]
+    sha256: dict[str, bytes]
     hits: list[Hit]
+
+    def contents(self, paths):
+        return {path: self.sha256[path] for path in paths if path in self.sha256}
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +53,13 @@ def built(tmp_path_factory):
 
 
 @pytest.fixture
-def shop(built, tmp_path):
-    shutil.copytree(built, tmp_path / "shop")
-    catalog, index = tmp_path / "shop/catalog", tmp_path / "shop/index"
-    contents = {path.name: hashlib.sha256(path.read_bytes()).digest() for path in sorted(catalog.iterdir())}
-    hits = [Hit(rank, path, 1 - rank / 100, rank / 100, path, "", {}) for rank, path in enumerate(contents, start=1)]
-    return Shop(catalog, index, replace(generations.read_manifest(index), catalog=str(catalog)), contents, hits)
+def shop(built, tmp_path, monkeypatch):
+    monkeypatch.setenv("IMGSEARCH_CACHE", str(tmp_path / "cache"))
+    catalog = Path(shutil.copytree(built / "catalog", tmp_path / "catalog"))
+    sha256 = {path.name: hashlib.sha256(path.read_bytes()).digest() for path in sorted(catalog.iterdir())}
+    hits = [Hit(rank, path, 1 - rank / 100, rank / 100, path, "", {}) for rank, path in enumerate(sha256, start=1)]
+    manifest = replace(generations.read_manifest(built / "index"), catalog=str(catalog))
+    return Shop(catalog, tmp_path / "cache/points-1", manifest, sha256, hits)
 
 
 def photo_of(image):
@@ -71,11 +76,11 @@ def turned(number):
 
 def asked(shop, photo, hits=None, **changes):
     shop = replace(shop, **changes)
-    return rerank(shop.index, shop.manifest, shop.contents, photo, shop.hits if hits is None else hits)
+    return rerank_hits(shop.manifest, shop, photo, shop.hits if hits is None else hits)
 
 
-def paths(pairs):
-    return [hit.path for hit, _ in pairs]
+def paths(hits):
+    return [hit.path for hit in hits]
 
 
 def test_what_is_proved_comes_first_and_the_others_keep_their_order(shop):
@@ -83,18 +88,17 @@ def test_what_is_proved_comes_first_and_the_others_keep_their_order(shop):
 
     others = [hit.path for hit in shop.hits if hit.path != "17.png"]
     assert paths(found) == ["17.png", *others]
-    assert [hit.rank for hit, _ in found] == [*range(1, COUNT + 1)]
-    first, match = found[0]
-    assert first.inliers == match.inliers >= 10
-    assert first == replace(shop.hits[17], rank=1, inliers=match.inliers)
-    assert [hit.inliers for hit, _ in found[1:CANDIDATES]] == [0] * (CANDIDATES - 1)
+    assert [hit.rank for hit in found] == [*range(1, COUNT + 1)]
+    assert found[0].inliers >= 10
+    assert found[0] == replace(shop.hits[17], rank=1, inliers=found[0].inliers)
+    assert [hit.inliers for hit in found[1:CANDIDATES]] == [0] * (CANDIDATES - 1)
 
 
 def test_what_comes_after_the_candidates_is_not_compared(shop):
     found = asked(shop, turned(CANDIDATES + 1))
 
     assert paths(found) == [hit.path for hit in shop.hits]
-    assert [(hit.inliers, match) for hit, match in found[CANDIDATES:]] == [(None, None)] * (COUNT - CANDIDATES)
+    assert [hit.inliers for hit in found[CANDIDATES:]] == [None] * (COUNT - CANDIDATES)
 
 
 def test_more_inliers_come_before_fewer_and_the_order_of_the_hits_decides_between_equals(shop):
@@ -103,12 +107,12 @@ def test_more_inliers_come_before_fewer_and_the_order_of_the_hits_decides_betwee
     cv2.imwrite(str(shop.catalog / "00.png"), half)
     for path in ("05.png", "06.png"):
         shutil.copy(shop.catalog / "03.png", shop.catalog / path)
-    contents = {path: hashlib.sha256((shop.catalog / path).read_bytes()).digest() for path in shop.contents}
+    sha256 = {path: hashlib.sha256((shop.catalog / path).read_bytes()).digest() for path in shop.sha256}
 
-    found = asked(shop, photo_of(textured(3)), contents=contents)
+    found = asked(shop, photo_of(textured(3)), sha256=sha256)
 
     assert paths(found)[:5] == ["03.png", "05.png", "06.png", "00.png", "01.png"]
-    inliers = [hit.inliers for hit, _ in found]
+    inliers = [hit.inliers for hit in found]
     assert inliers[0] == inliers[1] == inliers[2] > inliers[3] >= 5 > inliers[4]
 
 
@@ -116,25 +120,66 @@ def test_no_hits_stay_none(shop):
     assert asked(shop, turned(1), []) == []
 
 
-def test_the_answer_is_the_same_with_the_points_that_were_kept(shop):
+# --- the cache of points
+
+
+def test_the_answer_is_the_same_with_the_points_that_were_cached(shop):
     cold = asked(shop, turned(9))
-    assert (shop.index / DESCRIPTORS).exists()
-    kept = (shop.index / DESCRIPTORS).read_bytes()
-    shutil.rmtree(shop.catalog)  # so that they must come from the index
+    assert len(list(shop.cache.iterdir())) == CANDIDATES
+    shutil.rmtree(shop.catalog)  # so that they must come from the cache
 
-    warm = asked(shop, turned(9))
-
-    assert [hit for hit, _ in warm] == [hit for hit, _ in cold]
-    assert all((one.query == other.query).all() for (_, one), (_, other) in zip(warm[:20], cold[:20], strict=True))
-    assert (shop.index / DESCRIPTORS).read_bytes() == kept
+    assert asked(shop, turned(9)) == cold
 
 
-def test_an_index_that_cannot_be_written_answers_the_same(shop):
-    written = asked(shop, turned(9))
-    (shop.index / DESCRIPTORS).unlink()
-    (shop.index / DESCRIPTORS).mkdir()  # so that no file can be written there, not even by root
+def test_a_cache_that_cannot_be_written_is_done_without(shop):
+    shop.cache.parent.write_bytes(b"")  # so that no folder can be made there, not even by root
 
-    assert [hit for hit, _ in asked(shop, turned(9))] == [hit for hit, _ in written]
+    assert asked(shop, turned(9))[0].path == "09.png"
+
+
+def damage_of(shop, whole):
+    points = find_points(textured(9))
+    arrays = {"positions": points.positions, "descriptors": points.descriptors}
+    yield b""
+    yield b"garbage"
+    yield whole[:-30]
+    yield whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:]
+    for wrong in (
+        {"positions": points.positions + 1},
+        {"positions": points.positions * np.float32("nan")},
+        {"positions": points.positions[:-1]},
+        {"positions": points.positions.astype(np.float64)},
+        {"positions": np.float32(0)},
+        {"descriptors": points.descriptors[:, :-1]},
+        {"descriptors": np.array(["code"], object)},
+    ):
+        np.savez(shop.catalog / "wrong.npz", allow_pickle=True, **arrays | wrong)
+        yield (shop.catalog / "wrong.npz").read_bytes()
+
+
+def test_a_cached_file_that_is_damaged_or_foreign_is_not_believed_and_made_anew(shop):
+    good = asked(shop, turned(9))
+    file = shop.cache / f"{shop.sha256['09.png'].hex()}.npz"
+    whole = file.read_bytes()
+
+    for damaged in damage_of(shop, whole):
+        file.write_bytes(damaged)
+        assert asked(shop, turned(9)) == good
+        assert rerank._read_points(file) is not None
+
+
+def test_the_oldest_files_make_room_when_there_are_too_many(shop, monkeypatch):
+    monkeypatch.setattr(rerank, "MOST_CACHED", 10)
+
+    asked(shop, turned(9))
+
+    names = {path.name for path in shop.cache.iterdir()}
+    assert len(names) <= 10
+    assert f"{shop.sha256['19.png'].hex()}.npz" in names
+    assert f"{shop.sha256['00.png'].hex()}.npz" not in names
+
+
+# --- what can be compared
 
 
 def vanish(path):
@@ -157,8 +202,7 @@ def test_a_image_that_is_not_there_as_it_was_indexed_proves_nothing(shop, make):
     found = asked(shop, turned(9))
 
     assert paths(found) == [hit.path for hit in shop.hits]
-    assert [hit.path for hit, match in found[:CANDIDATES] if match is None] == ["09.png"]
-    assert found[9][0].inliers is None
+    assert [hit.path for hit in found[:CANDIDATES] if hit.inliers is None] == ["09.png"]
 
 
 def test_a_link_is_followed_where_the_catalog_lets_it_in(shop):
@@ -169,12 +213,12 @@ def test_a_link_is_followed_where_the_catalog_lets_it_in(shop):
 
 
 def test_a_hit_whose_content_is_not_known_is_not_compared(shop):
-    contents = {path: content for path, content in shop.contents.items() if path != "09.png"}
+    sha256 = {path: content for path, content in shop.sha256.items() if path != "09.png"}
 
-    found = asked(shop, turned(9), contents=contents)
+    found = asked(shop, turned(9), sha256=sha256)
 
     assert paths(found) == [hit.path for hit in shop.hits]
-    assert found[9] == (replace(shop.hits[9], inliers=None), None)
+    assert found[9].inliers is None
 
 
 def test_a_hit_is_compared_with_the_part_of_the_photo_that_its_box_shows(shop):
@@ -188,8 +232,8 @@ def test_a_hit_is_compared_with_the_part_of_the_photo_that_its_box_shows(shop):
     there = asked(shop, photo, [replace(hit, box=right) for hit in shop.hits])
     crossed = asked(shop, photo, [replace(hit, box=right if hit.path == "04.png" else left) for hit in shop.hits])
 
-    assert (here[0][0].path, there[0][0].path) == ("04.png", "08.png")
-    assert (here[1][0].inliers, there[1][0].inliers, crossed[0][0].inliers) == (0, 0, 0)
+    assert (here[0].path, there[0].path) == ("04.png", "08.png")
+    assert (here[1].inliers, there[1].inliers, crossed[0].inliers) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imgsearch import Index, build_index
+from imgsearch import Filter, Index, build_index
 from imgsearch.build import generation
 from imgsearch.encoders import projection
 from imgsearch.errors import DamagedIndexError, ImageError, NoIndexError, UsageError
-from imgsearch.search import index as search_index
 from imgsearch.search import nearest, views
-from imgsearch.search.views import View
+from imgsearch.search.nearest import Search
+from imgsearch.search.views import QueryImage, View
 from imgsearch.store import generations, integrity
 from imgsearch.store.generations import read_manifest
 
@@ -24,6 +24,10 @@ def opened(built):
     yield indexes
     for index in indexes.values():
         index.close()
+
+
+def vector_of(index, image):
+    return index.viewer.whole(image.read_bytes()).vector
 
 
 @BOTH
@@ -48,17 +52,21 @@ def test_a_image_of_the_catalog_is_found_even_where_the_forest_does_not_propose_
     file = sorted((built / "catalog").rglob("*.png"))[5]
     index = opened["annoy"]
 
-    (hit,) = index.search_with(FindsNothing(), index.views_of(file), 3)
+    def ask(image, where=""):
+        search = Search(index.nearest, 3, Filter(where), backend=FindsNothing())
+        return search.hits(search.views_of(QueryImage.read(image, index.manifest.policy), index.viewer))
+
+    (hit,) = ask(file)
 
     assert hit.path == file.relative_to(built / "catalog").as_posix()
     assert hit.score == pytest.approx(1, abs=1e-6)
-    assert index.search_with(FindsNothing(), index.views_of(file), 3, filtered=True) == []
-    assert index.search_with(FindsNothing(), index.views_of(photo), 3) == []
+    assert ask(file, "1") == []
+    assert ask(photo) == []
 
 
 def test_scores_equal_brute_force_and_are_the_same_for_both_backends(built, opened, photo, contents):
     vectors = {path: np.frombuffer(vector, "<f4") for path, (_, vector) in contents(built / "exact").items()}
-    query = opened["exact"].vector_of(photo)
+    query = vector_of(opened["exact"], photo)
     expected = sorted(vectors, key=lambda path: -float(vectors[path].astype(float) @ query))[:10]
 
     exact, annoy = (opened[backend].search(photo, k=10) for backend in ("exact", "annoy"))
@@ -81,20 +89,20 @@ def test_hits_are_the_same_to_the_last_digit_for_both_backends(built, opened, ph
 
 @BOTH
 def test_where_gives_as_many_results_as_match(opened, photo, backend):
-    hits = opened[backend].search(photo, k=10, where="category = 'b'")
+    hits = opened[backend].search(photo, k=10, filter=Filter("category = 'b'"))
 
     assert len(hits) == 10
     assert {hit.category for hit in hits} == {"b"}
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
-    assert len(opened[backend].search(photo, k=99, where="category = 'b'")) == 13
-    assert opened[backend].search(photo, where="category = 'nothing'") == []
+    assert len(opened[backend].search(photo, k=99, filter=Filter("category = 'b'"))) == 13
+    assert opened[backend].search(photo, filter=Filter("category = 'nothing'")) == []
     everything = opened[backend].search(photo, k=40)
     assert [hit.path for hit in hits] == [hit.path for hit in everything if hit.category == "b"][:10]
 
 
 def test_a_wrong_expression_is_a_usage_error(opened, photo):
     with pytest.raises(UsageError, match="--where"):
-        opened["exact"].search(photo, where="color = 1")
+        opened["exact"].search(photo, filter=Filter("color = 1"))
 
 
 @BOTH
@@ -102,15 +110,15 @@ def test_hits_below_the_least_score_are_left_out(opened, photo, backend):
     hits = opened[backend].search(photo, k=10)
     least = hits[4].score
 
-    assert opened[backend].search(photo, k=10, min_score=least) == hits[:5]
-    assert opened[backend].search(photo, k=10, min_score=1.1) == []
-    assert opened[backend].search(photo, k=10, min_score=-1) == hits
+    assert opened[backend].search(photo, k=10, filter=Filter(min_score=least)) == hits[:5]
+    assert opened[backend].search(photo, k=10, filter=Filter(min_score=1.1)) == []
+    assert opened[backend].search(photo, k=10, filter=Filter(min_score=-1)) == hits
 
 
 @BOTH
 @pytest.mark.parametrize("k", [0, -1, -(10**9)])
 def test_less_than_one_result_is_a_usage_error(opened, photo, backend, k):
-    with pytest.raises(UsageError, match=f"found {k}"):
+    with pytest.raises(UsageError, match=f"k must be at least 1, got {k}"):
         opened[backend].search(photo, k=k)
 
 
@@ -202,7 +210,7 @@ def test_where_there_is_no_index_there_is_no_answer(tmp_path):
 
 
 def test_the_plan_says_how_a_query_is_answered(opened):
-    assert [opened["annoy"].plan(), opened["annoy"].plan(where="1"), opened["annoy"].plan(exact=True)] == [
+    assert [opened["annoy"].plan(), opened["annoy"].plan(filter=Filter("1")), opened["annoy"].plan(exact=True)] == [
         *("annoy", "exact", "exact"),
     ]
     assert opened["exact"].plan() == "exact"
@@ -277,7 +285,7 @@ def test_an_open_index_with_a_projection_answers_a_first_photo_after_two_newer_g
 @pytest.mark.parametrize("stage", ["check_sizes", "open_array", "Items"])
 def test_a_generation_swept_while_it_is_opened_is_followed_by_the_new_one(living, painted, photo, monkeypatch, stage):
     catalog, directory = living("exact")
-    owner = {"check_sizes": integrity, "open_array": nearest, "Items": search_index}[stage]
+    owner = {"check_sizes": integrity, "open_array": nearest, "Items": nearest}[stage]
     real, calls = getattr(owner, stage), []
 
     def swept_before(*arguments):
@@ -312,10 +320,10 @@ def test_no_view_is_asked_for_twice(opened, photo):
             asked.append(k)
             return np.arange(k)
 
-    views = [View(index.vector_of(photo)), View(index.vectors[3])]
-    backend = Counts()
+    views = [View(vector_of(index, photo)), View(index.nearest.vectors[3])]
+    search = Search(index.nearest, 5, backend=Counts())
 
     for count in (1, 2, 2):
-        index.search_with(backend, views[:count], 5)
+        search.hits(views[:count])
 
     assert asked == [5, 5]

@@ -12,7 +12,7 @@ from imgsearch.images.decode import decode_rgba
 from imgsearch.images.photo import open_photo
 from imgsearch.images.policy import FilePolicy
 from imgsearch.regions import propose
-from imgsearch.search.views import MOST_REGIONS, Viewer
+from imgsearch.search.views import MOST_REGIONS, QueryImage, Viewer
 from imgsearch.store.generations import read_manifest
 from imgsearch.synthetic.compose import Style, compose
 
@@ -25,6 +25,16 @@ def png(pixels: np.ndarray) -> bytes:
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+class ByBytes(Viewer):
+    """A viewer that is asked with the bytes of a file."""
+
+    def views(self, data, *arguments, **options):
+        return super().views(QueryImage(data, POLICY), *arguments, **options)
+
+    def objects(self, data):
+        return super().objects(QueryImage(data, POLICY))
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +50,12 @@ def shop(tmp_path_factory):
 @pytest.fixture(scope="module")
 def viewer(shop):
     """Of the network; nothing that it is asked for changes it."""
-    return Viewer(shop / "network", read_manifest(shop / "network"), None)
+    return ByBytes(shop / "network", read_manifest(shop / "network"))
 
 
 @pytest.fixture(scope="module")
 def without_map(shop):
-    return Viewer(shop / "handcrafted", read_manifest(shop / "handcrafted"), None)
+    return ByBytes(shop / "handcrafted", read_manifest(shop / "handcrafted"))
 
 
 @pytest.fixture(scope="module")

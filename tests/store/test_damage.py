@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imgsearch import Index, build_index, check
+from imgsearch import Filter, Index, build_index, check
 from imgsearch.build import generation
 from imgsearch.encoders import projection
 from imgsearch.errors import DamagedIndexError
@@ -517,7 +517,7 @@ def test_items_with_rows_the_arrays_do_not_have_are_damage(copied, photo, built)
 
     with Index.open(directory) as index:
         with pytest.raises(DamagedIndexError):
-            index.search(photo, where="1")
+            index.search(photo, filter=Filter("1"))
         with pytest.raises(DamagedIndexError):
             index.search(photo, k=40)
         with pytest.raises(DamagedIndexError):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from imgsearch import Index
+from imgsearch import Filter, Index
 from imgsearch.store import generations, integrity
 from imgsearch.store.plan import BackendSettings
 
@@ -60,7 +60,7 @@ def test_reading_an_index_changes_nothing_in_it(backend, tmp_path):
     before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in (tmp_path / "index").rglob("*")}
 
     with Index.open(tmp_path / "index") as index:
-        index.search(GOLDEN / "photo.png", where="category = 'fruit'")
+        index.search(GOLDEN / "photo.png", filter=Filter("category = 'fruit'"))
         index.search(GOLDEN / "photo.png")
 
     after = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in (tmp_path / "index").rglob("*")}

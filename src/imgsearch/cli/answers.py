@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from imgsearch.images.decode import Pixels
     from imgsearch.regions.detections import Detection
     from imgsearch.search.hits import Hit, ObjectHits
+    from imgsearch.search.views import QueryImage
     from imgsearch.store.manifest import Manifest
 
 _NO_HITS = "no image fits"
@@ -59,11 +60,15 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of a page for people: the image that was given, with boxes drawn into it, and what was found."""
+    """A part of a page for people: the image that was given, with boxes drawn into it, and what was found.
+
+    `image` spares decoding it again.
+    """
 
     boxes: Sequence["Box"] = ()
     entries: Sequence[Entry] = ()
     message: str = ""
+    image: "QueryImage | None" = None
 
 
 class Result(Protocol):
@@ -141,6 +146,7 @@ class FoundClasses:
 
     classes: Sequence["ClassProbability"]
     voters: Sequence["Hit"] | None = None
+    image: "QueryImage | None" = None
 
     COLUMNS = ("query", "rank", "class", "probability")
 
@@ -163,7 +169,9 @@ class FoundClasses:
         yield TextTable(title, ("#", "probability", "class"), rows, _NO_HITS)
 
     def sections(self) -> Iterator[Section]:
-        yield Section(entries=[Entry(f"{found.probability:.3f}", found.label) for found in self.classes])
+        yield Section(
+            entries=[Entry(f"{found.probability:.3f}", found.label) for found in self.classes], image=self.image
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +179,7 @@ class FoundBoxes:
     """Items that a detector finds, the surest first: of `detect`."""
 
     boxes: Sequence["Detection"]
+    image: "QueryImage"
 
     COLUMNS = ("query", "rank", "x", "y", "width", "height", "score")
 
@@ -199,7 +208,7 @@ class FoundBoxes:
         entries = [
             Entry(f"{found.score:.3f}", _place(found.box), rank) for rank, found in enumerate(self.boxes, start=1)
         ]
-        yield Section([found.box for found in self.boxes], entries, "" if entries else "no item is in it")
+        yield Section([found.box for found in self.boxes], entries, "" if entries else "no item is in it", self.image)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,11 +219,13 @@ class FoundHits:
         hits: Of one image.
         manifest: Of the index that was searched.
         draw: Draws the points that a hit has in common with the image; None where there are none.
+        image: What was searched for.
     """
 
     hits: Sequence["Hit"]
     manifest: "Manifest"
     draw: Callable[["Hit"], "Pixels | None"]
+    image: "QueryImage"
 
     def to_json(self) -> dict[str, Any]:
         return {"hits": [_hit_to_json(hit) for hit in self.hits]}
@@ -230,7 +241,8 @@ class FoundHits:
 
     def sections(self) -> Iterator[Section]:
         box = self.hits[0].box if self.hits else None
-        yield Section([box] if box else [], [self.entry(hit) for hit in self.hits], "" if self.hits else _NO_HITS)
+        message = "" if self.hits else _NO_HITS
+        yield Section([box] if box else [], [self.entry(hit) for hit in self.hits], message, self.image)
 
     def entry(self, hit: "Hit") -> Entry:
         """Return a hit as an entry of a page."""
@@ -249,6 +261,7 @@ class FoundObjects:
     objects: Sequence["ObjectHits"]
     manifest: "Manifest"
     draw: Callable[["Hit"], "Pixels | None"]
+    image: "QueryImage"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -279,10 +292,11 @@ class FoundObjects:
 
     def sections(self) -> Iterator[Section]:
         if not self.objects:
-            yield Section(message=_NO_OBJECTS)
+            yield Section(message=_NO_OBJECTS, image=self.image)
         for found in self.objects:
-            hits = FoundHits(found.hits, self.manifest, self.draw)
-            yield Section([found.box], [hits.entry(hit) for hit in found.hits], "" if found.hits else _NO_HITS)
+            hits = FoundHits(found.hits, self.manifest, self.draw, self.image)
+            message = "" if found.hits else _NO_HITS
+            yield Section([found.box], [hits.entry(hit) for hit in found.hits], message, self.image)
 
 
 def hit_columns(manifest: "Manifest", *, with_boxes: bool) -> tuple[str, ...]:

@@ -120,7 +120,8 @@ class Html(Format):
         if isinstance(answer.result, ImgsearchError):
             return html.section(answer.query, message=answer.result.message)
         return "".join(
-            html.section(answer.query, part.boxes, part.entries, part.message) for part in answer.result.sections()
+            html.section(answer.query, part.boxes, part.entries, part.message, part.image)
+            for part in answer.result.sections()
         )
 
     def closing(self, *, is_empty: bool) -> str:  # noqa: ARG002

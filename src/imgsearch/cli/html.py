@@ -21,6 +21,7 @@ from imgsearch.images.workers.decoders import decode_and_fit_guarded
 if TYPE_CHECKING:
     from imgsearch.cli.answers import Entry
     from imgsearch.images.boxes import Box
+    from imgsearch.search.views import QueryImage
 
 _SIDE = 160
 # Boxes are drawn into an image so many times as large.
@@ -50,9 +51,20 @@ HEAD = head("imgsearch", _STYLE)
 TAIL = "</body>\n</html>\n"
 
 
-def section(path: str, boxes: Sequence["Box"] = (), entries: Sequence["Entry"] = (), message: str = "") -> str:
+def section(
+    path: str,
+    boxes: Sequence["Box"] = (),
+    entries: Sequence["Entry"] = (),
+    message: str = "",
+    image: "QueryImage | None" = None,
+) -> str:
     """Show an image with boxes drawn into it, and beside it what was found in it, or why nothing was."""
-    parts = [_figure(path, shown(path), "query", file_tile(path, boxes)), *map(_entry, entries)]
+    try:
+        photo = image.photo if image else None
+    except ImageError:  # an image of the index, of which a part is damaged
+        photo = None
+    found = jpeg(fit(drawn(photo, boxes), _SIDE)) if photo else file_tile(path, boxes)
+    parts = [_figure(path, shown(path), "query", found), *map(_entry, entries)]
     if message:
         parts.append(f"<p>{shown(message)}</p>\n")
     return f"<section>\n{''.join(parts)}</section>\n"

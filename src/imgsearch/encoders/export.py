@@ -21,7 +21,7 @@ from imgsearch.encoders.runtime import GRAPH_FILE, VOCABULARY_FILE, files_of, im
 from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.encoders.weights import downloaded, require_download
 from imgsearch.errors import ImgsearchError, MissingComponentError, UsageError
-from imgsearch.files import sha256_of
+from imgsearch.files import sha256_of, user_cache
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def exported_encoder(spec: EncoderSpec, files: Mapping[str, Path] = NO_FILES) ->
         UsageError: A `.keras` file is not what it should be.
     """
     name = f"{spec.fingerprint}-{_EXPORT_VERSION}"
-    directory = _cache() / name
+    directory = user_cache("encoders") / name
     if _is_whole(directory, exported_files(spec)):
         return directory
     staging = _writable_folder(directory.parent)
@@ -145,17 +145,6 @@ def folder_for_this_run() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="imgsearch-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
-
-
-def _cache() -> Path:
-    chosen = os.environ.get("IMGSEARCH_CACHE")
-    if chosen:
-        return Path(chosen) / "encoders"
-    import platformdirs
-
-    cache = platformdirs.user_cache_path("imgsearch") / "encoders"
-    # For a user without a home it is "~/.cache", which would be made in the working directory.
-    return cache if cache.is_absolute() else Path(os.devnull) / "encoders"
 
 
 def _export_elsewhere(spec: EncoderSpec, weights: Path | None, directory: Path) -> None:

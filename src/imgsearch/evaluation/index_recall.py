@@ -17,7 +17,8 @@ from imgsearch.search.backends.annoy_process import require_annoy
 from imgsearch.search.backends.backends import NODES_FOR_EACH, AnnoyBackend, Backend, build_annoy, least_probes
 from imgsearch.search.hits import Hit
 from imgsearch.search.index import Index
-from imgsearch.search.recall import Sample, Search, measure, sampled
+from imgsearch.search.nearest import Search
+from imgsearch.search.recall import Ask, Sample, measure, sampled
 from imgsearch.search.tuning import FORESTS, LEAST_SEARCH_K, TIMED_EXACT, TUNED_K
 from imgsearch.search.views import View
 from imgsearch.store.generations import ANNOY
@@ -47,7 +48,7 @@ def index_recall(index: Index, sample: int, progress: Progress) -> IndexRecall:
         raise UsageError(f"expected an index of at least two items, found {len(index)}: there is nothing to be found")
     chosen = [place for place, _ in zip(index.items.shuffled(), range(sample), strict=False)]
     rows = np.array([row for row, _ in chosen])
-    truth = sampled(index.vectors, rows, KS)
+    truth = sampled(index.nearest.vectors, rows, KS)
     assert index.manifest.backend is not None
 
     whole = _scores(index.search_vector)
@@ -72,7 +73,7 @@ def _curve(index: Index, sample: Sample, k: int) -> tuple[CurvePoint, ...]:
     backend, search = index.manifest.backend, index.manifest.search
     assert backend is not None
     if backend.name != "exact":
-        return tuple(_points(index, index.backend, backend.effort, sample, k))
+        return tuple(_points(index, index.nearest.backend_with_effort, backend.effort, sample, k))
     if search is None or search.backend == "exact" or len(index) > _MOST_FOR_A_TRIAL:
         return ()
     try:
@@ -81,7 +82,7 @@ def _curve(index: Index, sample: Sample, k: int) -> tuple[CurvePoint, ...]:
         return ()
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            build_annoy(Path(scratch), index.vectors, FORESTS[0], search.seed)
+            build_annoy(Path(scratch), index.nearest.vectors, FORESTS[0], search.seed)
         except OSError as error:
             logger.warning("no curve: a forest to try cannot be written to %s: %s", scratch, error.strerror or error)
             return ()
@@ -103,10 +104,10 @@ def _points(
 
 
 def _search_with(index: Index, backend: Backend, vector: Embeddings, k: int) -> list[Hit]:
-    return index.search_with(backend, [View(vector)], k)
+    return Search(index.nearest, k, backend=backend).hits([View(vector)])
 
 
-def _scores(ask: Callable[[Embeddings, int], list[Hit]]) -> Search:
+def _scores(ask: Callable[[Embeddings, int], list[Hit]]) -> Ask:
     """Take the whole search, with everything that an answer says, for what is measured."""
 
     def search(vector: Embeddings, k: int) -> Embeddings:

@@ -24,7 +24,8 @@ from imgsearch.images.workers.pool import decoded_files
 from imgsearch.progress import Progress
 from imgsearch.search.backends.backends import Rows
 from imgsearch.search.index import Index
-from imgsearch.search.views import Regions, View
+from imgsearch.search.nearest import Search
+from imgsearch.search.views import QueryImage, Regions, View
 from imgsearch.synthetic.augment import FRAME
 from imgsearch.synthetic.variant_worker import VariantWorker
 
@@ -99,7 +100,7 @@ def from_items(index: Index, labels: Labels, categories: Labels, sample: int) ->
         right = rows_of(code)
         asked.append(
             Question(
-                *(path, labels.names[code], categories.of(row), index.vectors[row : row + 1]),
+                *(path, labels.names[code], categories.of(row), index.nearest.vectors[row : row + 1]),
                 right=right,
                 right_answers=len(right) - 1,
                 own=row,
@@ -139,7 +140,8 @@ def from_variants(
         try:
             if isinstance(found, ImageError):
                 raise found
-            views = index.views_of_photo(Photo(found[1], found[1].shape[:2]), regions)
+            photo = Photo(found[1], found[1].shape[:2])
+            views = index.viewer.views_of_photo(photo, regions, Search(index.nearest, 2, exact=True).is_settled)
         except ImageError as error:
             unusable.append((path, error.message))
             continue
@@ -224,8 +226,10 @@ def from_folder(
             unusable.append((path, f"{reason} what is right"))
             continue
         try:
-            known += index.holds(folder / path)
-            vectors = _stacked(index.views_of(folder / path, regions))
+            query = QueryImage.read(folder / path, index.manifest.policy)
+            known += index.nearest.row_of(query.sha256) is not None
+            search = Search(index.nearest, 2, exact=True)
+            vectors = _stacked(search.views_of(query, index.viewer, regions))
         except ImageError as error:
             unusable.append((path, error.message))
             continue

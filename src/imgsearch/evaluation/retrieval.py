@@ -39,7 +39,7 @@ def judge(index: Index, questions: Questions, kind: Kind, labels: Labels, progre
     judged: list[Judged] = []
     values: list[Mapping[str, float]] = []
     curves = []
-    for number, (question, ranking, scores) in enumerate(_rankings(index.vectors, asked), start=1):
+    for number, (question, ranking, scores) in enumerate(_rankings(index.nearest.vectors, asked), start=1):
         progress("rank", number, len(asked))
         places = np.empty(len(ranking), np.int64)
         places[ranking] = np.arange(1, len(ranking) + 1)

@@ -1,9 +1,46 @@
-"""What an index answers."""
+"""What an index is asked for, and what it answers."""
 
+import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from imgsearch.encoders.classifier import ClassProbability
+from imgsearch.errors import UsageError
 from imgsearch.images.boxes import Box
+
+# How much less a neighbor counts with each step in its score: 0.07 in the nearest-neighbor classifier of Wu et al.
+# (Unsupervised Feature Learning via Non-Parametric Instance Discrimination, 2018, section 3.4).
+_TEMPERATURE = 0.07
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Conditions that hits must satisfy.
+
+    Attributes:
+        where: SQL expression over path, product, category and metadata; empty for none.
+        min_score: Leave out hits below this cosine, -1 to 1.
+        min_probability: Leave out hits that are right with a lower probability, 0 to 1; needs a calibrated index
+            (`imgsearch evaluate --calibrate`).
+    """
+
+    where: str = ""
+    min_score: float | None = None
+    min_probability: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.min_probability is not None and not 0 <= self.min_probability <= 1:
+            raise UsageError(f"min_probability must be between 0 and 1, got {self.min_probability}")
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether it leaves out hits by their score or probability."""
+        return self.min_score is not None or self.min_probability is not None
+
+
+NO_FILTER = Filter()
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +55,10 @@ class Hit:
         product: What it shows.
         category: Where it belongs.
         metadata: The shop's other data.
-        probability: That the hit is right, 0 to 1; None if the index does not know what its scores mean
+        probability: That the hit is right, 0 to 1; None if the index is not calibrated
             (`imgsearch evaluate --calibrate`).
-        box: What part of the query it looks like, in pixels of the query, upright; None for all of it.
-        inliers: How many points of the query lie in it as they do in one plane; None if that was not looked for.
+        box: The part of the query that it resembles, in pixels of the query, upright; None for all of it.
+        inliers: How many points of the query lie in it as they do in one plane; None without re-ranking.
     """
 
     rank: int
@@ -38,7 +75,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class ObjectHits:
-    """An item in a query, and what it looks like.
+    """An item in a query, and what resembles it.
 
     Attributes:
         box: Where, in pixels of the query, upright.
@@ -49,3 +86,13 @@ class ObjectHits:
     box: Box
     score: float | None
     hits: list[Hit]
+
+
+def vote(hits: Sequence[Hit]) -> list[ClassProbability]:
+    """Let hits, best first, vote for their categories, the nearer with the more weight; shares of the votes, sorted."""
+    weights: Counter[str] = Counter()
+    for hit in hits:
+        weights[hit.category] += math.exp((hit.score - hits[0].score) / _TEMPERATURE)  # type: ignore[assignment]  # a Counter counts in floats, too
+    total = sum(weights.values())
+    ordered = sorted(weights.items(), key=lambda item: (-item[1], item[0]))
+    return [ClassProbability(rank, label, weight / total) for rank, (label, weight) in enumerate(ordered, start=1)]

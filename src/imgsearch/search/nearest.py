@@ -1,78 +1,115 @@
 """From views of a query to hits: what a backend proposes, scored exactly, each item where its score is best."""
 
+import contextlib
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
 from imgsearch.encoders.runtime import Embeddings
-from imgsearch.errors import DamagedIndexError
+from imgsearch.errors import DamagedIndexError, UsageError
+from imgsearch.files import open_regular
 from imgsearch.images.boxes import Box
 from imgsearch.search.backends.backends import Backend, ExactBackend, Rows, open_backend, scores_of
-from imgsearch.search.hits import Hit
-from imgsearch.search.opened import OpenedFiles
-from imgsearch.search.views import View
+from imgsearch.search.hits import NO_FILTER, Filter, Hit
+from imgsearch.search.views import QueryImage, Regions, View, Viewer, require_regions
 from imgsearch.store import generations
 from imgsearch.store.arrays import open_array
+from imgsearch.store.integrity import check_opened
 from imgsearch.store.items import Items
 from imgsearch.store.manifest import Manifest
+
+# How far the best item must be ahead of the second, as a difference of cosines, for a further view of the photo to be
+# spared: after the whole, which its background may have fooled, and after a part of it (docs/benchmarks.md).
+_MIN_MARGIN_WHOLE = 0.3
+_MIN_MARGIN_PART = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """An item, and the view of the query that it is nearest to.
-
-    Attributes:
-        row: Of the item.
-        score: Cosine; rounding of unit vectors may lead just past -1 or 1.
-        distance: Euclidean, 0 to 2.
-        box: Of the view.
-    """
+    """An item's row, its cosine and Euclidean distance to the nearest view of the query, and that view's box."""
 
     row: int
-    score: float
+    score: float  # rounding of unit vectors may lead just past -1 or 1
     distance: float
     box: Box | None
 
 
-class Nearest:
-    """Compares views of queries with the items of an index.
+class OpenedFiles:
+    """Files of a generation, each compared once with its sha256, in a thread; they may be swept in the meantime."""
 
-    Args:
-        directory: The index.
-        manifest: What is published there.
-        files: Of its generation, open: those that `searched_files` names.
-        items: Of its generation.
-    """
-
-    def __init__(self, directory: Path, manifest: Manifest, files: OpenedFiles, items: Items) -> None:
+    def __init__(self, directory: Path, manifest: Manifest, names: Sequence[str]) -> None:
         self._folder = directory / manifest.folder
-        self._manifest = manifest
-        self._files = files
-        self._items = items
+        self._expected = {name: manifest.files.get(f"{manifest.folder}/{name}") for name in names}
+        with contextlib.ExitStack() as opened:
+            self._files = {name: opened.enter_context(open_regular(self._folder / name)) for name in names}
+            opened.pop_all()
+        self._checker = ThreadPoolExecutor(1, "imgsearch-check")
+        self._checks: dict[str, Future[None]] = {}
+
+    def close(self) -> None:
+        """Begin no more comparisons, and close the files."""
+        self._checker.shutdown(cancel_futures=True)
+        for file in self._files.values():
+            file.close()
+
+    def begin_checks(self, *names: str) -> None:
+        """Begin to compare files, while others work: no answer leaves before that is done."""
+        for name in names:
+            if name not in self._checks:
+                check = partial(check_opened, self._files[name], self._folder / name, self._expected[name])
+                self._checks[name] = self._checker.submit(check)
+
+    def require_whole(self, *names: str) -> None:
+        """Wait until files are compared; raise `DamagedIndexError` if one was changed."""
+        self.begin_checks(*names)
+        for name in names:
+            self._checks[name].result()
+
+
+class Nearest:
+    """The vectors, the items and the backend of a generation, which stay readable while newer ones are published."""
+
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self._folder = directory / manifest.folder
         self._backend_file = _backend_file(manifest)
         self._backend: Backend | None = None
-        self._vectors = open_array(self._folder / generations.VECTORS, manifest.count, manifest.dims)
+        names = (generations.VECTORS, generations.ITEMS, *((self._backend_file,) if self._backend_file else ()))
+        with contextlib.ExitStack() as opened:
+            self._files = OpenedFiles(directory, manifest, names)
+            opened.callback(self._files.close)
+            self.items = Items(self._folder / generations.ITEMS)
+            opened.callback(self.items.close)
+            self._vectors = open_array(self._folder / generations.VECTORS, manifest.count, manifest.dims)
+            self._opened = opened.pop_all()
         self._exact = ExactBackend(self._vectors)
-        # A view is asked for after each look that follows it.
-        self._candidates = lru_cache(maxsize=4)(_candidates)
+
+    def close(self) -> None:
+        """Close the files; the maps go with the last reference."""
+        self._opened.close()
 
     @property
     def vectors(self) -> Embeddings:
-        """float32 (count, d), unit rows, mapped.
-
-        Raises:
-            DamagedIndexError: The file is damaged.
-        """
+        """What is searched: float32 (count, d), unit rows, mapped; raises `DamagedIndexError`."""
         self._files.require_whole(generations.VECTORS)
         return self._vectors
 
     def plan(self, where: str = "", *, exact: bool = False) -> str:
-        """Name how a query is answered: `annoy`, `faiss` or `exact`."""
-        assert self._manifest.backend is not None
-        return "exact" if where or exact else self._manifest.backend.name
+        """Name the backend that answers a query."""
+        assert self.manifest.backend is not None
+        return "exact" if where or exact else self.manifest.backend.name
+
+    def row_of(self, sha256: bytes) -> int | None:
+        """Find the item whose image has just these bytes."""
+        row = self.items.row_of_content(sha256)
+        if row is None or not 0 <= row < self.manifest.count:
+            return None
+        self._files.require_whole(generations.ITEMS)
+        return row
 
     def begin_checks(self, where: str, *, exact: bool) -> None:
         """Begin to compare the files that a query needs with their sha256, while others work."""
@@ -81,85 +118,41 @@ class Nearest:
             generations.ITEMS, generations.VECTORS, *((self._backend_file,) if is_searched else ())
         )
 
-    def backend_for(self, where: str = "", *, exact: bool = False) -> Backend:
-        """Open what answers a query.
-
-        Args:
-            where: As for `Index.search`.
-            exact: As for `Index.search`.
-
-        Raises:
-            UsageError: `where` makes no sense.
-            DamagedIndexError: A file of the index is damaged.
-        """
+    def backend(self, where: str = "", *, exact: bool = False) -> Backend:
+        """Open what answers a query; raises `UsageError` for a condition that SQLite refuses."""
         if where:
             self._files.require_whole(generations.ITEMS)
-            return ExactBackend(self._vectors, self._checked(self._items.rows_where(where)))
+            return ExactBackend(self._vectors, self._checked(self.items.rows_where(where)))
         if self.plan(exact=exact) == "exact" or self._backend_file is None:
             return self._exact
         if self._backend is None:
-            assert self._manifest.backend is not None
+            assert self.manifest.backend is not None
             self._files.require_whole(self._backend_file)
             try:
                 (self._folder / self._backend_file).stat()
-                self._backend = self.opened(self._manifest.backend.effort)
+                self._backend = self.backend_with_effort(self.manifest.backend.effort)
             except FileNotFoundError:
                 # It was there when we opened: two newer generations have been published since. We have the vectors.
                 self._backend = self._exact
         return self._backend
 
-    def opened(self, effort: int) -> Backend:
-        """Open the forest or the lists with another `search_k` or `probes`; see `Index.backend`."""
-        assert self._manifest.backend is not None
+    def backend_with_effort(self, effort: int) -> Backend:
+        """Open the backend's file with another effort (`BackendSettings.effort`), to see what that finds."""
+        assert self.manifest.backend is not None
         assert self._backend_file is not None
         self._files.require_whole(self._backend_file)  # before a library that trusts it gets to see it
-        settings = self._manifest.backend.with_effort(effort)
-        return open_backend(self._folder, settings, self._manifest.count, self._manifest.dims)
+        settings = self.manifest.backend.with_effort(effort)
+        return open_backend(self._folder, settings, self.manifest.count, self.manifest.dims)
 
-    def scored(self, backend: Backend, views: Sequence[View], k: int, *, filtered: bool = False) -> list[Scored]:
-        """Score exactly what a backend proposes, and take each item where its score is best.
+    def candidates(self, backend: Backend, view: View, k: int, *, is_filtered: bool) -> Rows:
+        """Propose rows for a view, at least the `k` nearest of what the backend finds."""
+        rows = self._checked(backend.candidates(view.vector, min(k, self.manifest.count)))
+        # Among thousands of copies of another a forest may not find even the image itself.
+        return rows if is_filtered or view.row is None else np.append(rows, view.row)
 
-        Args:
-            backend: Of the vectors of this index.
-            views: Of a query, at least one.
-            k: How many at most.
-            filtered: Whether the backend leaves items out.
-
-        Returns:
-            Each item once, the best score first; equal scores in the order of their rows.
-
-        Raises:
-            DamagedIndexError: A file of the index is damaged.
-        """
-        wanted = min(max(2, k), self._manifest.count)  # `lead` looks at two
-        candidates = [
-            self._checked(self._candidates(backend, view, wanted))  # type: ignore[arg-type]  # hashed by identity
-            for view in views
-        ]
-        if not filtered:  # among thousands of copies of another a forest may not find even the image itself
-            candidates = [
-                rows if view.row is None else np.append(rows, view.row)
-                for rows, view in zip(candidates, views, strict=True)
-            ]
+    def best_of(self, views: Sequence[View], candidates: Sequence[Rows]) -> list[Scored]:
+        """Score candidates exactly: each item once, the best score first, equal ones in the order of their rows."""
         self._files.require_whole(generations.VECTORS, generations.ITEMS)
-        return self._best_of(views, candidates)[:k]
-
-    def lead(self, backend: Backend, views: Sequence[View], k: int, *, filtered: bool = False) -> float:
-        """Say how far the best item is ahead of the second, as a difference of cosines.
-
-        Args:
-            backend: As for `scored`.
-            views: As for `scored`.
-            k: How many `scored` will be asked for in the end: then no view is searched twice.
-            filtered: As for `scored`.
-
-        Returns:
-            0 to 2; 0 where there is no second.
-        """
-        scores = [each.score for each in self.scored(backend, views, max(2, k), filtered=filtered)]
-        return scores[0] - scores[1] if len(scores) > 1 else 0.0
-
-    def _best_of(self, views: Sequence[View], candidates: Sequence[Rows]) -> list[Scored]:
         found: dict[int, Scored] = {}
         for view, rows in zip(views, candidates, strict=True):
             near = self._vectors[rows]
@@ -176,51 +169,113 @@ class Nearest:
     def _checked(self, rows: Rows | Sequence[int]) -> Rows:
         """Refuse rows that the arrays do not have: the files do not belong together."""
         checked = np.asarray(rows, np.int64)
-        if len(checked) and not 0 <= checked.min() <= checked.max() < self._manifest.count:
+        if len(checked) and not 0 <= checked.min() <= checked.max() < self.manifest.count:
             file = self._folder / generations.ITEMS
             raise DamagedIndexError(f"{file} is damaged: it names rows that are not there")
         return checked
 
 
-def _candidates(backend: Backend, view: View, wanted: int) -> Rows:
-    return backend.candidates(view.vector, wanted)
+class Search:
+    """One question to an index: its backend is opened once, and each view is compared once.
 
+    Args:
+        nearest: Of the index.
+        k: How many hits at most, at least 1.
+        filter: What they must satisfy.
+        exact: Compare with every vector.
+        backend: Asked instead of the one of the index, of the same vectors.
+    """
 
-def searched_files(manifest: Manifest) -> tuple[str, ...]:
-    """Name the files of a generation that queries are compared with."""
-    file = _backend_file(manifest)
-    return (generations.VECTORS, generations.ITEMS, *((file,) if file else ()))
+    def __init__(
+        self,
+        nearest: Nearest,
+        k: int,
+        filter: Filter = NO_FILTER,  # noqa: A002  # as `Index.search` calls it
+        *,
+        exact: bool = False,
+        backend: Backend | None = None,
+    ) -> None:
+        if filter.min_probability is not None and nearest.manifest.calibration is None:
+            raise UsageError(
+                "the index is not calibrated", hint="run imgsearch evaluate --calibrate, or use --min-score"
+            )
+        self._nearest = nearest
+        self._k = k
+        self._filter = filter
+        self._is_exact = exact
+        self._given_backend = backend
+        self._candidates: dict[View, Rows] = {}
+
+    @cached_property
+    def _backend(self) -> Backend:
+        return self._given_backend or self._nearest.backend(self._filter.where, exact=self._is_exact)
+
+    def views_of(
+        self, query: QueryImage, viewer: Viewer, regions: Regions = "auto", box: Box | None = None
+    ) -> list[View]:
+        """Make vectors of a query, at least one; an image of the index needs no encoder, for its vector is there."""
+        require_regions(regions)
+        row = self._nearest.row_of(query.sha256) if isinstance(regions, str) and box is None else None
+        if row is not None:
+            return [View(np.array(self._nearest.vectors[row]), row=row)]
+        return viewer.views(query, regions, box, self.is_settled)
+
+    def is_settled(self, views: Sequence[View]) -> bool:
+        """Whether one item is so far ahead that a further view would hardly bring another before it."""
+        if self._filter.has_limits:  # the best score counts that any view gives
+            return False
+        scores = [each.score for each in self.scored(views)[:2]]
+        margin = scores[0] - scores[1] if len(scores) > 1 else 0.0
+        return margin >= (_MIN_MARGIN_PART if any(view.box for view in views) else _MIN_MARGIN_WHOLE)
+
+    def hits(self, views: Sequence[View]) -> list[Hit]:
+        """Find the items nearest to any of the views, best first; equal scores in the order of their paths.
+
+        Raises:
+            UsageError: The condition makes no sense.
+            DamagedIndexError: A file of the index is damaged.
+        """
+        least = self._filter.min_score
+        scored = [each for each in self.scored(views)[: self._k] if least is None or each.score >= least]
+        calibration = self._nearest.manifest.calibration
+        probabilities: Sequence[float | None] = [None] * len(scored)
+        if calibration is not None and scored:
+            is_first = not self._filter.where or scored[0].score >= self._best_score_of_all(views)
+            probabilities = calibration.of_answer([each.score for each in scored], is_first=is_first)
+        items = self._nearest.items.at([each.row for each in scored])
+        hits = [
+            Hit(
+                rank,
+                item.path,
+                max(-1.0, min(1.0, each.score)),
+                each.distance,
+                item.product,
+                item.category,
+                item.metadata,
+                probability,
+                each.box,
+            )
+            for rank, (item, each, probability) in enumerate(zip(items, scored, probabilities, strict=True), start=1)
+        ]
+        least = self._filter.min_probability
+        return hits if least is None else [hit for hit in hits if (hit.probability or 0.0) >= least]
+
+    def scored(self, views: Sequence[View]) -> list[Scored]:
+        """Score what the backend proposes for each view, best first; at least `k` items, where there are as many."""
+        wanted = max(2, self._k)  # `is_settled` compares two
+        for view in views:
+            if view not in self._candidates:
+                self._candidates[view] = self._nearest.candidates(
+                    self._backend, view, wanted, is_filtered=bool(self._filter.where)
+                )
+        return self._nearest.best_of(views, [self._candidates[view] for view in views])
+
+    def _best_score_of_all(self, views: Sequence[View]) -> float:
+        # Compared with everything: a filtered query needs no library, and must not come to need one.
+        return Search(self._nearest, 1, exact=True).scored(views)[0].score
 
 
 def _backend_file(manifest: Manifest) -> str | None:
     assert manifest.backend is not None
     # There is neither a forest nor a list of nothing.
     return generations.BACKEND_FILES.get(manifest.backend.name) if manifest.count else None
-
-
-def hits_of(scored: Sequence[Scored], items: Items) -> list[Hit]:
-    """Say what was found.
-
-    Args:
-        scored: Best first.
-        items: Of the index.
-
-    Returns:
-        Hits in the same order.
-
-    Raises:
-        DamagedIndexError: A row is not there.
-    """
-    return [
-        Hit(
-            rank,
-            item.path,
-            max(-1.0, min(1.0, each.score)),
-            each.distance,
-            item.product,
-            item.category,
-            item.metadata,
-            box=each.box,
-        )
-        for rank, (item, each) in enumerate(zip(items.at([each.row for each in scored]), scored, strict=True), start=1)
-    ]

@@ -19,7 +19,7 @@ _AT_ONCE = 1000
 
 Values = NDArray[np.float64]
 # (vector, k) -> scores of the k vectors that were found, in any order.
-Search = Callable[[Embeddings, int], Embeddings]
+Ask = Callable[[Embeddings, int], Embeddings]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def _best(vectors: Embeddings, queries: Embeddings, k: int) -> Embeddings:
     return best
 
 
-def measure(search: Search, sample: Sample, k: int) -> tuple[Values, Latency]:
+def measure(search: Ask, sample: Sample, k: int) -> tuple[Values, Latency]:
     """Ask for every item of a sample, and compare with the truth.
 
     Args:

@@ -1,19 +1,34 @@
-"""Put first what is proved to show the same thing as the query."""
+"""Re-rank hits by geometric verification: what has the same points as the query, in the same places, comes first."""
 
 import hashlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import tempfile
+import zipfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from imgsearch.errors import ImageError
+from imgsearch.files import open_regular, user_cache
 from imgsearch.images.boxes import Box, stretched
 from imgsearch.images.decode import Pixels, read_file
 from imgsearch.images.photo import Photo, open_photo
-from imgsearch.regions.geometric import SIDE, GeometricMatch, Points, draw_matches, find_points, verify_geometry
-from imgsearch.search.descriptors import cache_points, cached_points
+from imgsearch.regions.geometric import (
+    DESCRIPTOR_LENGTH,
+    MOST_POINTS,
+    POINTS_VERSION,
+    SIDE,
+    Points,
+    draw_matches,
+    find_points,
+    verify_geometry,
+)
 from imgsearch.search.hits import Hit
+from imgsearch.search.views import QueryImage
+from imgsearch.store.items import Items
 from imgsearch.store.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -25,79 +40,43 @@ CANDIDATES = 20
 # Around the part of a query that a hit was found in, as a share of its longer side: what a box cuts off is lost.
 _MARGIN = 0.1
 
+# Files in the cache of points, of 55 kB at most.
+MOST_CACHED = 1000
 
-def rerank(
-    directory: Path, manifest: Manifest, contents: Mapping[str, bytes], photo: Photo, hits: Sequence[Hit]
-) -> list[tuple[Hit, GeometricMatch | None]]:
-    """Look which of the first 20 hits have points in common with a query, and put these first.
 
-    What has more inliers comes before what has fewer; all others stay in their order. Points of catalog images are
-    kept in the index, if it can be written. An image that is not there any more, or is another one by now, can be
-    compared only if its points are.
+def rerank_hits(manifest: Manifest, items: Items, photo: Photo, hits: Sequence[Hit]) -> list[Hit]:
+    """Compare the first 20 hits with a query, and put first what has more inliers; all others stay in their order.
 
-    Args:
-        directory: The index.
-        manifest: What is published there.
-        contents: Path -> sha256 of the image's bytes when it was indexed, of the hits.
-        photo: The query.
-        hits: Best first.
-
-    Returns:
-        The hits, best first, with new ranks and their inliers, and the proof of each: of the `part_of` the query that
-        its box shows. It is None, and so are the inliers, for those that were not or could not be compared.
+    Points of catalog images are cached. An image that is not there any more, or is another one by now, can be
+    compared only if its points are. Hits have new ranks, and their inliers if they could be compared.
     """
     first = hits[:CANDIDATES]
-    known = cached_points(directory, [contents[hit.path] for hit in first if hit.path in contents])
-    candidates = [_points_of(manifest, hit.path, contents.get(hit.path, b""), known) for hit in first]
+    contents = items.contents(hit.path for hit in first)
     parts = {box: find_points(part_of(photo, box)) for box in {hit.box for hit in first}}
-    matches = [
-        None if points is None else verify_geometry(parts[hit.box], points)
-        for hit, points in zip(first, candidates, strict=True)
-    ]
-    fresh = {
-        contents[hit.path]: points
-        for hit, points in zip(first, candidates, strict=True)
-        if points is not None and contents[hit.path] not in known
-    }
-    if fresh:
-        cache_points(directory, fresh)
-    pairs = list(zip(hits, [*matches, *[None] * (len(hits) - len(matches))], strict=True))
-    pairs.sort(key=lambda pair: -(pair[1].inliers if pair[1] else 0))
-    return [
-        (replace(hit, rank=rank, inliers=match.inliers if match else None), match)
-        for rank, (hit, match) in enumerate(pairs, start=1)
-    ]
+    compared = []
+    for hit in first:
+        points = _points_of(manifest, hit.path, contents.get(hit.path, b""))
+        inliers = None if points is None else verify_geometry(parts[hit.box], points).inliers
+        compared.append(replace(hit, inliers=inliers))
+    compared.sort(key=lambda hit: -(hit.inliers or 0))
+    return [replace(hit, rank=rank) for rank, hit in enumerate([*compared, *hits[CANDIDATES:]], start=1)]
 
 
-def draw_hit(manifest: Manifest, content: bytes, photo: Photo, hit: Hit) -> Pixels | None:
-    """Draw which points of a query lie in a hit as they do in one plane.
+def draw_hit(manifest: Manifest, items: Items, query: QueryImage, hit: Hit) -> Pixels | None:
+    """Draw the points that a query and a hit have in common, as `draw_matches` does; None if there are none.
 
-    Args:
-        manifest: Of the index.
-        content: sha256 of the hit's image when it was indexed.
-        photo: The query.
-        hit: Of it.
-
-    Returns:
-        As `draw_matches`: the `part_of` the query on the left, the hit on the right. None if its image cannot be had.
+    The `part_of` the query that the hit was found in is on the left, the hit on the right.
     """
-    image = as_indexed(manifest, hit.path, content)
-    if image is None:
+    content = items.contents([hit.path]).get(hit.path, b"") if hit.inliers else b""
+    image = as_indexed(manifest, hit.path, content) if content else None
+    if image is None or query.photo is None:
         return None
-    part = part_of(photo, hit.box)
+    part = part_of(query.photo, hit.box)
     return draw_matches(part, image, verify_geometry(find_points(part), find_points(image)))
 
 
 def part_of(photo: Photo, box: Box | None) -> Pixels:
-    """Cut out what a hit is compared with.
-
-    Args:
-        photo: The query.
-        box: Of the hit, in pixels of the query's file; None for all of it.
-
-    Returns:
-        RGB, uint8 (height, width, 3), with a margin around the box where the photo has it.
-    """
+    """Crop a box in pixels of the query's file, with a margin where the photo has it; all of it for None."""
     if box is None:
         return photo.pixels
     inner = stretched(box, photo.size, photo.pixels.shape[:2])
@@ -106,31 +85,65 @@ def part_of(photo: Photo, box: Box | None) -> Pixels:
     return photo.pixels[top : inner.y + inner.height + margin, left : inner.x + inner.width + margin]
 
 
-def as_indexed(manifest: Manifest, path: str, content: bytes) -> Pixels | None:
-    """Read a catalog image, small.
-
-    Args:
-        manifest: Of the index.
-        path: Of the image, below the catalog.
-        content: sha256 of its bytes when it was indexed.
-
-    Returns:
-        RGB, uint8 (height, width, 3), the longer side at most that of which points are found; None if the image
-        cannot be had as it was indexed, or only in a process of its own.
-    """
+def as_indexed(manifest: Manifest, path: str, sha256: bytes) -> Pixels | None:
+    """Read a catalog image, the longer side at most `SIDE`; None if it cannot be had here as it was indexed."""
     policy = manifest.policy
     try:
         file = os.path.join(manifest.catalog, path)
         data, _ = read_file(file, follow_links=policy.follow_links, max_bytes=policy.max_bytes)
-        photo = open_photo(data, policy, SIDE) if hashlib.sha256(data).digest() == content else None
+        photo = open_photo(data, policy, SIDE) if hashlib.sha256(data).digest() == sha256 else None
     except ImageError as error:
         logger.info("%r is not compared: %s", path, error)
         return None
     return photo.pixels if photo else None
 
 
-def _points_of(manifest: Manifest, path: str, content: bytes, known: Mapping[bytes, Points]) -> Points | None:
-    if content in known:
-        return known[content]
-    image = as_indexed(manifest, path, content)
-    return None if image is None else find_points(image)
+def _points_of(manifest: Manifest, path: str, sha256: bytes) -> Points | None:
+    """Take the points of a catalog image from the cache, or from the image."""
+    cached = user_cache(f"points-{POINTS_VERSION}") / f"{sha256.hex()}.npz"
+    points = _read_points(cached)
+    if points is None and (image := as_indexed(manifest, path, sha256)) is not None:
+        points = find_points(image)
+        try:
+            _write_points(cached, points)
+        except OSError as error:  # a user without a home, a disk that is full: it only takes longer
+            logger.debug("%s cannot be written: %s", cached, error)
+    return points
+
+
+def _read_points(file: Path) -> Points | None:
+    try:
+        with open_regular(file) as opened, np.load(opened, allow_pickle=False) as arrays:
+            points = Points(arrays["positions"], arrays["descriptors"])
+    # A damaged file makes NumPy and zipfile raise all of these.
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, SyntaxError, zipfile.BadZipFile, RuntimeError):
+        return None
+    count = len(points.positions) if points.positions.ndim else -1
+    is_ours = (
+        points.positions.dtype == np.float32
+        and points.descriptors.dtype == np.uint8
+        and points.positions.shape == (count, 2)
+        and points.descriptors.shape == (count, DESCRIPTOR_LENGTH)
+        and count <= MOST_POINTS
+        and bool(((points.positions >= 0) & (points.positions <= 1)).all())
+    )
+    return points if is_ours else None
+
+
+def _write_points(file: Path, points: Points) -> None:
+    """Write a file of the cache, and remove the oldest tenth if there are too many."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # Not synced: a power cut may damage it, and then it is made anew.
+    with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as draft:
+        try:
+            np.savez(draft, positions=points.positions, descriptors=points.descriptors)
+            draft.close()
+            Path(draft.name).replace(file)
+        except BaseException:
+            Path(draft.name).unlink()
+            raise
+    paths = list(file.parent.iterdir())
+    if len(paths) > MOST_CACHED:
+        paths.sort(key=lambda path: path.lstat().st_mtime_ns)
+        for path in paths[: len(paths) // 10]:
+            path.unlink(missing_ok=True)

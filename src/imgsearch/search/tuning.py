@@ -10,7 +10,7 @@ from imgsearch.encoders.runtime import Embeddings
 from imgsearch.search.backends.annoy_process import check_forest
 from imgsearch.search.backends.backends import Backend, ExactBackend, build_annoy, open_backend, scores_of
 from imgsearch.search.backends.faiss_lists import build_faiss, check_lists, lists_for
-from imgsearch.search.recall import Latency, Sample, Search, Values, measure, sampled
+from imgsearch.search.recall import Ask, Latency, Sample, Values, measure, sampled
 from imgsearch.store.generations import ANNOY, BACKEND_FILES
 from imgsearch.store.plan import BackendSettings, Measured, SearchOptions
 
@@ -41,7 +41,7 @@ def may_need_forest(wish: SearchOptions, count: int) -> bool:
     return count > 0 and (wish.backend == "annoy" or (wish.backend == "auto" and count > SMALL))
 
 
-def search_with(backend: Backend, vectors: Embeddings) -> Search:
+def search_with(backend: Backend, vectors: Embeddings) -> Ask:
     """Make a search of a backend: candidates, scored exactly.
 
     Args:

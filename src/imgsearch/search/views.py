@@ -1,9 +1,12 @@
-"""What a query is looked at as: the whole image, and regions of it, each a vector of the searched space."""
+"""What a query is compared as: the whole image, and regions of it, each a vector of the searched space."""
 
+import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -15,9 +18,10 @@ from imgsearch.encoders.runtime import GRAPH_FILE, Embeddings, Encoder, encode, 
 from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.errors import BoxError, ImageError, MissingComponentError, UsageError
 from imgsearch.images.boxes import Box, in_reading_order, stretched
-from imgsearch.images.decode import Pixels
+from imgsearch.images.decode import read_file
 from imgsearch.images.foreground import has_plain_background, items_on_plain_background
 from imgsearch.images.photo import Photo, open_photo
+from imgsearch.images.policy import MAX_BYTES, FilePolicy
 from imgsearch.images.steps import Steps
 from imgsearch.images.transform import fit
 from imgsearch.images.workers.decoders import apply_steps_and_fit, decode_and_fit_guarded
@@ -33,8 +37,9 @@ from imgsearch.regions.propose import (
     parts,
     salient,
 )
-from imgsearch.regions.salience import LEVEL
+from imgsearch.regions.salience import LEVEL, Plane
 from imgsearch.store import integrity
+from imgsearch.store.generations import PROJECTION
 from imgsearch.store.manifest import Manifest
 
 # `auto`: regions of what is no plain product image; `whole`: none; a number: so many, of any image.
@@ -49,14 +54,38 @@ _ANYWHERE = np.ones((1, 1), np.float32)
 _BATCH = 16
 
 
+class QueryImage:
+    """An image file that is asked with: read once, and decoded once, when its pixels are first needed."""
+
+    def __init__(self, data: bytes, policy: FilePolicy) -> None:
+        self.data = data
+        self._policy = policy
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], policy: FilePolicy) -> "QueryImage":
+        """Read a file; raises `ImageError`."""
+        data, _ = read_file(os.fspath(path), max_bytes=max(MAX_BYTES, policy.max_bytes))
+        return cls(data, policy)
+
+    @cached_property
+    def sha256(self) -> bytes:
+        """Digest of the file."""
+        return hashlib.sha256(self.data).digest()
+
+    @cached_property
+    def photo(self) -> Photo | None:
+        """The decoded image; None for one that only a process of its own may decode (`open_photo`)."""
+        return open_photo(self.data, self._policy)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """A look at a query.
+    """A query, or a region of it, as a vector.
 
     Attributes:
         vector: Unit float32 (d,), in the searched space.
-        box: What of the image it shows, in pixels of the file, upright; None for all of it.
-        row: The item of which it is the very image; None if it is another's, or of none.
+        box: The region, in pixels of the file, upright; None for the whole image.
+        row: The item whose file the query is, byte for byte; None if there is none.
     """
 
     vector: Embeddings
@@ -71,7 +100,7 @@ class DetectedObject:
     Attributes:
         box: Where, in pixels of the file, upright.
         score: How sure the detector is, 0 to 1; None without one.
-        views: Looks at it, at least one.
+        views: Of it, at least one.
     """
 
     box: Box
@@ -79,24 +108,20 @@ class DetectedObject:
     views: list[View]
 
 
-# Asked after each look but the last, with all that were usable, at least one: whether another can be spared.
+# Called before each further view with those there are, at least one: whether they suffice.
 StopWhen = Callable[[Sequence[View]], bool]
 
 
-def keep_looking(_views: Sequence[View]) -> bool:
-    """Look at all there is."""
+def never(_views: Sequence[View]) -> bool:
+    """Stop at no view: take all there are."""
     return False
 
 
 def require_regions(regions: Regions) -> None:
-    """Refuse what names no regions.
-
-    Raises:
-        UsageError: It is neither a word that is known nor a number in range.
-    """
+    """Raise `UsageError` unless `regions` is `auto`, `whole` or a number in range."""
     is_known = regions in ("auto", "whole") if isinstance(regions, str) else 1 <= regions <= MOST_REGIONS
     if not is_known:
-        raise UsageError(f"expected regions to be auto, whole or 1 to {MOST_REGIONS}, found {regions!r}")
+        raise UsageError(f"regions must be auto, whole or a number from 1 to {MOST_REGIONS}, got {regions!r}")
 
 
 def embed_regions(regions: Sequence[Region], encoder: Encoder) -> Embeddings:
@@ -108,18 +133,12 @@ def embed_regions(regions: Sequence[Region], encoder: Encoder) -> Embeddings:
 
 
 class Viewer:
-    """Looks at queries with the encoder of an index, which is opened when it is first needed.
+    """Makes vectors of queries, with the encoder and the detector of an index, which are opened when first needed."""
 
-    Args:
-        directory: The index.
-        manifest: What is published there.
-        projection: From embeddings to the searched space; None if that is the same.
-    """
-
-    def __init__(self, directory: Path, manifest: Manifest, projection: Projection | None) -> None:
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
         self._directory = directory
         self._manifest = manifest
-        self._projection = projection
+        self._projection = _open_projection(directory, manifest)
         self._steps = Steps.parse(manifest.encoder.steps)
         self._opener = ThreadPoolExecutor(1, "imgsearch-open")
         self._encoder: Future[Encoder] | None = None
@@ -131,31 +150,16 @@ class Viewer:
         self._opener.shutdown()
 
     def whole(self, data: bytes) -> View:
-        """Look at an image file as a whole.
-
-        Raises:
-            ImageError: The image cannot be used.
-            DamagedIndexError: The encoder is damaged.
-        """
+        """Embed an image file as a whole, decoded as builds do it."""
         spec = self._manifest.encoder
         square = decode_and_fit_guarded(data, spec.size, spec.fit, self._manifest.policy, steps=self._steps)
-        (view,) = self._require_any(self._usable(encode(self._opened_encoder(), square[None]), [None]))
+        (view,) = _require_any(self._usable(encode(self._opened_encoder(), square[None]), [None]))
         return view
 
     def views(
-        self, data: bytes, regions: Regions = "auto", box: Box | None = None, stop_when: StopWhen = keep_looking
+        self, query: QueryImage, regions: Regions = "auto", box: Box | None = None, stop_when: StopWhen = never
     ) -> list[View]:
-        """Look at an image file as a whole, and at what may be an item in it.
-
-        Args:
-            data: The file.
-            regions: How many regions to look at. `auto` is none for what stands on a plain background, as products in a
-                catalog do.
-            box: The only thing to be looked at, in pixels of the file, upright.
-            stop_when: Ends what `auto` does.
-
-        Returns:
-            At least one; that of the whole image first, unless a box is given.
+        """Embed a query as a whole, first, and what may be an item in it, until `stop_when`; or a box of it alone.
 
         Raises:
             ImageError: The image cannot be used.
@@ -165,44 +169,44 @@ class Viewer:
         """
         require_regions(regions)
         if box is not None:
-            return self._in_box(self._photo(data), box)
-        photo = None if regions == "whole" else open_photo(data, self._manifest.policy)
-        return [self.whole(data)] if photo is None else self.views_of_photo(photo, regions, stop_when)
+            photo = _require_photo(query)
+            return _require_any(self.embed_box(photo, _in_photo(box, photo), of_file=box))
+        if regions == "whole" or query.photo is None:
+            return [self.whole(query.data)]
+        return self.views_of_photo(query.photo, regions, stop_when)
 
-    def views_of_photo(self, photo: Photo, regions: Regions, stop_when: StopWhen = keep_looking) -> list[View]:
-        """Do `views` for a photo that is decoded.
-
-        Args:
-            photo: Any.
-            regions: As for `views`.
-            stop_when: As for `views`.
-        """
+    def views_of_photo(self, photo: Photo, regions: Regions, stop_when: StopWhen = never) -> list[View]:
+        """Do what `views` does for a photo that is decoded."""
         is_plain = has_plain_background(photo.pixels)
         if regions == "auto" and (is_plain or self._steps.moves):
             regions = "whole"
         if self._manifest.detector and regions != "whole":
             self._begin_encoder()
-        embedding, proposal = self._look(photo, regions, is_plain=is_plain)
+        embedding, proposal = self._embed_and_propose(photo, regions, is_plain=is_plain)
         views = self._usable(embedding[None], [None])
         if isinstance(regions, int):
-            views += self._of_regions(photo, many_regions(photo.pixels, proposal, regions))
+            views += self._embed_regions(photo, many_regions(photo.pixels, proposal, regions))
         elif proposal:
-            shown = crop_and_cutout(photo.pixels, proposal.boxes[0], proposal.plane, proposal.item)
+            # One by one: to cut an item out takes longer than to encode it.
+            parts_of_item = crop_and_cutout(photo.pixels, proposal.boxes[0], proposal.plane, proposal.item)
             for _ in range(2):
                 if views and stop_when(views):
                     break
-                views += self._of_regions(photo, list(itertools.islice(shown, 1)))
-        return self._require_any(views)
+                views += self._embed_regions(photo, list(itertools.islice(parts_of_item, 1)))
+        return _require_any(views)
 
-    def detections(self, data: bytes, least_score: float) -> list[Detection]:
-        """Say where items are in an image file.
+    def embed_box(
+        self, photo: Photo, box: Box, foreground: Plane = _ANYWHERE, *, of_file: Box | None = None
+    ) -> list[View]:
+        """Make a box in `photo.pixels` into vectors: as it stands, and cut out of its background where that is found.
 
-        Args:
-            data: The file.
-            least_score: Of a box, 0 to 1.
+        `foreground` is stretched over the photo, about 1 where there is an item; views say `of_file` if it is given.
+        """
+        views = self._embed_regions(photo, list(crop_and_cutout(photo.pixels, box, foreground)))
+        return views if of_file is None else [View(view.vector, of_file) for view in views]
 
-        Returns:
-            The surest first, in pixels of the file; none where there is no item.
+    def detections(self, query: QueryImage, least_score: float) -> list[Detection]:
+        """Find items with the detector: the surest first, in pixels of the file, with a score from 0 to 1.
 
         Raises:
             ImageError: The image cannot be used.
@@ -211,73 +215,54 @@ class Viewer:
         """
         if self._manifest.detector is None:
             raise MissingComponentError(
-                f"expected an index with a detector, found none in {self._directory}",
+                f"the index {self._directory} has no detector",
                 hint="imgsearch train --objective detect makes one, and build-index --detector takes it",
             )
-        photo = self._photo(data)
-        detected = self._detected(photo)
+        photo = _require_photo(query)
+        detected = self._detect(photo)
         height, width = photo.size
         return found(detected.scores, detected.boxes, width, height, least_score=least_score)
 
-    def objects(self, data: bytes) -> list[DetectedObject]:
-        """Look at each item in an image file by itself.
+    def objects(self, query: QueryImage) -> list[DetectedObject]:
+        """Embed each item in an image by itself; in reading order, none where nothing was found.
 
         Items are what stands alone on a plain background; on others what the detector finds; without one, what stands
         out from the edge.
-
-        Returns:
-            In reading order; none where nothing was found.
-
-        Raises:
-            ImageError: The image cannot be used.
-            DamagedIndexError: The encoder or the detector is damaged.
         """
-        photo = self._photo(data)
+        photo = _require_photo(query)
         self._begin_encoder()
-        height, width = photo.pixels.shape[:2]
+        size = photo.pixels.shape[:2]
+        proposal, scores = self._propose_objects(photo)
+        objects = []
+        for box, score in in_reading_order(list(zip(proposal.boxes, scores, strict=True))):
+            if views := self.embed_box(photo, box, proposal.plane):
+                objects.append(DetectedObject(stretched(box, size, photo.size), score, views))
+        return objects
+
+    def _propose_objects(self, photo: Photo) -> tuple[Proposal, Sequence[float | None]]:
+        """Find the items in a photo, and how sure the detector is of each."""
+        size = photo.pixels.shape[:2]
         spec = self._manifest.encoder
         alone = items_on_plain_background(photo.pixels)
         if alone is not None:
             proposal = Proposal(_ANYWHERE, alone[:MOST_REGIONS])
-            scores: list[float | None] = [None] * len(proposal.boxes)
         elif self._manifest.detector:
-            detected = self._detected(photo)
-            detections = found(detected.scores, detected.boxes, width, height)
-            mask = of_photo(detected.mask, (height, width), spec.fit)
-            proposal = Proposal(mask, [each.box for each in detections])
-            scores = [each.score for each in detections]
+            detected = self._detect(photo)
+            detections = found(detected.scores, detected.boxes, size[1], size[0])
+            mask = of_photo(detected.mask, size, spec.fit)
+            return Proposal(mask, [each.box for each in detections]), [each.score for each in detections]
         else:
             square = fit(photo.pixels, spec.size, spec.fit)
             seen = salient(photo.pixels, encode_with_features(self._opened_encoder(), square).features, spec.fit)
             if seen is None:
-                return []
-            proposal = Proposal(seen.plane, parts(seen.plane, LEVEL, (height, width)) or seen.boxes)
-            scores = [None] * len(proposal.boxes)
-        objects = []
-        for box, score in in_reading_order(list(zip(proposal.boxes, scores, strict=True))):
-            views = self._of_regions(photo, list(crop_and_cutout(photo.pixels, box, proposal.plane)))
-            if views:
-                objects.append(DetectedObject(stretched(box, (height, width), photo.size), score, views))
-        return objects
+                return Proposal(_ANYWHERE, ()), ()
+            proposal = Proposal(seen.plane, parts(seen.plane, LEVEL, size) or seen.boxes)
+        return proposal, [None] * len(proposal.boxes)
 
-    def _photo(self, data: bytes) -> Photo:
-        photo = open_photo(data, self._manifest.policy)
-        if photo is None:
-            raise ImageError("too_large", "too large, or too odd, to look at parts of it")
-        return photo
-
-    def _detected(self, photo: Photo) -> Detected:
-        detector = self._opened_detector()
-        return detector.detect(fit(photo.pixels, detector.spec.size, detector.spec.fit))
-
-    def embed(self, squares: Iterable[Pixels]) -> Iterator[Embeddings]:
-        """Bring images into the searched space, many at once; see `Index.embed`."""
-        encoder = open_encoder(self._manifest.encoder, self._encoder_folder())
-        for embedding in encoder.encode_stream(squares):
-            yield self._projected(embedding)
-
-    def _look(self, photo: Photo, regions: Regions, *, is_plain: bool) -> tuple[Embeddings, Proposal | None]:
-        """Look at the whole, and at where in it items are likely to be, if that is asked for and worth it."""
+    def _embed_and_propose(
+        self, photo: Photo, regions: Regions, *, is_plain: bool
+    ) -> tuple[Embeddings, Proposal | None]:
+        """Embed the whole, and find where in it items may be, if `regions` asks for that and it is worth it."""
         spec = self._manifest.encoder
         square = apply_steps_and_fit(photo.pixels, spec.size, spec.fit, self._steps)
         # Of an image that was trimmed or turned, the square shows other places than the photo does.
@@ -285,56 +270,39 @@ class Viewer:
         if self._manifest.detector and shows_photo and regions != "whole":
             detected = self._opened_detector().detect(square)
             return detected.embedding, detected_items(detected, photo.pixels.shape[:2], spec.fit)
-        seen = encode_with_features(self._opened_encoder(), square)
-        features = seen.features if shows_photo else None
+        encoded = encode_with_features(self._opened_encoder(), square)
+        features = encoded.features if shows_photo else None
         # Without a map only colors could tell where items are. Encoders without one take the background away by
         # themselves, and find fewer items on plain backgrounds when they are shown parts (docs/benchmarks.md).
         if regions == "whole" or (regions == "auto" and features is None):
-            return seen.embedding, None
-        return seen.embedding, salient(photo.pixels, features, spec.fit)
+            return encoded.embedding, None
+        return encoded.embedding, salient(photo.pixels, features, spec.fit)
 
-    def _in_box(self, photo: Photo, box: Box) -> list[View]:
-        height, width = photo.size
-        if (
-            min(box.x, box.y) < 0
-            or min(box.width, box.height) < 1
-            or box.x + box.width > width
-            or box.y + box.height > height
-        ):
-            raise BoxError(
-                f"expected a box within the image, which has {width} x {height} pixels,"
-                f" found {box.x},{box.y},{box.width},{box.height}"
-            )
-        regions = crop_and_cutout(photo.pixels, stretched(box, photo.size, photo.pixels.shape[:2]), _ANYWHERE)
-        return self._require_any([View(view.vector, box) for view in self._of_regions(photo, list(regions))])
-
-    def _of_regions(self, photo: Photo, regions: Sequence[Region]) -> list[View]:
+    def _embed_regions(self, photo: Photo, regions: Sequence[Region]) -> list[View]:
         views: list[View] = []
         for start in range(0, len(regions), _BATCH):
-            some = regions[start : start + _BATCH]
-            boxes = [stretched(region.box, photo.pixels.shape[:2], photo.size) for region in some]
-            views += self._usable(embed_regions(some, self._opened_encoder()), boxes)
+            batch = regions[start : start + _BATCH]
+            boxes = [stretched(region.box, photo.pixels.shape[:2], photo.size) for region in batch]
+            views += self._usable(embed_regions(batch, self._opened_encoder()), boxes)
         return views
 
     def _usable(self, embeddings: Embeddings, boxes: Sequence[Box | None]) -> list[View]:
-        """Bring what an encoder said into the searched space; leave out what it found nothing in."""
-        vectors = self._projected(embeddings)
+        """Bring embeddings into the searched space; leave out those in which the encoder found nothing."""
+        vectors = self._projection.apply(embeddings) if self._projection else embeddings
         return [View(vector, box) for vector, box in zip(vectors, boxes, strict=True) if np.isfinite(vector).all()]
 
-    def _projected(self, embeddings: Embeddings) -> Embeddings:
-        return self._projection.apply(embeddings) if self._projection else embeddings
-
-    def _require_any(self, views: list[View]) -> list[View]:
-        if not views:
-            raise ImageError("bad_embedding", "the encoder found nothing in this image")
-        return views
+    def _detect(self, photo: Photo) -> Detected:
+        detector = self._opened_detector()
+        return detector.detect(fit(photo.pixels, detector.spec.size, detector.spec.fit))
 
     def _begin_encoder(self) -> None:
-        """Open the encoder while something else looks; where a detector does, nobody needs maps."""
+        """Open the encoder while the detector works; where there is one, nobody needs feature maps."""
         if self._encoder is None:
-            spec, folder = self._manifest.encoder, self._encoder_folder()
+            spec, folder = self._manifest.encoder, self._manifest.encoder_folder
+            self._require_whole(spec, folder)
             with_map = self._manifest.detector is None
-            self._encoder = self._opener.submit(open_encoder, spec, folder, for_one=True, with_map=with_map)
+            path = self._directory / folder
+            self._encoder = self._opener.submit(open_encoder, spec, path, for_one=True, with_map=with_map)
 
     def _opened_encoder(self) -> Encoder:
         self._begin_encoder()
@@ -349,13 +317,44 @@ class Viewer:
             self._detector = Detector(spec, self._directory / folder / GRAPH_FILE)
         return self._detector
 
-    def _encoder_folder(self) -> Path:
-        """Say where the encoder is; its files are whole."""
-        self._require_whole(self._manifest.encoder, self._manifest.encoder_folder)
-        return self._directory / self._manifest.encoder_folder
-
     def _require_whole(self, spec: EncoderSpec, folder: str) -> None:
         if folder not in self._checked_folders:
             for name in exported_files(spec):
                 integrity.check_truth(self._directory, self._manifest, f"{folder}/{name}")
             self._checked_folders.add(folder)
+
+
+def _open_projection(directory: Path, manifest: Manifest) -> Projection | None:
+    if not manifest.projection_count:
+        return None
+    name = f"{manifest.folder}/{PROJECTION}"
+    integrity.check_content(directory, manifest, name)
+    return Projection.load(str(directory / name), manifest.encoder.dims, manifest.dims)
+
+
+def _require_photo(query: QueryImage) -> Photo:
+    if query.photo is None:
+        raise ImageError("too_large", "too large, or too odd, to look at parts of it")
+    return query.photo
+
+
+def _require_any(views: list[View]) -> list[View]:
+    if not views:
+        raise ImageError("bad_embedding", "the encoder found nothing in this image")
+    return views
+
+
+def _in_photo(box: Box, photo: Photo) -> Box:
+    """Turn a box in pixels of the file into one in `photo.pixels`; raise `BoxError` if it leaves the image."""
+    height, width = photo.size
+    if (
+        min(box.x, box.y) < 0
+        or min(box.width, box.height) < 1
+        or box.x + box.width > width
+        or box.y + box.height > height
+    ):
+        raise BoxError(
+            f"the box {box.x},{box.y},{box.width},{box.height} does not lie in the image,"
+            f" which has {width} x {height} pixels"
+        )
+    return stretched(box, photo.size, photo.pixels.shape[:2])

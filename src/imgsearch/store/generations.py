@@ -17,7 +17,6 @@ from imgsearch.store.manifest import FORMAT, VERSION, Manifest, generation_folde
 MANIFEST = "manifest.json"
 LOCK = "lock"
 PARTIAL = "partial.sqlite"
-DESCRIPTORS = "descriptors.sqlite"
 EMBEDDINGS = "embeddings.npy"
 ITEMS = "items.sqlite"
 PROJECTION = "projection.npz"

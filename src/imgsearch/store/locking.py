@@ -12,7 +12,7 @@ from pathlib import Path
 
 from imgsearch.errors import LockedError, UsageError
 from imgsearch.files import sync, writing
-from imgsearch.store.generations import DESCRIPTORS, LOCK, PARTIAL, is_index
+from imgsearch.store.generations import LOCK, PARTIAL, is_index
 
 
 @contextlib.contextmanager
@@ -74,7 +74,4 @@ def _refuse_foreign(directory: Path) -> None:
 
 def _may_be_ours(path: Path) -> bool:
     """Say whether a file may be what is left of an index that lost its manifest and its lock."""
-    return (
-        path.name in (PARTIAL, DESCRIPTORS, f"{DESCRIPTORS}-journal", "encoders")
-        or re.fullmatch(r"gen-\d{6,}", path.name) is not None
-    )
+    return path.name in (PARTIAL, "encoders") or re.fullmatch(r"gen-\d{6,}", path.name) is not None

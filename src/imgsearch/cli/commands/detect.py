@@ -44,8 +44,14 @@ def detect(
     from imgsearch.cli.loop import answer_images
     from imgsearch.cli.terminal import set_up_logging
     from imgsearch.search.index import Index
+    from imgsearch.search.views import QueryImage
 
     set_up_logging(quiet=quiet, verbose=verbose)
     with Index.open(index) as opened:
-        call = Call(FoundBoxes.COLUMNS, lambda image: FoundBoxes(opened.detections(image, min_score)))
+
+        def find(image: str) -> FoundBoxes:
+            query = QueryImage.read(image, opened.manifest.policy)
+            return FoundBoxes(opened.viewer.detections(query, min_score), query)
+
+        call = Call(FoundBoxes.COLUMNS, find)
         raise typer.Exit(answer_images(call, images, format_, output_file, null=null))

@@ -99,29 +99,32 @@ def query(
     from imgsearch.cli.answers import Call, FoundClasses, FoundHits, FoundObjects, Result, hit_columns
     from imgsearch.cli.loop import answer_images
     from imgsearch.cli.terminal import set_up_logging
+    from imgsearch.search.hits import Filter
+    from imgsearch.search.hits import vote as count_votes
     from imgsearch.search.index import Index
-    from imgsearch.search.vote import vote as count_votes
+    from imgsearch.search.rerank import draw_hit
+    from imgsearch.search.views import QueryImage
 
     set_up_logging(quiet=quiet, verbose=verbose)
     part, limited_to = _regions(regions), _box(box)
     _refuse_contradictions(regions=regions != "auto", box=box is not None, objects=objects, vote=vote)
     with Index.open(index) as opened:
         manifest = opened.manifest
-        plan = opened.plan(where=where, exact=exact)
-        conditions: dict[str, Any] = {
-            "where": where,
-            "min_score": min_score,
-            "min_probability": min_probability,
+        conditions = Filter(where, min_score, min_probability)
+        plan = opened.plan(filter=conditions, exact=exact)
+        options: dict[str, Any] = {
+            "filter": conditions,
             "exact": exact,
             "rerank": rerank is not None,
         }
 
         def find(image: str) -> Result:
-            draw = partial(opened.drawn_matches, image)
+            query = QueryImage.read(image, manifest.policy)
+            draw = partial(draw_hit, manifest, opened.items, query)
             if objects:
-                return FoundObjects(opened.search_objects(image, top_k, **conditions), manifest, draw)
-            hits = opened.search(image, top_k, regions=part, box=limited_to, **conditions)
-            return FoundClasses(count_votes(hits), voters=hits) if vote else FoundHits(hits, manifest, draw)
+                return FoundObjects(opened.search_objects(query, top_k, **options), manifest, draw, query)
+            hits = opened.search(query, top_k, regions=part, box=limited_to, **options)
+            return FoundClasses(count_votes(hits), hits, query) if vote else FoundHits(hits, manifest, draw, query)
 
         facts = {"generation": manifest.generation, "count": manifest.count, "encoder": manifest.encoder.name}
         if vote:

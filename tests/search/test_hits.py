@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgsearch.search.hits import Hit
-from imgsearch.search.vote import vote
+from imgsearch.search.hits import Hit, vote
 
 
 def hit(category: str, score: float) -> Hit:
