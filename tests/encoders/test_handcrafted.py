@@ -19,7 +19,7 @@ from imgsearch.images.transform import fit
 from imgsearch.synthetic.augment import photo_like
 
 SIZE = 128
-GOLDEN = Path(__file__).parents[1] / "index" / "golden" / "v1"
+GOLDEN = Path(__file__).parents[1] / "store" / "golden" / "v1"
 RED, BLUE, BLACK = (220, 20, 20), (20, 20, 220), (10, 10, 10)
 
 EACH_PART = pytest.mark.parametrize("part", PARTS)

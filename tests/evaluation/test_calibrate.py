@@ -16,6 +16,7 @@ from imgsearch.errors import DamagedIndexError, LockedError, RefusedError, Usage
 from imgsearch.evaluation.calibrate import FEWEST_QUERIES, calibrate, keep_calibration
 from imgsearch.evaluation.evaluate import evaluate
 from imgsearch.evaluation.results import Judged, JudgedHit, Retrieval
+from imgsearch.records import as_json, read
 from imgsearch.store import generations
 from imgsearch.store.calibration import Calibration, Curve
 from imgsearch.store.locking import writer_lock
@@ -262,7 +263,7 @@ def test_hits_have_the_probability_of_their_score_and_rank(calibrated):
 
 
 def test_no_hit_is_surer_than_one_before_it_though_the_curves_cross():
-    calibration = Calibration.from_json({**GOOD, "first": {**CURVE, "probabilities": [0.1, 0.1, 0.1]}})
+    calibration = read(Calibration, {**GOOD, "first": {**CURVE, "probabilities": [0.1, 0.1, 0.1]}})
 
     assert calibration.of_answer([1.0, 0.9, -1.0]) == [0.1, 0.1, 0.1]
     assert calibration.of_answer([0.0, 0.0], is_first=False) == [0.2, 0.2]
@@ -437,11 +438,10 @@ GOOD = {"meaning": "product", "queries": 50, "error": 0.02, "first": CURVE, "lat
 def test_a_calibration_is_read_as_it_was_written():
     curve = Curve("platt", (-1.0, 0.0, 1.0), (0.1, 0.2, 0.9))
 
-    assert Calibration.from_json(GOOD) == Calibration("product", 50, 0.02, curve, curve)
-    assert Calibration.from_json(json.loads(json.dumps(dataclasses.asdict(Calibration.from_json(GOOD))))) is not None
-    assert Calibration.from_json(GOOD).probability(0.5, 1) == pytest.approx(0.55)
-    assert Calibration.from_json(GOOD).probability(1.0, 1) == 0.9
-    assert Calibration.from_json(None) is None
+    assert read(Calibration, GOOD) == Calibration("product", 50, 0.02, curve, curve)
+    assert read(Calibration, as_json(read(Calibration, GOOD))) == read(Calibration, GOOD)
+    assert read(Calibration, GOOD).probability(0.5, 1) == pytest.approx(0.55)
+    assert read(Calibration, GOOD).probability(1.0, 1) == 0.9
 
 
 @pytest.mark.parametrize(

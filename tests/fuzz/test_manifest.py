@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from imgsearch import Index, build_index, check, rollback
 from imgsearch.errors import DamagedIndexError, ImgsearchError, NoIndexError, UsageError
 from imgsearch.images.policy import FilePolicy
+from imgsearch.records import as_json, read
 from imgsearch.store import generations
 from imgsearch.store.generations import read_manifest
 from imgsearch.store.manifest import Manifest
 
-GOLDEN = Path(__file__).parents[1] / "index" / "golden" / "v1"
+GOLDEN = Path(__file__).parents[1] / "store" / "golden" / "v1"
 
 texts = st.sampled_from(
     [
@@ -167,7 +168,8 @@ def test_a_build_and_a_rollback_over_any_manifest_succeed_or_say_why_not(whole, 
 
 @pytest.mark.parametrize("examples", [150, pytest.param(2500, marks=pytest.mark.slow)])
 def test_a_policy_is_understood_or_refused(examples):
-    names = st.sampled_from([*FilePolicy().to_json(), "other"])
+    defaults = as_json(FilePolicy())
+    names = st.sampled_from([*defaults, "other"])
 
     @settings(max_examples=examples, deadline=None)
     @given(st.dictionaries(names, values, max_size=5))
@@ -176,13 +178,11 @@ def test_a_policy_is_understood_or_refused(examples):
     @example({"max_pixels": 10**4000})
     @example({"keep_damaged": 1})
     def holds(data):
+        data = {**defaults, **data}
         try:
-            policy = FilePolicy.from_json(data)
-        except (TypeError, ValueError, UsageError):
+            policy = read(FilePolicy, data)
+        except (ValueError, UsageError):
             return
-        assert {name: data[name] for name in policy.to_json() if name in data} == {
-            name: value for name, value in policy.to_json().items() if name in data
-        }
-        assert FilePolicy.from_json(policy.to_json()) == policy
+        assert as_json(policy) == {name: data[name] for name in defaults}
 
     holds()

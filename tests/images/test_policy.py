@@ -5,6 +5,7 @@ import pytest
 from imgsearch.errors import UsageError
 from imgsearch.images import MAX_PIXELS
 from imgsearch.images.policy import MAX_BYTES, FilePolicy
+from imgsearch.records import as_json, read
 
 WISHES = {"max_bytes": 5, "max_pixels": 7, "keep_damaged": True, "follow_links": True}
 
@@ -18,18 +19,11 @@ def test_the_defaults_are_those_of_the_documentation():
 def test_a_policy_survives_the_round_trip_through_json(options):
     policy = FilePolicy(**options)
 
-    assert FilePolicy.from_json(json.loads(json.dumps(policy.to_json()))) == policy
-
-
-@pytest.mark.parametrize("missing", WISHES)
-def test_what_an_older_manifest_does_not_say_is_as_by_default(missing):
-    told = {name: value for name, value in WISHES.items() if name != missing}
-
-    assert FilePolicy.from_json(told) == FilePolicy(**{**WISHES, missing: getattr(FilePolicy(), missing)})
+    assert read(FilePolicy, json.loads(json.dumps(as_json(policy)))) == policy
 
 
 def test_what_a_newer_manifest_says_besides_is_passed_over():
-    assert FilePolicy.from_json({**WISHES, "max_frames": 3}) == FilePolicy(**WISHES)
+    assert read(FilePolicy, {**WISHES, "max_frames": 3}) == FilePolicy(**WISHES)
 
 
 @pytest.mark.parametrize("name", ["max_bytes", "max_pixels"])
@@ -41,7 +35,7 @@ def test_limits_within_the_range_are_taken(name, value):
 @pytest.mark.parametrize("name", ["max_bytes", "max_pixels"])
 @pytest.mark.parametrize("value", [0, -1, 2**40, 2**70])
 def test_limits_out_of_the_range_are_refused_with_the_value(name, value):
-    for make in (lambda: FilePolicy(**{name: value}), lambda: FilePolicy.from_json({name: value})):
+    for make in (lambda: FilePolicy(**{name: value}), lambda: read(FilePolicy, {**WISHES, name: value})):
         with pytest.raises(UsageError, match=f"{value:,}"):
             make()
 
@@ -57,4 +51,4 @@ def test_limits_out_of_the_range_are_refused_with_the_value(name, value):
 )
 def test_values_of_another_kind_are_refused(name, value):
     with pytest.raises(ValueError, match="expected"):
-        FilePolicy.from_json({name: value})
+        read(FilePolicy, {**WISHES, name: value})

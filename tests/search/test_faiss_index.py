@@ -13,6 +13,7 @@ from imgsearch import Index, build_index, check, rollback
 from imgsearch.cli import main
 from imgsearch.errors import DamagedIndexError, MissingComponentError
 from imgsearch.evaluation.index_recall import index_recall
+from imgsearch.records import read
 from imgsearch.search.backends import faiss_lists
 from imgsearch.search.backends.backends import FaissBackend, least_probes, one_thread
 from imgsearch.search.backends.faiss_lists import build_faiss, check_lists, lists_for
@@ -269,14 +270,14 @@ def test_the_manifest_keeps_lists_and_probes_and_an_older_one_has_neither(listed
     manifest = generations.read_manifest(listed / "index")
 
     assert Manifest.from_json(manifest.to_json()) == manifest
-    older = BackendSettings.from_json({"name": "annoy", "trees": 10, "seed": 0, "search_k": 2000})
+    older = read(BackendSettings, {"name": "annoy", "trees": 10, "seed": 0, "search_k": 2000})
     assert (older.lists, older.probes) == (0, 0)
 
 
 @pytest.mark.parametrize(("lists", "probes"), [(0, 0), (6, 0), (6, 7), (6, -1)])
 def test_a_manifest_with_impossible_probes_is_refused(lists, probes):
     with pytest.raises(ValueError, match="expected"):
-        BackendSettings.from_json({"name": "faiss", "trees": 0, "seed": 0, "lists": lists, "probes": probes})
+        read(BackendSettings, {"name": "faiss", "trees": 0, "seed": 0, "search_k": 0, "lists": lists, "probes": probes})
 
 
 def test_an_update_and_a_rollback_keep_the_lists_right(listed, lay_out, tmp_path, photo, answers):

@@ -1,7 +1,6 @@
 """How an index comes to be searched: measured, chosen, and written down."""
 
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from imgsearch import Index, build_index, embed
 from imgsearch.search.backends.backends import AnnoyBackend
 from imgsearch.search.recall import measure, sampled
 from imgsearch.search.tuning import FORESTS, LEAST_SEARCH_K, SMALL, may_need_forest, search_with, tune
-from imgsearch.store import generations, publishing
+from imgsearch.store import generations
 from imgsearch.store.plan import BackendSettings, SearchOptions
 
 
@@ -233,13 +232,3 @@ def test_embeddings_are_tuned_when_they_become_an_index(tmp_path, built):
     manifest = generations.read_manifest(tmp_path / "index")
     assert manifest.search == SearchOptions("annoy", None, 0, 0.95)
     assert manifest.measured.recall >= 0.95
-
-
-def test_an_index_of_before_searches_were_tuned_is_tuned_by_the_next_build(small, tmp_path):
-    build_index(small, tmp_path / "index", backbone="handcrafted")
-    manifest = generations.read_manifest(tmp_path / "index")
-    publishing.amend(tmp_path / "index", replace(manifest, measured=None))
-
-    assert build_index(small, tmp_path / "index").published
-    assert generations.read_manifest(tmp_path / "index").measured is not None
-    assert not build_index(small, tmp_path / "index").published

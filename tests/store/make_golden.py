@@ -1,77 +1,125 @@
-"""Make the golden index: an index of format version 1 that every later imgsearch must open and answer from.
+"""Make golden indexes: indexes that every later imgsearch must open and answer from.
 
-python tests/index/make_golden.py
+python tests/store/make_golden.py FOLDER MODELS [NAME...]
 
-It is made once for each version of the format and then never again: a difference is a broken promise to those who
-have such an index, not a reason to run this.
+FOLDER gets an index for each NAME, and `answers.json`; MODELS holds what tests/tiny_models.py wrote. Each golden index
+is made once, by the imgsearch of its day, and then never again: a difference is a broken promise to those who have such
+an index, not a reason to run this. `v1` is of the first imgsearch, `v1-2026-11` of the last one before rooms.
+
+Only public functions are called here, so that this file can be run by another imgsearch than the one beside it.
 """
 
+import contextlib
+import hashlib
 import json
-import shutil
+import struct
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-import cv2
-import numpy as np
+IMAGES = 24
 
-from imgsearch import Index, build_index
-from imgsearch.build import generation
-from imgsearch.encoders import projection
-from imgsearch.store import generations
-from imgsearch.store.manifest import VERSION
-
-GOLDEN = Path(__file__).parent / "golden" / f"v{VERSION}"
-IMAGES = 12
+# Name -> options of the build; models are named by their files.
+GOLDEN: dict[str, dict[str, Any]] = {
+    "adapted": {"backbone": "metric.keras", "backend": "exact", "adapt": True},
+    "annoy": {"backbone": "handcrafted:shape", "backend": "annoy", "trees": 2, "seed": 3, "preprocess": "grayscale"},
+    "calibrated": {"backbone": "metric.keras", "backend": "exact", "metadata": "products.csv"},
+    "detector": {"backbone": "metric.keras", "backend": "exact", "detector": "detector.keras"},
+    "faiss": {"backbone": "metric.keras", "backend": "faiss", "seed": 5, "target_recall": 0.9},
+    "hybrid": {"backbone": "metric.keras=2+handcrafted:shape+visual-words=0.5", "backend": "exact"},
+    "policy": {
+        "backbone": "metric.keras",
+        "backend": "exact",
+        "trim": True,
+        "max_bytes": 5000,
+        "max_pixels": 2000,
+        "damaged": "keep",
+        "follow_links": True,
+    },
+}
 
 
 def drawn(seed: int) -> bytes:
-    """A small PNG of colored fields."""
-    fields = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
-    return cv2.imencode(".png", np.kron(fields, np.ones((8, 8, 1), np.uint8)))[1].tobytes()
+    """A BMP of sixteen colored fields, 32 pixels wide and high; the same bytes on every machine for ever."""
+    fields = hashlib.shake_256(b"%d" % seed).digest(48)
+    rows = [b"".join(fields[12 * row + 3 * column :][:3] * 8 for column in range(4)) * 8 for row in range(4)]
+    pixels = b"".join(rows)
+    header = struct.pack("<IiiHHIIiiII", 40, 32, 32, 1, 24, 0, len(pixels), 2835, 2835, 0, 0)
+    return struct.pack("<2sIHHI", b"BM", 54 + len(pixels), 0, 0, 54) + header + pixels
 
 
-def make(directory: Path, backend: str, catalog: Path, table: Path) -> None:
+def lay_out(catalog: Path, damaged: Path) -> None:
+    """Draw a catalog: also a copy, a name that is not UTF-8, a file that cannot be used and one that is damaged."""
+    for number in range(IMAGES):
+        file = catalog / ("fruit", "vegetables")[number % 2] / f"{number:02d}.bmp"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(drawn(number))
+    (catalog / "caf\udce9.bmp").write_bytes(drawn(0))
+    (catalog / "empty.jpg").write_bytes(b"")
+    (catalog / "damaged.jpg").write_bytes(damaged.read_bytes())
+
+
+def make(name: str, directory: Path, scratch: Path, models: Path) -> None:
     """Build one index, and let nothing of this machine stay in it."""
-    build_index(catalog, directory, backbone="handcrafted", backend=backend, trees=2, metadata=table)
-    (directory / generations.LOCK).unlink()
-    manifest = json.loads((directory / generations.MANIFEST).read_text())
-    manifest["catalogue"] = "/catalog"
-    manifest["metadata"]["file"] = "/products.csv"
-    (directory / generations.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    from imgsearch import build_index, evaluate, keep_calibration
+
+    options = {**GOLDEN[name]}
+    options["backbone"] = options["backbone"].replace("metric.keras", str(models / "metric.keras"))
+    for option, folder in (("detector", models), ("metadata", scratch)):
+        if option in options:
+            options[option] = folder / options[option]
+    build_index(scratch / "catalog", directory, **options)
+    if name == "calibrated":
+        keep_calibration(directory, evaluate(directory, self_test=True, calibrate=True))
+    for left_over in ("lock", "descriptors.sqlite"):
+        (directory / left_over).unlink(missing_ok=True)
+    for path in (directory / "manifest.json", directory / "gen-000001" / "manifest.json"):
+        manifest = json.loads(path.read_text())
+        manifest["catalogue"] = "/catalog"
+        if manifest["metadata"]["file"]:
+            manifest["metadata"]["file"] = "/products.csv"
+        del manifest["sha256"]
+        digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+        path.write_text(json.dumps({**manifest, "sha256": digest}, indent=2) + "\n")
 
 
-def main() -> None:
-    """Make both indexes, the queries and the answers."""
-    if GOLDEN.exists():
-        sys.exit(f"{GOLDEN} is there already, and is to stay as it is")
-    GOLDEN.mkdir(parents=True)
-    # Small sizes, so that a dozen images have a projection too, and the whole is small.
-    generation.SMALLEST_CATALOG = IMAGES
-    projection.DIMS = 8
-    with tempfile.TemporaryDirectory() as scratch:
-        catalog = Path(scratch) / "catalog"
-        for number in range(IMAGES):
-            file = catalog / ("fruit", "vegetables")[number % 2] / f"{number:02d}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(drawn(number))
-        (catalog / "caf\udce9.png").write_bytes(drawn(0))  # a name that is not UTF-8, and a copy
-        (catalog / "empty.jpg").write_bytes(b"")
-        table = Path(scratch) / "products.csv"
-        table.write_text("path,product,price,code\nfruit/00.png,Apple,1.5,007\n")
-        for backend in ("exact", "annoy"):
-            make(GOLDEN / backend, backend, catalog, table)
-        shutil.copyfile(catalog / "fruit" / "02.png", GOLDEN / "known.png")
-    (GOLDEN / "photo.png").write_bytes(drawn(99))
-    answers = {}
-    for query in ("known.png", "photo.png"):
-        with Index.open(GOLDEN / "exact") as index:
-            answers[query] = [
-                {"path": hit.path, "score": hit.score, "product": hit.product, "metadata": hit.metadata}
-                for hit in index.search(GOLDEN / query, k=IMAGES + 1)
+def answers(directory: Path, scratch: Path) -> dict[str, Any]:
+    """What an index answers: to an image that it has, and to one that it has not."""
+    from imgsearch import Index
+
+    found = {}
+    with Index.open(directory) as index:
+        for number in (2, 99):
+            (scratch / "photo.bmp").write_bytes(drawn(number))
+            found[str(number)] = [
+                {
+                    "path": hit.path,
+                    "score": hit.score,
+                    "product": hit.product,
+                    "metadata": hit.metadata,
+                    "probability": hit.probability,
+                    "box": hit.box and [hit.box.x, hit.box.y, hit.box.width, hit.box.height],
+                }
+                for hit in index.search(scratch / "photo.bmp", k=5)
             ]
-    (GOLDEN / "answers.json").write_text(json.dumps(answers, indent=1) + "\n")
+    return found
+
+
+def main(folder: Path, models: Path, *names: str) -> None:
+    """Make the indexes and their answers."""
+    with tempfile.TemporaryDirectory() as place:
+        scratch = Path(place)
+        lay_out(scratch / "catalog", folder / "damaged.jpg")
+        (scratch / "products.csv").write_text("path,product,price,code\nfruit/00.bmp,Apple,1.5,007\n")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+        found = {}
+        for name in names or GOLDEN:
+            make(name, folder / name, scratch, models)
+            found[name] = answers(folder / name, scratch)
+        (folder / "answers.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(Path, sys.argv[1:3]), *sys.argv[3:])

@@ -34,7 +34,7 @@ def test_an_index_of_version_1_says_what_it_holds(backend):
     with Index.open(GOLDEN / backend) as index:
         manifest = index.manifest
         assert (len(index), manifest.generation, manifest.rejected, manifest.dims) == (13, 1, 1, 8)
-        assert (manifest.catalog, manifest.metadata_file) == ("/catalog", "/products.csv")
+        assert (manifest.catalog, manifest.metadata_file) == ("/catalogue", "/products.csv")
         assert manifest.backend == BackendSettings(backend, 2, 0, 20_000)
         assert manifest.encoder.name == "handcrafted"
         assert [(bad.path, bad.cause) for bad in index.items.rejected()] == [("empty.jpg", "empty")]

@@ -115,7 +115,6 @@ def _is_unchanged(job: Job, draft: Manifest, given: Manifest, previous: Manifest
         and not (_adapt(job) is False and previous.adaptation)
         and same_truth
         and draft.has_settings_of(previous)
-        and previous.is_tuned
         and integrity.is_whole(job.directory, previous)
     )
 

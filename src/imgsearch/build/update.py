@@ -96,7 +96,6 @@ def is_unchanged(job: Job, plan: Plan, journal: Journal, changes: Changes, count
             and not changes.rejected_gone
             and not journal.has_other_rejects()
             and plan.draft.has_settings_of(previous)
-            and previous.is_tuned
             and integrity.is_whole(job.directory, previous)
         )
 

@@ -12,6 +12,7 @@ from imgsearch.cli.output import output, print_text, require_writable, write
 from imgsearch.cli.terminal import REJECTED_EXIT_CODE, printable, say, say_rejects
 from imgsearch.encoders.adaptation import AdaptationGain
 from imgsearch.errors import ImgsearchError, OutputError
+from imgsearch.records import as_json
 from imgsearch.store.info import info
 
 
@@ -87,7 +88,7 @@ class ReportFile:
                 "peak_rss_bytes": report.peak_rss_bytes,
                 "encoder": report.encoder,
                 "plan": report.plan,
-                "adaptation": report.adaptation.to_json() if report.adaptation else None,
+                "adaptation": as_json(report.adaptation),
             }
         )
 

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from imgsearch.images.decode import Pixels
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import Steps
 from imgsearch.images.workers.pool import decoded_files
+from imgsearch.records import Count, Key, Share
 from imgsearch.synthetic.variant_worker import VariantWorker
 
 logger = logging.getLogger(__name__)
@@ -57,18 +59,14 @@ class AdaptationGain:
         after: The same with it.
     """
 
-    images: int
-    before: float
-    after: float
+    images: Annotated[Count, Key("pictures")]
+    before: Share
+    after: Share
 
     @property
     def helps(self) -> bool:
         """Whether it is to be kept."""
         return self.after > self.before
-
-    def to_json(self) -> dict[str, float]:
-        """Return it as the manifest and reports have it."""
-        return {"pictures": self.images, "before": self.before, "after": self.after}
 
 
 def embedded_variants(

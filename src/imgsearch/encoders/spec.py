@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, cast, get_args
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
 
 from imgsearch.errors import UsageError
 from imgsearch.images.steps import Steps
 from imgsearch.images.transform import Fit
+from imgsearch.records import Check, Key, Missing, as_json, between, read
 
 Precision = Literal["f32", "bf16"]
 Kind = Literal["network", "model", "classifier", "detector", "handcrafted", "visual-words", "hybrid"]
@@ -38,14 +38,25 @@ class EncoderSpec:
 
     name: str
     kind: Kind
-    size: int
+    size: Annotated[int, between(1, 4096)]
     fit: Fit
-    dims: int
+    dims: Annotated[int, between(1, 65_536)]
     weights: str
     precision: Precision = "f32"
-    version: int = 1
-    steps: str = ""
-    parts: tuple["Part", ...] = ()
+    version: Annotated[int, Missing(1)] = 1
+    steps: Annotated[str, Missing("")] = ""
+    parts: Annotated[tuple["Part", ...], Missing(())] = ()
+
+    def __post_init__(self) -> None:
+        if any(part.spec.parts for part in self.parts):
+            raise ValueError("a part is a hybrid itself")
+        whole = sum(part.spec.dims for part in self.parts)
+        if (self.kind == "hybrid") != bool(self.parts) or (self.parts and whole != self.dims):
+            raise ValueError(f"{len(self.parts)} parts of {whole} dims in all do not make {self.dims}")
+        try:
+            Steps.parse(self.steps)
+        except UsageError as error:
+            raise ValueError(error.message) from error
 
     @property
     def fingerprint(self) -> str:
@@ -75,8 +86,8 @@ class EncoderSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain data; the last three only where they say something."""
-        data = asdict(self)
-        for name, nothing in (("version", 1), ("steps", ""), ("parts", ())):
+        data: dict[str, Any] = as_json(self)
+        for name, nothing in (("version", 1), ("steps", ""), ("parts", [])):
             if data[name] == nothing:
                 del data[name]
         if self.parts:
@@ -84,50 +95,24 @@ class EncoderSpec:
         return data
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "EncoderSpec":
+    def from_json(cls, data: object) -> "EncoderSpec":
         """Read what `to_json` wrote.
 
         Raises:
             ValueError: A field is missing or not what it should be.
         """
         try:
-            texts = {key: str(data[key]) for key in ("name", "kind", "fit", "weights", "precision")}
-            numbers = {key: int(cast("int", data[key])) for key in ("size", "dims")}
-            version, steps = int(data.get("version", 1)), str(data.get("steps", ""))
-            parts = tuple(map(_part, data.get("parts", ())))
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise ValueError(f"not an encoder's description: {error!r}") from error
-        allowed = {"kind": Kind, "fit": Fit, "precision": Precision}
-        for key, choices in allowed.items():
-            if texts[key] not in get_args(choices):
-                raise ValueError(f"expected {key} to be one of {get_args(choices)}, found {texts[key]!r}")
-        if not (0 < numbers["size"] <= 4096 and 0 < numbers["dims"] <= 65_536):
-            raise ValueError(f"size {numbers['size']} or dims {numbers['dims']} out of range")
-        whole = sum(part.spec.dims for part in parts)
-        if (texts["kind"] == "hybrid") != bool(parts) or (parts and whole != numbers["dims"]):
-            raise ValueError(f"{len(parts)} parts of {whole} dims in all do not make {numbers['dims']}")
-        if not all(0 < part.weight < 1e6 for part in parts):
-            raise ValueError("the weight of a part is out of range")
-        try:
-            Steps.parse(steps)
-        except UsageError as error:
-            raise ValueError(error.message) from error
-        return cls(**texts, **numbers, version=version, steps=steps, parts=parts)  # type: ignore[arg-type]  # checked
+            return read(cls, data)
+        except ValueError as error:
+            raise ValueError(f"not an encoder's description: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """One encoder of a hybrid, and what its unit embedding is multiplied by."""
 
-    spec: EncoderSpec
-    weight: float
-
-
-def _part(data: Mapping[str, Any]) -> Part:
-    # Looked at before the part is: nested a thousand deep, each would quote the message of the one in it.
-    if "parts" in data["encoder"]:
-        raise ValueError("a part is a hybrid itself")
-    return Part(EncoderSpec.from_json(data["encoder"]), float(data["weight"]))
+    spec: Annotated[EncoderSpec, Key("encoder")]
+    weight: Annotated[float, Check("above 0 and below 1,000,000", lambda weight: 0 < weight < 1e6)]
 
 
 @dataclass(frozen=True, slots=True)

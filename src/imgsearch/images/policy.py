@@ -1,8 +1,6 @@
 """Which files a catalog lets in."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from imgsearch.errors import UsageError
 from imgsearch.images import MAX_PIXELS
@@ -31,16 +29,3 @@ class FilePolicy:
         for name, value in (("bytes", self.max_bytes), ("pixels", self.max_pixels)):
             if not 1 <= value < 2**40:
                 raise UsageError(f"expected a limit of 1 to {2**40 - 1:,} {name}, found {value:,}")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what is stored in a manifest."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "FilePolicy":
-        """Read what `to_json` wrote, what is missing as by default; TypeError, ValueError, UsageError if it is bad."""
-        values = {field.name: data.get(field.name, field.default) for field in fields(cls)}
-        for field in fields(cls):
-            if type(values[field.name]) is not type(field.default):
-                raise ValueError(f"{field.name}: expected {type(field.default).__name__}, found {values[field.name]!r}")
-        return cls(**values)

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from imgsearch.errors import ImageError, OutputError, RefusedError, UsageError
@@ -152,7 +152,7 @@ def preprocess(
         "steps": str(steps),
         "augment": [augment, seed] if augment else None,
         "to": to,
-        "policy": policy.to_json(),
+        "policy": asdict(policy),
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     root, target = Path(os.path.realpath(source)), Path(os.path.realpath(destination))

@@ -3,11 +3,11 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 
-from imgsearch.validate import count_of, number_of
+from imgsearch.records import Count, Share, between
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,23 +21,15 @@ class Curve:
     """
 
     method: str
-    scores: tuple[float, ...]
-    probabilities: tuple[float, ...]
+    scores: tuple[Annotated[float, between(-1, 1)], ...]
+    probabilities: tuple[Share, ...]
 
-    @classmethod
-    def from_json(cls, data: Any) -> "Curve":
-        """Read what the manifest says.
-
-        Raises:
-            KeyError, TypeError, ValueError: Something is missing or of the wrong kind.
-        """
-        scores = tuple(number_of(score, -1, 1) for score in data["scores"])
-        probabilities = tuple(number_of(probability, 0, 1) for probability in data["probabilities"])
+    def __post_init__(self) -> None:
+        scores, probabilities = list(self.scores), list(self.probabilities)
         if not scores or len(scores) != len(probabilities):
             raise ValueError(f"expected as many scores as probabilities, found {len(scores)} and {len(probabilities)}")
-        if list(scores) != sorted(scores) or list(probabilities) != sorted(probabilities):
+        if scores != sorted(scores) or probabilities != sorted(probabilities):
             raise ValueError("expected scores that rise, and probabilities that never fall")
-        return cls(str(data["method"]), scores, probabilities)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +47,10 @@ class Calibration:
     """
 
     meaning: str
-    queries: int
-    error: float
+    queries: Count
+    error: Share
     first: Curve
     later: Curve
-
-    @classmethod
-    def from_json(cls, data: Any) -> "Calibration | None":
-        """Read what the manifest says; None for null. As `Curve.from_json`."""
-        if data is None:
-            return None
-        curves = (Curve.from_json(data[name]) for name in ("first", "later"))
-        return cls(str(data["meaning"]), count_of(data["queries"]), number_of(data["error"], 0, 1), *curves)
 
     def probability(self, score: float, rank: int) -> float:
         """Return the probability that a hit is right, by its curve alone; 0 to 1.

@@ -2,28 +2,32 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from imgsearch._version import __version__
 from imgsearch.encoders.adaptation import AdaptationGain
 from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.images.policy import FilePolicy
+from imgsearch.records import Count, Key, Missing, as_json, matching, read
 from imgsearch.store.calibration import Calibration
 from imgsearch.store.plan import BackendSettings, Measured, SearchOptions
-from imgsearch.validate import count_of, number_of
 
 FORMAT = "imgsearch"
 VERSION = 1
+
+# A name that does as one of a folder, and a path that does not lead out of the index.
+Fingerprint = Annotated[str, matching("[0-9a-f]{16}", "a fingerprint of 16 hex digits")]
+_NAME = r"(?!\.\.?(/|\Z))[A-Za-z0-9_.-]+"
+_FilePath = Annotated[str, matching(rf"{_NAME}(/{_NAME})*", "the path of a file of an index")]
 
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
     """What a published file must be: its size in bytes, and the sha256 of its content in hex."""
 
-    size: int
+    size: Count
     sha256: str
 
 
@@ -56,26 +60,31 @@ class Manifest:
         files: Every file that counts, by its path below the index directory.
     """
 
-    generation: int
-    count: int
-    rejected: int
-    damaged: int
-    catalog: str
-    policy: FilePolicy
+    generation: Count
+    count: Count
+    rejected: Count
+    damaged: Annotated[Count, Missing(0)]
+    catalog: Annotated[str, Key("catalogue")]
+    policy: Annotated[FilePolicy, Missing(FilePolicy())]
     encoder: EncoderSpec
-    fingerprint: str
-    detector: EncoderSpec | None
-    detector_fingerprint: str
-    dims: int
-    projection_count: int
-    adaptation: AdaptationGain | None
+    fingerprint: Fingerprint
+    detector: Annotated[EncoderSpec | None, Missing(None)]
+    detector_fingerprint: Annotated[str, matching("([0-9a-f]{16})?", "a fingerprint of 16 hex digits")]
+    dims: Count
+    projection_count: Count
+    adaptation: Annotated[AdaptationGain | None, Missing(None)]
     search: SearchOptions | None
     backend: BackendSettings | None
-    measured: Measured | None
-    calibration: Calibration | None
+    measured: Annotated[Measured | None, Missing(None)]
+    calibration: Annotated[Calibration | None, Missing(None)]
     metadata_file: str
     metadata_sha256: str
-    files: Mapping[str, FileRecord]
+    files: Mapping[_FilePath, FileRecord]
+
+    def __post_init__(self) -> None:
+        mine, its = self.encoder, self.detector
+        if its and (its.kind, its.size, its.fit, its.dims) != ("detector", mine.size, mine.fit, mine.dims):
+            raise ValueError("the detector does not see what the encoder sees")
 
     @property
     def folder(self) -> str:
@@ -108,88 +117,50 @@ class Manifest:
         )
         return mine == theirs
 
-    @property
-    def is_tuned(self) -> bool:
-        """Whether its search was measured; those of before that was done were not."""
-        return self.backend is None or self.measured is not None or self.count < 2
-
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as the JSON object that is stored."""
+        encoder, detector = (
+            spec and {**spec.to_json(), "fingerprint": fingerprint}
+            for spec, fingerprint in (
+                (self.encoder, self.fingerprint),
+                (self.detector, self.detector_fingerprint),
+            )
+        )
         data = {
             "format": FORMAT,
             "version": VERSION,
             "tool": __version__,
             "metric": "cosine",
-            "generation": self.generation,
-            "count": self.count,
-            "rejected": self.rejected,
-            "damaged": self.damaged,
-            "catalogue": self.catalog,
-            "policy": self.policy.to_json(),
-            "encoder": {**self.encoder.to_json(), "fingerprint": self.fingerprint},
-            "detector": (
-                {**self.detector.to_json(), "fingerprint": self.detector_fingerprint} if self.detector else None
-            ),
-            "dims": self.dims,
-            "projection_count": self.projection_count,
-            "adaptation": self.adaptation.to_json() if self.adaptation else None,
-            "search": asdict(self.search) if self.search else None,
-            "backend": asdict(self.backend) if self.backend else None,
-            "measured": asdict(self.measured) if self.measured else None,
-            "calibration": asdict(self.calibration) if self.calibration else None,
+            **as_json(self),
+            "encoder": encoder,
+            "detector": detector,
             "metadata": {"file": self.metadata_file, "sha256": self.metadata_sha256},
-            "files": {name: asdict(record) for name, record in sorted(self.files.items())},
+            "files": {name: as_json(record) for name, record in sorted(self.files.items())},
         }
+        for stored_elsewhere in ("fingerprint", "detector_fingerprint", "metadata_file", "metadata_sha256"):
+            del data[stored_elsewhere]
         return {**data, "sha256": _digest(data)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Manifest":
         """Read what `to_json` wrote; keys it does not know are ignored.
 
-        `damaged`, `policy`, `detector`, `adaptation`, `search`, `measured`, `calibration` and the `search_k` of the
-        backend may be missing: the first indexes of this version did not have them.
+        The first indexes of this version lack what may be missing here: what is `Missing` above, `search` and `sha256`.
 
         Raises:
-            KeyError, TypeError, ValueError, AttributeError: Something is missing or of the wrong kind.
+            KeyError, TypeError, ValueError, UsageError: Something is missing or of the wrong kind.
         """
-        backend = BackendSettings.from_json(data["backend"])
-        detector = data.get("detector")
-        encoder = EncoderSpec.from_json(data["encoder"])
-        found = EncoderSpec.from_json(detector) if detector else None
-        if found and (found.kind, found.size, found.fit, found.dims) != (
-            "detector",
-            *(encoder.size, encoder.fit, encoder.dims),
-        ):
-            raise ValueError("the detector does not see what the encoder sees")
-        search = backend.as_wish() if backend else None
-        if "search" in data:
-            search = SearchOptions.from_json(data["search"])
-        # The first indexes of this version had neither a checksum nor the count of the damaged.
         if ("sha256" in data or "damaged" in data) and data.get("sha256") != _digest(data):
             raise ValueError("its content has changed")
-        return cls(
-            generation=count_of(data["generation"]),
-            count=count_of(data["count"]),
-            rejected=count_of(data["rejected"]),
-            damaged=count_of(data.get("damaged", 0)),
-            policy=FilePolicy.from_json(data.get("policy", {})),
-            catalog=str(data["catalogue"]),
-            encoder=encoder,
-            fingerprint=_fingerprint(data["encoder"]["fingerprint"]),
-            detector=found,
-            detector_fingerprint=_fingerprint(detector["fingerprint"]) if detector else "",
-            dims=count_of(data["dims"]),
-            projection_count=count_of(data["projection_count"]),
-            adaptation=_gain(data.get("adaptation")),
-            search=search,
-            backend=backend,
-            measured=Measured.from_json(data.get("measured")),
-            calibration=Calibration.from_json(data.get("calibration")),
-            metadata_file=str(data["metadata"]["file"]),
-            metadata_sha256=str(data["metadata"]["sha256"]),
-            files={
-                _plain_path(name): FileRecord(count_of(record["size"]), str(record["sha256"]))
-                for name, record in data["files"].items()
+        return read(
+            cls,
+            {
+                "search": as_json(SearchOptions()) if data["backend"] else None,
+                **data,
+                "fingerprint": data["encoder"]["fingerprint"],
+                "detector_fingerprint": data["detector"]["fingerprint"] if data.get("detector") else "",
+                "metadata_file": data["metadata"]["file"],
+                "metadata_sha256": data["metadata"]["sha256"],
             },
         )
 
@@ -203,23 +174,3 @@ def _digest(data: Mapping[str, Any]) -> str:
 def generation_folder(generation: int) -> str:
     """Name the folder of a generation."""
     return f"gen-{generation:06d}"
-
-
-def _gain(data: Any) -> AdaptationGain | None:
-    if data is None:
-        return None
-    return AdaptationGain(count_of(data["pictures"]), number_of(data["before"], 0, 1), number_of(data["after"], 0, 1))
-
-
-def _fingerprint(value: object) -> str:
-    """Refuse what would not do as the name of a folder."""
-    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{16}", value):
-        raise ValueError(f"expected a fingerprint of 16 hex digits, found {value!r}")
-    return value
-
-
-def _plain_path(name: str) -> str:
-    """Refuse a path that would lead out of the index directory."""
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*", name) or ".." in name.split("/"):
-        raise ValueError(f"not the path of a file of an index: {name!r}")
-    return name

@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import IO, cast
 
 import cv2
@@ -58,7 +59,7 @@ class WorkerProcess:
     """
 
     def __init__(self, module: str, policy: FilePolicy, seconds: float, task: Mapping[str, str | int]) -> None:
-        argument = json.dumps({"policy": policy.to_json(), "seconds": seconds, "task": task})
+        argument = json.dumps({"policy": asdict(policy), "seconds": seconds, "task": task})
         # -P: a catalog that holds a file called numpy.py must not be able to run it from here.
         self._command = [sys.executable, "-P", "-m", module, argument]
         # One process a core is all the parallelism there is to have, and each thread would take address space.
@@ -128,7 +129,7 @@ class WorkerProcess:
 def run(answer: Callable[..., Sequence[Part]]) -> None:
     """Be the process that a `WorkerProcess` starts: send `answer(data, policy, **task)` for each request."""
     argument = json.loads(sys.argv[1])
-    policy = FilePolicy.from_json(argument["policy"])
+    policy = FilePolicy(**argument["policy"])
     cv2.setNumThreads(1)
     _limit_resources(max(_LEAST_MEMORY, _BYTES_A_PIXEL * policy.max_pixels) + max(0, policy.max_bytes - MAX_BYTES))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
