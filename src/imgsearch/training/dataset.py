@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,44 +15,33 @@ from imgsearch.errors import UsageError
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.scan import Reject, Scan
 
-logger = logging.getLogger(__name__)
-
 # Names of folders that say what an image is for, not what it shows.
 _TRAINING, _VALIDATION, _TEST = "train", "val", "test"
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Labeled images, some of them held out for validation.
-
-    Attributes:
-        root: The folder that paths are relative to.
-        paths: Of the images; bytes that are not UTF-8 as `os.fsdecode` gives them.
-        labels: int64 (count,), the class of each image.
-        classes: Names of the classes.
-        held_out: bool (count,), which images are for validation, not for training.
-        rejected: Images that cannot be used; not among the others.
-    """
+    """Labeled images below a folder, some of them held out for validation: class number and flag of each path."""
 
     root: str
     paths: tuple[str, ...]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
     held_out: NDArray[np.bool_]
-    rejected: tuple[Reject, ...] = ()
+    rejected: tuple[Reject, ...] = ()  # not among the paths
 
     @property
     def training_rows(self) -> NDArray[np.int64]:
-        """Which images are for training."""
+        """The images to train on."""
         return np.flatnonzero(~self.held_out)
 
     @property
     def validation_rows(self) -> NDArray[np.int64]:
-        """Which images are for validation."""
+        """The images that are held out."""
         return np.flatnonzero(self.held_out)
 
     def without(self, rejected: Sequence[Reject]) -> "Dataset":
-        """Leave images out that turned out to be of no use."""
+        """Leave out images that cannot be used."""
         bad = {reject.path for reject in rejected}
         keep = np.array([path not in bad for path in self.paths], bool)
         return replace(
@@ -65,25 +53,16 @@ class Dataset:
         )
 
     def fingerprint(self) -> str:
-        """Return a sha256 of what the images are called and labeled, and which are held out."""
+        """Return a sha256 of paths, labels and which images are held out."""
         facts = [self.paths, self.labels.tolist(), self.classes, self.held_out.tolist()]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def read_dataset(root: Path, *, labels: Path | None = None, policy: FilePolicy | None = None) -> Dataset:
-    """Find out which images there are and what they show, without opening any.
+    """Find the images and their classes, without opening any; `val/` is held out.
 
-    Args:
-        root: A folder with a folder for each class; or with `train/` and `val/` that hold such folders; or any
-            folder, with `labels`. Images may lie in folders below that of their class.
-        labels: A CSV file with the columns `path` (below `root`) and `label`.
-        policy: Whether links are followed.
-
-    Returns:
-        The dataset; images are held out where there is `val/`.
-
-    Raises:
-        UsageError: It is no such folder, or no such file.
+    `root` has a folder for each class, with images in it or deeper; or `train/` and `val/` with such folders; or, with
+    `labels`, a CSV file with the columns `path` (below `root`) and `label`, it is any folder.
     """
     if not root.is_dir():
         raise UsageError(f"expected a folder of images, found {'a file' if root.exists() else 'nothing'}: {root}")
@@ -93,14 +72,7 @@ def read_dataset(root: Path, *, labels: Path | None = None, policy: FilePolicy |
 
 
 def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
-    """Hold images of each class out for validation, unless some are already.
-
-    Args:
-        dataset: Which images there are.
-        share: Of each class, from 0 (none) to less than 1; of a class that has two images or more at least one is
-            held out, and at least one is not.
-        seed: Source of all chance.
-    """
+    """Hold out a share of each class of two images or more, at least one and not all, unless some are already."""
     if dataset.held_out.any() or share == 0:
         return dataset
     held_out = np.zeros(len(dataset.paths), bool)
@@ -112,35 +84,23 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
 
 
 def require_enough(dataset: Dataset, batch_size: int) -> None:
-    """Look whether something can be learned.
-
-    Args:
-        dataset: With what is held out already so.
-        batch_size: Images in a batch.
-
-    Raises:
-        UsageError: There are fewer than two classes, a class has no image to learn from, or there are fewer
-            images than a batch has.
-    """
+    """Refuse fewer than two classes, a class without images to train on, and fewer images than a batch."""
     rejected = f" ({len(dataset.rejected)} cannot be used)" if dataset.rejected else ""
     if len(dataset.classes) < 2:
         names = ", ".join(map(repr, dataset.classes)) or "none"
         raise UsageError(
             f"expected two classes or more, found {names} in {dataset.root}", hint="make a folder for each class"
         )
-    counts = np.bincount(dataset.labels[dataset.training_rows], minlength=len(dataset.classes))
-    for name, count, held_out in zip(
-        dataset.classes,
-        counts,
-        np.bincount(dataset.labels[dataset.validation_rows], minlength=len(dataset.classes)),
-        strict=True,
-    ):
-        if count == 0:
-            only = f"only images for validation ({held_out})" if held_out else "no images"
-            raise UsageError(
-                f"expected images to learn from in every class, found {only} in {name!r}{rejected}",
-                hint="give it images, or remove the class",
-            )
+    counts, held_out = (
+        np.bincount(dataset.labels[rows], minlength=len(dataset.classes))
+        for rows in (dataset.training_rows, dataset.validation_rows)
+    )
+    for number in np.flatnonzero(counts == 0):
+        found = f"only images for validation ({held_out[number]})" if held_out[number] else "no images"
+        raise UsageError(
+            f"expected images to learn from in every class, found {found} in {dataset.classes[number]!r}{rejected}",
+            hint="give it images, or remove the class",
+        )
     if counts.sum() < batch_size:
         raise UsageError(
             f"expected at least a batch of {batch_size} images to learn from, found {counts.sum()}{rejected}",
@@ -175,40 +135,29 @@ def _from_two_folders(root: Path, folders: Sequence[str], policy: FilePolicy) ->
 
 
 def _dataset(root: Path, policy: FilePolicy, of_class: dict[str, str], held_out: set[str]) -> Dataset:
-    """Collect the images below folders of classes.
-
-    Args:
-        root: The dataset.
-        policy: Whether links are followed.
-        of_class: Class of each folder below `root`.
-        held_out: Which of these folders are for validation.
-    """
-    classes = tuple(sorted(set(of_class.values()), key=os.fsencode))
-    numbers = {name: number for number, name in enumerate(classes)}
-    filled: set[str] = set()
-    paths, labels, validation, rejected = [], [], [], []
+    """Collect the images below folders, of which `of_class` has the class and `held_out` those for validation."""
+    folders: dict[str, str] = {}
+    rejected: dict[str, Reject] = {}
     for path, folder, cause in _images(root, of_class, policy):
-        filled.add(folder)
+        folders[path] = folder
         if cause:
-            rejected.append(Reject(path, cause, ""))
-            continue
-        paths.append(path)
-        labels.append(numbers[of_class[folder]])
-        validation.append(folder in held_out)
-    for folder in of_class:
-        if folder not in filled:
-            raise UsageError(
-                f"expected images in every class, found none in {os.path.join(root, folder)}",
-                hint="give it images, or remove the folder",
-            )
-    return Dataset(
-        os.fspath(root),
-        tuple(paths),
-        np.array(labels, np.int64),
-        classes,
-        np.array(validation, bool),
-        tuple(rejected),
-    )
+            rejected[path] = Reject(path, cause, "")
+    filled = set(folders.values())
+    if empty := [folder for folder in of_class if folder not in filled]:
+        raise UsageError(
+            f"expected images in every class, found none in {os.path.join(root, empty[0])}",
+            hint="give it images, or remove the folder",
+        )
+    names = {path: of_class[folder] for path, folder in folders.items()}
+    dataset = _labeled(root, names, [folder in held_out for folder in folders.values()])
+    return dataset.without(tuple(rejected.values()))
+
+
+def _labeled(root: Path, names: dict[str, str], held_out: Sequence[bool]) -> Dataset:
+    classes = tuple(sorted(set(names.values()), key=os.fsencode))
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = np.array([numbers[name] for name in names.values()], np.int64)
+    return Dataset(os.fspath(root), tuple(names), labels, classes, np.array(held_out, bool))
 
 
 def _images(root: Path, of_class: dict[str, str], policy: FilePolicy) -> Iterator[tuple[str, str, str]]:
@@ -270,10 +219,7 @@ def _from_table(root: Path, table: Path) -> Dataset:
             f"expected the images of {table} in {root}, found {len(missing_files)} missing: {missing_files[0]!r}",
             hint="paths are relative to the dataset",
         )
-    classes = tuple(sorted(set(names.values()), key=os.fsencode))
-    numbers = {name: number for number, name in enumerate(classes)}
-    labels = np.array([numbers[label] for label in names.values()], np.int64)
-    return Dataset(os.fspath(root), tuple(names), labels, classes, np.zeros(len(names), bool))
+    return _labeled(root, names, [False] * len(names))
 
 
 def _table_row(row: dict[str, str], place: str) -> tuple[str, str]:

@@ -1,30 +1,23 @@
-"""The stages of a training, put together: which model learns from what, and what is measured."""
+"""The stages of a training with labels: which model learns from what, and what is measured."""
 
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 from numpy.typing import NDArray
 
 from imgsearch.encoders.choice import Choice
 from imgsearch.encoders.runtime import Embeddings
-from imgsearch.training import architectures
-from imgsearch.training.batches import Batches, in_order
-from imgsearch.training.dataset import Dataset
-from imgsearch.training.loop import Loop, Metrics, Stage, cosine_rate
+from imgsearch.training import networks
+from imgsearch.training.batches import Batches, Rows, balanced, in_order, shuffled
+from imgsearch.training.data import TrainingData
+from imgsearch.training.keras_backend import device_name, jit_compile
+from imgsearch.training.loop import Loop, Metrics, Stage, adamw
 from imgsearch.training.losses import METRIC_LOSSES
-from imgsearch.training.material import Material
-from imgsearch.training.sampler import Rows, several_of_a_class, shuffled
-from imgsearch.training.settings import Settings
+from imgsearch.training.options import LabeledSettings
 
-logger = logging.getLogger(__name__)
-
-_WEIGHT_DECAY = 1e-4
 # The last blocks of a backbone know a lot already.
 _TUNING_RATE = 0.1
 _TUNING_EPOCHS = 0.25
@@ -37,211 +30,187 @@ _EVALUATION_BATCH = 256
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came out of a training.
-
-    Attributes:
-        model: To be saved.
-        metrics: Of the model, on what is held out.
-        predicted: int64, the class that it takes each held-out image for.
-        device: What it was trained on.
-    """
+    """The model to save, what it reached on what is held out, and the class it predicts for each held-out image."""
 
     model: keras.Model
     metrics: Metrics
     predicted: NDArray[np.int64]
-    device: str
 
 
 @dataclass(frozen=True, slots=True)
-class _Inputs:
-    """Arrays as Keras takes them, where an image may have several rows."""
+class Inputs:
+    """An array as Keras takes it, with `views` rows for each image: pixels, or features."""
 
     array: NDArray[Any]
     views: int
-    labels: NDArray[np.int64]
 
     def first(self, images: Rows) -> Rows:
         """Return the rows of images as they are."""
         return images * self.views
 
-    def some(self, images: Rows, generator: np.random.Generator) -> Rows:
-        """Return a row of each image by chance."""
+    def random(self, images: Rows, generator: np.random.Generator) -> Rows:
+        """Return a random row of each image."""
         return images * self.views + generator.integers(self.views, size=images.shape)
 
 
-def fit(settings: Settings, choice: Choice | None, material: Material, loop: Loop) -> Outcome:
-    """Train.
-
-    Args:
-        settings: What, and how.
-        choice: The backbone; None for `cnn`.
-        material: What it learns from.
-        loop: Runs the stages.
-
-    Returns:
-        The outcome, with the weights of the best epoch.
-
-    Raises:
-        MissingComponentError: The backbone's weights are not available.
-        OutputError: A checkpoint cannot be written.
-        UsageError: The training diverged.
-    """
+def fit(settings: LabeledSettings, choice: Choice | None, data: TrainingData, loop: Loop) -> Outcome:
+    """Train; the outcome has the weights of the best epoch."""
     keras.utils.set_random_seed(settings.seed)
-    device = device_name()
     policy = keras.config.dtype_policy()
+    trainer = Trainer(settings, data)
     try:
-        if device != "cpu":
+        if device_name() != "cpu":
             # Not float16, whose largest number is smaller than the cubes that are pooled.
             keras.config.set_dtype_policy("mixed_bfloat16")
-        encoder, centers, inputs = _trained(settings, choice, material, loop, device)
+        encoder, centers, inputs = _run_stages(trainer, choice, loop)
     finally:
         keras.config.set_dtype_policy(policy)
-    metrics, predicted = _held_out(encoder, centers, inputs, material.dataset, settings.seed)
-    plain = _encoder(settings, choice)
-    architectures.assign(plain, architectures.weights_of(encoder))
+    metrics, predicted = trainer.measure(encoder, centers, inputs)
+    plain = _build_encoder(settings, choice)  # in float32
+    networks.copy_weights(encoder, plain)
     is_classifier = settings.objective == "classify"
-    scale = architectures.class_scale(len(material.dataset.classes))
-    model = architectures.finished(plain, centers if is_classifier else None, scale)
-    return Outcome(model, metrics, predicted, device)
+    scale = networks.class_scale(len(data.dataset.classes))
+    return Outcome(networks.finish(plain, centers if is_classifier else None, scale), metrics, predicted)
 
 
-def device_name() -> str:
-    """Say where this backend of Keras computes: `cpu`, or its name for something faster."""
-    name = str(ops.convert_to_tensor(np.zeros(1, np.float32)).device).lower()
-    return "cpu" if "cpu" in name else name.rpartition("device:")[2]
-
-
-def jit_for(device: str) -> bool | str:
-    """Say what Keras is to be told of `jit_compile` on a device."""
-    # On a processor what XLA compiles is several times slower than TensorFlow without it. JAX cannot be without.
-    return False if device == "cpu" and keras.backend.backend() != "jax" else "auto"
-
-
-def _trained(
-    settings: Settings, choice: Choice | None, material: Material, loop: Loop, device: str
-) -> tuple[keras.Model, NDArray[np.float32] | None, _Inputs]:
-    """Run the stages; return the trained encoder, its centers if it has any, and what it takes."""
-    labels = material.dataset.labels
-    stage = partial(_stage, settings=settings, dataset=material.dataset, device=device)
-    if choice is None:
-        assert material.pixels is not None
-        encoder, inputs = _encoder(settings, choice), _Inputs(material.pixels, 1, labels)
-        network, inner = stage("network", encoder, inputs, epochs=settings.epochs, rate=settings.learning_rate)
+def _run_stages(
+    trainer: "Trainer", choice: Choice | None, loop: Loop
+) -> tuple[keras.Model, NDArray[np.float32] | None, Inputs]:
+    """Return the trained encoder, its centers if it has any, and what it takes."""
+    settings, data = trainer.settings, trainer.data
+    pixels = None if data.pixels is None else Inputs(data.pixels, 1)
+    if data.features is None:
+        assert pixels is not None
+        encoder = _build_encoder(settings, choice)
+        network, inner = trainer.stage("network", encoder, pixels, settings.epochs, settings.learning_rate)
         loop.run(network)
-        return encoder, _centers(inner), inputs
-    assert material.features is not None
-    count, views, dims = material.features.shape
-    inputs = _Inputs(material.features.reshape(count * views, dims), views, labels)
-    encoder = architectures.build_head(dims, settings.dims)
-    head, inner = stage("head", encoder, inputs, epochs=settings.epochs, rate=settings.learning_rate)
+        return encoder, _centers(inner), pixels
+    count, views, dims = data.features.shape
+    features = Inputs(data.features.reshape(count * views, dims), views)
+    encoder = networks.build_head(dims, settings.dims)
+    head, inner = trainer.stage("head", encoder, features, settings.epochs, settings.learning_rate)
     if not loop.is_past(head.name):
         loop.run(head)
-    if not settings.unfreeze:
-        return encoder, _centers(inner), inputs
-    assert material.pixels is not None
-    whole, pixels = _encoder(settings, choice), _Inputs(material.pixels, 1, labels)
-    architectures.unfreeze(whole, settings.unfreeze)
-    blocks, outer = stage(
-        "blocks",
-        whole,
-        pixels,
-        epochs=max(1, round(_TUNING_EPOCHS * settings.epochs)),
-        rate=_TUNING_RATE * settings.learning_rate,
-    )
+    if pixels is None:
+        return encoder, _centers(inner), features
+    whole = _build_encoder(settings, choice)
+    networks.unfreeze(whole, settings.unfreeze)
+    epochs, rate = max(1, round(_TUNING_EPOCHS * settings.epochs)), _TUNING_RATE * settings.learning_rate
+    blocks, outer = trainer.stage("blocks", whole, pixels, epochs, rate)
     for trained, tuned in ((encoder, whole), (inner, outer)):
-        architectures.assign(tuned, architectures.weights_of(trained))
+        networks.copy_weights(trained, tuned)
     loop.run(blocks)
     return whole, _centers(outer), pixels
 
 
-def _encoder(settings: Settings, choice: Choice | None) -> keras.Model:
+def _build_encoder(settings: LabeledSettings, choice: Choice | None) -> keras.Model:
     if choice is None:
-        return architectures.build_cnn(settings.size, settings.dims)
-    return architectures.build_with_head(choice.spec, choice.files.get(choice.spec.weights), settings.dims)
+        return networks.build_cnn(settings.size, settings.dims)
+    return networks.build_with_head(choice.spec, choice.files.get(choice.spec.weights), settings.dims)
 
 
-def _stage(
-    name: str,
-    encoder: keras.Model,
-    inputs: _Inputs,
-    *,
-    settings: Settings,
-    dataset: Dataset,
-    device: str,
-    epochs: int,
-    rate: float,
-) -> tuple[Stage, keras.Model]:
-    """Compile a stage; return it and the encoder with its centers, if the loss has any, and nothing around it."""
-    classes, is_classifier = len(dataset.classes), settings.objective == "classify"
-    inner = encoder
-    if is_classifier:
-        inner = architectures.with_centers(encoder, classes if classes > 2 else 1, architectures.class_scale(classes))
-    elif settings.loss == "arcface":
-        inner = architectures.with_centers(encoder, classes, 1.0)
-    is_of_images = len(encoder.input_shape) == 4
-    model = inner
-    if settings.augment and is_of_images:
-        model = architectures.augmented(inner, architectures.augmentation(settings.size))
-    encoder.compile(jit_compile=jit_for(device))  # first, as it may be the model itself
-    model.compile(**_compilation(settings, classes, rate, epochs * _batches_in(settings, dataset), device))
-    targets = np.repeat(dataset.labels, inputs.views)
-    if is_classifier and classes == 2:  # one sigmoid
-        targets = targets[:, None].astype(np.float32)
-    weights = np.repeat(_class_weights(dataset), inputs.views) if settings.class_weights else None
+class Trainer:
+    """Makes the stages of a training, and measures encoders on what is held out."""
 
-    def batches(epoch: int) -> Batches:
-        generator = np.random.default_rng([settings.seed, epoch])
-        rows = dataset.training_rows
-        if is_classifier:
-            chosen = shuffled(rows, settings.batch_size, generator)
-        else:
-            chosen = several_of_a_class(rows, dataset.labels[rows], settings.batch_size, generator)
-        chosen = inputs.some(chosen, generator) if settings.augment else inputs.first(chosen)
-        return Batches(inputs.array, chosen, targets, weights)
+    def __init__(self, settings: LabeledSettings, data: TrainingData) -> None:
+        self.settings, self.data = settings, data
+        self._dataset = data.dataset
+        self._is_classifier = settings.objective == "classify"
 
-    def evaluate() -> Metrics:
-        rows = inputs.first(dataset.validation_rows)
+    def stage(
+        self, name: str, encoder: keras.Model, inputs: Inputs, epochs: int, rate: float
+    ) -> tuple[Stage, keras.Model]:
+        """Compile a stage; return it, and the encoder with its centers, if the loss has any, without augmentation."""
+        settings, dataset = self.settings, self._dataset
+        classes = len(dataset.classes)
+        inner = encoder
+        if self._is_classifier:  # two classes share a center
+            inner = networks.with_centers(encoder, classes if classes > 2 else 1, networks.class_scale(classes))
+        elif settings.loss == "arcface":
+            inner = networks.with_centers(encoder, classes, 1.0)
+        model = inner
+        if settings.augment and len(encoder.input_shape) == 4:
+            model = networks.augmented(inner, networks.augmentation(settings.size))
+        steps = epochs * (len(dataset.training_rows) // settings.batch_size)
+        encoder.compile(jit_compile=jit_compile())  # first, as it may be the model itself
+        loss, metrics = self._loss()
+        model.compile(adamw(rate, steps), loss, metrics=metrics, jit_compile=jit_compile())
+        targets = np.repeat(dataset.labels, inputs.views)
+        if self._is_classifier and classes == 2:  # one sigmoid
+            targets = targets[:, None].astype(np.float32)
+        weights = np.repeat(self.class_weights(), inputs.views) if settings.class_weights else None
+
+        def batches(epoch: int) -> Batches:
+            generator = np.random.default_rng([settings.seed, epoch])
+            rows = dataset.training_rows
+            if self._is_classifier:
+                images = shuffled(rows, settings.batch_size, generator)
+            else:
+                images = balanced(rows, dataset.labels[rows], settings.batch_size, generator)
+            chosen = inputs.random(images, generator) if settings.augment else inputs.first(images)
+            return Batches(inputs.array, chosen, targets, weights)
+
+        def evaluate() -> Metrics:
+            rows = inputs.first(dataset.validation_rows)
+            if not len(rows):
+                return {}
+            if not self._is_classifier:
+                nearest = self._nearest(encoder, inputs)
+                return {"val_hit": self._share_right(nearest)}
+            held_out = Batches(inputs.array, in_order(rows, _EVALUATION_BATCH), targets)
+            found = model.evaluate(held_out, verbose=0, return_dict=True)
+            return {f"val_{name}": float(value) for name, value in found.items()}
+
+        return Stage(name, model, epochs, batches, evaluate, self._score), inner
+
+    def class_weights(self) -> NDArray[np.float32]:
+        """Weight images so that all classes count the same, and an image 1 on average."""
+        dataset = self._dataset
+        counts = np.bincount(dataset.labels[dataset.training_rows], minlength=len(dataset.classes))
+        return np.asarray((counts.sum() / (len(counts) * counts))[dataset.labels], np.float32)
+
+    def measure(
+        self, encoder: keras.Model, centers: NDArray[np.float32] | None, inputs: Inputs
+    ) -> tuple[Metrics, NDArray[np.int64]]:
+        """Measure an encoder on what is held out; return the class that it predicts for each image too."""
+        rows = self._dataset.validation_rows
         if not len(rows):
-            return {}
-        if not is_classifier:
-            return {"val_hit": _hit(encoder, inputs, dataset, settings.seed)}
-        held_out = Batches(inputs.array, in_order(rows, _EVALUATION_BATCH), targets)
-        found = model.evaluate(held_out, verbose=0, return_dict=True)
-        return {f"val_{name}": float(value) for name, value in found.items()}
+            return {}, rows
+        nearest = self._nearest(encoder, inputs)
+        metrics = {"val_hit": self._share_right(nearest)}
+        if centers is None:
+            return metrics, nearest
+        cosines = _embed(encoder, inputs, rows) @ centers
+        predicted = np.argmax(cosines, axis=1) if centers.shape[1] > 1 else (cosines[:, 0] > 0).astype(np.int64)
+        return {"val_accuracy": self._share_right(predicted), **metrics}, predicted
 
-    return Stage(name, model, epochs, batches, evaluate, _score(dataset, is_classifier=is_classifier)), inner
+    def _loss(self) -> tuple[Any, list[Any]]:
+        if not self._is_classifier:
+            return METRIC_LOSSES[self.settings.loss], []
+        if len(self._dataset.classes) == 2:
+            accuracy = keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)
+            return keras.losses.BinaryCrossentropy(from_logits=True), [accuracy]
+        accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True), [accuracy]
 
+    def _score(self, epoch: Mapping[str, Any]) -> tuple[float, ...]:
+        if not self._dataset.held_out.any():
+            return ()
+        if self._is_classifier:
+            return epoch["val_accuracy"], -epoch["val_loss"]
+        return epoch["val_hit"], -epoch["loss"]
 
-def _score(dataset: Dataset, *, is_classifier: bool) -> Callable[[Mapping[str, Any]], tuple[float, ...]]:
-    if not dataset.held_out.any():
-        return lambda _: ()
-    if is_classifier:
-        return lambda epoch: (epoch["val_accuracy"], -epoch["val_loss"])
-    return lambda epoch: (epoch["val_hit"], -epoch["loss"])
+    def _nearest(self, encoder: keras.Model, inputs: Inputs) -> NDArray[np.int64]:
+        """Return for each held-out image the class of the most similar of (a sample of) the training images."""
+        dataset = self._dataset
+        sample = np.random.default_rng(self.settings.seed).permutation(dataset.training_rows)[:_GALLERY]
+        gallery = np.sort(sample)
+        queries, known = (_embed(encoder, inputs, rows) for rows in (dataset.validation_rows, gallery))
+        nearest = [np.argmax(queries[start : start + 1000] @ known.T, axis=1) for start in range(0, len(queries), 1000)]
+        return np.asarray(dataset.labels[gallery[np.concatenate(nearest)]], np.int64)
 
-
-def _batches_in(settings: Settings, dataset: Dataset) -> int:
-    return len(dataset.training_rows) // settings.batch_size
-
-
-def _compilation(settings: Settings, classes: int, rate: float, steps: int, device: str) -> dict[str, Any]:
-    optimizer = keras.optimizers.AdamW(cosine_rate(rate, steps), weight_decay=_WEIGHT_DECAY)
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "centers"])
-    loss: Any = METRIC_LOSSES.get(settings.loss)
-    metrics: list[Any] = []
-    if loss is None and classes == 2:
-        loss = keras.losses.BinaryCrossentropy(from_logits=True)
-        metrics = [keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)]
-    elif loss is None:
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        metrics = [keras.metrics.SparseCategoricalAccuracy("accuracy")]
-    return {"optimizer": optimizer, "loss": loss, "metrics": metrics, "jit_compile": jit_for(device)}
-
-
-def _class_weights(dataset: Dataset) -> NDArray[np.float32]:
-    """Weigh images so that all classes count the same, and an image 1 on average."""
-    counts = np.bincount(dataset.labels[dataset.training_rows], minlength=len(dataset.classes))
-    return np.asarray((counts.sum() / (len(counts) * counts))[dataset.labels], np.float32)
+    def _share_right(self, predicted: NDArray[np.int64]) -> float:
+        return float(np.mean(predicted == self._dataset.labels[self._dataset.validation_rows]))
 
 
 def _centers(model: keras.Model) -> NDArray[np.float32] | None:
@@ -251,39 +220,7 @@ def _centers(model: keras.Model) -> NDArray[np.float32] | None:
     return np.asarray(kernel / np.linalg.norm(kernel, axis=0), np.float32)
 
 
-def _embedded(encoder: keras.Model, inputs: _Inputs, images: Rows) -> Embeddings:
-    rows = inputs.first(images)
-    nothing = np.zeros(len(inputs.array), np.float32)  # Keras wants targets here too, and looks at none
-    batches = Batches(inputs.array, in_order(rows, _EVALUATION_BATCH), nothing)
+def _embed(encoder: keras.Model, inputs: Inputs, images: Rows) -> Embeddings:
+    targets = np.zeros(len(inputs.array), np.float32)  # Keras wants targets here too, and ignores them
+    batches = Batches(inputs.array, in_order(inputs.first(images), _EVALUATION_BATCH), targets)
     return np.asarray(encoder.predict(batches, verbose=0), np.float32)
-
-
-def _nearest(encoder: keras.Model, inputs: _Inputs, dataset: Dataset, seed: int) -> NDArray[np.int64]:
-    """Find for each held-out image the class of the most similar one of those that it learns from, or of some."""
-    rows = dataset.training_rows
-    gallery = np.sort(np.random.default_rng(seed).permutation(rows)[:_GALLERY])
-    queries = _embedded(encoder, inputs, dataset.validation_rows)
-    known = _embedded(encoder, inputs, gallery)
-    nearest = [np.argmax(queries[start : start + 1000] @ known.T, axis=1) for start in range(0, len(queries), 1000)]
-    return np.asarray(dataset.labels[gallery[np.concatenate(nearest)]], np.int64)
-
-
-def _hit(encoder: keras.Model, inputs: _Inputs, dataset: Dataset, seed: int) -> float:
-    nearest = _nearest(encoder, inputs, dataset, seed)
-    return float(np.mean(nearest == dataset.labels[dataset.validation_rows]))
-
-
-def _held_out(
-    encoder: keras.Model, centers: NDArray[np.float32] | None, inputs: _Inputs, dataset: Dataset, seed: int
-) -> tuple[Metrics, NDArray[np.int64]]:
-    """Measure the best encoder on what is held out, and say which class it takes each image for."""
-    truth = dataset.labels[dataset.validation_rows]
-    if not len(truth):
-        return {}, truth
-    nearest = _nearest(encoder, inputs, dataset, seed)
-    metrics = {"val_hit": float(np.mean(nearest == truth))}
-    if centers is None:
-        return metrics, nearest
-    cosines = _embedded(encoder, inputs, dataset.validation_rows) @ centers
-    predicted = np.argmax(cosines, axis=1) if centers.shape[1] > 1 else (cosines[:, 0] > 0).astype(np.int64)
-    return {"val_accuracy": float(np.mean(predicted == truth)), **metrics}, predicted

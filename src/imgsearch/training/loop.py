@@ -1,4 +1,4 @@
-"""The epochs of a training: fit, evaluate, remember the best, keep a checkpoint, know when to stop."""
+"""The epochs of a training: fit, evaluate, remember the best, save a checkpoint, know when to stop."""
 
 import logging
 import math
@@ -15,147 +15,122 @@ from keras import ops
 from numpy.typing import NDArray
 
 from imgsearch.errors import UsageError
-from imgsearch.training.batches import Batches
-from imgsearch.training.workplace import Checkpoint, Workplace
+from imgsearch.progress import Progress
+from imgsearch.training.workspace import Checkpoint, Workspace
 
 logger = logging.getLogger(__name__)
 
 # Epochs without a better one after which a stage ends.
 PATIENCE = 10
-# Of a stage's steps, in which the learning rate rises to its full height.
+# Share of a stage's steps in which the learning rate rises to its peak.
 _WARM_UP = 0.05
-# What the learning rate falls to, of its full height.
+# What the learning rate falls to, as a share of its peak.
 _LAST_RATE = 0.01
+_WEIGHT_DECAY = 1e-4
 
 Metrics = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A part of a training that has its own model and learning rate.
+    """A part of a training that has its own compiled model and learning rate.
 
-    Attributes:
-        name: Of the stage.
-        model: Compiled.
-        epochs: How many at most.
-        batches: Makes the batches of an epoch, which is counted from 0.
-        evaluate: Measures the model on what is held out; nothing where nothing is.
-        score: Of what was measured in an epoch; more is better, and the same for all where nothing is held out.
+    `batches` makes the batches of an epoch, counted from 0; `evaluate` measures the model on what is held out, and
+    returns nothing where nothing is; `score` is of what was measured in an epoch: more is better, and the same for
+    all epochs where nothing is held out.
     """
 
     name: str
     model: keras.Model
     epochs: int
-    batches: Callable[[int], Batches]
+    batches: Callable[[int], keras.utils.PyDataset]
     evaluate: Callable[[], Metrics]
     score: Callable[[Mapping[str, Any]], tuple[float, ...]]
 
 
 class Loop:
-    """Runs the stages of a training one after another.
-
-    Args:
-        workplace: Where checkpoints are kept.
-        settings: What must be the same for a training to go on.
-        begun: Where an interrupted training was.
-        progress: Told ("train", done, total) in batches, of each stage.
-        tensorboard: Folder for TensorBoard's files; None for none.
-
-    Attributes:
-        epochs: What was measured in each epoch so far, those of all stages.
-        best: Which of them was the best.
-    """
+    """Runs the stages of a training one after another, from a checkpoint on; has all epochs and which was the best."""
 
     def __init__(
-        self,
-        workplace: Workplace,
-        settings: Mapping[str, Any],
-        begun: Checkpoint | None,
-        progress: Callable[[str, int, int], None],
-        tensorboard: Path | None,
+        self, workspace: Workspace, checkpoint: Checkpoint | None, progress: Progress, tensorboard: Path | None = None
     ) -> None:
-        self._workplace, self._settings, self._begun = workplace, settings, begun
+        self._workspace, self._checkpoint = workspace, checkpoint
         self._progress, self._tensorboard = progress, tensorboard
-        self.epochs: list[Mapping[str, Any]] = list(begun.epochs) if begun else []
-        self.best = begun.best if begun else -1
+        self.epochs: list[Mapping[str, Any]] = list(checkpoint.epochs) if checkpoint else []
+        self.best = checkpoint.best if checkpoint else -1
 
     def is_past(self, stage: str) -> bool:
-        """Say whether the interrupted training had gone on from a stage to another."""
-        return bool(self.epochs) and self._begun is not None and self.epochs[-1]["stage"] != stage
+        """Return whether the interrupted training had reached a later stage."""
+        return self._checkpoint is not None and bool(self.epochs) and self.epochs[-1]["stage"] != stage
 
     def run(self, stage: Stage) -> None:
-        """Train; the model then has the weights of the best epoch, or those it came with if none was better.
-
-        Raises:
-            UsageError: The loss is no longer a number, or the checkpoint is of another model.
-            OutputError: A checkpoint cannot be written.
-        """
+        """Train; the model then has the weights of the best epoch, or those it came with if none was better."""
         model = stage.model
         model.optimizer.build(model.trainable_variables)
         first, weights = len([epoch for epoch in self.epochs if epoch["stage"] == stage.name]), model.get_weights()
-        if first and self._begun is not None:
-            _restore([*model.variables, *model.optimizer.variables], [*self._begun.variables, *self._begun.optimizer])
-            weights = list(self._begun.weights)
-            logger.info("going on after epoch %d of %d", first, stage.epochs)
-        board = _board(self._tensorboard and self._tensorboard / stage.name, model)
+        if first and self._checkpoint is not None:
+            saved = self._checkpoint
+            _restore([*model.variables, *model.optimizer.variables], [*saved.variables, *saved.optimizer])
+            weights = list(saved.weights)
+            logger.info("continuing after epoch %d of %d", first, stage.epochs)
+        board = _tensorboard(self._tensorboard / stage.name, model) if self._tensorboard else None
         for number in range(first, stage.epochs):
             if min(number, len(self.epochs) - 1 - self.best) >= PATIENCE:
                 break
-            started = time.monotonic()
-            batches = stage.batches(number)
-            watch = _Watch(partial(self._tell, number, stage.epochs, len(batches)))
-            # The batches come shuffled, by a generator of their own: what is resumed must not depend on Keras' order.
-            fit = model.fit(
-                batches, initial_epoch=number, epochs=number + 1, shuffle=False, verbose=0, callbacks=[watch]
-            )
-            metrics = {name: float(values[0]) for name, values in fit.history.items()} | stage.evaluate()
-            _require_numbers(metrics)
-            seconds = round(time.monotonic() - started, 3)
-            self.epochs.append({"stage": stage.name, "epoch": number + 1, "seconds": seconds, **metrics})
+            metrics = self._run_epoch(stage, number)
             # A later stage must better the one before; of equals the later is taken.
             if self.best < 0 or stage.score(self.epochs[-1]) >= stage.score(self.epochs[self.best]):
                 self.best, weights = len(self.epochs) - 1, model.get_weights()
-            logger.info(
-                "epoch %d of %d: %s", number + 1, stage.epochs, ", ".join(f"{k} {v:.4f}" for k, v in metrics.items())
-            )
+            text = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+            logger.info("epoch %d of %d: %s", number + 1, stage.epochs, text)
             if board:
                 board.on_epoch_end(number, metrics)
-            checkpoint = Checkpoint(
-                tuple(self.epochs), self.best, _arrays(model.variables), _arrays(model.optimizer.variables), weights
-            )
-            self._workplace.save(checkpoint, self._settings)
+            variables, optimizer = _arrays(model.variables), _arrays(model.optimizer.variables)
+            self._workspace.save(Checkpoint(tuple(self.epochs), self.best, variables, optimizer, weights))
         if board:
             board.on_train_end()
         model.set_weights(weights)
 
-    def _tell(self, epoch: int, epochs: int, batches: int, done: int) -> None:
+    def _run_epoch(self, stage: Stage, number: int) -> Metrics:
+        started = time.monotonic()
+        batches = stage.batches(number)
+        watch = _Watch(partial(self._report_progress, number, stage.epochs, len(batches)))
+        # The batches come shuffled, by a generator of their own: what is resumed must not depend on Keras' order.
+        fit = stage.model.fit(
+            batches, initial_epoch=number, epochs=number + 1, shuffle=False, verbose=0, callbacks=[watch]
+        )
+        metrics = {name: float(values[0]) for name, values in fit.history.items()} | stage.evaluate()
+        _require_finite(metrics)
+        seconds = round(time.monotonic() - started, 3)
+        self.epochs.append({"stage": stage.name, "epoch": number + 1, "seconds": seconds, **metrics})
+        return metrics
+
+    def _report_progress(self, epoch: int, epochs: int, batches: int, done: int) -> None:
         self._progress("train", epoch * batches + done, epochs * batches)
 
 
 class _Watch(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
-    def __init__(self, tell: Callable[[int], None]) -> None:
+    def __init__(self, report_progress: Callable[[int], None]) -> None:
         super().__init__()
-        self._tell = tell
+        self._report_progress = report_progress
 
     def on_train_batch_end(self, batch: int, logs: Metrics | None = None) -> None:
-        _require_numbers(logs or {})
-        self._tell(batch + 1)
+        _require_finite(logs or {})
+        self._report_progress(batch + 1)
 
 
-def cosine_rate(peak: float, steps: int) -> Any:
-    """Let the learning rate rise for a moment, then fall along a cosine (Loshchilov and Hutter: SGDR, 2017).
-
-    Args:
-        peak: Its full height.
-        steps: Batches in all.
-    """
+def adamw(peak: float, steps: int, **options: Any) -> Any:
+    """Return AdamW whose rate rises to a peak, then falls along a cosine (Loshchilov and Hutter: SGDR, 2017)."""
     rising = max(1, int(_WARM_UP * steps))
-    return keras.optimizers.schedules.CosineDecay(
+    rate = keras.optimizers.schedules.CosineDecay(
         peak / 20, max(1, steps - rising), alpha=_LAST_RATE, warmup_target=peak, warmup_steps=rising
     )
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=_WEIGHT_DECAY, **options)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "centers"])
+    return optimizer
 
 
-def _require_numbers(metrics: Mapping[str, float]) -> None:
+def _require_finite(metrics: Mapping[str, float]) -> None:
     for name, value in metrics.items():
         if not math.isfinite(value):
             raise UsageError(
@@ -175,9 +150,7 @@ def _restore(variables: list[Any], arrays: list[Any]) -> None:
         variable.assign(array)
 
 
-def _board(folder: Path | None, model: keras.Model) -> Any:
-    if folder is None:
-        return None
+def _tensorboard(folder: Path, model: keras.Model) -> Any:
     board = keras.callbacks.TensorBoard(str(folder), write_graph=False)
     board.set_model(model)
     board.on_train_begin()

@@ -1,7 +1,6 @@
-"""Losses: of embeddings that are compared with one another in a batch, and of cosines with classes.
+"""Losses of unit embeddings (n, d) that are compared with one another in a batch, and of cosines (n, classes).
 
-Each takes the labels of a batch and what the network says, and returns one number an image, as Keras wants it.
-Embeddings are of unit length.
+Each takes int labels (n,) and returns float32 (n,), as Keras wants it.
 """
 
 import math
@@ -30,13 +29,6 @@ def contrastive(labels: Any, embeddings: Any) -> Any:
 
     Hadsell, Chopra, LeCun: Dimensionality Reduction by Learning an Invariant Mapping (2006), equation 4, over all
     pairs of the batch; pairs of a class and others weigh the same in sum, whatever their numbers.
-
-    Args:
-        labels: int (n,).
-        embeddings: float32 (n, d).
-
-    Returns:
-        float32 (n,).
     """
     distances = _distances(embeddings)
     same, other = _pairs(labels)
@@ -46,17 +38,10 @@ def contrastive(labels: Any, embeddings: Any) -> Any:
 
 
 def triplet(labels: Any, embeddings: Any) -> Any:
-    """Want the farthest image of the same class nearer than the nearest of any other, by a margin.
+    """Pull the farthest image of the same class nearer than the nearest of any other, by a margin.
 
     Schroff, Kalenichenko, Philbin: FaceNet (2015), with the hardest pairs of the batch as in Hermans, Beyer, Leibe:
     In Defense of the Triplet Loss for Person Re-Identification (2017), equation 5.
-
-    Args:
-        labels: int (n,).
-        embeddings: float32 (n, d).
-
-    Returns:
-        float32 (n,).
     """
     distances = _distances(embeddings)
     same, other = _pairs(labels)
@@ -66,17 +51,10 @@ def triplet(labels: Any, embeddings: Any) -> Any:
 
 
 def nt_xent(labels: Any, embeddings: Any) -> Any:
-    """Tell the images of the same class from all others of the batch, by a softmax over cosines.
+    """Tell the images of the same class from all others of the batch, by a softmax; zero for one alone in its class.
 
     Chen et al.: SimCLR (2020), equation 1, with all images of a class as views of one another: Khosla et al.:
     Supervised Contrastive Learning (2020), equation 2.
-
-    Args:
-        labels: int (n,).
-        embeddings: float32 (n, d).
-
-    Returns:
-        float32 (n,); zero for an image that is alone in its class.
     """
     logits = ops.matmul(embeddings, ops.transpose(embeddings)) / TEMPERATURE
     same, other = _pairs(labels)
@@ -90,13 +68,6 @@ def arcface(labels: Any, cosines: Any) -> Any:
 
     Deng, Guo, Xue, Zafeiriou: ArcFace (2019), equation 3. Where the angle and its margin are more than half a turn,
     the cosine goes on falling along a line, as in the authors' code.
-
-    Args:
-        labels: int (n,).
-        cosines: float32 (n, classes), of the embeddings with the centers of the classes.
-
-    Returns:
-        float32 (n,).
     """
     # At 1 the slope of the angle is infinite.
     angles = ops.arccos(ops.clip(cosines, -1 + 1e-6, 1 - 1e-6))
@@ -124,7 +95,7 @@ def _distances(embeddings: Any) -> Any:
 
 
 def _pairs(labels: Any) -> tuple[Any, Any]:
-    """Say of each pair whether it is of one class (but not of an image with itself), and whether it is of two."""
+    """Return which pairs are of one class (but not of an image with itself), and which of two: bool (n, n)."""
     column = ops.reshape(ops.cast(labels, "int32"), (-1, 1))
     same = ops.equal(column, ops.transpose(column))
     count = ops.shape(column)[0]

@@ -1,6 +1,5 @@
-"""Images of a training, beside the model: learning curves, a confusion matrix, a grid of predictions."""
+"""Charts of a training, beside the model: learning curves, a confusion matrix, a grid of predictions."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,12 +7,11 @@ from numpy.typing import NDArray
 
 from imgsearch.charts import blank, drawable
 from imgsearch.errors import ImageError
+from imgsearch.files import replaced_file, writing
 from imgsearch.images.policy import FilePolicy
 from imgsearch.progress import no_progress
-from imgsearch.training.images import decoded
-from imgsearch.training.material import FIT
-from imgsearch.training.report import TrainReport
-from imgsearch.training.workplace import replacing
+from imgsearch.training.data import decode_images
+from imgsearch.training.report import LabeledReport
 
 _COLUMNS, _ROWS = 5, 5
 _TILE = 128
@@ -21,40 +19,24 @@ _TILE = 128
 _NAMED_CLASSES = 40
 
 
-def draw(report: TrainReport, predicted: NDArray[np.int64], policy: FilePolicy) -> tuple[Path, ...]:
-    """Draw a training.
-
-    Args:
-        report: What it did.
-        predicted: int64, the class that the model takes each held-out image for.
-        policy: Which files are let in.
-
-    Returns:
-        The files: `MODEL.curves.png`, and if images were held out `MODEL.confusion.png` and
-        `MODEL.predictions.png`.
-
-    Raises:
-        OutputError: They cannot be written.
-    """
+def draw(report: LabeledReport, predicted: NDArray[np.int64], policy: FilePolicy) -> None:
+    """Draw `MODEL.curves.png` and, of what is held out, `MODEL.confusion.png` and `MODEL.predictions.png`."""
     figures = {"curves": _curves(report)}
     if len(predicted):
         figures |= {"confusion": _confusion(report, predicted), "predictions": _predictions(report, predicted, policy)}
-    files = []
     for name, figure in figures.items():
         path = report.output.with_suffix(f".{name}.png")
-        with replacing(path) as file:
+        with writing(path.parent), replaced_file(path) as file:
             figure.savefig(file, format="png", dpi=100)
-        files.append(path)
-    return tuple(files)
 
 
-def _curves(report: TrainReport) -> Any:
+def _curves(report: LabeledReport) -> Any:
     names = [name for name in report.epochs[0] if name not in ("stage", "epoch", "seconds")]
     kinds = list(dict.fromkeys(name.removeprefix("val_") for name in names))
     figure = blank(5 * len(kinds), 4)
     epochs = np.arange(1, len(report.epochs) + 1)
     for axes, kind in zip(np.ravel(figure.subplots(1, len(kinds))), kinds, strict=True):
-        for name, label in ((kind, "learned from"), (f"val_{kind}", "held out")):
+        for name, label in ((kind, "training"), (f"val_{kind}", "validation")):
             if name in names:
                 axes.plot(epochs, [epoch[name] for epoch in report.epochs], label=label)
         axes.axvline(report.best + 1, color="grey", linestyle=":", label="the model")
@@ -63,7 +45,7 @@ def _curves(report: TrainReport) -> Any:
     return figure
 
 
-def _confusion(report: TrainReport, predicted: NDArray[np.int64]) -> Any:
+def _confusion(report: LabeledReport, predicted: NDArray[np.int64]) -> Any:
     dataset = report.dataset
     count = len(dataset.classes)
     matrix = np.zeros((count, count))
@@ -83,12 +65,12 @@ def _confusion(report: TrainReport, predicted: NDArray[np.int64]) -> Any:
     return figure
 
 
-def _predictions(report: TrainReport, predicted: NDArray[np.int64], policy: FilePolicy) -> Any:
+def _predictions(report: LabeledReport, predicted: NDArray[np.int64], policy: FilePolicy) -> Any:
     dataset = report.dataset
     shown = np.random.default_rng(0).permutation(len(predicted))[: _COLUMNS * _ROWS]
     rows = dataset.validation_rows[shown]
     paths = [dataset.paths[row] for row in rows]
-    images = decoded(dataset.root, paths, _TILE, FIT, policy, no_progress)
+    images = decode_images(dataset.root, paths, _TILE, policy, no_progress)
     figure = blank(2.4 * _COLUMNS, 2.4 * _ROWS)
     grid = np.ravel(figure.subplots(_ROWS, _COLUMNS))
     for axes in grid:

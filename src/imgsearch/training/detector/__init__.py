@@ -1,1 +1,1 @@
-"""A detector taught by scenes made of the catalog."""
+"""`train --objective detect`: a detector that learns from scenes made of catalog images."""

@@ -1,4 +1,7 @@
-"""A detector's training: batches of scenes made on the way, and what is measured on scenes that are held out."""
+"""A detector's training: scenes made on the fly, losses, and what is measured on scenes that are held out.
+
+It learns by focal loss for scores, generalized IoU for boxes, cross-entropy and Dice for the mask.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,17 +16,15 @@ from imgsearch.images.workers.pool import processors
 from imgsearch.regions.anchors import ITEM, anchor_boxes, cells, matched
 from imgsearch.regions.detections import average_precision, found, recall_of_boxes
 from imgsearch.synthetic.scenes import Example, Stock, make_example
-from imgsearch.training.detector.losses import detection_loss, mask_loss
 from imgsearch.training.detector.network import MASK_STRIDE, Networks
-from imgsearch.training.detector.plan import SCENES, Plan
-from imgsearch.training.fitting import device_name, jit_for
-from imgsearch.training.loop import Loop, Metrics, Stage, cosine_rate
+from imgsearch.training.keras_backend import jit_compile
+from imgsearch.training.loop import Loop, Metrics, Stage, adamw
+from imgsearch.training.options import SCENES, Settings
 
 # Scenes that are measured after each epoch, and in the end.
 _MEASURED = 100
 _MEASURED_LAST = 300
 
-_WEIGHT_DECAY = 1e-4
 # Threads that make scenes at most: most of their time is spent in OpenCV and NumPy, but not all.
 _MOST_THREADS = 8
 # Not that of the training: scenes to learn from must be others.
@@ -31,38 +32,125 @@ _VALIDATION_SEED = 2016
 # A box below this score is no news, but precision at full recall is measured down to it.
 _LEAST_SCORE = 0.02
 
+# What the losses of boxes and of the mask are multiplied by.
+_BOXES = 3.0
+_MASK = 3.0
+
 
 class SceneBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no types
-    """Batches of scenes, each made when it is asked for, on threads beside the training; the same for the same seed.
+    """Batches of an epoch, each made when it is needed, on threads beside the training; the same for the same seed."""
 
-    Args:
-        stock: What scenes are made of.
-        plan: Their size, and how many there are in a batch.
-        epoch: Which scenes.
-    """
-
-    def __init__(self, stock: Stock, plan: Plan, epoch: int) -> None:
+    def __init__(self, stock: Stock, settings: Settings, epoch: int) -> None:
         threads = min(_MOST_THREADS, processors())
         super().__init__(workers=threads, max_queue_size=2 * threads)
-        self._stock, self._plan, self._epoch = stock, plan, epoch
-        self._anchors = anchor_boxes(plan.size)
+        self._stock, self._settings, self._epoch = stock, settings, epoch
+        self._anchors = anchor_boxes(settings.size)
 
     def __len__(self) -> int:
-        return max(1, SCENES // self._plan.batch_size)
+        return _steps(self._settings)
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.float32]]]:
-        plan = self._plan
-        examples = [
-            _example(self._stock, plan.size, [plan.seed, self._epoch, index, number])
-            for number in range(plan.batch_size)
+        settings = self._settings
+        scenes = [
+            _scene(self._stock, settings.size, [settings.seed, self._epoch, index, number])
+            for number in range(settings.batch_size)
         ]
-        return np.stack([each.square for each in examples]), {
-            "predictions": np.stack([_targets(self._anchors, each) for each in examples]),
-            "mask": np.stack([each.mask for each in examples]),
+        return np.stack([scene.square for scene in scenes]), {
+            "predictions": np.stack([_targets(self._anchors, scene) for scene in scenes]),
+            "mask": np.stack([scene.mask for scene in scenes]),
         }
 
 
-def _example(stock: Stock, size: int, seed: list[int]) -> Example:
+def fit(networks: Networks, settings: Settings, training: Stock, held_out: Stock, loop: Loop) -> Metrics:
+    """Train the heads of a detector, which then has the weights of the best epoch; return what it reached."""
+    model = networks.training
+    model.compile(
+        optimizer=adamw(settings.learning_rate, settings.epochs * _steps(settings), global_clipnorm=10.0),
+        loss={"predictions": detection_loss, "mask": mask_loss},
+        jit_compile=jit_compile(),
+    )
+
+    def evaluate() -> Metrics:
+        metrics = measure(networks.detector, settings.size, held_out, _MEASURED)
+        return {f"val_{name}": value for name, value in metrics.items()}
+
+    def score(epoch: Mapping[str, Any]) -> tuple[float, ...]:
+        return (epoch["val_average_precision"] + epoch["val_mask_overlap"],)
+
+    def batches(epoch: int) -> SceneBatches:
+        return SceneBatches(training, settings, epoch)
+
+    loop.run(Stage("detector", model, settings.epochs, batches, evaluate, score))
+    return measure(networks.detector, settings.size, held_out, _MEASURED_LAST)
+
+
+def measure(detector: keras.Model, size: int, stock: Stock, count: int) -> Metrics:
+    """Measure a detector on so many scenes, which are the same whatever it learned; see `report.DetectReport`."""
+    images = []
+    intersection = union = 0.0
+    for start in range(0, count, 20):
+        scenes = [_scene(stock, size, [_VALIDATION_SEED, number]) for number in range(start, min(count, start + 20))]
+        outputs = detector.predict_on_batch(np.stack([scene.square for scene in scenes]))
+        _, scores, boxes, mask = (np.asarray(ops.convert_to_numpy(output)) for output in outputs)
+        truth = np.stack([scene.mask for scene in scenes]) > 0.5
+        intersection += float(np.sum((mask > 0.5) & truth))
+        union += float(np.sum((mask > 0.5) | truth))
+        for row, scene in enumerate(scenes):
+            detections = found(scores[row], boxes[row], size, size, least_score=_LEAST_SCORE)
+            images.append((detections, [_pixels(box, size) for box in scene.boxes]))
+    return {
+        "average_precision": average_precision(images),
+        "recall": recall_of_boxes(images),
+        "mask_overlap": intersection / max(1.0, union),
+    }
+
+
+def detection_loss(truth: Any, predictions: Any) -> Any:
+    """Compare scores and boxes (N, anchors, 5) with the truth: 1 for an item, 0 background, -1 neither; and its box.
+
+    The score of an anchor is to be the overlap of its box with its item, so that the best of several boxes on one item
+    scores highest: focal loss (Lin et al.: Focal Loss for Dense Object Detection, 2017) as it is generalized for such
+    targets (Li et al.: Generalized Focal Loss, 2020, equation 7). For the boxes of items generalized IoU loss
+    (Rezatofighi et al., 2019). Both are summed and divided by the number of anchors that stand for items.
+    """
+    kind, logit = truth[:, :, 0], predictions[:, :, 0]
+    is_item = ops.cast(kind > 0.5, "float32")
+    counts = ops.cast(kind > -0.5, "float32")
+    items = ops.maximum(1.0, ops.sum(is_item))
+    overlap = generalized_overlap(truth[:, :, 1:], predictions[:, :, 1:])
+    target = is_item * ops.clip(ops.stop_gradient(overlap), 0.0, 1.0)
+    focal = ops.sum(counts * ops.square(ops.sigmoid(logit) - target) * _entropy(target, logit))
+    return (focal + _BOXES * ops.sum(is_item * (1 - overlap))) / items
+
+
+def generalized_overlap(boxes: Any, others: Any) -> Any:
+    """Return the generalized IoU, -1 to 1, of boxes (..., 4) pair by pair: left, top, right, bottom."""
+    start, end = ops.maximum(boxes[..., :2], others[..., :2]), ops.minimum(boxes[..., 2:], others[..., 2:])
+    intersection = ops.prod(ops.maximum(end - start, 0.0), axis=-1)
+    areas = [ops.prod(each[..., 2:] - each[..., :2], axis=-1) for each in (boxes, others)]
+    union = areas[0] + areas[1] - intersection
+    reach = ops.maximum(boxes[..., 2:], others[..., 2:]) - ops.minimum(boxes[..., :2], others[..., :2])
+    hull = ops.prod(reach, axis=-1)
+    return intersection / (union + 1e-7) - (hull - union) / (hull + 1e-7)
+
+
+def mask_loss(truth: Any, logits: Any) -> Any:
+    """Compare masks (N, M, M): cross-entropy of every cell, and Dice loss (Milletari et al., 2016) of the batch."""
+    share = ops.sigmoid(logits)
+    dice = 1 - (2 * ops.sum(share * truth) + 1) / (ops.sum(share) + ops.sum(truth) + 1)
+    return _MASK * (ops.mean(_entropy(truth, logits)) + dice)
+
+
+def _entropy(truth: Any, logits: Any) -> Any:
+    """Return the cross-entropy of each, without overflow."""
+    return ops.maximum(logits, 0) - logits * truth + ops.log1p(ops.exp(-ops.abs(logits)))
+
+
+def _steps(settings: Settings) -> int:
+    return max(1, SCENES // settings.batch_size)
+
+
+def _scene(stock: Stock, size: int, seed: list[int]) -> Example:
     return make_example(stock, size, cells(size, MASK_STRIDE), np.random.default_rng(seed))
 
 
@@ -70,78 +158,6 @@ def _targets(anchors: NDArray[np.float32], scene: Example) -> NDArray[np.float32
     kinds, nearest = matched(anchors, scene.boxes)
     boxes = scene.boxes[nearest] if len(scene.boxes) else np.zeros_like(anchors)
     return np.concatenate([kinds[:, None], np.where(kinds[:, None] == ITEM, boxes, 0)], axis=1, dtype=np.float32)
-
-
-def fit(networks: Networks, plan: Plan, kept: Stock, held_out: Stock, loop: Loop) -> Metrics:
-    """Train the heads of a detector.
-
-    Args:
-        networks: What `build_detector` returned; its weights are those of the best epoch in the end.
-        plan: How.
-        kept: What it learns from.
-        held_out: What it is measured on.
-        loop: Runs the epochs.
-
-    Returns:
-        What `measured` says of 300 scenes.
-
-    Raises:
-        UsageError: The training diverged.
-        OutputError: A checkpoint cannot be written.
-    """
-    model = networks.training
-    steps = plan.epochs * max(1, SCENES // plan.batch_size)
-    optimizer = keras.optimizers.AdamW(
-        cosine_rate(plan.learning_rate, steps), weight_decay=_WEIGHT_DECAY, global_clipnorm=10.0
-    )
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    model.compile(
-        optimizer=optimizer,
-        loss={"predictions": detection_loss, "mask": mask_loss},
-        jit_compile=jit_for(device_name()),
-    )
-
-    def evaluate() -> Metrics:
-        found_out = measured(networks.detector, plan.size, held_out, _MEASURED)
-        return {f"val_{name}": value for name, value in found_out.items()}
-
-    def score(epoch: Mapping[str, Any]) -> tuple[float, ...]:
-        return (epoch["val_average_precision"] + epoch["val_mask_overlap"],)
-
-    loop.run(Stage("detector", model, plan.epochs, lambda epoch: SceneBatches(kept, plan, epoch), evaluate, score))
-    return measured(networks.detector, plan.size, held_out, _MEASURED_LAST)
-
-
-def measured(detector: keras.Model, size: int, stock: Stock, count: int) -> Metrics:
-    """Measure a detector on scenes that are the same whatever it learned.
-
-    Args:
-        detector: The network.
-        size: Side of the square that it sees.
-        stock: What the scenes are made of.
-        count: How many scenes.
-
-    Returns:
-        `average_precision` at an IoU of 0.5, `recall` of items in the five surest boxes, and `mask_overlap`: the IoU
-        of all items of all scenes with the mask at one half.
-    """
-    images = []
-    shared = joined = 0.0
-    for start in range(0, count, 20):
-        scenes = [_example(stock, size, [_VALIDATION_SEED, number]) for number in range(start, min(count, start + 20))]
-        outputs = detector.predict_on_batch(np.stack([scene.square for scene in scenes]))
-        _, scores, boxes, mask = (np.asarray(ops.convert_to_numpy(output)) for output in outputs)
-        truth = np.stack([scene.mask for scene in scenes]) > 0.5
-        shared += float(np.sum((mask > 0.5) & truth))
-        joined += float(np.sum((mask > 0.5) | truth))
-        for row, scene in enumerate(scenes):
-            detections = found(scores[row], boxes[row], size, size, least_score=_LEAST_SCORE)
-            images.append((detections, [_pixels(box, size) for box in scene.boxes]))
-    return {
-        "average_precision": average_precision(images),
-        "recall": recall_of_boxes(images),
-        "mask_overlap": shared / max(1.0, joined),
-    }
 
 
 def _pixels(box: NDArray[np.float32], size: int) -> Box:

@@ -33,12 +33,10 @@ _LARGEST_STEP = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Networks:
-    """One set of layers, seen in two ways.
+    """One set of layers as two models.
 
-    Attributes:
-        training: Images to `predictions`, float32 (N, anchors, 5): a logit, and a box of which nothing is cut off;
-            and `mask`, logits (N, M, M).
-        detector: Images to embeddings (N, D), scores (N, anchors), boxes (N, anchors, 4) and mask (N, M, M).
+    `training`: images to `predictions`, float32 (N, anchors, 5), a logit and a box that is not clipped; and `mask`,
+    logits (N, M, M). `detector`: images to embeddings (N, D), scores (N, anchors), boxes (N, anchors, 4) and mask.
     """
 
     training: keras.Model
@@ -46,24 +44,16 @@ class Networks:
 
 
 def build_detector(encoder: keras.Model, seed: int) -> Networks:
-    """Put heads on an encoder, which is frozen.
-
-    Args:
-        encoder: uint8 (N, size, size, 3) to embeddings (N, D).
-        seed: Of the weights that the heads start with.
-
-    Raises:
-        UsageError: The encoder has no map that is fine enough.
-    """
+    """Put heads on an encoder, uint8 (N, size, size, 3) to embeddings (N, D), which is frozen."""
     encoder.trainable = False
     size = encoder.input_shape[1]
-    starts = _Initializers(seed)
-    pyramid = _pyramid(_maps(encoder, size), size, starts)
-    raw = _predictions(pyramid, starts)
+    initializers = _Initializers(seed)
+    pyramid = _pyramid(_maps(encoder, size), size, initializers)
+    raw = _predictions(pyramid, initializers)
     logits = raw[:, :, 0]
     boxes = _decoded(raw[:, :, 1:], anchor_boxes(size))
     predictions = layers.Concatenate(name="predictions")([ops.expand_dims(logits, -1), boxes])
-    mask = _mask(pyramid[STRIDES[0]], cells(size, MASK_STRIDE), starts)
+    mask = _mask(pyramid[STRIDES[0]], cells(size, MASK_STRIDE), initializers)
     outputs = [
         encoder.outputs[0],
         layers.Activation("sigmoid", name="scores")(logits),
@@ -77,7 +67,7 @@ def build_detector(encoder: keras.Model, seed: int) -> Networks:
 
 
 class _Initializers:
-    """Gives each layer a start of its own, all from one seed."""
+    """Gives each layer an initializer of its own, all from one seed."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed * 1000
@@ -97,52 +87,56 @@ def _maps(encoder: keras.Model, size: int) -> dict[int, Any]:
                 found[stride] = layer.output
     if STRIDES[0] not in found:
         raise UsageError(
-            f"expected an encoder with a map at stride {STRIDES[0]}, found {sorted(found) or 'none'}",
+            f"a detector needs an encoder with a map at stride {STRIDES[0]}, got {sorted(found) or 'none'}",
             hint="efficientnet-lite0 has one",
         )
     return found
 
 
-def _convolved(tensor: Any, channels: int, kernel: int, starts: _Initializers, name: str, strides: int = 1) -> Any:
+def _convolved(
+    tensor: Any, channels: int, kernel: int, initializers: _Initializers, name: str, strides: int = 1
+) -> Any:
     tensor = layers.Conv2D(
-        channels, kernel, strides, "same", use_bias=False, kernel_initializer=starts(), name=f"{name}_conv"
+        channels, kernel, strides, "same", use_bias=False, kernel_initializer=initializers(), name=f"{name}_conv"
     )(tensor)
     return layers.ReLU(name=f"{name}_relu")(layers.BatchNormalization(momentum=0.95, name=f"{name}_norm")(tensor))
 
 
-def _pyramid(maps: dict[int, Any], size: int, starts: _Initializers) -> dict[int, Any]:
+def _pyramid(maps: dict[int, Any], size: int, initializers: _Initializers) -> dict[int, Any]:
     """Give every map the context of the coarser ones, and then the detail of the finer ones."""
     levels: dict[int, Any] = {}
     for stride in STRIDES:
         name = f"lateral{stride}"
         if stride in maps:
-            levels[stride] = _convolved(maps[stride], _CHANNELS, 1, starts, name)
+            levels[stride] = _convolved(maps[stride], _CHANNELS, 1, initializers, name)
         else:  # the encoder ends before
-            levels[stride] = _convolved(levels[stride // 2], _CHANNELS, 3, starts, name, strides=2)
-    coarser = levels[STRIDES[-1]] = _convolved(levels[STRIDES[-1]], _CHANNELS, 3, starts, "context")
+            levels[stride] = _convolved(levels[stride // 2], _CHANNELS, 3, initializers, name, strides=2)
+    coarser = levels[STRIDES[-1]] = _convolved(levels[STRIDES[-1]], _CHANNELS, 3, initializers, "context")
     for stride in reversed(STRIDES[:-1]):
         above = layers.UpSampling2D(interpolation="bilinear", name=f"above{stride}")(coarser)
         if above.shape[1:3] != levels[stride].shape[1:3]:  # an odd number of cells was halved
             above = above[:, : cells(size, stride), : cells(size, stride)]
         coarser = levels[stride] = layers.Add(name=f"joined{stride}")([levels[stride], above])
-    finer = levels[STRIDES[0]] = _convolved(coarser, _CHANNELS, 3, starts, "finest")
+    finer = levels[STRIDES[0]] = _convolved(coarser, _CHANNELS, 3, initializers, "finest")
     for stride in STRIDES[1:]:
-        below = _convolved(finer, _CHANNELS, 3, starts, f"below{stride}", strides=2)
+        below = _convolved(finer, _CHANNELS, 3, initializers, f"below{stride}", strides=2)
         finer = levels[stride] = layers.Add(name=f"level{stride}")([levels[stride], below])
     return levels
 
 
-def _predictions(pyramid: dict[int, Any], starts: _Initializers) -> Any:
+def _predictions(pyramid: dict[int, Any], initializers: _Initializers) -> Any:
     """Predict (N, anchors, 5) with a head that all levels share; it reaches as far as the sides of its anchors."""
     inner = [
-        layers.Conv2D(_CHANNELS, 3, padding="same", activation="relu", kernel_initializer=starts(), name=f"head{depth}")
+        layers.Conv2D(
+            _CHANNELS, 3, padding="same", activation="relu", kernel_initializer=initializers(), name=f"head{depth}"
+        )
         for depth in range(_HEAD_DEPTH)
     ]
     last = layers.Conv2D(
         5 * ANCHORS_OF_A_CELL,
         3,
         padding="same",
-        kernel_initializer=starts(keras.initializers.RandomNormal, stddev=0.01),
+        kernel_initializer=initializers(keras.initializers.RandomNormal, stddev=0.01),
         name="head_last",
     )
     outputs = []
@@ -166,9 +160,9 @@ def _decoded(steps: Any, anchors: Any) -> Any:
     return layers.Concatenate(name="corners")([middle - half, middle + half])
 
 
-def _mask(finest: Any, side: int, starts: _Initializers) -> Any:
-    tensor = _convolved(finest, _MASK_CHANNELS, 3, starts, "mask_first")
-    tensor = layers.Conv2D(4, 3, padding="same", kernel_initializer=starts(), name="mask_last")(tensor)
+def _mask(finest: Any, side: int, initializers: _Initializers) -> Any:
+    tensor = _convolved(finest, _MASK_CHANNELS, 3, initializers, "mask_first")
+    tensor = layers.Conv2D(4, 3, padding="same", kernel_initializer=initializers(), name="mask_last")(tensor)
     coarse = tensor.shape[1]
     tensor = layers.Reshape((coarse, coarse, 2, 2), name="mask_quarters")(tensor)
     tensor = layers.Permute((1, 3, 2, 4), name="mask_rows")(tensor)

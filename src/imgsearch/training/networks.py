@@ -1,12 +1,11 @@
-"""The networks that are trained, and the encoder that is made of one in the end.
+"""The networks that are trained.
 
-While they are trained they are models of Keras that share layers: an encoder (images, or cached features, to unit
-embeddings) and, around it, what its objective needs: augmentation before, the classes after it.
+An encoder (images, or cached features, to unit embeddings) and, sharing its layers, what its objective needs around
+it: augmentation before it, the classes after it.
 """
 
 import math
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,7 @@ _BLOCK = re.compile(r"_blocks\.\d+|block\d+[a-z]?(?=_)|conv\d_block\d+|expanded_
 
 
 def build_cnn(size: int, dims: int) -> keras.Model:
-    """Lay out a small network to be trained from the beginning: three convolutions, pooled, and a dense layer.
-
-    Args:
-        size: Side of its images, at least 8.
-        dims: Length of its embedding.
-
-    Returns:
-        uint8 (N, size, size, 3) to float32 (N, dims) of unit length.
-    """
+    """Build a small network to be trained from scratch, of images (N, size, size, 3) with size at least 8."""
     images = keras.Input((size, size, 3), dtype="uint8", name="images")
     tensor = layers.Rescaling(1 / 127.5, -1.0, name="scaled")(images)
     for number, channels in enumerate((32, 64, 128), 1):
@@ -48,49 +39,23 @@ def build_cnn(size: int, dims: int) -> keras.Model:
 
 
 def build_head(features: int, dims: int) -> keras.Model:
-    """Lay out what is put on a backbone, for features that are already computed.
-
-    Args:
-        features: Length of the backbone's features.
-        dims: Length of the embedding.
-
-    Returns:
-        float32 (N, features) of unit length to float32 (N, dims) of unit length.
-    """
+    """Build what is put on a backbone, for features (N, features) of unit length that are already computed."""
     inputs = keras.Input((features,), name="features")
     return keras.Model(inputs, _head(inputs, dims), name="head")
 
 
 def build_with_head(spec: EncoderSpec, weights: Path | None, dims: int) -> keras.Model:
-    """Lay out a backbone with a head.
-
-    Args:
-        spec: The backbone, a network of the table.
-        weights: File with its weights, where `spec` names one.
-        dims: Length of the embedding.
-
-    Returns:
-        uint8 (N, size, size, 3) to float32 (N, dims) of unit length; the backbone with its weights, the head
-        without.
-
-    Raises:
-        MissingComponentError: The backbone's weights are not available.
-    """
+    """Build a backbone with its weights, and a head without."""
     backbone = build_network(spec, weights)
     features = _unit(backbone.get_layer("gem").output, "features")
     return keras.Model(backbone.inputs, _head(features, dims), name="with_head")
 
 
 def unfreeze(encoder: keras.Model, blocks: int) -> None:
-    """Let the head and the last blocks of a backbone be trained, and nothing else.
+    """Let the head and the last blocks of a backbone be trained, and nothing else; what follows a block belongs to it.
 
     Batch normalization of the backbone stays as it is: small batches of a shop's images would spoil what it has
     learned from a million.
-
-    Args:
-        encoder: From `build_with_head`.
-        blocks: How many blocks, at most as many as `settings.BLOCKS` says; layers after the last one are tuned with
-            it.
     """
     names = [layer.name for layer in encoder.layers]
     backbone = names[: names.index("features")]
@@ -102,14 +67,7 @@ def unfreeze(encoder: keras.Model, blocks: int) -> None:
 
 
 def augmentation(size: int) -> keras.Model:
-    """Return layers that change images a little while a network is trained: flip and shift.
-
-    Args:
-        size: Side of the images.
-
-    Returns:
-        uint8 (N, size, size, 3) to float32 of that shape.
-    """
+    """Return layers that flip and shift images while a network is trained, and nothing else."""
     # By whole pixels: half ones would blur, which is much to a small image.
     options = {"fill_mode": "nearest", "interpolation": "nearest", "dtype": "float32"}
     return keras.Sequential(
@@ -133,18 +91,10 @@ def class_scale(classes: int) -> float:
 
 
 def with_centers(encoder: keras.Model, count: int, scale: float) -> keras.Model:
-    """Put cosines after an encoder: of its embedding with centers, directions that are trained with it.
+    """Put scaled cosines after an encoder: of its embedding with `count` centers, directions trained with it.
 
     Zhai and Wu: Classification is a Strong Baseline for Deep Metric Learning (2018), whose normalized softmax
     lets the embeddings of a class come together.
-
-    Args:
-        encoder: Anything to unit embeddings.
-        count: How many centers: one for each class, or one for the two sides of a sigmoid.
-        scale: What cosines are multiplied by.
-
-    Returns:
-        The encoder's input to float32 (N, count).
     """
     centers = layers.Dense(
         count,
@@ -163,17 +113,8 @@ def augmented(model: keras.Model, change: keras.Model) -> keras.Model:
     return keras.Model(images, model(change(images)), name="augmented")
 
 
-def finished(encoder: keras.Model, centers: np.ndarray | None, scale: float) -> keras.Model:
-    """Make the model that is saved: of Keras' plain layers, nothing of the training left.
-
-    Args:
-        encoder: Images to unit embeddings, trained.
-        centers: float32 (dims, classes), or (dims, 1) for two classes; None without classes.
-        scale: What the cosines with them were multiplied by.
-
-    Returns:
-        uint8 (N, size, size, 3) to a list: embeddings, and probabilities (N, classes) if there are centers.
-    """
+def finish(encoder: keras.Model, centers: np.ndarray | None, scale: float) -> keras.Model:
+    """Return the model to save: images to embeddings and, with centers (dims, classes), probabilities; plain layers."""
     if centers is None:
         return keras.Model(encoder.inputs, [encoder.output], name="encoder")
     kernel = scale * centers
@@ -185,14 +126,10 @@ def finished(encoder: keras.Model, centers: np.ndarray | None, scale: float) -> 
     return model
 
 
-def weights_of(model: keras.Model) -> dict[str, list[np.ndarray]]:
-    """Return the weights of a model by the name of their layer."""
-    return {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
-
-
-def assign(model: keras.Model, weights: Mapping[str, list[np.ndarray]]) -> None:
-    """Give layers the weights of those of the same name elsewhere; the others keep theirs."""
-    for layer in model.layers:
+def copy_weights(source: keras.Model, target: keras.Model) -> None:
+    """Give the layers of a model the weights of those of the same name in another; the others keep theirs."""
+    weights = {layer.name: layer.get_weights() for layer in source.layers if layer.weights}
+    for layer in target.layers:
         if layer.name in weights:
             layer.set_weights(weights[layer.name])
 

@@ -1,17 +1,18 @@
-"""Where a training writes: mapped files, a checkpoint from which it can go on, and what it has to say in the end."""
+"""Where a training writes until its model is whole: mapped files, and a checkpoint from which it can continue."""
 
 import contextlib
 import fcntl
 import json
+import logging
 import math
 import os
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,29 +20,21 @@ from numpy.typing import NDArray
 from imgsearch.errors import LockedError, UsageError
 from imgsearch.files import replaced_file, require_space, writing
 
+logger = logging.getLogger(__name__)
+
 _FILE = "state.npz"
 _FACTS = "facts"
+_GROUPS = ("variables", "optimizer", "weights")
 
 Arrays = Sequence[NDArray[Any]]
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Write a file that appears when it is whole; the one before is there until then."""
-    with writing(path.parent), replaced_file(path) as file:
-        yield file
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """Where a training is.
 
-    Attributes:
-        epochs: What was measured in each epoch so far, those of all stages.
-        best: Which of them was the best so far.
-        variables: Of the model, as they are now: weights, and the state of chance.
-        optimizer: Variables of the optimizer.
-        weights: Of the model in its best epoch, or as it came.
+    What was measured in each epoch so far, and which was the best; the variables of the model, as they are now, and
+    of its optimizer; the weights of the model in its best epoch, or as it came.
     """
 
     epochs: tuple[Mapping[str, Any], ...]
@@ -51,19 +44,12 @@ class Checkpoint:
     weights: Arrays
 
 
-class Workplace:
-    """A folder beside the model to be: the checkpoint, and room for mapped files. One training at a time holds it.
-
-    Args:
-        output: The model to be.
-
-    Raises:
-        LockedError: Another training holds it.
-        OutputError: It cannot be made.
-    """
+class Workspace:
+    """A folder beside the model to be, locked against other trainings: the checkpoint, and room for mapped files."""
 
     def __init__(self, output: Path) -> None:
         self.folder = output.with_name(f"{output.name}.checkpoint")
+        self._identity: Mapping[str, Any] = {}
         with writing(output.parent):
             self.folder.mkdir(exist_ok=True)
             self._lock = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
@@ -73,35 +59,37 @@ class Workplace:
             os.close(self._lock)
             raise LockedError(f"another training writes {output}", hint="wait for it, or name another output") from None
 
-    def close(self) -> None:
-        """Give the folder free, and remove it if it holds no checkpoint."""
-        with contextlib.suppress(OSError):
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):  # there is a checkpoint in it
             self.folder.rmdir()
         os.close(self._lock)
 
+    def begin(self, identity: Mapping[str, Any], *, resume: bool) -> Checkpoint | None:
+        """Return the checkpoint to continue from, if there is one; remove it if the training is to start over.
+
+        `identity` is what must be the same for a training to continue: settings, weights, images.
+        """
+        self._identity = identity
+        if resume:
+            return self._load()
+        if (self.folder / _FILE).exists():
+            logger.warning("starting over: --resume would have continued an interrupted training")
+        self.clear()
+        return None
+
     def clear(self) -> None:
-        """Remove the checkpoint: what it was for is done, or begins anew."""
+        """Remove the checkpoint."""
         with writing(self.folder):
-            for path in self.folder.iterdir():
-                path.unlink()
+            (self.folder / _FILE).unlink(missing_ok=True)
 
     def store(self, rows: Iterable[NDArray[Any]], count: int, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-        """Write arrays of one shape to a file one after another, and map it.
+        """Write arrays of one shape, `count` at most, to a file and map it: (number of rows, *shape), read-only.
 
         The file is written, not mapped, while it grows: a full disk is then an error, not the end of the process.
         It has no name, so that nothing is left of it however the process ends.
-
-        Args:
-            rows: The arrays.
-            count: How many there are at most; whether the disk has room for so many is looked at first.
-            shape: Of each.
-            dtype: Of each.
-
-        Returns:
-            (number of rows, *shape), read-only.
-
-        Raises:
-            OutputError: The disk has no room, or cannot be written.
         """
         needed = count * math.prod(shape) * np.dtype(dtype).itemsize
         hint = "free some space, or give a smaller --size"
@@ -120,45 +108,22 @@ class Workplace:
             # A plain array over the same map: np.memmap's own class makes every slice slower.
             return np.asarray(np.memmap(file, dtype, "r", shape=(found, *shape)))
 
-    @property
-    def has_checkpoint(self) -> bool:
-        """Whether a training was interrupted here."""
-        return (self.folder / _FILE).exists()
-
-    def save(self, checkpoint: Checkpoint, settings: Mapping[str, Any]) -> None:
-        """Write a checkpoint; the one before is there until this one is whole.
-
-        Args:
-            checkpoint: Where the training is.
-            settings: What `load` compares.
-
-        Raises:
-            OutputError: It cannot be written.
-        """
-        facts = json.dumps({"settings": settings, "epochs": checkpoint.epochs, "best": checkpoint.best})
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint; the one before is there until this one is whole."""
+        facts = json.dumps({"settings": self._identity, "epochs": checkpoint.epochs, "best": checkpoint.best})
         arrays = {_FACTS: np.frombuffer(facts.encode(), np.uint8)}
-        for name in ("variables", "optimizer", "weights"):
+        for name in _GROUPS:
             arrays |= {f"{name}-{number:05}": array for number, array in enumerate(getattr(checkpoint, name))}
-        with replacing(self.folder / _FILE) as file:
+        with writing(self.folder), replaced_file(self.folder / _FILE) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # typed as if one of the names were allow_pickle
 
-    def load(self, settings: Mapping[str, Any]) -> Checkpoint | None:
-        """Read the checkpoint, if there is one.
-
-        Args:
-            settings: Of the training that is to go on.
-
-        Raises:
-            UsageError: It is of a training with other settings, or is damaged.
-        """
+    def _load(self) -> Checkpoint | None:
+        hint = "run it without --resume"
         try:
             with (self.folder / _FILE).open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 arrays = dict(archive)
             facts = json.loads(arrays.pop(_FACTS).tobytes())
-            groups = {
-                name: [arrays[key] for key in sorted(arrays) if key.startswith(f"{name}-")]
-                for name in ("variables", "optimizer", "weights")
-            }
+            groups = {name: [arrays[key] for key in sorted(arrays) if key.startswith(f"{name}-")] for name in _GROUPS}
             checkpoint = Checkpoint(tuple(facts["epochs"]), int(facts["best"]), **groups)
             before = dict(facts["settings"])
         except FileNotFoundError:
@@ -168,13 +133,11 @@ class Workplace:
             *(OSError, ValueError, KeyError, EOFError, RuntimeError, TypeError, MemoryError),
             *(zlib.error, zipfile.BadZipFile),
         ) as error:
-            raise UsageError(
-                f"the checkpoint in {self.folder} is damaged: {error}", hint="run it without --resume"
-            ) from error
-        for name, value in settings.items():
+            raise UsageError(f"the checkpoint in {self.folder} is damaged: {error}", hint=hint) from error
+        for name, value in self._identity.items():
             if before.get(name) != value:
                 raise UsageError(
                     f"the checkpoint in {self.folder} has {name} {before.get(name)!r}, not {value!r}",
-                    hint="give the same options and images as before, or run it without --resume",
+                    hint=f"give the same options and images as before, or {hint}",
                 )
         return checkpoint

@@ -1,0 +1,69 @@
+"""Start Keras late, quietly, and find out where it computes."""
+
+import contextlib
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+
+from imgsearch.errors import MissingComponentError
+
+
+def require_keras(*, tensorboard: bool = False) -> None:
+    """Make sure that a training's libraries are installed, without importing them."""
+    backend = os.environ.get("KERAS_BACKEND", "")
+    required = [("keras", "training")]
+    if tensorboard:
+        required += [("tensorflow", "--tensorboard"), ("tensorboard", "--tensorboard")]
+    if backend in ("jax", "tensorflow", "torch"):
+        required.append((backend, f"KERAS_BACKEND={backend}"))
+    for module, what in required:
+        if importlib.util.find_spec(module) is None:
+            raise MissingComponentError(f"{what} needs {module}", hint=f"pip install {module}")
+
+
+def start_keras() -> None:
+    """Import Keras and its backend, which takes seconds, when nothing is left to be done without them."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # TensorFlow leaves these kernels out on processors without AVX-512, where they halve a training's time, too.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    with _silence():
+        try:
+            device_name()  # the backend has more to say when it first computes
+        except (ImportError, ValueError) as error:
+            raise MissingComponentError(f"Keras cannot be imported: {error}", hint="look at KERAS_BACKEND") from error
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it also has advice on how Keras should call it
+
+
+def device_name() -> str:
+    """Return where Keras computes: `cpu`, or its backend's name for something faster."""
+    from keras import ops
+
+    name = str(ops.convert_to_tensor(np.zeros(1, np.float32)).device).lower()
+    return "cpu" if "cpu" in name else name.rpartition("device:")[2]
+
+
+def jit_compile() -> bool | str:
+    """Return Keras' `jit_compile` for the device."""
+    import keras
+
+    # On a processor what XLA compiles is several times slower than TensorFlow without it. JAX cannot be without.
+    return False if device_name() == "cpu" and keras.backend.backend() != "jax" else "auto"
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Discard what TensorFlow writes to standard error while it starts, which no option of its own does."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)

@@ -1,0 +1,240 @@
+"""What a training is asked for: options, the objectives that take them, their defaults and ranges."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypedDict, get_args
+
+from imgsearch.encoders.choice import Choice, choose_encoder
+from imgsearch.encoders.spec import DEFAULT_BACKBONE
+from imgsearch.errors import UsageError
+from imgsearch.images import MAX_PIXELS
+from imgsearch.images.policy import MAX_BYTES, FilePolicy
+
+Objective = Literal["classify", "metric", "adapt", "detect"]
+MetricLoss = Literal["arcface", "contrastive", "nt-xent", "triplet"]
+Location = str | os.PathLike[str]
+# The options that are given, by name.
+Given = Mapping[str, Any]
+
+CNN = "cnn"
+VALIDATION = 0.1
+
+# Scenes of an epoch of a detector. Every scene is new, so this only says how often progress is measured and saved.
+SCENES = 1024
+
+# How many blocks a backbone has that can be unfrozen; `networks.unfreeze` knows them by their names.
+BLOCKS = {
+    "efficientnet-lite0": 16,
+    "vgg16": 5,
+    "vgg19": 5,
+    "resnet50": 16,
+    "mobilenet_v3_large": 15,
+    "efficientnetv2-b0": 21,
+    "convnext_tiny": 18,
+}
+
+
+class TrainOptions(TypedDict, total=False):
+    """Options of `train`; None is as good as not given.
+
+    Attributes:
+        objective: `classify` tells classes apart, `metric` brings images of a class together; `adapt` learns from
+            images without labels which differences are noise, `detect` how to find items in photos. classify.
+        architecture: `cnn`, a network of the table of encoders, or, to detect, a `.keras` file. efficientnet-lite0.
+        loss: Of `metric`. arcface.
+        labels: A CSV file with the columns `path` and `label`, in place of a folder for each class.
+        backgrounds: A folder of photos without items, to detect in front of. Drawn ones.
+        size: Side of the images in pixels. That of the backbone, or 96 for `cnn`.
+        dims: Length of the embedding. 256, or 512 for `cnn`.
+        weights: File with the weights of a backbone of keras.applications.
+        validation: Share of each class to hold out where there is no `val/`; 0 for none. 0.1.
+        epochs: How many at most. 40, 30 for `cnn`, 16 (of 1,024 scenes) to detect.
+        batch_size: Images in a batch. 64, 128 for `cnn`, 16 to detect.
+        learning_rate: At its peak. 0.001, or 0.002 to detect.
+        unfreeze: How many of a backbone's last blocks are tuned after its head. 0.
+        augment: Whether images are flipped and shifted (of a frozen backbone: flipped). True.
+        class_weights: Whether all classes count the same, however many images they have. False.
+        seed: Random seed. 0.
+        resume: Continue where a training with the same options was interrupted, if one was. False.
+        tensorboard: Folder for TensorBoard's files.
+        plots: Whether to draw learning curves, a confusion matrix and predictions beside the model. False.
+        max_bytes: Larger files are rejected unread. 100,000,000.
+        max_pixels: Larger images are rejected undecoded. 178,956,970.
+        follow_links: Whether links are followed. False.
+    """
+
+    objective: Objective | None
+    architecture: str | None
+    loss: MetricLoss | None
+    labels: Location | None
+    backgrounds: Location | None
+    size: int | None
+    dims: int | None
+    weights: Location | None
+    validation: float | None
+    epochs: int | None
+    batch_size: int | None
+    learning_rate: float | None
+    unfreeze: int | None
+    augment: bool | None
+    class_weights: bool | None
+    seed: int | None
+    resume: bool | None
+    tensorboard: Location | None
+    plots: bool | None
+    max_bytes: int | None
+    max_pixels: int | None
+    follow_links: bool | None
+
+
+# Which options have an effect, by objective; any other is refused.
+_ALL = {"objective", "architecture", "weights", "max_bytes", "max_pixels", "follow_links"}
+_IN_EPOCHS = {"size", "epochs", "batch_size", "learning_rate", "seed", "resume"}
+_LABELED = {"labels", "dims", "validation", "unfreeze", "augment", "tensorboard", "plots"}
+OPTIONS: dict[Objective, set[str]] = {
+    "classify": _ALL | _IN_EPOCHS | _LABELED | {"class_weights"},
+    "metric": _ALL | _IN_EPOCHS | _LABELED | {"loss"},
+    "adapt": _ALL,
+    "detect": _ALL | _IN_EPOCHS | {"backgrounds"},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What decides, with the images, what a training in epochs makes; fields are as in `TrainOptions`."""
+
+    architecture: str
+    objective: Objective
+    size: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabeledSettings(Settings):
+    """Settings of a training with labels; `loss` is empty to classify."""
+
+    loss: str
+    dims: int
+    validation: float
+    unfreeze: int
+    augment: bool
+    class_weights: bool
+
+
+def check_options(options: TrainOptions) -> Given:
+    """Return the options that are given, and the objective; refuse an option that has no effect on it."""
+    given = {"objective": "classify"} | {name: value for name, value in options.items() if value is not None}
+    if unknown := given.keys() - TrainOptions.__annotations__.keys():
+        raise TypeError(f"train() has no option {min(unknown)!r}")
+    _require_one_of(given["objective"], "--objective", Objective)
+    for name in given:
+        if name not in OPTIONS[given["objective"]]:
+            takers = [objective for objective, names in OPTIONS.items() if name in names]
+            raise UsageError(
+                f"{_option(name)} has no effect on --objective {given['objective']}",
+                hint=f"it is for {' and '.join(takers)}",
+            )
+    return given
+
+
+def file_policy(options: Given) -> FilePolicy:
+    """Return which files are let in."""
+    return FilePolicy(
+        options.get("max_bytes", MAX_BYTES),
+        options.get("max_pixels", MAX_PIXELS),
+        follow_links=options.get("follow_links", False),
+    )
+
+
+def path_option(path: Location | None) -> Path | None:
+    """Return an option as a path, if it is given."""
+    return None if path is None else Path(path)
+
+
+def choose_network(options: Given, kinds: tuple[str, ...] = ("network",)) -> Choice:
+    """Choose the backbone, of one of the kinds of encoders, for images of the size that is asked for."""
+    name = options.get("architecture", DEFAULT_BACKBONE)
+    choice = None if name == CNN else choose_encoder(name, path_option(options.get("weights")))
+    if choice is None or choice.spec.kind not in kinds:
+        raise UsageError(f"--architecture must be a network, got {name!r}", hint="imgsearch models lists the encoders")
+    size = options.get("size", choice.spec.size)
+    if size != choice.spec.size and choice.spec.kind == "model":
+        raise UsageError(f"{name} takes images of {choice.spec.size} pixels; --size cannot change that")
+    return replace(choice, spec=replace(choice.spec, size=size))
+
+
+def resolve_labeled(options: Given) -> tuple[LabeledSettings, Choice | None]:
+    """Complete the options of a training with labels; return its backbone too, which is None for `cnn`."""
+    is_cnn = options.get("architecture") == CNN
+    if "loss" in options:
+        _require_one_of(options["loss"], "--loss", MetricLoss)
+    for name in ("weights", "unfreeze"):
+        if is_cnn and options.get(name):
+            raise UsageError(f"{_option(name)} has no effect on --architecture cnn", hint="it is for backbones")
+    choice = None if is_cnn else choose_network(options)
+    settings = LabeledSettings(
+        architecture=choice.spec.name if choice else CNN,
+        objective=options["objective"],
+        loss=options.get("loss", "arcface") if options["objective"] == "metric" else "",
+        size=choice.spec.size if choice else options.get("size", 96),
+        dims=options.get("dims", 512 if is_cnn else 256),
+        validation=options.get("validation", VALIDATION),
+        epochs=options.get("epochs", 30 if is_cnn else 40),
+        batch_size=options.get("batch_size", 128 if is_cnn else 64),
+        learning_rate=options.get("learning_rate", 1e-3),
+        unfreeze=options.get("unfreeze", 0),
+        augment=options.get("augment", True),
+        class_weights=options.get("class_weights", False),
+        seed=options.get("seed", 0),
+    )
+    _require_ranges(
+        settings,
+        size=(8 if is_cnn else 32, 1024),  # the small network halves it three times
+        dims=(2, 4096),
+        batch_size=(4 if settings.loss else 2, 65_536),
+        unfreeze=(0, BLOCKS.get(settings.architecture, 0)),
+        validation=(0, 0.9),
+    )
+    return settings, choice
+
+
+def resolve_detector(options: Given) -> tuple[Settings, Choice]:
+    """Complete the options of a detector's training; return the encoder that it shares too."""
+    choice = choose_network(options, ("network", "model"))
+    settings = Settings(
+        architecture=choice.spec.name,
+        objective="detect",
+        size=choice.spec.size,
+        epochs=options.get("epochs", 16),  # a quarter of an hour on two cores
+        batch_size=options.get("batch_size", 16),
+        learning_rate=options.get("learning_rate", 2e-3),
+        seed=options.get("seed", 0),
+    )
+    _require_ranges(settings, size=(32, 1024), batch_size=(2, SCENES))
+    return settings, choice
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _require_one_of(value: str, option: str, literal: Any) -> None:
+    if value not in get_args(literal):
+        raise UsageError(f"{option} must be one of {', '.join(get_args(literal))}, got {value!r}")
+
+
+def _require_ranges(settings: Settings, **ranges: tuple[float, float]) -> None:
+    ranges |= {"epochs": (1, 100_000), "learning_rate": (1e-9, 100), "seed": (0, 2**32 - 1)}
+    for name, (least, most) in ranges.items():
+        value = getattr(settings, name)
+        if not least <= value <= most:
+            raise UsageError(f"{_option(name)} must be {least:,} to {most:,}, got {value:,}")
