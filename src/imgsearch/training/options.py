@@ -132,7 +132,7 @@ class LabeledSettings(Settings):
 
 def check_options(options: TrainOptions) -> Given:
     """Return the options that are given, and the objective; refuse an option that has no effect on it."""
-    given = {"objective": "classify"} | {name: value for name, value in options.items() if value is not None}
+    given: Given = {"objective": "classify"} | {name: value for name, value in options.items() if value is not None}
     if unknown := given.keys() - TrainOptions.__annotations__.keys():
         raise TypeError(f"train() has no option {min(unknown)!r}")
     _require_one_of(given["objective"], "--objective", Objective)
