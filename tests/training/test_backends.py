@@ -11,22 +11,20 @@ from imgsearch.training.losses import METRIC_LOSSES
 
 TRAIN = """
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 
+from imgsearch import train
 from imgsearch.encoders.model_file import load_model
-from imgsearch.training.losses import METRIC_LOSSES
-from imgsearch.training.train import train
 
 folder, output, objective, loss = sys.argv[1:5]
 options = {"objective": objective, "loss": loss or None}
 report = train(
-    Path(folder), Path(output), architecture="cnn", size=32, dims=32, batch_size=18, epochs=10, validation=0.25,
+    folder, output, architecture="cnn", size=32, dims=32, batch_size=18, epochs=10, validation=0.25,
     **options,
 )
-model = load_model(Path(output))
+model = load_model(report.output)
 images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
 outputs = model.predict_on_batch(images)
 embeddings = keras.ops.convert_to_numpy(outputs[0] if isinstance(outputs, list) else outputs)

@@ -2,51 +2,40 @@ import keras
 import numpy as np
 import pytest
 
-from imgsearch.training import architectures, fitting
+from imgsearch.training import networks
+from imgsearch.training.data import TrainingData
 from imgsearch.training.dataset import Dataset
-from imgsearch.training.settings import settle
+from imgsearch.training.fitting import Inputs, Trainer
+from imgsearch.training.keras_backend import device_name
+from imgsearch.training.options import check_options, resolve_labeled
 
 LABELS = np.repeat([0, 1, 2], [30, 20, 10])
 DATASET = Dataset("", tuple(f"{row}.png" for row in range(60)), LABELS, ("a", "b", "c"), np.arange(60) % 5 == 0)
+SMALL = {"architecture": "cnn", "size": 16, "dims": 8, "epochs": 4, "batch_size": 12, "learning_rate": 0.01}
 
 
-def settings_for(loss: str, **options: object):
-    given = {
-        "objective": "metric" if loss else "classify",
-        "loss": loss or None,
-        "size": 16,
-        "dims": 8,
-        "validation": 0.1,
-        "epochs": 4,
-        "batch_size": 12,
-        "learning_rate": 0.01,
-        "unfreeze": 0,
-        "augment": True,
-        "class_weights": False,
-        "seed": 0,
-    }
-    return settle("cnn", None, **{**given, **options})[0]
+def trainer_for(loss: str, **options: object) -> Trainer:
+    objective = {"objective": "metric", "loss": loss} if loss else {"objective": "classify"}
+    settings, _ = resolve_labeled(check_options({**SMALL, **objective, **options}))
+    return Trainer(settings, TrainingData(DATASET, None, None))
 
 
-def staged(settings, *, of_features: bool):
+def staged(trainer: Trainer, *, of_features: bool):
+    settings = trainer.settings
     if of_features:
-        encoder = architectures.build_head(6, settings.dims)
-        array, views = np.zeros((120, 6), np.float32), 2
+        encoder = networks.build_head(6, settings.dims)
+        inputs = Inputs(np.zeros((120, 6), np.float32), 2)
     else:
-        encoder = architectures.build_cnn(settings.size, settings.dims)
-        array, views = np.zeros((60, 16, 16, 3), np.uint8), 1
-    inputs = fitting._Inputs(array, views, LABELS)
-    stage, _ = fitting._stage(
-        "stage", encoder, inputs, settings=settings, dataset=DATASET, device="cpu", epochs=4, rate=0.01
-    )
-    return stage
+        encoder = networks.build_cnn(settings.size, settings.dims)
+        inputs = Inputs(np.zeros((60, 16, 16, 3), np.uint8), 1)
+    return trainer.stage("stage", encoder, inputs, 4, 0.01)[0]
 
 
 @pytest.mark.parametrize("of_features", [True, False])
 @pytest.mark.parametrize("augment", [True, False])
 @pytest.mark.parametrize("loss", ["", "arcface", "contrastive", "nt-xent", "triplet"])
 def test_every_stage_has_the_optimizer_and_the_rate_that_were_meant(loss, augment, of_features):
-    optimizer = staged(settings_for(loss, augment=augment), of_features=of_features).model.optimizer
+    optimizer = staged(trainer_for(loss, augment=augment), of_features=of_features).model.optimizer
 
     rates = [float(optimizer._learning_rate(step)) for step in range(17)]  # 48 to learn from: 4 batches, 4 epochs
     assert isinstance(optimizer, keras.optimizers.AdamW)
@@ -56,7 +45,7 @@ def test_every_stage_has_the_optimizer_and_the_rate_that_were_meant(loss, augmen
 
 
 def test_batches_of_features_take_one_of_the_views_of_each_image_that_is_learned_from():
-    stage = staged(settings_for(""), of_features=True)
+    stage = staged(trainer_for(""), of_features=True)
 
     rows = np.concatenate([stage.batches(epoch)._rows for epoch in range(20)]).ravel()
 
@@ -65,25 +54,32 @@ def test_batches_of_features_take_one_of_the_views_of_each_image_that_is_learned
 
 
 def test_without_augmentation_features_are_of_the_images_as_they_are():
-    stage = staged(settings_for("", augment=False), of_features=True)
+    stage = staged(trainer_for("", augment=False), of_features=True)
 
     assert set(stage.batches(0)._rows.ravel() % 2) == {0}
 
 
 def test_an_epoch_is_the_same_whenever_it_comes_and_another_epoch_is_another():
-    stage = staged(settings_for(""), of_features=False)
+    stage = staged(trainer_for(""), of_features=False)
 
     assert np.array_equal(stage.batches(3)._rows, stage.batches(3)._rows)
     assert not np.array_equal(stage.batches(3)._rows, stage.batches(4)._rows)
+    other = staged(trainer_for("", seed=1), of_features=False)
+    assert not np.array_equal(stage.batches(3)._rows, other.batches(3)._rows)
 
 
 def test_class_weights_let_all_classes_count_the_same():
-    weights = fitting._class_weights(DATASET)
+    trainer = trainer_for("", class_weights=True)
+    weights = trainer.class_weights()
+    stage = staged(trainer, of_features=True)
 
     sums = [weights[DATASET.training_rows][LABELS[DATASET.training_rows] == label].sum() for label in range(3)]
     assert np.allclose(sums, sums[0])
     assert weights[DATASET.training_rows].mean() == pytest.approx(1)
+    batches = stage.batches(0)
+    assert np.array_equal(batches[0][2], weights[batches._rows[0] // 2])
+    assert len(staged(trainer_for(""), of_features=True).batches(0)[0]) == 2
 
 
 def test_the_device_is_named_in_one_word():
-    assert fitting.device_name().split(":")[0] in ("cpu", "gpu", "cuda")
+    assert device_name().split(":")[0] in ("cpu", "gpu", "cuda")

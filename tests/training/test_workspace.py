@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from imgsearch.errors import LockedError, OutputError, UsageError
-from imgsearch.training.workplace import Checkpoint, Workplace
+from imgsearch.training.workspace import Checkpoint, Workspace
 
 SETTINGS = {"seed": 0, "architecture": "cnn"}
 
@@ -24,15 +24,15 @@ def names(folder: Path) -> list[str]:
 
 @pytest.fixture
 def place(tmp_path):
-    place = Workplace(tmp_path / "shop.keras")
-    yield place
-    place.close()
+    with Workspace(tmp_path / "shop.keras") as place:
+        place.begin(SETTINGS, resume=True)
+        yield place
 
 
 def test_a_checkpoint_is_read_as_it_was_written(place):
-    place.save(CHECKPOINT, SETTINGS)
+    place.save(CHECKPOINT)
 
-    read = place.load(SETTINGS)
+    read = place.begin(SETTINGS, resume=True)
 
     assert (read.epochs, read.best) == (CHECKPOINT.epochs, 0)
     for name in ("variables", "optimizer", "weights"):
@@ -44,31 +44,36 @@ def test_a_checkpoint_is_read_as_it_was_written(place):
 def test_many_arrays_keep_their_order(place):
     arrays = [np.array(number) for number in range(1200)]
 
-    place.save(Checkpoint((), -1, arrays, [], []), SETTINGS)
+    place.save(Checkpoint((), -1, arrays, [], []))
 
-    assert [int(array) for array in place.load(SETTINGS).variables] == list(range(1200))
+    assert [int(array) for array in place.begin(SETTINGS, resume=True).variables] == list(range(1200))
 
 
-def test_without_a_checkpoint_there_is_nothing_to_go_on_with(place):
-    assert place.load(SETTINGS) is None
-    assert not place.has_checkpoint
+def test_a_checkpoint_is_continued_from_only_if_asked_for(place, caplog):
+    assert place.begin(SETTINGS, resume=True) is None
+    place.save(CHECKPOINT)
+
+    assert place.begin(SETTINGS, resume=False) is None
+
+    assert "--resume would have continued" in caplog.text
+    assert names(place.folder) == []
 
 
 def test_a_checkpoint_of_other_settings_is_refused_with_what_is_other(place):
-    place.save(CHECKPOINT, SETTINGS)
+    place.save(CHECKPOINT)
 
     with pytest.raises(UsageError, match="has seed 0, not 1"):
-        place.load(SETTINGS | {"seed": 1})
+        place.begin(SETTINGS | {"seed": 1}, resume=True)
 
 
 @pytest.mark.parametrize("length", [0, 10, 200, -1])
 def test_a_checkpoint_that_is_cut_short_or_scribbled_on_is_refused(place, length):
-    place.save(CHECKPOINT, SETTINGS)
+    place.save(CHECKPOINT)
     file = place.folder / "state.npz"
     file.write_bytes(file.read_bytes()[:length] if length >= 0 else b"PK" + b"\0" * 500)
 
     with pytest.raises(UsageError, match="is damaged") as refusal:
-        place.load(SETTINGS)
+        place.begin(SETTINGS, resume=True)
 
     assert "--resume" in refusal.value.hint
 
@@ -78,27 +83,21 @@ def test_a_checkpoint_with_objects_in_it_is_refused(place):
         np.savez(file, facts=np.array([print], object), allow_pickle=True)
 
     with pytest.raises(UsageError, match="is damaged"):
-        place.load(SETTINGS)
+        place.begin(SETTINGS, resume=True)
 
 
 def test_a_place_is_for_one_training_at_a_time(place, tmp_path):
     with pytest.raises(LockedError):
-        Workplace(tmp_path / "shop.keras")
-
-    place.close()
-    again = Workplace(tmp_path / "shop.keras")
-    again.close()
-    place.__init__(tmp_path / "shop.keras")  # for the fixture, which closes it
+        Workspace(tmp_path / "shop.keras")
 
 
 def test_a_place_that_holds_nothing_goes_away_and_one_with_a_checkpoint_stays(tmp_path):
-    empty, kept = Workplace(tmp_path / "empty.keras"), Workplace(tmp_path / "kept.keras")
-    kept.save(CHECKPOINT, SETTINGS)
-    empty.close()
-    kept.close()
+    with Workspace(tmp_path / "empty.keras"), Workspace(tmp_path / "kept.keras") as kept:
+        kept.save(CHECKPOINT)
 
     assert names(tmp_path) == ["kept.keras.checkpoint"]
-    assert names(tmp_path / "kept.keras.checkpoint") == ["state.npz"]
+    with Workspace(tmp_path / "kept.keras") as again:  # the lock is free
+        again.clear()
 
 
 def test_stored_rows_are_mapped_and_leave_no_file_behind(place):
@@ -126,4 +125,4 @@ def test_a_disk_without_room_is_found_out_before_anything_is_written(place):
 
 def test_a_file_that_cannot_be_made_is_an_output_error(tmp_path):
     with pytest.raises(OutputError, match="cannot write to"):
-        Workplace(tmp_path / "missing" / "shop.keras")
+        Workspace(tmp_path / "missing" / "shop.keras")

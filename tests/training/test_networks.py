@@ -1,17 +1,21 @@
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
 
 from imgsearch.encoders.choice import choose_encoder
 from imgsearch.encoders.spec import TABLE
-from imgsearch.training import architectures
-from imgsearch.training.settings import BLOCKS
+from imgsearch.regions.anchors import anchor_boxes
+from imgsearch.training import networks
+from imgsearch.training.detector.network import build_detector
+from imgsearch.training.options import BLOCKS
 
 # Keras' variables do not know NumPy 2's keyword yet; Keras itself copies them when it saves a model.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 3), dtype=np.uint8)
-LITE0 = choose_encoder("efficientnet-lite0").spec
+LITE0 = replace(choose_encoder("efficientnet-lite0").spec, size=64)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -19,36 +23,29 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("size", [8, 28, 33])
+@pytest.mark.parametrize("size", [8, 33])
 def test_the_small_network_takes_bytes_of_any_size_and_gives_unit_rows(size):
-    network = architectures.build_cnn(size, 16)
+    network = networks.build_cnn(size, 16)
 
     rows = network.predict_on_batch(np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8))
 
     assert (network.input_shape, network.inputs[0].dtype) == ((None, size, size, 3), "uint8")
     assert rows.shape == (3, 16)
     assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
-
-
-def test_the_small_network_has_three_convolutions_and_a_dense_layer_of_512():
-    layers = architectures.build_cnn(28, 512).layers
-
-    convolutions = [layer.filters for layer in layers if isinstance(layer, keras.layers.Conv2D)]
-    assert convolutions == [32, 64, 128]
-    assert [layer.units for layer in layers if isinstance(layer, keras.layers.Dense)] == [512]
-    assert [layer.rate for layer in layers if isinstance(layer, keras.layers.Dropout)] == [0.5]
+    assert [layer.filters for layer in network.layers if isinstance(layer, keras.layers.Conv2D)] == [32, 64, 128]
+    assert [layer.units for layer in network.layers if isinstance(layer, keras.layers.Dense)] == [16]
 
 
 @pytest.fixture(scope="module")
 def with_head():
-    return architectures.build_with_head(LITE0, None, 8)
+    return networks.build_with_head(LITE0, None, 8)
 
 
 def test_a_backbone_with_a_head_computes_the_head_of_the_backbones_features(with_head):
-    images = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     backbone = keras.Model(with_head.inputs, with_head.get_layer("features").output)
-    head = architectures.build_head(1280, 8)
-    architectures.assign(head, architectures.weights_of(with_head))
+    head = networks.build_head(1280, 8)
+    networks.copy_weights(with_head, head)
 
     apart = head.predict_on_batch(backbone.predict_on_batch(images))
 
@@ -60,7 +57,7 @@ def trainable(model: keras.Model) -> set[str]:
 
 
 def test_unfreezing_leaves_the_first_blocks_and_all_normalization_of_the_backbone_as_they_are(with_head):
-    architectures.unfreeze(with_head, 2)
+    networks.unfreeze(with_head, 2)
 
     assert trainable(with_head) == {
         *(f"_blocks.{block}.{part}" for block in (14, 15) for part in ("_expand_conv", "_depthwise_conv")),
@@ -69,11 +66,7 @@ def test_unfreezing_leaves_the_first_blocks_and_all_normalization_of_the_backbon
         "head_normalization",
         "head_dense",
     }
-
-
-def test_all_blocks_of_a_backbone_can_be_unfrozen_but_not_what_is_before_them(with_head):
-    architectures.unfreeze(with_head, BLOCKS["efficientnet-lite0"])
-
+    networks.unfreeze(with_head, BLOCKS["efficientnet-lite0"])
     assert "_blocks.0._depthwise_conv" in trainable(with_head)
     assert "_conv_stem" not in trainable(with_head)
 
@@ -94,13 +87,21 @@ def test_all_blocks_of_a_backbone_can_be_unfrozen_but_not_what_is_before_them(wi
         ),
     ],
 )
-def test_blocks_of_the_networks_of_keras_are_known_by_their_names(name, builder, first, last):
-    base = getattr(keras.applications, builder)(weights=None, include_top=False, input_shape=(64, 64, 3))
+def test_networks_of_keras_have_blocks_with_known_names_and_maps_for_a_detector(name, builder, first, last):
+    images = keras.Input((64, 64, 3), dtype="uint8")
+    inputs = keras.ops.cast(images, "float32")
+    base = getattr(keras.applications, builder)(weights=None, include_top=False, input_tensor=inputs)
     pooled = keras.layers.GlobalAveragePooling2D(name="features")(base.output)
-    encoder = keras.Model(base.inputs, keras.layers.Dense(4, name="head_dense")(pooled))
+    encoder = keras.Model(images, keras.layers.Dense(4, name="head_dense")(pooled))
+    anchors = len(anchor_boxes(64))
+
+    outputs = build_detector(encoder, 0).detector.outputs
+
+    assert [tuple(output.shape[1:]) for output in outputs] == [(4,), (anchors,), (anchors, 4), (16, 16)]
+    encoder.trainable = True
 
     for blocks, expected in ((1, last), (BLOCKS[name], first)):
-        architectures.unfreeze(encoder, blocks)
+        networks.unfreeze(encoder, blocks)
 
         tuned = [layer.name for layer in encoder.layers if layer.trainable_weights]
         assert (tuned[0], tuned[-1]) == (expected, "head_dense")
@@ -111,7 +112,7 @@ def test_the_blocks_of_every_network_of_the_table_are_known():
 
 
 def test_augmentation_changes_images_in_training_only_and_stays_within_their_range():
-    change = architectures.augmentation(28)
+    change = networks.augmentation(28)
 
     changed, same = np.asarray(change(IMAGES, training=True)), np.asarray(change(IMAGES, training=False))
 
@@ -122,13 +123,14 @@ def test_augmentation_changes_images_in_training_only_and_stays_within_their_ran
 
 @pytest.mark.parametrize("classes", [2, 5])
 def test_the_finished_model_says_what_the_trained_one_said(classes):
-    network = architectures.build_cnn(28, 16)
-    trained = architectures.with_centers(network, classes if classes > 2 else 1, 10.0)
+    network = networks.build_cnn(28, 16)
+    trained = networks.with_centers(network, classes if classes > 2 else 1, 10.0)
     (kernel,) = trained.get_layer("centers").get_weights()
 
-    finished = architectures.finished(network, kernel, 10.0)
+    finished = networks.finish(network, kernel, 10.0)
     embeddings, probabilities = finished.predict_on_batch(IMAGES)
 
+    assert [output.shape for output in networks.finish(network, None, 1.0).outputs] == [(None, 16)]
     logits = trained.predict_on_batch(IMAGES)
     if classes == 2:
         sigmoid = 1 / (1 + np.exp(-logits[:, 0]))
@@ -141,16 +143,10 @@ def test_the_finished_model_says_what_the_trained_one_said(classes):
 
 
 def test_centers_are_of_unit_length_after_each_step():
-    trained = architectures.with_centers(architectures.build_cnn(28, 16), 3, 10.0)
+    trained = networks.with_centers(networks.build_cnn(28, 16), 3, 10.0)
     trained.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True), jit_compile=False)
 
     trained.train_on_batch(IMAGES, np.eye(3)[[0, 1, 2, 0]])
 
     (kernel,) = trained.get_layer("centers").get_weights()
     assert np.allclose(np.linalg.norm(kernel, axis=0), 1, atol=1e-5)
-
-
-def test_the_finished_model_of_a_metric_has_embeddings_only():
-    finished = architectures.finished(architectures.build_cnn(28, 16), None, 1.0)
-
-    assert [output.shape for output in finished.outputs] == [(None, 16)]

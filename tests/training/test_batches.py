@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgsearch.training.sampler import IMAGES_OF_A_CLASS, several_of_a_class, shuffled
+from imgsearch.training.batches import IMAGES_PER_CLASS, balanced, shuffled
 
 
-def chance(seed: int = 0) -> np.random.Generator:
+def generator_of(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
@@ -16,7 +16,7 @@ def test_shuffled_batches_hold_each_image_at_most_once(count, batch_size, seed):
     if count < batch_size:
         return
 
-    batches = shuffled(rows, batch_size, chance(seed))
+    batches = shuffled(rows, batch_size, generator_of(seed))
 
     assert batches.shape == (count // batch_size, batch_size)
     assert len(set(batches.ravel())) == batches.size
@@ -24,7 +24,9 @@ def test_shuffled_batches_hold_each_image_at_most_once(count, batch_size, seed):
 
 
 def test_another_seed_is_another_order():
-    assert not np.array_equal(shuffled(np.arange(50), 10, chance(0)), shuffled(np.arange(50), 10, chance(1)))
+    assert not np.array_equal(
+        shuffled(np.arange(50), 10, generator_of(0)), shuffled(np.arange(50), 10, generator_of(1))
+    )
 
 
 @given(st.lists(st.integers(1, 12), min_size=2, max_size=8), st.integers(4, 40), st.integers(0, 5))
@@ -34,7 +36,7 @@ def test_a_batch_for_comparison_has_the_same_number_of_several_classes(sizes, ba
     if len(rows) < batch_size:
         return
 
-    batches = several_of_a_class(rows, labels, batch_size, chance(seed))
+    batches = balanced(rows, labels, batch_size, generator_of(seed))
 
     assert batches.shape[1] <= batch_size
     for batch in batches:
@@ -47,7 +49,7 @@ def test_a_batch_for_comparison_has_the_same_number_of_several_classes(sizes, ba
 def test_classes_come_equally_often_however_many_images_they_have():
     labels = np.repeat([0, 1, 2, 3], [4, 8, 100, 400])
 
-    batches = several_of_a_class(np.arange(512), labels, 16, chance())
+    batches = balanced(np.arange(512), labels, 16, generator_of())
 
     counts = np.bincount(labels[batches.ravel()])
     assert batches.shape == (32, 16)
@@ -57,16 +59,16 @@ def test_classes_come_equally_often_however_many_images_they_have():
 def test_a_class_with_enough_images_does_not_show_one_twice_in_a_batch():
     labels = np.repeat(np.arange(8), 20)
 
-    batches = several_of_a_class(np.arange(160), labels, 32, chance())
+    batches = balanced(np.arange(160), labels, 32, generator_of())
 
     assert all(len(set(batch)) == 32 for batch in batches)
-    assert all(set(np.bincount(labels[batch])) == {IMAGES_OF_A_CLASS} for batch in batches)
+    assert all(set(np.bincount(labels[batch])) == {IMAGES_PER_CLASS} for batch in batches)
 
 
 @pytest.mark.parametrize("batch_size", [8, 64])
 def test_few_classes_share_a_batch_evenly(batch_size):
     labels = np.repeat([0, 1], 40)
 
-    batches = several_of_a_class(np.arange(80), labels, batch_size, chance())
+    batches = balanced(np.arange(80), labels, batch_size, generator_of())
 
     assert all(np.bincount(labels[batch]).tolist() == [batch_size // 2] * 2 for batch in batches)

@@ -9,50 +9,26 @@ import numpy as np
 import pytest
 from keras import ops
 
-from drawn_catalog import draw_catalog
+from imgsearch import train
 from imgsearch.encoders.choice import choose_encoder
 from imgsearch.encoders.model_file import CARD, ModelCard, load_model, read_card, save_model
 from imgsearch.encoders.networks import build_network
 from imgsearch.errors import UsageError
 from imgsearch.regions.anchors import anchor_boxes
-from imgsearch.training.detector import fitting, plan
-from imgsearch.training.detector.losses import detection_loss, generalized_overlap, mask_loss
+from imgsearch.training.detector.fitting import detection_loss, generalized_overlap, mask_loss
 from imgsearch.training.detector.network import build_detector
-from imgsearch.training.detector.train import detect
 from imgsearch.training.report import history_file
+from training_options import DETECTOR
 
 # Keras' variables do not know NumPy 2's keyword yet; Keras itself copies them when it saves a model.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 SIZE = 64
-SMALL = {"size": SIZE, "epochs": 2, "batch_size": 4}
 
 
 @pytest.fixture(scope="module")
-def catalog(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("catalog")
-    for file in draw_catalog(folder, per_kind=1)[10:]:
-        file.unlink()
-    return folder
-
-
-@pytest.fixture(scope="module")
-def quick():
-    """Train on a few scenes only."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module, name, value in (
-            (fitting, "SCENES", 8),
-            (fitting, "_MEASURED", 4),
-            (fitting, "_MEASURED_LAST", 8),
-        ):
-            patch.setattr(module, name, value)
-        yield
-
-
-@pytest.fixture(scope="module")
-def trained(catalog, quick, tmp_path_factory):
-    output = tmp_path_factory.mktemp("trained") / "detector.keras"
-    return detect(catalog, output, **SMALL), load_model(output)
+def trained(detector):
+    return detector, load_model(detector.output)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +108,14 @@ def test_the_history_beside_it_says_how_it_was_made(trained):
     report, _ = trained
     history = json.loads(history_file(report.output).read_text())
 
-    assert history["settings"]["objective"] == "detect"
+    assert history["settings"] == {
+        "architecture": "efficientnet-lite0", "objective": "detect", "size": SIZE, "epochs": 2, "batch_size": 4,
+        "learning_rate": 0.002, "seed": 0,
+    }
+    assert history.keys() == {
+        *("version", "settings", "items", "backgrounds", "skipped", "rejected", "epochs", "best", "metrics"),
+        *("device", "seconds", "versions"),
+    }
     assert history["items"] == {"training": 9, "validation": 1}
     assert history["metrics"] == report.metrics
     assert [epoch["epoch"] for epoch in history["epochs"]] == [1, 2]
@@ -140,7 +123,7 @@ def test_the_history_beside_it_says_how_it_was_made(trained):
 
 
 @pytest.mark.slow
-def test_an_interrupted_training_goes_on_to_what_an_unbroken_one_gives(trained, catalog, tmp_path):
+def test_an_interrupted_training_goes_on_to_what_an_unbroken_one_gives(trained, items, tmp_path):
     report, model = trained
     output = tmp_path / "detector.keras"
 
@@ -149,9 +132,9 @@ def test_an_interrupted_training_goes_on_to_what_an_unbroken_one_gives(trained, 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        detect(catalog, output, **SMALL, progress=stop)
+        train(items, output, **DETECTOR, progress=stop)
     assert not output.exists()
-    again = detect(catalog, output, **SMALL, resume=True)
+    again = train(items, output, **DETECTOR, resume=True)
 
     assert again.epochs[0]["loss"] == report.epochs[0]["loss"]
     for weight, other in zip(model.get_weights(), load_model(output).get_weights(), strict=True):
@@ -172,7 +155,7 @@ def test_a_file_of_train_can_be_the_encoder(encoder, squares, tmp_path):
     )
 
 
-def test_an_encoder_without_a_fine_map_is_refused(quick, catalog, tmp_path):
+def test_an_encoder_without_a_fine_map_is_refused(items, few_scenes, tmp_path):
     images = keras.Input((SIZE, SIZE, 3), dtype="uint8")
     coarse = keras.layers.AveragePooling2D(16)(keras.layers.Rescaling(1 / 255)(images))
     embeddings = keras.layers.UnitNormalization()(keras.layers.Flatten()(coarse))
@@ -180,8 +163,8 @@ def test_an_encoder_without_a_fine_map_is_refused(quick, catalog, tmp_path):
     file = tmp_path / "coarse.keras"
     save_model(model, file, ModelCard(SIZE, "pad", "", embeddings.shape[-1], (), "metric", "coarse"))
 
-    with pytest.raises(UsageError, match=r"expected an encoder with a map at stride 8, found \[16\]"):
-        detect(catalog, tmp_path / "other.keras", architecture=str(file), epochs=1)
+    with pytest.raises(UsageError, match=r"needs an encoder with a map at stride 8, got \[16\]"):
+        train(items, tmp_path / "other.keras", objective="detect", architecture=str(file), epochs=1)
 
     assert list(tmp_path.iterdir()) == [file]
 
@@ -214,39 +197,13 @@ def test_a_card_of_before_detectors_still_loads(tiny_models, tmp_path):
     assert read_card(file).encoder == ""
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"epochs": 0}, "--epochs of 1"),
-        ({"batch_size": 1}, "--batch-size of 2"),
-        ({"size": 16}, "--size of 32"),
-        ({"architecture": "handcrafted"}, "expected a network"),
-        ({"backgrounds": "empty"}, "found none that can be used"),
-        ({"backgrounds": "missing"}, "expected a folder"),
-    ],
-)
-def test_options_that_make_no_sense_are_refused_before_anything_long_begins(catalog, tmp_path, options, message):
-    (tmp_path / "empty").mkdir()
-    if "backgrounds" in options:
-        options = {"backgrounds": tmp_path / options["backgrounds"]}
-
-    with pytest.raises(UsageError, match=message):
-        detect(catalog, tmp_path / "detector.keras", **options)
-
-    assert not list(tmp_path.glob("detector*"))
-
-
-def test_too_few_items_are_refused(catalog, tmp_path):
+def test_too_few_items_are_refused(items, tmp_path):
     few = tmp_path / "few"
-    shutil.copytree(next(path for path in catalog.iterdir() if list(path.iterdir())), few)
+    shutil.copytree(next(path for path in items.iterdir() if list(path.iterdir())), few)
     (few / "broken.png").write_bytes(b"nothing")
 
-    with pytest.raises(UsageError, match="expected at least 10 images with an item, found 1"):
-        detect(few, tmp_path / "detector.keras")
-
-
-def test_the_epochs_of_a_default_training_are_named_in_its_help():
-    assert (plan.SCENES, plan._EPOCHS, plan._BATCH_SIZE) == (1024, 16, 16)
+    with pytest.raises(UsageError, match="needs at least 10 images with an item, got 1"):
+        train(few, tmp_path / "detector.keras", objective="detect")
 
 
 def test_generalized_overlap_is_one_for_the_same_box_and_falls_with_distance():
@@ -291,23 +248,13 @@ def test_the_loss_of_masks_is_least_for_the_truth():
     assert loss(truth) < loss(np.roll(truth, 1, axis=1)) < loss(1 - truth)
 
 
-def test_heads_are_the_same_for_the_same_seed(encoder):
-    spec, _ = encoder
-    first, again, other = (build_detector(build_network(spec), seed).detector for seed in (5, 5, 6))
-    kernels = [model.get_layer("mask_first_conv").get_weights()[0] for model in (first, again, other)]
+def test_heads_are_the_same_for_the_same_seed():
+    images = keras.Input((SIZE, SIZE, 3), dtype="uint8")
+    maps = keras.layers.AveragePooling2D(8)(keras.layers.Rescaling(1 / 255)(images))
+    network = keras.Model(images, [keras.layers.UnitNormalization()(keras.layers.Flatten()(maps))])
 
+    first, again, other = (build_detector(network, seed).detector for seed in (5, 5, 6))
+
+    kernels = [model.get_layer("mask_first_conv").get_weights()[0] for model in (first, again, other)]
     assert np.array_equal(kernels[0], kernels[1])
     assert not np.array_equal(kernels[0], kernels[2])
-
-
-@pytest.mark.parametrize("name", ["VGG16", "ResNet50", "MobileNetV3Large", "EfficientNetV2B0", "ConvNeXtTiny"])
-def test_heads_fit_on_other_networks(name):
-    images = keras.Input((96, 96, 3), dtype="uint8")
-    base = getattr(keras.applications, name)(weights=None, include_top=False, input_tensor=ops.cast(images, "float32"))
-    pooled = keras.layers.GlobalAveragePooling2D()(base.output)
-    network = keras.Model(images, keras.layers.UnitNormalization()(pooled))
-
-    outputs = build_detector(network, 0).detector.outputs
-
-    anchors = len(anchor_boxes(96))
-    assert [tuple(output.shape[1:]) for output in outputs[1:]] == [(anchors,), (anchors, 4), (24, 24)]
