@@ -12,6 +12,9 @@ import pytest
 from drawn_catalog import draw_catalog
 from imgsearch.cli import main
 
+# Keras' variables do not know NumPy 2's keyword yet; Keras itself copies them when it saves a model.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
 SMALL = ("--architecture", "cnn", "--size", 16, "--dims", 8, "--batch-size", 8, "--epochs", 2)
 
 

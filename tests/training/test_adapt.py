@@ -6,8 +6,11 @@ import pytest
 from imgsearch import GateError, train
 from imgsearch.cli import main
 from imgsearch.encoders.adaptation import AdaptationGain
-from imgsearch.encoders.model_file import load_model, read_card
+from imgsearch.encoders.model_file import read_card
 from imgsearch.training import adapt
+
+# Keras' variables do not know NumPy 2's keyword yet; Keras itself copies them when it saves a model.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 OPTIONS = {"objective": "adapt", "architecture": "efficientnet-lite0"}
 
@@ -30,10 +33,9 @@ def test_an_adaptation_that_helps_is_an_encoder_of_its_own(variants, items, tmp_
     assert main(["train", str(items), "-o", "shop.keras", "--objective", "adapt"]) == 0
 
     printed = capsys.readouterr().out
-    card, model = read_card(tmp_path / "shop.keras"), load_model(tmp_path / "shop.keras")
+    card = read_card(tmp_path / "shop.keras")
     assert printed.startswith("shop.keras: of held-out variants of 40 images 1.000 find theirs first, 0.")
-    assert (card.objective, card.backbone, card.labels) == ("adapt", "efficientnet-lite0", ())
-    assert model.output_shape in ((None, card.dims), [(None, card.dims)])
+    assert (card.objective, card.backbone, card.labels, card.dims) == ("adapt", "efficientnet-lite0", (), 1280)
     assert [path.name for path in tmp_path.iterdir()] == ["shop.keras"]
 
 

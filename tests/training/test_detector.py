@@ -109,8 +109,13 @@ def test_the_history_beside_it_says_how_it_was_made(trained):
     history = json.loads(history_file(report.output).read_text())
 
     assert history["settings"] == {
-        "architecture": "efficientnet-lite0", "objective": "detect", "size": SIZE, "epochs": 2, "batch_size": 4,
-        "learning_rate": 0.002, "seed": 0,
+        "architecture": "efficientnet-lite0",
+        "objective": "detect",
+        "size": SIZE,
+        "epochs": 2,
+        "batch_size": 4,
+        "learning_rate": 0.002,
+        "seed": 0,
     }
     assert history.keys() == {
         *("version", "settings", "items", "backgrounds", "skipped", "rejected", "epochs", "best", "metrics"),

@@ -69,9 +69,19 @@ def test_the_history_beside_it_says_how_it_was_made(classifier):
     history = json.loads(history_file(classifier.output).read_text())
 
     assert history["settings"] == {
-        "architecture": "cnn", "objective": "classify", "loss": "", "size": 32, "dims": 32, "validation": 0.25,
-        "epochs": 16, "batch_size": 18, "learning_rate": 0.001, "unfreeze": 0, "augment": True,
-        "class_weights": False, "seed": 0,
+        "architecture": "cnn",
+        "objective": "classify",
+        "loss": "",
+        "size": 32,
+        "dims": 32,
+        "validation": 0.25,
+        "epochs": 16,
+        "batch_size": 18,
+        "learning_rate": 0.001,
+        "unfreeze": 0,
+        "augment": True,
+        "class_weights": False,
+        "seed": 0,
     }
     assert history["classes"] == list(KINDS)
     assert history["counts"] == {
