@@ -1,6 +1,5 @@
 """`imgsearch train`."""
 
-# ruff: noqa: ARG001  # the context has all options by name
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
