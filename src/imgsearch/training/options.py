@@ -37,56 +37,36 @@ BLOCKS = {
 
 
 class TrainOptions(TypedDict, total=False):
-    """Options of `train`; None is as good as not given.
+    """Options of `train`. None or missing: the default, which is named after a semicolon.
 
-    Attributes:
-        objective: `classify` tells classes apart, `metric` brings images of a class together; `adapt` learns from
-            images without labels which differences are noise, `detect` how to find items in photos. classify.
-        architecture: `cnn`, a network of the table of encoders, or, to detect, a `.keras` file. efficientnet-lite0.
-        loss: Of `metric`. arcface.
-        labels: A CSV file with the columns `path` and `label`, in place of a folder for each class.
-        backgrounds: A folder of photos without items, to detect in front of. Drawn ones.
-        size: Side of the images in pixels. That of the backbone, or 96 for `cnn`.
-        dims: Length of the embedding. 256, or 512 for `cnn`.
-        weights: File with the weights of a backbone of keras.applications.
-        validation: Share of each class to hold out where there is no `val/`; 0 for none. 0.1.
-        epochs: How many at most. 40, 30 for `cnn`, 16 (of 1,024 scenes) to detect.
-        batch_size: Images in a batch. 64, 128 for `cnn`, 16 to detect.
-        learning_rate: At its peak. 0.001, or 0.002 to detect.
-        unfreeze: How many of a backbone's last blocks are tuned after its head. 0.
-        augment: Whether images are flipped and shifted (of a frozen backbone: flipped). True.
-        class_weights: Whether all classes count the same, however many images they have. False.
-        seed: Random seed. 0.
-        resume: Continue where a training with the same options was interrupted, if one was. False.
-        tensorboard: Folder for TensorBoard's files.
-        plots: Whether to draw learning curves, a confusion matrix and predictions beside the model. False.
-        max_bytes: Larger files are rejected unread. 100,000,000.
-        max_pixels: Larger images are rejected undecoded. 178,956,970.
-        follow_links: Whether links are followed. False.
+    Objectives: `classify` tells classes apart, `metric` brings images of a class together, `adapt` learns from
+    unlabeled images which differences are noise, `detect` finds items in photos.
     """
 
-    objective: Objective | None
-    architecture: str | None
-    loss: MetricLoss | None
-    labels: Location | None
-    backgrounds: Location | None
-    size: int | None
-    dims: int | None
-    weights: Location | None
-    validation: float | None
-    epochs: int | None
-    batch_size: int | None
-    learning_rate: float | None
-    unfreeze: int | None
-    augment: bool | None
-    class_weights: bool | None
-    seed: int | None
-    resume: bool | None
-    tensorboard: Location | None
-    plots: bool | None
-    max_bytes: int | None
-    max_pixels: int | None
-    follow_links: bool | None
+    objective: Objective | None  # one of the four; classify
+    architecture: (
+        str | None
+    )  # `cnn`, a network of the table of encoders, or, to detect, a `.keras` file; efficientnet-lite0
+    loss: MetricLoss | None  # of `metric`; arcface
+    labels: Location | None  # CSV file with the columns `path` and `label`, in place of a folder for each class
+    backgrounds: Location | None  # to detect: a folder of photos without items; drawn ones
+    size: int | None  # side of the images in pixels; that of the backbone, or 96 for `cnn`
+    dims: int | None  # length of the embedding; 256, or 512 for `cnn`
+    weights: Location | None  # weights of a backbone of keras.applications
+    validation: float | None  # share of each class to hold out where there is no `val/`, 0 for none; 0.1
+    epochs: int | None  # how many at most; 40, 30 for `cnn`, 16 (of 1,024 scenes) to detect
+    batch_size: int | None  # images in a batch; 64, 128 for `cnn`, 16 to detect
+    learning_rate: float | None  # at its peak; 0.001, or 0.002 to detect
+    unfreeze: int | None  # how many of a backbone's last blocks are tuned after its head; 0
+    augment: bool | None  # whether images are flipped and shifted (for a frozen backbone: flipped); True
+    class_weights: bool | None  # whether all classes weigh the same, however many images they have; False
+    seed: int | None  # random seed; 0
+    resume: bool | None  # continue where a training with the same options was interrupted, if one was; False
+    tensorboard: Location | None  # folder for TensorBoard's files
+    plots: bool | None  # draw learning curves, a confusion matrix and predictions beside the model; False
+    max_bytes: int | None  # larger files are rejected without being read
+    max_pixels: int | None  # larger images are rejected without being decoded
+    follow_links: bool | None  # whether to follow links to files and folders, also out of the dataset
 
 
 # Which options have an effect, by objective; any other is refused.
@@ -134,7 +114,7 @@ def check_options(options: TrainOptions) -> Given:
     """Return the options that are given, and the objective; refuse an option that has no effect on it."""
     given: Given = {"objective": "classify"} | {name: value for name, value in options.items() if value is not None}
     if unknown := given.keys() - TrainOptions.__annotations__.keys():
-        raise TypeError(f"train() has no option {min(unknown)!r}")
+        raise TypeError(f"train() got an unexpected keyword argument {min(unknown)!r}")
     _require_one_of(given["objective"], "--objective", Objective)
     for name in given:
         if name not in OPTIONS[given["objective"]]:

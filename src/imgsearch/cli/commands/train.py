@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from imgsearch.cli.options import QuietOption, VerboseOption, WeightsOption
+from imgsearch.cli.options import QuietOption, VerboseOption, options_of
 
 if TYPE_CHECKING:
     from imgsearch.training.report import TrainReport
@@ -54,7 +54,9 @@ def train(
         int | None,
         typer.Option(metavar="N", help="Length of the embedding. [default: 256, or 512 for cnn]"),
     ] = None,
-    weights: WeightsOption = None,
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Weights for a backbone of keras.applications, such as vgg16.")
+    ] = None,
     validation: Annotated[
         float | None,
         typer.Option(metavar="SHARE", help="Share of each class to hold out if there is no val/. [default: 0.1]"),
@@ -128,9 +130,8 @@ def train(
     from imgsearch.training.train import train
 
     set_up_logging(quiet=quiet, verbose=verbose)
-    options = {name: context.params[name] for name in TrainOptions.__annotations__}
     with progress_bar(quiet=quiet) as progress:
-        report = train(dataset, output, progress=progress, **options)
+        report = train(dataset, output, progress=progress, **options_of(context, TrainOptions))
     if not quiet:
         say_rejects(report.rejected, " (the history names them)")
         print_text(f"{_summary(report)}\n")
