@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,12 @@ def broken(request, tmp_path, monkeypatch) -> None:
     (tmp_path / "broken" / "annoy" / "__init__.py").write_text(request.param)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+
+
+@pytest.fixture
+def imgsearch(imgsearch):
+    """The program in a process of its own, which finds the broken Annoy first."""
+    return partial(imgsearch, process=True)
 
 
 @pytest.fixture

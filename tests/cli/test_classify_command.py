@@ -13,14 +13,12 @@ import pytest
 FORMATS = ("table", "json", "jsonl", "csv", "paths", "html")
 
 
-@pytest.fixture(scope="session")
-def ask(drawn, tiny_models):
+@pytest.fixture
+def ask(imgsearch, drawn, tiny_models):
     """Run classify in the drawn catalog, so that names are short."""
 
     def run(*arguments: object, model: str = "classes.keras", **options: object):
-        command = [sys.executable, "-m", "imgsearch", "classify", "--model", tiny_models / model, *arguments]
-        settings = {"cwd": drawn, "capture_output": True, "text": True, "timeout": 120, **options}
-        return subprocess.run(list(map(str, command)), check=False, **settings)
+        return imgsearch("classify", "--model", tiny_models / model, *arguments, cwd=drawn, **options)
 
     return run
 

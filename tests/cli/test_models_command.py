@@ -64,8 +64,8 @@ def test_weights_that_keras_has_are_here(imgsearch, alone, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "said"),
     [
-        (["fetch"], 2, "expected names after fetch"),
-        (["list", "vgg16"], 2, "none after list"),
+        (["fetch"], 2, "fetch needs names"),
+        (["list", "vgg16"], 2, "list takes none"),
         (["remove"], 2, ""),
         (["fetch", "vgg"], 8, "did you mean"),
         (["fetch", "handcrafted+vgg16"], 8, "nothing to fetch"),

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 import imgsearch as package
-from imgsearch.cli import main
+from imgsearch.cli import app, main
 from imgsearch.cli.terminal import printable
 
 
@@ -14,6 +14,18 @@ def test_the_program_says_its_version_and_its_commands(imgsearch):
     helped = imgsearch("--help").stdout
     for name in ("build-index", "query", "embed", "info", "models"):
         assert f"  {name} " in helped
+
+
+def test_each_command_has_a_summary_that_the_list_of_commands_shows_uncut(imgsearch, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+
+    _, _, commands = imgsearch("--help").stdout.partition("Commands:\n")
+
+    assert len(commands.splitlines()) == len(app.registered_commands)
+    for line in commands.splitlines():
+        assert line.endswith("."), line
+        assert not line.endswith("..."), line
 
 
 def test_info_looks_as_it_did(imgsearch, small, snapshot, drawn):

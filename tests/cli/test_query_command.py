@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from imgsearch.cli.formats import FORMATS, Format
 from imgsearch.images.decode import decode_rgba
 from imgsearch.synthetic.augment import photo_like
 
@@ -137,6 +138,53 @@ def test_where_min_score_and_exact_narrow_the_answer(imgsearch, small, photo):
     floor = everything[9]["score"]
     assert len(answer("-k", 24, "--min-score", floor - 1e-6)["hits"]) == 10
     assert answer("-k", 24, "--exact")["hits"] == everything
+
+
+EMPTY = {"table": "", "jsonl": "", "paths": "", "json": "[]\n"}
+HEADS = {
+    "query": "query,rank,path,score,distance,product,category\n",
+    "classify": "query,rank,class,probability\n",
+    "detect": "query,rank,x,y,width,height,score\n",
+}
+
+
+@pytest.mark.parametrize("command", HEADS)
+def test_of_no_images_an_output_is_whole(imgsearch, small, tiny_models, command):
+    where = ("--model", tiny_models / "classes.keras") if command == "classify" else ("--index", small)
+
+    for name in FORMATS:
+        done = imgsearch(command, "-", *where, "--format", name, input="")
+        assert (done.returncode, done.stderr) == (0, "")
+        if name == "html":
+            assert done.stdout.startswith("<!doctype html>")
+            assert done.stdout.endswith("</html>\n")
+        else:
+            assert done.stdout == (HEADS[command] if name == "csv" else EMPTY[name])
+
+
+@pytest.mark.parametrize("form", [("--format", "json"), ("--format=json",), ("--format=jsonl",)], ids=str)
+def test_a_usage_error_is_an_object_where_the_format_is_a_json_one(imgsearch, form):
+    for arguments in (("query", "--bad"), ("query", "x", "-k", "0"), ("classify",), ("detect",), ("nonsense",)):
+        done = imgsearch(*arguments, *form)
+
+        assert (done.returncode, done.stdout) == (2, "")
+        (line,) = done.stderr.splitlines()
+        error = json.loads(line)["error"]
+        assert (error["code"], set(error)) == (2, {"code", "message", "hint"})
+        assert error["message"]
+    assert imgsearch("query", "--bad", "--", *form).stderr.startswith("Usage:")
+
+
+def test_a_format_is_one_class(imgsearch, small, drawn, monkeypatch):
+    class Count(Format):
+        def piece(self, answer, *, is_first):
+            return f"{len(list(answer.result.rows()))} "
+
+    monkeypatch.setitem(FORMATS, "count", Count)
+
+    done = imgsearch("query", "cups/cups-00.png", "fish/fish-01.png", "--index", small, "--format", "count", cwd=drawn)
+
+    assert (done.returncode, done.stdout) == (0, "5 5 ")
 
 
 def test_more_than_there_are_gives_all_there_are(imgsearch, small, photo):
