@@ -1,11 +1,9 @@
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -151,39 +149,6 @@ def test_a_second_build_at_the_same_time_leaves_with_7(imgsearch, catalog, tmp_p
 
     assert done.returncode == 7
     assert "pid 1 on elsewhere" in done.stderr
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_build_publishes_nothing_and_leaves_no_worker(tmp_path, number, code):
-    catalog = tmp_path / "catalog"
-    draw_catalog(catalog, per_kind=30)
-    command = [sys.executable, "-m", "imgsearch", "build-index", str(catalog), "--index", "idx", *FAST]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    while not (tmp_path / "idx" / "partial.sqlite").exists() and process.poll() is None:
-        time.sleep(0.01)
-    time.sleep(0.4)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-
-    assert process.returncode == code
-    assert "Traceback" not in errors
-    assert not (tmp_path / "idx" / "manifest.json").exists()
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
-
-
-def test_it_runs_from_cron_without_home_locale_or_input(catalog, tmp_path):
-    environment = {"PATH": "/usr/bin:/bin", "IMGSEARCH_CACHE": str(tmp_path / "cache")}
-    command = [sys.executable, "-m", "imgsearch", "build-index", str(catalog), "--index", "idx", *FAST]
-
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
-
-    assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) == 1
 
 
 def test_a_build_opens_no_connection(catalog, tmp_path):

@@ -1,5 +1,6 @@
 """The program where cron, systemd and odd shells leave it: without a home, a locale, or the standard streams."""
 
+import json
 import os
 import re
 import shutil
@@ -8,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from imgsearch import check
 
 FAST = ("--backbone", "handcrafted", "--backend", "exact")
 
@@ -68,9 +71,31 @@ def conversation(named: Path, folder: Path, environment: dict[str, str]) -> list
         ("info", "--rejected"),
         ("check", "--deep"),
     )
-    done = [run_bare(folder, *call, env=environment) for call in calls]
-    assert [one.stderr for one in done] == [b""] * len(calls)
-    return [(one.returncode, re.sub(rb"\d+ ms|\S+\+00:00", b"", one.stdout)) for one in done]
+    texts = json.dumps([[os.fspath(argument) for argument in call] for call in calls])
+    command = [sys.executable, "-B", "-c", CONVERSATION, texts]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=300, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    *answers, codes = done.stdout.split(END.encode())
+    return [
+        (code, re.sub(rb"\d+ ms|\S+\+00:00", b"", answer))
+        for code, answer in zip(json.loads(codes), answers, strict=True)
+    ]
+
+
+END = "-- end of an answer --"
+# What `run` does before and after `main`, with several calls of it in one process.
+CONVERSATION = f"""
+import json, sys
+from imgsearch import cli
+cli._insist_on_utf8()
+cli._open_standard_streams()
+codes = []
+for call in json.loads(sys.argv[1]):
+    codes.append(cli.main(call))
+    sys.stdout.write({END!r})
+    sys.stdout.flush()
+print(json.dumps(codes))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +223,8 @@ CALLS = {
 }
 WRITERS = ("build", "rollback")
 EACH = [
-    pytest.param(name, marks=[pytest.mark.slow] if name in ("info", "models", "rollback") else []) for name in CALLS
+    pytest.param(name, marks=[pytest.mark.slow] if name in ("info", "models", "rollback", "check") else [])
+    for name in CALLS
 ]
 
 
@@ -222,8 +248,7 @@ def call(bare, two_generations, tmp_path):
     def run(name: str, shell: str, *more: str, **options: object) -> subprocess.CompletedProcess[bytes]:
         done = bare(*CALLS[name], *more, shell=shell, **options)
         if name in WRITERS:
-            whole = bare("check", "--index", "new" if name == "build" else "idx")
-            assert (whole.returncode, whole.stdout, whole.stderr) == (0, b"", b"")
+            assert check(tmp_path / ("new" if name == "build" else "idx")) == []
         return done
 
     return run
