@@ -40,6 +40,8 @@ def test_paths_may_be_str_or_path(kind, drawn, tiny_models, tmp_path):
         assert opened.search(image, 1)[0].product == "Cup"
     assert imgsearch.evaluate(index, recall=True).recall is not None
     assert imgsearch.rollback(index).generation == 3
+    with pytest.raises(imgsearch.MissingComponentError, match="no detector"):
+        imgsearch.detect(index, image)
     assert len(imgsearch.classify(image, kind(tiny_models / "classes.keras"), k=2)) == 2
 
 

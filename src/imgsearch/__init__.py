@@ -26,6 +26,7 @@ from imgsearch.errors import (
 
 if TYPE_CHECKING:
     from imgsearch.build.build import build_index, embed
+    from imgsearch.build.options import BuildOptions, EmbedOptions
     from imgsearch.build.report import BuildReport
     from imgsearch.encoders.available import AvailableEncoder, models
     from imgsearch.encoders.classifier import Classifier, ClassProbability, classify
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from imgsearch.preprocessing.preprocess import PreprocessReport, preprocess
     from imgsearch.regions.detections import Detection
     from imgsearch.search.check import Finding, check
+    from imgsearch.search.detect import detect
     from imgsearch.search.hits import Filter, Hit, ObjectHits
     from imgsearch.search.index import Index
     from imgsearch.store.info import IndexInfo, info
@@ -48,11 +50,13 @@ __all__ = [
     "AvailableEncoder",
     "Box",
     "BoxError",
+    "BuildOptions",
     "BuildReport",
     "ClassProbability",
     "Classifier",
     "DamagedIndexError",
     "Detection",
+    "EmbedOptions",
     "Evaluation",
     "Filter",
     "Finding",
@@ -76,6 +80,7 @@ __all__ = [
     "build_index",
     "check",
     "classify",
+    "detect",
     "embed",
     "evaluate",
     "info",
@@ -89,6 +94,7 @@ __all__ = [
 # Where each name is at home: the rooms, and the names in them.
 _HOMES = {
     "build.build": ("build_index", "embed"),
+    "build.options": ("BuildOptions", "EmbedOptions"),
     "build.report": ("BuildReport",),
     "encoders.available": ("AvailableEncoder", "models"),
     "encoders.classifier": ("ClassProbability", "Classifier", "classify"),
@@ -100,6 +106,7 @@ _HOMES = {
     "preprocessing.preprocess": ("PreprocessReport", "preprocess"),
     "regions.detections": ("Detection",),
     "search.check": ("Finding", "check"),
+    "search.detect": ("detect",),
     "search.hits": ("Filter", "Hit", "ObjectHits"),
     "search.index": ("Index",),
     "store.info": ("IndexInfo", "info"),

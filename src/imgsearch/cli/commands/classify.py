@@ -40,13 +40,13 @@ def classify(
     from imgsearch.cli.answers import Call, FoundClasses
     from imgsearch.cli.loop import answer_images
     from imgsearch.cli.terminal import set_up_logging
-    from imgsearch.encoders.classifier import Classifier
+    from imgsearch.encoders import classifier as library
 
     set_up_logging(quiet=quiet, verbose=verbose)
-    classifier = Classifier.open(model)
+    opened = library.Classifier.open(model)
     call = Call(
         FoundClasses.COLUMNS,
-        lambda image: FoundClasses(classifier.classify(image, top_k)),
+        lambda image: FoundClasses(library.classify(image, opened, top_k)),
         facts={"seconds": 0, "model": model.name},
     )
     raise typer.Exit(answer_images(call, images, format_, output_file, null=null))

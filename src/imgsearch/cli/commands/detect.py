@@ -43,6 +43,7 @@ def detect(
     from imgsearch.cli.answers import Call, FoundBoxes
     from imgsearch.cli.loop import answer_images
     from imgsearch.cli.terminal import set_up_logging
+    from imgsearch.search import detect as library
     from imgsearch.search.index import Index
     from imgsearch.search.views import QueryImage
 
@@ -51,7 +52,7 @@ def detect(
 
         def find(image: str) -> FoundBoxes:
             query = QueryImage.read(image, opened.manifest.policy)
-            return FoundBoxes(opened.viewer.detections(query, min_score), query)
+            return FoundBoxes(library.detect(opened, query, min_score=min_score), query)
 
         call = Call(FoundBoxes.COLUMNS, find)
         raise typer.Exit(answer_images(call, images, format_, output_file, null=null))

@@ -1,0 +1,31 @@
+"""Find items in images with the detector of an index."""
+
+import os
+
+from imgsearch.regions.detections import LEAST_SCORE, Detection
+from imgsearch.search.index import Image, Index
+from imgsearch.search.views import QueryImage
+
+
+def detect(index: str | os.PathLike[str] | Index, image: Image, *, min_score: float = LEAST_SCORE) -> list[Detection]:
+    """Find the items in an image with the detector of an index.
+
+    Args:
+        index: The index directory; for many images an `Index`, which is opened once.
+        image: File name.
+        min_score: Minimum score of a box, 0 to 1.
+
+    Returns:
+        The surest first, in pixels of the image, upright.
+
+    Raises:
+        ImageError: The image cannot be used.
+        NoIndexError: There is no index.
+        MissingComponentError: The index has no detector.
+        DamagedIndexError: The index is damaged.
+    """
+    if not isinstance(index, Index):
+        with Index.open(index) as opened:
+            return detect(opened, image, min_score=min_score)
+    query = image if isinstance(image, QueryImage) else QueryImage.read(image, index.manifest.policy)
+    return index.viewer.detections(query, min_score)
