@@ -220,6 +220,7 @@ Disturbed = Callable[..., dict[str, Any]]
 def faulty_process(*before: object) -> Iterator[tuple[int, Disturbed]]:
     """Start `faulty.py`, by another program if one is given; yields its number and a way to give it tasks."""
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(Path(__file__).parent)
     command = [*map(str, before), sys.executable, str(Path(__file__).parent / "build" / "faulty.py")]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment

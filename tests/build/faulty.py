@@ -25,11 +25,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict
 
+from here_decoder import HereDecoder
 from imgsearch.build import build, generation, pipeline  # noqa: F401  # for all forks
 from imgsearch.build import options as build_options
 from imgsearch.encoders import projection
 from imgsearch.errors import ImgsearchError
-from imgsearch.images.workers.decoders import decode_and_fit
 from imgsearch.search import check
 from imgsearch.search.index import Index
 from imgsearch.store import rollback  # noqa: F401
@@ -68,22 +68,6 @@ class Answer(TypedDict, total=False):
     traceback: str
     durable: dict[str, Any]  # what would be left after a power cut; see `Memory`
     synced: dict[str, Any]
-
-
-class HereDecoder:
-    """Decodes in this process, to spare a test the start of another for each build."""
-
-    def __init__(self, size, how, _policy, *, steps):
-        self._square, self._steps = (size, how), steps
-
-    def decode(self, data):
-        return decode_and_fit(data, *self._square, steps=self._steps), ""
-
-    def kill(self):
-        pass
-
-    def close(self):
-        pass
 
 
 class Memory:

@@ -20,6 +20,7 @@ from imgsearch.search.tuning import tune
 from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import blocks_of, open_array, write_array
 from imgsearch.store.manifest import Manifest
+from imgsearch.store.plan import SearchOptions
 from imgsearch.store.publishing import inherited_calibration, publish
 
 logger = logging.getLogger(__name__)
@@ -53,34 +54,15 @@ def complete_generation(
 
     `adapt` says whether the catalog is to teach the projection, None for as it was; `adapter` then does that.
     """
-    directory, progress = job.directory, job.progress
-    folder = directory / draft.folder
+    directory = job.directory
     names = [generations.EMBEDDINGS, generations.ITEMS]
-    search = draft.search
-    if search is None:
+    if draft.search is None:
         draft = replace(draft, dims=0, projection_count=0)
     else:
-        progress("index", 0, draft.count)
-        embeddings = open_array(folder / generations.EMBEDDINGS, draft.count, draft.encoder.dims)
-        kept = None if job.options.get("relearn") else _kept(directory, draft, previous, adapt=adapt)
-        if kept is None:
-            if previous is not None and previous.adaptation is not None and adapt is None:
-                logger.warning("the adaptation is given up: to be learned anew it needs the images")
-            projection, gain = _learned_projection(draft, embeddings, search.seed, adapter)
-            kept = LearnedProjection(projection, draft.count if projection else 0, gain)
-        projection = kept.projection
-        draft = replace(
-            draft,
-            dims=len(projection.components) if projection else draft.encoder.dims,
-            projection_count=kept.count,
-            adaptation=kept.adaptation,
-        )
-        vectors = _write_derived(folder, draft, embeddings, projection)
-        names += [generations.VECTORS] + ([generations.PROJECTION] if projection else [])
-        backend, measured = tune(folder, vectors, search)
-        draft = replace(draft, backend=backend, measured=measured)
-        names += [generations.BACKEND_FILES[backend.name]] if backend.name in generations.BACKEND_FILES else []
-        progress("index", draft.count, draft.count)
+        job.progress("index", 0, draft.count)
+        draft, derived = _derive(job, draft, draft.search, _projection(job, draft, previous, adapt, adapter))
+        names += derived
+        job.progress("index", draft.count, draft.count)
     published = [f"{draft.folder}/{name}" for name in names]
     published += [f"{draft.encoder_folder}/{name}" for name in exported_files(draft.encoder)]
     if draft.detector:
@@ -92,6 +74,54 @@ def complete_generation(
             logger.warning("scores mean something else now: run imgsearch evaluate --calibrate again")
     publish(directory, manifest, previous)
     return manifest
+
+
+def _projection(
+    job: Job, draft: Manifest, previous: Manifest | None, adapt: bool | None, adapter: Adapter | None
+) -> LearnedProjection:
+    """Keep the projection, or learn one from a sample that fits into memory."""
+    kept = None if job.options.get("relearn") else _kept(job.directory, draft, previous, adapt=adapt)
+    if kept is not None:
+        return kept
+    if previous is not None and previous.adaptation is not None and adapt is None:
+        logger.warning("the adaptation is given up: to be learned anew it needs the images")
+    rows = np.arange(draft.count)
+    if len(rows) > LARGEST_SAMPLE:
+        generator = np.random.default_rng(draft.search.seed if draft.search else 0)
+        rows = np.sort(generator.choice(rows, LARGEST_SAMPLE, replace=False))
+    sample = _embeddings(job, draft)[rows]
+    plain = learn_projection(sample) if draft.count >= SMALLEST_CATALOG else None
+    projection, gain = adapter.learn(draft, sample, plain) if adapter else (plain, None)
+    return LearnedProjection(projection, draft.count if projection else 0, gain)
+
+
+def _derive(job: Job, draft: Manifest, search: SearchOptions, learned: LearnedProjection) -> tuple[Manifest, list[str]]:
+    """Write projection, vectors and what the backend searches; complete the draft, and name the files."""
+    projection, folder = learned.projection, job.directory / draft.folder
+    draft = replace(
+        draft,
+        dims=len(projection.components) if projection else draft.encoder.dims,
+        projection_count=learned.count,
+        adaptation=learned.adaptation,
+    )
+    names = [generations.VECTORS]
+    if projection:
+        with (folder / generations.PROJECTION).open("wb") as file:
+            projection.save(file)
+        sync(folder / generations.PROJECTION)
+        names.append(generations.PROJECTION)
+    blocks = blocks_of(_embeddings(job, draft))
+    projected = (projection.apply(block) for block in blocks) if projection else blocks
+    write_array(folder / generations.VECTORS, draft.count, draft.dims, projected)
+    vectors = open_array(folder / generations.VECTORS, draft.count, draft.dims)
+    backend, measured = tune(folder, vectors, search)
+    if backend.name in generations.BACKEND_FILES:
+        names.append(generations.BACKEND_FILES[backend.name])
+    return replace(draft, backend=backend, measured=measured), names
+
+
+def _embeddings(job: Job, draft: Manifest) -> Embeddings:
+    return open_array(job.directory / draft.folder / generations.EMBEDDINGS, draft.count, draft.encoder.dims)
 
 
 def _kept(
@@ -122,27 +152,3 @@ def _kept(
         return None
     projection = Projection.load(str(directory / name), draft.encoder.dims, previous.dims)
     return LearnedProjection(projection, previous.projection_count, gain)
-
-
-def _learned_projection(
-    draft: Manifest, embeddings: Embeddings, seed: int, adapter: Adapter | None
-) -> tuple[Projection | None, AdaptationGain | None]:
-    """Learn from a sample that fits into memory."""
-    rows = np.arange(len(embeddings))
-    if len(rows) > LARGEST_SAMPLE:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, LARGEST_SAMPLE, replace=False))
-    sample = embeddings[rows]
-    plain = learn_projection(sample) if len(embeddings) >= SMALLEST_CATALOG else None
-    return (plain, None) if adapter is None else adapter.learn(draft, sample, plain)
-
-
-def _write_derived(folder: Path, draft: Manifest, embeddings: Embeddings, projection: Projection | None) -> Embeddings:
-    """Write projection and vectors, and map the vectors."""
-    if projection is not None:
-        with (folder / generations.PROJECTION).open("wb") as file:
-            projection.save(file)
-        sync(folder / generations.PROJECTION)
-    blocks = blocks_of(embeddings)
-    projected = (projection.apply(block) for block in blocks) if projection else blocks
-    write_array(folder / generations.VECTORS, draft.count, draft.dims, projected)
-    return open_array(folder / generations.VECTORS, draft.count, draft.dims)
