@@ -62,20 +62,22 @@ PreprocessOption = Annotated[
     str | None,
     typer.Option(
         metavar="STEPS",
-        help="Do this to every image and every query first: grayscale,binarize=otsu,..; see imgsearch preprocess."
-        " [default: as the index, or nothing]",
+        help="Steps for every image and query, such as grayscale,binarize=otsu; see imgsearch preprocess; none: none."
+        " [default: as the index, or none]",
     ),
 ]
 TrimOption = Annotated[
     bool | None,
     typer.Option(
         "--trim/--no-trim",
-        help="Cut off even borders and center the item first. [default: as the index, or --trim; not for FILE.keras]",
+        help="Cut off plain borders and center the item. [default: as the index, or --trim; not for FILE.keras]",
     ),
 ]
 WeightsOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Weights for an encoder of keras.applications, such as vgg16; none: its own."),
+    typer.Option(
+        metavar="FILE", help="Weights for an encoder of keras.applications, such as vgg16; none: the usual ones."
+    ),
 ]
 PrecisionOption = Annotated[
     Literal["auto", "f32", "bf16"] | None,
@@ -85,24 +87,24 @@ MetadataOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE.csv",
-        help="The shop's data: a column path, and any others. Read again by every later build; none: forget it.",
+        help="Data about images: a column path, and any others. Read again by every later build; none: no data.",
     ),
 ]
 ForceOption = Annotated[
     bool,
-    typer.Option("--force", help="Go on though most of the catalog has vanished, or the decoder keeps dying."),
+    typer.Option("--force", help="Continue even if most of the catalog has vanished or the decoder keeps crashing."),
 ]
 MaxBytesOption = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Reject larger files unread. [default: as the index, or 100000000]"),
+    typer.Option(metavar="N", help="Reject larger files. [default: as the index, or 100000000]"),
 ]
 MaxPixelsOption = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Reject larger images undecoded. [default: as the index, or 178956970]"),
+    typer.Option(metavar="N", help="Reject larger images. [default: as the index, or 178956970]"),
 ]
 DamagedOption = Annotated[
     Literal["skip", "keep"] | None,
-    typer.Option(help="Reject a damaged JPEG, or keep and flag what shows of it. [default: as the index, or skip]"),
+    typer.Option(help="Reject a damaged JPEG, or keep and flag what can be decoded. [default: as the index, or skip]"),
 ]
 FollowLinksOption = Annotated[
     bool | None,
@@ -110,9 +112,9 @@ FollowLinksOption = Annotated[
 ]
 MaxSkippedOption = Annotated[
     int | None,
-    typer.Option(metavar="N", min=0, help="Refuse to publish when more files than this cannot be used."),
+    typer.Option(metavar="N", min=0, help="Refuse to publish if more than N files cannot be used."),
 ]
 WaitLockOption = Annotated[
     float,
-    typer.Option(metavar="SECONDS", min=0, help="How long to wait for another build to end.", show_default=False),
+    typer.Option(metavar="SECONDS", min=0, help="Seconds to wait for another build to end.", show_default=False),
 ]

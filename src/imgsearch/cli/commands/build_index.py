@@ -36,7 +36,7 @@ def build_index(
         str | None,
         typer.Option(
             metavar="FILE.keras",
-            help="Find items in photos with this, of train --objective detect; none: without."
+            help="Detector that finds items in photos, made by train --objective detect; none: no detector."
             " [default: as the index, or none]",
         ),
     ] = None,
@@ -45,21 +45,20 @@ def build_index(
     backend: Annotated[
         Literal["auto", "annoy", "faiss", "exact"] | None,
         typer.Option(
-            help="How to search; auto: the faster of annoy and exact; faiss: an extra. [default: as the index, or auto]"
+            help="Search backend; auto: the faster of annoy and exact; faiss needs an extra. It resets --trees."
+            " [default: as the index, or auto]"
         ),
     ] = None,
     trees: Annotated[
         int | None,
         typer.Option(metavar="N", help="Trees of the Annoy forest. [default: as the index, or what tuning finds]"),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(metavar="N", help="Seed of forest or lists. [default: as the index, or 0]")
-    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Random seed. [default: as the index, or 0]")] = None,
     target_recall: Annotated[
         float | None,
         typer.Option(
             metavar="R",
-            help="Tune the search to find this share of the ten nearest. [default: as the index, or 0.99]",
+            help="Recall of the ten nearest to tune the search for. [default: as the index, or 0.99]",
         ),
     ] = None,
     metadata: MetadataOption = None,
@@ -73,19 +72,21 @@ def build_index(
         bool | None,
         typer.Option(
             "--adapt/--no-adapt",
-            help="Let the catalog teach the projection, from photo-like variants of its images."
-            " [default: as the index, or with a detector]",
+            help="Learn the projection from photo-like variants of the catalog's images, if that helps."
+            " [default: as the index, or --adapt with a new detector]",
         ),
     ] = None,
     relearn: Annotated[
-        bool, typer.Option("--relearn", help="Learn projection and visual words anew; scores change a little.")
+        bool, typer.Option("--relearn", help="Learn the projection and visual words again; scores change a little.")
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit 3 for any rejected file, not only new ones.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 3 for any rejected file, not only new ones.")
+    ] = False,
     force: ForceOption = False,
     max_skipped: MaxSkippedOption = None,
     wait_lock: WaitLockOption = 0,
     report_file: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE", help="Write what was done there, as a JSON object.")
+        Path | None, typer.Option("--report", metavar="FILE", help="Write a report to FILE, as a JSON object.")
     ] = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
