@@ -22,7 +22,7 @@ from fashion_mnist import average_precisions, embedded, fill
 from imgsearch import build_index, embed
 from imgsearch.build.report import BuildReport
 from imgsearch.encoders.available import available_encoders
-from imgsearch.encoders.spec import TABLE
+from imgsearch.encoders.table import TABLE
 from imgsearch.errors import UsageError
 from imgsearch.evaluation.metrics import hit_rate
 
@@ -36,8 +36,8 @@ _RANDOM = """
 import os, sys
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import keras
-from imgsearch.encoders.networks import APPLICATIONS
-builder = getattr(keras.applications, APPLICATIONS[sys.argv[1]].builder)
+from imgsearch.encoders.table import TABLE
+builder = getattr(keras.applications, TABLE[sys.argv[1]].application.builder)
 builder(weights=None, include_top=False, input_shape=(224, 224, 3)).save_weights(sys.argv[2])
 """
 

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 
 from imgsearch.encoders.choice import choose_encoder
+from imgsearch.encoders.layers import GeneralizedMean
 from imgsearch.encoders.model_file import ModelCard, save_model
-from imgsearch.encoders.networks import GeneralizedMean
 from imgsearch.images.transform import Fit
 
 SIDE = 32

@@ -16,7 +16,7 @@ from imgsearch import Index, build_index, embed
 from imgsearch.build import generation
 from imgsearch.encoders import projection, runtime
 from imgsearch.encoders.projection import Projection
-from imgsearch.encoders.spec import TABLE
+from imgsearch.encoders.table import TABLE
 from imgsearch.errors import (
     DamagedIndexError,
     MissingComponentError,

@@ -10,7 +10,7 @@ import pytest
 from imgsearch import build_index
 from imgsearch.build import pipeline
 from imgsearch.encoders import runtime
-from imgsearch.encoders.spec import TABLE
+from imgsearch.encoders.table import TABLE
 from imgsearch.errors import OutputError
 from imgsearch.store import generations
 from imgsearch.store.generations import read_manifest

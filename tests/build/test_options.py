@@ -15,7 +15,8 @@ from imgsearch.cli.commands import build_index as build_index_command
 from imgsearch.cli.commands import embed as embed_command
 from imgsearch.encoders.adaptation import AdaptationGain
 from imgsearch.encoders.choice import Choice
-from imgsearch.encoders.spec import DEFAULT_BACKBONE, TABLE
+from imgsearch.encoders.spec import DEFAULT_BACKBONE
+from imgsearch.encoders.table import TABLE
 from imgsearch.errors import UsageError
 from imgsearch.images.policy import MAX_BYTES, MAX_PIXELS
 from imgsearch.progress import no_progress

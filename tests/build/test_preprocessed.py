@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from imgsearch import Index, build_index, check, embed
-from imgsearch.encoders.choice import choose_spec
+from imgsearch.encoders.choice import choose_encoder
 from imgsearch.encoders.runtime import HandcraftedEncoder, encode
 from imgsearch.errors import UsageError
 from imgsearch.images.decode import decode
@@ -41,7 +41,7 @@ def test_images_are_embedded_as_they_are_after_the_steps(small, tmp_path, steps)
     build_index(small, tmp_path / "index", preprocess=steps, **(COLOR | {"trim": "crop-foreground" in steps}))
 
     rows = np.load(tmp_path / "index/gen-000001" / generations.EMBEDDINGS)
-    encoder = HandcraftedEncoder(choose_spec("handcrafted:color"))
+    encoder = HandcraftedEncoder(choose_encoder("handcrafted:color").spec)
     expected = [
         fit(Steps.parse(steps).apply(decode(file.read_bytes())), encoder.spec.size)
         for file in sorted(small.rglob("*.png"))

@@ -8,7 +8,7 @@ import pytest
 
 from drawn_catalog import draw_catalog
 from imgsearch import Index, build_index, check
-from imgsearch.encoders.spec import TABLE
+from imgsearch.encoders.table import TABLE
 from imgsearch.errors import MissingComponentError, UsageError
 from imgsearch.store.generations import read_manifest
 

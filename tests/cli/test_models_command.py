@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from imgsearch.encoders.spec import TABLE
+from imgsearch.encoders.table import TABLE
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_json_says_of_each_what_a_script_needs(imgsearch, alone, tmp_path):
 
 def test_weights_that_keras_has_are_here(imgsearch, alone, tmp_path):
     (tmp_path / "keras/models").mkdir(parents=True)
-    (tmp_path / "keras/models" / TABLE["resnet50"].keras_file).write_bytes(b"weights")
+    (tmp_path / "keras/models" / TABLE["resnet50"].application.keras_file).write_bytes(b"weights")
 
     found = json.loads(imgsearch("models", "--format", "json", env=alone).stdout)
 

@@ -15,7 +15,7 @@ from imgsearch.encoders.adaptation import (
     learn_adaptation,
     measure_gain,
 )
-from imgsearch.encoders.choice import choose_spec
+from imgsearch.encoders.choice import choose_encoder
 from imgsearch.encoders.projection import DIMS, SMALLEST_CATALOG, Projection
 from imgsearch.encoders.runtime import HandcraftedEncoder
 from imgsearch.errors import UsageError
@@ -166,7 +166,7 @@ def test_more_rows_than_a_block_are_all_counted():
 
 @pytest.fixture(scope="module")
 def encoder():
-    return HandcraftedEncoder(choose_spec("handcrafted:color"))
+    return HandcraftedEncoder(choose_encoder("handcrafted:color").spec)
 
 
 def silent(*_: object) -> None:
@@ -255,7 +255,7 @@ class HalfBlind(HandcraftedEncoder):
 
 def test_images_of_which_a_variant_shows_nothing_are_left_out(drawn, paths, embedded):
     again = embedded_variants(
-        drawn, paths[:24] + paths[:6], FilePolicy(), HalfBlind(choose_spec("handcrafted:color")), silent
+        drawn, paths[:24] + paths[:6], FilePolicy(), HalfBlind(choose_encoder("handcrafted:color").spec), silent
     )
 
     assert np.array_equal(again, np.delete(np.concatenate([embedded, embedded[:6]]), np.s_[::3], axis=0))

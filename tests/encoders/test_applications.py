@@ -14,9 +14,10 @@ import sklearn.datasets
 
 from imgsearch.encoders.choice import choose_encoder
 from imgsearch.encoders.export import exported_encoder
-from imgsearch.encoders.networks import GEM_EXPONENT, GeneralizedMean, build_network
+from imgsearch.encoders.layers import GEM_EXPONENT, GeneralizedMean
+from imgsearch.encoders.networks import build_network
 from imgsearch.encoders.runtime import encode, open_encoder, unit_rows
-from imgsearch.encoders.spec import TABLE
+from imgsearch.encoders.table import TABLE
 from imgsearch.errors import MissingComponentError
 from imgsearch.images.decode import decode
 from imgsearch.images.transform import fit
@@ -60,7 +61,7 @@ def made(request, tmp_path_factory):
 
 
 def test_every_encoder_of_keras_is_tried_here():
-    assert set(APPLICATIONS) == {name for name, row in TABLE.items() if row.keras_file}
+    assert set(APPLICATIONS) == {name for name, row in TABLE.items() if row.application}
 
 
 def test_it_takes_bytes_of_images_and_gives_unit_rows(made, images):
@@ -97,7 +98,7 @@ def test_its_weights_are_those_of_the_file(made, tmp_path):
 
     with pytest.raises(MissingComponentError, match=choice.spec.name) as refused:
         build_network(choice.spec, garbage)
-    assert TABLE[choice.spec.name].keras_file in refused.value.hint
+    assert TABLE[choice.spec.name].application.keras_file in refused.value.hint
 
 
 @pytest.mark.slow

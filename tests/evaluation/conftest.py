@@ -13,7 +13,7 @@ import pytest
 
 from drawn_catalog import draw_catalog
 from imgsearch import build_index
-from imgsearch.encoders.spec import TABLE
+from imgsearch.encoders.table import TABLE
 from imgsearch.images.policy import FilePolicy
 from imgsearch.search.backends.backends import build_annoy
 from imgsearch.store import generations, integrity, publishing

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgsearch.encoders.adaptation import AdaptationGain
-from imgsearch.encoders.choice import choose_spec
-from imgsearch.encoders.spec import TABLE, EncoderSpec
+from imgsearch.encoders.choice import choose_encoder
+from imgsearch.encoders.spec import EncoderSpec
+from imgsearch.encoders.table import TABLE
 from imgsearch.errors import DamagedIndexError, LockedError, NoIndexError, OutputError
 from imgsearch.images.policy import FilePolicy
 from imgsearch.store import generations, integrity, publishing
@@ -44,7 +45,9 @@ without_detector = st.builds(
     damaged=counts,
     catalog=st.text(),
     policy=st.builds(FilePolicy, st.integers(1, 2**40 - 1), st.integers(1, 2**40 - 1), st.booleans(), st.booleans()),
-    encoder=st.sampled_from([*(row.spec for row in TABLE.values()), choose_spec("vgg16+handcrafted:color=0.3")]),
+    encoder=st.sampled_from(
+        [*(row.spec for row in TABLE.values()), choose_encoder("vgg16+handcrafted:color=0.3").spec]
+    ),
     fingerprint=st.text("0123456789abcdef", min_size=16, max_size=16),
     detector=st.none(),
     detector_fingerprint=st.just(""),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from imgsearch.encoders.choice import choose_encoder
-from imgsearch.encoders.spec import TABLE
+from imgsearch.encoders.table import TABLE
 from imgsearch.regions.anchors import anchor_boxes
 from imgsearch.training import networks
 from imgsearch.training.detector.network import build_detector

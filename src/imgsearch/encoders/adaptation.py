@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +25,7 @@ from imgsearch.images.decode import Pixels
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import Steps
 from imgsearch.images.workers.pool import decoded_files
+from imgsearch.progress import Progress
 from imgsearch.records import Count, Key, Share
 from imgsearch.synthetic.variant_worker import VariantWorker
 
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 # Variants of each image that are learned from. One more is held out, to see what was gained.
 VARIANTS = 6
-# Scenes that each item is put into, where something can find it there, and how often it is then looked at.
+# Scenes that each item is put into, where a detector can find it there, and how often it is then embedded.
 SCENES = 2
 LOOKS = 2
 
@@ -51,21 +52,15 @@ _SHRINKAGE = 1.0
 
 @dataclass(frozen=True, slots=True)
 class AdaptationGain:
-    """What an adaptation is worth, on variants that it was not learned from.
+    """What an adaptation is worth, on variants that it was not learned from."""
 
-    Attributes:
-        images: How many it was learned from.
-        before: Share of held-out variants whose own image was nearest, without it; 0 to 1.
-        after: The same with it.
-    """
-
-    images: Annotated[Count, Key("pictures")]
-    before: Share
-    after: Share
+    images: Annotated[Count, Key("pictures")]  # that it was learned from
+    before: Share  # of held-out variants whose own image was nearest, without it
+    after: Share  # the same with it
 
     @property
     def helps(self) -> bool:
-        """Whether it is to be kept."""
+        """Whether it is worth keeping."""
         return self.after > self.before
 
 
@@ -74,25 +69,14 @@ def embedded_variants(
     paths: Sequence[str],
     policy: FilePolicy,
     encoder: Encoder,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
     embed_item: Callable[[Pixels], Embeddings] | None = None,
 ) -> Embeddings:
-    """Embed images, and photos and screenshots that might have been made of them, and what is seen in scenes.
+    """Embed images, photos and screenshots that might have been made of them, and the items found in scenes.
 
-    Args:
-        root: The folder that paths are relative to.
-        paths: The images. Those that cannot be had are left out.
-        policy: Which files are let in.
-        encoder: What embeds them.
-        progress: Told ("adapt", done, total).
-        embed_item: Finds the item in a scene, uint8 (size, size, 3), and embeds it: float32 (`LOOKS`, D). None: none.
-
-    Returns:
-        float32 (images, 2 + `VARIANTS` + looks, D): each image, its items in scenes, then its variants, of which
-        the last is to be held out.
-
-    Raises:
-        UsageError: There are too few images to learn from.
+    `embed_item` finds the item in a scene, uint8 (size, size, 3), and embeds it: float32 (`LOOKS`, D); without it there
+    are no scenes. Returns float32 (images, 2 + `VARIANTS` + looks, D): each image, its items in scenes, then its
+    variants, of which the last is to be held out. `UsageError`: too few images can be used.
     """
     spec = encoder.spec
     steps, scenes = Steps.parse(spec.steps), SCENES if embed_item else 0
@@ -105,7 +89,9 @@ def embedded_variants(
     started = time.monotonic()
 
     def without_scenes() -> Iterator[Pixels]:
-        for squares in _usable(decoded):
+        for squares in decoded:
+            if isinstance(squares, ImageError):
+                continue
             if embed_item:
                 seen.append(np.concatenate([embed_item(scene) for scene in squares[-scenes:]]))
             yield squares[: 2 + VARIANTS]
@@ -124,19 +110,11 @@ def embedded_variants(
     return np.stack(rows)
 
 
-def _usable(decoded: Iterable[Pixels | ImageError]) -> Iterator[Pixels]:
-    return (squares for squares in decoded if not isinstance(squares, ImageError))
-
-
 def learn_adaptation(catalog: Embeddings, seen: Embeddings) -> Projection:
     """Learn a projection that keeps images and their variants together.
 
-    Args:
-        catalog: float32 (n, D), embeddings of (a sample of) the catalog.
-        seen: float32 (images, 1 + variants, D), embeddings of some of its images, each before its variants.
-
-    Returns:
-        D to min(`DIMS`, D) dimensions; all D where the catalog has fewer than `SMALLEST_CATALOG` images.
+    `catalog` is (a sample of) its embeddings, float32 (n, D); `seen` (images, 1 + variants, D), some of its images,
+    each before its variants. From D to min(`DIMS`, D) dimensions; all D where n is below `SMALLEST_CATALOG`.
     """
     count, views, dims = seen.shape
     within = np.zeros((dims, dims))
@@ -161,14 +139,7 @@ def learn_adaptation(catalog: Embeddings, seen: Embeddings) -> Projection:
 def measure_gain(
     plain: Projection | None, adapted: Projection, originals: Embeddings, held_out: Embeddings
 ) -> AdaptationGain:
-    """Compare how often a variant finds its own image, with an adaptation and without.
-
-    Args:
-        plain: What is used without it; None for the embeddings as they are.
-        adapted: The adaptation.
-        originals: float32 (n, D), embeddings of images.
-        held_out: float32 (n, D), embeddings of one variant of each.
-    """
+    """Compare how often a held-out variant, (n, D), finds its own image, (n, D), with an adaptation and without."""
     rates = []
     for projection in (plain, adapted):
         rows, queries = (projection.apply(part) if projection else part for part in (originals, held_out))

@@ -7,55 +7,36 @@ from pathlib import Path
 from imgsearch.encoders.choice import choose_encoder, with_precision
 from imgsearch.encoders.export import exported_encoder
 from imgsearch.encoders.runtime import best_precision
-from imgsearch.encoders.spec import DEFAULT_BACKBONE, TABLE, TableRow
-from imgsearch.encoders.weights import keras_file, lite0_file
+from imgsearch.encoders.spec import DEFAULT_BACKBONE
+from imgsearch.encoders.table import TABLE, TableRow
+from imgsearch.encoders.weights import weights_file
 from imgsearch.errors import MissingComponentError
 
 
 @dataclass(frozen=True, slots=True)
 class AvailableEncoder:
-    """One row of the table, on this machine.
-
-    Attributes:
-        row: Of the table.
-        file: Where its weights are, or will be; None if it has none, or learns them on the catalog.
-        here: Whether it can be used without a download.
-        default: Whether it is used when no other is asked for.
-    """
+    """One row of the table, on this machine."""
 
     row: TableRow
-    file: Path | None
-    here: bool
-    default: bool
+    file: Path | None  # where its weights are, or will be; None if it has none, or learns them on the catalog
+    here: bool  # whether it can be used without a download
+    default: bool  # whether it is used when no other is named
 
 
 def available_encoders() -> list[AvailableEncoder]:
     """List the encoders that `--backbone` takes by name."""
-    found = []
-    for row in TABLE.values():
-        file = keras_file(row.spec) if row.keras_file else None
-        if row.spec.name == DEFAULT_BACKBONE:
-            file = lite0_file()
-        here = row.spec.kind != "network" or (file is not None and file.is_file())
-        found.append(AvailableEncoder(row, file, here, row.spec.name == DEFAULT_BACKBONE))
-    return found
+    return [_on_this_machine(row) for row in TABLE.values()]
 
 
 def fetch_encoder(name: str) -> AvailableEncoder:
-    """Have Keras download an encoder's weights now, and export it: a later build needs neither network nor Keras.
-
-    Args:
-        name: Of an encoder.
-
-    Raises:
-        MissingComponentError: There is no such encoder, or its weights cannot be had.
-    """
+    """Have Keras download an encoder's weights now, and export it: a later build needs neither network nor Keras."""
     if name not in TABLE:
         choose_encoder(name)  # which says what there is
         raise MissingComponentError(f"{name} has nothing to fetch", hint="imgsearch models lists what has")
-    if TABLE[name].spec.kind == "network":
-        exported_encoder(with_precision(TABLE[name].spec, best_precision()))
-    return next(encoder for encoder in available_encoders() if encoder.row.spec.name == name)
+    row = TABLE[name]
+    if row.spec.kind == "network":
+        exported_encoder(with_precision(row.spec, best_precision()))
+    return _on_this_machine(row)
 
 
 def models(fetch: Iterable[str] = ()) -> list[AvailableEncoder]:
@@ -69,3 +50,9 @@ def models(fetch: Iterable[str] = ()) -> list[AvailableEncoder]:
         MissingComponentError: There is no such encoder, or its weights cannot be had.
     """
     return [fetch_encoder(name) for name in fetch] or available_encoders()
+
+
+def _on_this_machine(row: TableRow) -> AvailableEncoder:
+    file = weights_file(row)
+    here = row.spec.kind != "network" or (file is not None and file.is_file())
+    return AvailableEncoder(row, file, here, default=row.spec.name == DEFAULT_BACKBONE)

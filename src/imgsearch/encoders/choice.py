@@ -8,7 +8,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from imgsearch.encoders.model_file import SUFFIX, read_card
-from imgsearch.encoders.spec import TABLE, EncoderSpec, Part, Precision
+from imgsearch.encoders.spec import EncoderSpec, Part, Precision
+from imgsearch.encoders.table import TABLE
 from imgsearch.errors import MissingComponentError, UsageError
 from imgsearch.files import sha256_of
 from imgsearch.images.steps import Steps
@@ -18,38 +19,23 @@ MOST_PARTS = 8
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """An encoder that can be made.
-
-    Attributes:
-        spec: What it is.
-        files: Where the weights are that it names by their sha256, by that name.
-    """
+    """An encoder that can be made."""
 
     spec: EncoderSpec
-    files: Mapping[str, Path] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)  # where the weights are that it names by their sha256
 
 
 def choose_encoder(backbone: str, weights: Path | None = None, precision: Precision = "f32", steps: str = "") -> Choice:
-    """Describe the encoder that a user asked for.
+    """Describe the encoder that a user named; the files of its weights are read here, to take their sha256.
 
-    Args:
-        backbone: Name of a row of the table, name of a `.keras` file, or several of these joined by `+`, each perhaps
-            followed by `=` and its weight: `efficientnet-lite0+handcrafted:color=0.3`.
-        weights: Weights to use instead of the usual ones, for the one part of `backbone` that can take them.
-        precision: What networks compute in.
-        steps: What is done to an image first, as `images.steps.Steps` spells it.
-
-    Returns:
-        The description. Files are read here to take their sha256.
-
-    Raises:
-        MissingComponentError: There is no such encoder, or a file cannot be read.
-        UsageError: The parts do not go together, or weights were given that no part can take.
+    `backbone` is the name of a row of the table or of a `.keras` file, or several of these joined by `+`, each perhaps
+    followed by `=` and its weight: `efficientnet-lite0+handcrafted:color=0.3`. `weights` replaces Keras' own for the
+    one part that can take them; `steps` is done to an image first, as `images.steps.Steps` spells it.
     """
-    asked = [(backbone, 1.0)] if os.path.isfile(backbone) else [_name_and_weight(part) for part in backbone.split("+")]
-    if len(asked) > MOST_PARTS:
-        raise UsageError(f"expected at most {MOST_PARTS} encoders joined by +, found {len(asked)}")
-    chosen = [(_choose_part(name, precision), weight) for name, weight in asked]
+    named = [(backbone, 1.0)] if os.path.isfile(backbone) else [_name_and_weight(part) for part in backbone.split("+")]
+    if len(named) > MOST_PARTS:
+        raise UsageError(f"expected at most {MOST_PARTS} encoders joined by +, found {len(named)}")
+    chosen = [(_choose_part(name, precision), weight) for name, weight in named]
     files = {name: file for choice, _ in chosen for name, file in choice.files.items()}
     parts = [Part(choice.spec, weight) for choice, weight in chosen]
     if weights is not None:
@@ -58,30 +44,16 @@ def choose_encoder(backbone: str, weights: Path | None = None, precision: Precis
             raise UsageError(
                 f"--weights is for one encoder of keras.applications; {backbone} has {len(takers)} of them"
             )
-        digest = f"sha256:{_sha256(weights, '--weights takes a .weights.h5 or .h5 file of Keras')}"
+        digest = f"sha256:{_digest(weights, '--weights takes a .weights.h5 or .h5 file of Keras')}"
         files[digest] = weights
         parts = [
             replace(part, spec=replace(part.spec, weights=digest)) if part is takers[0] else part for part in parts
         ]
-    return Choice(_joined(parts, str(Steps.parse(steps))), files)
-
-
-def choose_spec(backbone: str, weights: Path | None = None, precision: Precision = "f32") -> EncoderSpec:
-    """Describe an encoder, without a word on its files; see `choose_encoder`."""
-    return choose_encoder(backbone, weights, precision).spec
+    return Choice(_combined(parts, str(Steps.parse(steps))), files)
 
 
 def choose_detector(file: Path, encoder: EncoderSpec) -> Choice:
-    """Describe a detector that a user asked for.
-
-    Args:
-        file: What `imgsearch train --objective detect` wrote.
-        encoder: Of the index that it is for.
-
-    Raises:
-        MissingComponentError: The file cannot be read.
-        UsageError: It is no detector, or one that shares another encoder.
-    """
+    """Describe the detector that `imgsearch train --objective detect` wrote, for an index of this encoder."""
     card = read_card(file)
     if not card.is_detector:
         raise UsageError(
@@ -94,29 +66,21 @@ def choose_detector(file: Path, encoder: EncoderSpec) -> Choice:
             f"expected a detector for {encoder.name}, found one for {card.backbone}, or for other weights: {file}",
             hint=f"train one for this index: imgsearch train CATALOG --objective detect --architecture {encoder.name}",
         )
-    weights = f"sha256:{_sha256(file, 'imgsearch train makes one')}"
+    weights = f"sha256:{_digest(file, 'imgsearch train makes one')}"
     spec = EncoderSpec(file.name, "detector", card.size, card.fit, card.dims, weights, encoder.precision)
     return Choice(spec, {weights: file})
 
 
 def with_precision(spec: EncoderSpec, precision: Precision) -> EncoderSpec:
-    """Say what the networks of an encoder compute in; hand-crafted ones are not asked."""
-    if spec.kind in ("handcrafted", "visual-words"):
+    """Return an encoder whose networks compute in `precision`; one without networks stays as it is."""
+    if not spec.uses_openvino:
         return spec
     parts = tuple(replace(part, spec=with_precision(part.spec, precision)) for part in spec.parts)
-    if spec.kind == "hybrid" and all(part.spec.precision == "f32" for part in parts):
-        precision = "f32"
     return replace(spec, precision=precision, parts=parts)
 
 
 def with_weights(spec: EncoderSpec, name: str, weights: str) -> EncoderSpec:
-    """Say which weights an encoder has, or the parts of a hybrid that are of that name.
-
-    Args:
-        spec: Of the encoder.
-        name: Of itself, or of parts.
-        weights: What `spec` is to say of them.
-    """
+    """Return an encoder that names other weights, for itself or for the parts of that name."""
     if spec.name == name:
         return replace(spec, weights=weights)
     return replace(spec, parts=tuple(replace(part, spec=with_weights(part.spec, name, weights)) for part in spec.parts))
@@ -145,7 +109,7 @@ def _choose_part(name: str, precision: Precision) -> Choice:
                 f"expected an encoder, found a detector: {path}",
                 hint=f"an index of {card.backbone} takes it with --detector",
             )
-        weights = f"sha256:{_sha256(path, 'imgsearch train makes one')}"
+        weights = f"sha256:{_digest(path, 'imgsearch train makes one')}"
         spec = EncoderSpec(path.name, "model", card.size, card.fit, card.dims, weights, precision, steps=card.steps)
         return Choice(spec, {weights: path})
     row = TABLE.get(name)
@@ -156,7 +120,7 @@ def _choose_part(name: str, precision: Precision) -> Choice:
     return Choice(with_precision(row.spec, precision))
 
 
-def _joined(parts: list[Part], steps: str) -> EncoderSpec:
+def _combined(parts: list[Part], steps: str) -> EncoderSpec:
     """Make one encoder of parts; every part sees the same image, fitted to the largest of their squares."""
     specs = [part.spec for part in parts]
     fits, wanted = {spec.fit for spec in specs}, {spec.steps for spec in specs} | {steps}
@@ -170,7 +134,7 @@ def _joined(parts: list[Part], steps: str) -> EncoderSpec:
     if len(parts) == 1:
         return replace(specs[0], steps=steps)
     return EncoderSpec(
-        name="+".join(map(_spelled, parts)),
+        name="+".join(map(_part_name, parts)),
         kind="hybrid",
         size=max(spec.size for spec in specs),
         fit=fits.pop(),
@@ -182,11 +146,11 @@ def _joined(parts: list[Part], steps: str) -> EncoderSpec:
     )
 
 
-def _spelled(part: Part) -> str:
+def _part_name(part: Part) -> str:
     return part.spec.name if part.weight == 1 else f"{part.spec.name}={part.weight!r}".removesuffix(".0")
 
 
-def _sha256(path: Path, hint: str) -> str:
+def _digest(path: Path, hint: str) -> str:
     if not os.path.isfile(path):  # nor a FIFO, which might never answer
         raise MissingComponentError(f"{path} cannot be read: there is no such file", hint=hint)
     try:

@@ -17,7 +17,7 @@ from imgsearch.images.workers.decoders import decode_and_fit_guarded
 
 @dataclass(frozen=True, slots=True)
 class ClassProbability:
-    """One class that an image may be of.
+    """One class that an image may belong to.
 
     Attributes:
         rank: Place, from 1.
@@ -62,12 +62,12 @@ class Classifier:
         choice = choose_encoder(os.fspath(path))
         if choice.spec.kind != "model":
             raise MissingComponentError(f"expected a .keras file, found {path}")
-        # Of f32, where bf16 would be faster: probabilities are shown, and a single image takes no time.
+        # In f32, where bf16 would be faster: users see probabilities, and a single image takes no time.
         spec = replace(choice.spec, kind="classifier", dims=len(card.labels))
         return cls(open_encoder(spec, exported_encoder(spec, choice.files), for_one=True), card.labels)
 
     def classify(self, image: str | os.PathLike[str], k: int = 5) -> list[ClassProbability]:
-        """Say what an image may be of.
+        """Name the most probable classes of an image.
 
         Args:
             image: File name.

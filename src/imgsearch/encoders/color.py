@@ -4,14 +4,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsearch.encoders.vectors import joined
+from imgsearch.encoders.vectors import concatenate
 from imgsearch.images.foreground import SIDE, Item
 
 # Hue, saturation and value: bins of the description, and finer ones to count in.
 _BINS = (8, 3, 3)
 _FINE = (36, 12, 12)
 _CELLS = 2
-DIMS = int(np.prod(_BINS)) * (1 + _CELLS * _CELLS)
 
 # Standard deviation, in bins, of how a color is shared among the bins near it.
 _SPREAD = 0.45
@@ -22,18 +21,12 @@ _LIGHT = 230.0
 _DARKEST = 30.0  # anything below is not lit up any further
 
 
-def describe_color(item: Item) -> NDArray[np.float32]:
-    """Describe an item by histograms of hue, saturation and value over a spatial pyramid, 1 x 1 and 2 x 2.
+def describe_item(item: Item) -> NDArray[np.float32]:
+    """Describe an item, without its background, by histograms of hue, saturation and value in 1 x 1 and 2 x 2 cells.
 
     Square roots of the counts are taken (the Hellinger kernel), so that one large even area does not drown the
     rest. Each color counts in all bins near it, so that a small change of light makes a small change of the
     description. The pyramid is that of Lazebnik, Schmid and Ponce (2006).
-
-    Args:
-        item: What is described; its background is left out.
-
-    Returns:
-        float32 of shape (360,), unit.
     """
     hsv = cv2.cvtColor(item.pixels, cv2.COLOR_RGB2HSV)
     hue, saturation, value = (hsv[:, :, channel].astype(np.float32) for channel in range(3))
@@ -46,7 +39,7 @@ def describe_color(item: Item) -> NDArray[np.float32]:
     code += (cell[:, None] * _CELLS + cell) * int(np.prod(_FINE))
     counts = np.bincount(code.ravel(), item.weights.ravel(), _CELLS * _CELLS * int(np.prod(_FINE)))
     cells = _shared(counts.reshape(-1, *_FINE).astype(np.float32))
-    return joined([np.sqrt(cells.sum(axis=0)).ravel(), np.sqrt(cells).ravel()])
+    return concatenate([np.sqrt(cells.sum(axis=0)).ravel(), np.sqrt(cells).ravel()])
 
 
 def _shared(counts: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -57,7 +50,7 @@ def _shared(counts: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _shares(fine: int, bins: int, *, circular: bool) -> NDArray[np.float32]:
-    """Say how much of each fine bin belongs to each bin: float32 (fine, bins), rows that sum to 1."""
+    """Return how much of each fine bin belongs to each bin: float32 (fine, bins), rows that sum to 1."""
     distance = np.abs((np.arange(fine)[:, None] + 0.5) * bins / fine - (np.arange(bins) + 0.5))
     if circular:
         distance = np.minimum(distance, bins - distance)

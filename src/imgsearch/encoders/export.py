@@ -6,6 +6,7 @@ standard error what no option silences, and must not be in a process that starts
 
 import atexit
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -38,39 +39,23 @@ def exported_files(spec: EncoderSpec) -> tuple[str, ...]:
 
 
 def exported_encoder(spec: EncoderSpec, files: Mapping[str, Path] = NO_FILES) -> Path:
-    """Find an encoder in the user's cache, or export it into the cache.
+    """Find an encoder in the user's cache, or export it into the cache: a folder with the files of `exported_files`.
 
-    Where the cache cannot be written, as under a user without a home, the export lasts as long as this process.
-
-    Args:
-        spec: Which one.
-        files: Where the weights are that `spec` names by their sha256, by that name.
-
-    Returns:
-        A folder with the files that `exported_files` names.
-
-    Raises:
-        MissingComponentError: Keras, OpenVINO or the weights are missing, or the export failed.
-        UsageError: A `.keras` file is not what it should be.
+    Of several processes that need the same encoder at once, one exports it. Where the cache cannot be written, as under
+    a user without a home, the export lasts as long as this process. `files` says where the weights are that `spec`
+    names by their sha256.
     """
-    name = f"{spec.fingerprint}-{_EXPORT_VERSION}"
-    directory = user_cache("encoders") / name
-    if _is_whole(directory, exported_files(spec)):
+    directory, names = user_cache("encoders") / f"{spec.fingerprint}-{_EXPORT_VERSION}", exported_files(spec)
+    if _is_whole(directory, names):
         return directory
     staging = _writable_folder(directory.parent)
-    directory = staging.parent / name
+    directory = staging.parent / directory.name
     try:
-        if spec.kind == "hybrid":
-            _gather_parts(spec, files, staging)
-        elif spec.kind == "visual-words":
-            _copy_vocabulary(spec, files, staging)
-        elif spec.kind != "handcrafted":
-            _export_elsewhere(spec, files.get(spec.weights), staging)
-        (staging / SPEC_FILE).write_text(json.dumps(spec.to_json(), indent=2) + "\n")
-        sums = {name: sha256_of(staging / name) for name in exported_files(spec)}
-        (staging / _CHECKSUMS_FILE).write_text(json.dumps(sums) + "\n")
-        staging.chmod(0o755)  # a cache may be shared
-        return _settled(staging, directory, exported_files(spec))
+        with _lock(directory.with_suffix(".lock")) as has_waited:
+            if has_waited and _is_whole(directory, names):
+                return directory
+            _fill(staging, spec, files)
+            return _put_in_place(staging, directory, names)
     except OSError as error:
         raise MissingComponentError(
             f"the exported encoder cannot be written to {staging.parent}: {error.strerror}",
@@ -78,6 +63,35 @@ def exported_encoder(spec: EncoderSpec, files: Mapping[str, Path] = NO_FILES) ->
         ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _lock(file: Path) -> Iterator[bool]:
+    """Hold a lock, which is never unlinked; yield whether another process had it before."""
+    with file.open("w") as lock:
+        has_waited = False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("waiting for another process that exports the same encoder")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            has_waited = True
+        except OSError as error:  # a file system without locks: the work may be done twice, but both do it well
+            logger.info("%s cannot be locked: %s", file, error.strerror)
+        yield has_waited
+
+
+def _fill(staging: Path, spec: EncoderSpec, files: Mapping[str, Path]) -> None:
+    if spec.parts:
+        _gather_parts(spec, files, staging)
+    elif VOCABULARY_FILE in files_of(spec):
+        _copy_vocabulary(spec, files, staging)
+    elif GRAPH_FILE in files_of(spec):
+        _export_elsewhere(spec, files.get(spec.weights), staging)
+    (staging / SPEC_FILE).write_text(json.dumps(spec.to_json(), indent=2) + "\n")
+    sums = {name: sha256_of(staging / name) for name in exported_files(spec)}
+    (staging / _CHECKSUMS_FILE).write_text(json.dumps(sums) + "\n")
+    staging.chmod(0o755)  # a cache may be shared
 
 
 def _copy_vocabulary(spec: EncoderSpec, files: Mapping[str, Path], staging: Path) -> None:
@@ -98,8 +112,8 @@ def _gather_parts(spec: EncoderSpec, files: Mapping[str, Path], staging: Path) -
                 shutil.copyfile(folder / name, staging / part_file(number, name))
 
 
-def _settled(staging: Path, directory: Path, names: tuple[str, ...]) -> Path:
-    """Give an export its place in the cache, unless another process was faster, and say where it is."""
+def _put_in_place(staging: Path, directory: Path, names: tuple[str, ...]) -> Path:
+    """Give an export its place in the cache, unless another process was faster, and return where it is."""
     if not _is_whole(directory, names):
         shutil.rmtree(directory, ignore_errors=True)
         try:
@@ -111,7 +125,7 @@ def _settled(staging: Path, directory: Path, names: tuple[str, ...]) -> Path:
 
 
 def _is_whole(directory: Path, names: tuple[str, ...]) -> bool:
-    """Say whether a cached export is what it was when it was made: a disk may have filled, or have failed."""
+    """Return whether a cached export is what it was when it was made: a disk may have filled, or have failed."""
     try:
         sums = json.loads((directory / _CHECKSUMS_FILE).read_text())
         if all(sha256_of(directory / name) == sums[name] for name in names):
@@ -176,17 +190,17 @@ def _export_elsewhere(spec: EncoderSpec, weights: Path | None, directory: Path) 
 
 def _export_here(request: str) -> None:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    asked = json.loads(request)
+    options = json.loads(request)
     import_openvino()  # before Keras imports it with its telemetry
     try:
         from imgsearch.encoders.networks import build_network, with_map
     except ImportError as error:
         raise MissingComponentError(f"Keras cannot be imported: {error}") from error
-    spec = EncoderSpec.from_json(asked["spec"])
-    network = build_network(spec, Path(asked["weights"]) if asked["weights"] else None)
+    spec = EncoderSpec.from_json(options["spec"])
+    network = build_network(spec, Path(options["weights"]) if options["weights"] else None)
     if spec.kind in ("network", "model"):
         network = with_map(network)
-    network.export(os.path.join(asked["directory"], GRAPH_FILE), format="openvino", verbose=False)
+    network.export(os.path.join(options["directory"], GRAPH_FILE), format="openvino", verbose=False)
 
 
 if __name__ == "__main__":

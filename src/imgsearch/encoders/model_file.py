@@ -29,10 +29,9 @@ _ENTRIES = {"metadata.json", _CONFIGURATION, "model.weights.h5", CARD}
 _MOST_TEXT = 64_000_000
 _MOST_BYTES = 4_000_000_000
 
-# What a detector was trained for.
-DETECT = "detect"
+DETECT = "detect"  # what a detector was trained for
 
-# Layers of our own that a model may have.
+# Layers of our own that a model may have, those of `layers.py`.
 _OURS = {"imgsearch>GeneralizedMean"}
 
 # What brings code or files of its own with it, also under Keras' names.
@@ -80,13 +79,13 @@ class ModelCard:
 
 
 def save_model(model: Any, path: Path, card: ModelCard) -> None:
-    """Write a Keras model as an encoder; the file appears when it is whole.
+    """Write a Keras model as an encoder; the file, ending in `.keras`, appears when it is whole.
 
     Args:
         model: uint8 (N, size, size, 3) to a list of outputs: embeddings, float32 (N, dims) of unit length, and
             probabilities (N, classes) if there are labels. Of a detector float32 embeddings (N, dims), scores (N, A),
             boxes (N, A, 4) and mask (N, M, M).
-        path: The file, ending in `.keras`.
+        path: The file.
         card: What it says of itself.
 
     Raises:
@@ -146,20 +145,10 @@ def read_card(path: Path) -> ModelCard:
 
 
 def load_model(path: Path) -> Any:
-    """Load a model with Keras.
-
-    Args:
-        path: A file that `read_card` has found to be good.
-
-    Returns:
-        The Keras model, as `save_model` was given it.
-
-    Raises:
-        UsageError: Keras cannot load it, or it is not what its card says.
-    """
+    """Load a model with Keras, as `save_model` was given it; `UsageError` if it cannot be, or is not what it says."""
     import keras
 
-    import imgsearch.encoders.networks  # noqa: F401  # its layers are known to Keras once it is imported
+    import imgsearch.encoders.layers  # noqa: F401  # which Keras knows once they are imported
 
     card = read_card(path)
     try:
@@ -173,16 +162,7 @@ def load_model(path: Path) -> Any:
 
 
 def require_shapes(model: Any, card: ModelCard, path: Path) -> None:
-    """Hold a model to its card.
-
-    Args:
-        model: A Keras model.
-        card: What it should be.
-        path: Its file, for the message.
-
-    Raises:
-        UsageError: Input or outputs are of another shape.
-    """
+    """Raise `UsageError` where inputs or outputs of a Keras model are not of the shapes that its card says."""
     if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
         raise UsageError(f"{path}: expected a Keras model of images, found {type(model).__name__}")
     inputs = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in model.inputs]

@@ -1,6 +1,5 @@
 """The Keras graphs: uint8 RGB (N, size, size, 3) in, unit float32 (N, dims) out, preprocessing included."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +7,12 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from imgsearch.encoders.layers import GEM_EXPONENT, GeneralizedMean
 from imgsearch.encoders.model_file import load_model
-from imgsearch.encoders.spec import DEFAULT_BACKBONE, TABLE, EncoderSpec
+from imgsearch.encoders.spec import DEFAULT_BACKBONE, EncoderSpec
+from imgsearch.encoders.table import TABLE, Application
 from imgsearch.encoders.weights import Arrays, downloaded, lite0_arrays, require_download
 from imgsearch.errors import MissingComponentError
-
-# Exponent of generalized-mean pooling; 3 is where Radenovic et al. start, and 3 to 6 measured alike here.
-GEM_EXPONENT = 3.0
 
 # EfficientNet-Lite0: repeats, kernel, stride of the first, expansion, channels (TensorFlow's lite release).
 _LITE0_STAGES = (
@@ -28,52 +26,21 @@ _LITE0_STAGES = (
 )
 
 
-@keras.saving.register_keras_serializable("imgsearch")
-class GeneralizedMean(layers.Layer):  # type: ignore[misc]  # Keras has no types
-    """GeM pooling: the p-th root of the mean of p-th powers, channel by channel.
-
-    Radenovic, Tolias, Chum: Fine-tuning CNN Image Retrieval with No Human Annotation (2018), equation 3.
-    (N, H, W, C) in, (N, C) out.
-    """
-
-    def __init__(self, exponent: float = GEM_EXPONENT, **options: Any) -> None:
-        super().__init__(**options)
-        self.exponent = exponent
-
-    def call(self, features: Any) -> Any:
-        """Pool over height and width; the floor keeps the root's slope finite at zero."""
-        if self.exponent == 1:
-            return ops.mean(features, axis=(1, 2))
-        powers = ops.power(ops.maximum(features, 1e-6), self.exponent)
-        return ops.power(ops.mean(powers, axis=(1, 2)), 1.0 / self.exponent)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return what rebuilds the layer."""
-        return {**super().get_config(), "exponent": self.exponent}
+_OPTION_OF_WEIGHTS = {"network": "--weights", "detector": "--detector"}
 
 
 def build_network(spec: EncoderSpec, weights: Path | None = None) -> keras.Model:
-    """Build an encoder with its weights.
+    """Build an encoder with its weights: a network of the table, or a `.keras` file.
 
-    Args:
-        spec: A network of the table, or a `.keras` file.
-        weights: File with the weights, where `spec` names one by its sha256; Keras' own are downloaded if they are not
-            there yet.
-
-    Returns:
-        uint8 (N, size, size, 3) to float32 (N, dims) of unit length; to probabilities, for a classifier; to what
-        `model_file.save_model` says, for a detector.
-
-    Raises:
-        MissingComponentError: The weights are not available or do not fit.
-        UsageError: The `.keras` file is not what it should be.
+    `weights` is the file that `spec` names by its sha256; Keras' own are downloaded if they are not there yet. The
+    model is uint8 (N, size, size, 3) to float32 (N, dims) of unit length; to probabilities, for a classifier; to what
+    `model_file.save_model` says, for a detector. `MissingComponentError`: the weights cannot be had, or do not fit;
+    `UsageError`: the `.keras` file is not what it should be.
     """
-    has_own_file = spec.weights.startswith("sha256:") and spec.name != DEFAULT_BACKBONE
-    if weights is None and has_own_file:
+    if weights is None and spec.weights.startswith("sha256:") and spec.name != DEFAULT_BACKBONE:
         raise MissingComponentError(
             f"{spec.name} was used with a file of weights ({spec.weights})",
-            hint="give that file with "
-            + {"network": "--weights", "detector": "--detector"}.get(spec.kind, "--backbone"),
+            hint=f"give that file with {_OPTION_OF_WEIGHTS.get(spec.kind, '--backbone')}",
         )
     if spec.kind != "network":
         assert weights is not None
@@ -81,30 +48,23 @@ def build_network(spec: EncoderSpec, weights: Path | None = None) -> keras.Model
         if spec.kind == "detector":
             return model
         return keras.Model(model.inputs, model.outputs[0 if spec.kind == "model" else 1], name="encoder")
+    application = TABLE[spec.name].application
     images = keras.Input((spec.size, spec.size, 3), dtype="uint8", name="images")
-    scaled = ops.cast(images, "float32")
-    if spec.name == DEFAULT_BACKBONE:
-        features, exponent = lite0_features(lite0_scaled(scaled)), GEM_EXPONENT
-    else:
-        features, exponent = _application(spec, scaled, weights), APPLICATIONS[spec.name].exponent
+    pixels = ops.cast(images, "float32")
+    features = _features(spec, application, pixels, weights) if application else lite0_features(lite0_scaled(pixels))
+    exponent = 1.0 if application and application.pooling == "mean" else GEM_EXPONENT
     embeddings = layers.UnitNormalization(name="embeddings")(GeneralizedMean(exponent, name="gem")(features))
     network = keras.Model(images, embeddings, name=spec.name.replace("-", "_"))
-    if spec.name == DEFAULT_BACKBONE:
+    if application is None:
         assign_lite0(network, lite0_arrays())
     return network
 
 
 def with_map(network: keras.Model) -> keras.Model:
-    """Let a network give a feature map beside its embedding, so that one pass says what an image shows, and where.
+    """Let a network give a feature map, float32 (N, height, width, channels), beside its embedding, if it has one.
 
-    It is the last map of twice the side of the very last: that one is what is pooled, but its cells are as large as
-    many an item (docs/benchmarks.md, "Find the product in the photo").
-
-    Args:
-        network: As from `build_network`.
-
-    Returns:
-        The network with a second output, float32 (N, height, width, channels); without one if it has no such map.
+    One pass then says what an image shows, and where. It is the last map of twice the side of the very last: that one
+    is what is pooled, but its cells are as large as many an item (docs/benchmarks.md, "Find the product in the photo").
     """
     outputs = [layer.output for layer in network.layers]
     maps = [output for output in outputs if not isinstance(output, list) and len(output.shape) == 4]
@@ -115,16 +75,10 @@ def with_map(network: keras.Model) -> keras.Model:
 
 
 def lite0_features(scaled: Any) -> Any:
-    """Lay out EfficientNet-Lite0 up to its last convolution.
+    """Lay out EfficientNet-Lite0 up to its last convolution: (N, H, W, 3) to (N, H / 32, W / 32, 1280), in 0 to 6.
 
     Tan and Le (2019) without squeeze-and-excite and with ReLU6, as in TensorFlow's lite release; layers carry
     the names of the PyTorch port whose weights we read.
-
-    Args:
-        scaled: (N, H, W, 3) in about -1 to 1.
-
-    Returns:
-        (N, H / 32, W / 32, 1280), in 0 to 6.
     """
 
     def normalized(tensor: Any, name: str, *, active: bool = True) -> Any:
@@ -154,12 +108,7 @@ def lite0_features(scaled: Any) -> Any:
 
 
 def assign_lite0(network: keras.Model, arrays: Arrays) -> None:
-    """Give the layers of an EfficientNet-Lite0 their weights, from PyTorch's layout to Keras'.
-
-    Args:
-        network: Holds the layers of `lite0_features`, and perhaps a dense layer `_fc` on top.
-        arrays: What `weights.lite0_arrays` returned.
-    """
+    """Give the layers of an EfficientNet-Lite0, and a dense layer `_fc` on top, their weights from PyTorch's layout."""
     for layer in network.layers:
         name = layer.name
         if isinstance(layer, layers.BatchNormalization):
@@ -178,48 +127,20 @@ def lite0_scaled(images: Any) -> Any:
     return (images - 127.0) / 128.0
 
 
-@dataclass(frozen=True, slots=True)
-class Application:
-    """How an encoder is made of one of keras.applications.
-
-    Attributes:
-        builder: Its name there.
-        layer: Whose output is pooled; empty for the last one.
-        preprocessing: `caffe` (BGR, less ImageNet's mean), or empty where the network scales images itself.
-        exponent: Of GeM pooling; 1, the mean, for features that may be negative.
-    """
-
-    builder: str
-    layer: str = ""
-    preprocessing: str = ""
-    exponent: float = GEM_EXPONENT
-
-
-APPLICATIONS = {
-    "vgg16": Application("VGG16", "block5_conv3", "caffe"),
-    "vgg19": Application("VGG19", "block5_conv4", "caffe"),
-    "resnet50": Application("ResNet50", "", "caffe"),
-    "mobilenet_v3_large": Application("MobileNetV3Large"),
-    "efficientnetv2-b0": Application("EfficientNetV2B0"),
-    "convnext_tiny": Application("ConvNeXtTiny", exponent=1.0),
-}
-
-
-def _application(spec: EncoderSpec, images: Any, weights: Path | None) -> Any:
+def _features(spec: EncoderSpec, application: Application, images: Any, weights: Path | None) -> Any:
     """Lay out a network of keras.applications up to the features that are pooled."""
-    row = APPLICATIONS[spec.name]
-    if row.preprocessing == "caffe":  # keras.applications.imagenet_utils
+    if application.preprocessing == "caffe":  # keras.applications.imagenet_utils
         images = ops.flip(images, axis=-1) - ops.convert_to_tensor([103.939, 116.779, 123.68])
     if weights is None and (weights := downloaded(spec)) is None:
         require_download(spec)
     try:
-        base = getattr(keras.applications, row.builder)(
+        base = getattr(keras.applications, application.builder)(
             weights="imagenet" if weights is None else str(weights), include_top=False, input_tensor=images
         )
     # Keras raises a bare Exception where a download fails, and ValueError or OSError where a file does not fit.
     except Exception as error:
         raise MissingComponentError(
             f"the weights of {spec.name} are not available: {str(error).splitlines()[0] if str(error) else error!r}",
-            hint=f"get Keras' file {TABLE[spec.name].keras_file} and pass it with --weights",
+            hint=f"get Keras' file {application.keras_file} and pass it with --weights",
         ) from error
-    return base.get_layer(row.layer).output if row.layer else base.output
+    return base.get_layer(application.layer).output if application.layer else base.output

@@ -6,8 +6,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsearch.encoders.arrays import read_arrays
 from imgsearch.encoders.runtime import Embeddings
+from imgsearch.encoders.vectors import read_arrays
 from imgsearch.errors import DamagedIndexError
 
 DIMS = 256
@@ -22,25 +22,13 @@ WHITENING = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """A linear map and what it was learned around.
+    """A linear map and what it was learned around."""
 
-    Attributes:
-        mean: float32 (D,).
-        components: float32 (d, D), partial whitening included.
-    """
-
-    mean: Embeddings
-    components: Embeddings
+    mean: Embeddings  # float32 (D,)
+    components: Embeddings  # float32 (d, D), partial whitening included
 
     def apply(self, embeddings: NDArray[np.floating]) -> Embeddings:
-        """Project.
-
-        Args:
-            embeddings: (n, D).
-
-        Returns:
-            float32 (n, d), of unit length; a row that lies just on the mean stays zero.
-        """
+        """Project (n, D) to float32 (n, d), of unit length; a row that lies just on the mean stays zero."""
         projected = (np.asarray(embeddings, np.float32) - self.mean) @ self.components.T
         lengths = np.linalg.norm(projected, axis=1, keepdims=True)
         return np.asarray(projected / np.where(lengths > 0, lengths, 1), np.float32)
@@ -51,12 +39,7 @@ class Projection:
 
     @classmethod
     def load(cls, path: str, dims_in: int, dims_out: int) -> "Projection":
-        """Read what `save` wrote.
-
-        Args:
-            path: The file.
-            dims_in: D, for a check.
-            dims_out: d, for a check.
+        """Read what `save` wrote, a map of D = `dims_in` to d = `dims_out`.
 
         Raises:
             FileNotFoundError: It is missing.
@@ -72,11 +55,7 @@ class Projection:
 def learn_projection(sample: Embeddings) -> Projection | None:
     """Learn principal components with partial whitening (Jegou and Chum, 2012, with an exponent below 1).
 
-    Args:
-        sample: float32 (n, D), n at least `SMALLEST_CATALOG`.
-
-    Returns:
-        D to min(`DIMS`, D) dimensions; None where the rows are all the same: there is nothing to learn from them.
+    From float32 (n, D), n at least `SMALLEST_CATALOG`, to min(`DIMS`, D) dimensions; None where all rows are the same.
     """
     if np.var(sample, axis=0, dtype=np.float64).sum() < 1e-8:
         return None

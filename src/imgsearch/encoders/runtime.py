@@ -1,11 +1,12 @@
-"""Run an encoder: through OpenVINO, through Keras itself, hand-crafted, or several side by side."""
+"""Run an encoder: a network on OpenVINO, hand-crafted, or several side by side."""
 
 import functools
 import itertools
 import os
+import pkgutil
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,8 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsearch.encoders.spec import EncoderSpec, Precision
-from imgsearch.errors import DamagedIndexError, MissingComponentError
+from imgsearch.encoders.spec import EncoderSpec, Kind, Precision
+from imgsearch.encoders.table import OLD_ROWS, TABLE
+from imgsearch.errors import DamagedIndexError
 from imgsearch.images.decode import Pixels
 from imgsearch.images.transform import fit
 
@@ -24,21 +26,15 @@ GRAPH_FILE = "encoder.xml"
 GRAPH_WEIGHTS_FILE = "encoder.bin"
 VOCABULARY_FILE = "vocabulary.npz"
 
-
 FeatureMap = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedImage:
-    """What an encoder makes of one image.
+    """What an encoder makes of one image."""
 
-    Attributes:
-        embedding: float32 (dims,), as `Encoder.encode_stream` yields it.
-        features: float32 (height, width, channels), a map of the fitted square; None from an encoder without one.
-    """
-
-    embedding: Embeddings
-    features: FeatureMap | None
+    embedding: Embeddings  # float32 (dims,), as `Encoder.encode_stream` yields it
+    features: FeatureMap | None  # float32 (height, width, channels) of the fitted square; None from one without a map
 
 
 class Encoder(Protocol):
@@ -46,7 +42,7 @@ class Encoder(Protocol):
 
     Attributes:
         spec: What it is.
-        batch_size: How many images it likes to be given at once.
+        batch_size: How many images to give it at once.
     """
 
     spec: EncoderSpec
@@ -60,31 +56,18 @@ class Encoder(Protocol):
 
         Yields:
             For each batch, in order, float32 of shape (n, dims). Rows have unit length, but a row is NaN where
-            the encoder gave nothing that can be brought to unit length.
+            the encoder gave nothing that has a direction.
         """
         ...
 
 
 def encode(encoder: Encoder, images: Pixels) -> Embeddings:
-    """Encode one batch.
-
-    Args:
-        encoder: Any encoder.
-        images: RGB, uint8 of shape (n, size, size, 3).
-
-    Returns:
-        float32 of shape (n, dims), as `Encoder.encode_stream` yields them.
-    """
+    """Encode one batch, uint8 (n, size, size, 3), to float32 (n, dims), as `Encoder.encode_stream` yields it."""
     return next(iter(encoder.encode_stream([images])))
 
 
 def encode_with_features(encoder: Encoder, image: Pixels) -> EncodedImage:
-    """Encode one image, in one pass with its feature map where the encoder has one.
-
-    Args:
-        encoder: Any encoder.
-        image: RGB, uint8 of shape (size, size, 3).
-    """
+    """Encode one image, uint8 (size, size, 3), in one pass with its feature map where the encoder has one."""
     if isinstance(encoder, OpenVinoEncoder | HybridEncoder):
         return encoder.encode_with_features(image)
     return EncodedImage(encode(encoder, image[None])[0], None)
@@ -92,11 +75,9 @@ def encode_with_features(encoder: Encoder, image: Pixels) -> EncodedImage:
 
 def files_of(spec: EncoderSpec) -> tuple[str, ...]:
     """Name the files that an encoder is run from; a hybrid has those of its parts, each with the part's number."""
-    if spec.kind == "hybrid":
+    if spec.parts:
         return tuple(part_file(number, name) for number, part in enumerate(spec.parts) for name in files_of(part.spec))
-    if spec.kind == "visual-words":
-        return (VOCABULARY_FILE,)
-    return () if spec.kind == "handcrafted" else (GRAPH_FILE, GRAPH_WEIGHTS_FILE)
+    return OPENERS[spec.kind].files
 
 
 def part_file(number: int, name: str) -> str:
@@ -105,47 +86,18 @@ def part_file(number: int, name: str) -> str:
 
 
 def open_encoder(spec: EncoderSpec, directory: Path, *, for_one: bool = False, with_map: bool = False) -> Encoder:
-    """Open an encoder that was exported.
+    """Open an encoder that was exported into a folder, of whose files the hashes have been checked.
 
-    Args:
-        spec: What it is.
-        directory: Folder with the files that `files_of` names. Check their hashes first.
-        for_one: Whether it is for a single image soon rather than for many.
-        with_map: Whether `encode_with_features` is to give feature maps, which take time to hand out.
-
-    Returns:
-        The encoder, networks on OpenVINO.
-
-    Raises:
-        DamagedIndexError: A file cannot be read, or is not what `spec` says.
+    `for_one` says that it is for a single image soon rather than for many, `with_map` that `encode_with_features` is
+    to give feature maps, which take time to hand out. `DamagedIndexError`: a file is not what `spec` says.
     """
-    return _open(spec, lambda name: directory / name, for_one=for_one, with_map=with_map)
-
-
-def _open(spec: EncoderSpec, locate: Callable[[str], Path], *, for_one: bool, with_map: bool) -> Encoder:
-    if spec.kind == "handcrafted":
-        return HandcraftedEncoder(spec)
-    if spec.kind == "visual-words":
-        return VisualWordsEncoder(spec, locate(VOCABULARY_FILE))
-    if spec.kind == "hybrid":
-        parts = [
-            _open(part.spec, functools.partial(_located, locate, number), for_one=for_one, with_map=with_map)
-            for number, part in enumerate(spec.parts)
-        ]
-        return HybridEncoder(spec, parts)
-    return OpenVinoEncoder(spec, locate(GRAPH_FILE), for_one=for_one, with_map=with_map)
-
-
-def _located(locate: Callable[[str], Path], number: int, name: str) -> Path:
-    return locate(part_file(number, name))
+    return OPENERS[spec.kind].open(spec, f"{directory}{os.sep}", for_one=for_one, with_map=with_map)
 
 
 def import_openvino() -> Any:
-    """Import OpenVINO without its telemetry, which otherwise reports each import to its makers.
-
-    OpenVINO falls back to a stub when the package `openvino_telemetry` cannot be imported.
-    """
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None forbids the import
+    """Import OpenVINO without its telemetry, which otherwise reports each import to its makers."""
+    # None forbids the import, and OpenVINO falls back to a stub.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
     return openvino
@@ -158,16 +110,10 @@ def best_precision() -> Precision:
 
 
 class OpenVinoEncoder:
-    """A graph that Keras exported, run by OpenVINO.
+    """A graph that Keras exported, `encoder.xml` with `encoder.bin` beside it, run by OpenVINO.
 
-    Args:
-        spec: What it is.
-        graph: The file `encoder.xml`; `encoder.bin` is beside it.
-        for_one: Compile for the shortest time to one answer rather than for throughput.
-        with_map: Keep all that the graph gives beside the embedding.
-
-    Raises:
-        DamagedIndexError: The graph cannot be read, or is not what `spec` says.
+    `for_one` compiles it for the shortest time to one answer rather than for throughput; `with_map` keeps all that it
+    gives beside the embedding.
     """
 
     batch_size = 4  # fewer calls than one by one; larger batches keep the decoders waiting
@@ -227,63 +173,12 @@ class OpenVinoEncoder:
         return rows if self.spec.kind == "classifier" else unit_rows(rows)
 
 
-class KerasEncoder:
-    """An encoder run by Keras on whatever backend it has: the reference, and the way to a GPU.
-
-    Args:
-        spec: What it is.
-        weights: File with the weights, where `spec` names one.
-
-    Raises:
-        MissingComponentError: The weights are not available.
-    """
+class _ImageByImage:
+    """Describes one image after another."""
 
     batch_size = 32
-
-    def __init__(self, spec: EncoderSpec, weights: Path | None = None) -> None:
-        from imgsearch.encoders.networks import build_network
-
-        if spec.kind not in ("network", "model"):
-            raise MissingComponentError(f"{spec.name} is not a Keras network")
-        self.spec = spec
-        self._network = build_network(spec, weights)
-
-    def encode_stream(self, batches: Iterable[Pixels]) -> Iterator[Embeddings]:
-        """Encode batches; see `Encoder`."""
-        for batch in batches:
-            yield unit_rows(np.asarray(self._network.predict_on_batch(batch), np.float32))
-
-
-class HandcraftedEncoder:
-    """Color, texture and shape, or one of them; see `handcrafted`.
-
-    Args:
-        spec: What it is.
-
-    Raises:
-        DamagedIndexError: It is one that this imgsearch does not have.
-    """
-
-    batch_size = 32
-
-    def __init__(self, spec: EncoderSpec) -> None:
-        from imgsearch.encoders import handcrafted
-
-        self.spec = spec
-        _, colon, part = spec.name.partition(":")
-        describe: Callable[[Pixels], Embeddings] = handcrafted.describe_all
-        dims = sum(handcrafted.PARTS.values())
-        if spec.version == 1:
-            describe, dims = handcrafted.describe_version_1, handcrafted.DIMS_VERSION_1
-        elif colon:
-            describe, dims = functools.partial(handcrafted.describe_part, part=part), handcrafted.PARTS.get(part, 0)
-        if spec.version not in (1, 2) or spec.dims != dims:
-            raise DamagedIndexError(
-                f"the index was built with {spec.name}, version {spec.version}, of {spec.dims} dimensions,"
-                " which this imgsearch does not have",
-                hint="is it of a newer imgsearch? Else build the index again: --backbone handcrafted",
-            )
-        self._describe = describe
+    spec: EncoderSpec
+    _describe: Callable[[Pixels], Embeddings]
 
     def encode_stream(self, batches: Iterable[Pixels]) -> Iterator[Embeddings]:
         """Encode batches; see `Encoder`."""
@@ -291,41 +186,37 @@ class HandcraftedEncoder:
             yield unit_rows(np.stack([self._describe(image) for image in batch]))
 
 
-class VisualWordsEncoder:
-    """Local features counted by a vocabulary; see `visual_words`.
+class HandcraftedEncoder(_ImageByImage):
+    """What a row of the table describes without weights, by its name and version."""
 
-    Args:
-        spec: What it is.
-        file: Its vocabulary.
+    def __init__(self, spec: EncoderSpec) -> None:
+        self.spec = spec
+        wanted = (spec.name, spec.version, spec.dims)
+        rows = [row for row in (*OLD_ROWS, *TABLE.values()) if row.describe]
+        known = {(row.spec.name, row.spec.version, row.spec.dims): row.describe for row in reversed(rows)}
+        if wanted not in known:
+            raise DamagedIndexError(
+                f"the index was built with {spec.name}, version {spec.version}, of {spec.dims} dimensions,"
+                " which this imgsearch does not have",
+                hint="is it of a newer imgsearch? Else build the index again: --backbone handcrafted",
+            )
+        self._describe = pkgutil.resolve_name(known[wanted])
 
-    Raises:
-        DamagedIndexError: The vocabulary cannot be read.
-    """
 
-    batch_size = 32
+class VisualWordsEncoder(_ImageByImage):
+    """Local features counted by a vocabulary; see `visual_words`."""
 
     def __init__(self, spec: EncoderSpec, file: Path) -> None:
-        from imgsearch.encoders.visual_words import Vocabulary
+        from imgsearch.encoders.visual_words import Vocabulary, describe
 
         self.spec = spec
-        self._vocabulary = Vocabulary.load(str(file), spec.dims)
-
-    def encode_stream(self, batches: Iterable[Pixels]) -> Iterator[Embeddings]:
-        """Encode batches; see `Encoder`."""
-        from imgsearch.encoders.visual_words import describe
-
-        for batch in batches:
-            yield unit_rows(np.stack([describe(image, self._vocabulary) for image in batch]))
+        self._describe = functools.partial(describe, vocabulary=Vocabulary.load(str(file), spec.dims))
 
 
 class HybridEncoder:
     """Several encoders side by side: their unit embeddings, each times its weight, in a row.
 
     A part that finds nothing in an image leaves zeros.
-
-    Args:
-        spec: What it is.
-        parts: The encoders, in the order of `spec.parts`.
     """
 
     def __init__(self, spec: EncoderSpec, parts: Sequence[Encoder]) -> None:
@@ -341,17 +232,17 @@ class HybridEncoder:
             for part, batches in zip(self._parts, copies, strict=True)
         ]
         for rows in zip(*streams, strict=True):
-            yield self._joined(rows)
+            yield self._concatenated(rows)
 
     def encode_with_features(self, image: Pixels) -> EncodedImage:
         """Encode one image, with the feature map of the first part that has one; see `encode_with_features`."""
-        looks = [
+        encoded = [
             encode_with_features(part, next(_resized(iter([image[None]]), part.spec.size))[0]) for part in self._parts
         ]
-        features = next((each.features for each in looks if each.features is not None), None)
-        return EncodedImage(self._joined([each.embedding[None] for each in looks])[0], features)
+        features = next((each.features for each in encoded if each.features is not None), None)
+        return EncodedImage(self._concatenated([each.embedding[None] for each in encoded])[0], features)
 
-    def _joined(self, rows: Sequence[Embeddings]) -> Embeddings:
+    def _concatenated(self, rows: Sequence[Embeddings]) -> Embeddings:
         weights = [part.weight for part in self.spec.parts]
         weighted = [np.nan_to_num(part) * weight for part, weight in zip(rows, weights, strict=True)]
         return unit_rows(np.concatenate(weighted, axis=1, dtype=np.float32))
@@ -364,16 +255,51 @@ def _resized(batches: Iterable[Pixels], size: int) -> Iterator[Pixels]:
 
 
 def unit_rows(rows: Embeddings) -> Embeddings:
-    """Bring rows to unit length; a row that is zero or not finite becomes NaN.
+    """Bring rows, float32 (n, d), to unit length; a row that is zero or not finite becomes NaN.
 
     bf16 leaves lengths wrong in the third digit, which would show in scores.
-
-    Args:
-        rows: float32 of shape (n, d).
-
-    Returns:
-        float32 of shape (n, d).
     """
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     usable = np.isfinite(lengths) & (lengths > 0)
     return np.where(usable, rows / np.where(usable, lengths, 1), np.nan).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Opener:
+    """How encoders of one kind are opened, and the files that they are run from."""
+
+    files: tuple[str, ...]
+    # Takes the spec, what the paths of its files begin with, and the options of `open_encoder`.
+    open: Callable[..., Encoder]
+
+
+def _open_graph(spec: EncoderSpec, prefix: str, **options: bool) -> Encoder:
+    return OpenVinoEncoder(spec, Path(prefix + GRAPH_FILE), **options)
+
+
+def _open_handcrafted(spec: EncoderSpec, *_: str, **__: bool) -> Encoder:
+    return HandcraftedEncoder(spec)
+
+
+def _open_visual_words(spec: EncoderSpec, prefix: str, **_: bool) -> Encoder:
+    return VisualWordsEncoder(spec, Path(prefix + VOCABULARY_FILE))
+
+
+def _open_hybrid(spec: EncoderSpec, prefix: str, **options: bool) -> Encoder:
+    parts = [
+        OPENERS[part.spec.kind].open(part.spec, prefix + part_file(number, ""), **options)
+        for number, part in enumerate(spec.parts)
+    ]
+    return HybridEncoder(spec, parts)
+
+
+_GRAPH = Opener((GRAPH_FILE, GRAPH_WEIGHTS_FILE), _open_graph)
+OPENERS: Mapping[Kind, Opener] = {
+    "network": _GRAPH,
+    "model": _GRAPH,
+    "classifier": _GRAPH,
+    "detector": _GRAPH,
+    "handcrafted": Opener((), _open_handcrafted),
+    "visual-words": Opener((VOCABULARY_FILE,), _open_visual_words),
+    "hybrid": Opener((), _open_hybrid),
+}

@@ -4,13 +4,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsearch.encoders.vectors import joined
+from imgsearch.encoders.vectors import concatenate
 from imgsearch.images.foreground import Item, pooling
 
 _CELLS = 6
 _ORIENTATIONS = 9
-_MOMENTS = 7
-DIMS = _CELLS * _CELLS * _ORIENTATIONS + _MOMENTS
 
 # No single orientation of a cell counts for more than this share of the edges around it (Dalal and Triggs).
 _LARGEST_SHARE = 0.2
@@ -19,24 +17,18 @@ _LEAST_MOMENT = 1e-5
 _MOMENTS_WEIGHT = 0.4
 
 
-def describe_shape(item: Item) -> NDArray[np.float32]:
+def describe_item(item: Item) -> NDArray[np.float32]:
     """Describe an item by the orientations of its gradients and by Hu's moments of its outline.
 
     Gradients: after Dalal and Triggs (2005), nine orientations of the full circle in 6 x 6 cells. Each cell is
     normalized by the four blocks of 2 x 2 cells around it, and the four are added up, as Felzenszwalb et al. (2010)
     do, which gives a quarter of the numbers. Moments: the seven of Hu (1962), which neither place, size nor turn
     changes, by their logarithms.
-
-    Args:
-        item: What is described; only its brightness and its outline are looked at.
-
-    Returns:
-        float32 of shape (331,), unit.
     """
     gray = cv2.cvtColor(item.pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
     moments = cv2.HuMoments(cv2.moments(item.weights)).ravel()
     logarithms = np.sign(moments) * np.log10(1 + np.abs(moments) / _LEAST_MOMENT)
-    return joined([_normalized(_gradients(gray)).ravel(), logarithms], [1.0, _MOMENTS_WEIGHT])
+    return concatenate([_normalized(_gradients(gray)).ravel(), logarithms], [1.0, _MOMENTS_WEIGHT])
 
 
 def _gradients(gray: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsearch.encoders.vectors import joined
+from imgsearch.encoders.vectors import concatenate
 from imgsearch.images.foreground import SIDE, Item, pooling
 
 # Local binary patterns: distance to the eight neighbors in pixels, and cells a side.
@@ -22,24 +22,16 @@ _ENERGY_CELLS = 3
 _OCTAVE_SPREAD = 0.55
 _ORIENTATION_SPREAD = 0.6
 
-DIMS = len(_RADII) * _PATTERN_CELLS**2 * _PATTERNS + _OCTAVES * _ORIENTATIONS * _ENERGY_CELLS**2
 
-
-def describe_texture(item: Item) -> NDArray[np.float32]:
-    """Describe an item by local binary patterns and Gabor energy, in equal parts.
+def describe_item(item: Item) -> NDArray[np.float32]:
+    """Describe an item, of which only the brightness counts, by local binary patterns and Gabor energy, in equal parts.
 
     Patterns: the uniform ones of Ojala, Pietikainen and Maenpaa (2002) at three scales, counted over 2 x 2 cells.
     Energy: the strength of log-Gabor filters (Field, 1987) of four octaves and four orientations, over 3 x 3 cells.
-
-    Args:
-        item: What is described; only its brightness is looked at.
-
-    Returns:
-        float32 of shape (852,), unit.
     """
     gray = cv2.cvtColor(item.pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
     patterns = [_pattern_counts(gray, item.weights, radius) for radius in _RADII]
-    return joined([joined([np.sqrt(counts) for counts in patterns]), np.sqrt(_energy(gray)).ravel()])
+    return concatenate([concatenate([np.sqrt(counts) for counts in patterns]), np.sqrt(_energy(gray)).ravel()])
 
 
 def _pattern_counts(gray: NDArray[np.float32], weights: NDArray[np.float32], radius: int) -> NDArray[np.float64]:

@@ -1,9 +1,14 @@
-"""Unit vectors, alone and joined."""
+"""Unit vectors, and arrays that are read from a file which may be damaged, or hostile."""
 
+import zipfile
+import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from imgsearch.errors import DamagedIndexError
 
 
 def unit(vector: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -12,19 +17,38 @@ def unit(vector: NDArray[np.floating]) -> NDArray[np.floating]:
     return vector / length if length else vector
 
 
-def joined(parts: Sequence[NDArray[np.floating]], weights: Sequence[float] | None = None) -> NDArray[np.float32]:
-    """Join vectors into one of unit length, in which each has the share that its weight gives it.
+def concatenate(parts: Sequence[NDArray[np.floating]], weights: Sequence[float] | None = None) -> NDArray[np.float32]:
+    """Concatenate vectors, each brought to unit length and multiplied by its weight, into one of unit length.
 
-    The cosine of two joined vectors is the mean of the parts' cosines, weighted by the squares of `weights`. A
-    part of zeros takes no share.
-
-    Args:
-        parts: Vectors of any length; each is brought to unit length first.
-        weights: One for each part; all equal if None.
-
-    Returns:
-        float32, as long as all parts together.
+    The cosine of two such vectors is the mean of the parts' cosines, weighted by the squares of `weights`; a part of
+    zeros takes no share.
     """
-    shares = weights or [1.0] * len(parts)
-    scaled = [share * unit(part) for share, part in zip(shares, parts, strict=True)]
+    scaled = [weight * unit(part) for weight, part in zip(weights or [1.0] * len(parts), parts, strict=True)]
     return unit(np.concatenate(scaled)).astype(np.float32)
+
+
+def read_arrays(path: str, *names: str) -> list[NDArray[Any]]:
+    """Read arrays of an `.npz` file by name, without pickle.
+
+    Raises:
+        FileNotFoundError: The file is missing.
+        DamagedIndexError: It cannot be read, or lacks one of the arrays.
+    """
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return [arrays[name] for name in names]
+    except FileNotFoundError:
+        raise
+    # zipfile and NumPy raise many kinds for a damaged file, and all of them mean the same here.
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        RuntimeError,
+        TypeError,
+        zlib.error,
+        MemoryError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise DamagedIndexError(f"{path} cannot be read: {error}") from error

@@ -9,8 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsearch.encoders.arrays import read_arrays
-from imgsearch.encoders.vectors import unit
+from imgsearch.encoders.vectors import read_arrays, unit
 from imgsearch.errors import DamagedIndexError, UsageError
 from imgsearch.images.decode import Pixels
 from imgsearch.images.foreground import cut_out
@@ -20,14 +19,14 @@ WORDS = 1024
 # Side of the square that an item is brought to before its features are looked for, in pixels.
 _SIDE = 96
 # Local features of an image at most, the bits of each, and how they are found (docs/benchmarks.md has the figures).
-_FEATURES_A_IMAGE = 300
+_FEATURES_OF_IMAGE = 300
 _BITS = 256
 _SCALE_STEP = 1.2
 _SCALES = 6
 _PATCH = 21
 _CORNER_CONTRAST = 5
 
-# What a vocabulary is learned from at most, and how often each feature is seen.
+# What a vocabulary is learned from at most, and how often each feature is used.
 _IMAGES = 4000
 _FEATURES = 200_000
 _BATCH = 4096
@@ -40,15 +39,10 @@ _Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """Words for local features.
+    """Words for local features."""
 
-    Attributes:
-        centers: float32 (words, 256), the mean of the features called so, each as `_bits` gives it.
-        idf: float32 (words,), how much a word says: the logarithm of how rare it is among images.
-    """
-
-    centers: _Floats
-    idf: _Floats
+    centers: _Floats  # float32 (words, 256), the mean of the features of each word, as `_bits` gives them
+    idf: _Floats  # float32 (words,), how much a word says: the logarithm of how rare it is among images
 
     def save(self, file: BinaryIO) -> None:
         """Write as `.npz`, the same bytes for the same vocabulary: their sha256 stands for the encoder."""
@@ -56,11 +50,7 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: str, words: int) -> "Vocabulary":
-        """Read what `save` wrote.
-
-        Args:
-            path: The file.
-            words: How many words it has, for a check.
+        """Read what `save` wrote, a vocabulary of so many words.
 
         Raises:
             FileNotFoundError: It is missing.
@@ -79,14 +69,7 @@ def describe(image: Pixels, vocabulary: Vocabulary) -> NDArray[np.float32]:
     """Describe an image by how often each word occurs in it, rare words counting for more (tf-idf).
 
     Sivic and Zisserman: Video Google (2003). Square roots of the counts are taken, since a word that was seen once
-    is likely to be seen again.
-
-    Args:
-        image: RGB, uint8 of shape (size, size, 3), size at least 32.
-        vocabulary: What `learn_vocabulary` learned.
-
-    Returns:
-        Unit float32 of shape (words,); zeros where the image has no local features.
+    is likely to be seen again. Unit float32 (words,); zeros where the image has no local features.
     """
     words = _nearest(_features(image), vocabulary.centers)
     counts = np.bincount(words, minlength=len(vocabulary.idf))
@@ -96,17 +79,8 @@ def describe(image: Pixels, vocabulary: Vocabulary) -> NDArray[np.float32]:
 def learn_vocabulary(images: Iterable[Pixels], *, words: int = WORDS, seed: int = 0) -> Vocabulary:
     """Learn words for the local features of some images, by mini-batch k-means (Sculley, 2010).
 
-    Args:
-        images: RGB, uint8, each of shape (size, size, 3). They are looked at one by one, the first 4,000 at most;
-            10 kB are kept of each.
-        words: How many.
-        seed: Source of all chance: the same images and seed give the same vocabulary.
-
-    Returns:
-        The vocabulary; its `idf` is that of the same images.
-
-    Raises:
-        UsageError: The images have too few local features for so many words.
+    Of each image, RGB, uint8 (size, size, 3), 10 kB are kept, and of 4,000 images at most. The same images and seed
+    give the same vocabulary. `UsageError`: the images have too few local features for so many words.
     """
     found = [_features(image) for image in itertools.islice(images, _IMAGES)]
     count = sum(map(len, found))
@@ -140,7 +114,7 @@ def _features(image: Pixels) -> NDArray[np.uint8]:
     """
     gray = cv2.cvtColor(cut_out(image, _SIDE).pixels, cv2.COLOR_RGB2GRAY)
     finder = cv2.ORB.create(
-        nfeatures=_FEATURES_A_IMAGE,
+        nfeatures=_FEATURES_OF_IMAGE,
         scaleFactor=_SCALE_STEP,
         nlevels=_SCALES,
         edgeThreshold=_PATCH // 2,

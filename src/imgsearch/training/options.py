@@ -8,6 +8,7 @@ from typing import Any, Literal, TypedDict, get_args
 
 from imgsearch.encoders.choice import Choice, choose_encoder
 from imgsearch.encoders.spec import DEFAULT_BACKBONE
+from imgsearch.encoders.table import TABLE
 from imgsearch.errors import UsageError
 from imgsearch.images import MAX_PIXELS
 from imgsearch.images.policy import MAX_BYTES, FilePolicy
@@ -25,15 +26,7 @@ VALIDATION = 0.1
 SCENES = 1024
 
 # How many blocks a backbone has that can be unfrozen; `networks.unfreeze` knows them by their names.
-BLOCKS = {
-    "efficientnet-lite0": 16,
-    "vgg16": 5,
-    "vgg19": 5,
-    "resnet50": 16,
-    "mobilenet_v3_large": 15,
-    "efficientnetv2-b0": 21,
-    "convnext_tiny": 18,
-}
+BLOCKS = {name: row.blocks for name, row in TABLE.items() if row.blocks}
 
 
 class TrainOptions(TypedDict, total=False):
