@@ -12,7 +12,7 @@ from imgsearch.regions.anchors import (
     STRIDES,
     anchor_boxes,
     cells,
-    matched,
+    match_anchors,
     overlaps_of,
 )
 
@@ -48,7 +48,7 @@ def test_items_of_all_sizes_have_an_anchor_that_is_like_them(side, ratio):
 
 @given(boxes())
 def test_every_item_has_an_anchor_that_stands_for_it(items):
-    kinds, nearest = matched(FEW, items)
+    kinds, nearest = match_anchors(FEW, items)
     best = overlaps_of(FEW, items).argmax(axis=0)
 
     assert set(np.unique(kinds)) <= {ITEM, BACKGROUND, NEITHER}
@@ -59,7 +59,7 @@ def test_every_item_has_an_anchor_that_stands_for_it(items):
 
 @given(boxes())
 def test_what_hardly_overlaps_with_anything_is_background(items):
-    kinds, _ = matched(FEW, items)
+    kinds, _ = match_anchors(FEW, items)
     most = overlaps_of(FEW, items).max(axis=1)
 
     assert np.all(kinds[most >= 0.5] == ITEM)
@@ -68,7 +68,7 @@ def test_what_hardly_overlaps_with_anything_is_background(items):
 
 def test_a_long_item_has_several_anchors_although_none_is_like_it():
     item = np.array([[0.1, 0.5, 0.9, 0.54]], np.float32)
-    kinds, _ = matched(ANCHORS, item)
+    kinds, _ = match_anchors(ANCHORS, item)
     shared = overlaps_of(ANCHORS, item)[:, 0]
 
     assert shared.max() < 0.4
@@ -77,7 +77,7 @@ def test_a_long_item_has_several_anchors_although_none_is_like_it():
 
 
 def test_a_image_of_nothing_is_all_background():
-    kinds, nearest = matched(FEW, np.empty((0, 4), np.float32))
+    kinds, nearest = match_anchors(FEW, np.empty((0, 4), np.float32))
 
     assert np.all(kinds == BACKGROUND)
     assert not nearest.any()

@@ -5,16 +5,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from imgsearch.images.boxes import Box, overlaps
-from imgsearch.regions.detections import MOST_BOXES, Detection, average_precision, found, recall_of_boxes
-
-ITEM = Box(10, 20, 30, 40)
-OTHER = Box(60, 20, 30, 40)
-NOTHING = Box(200, 200, 10, 10)
+from imgsearch.regions.detections import MOST_BOXES, decode_detections
 
 
 def one(left: float, top: float, right: float, bottom: float, width: int, height: int) -> Box:
     boxes = np.array([[left, top, right, bottom]], np.float32)
-    (detection,) = found(np.array([0.9], np.float32), boxes, width, height)
+    (detection,) = decode_detections(np.array([0.9], np.float32), boxes, width, height)
     return detection.box
 
 
@@ -28,13 +24,13 @@ def test_boxes_come_in_pixels_of_the_image_without_what_padding_added():
 def test_a_box_that_lies_on_the_padding_alone_is_no_item():
     boxes = np.array([[0.1, 0.05, 0.9, 0.2]], np.float32)
 
-    assert found(np.array([0.9], np.float32), boxes, 400, 200) == []
+    assert decode_detections(np.array([0.9], np.float32), boxes, 400, 200) == []
 
 
 def test_of_boxes_around_one_item_the_surest_is_kept():
     boxes = np.array([[0.1, 0.1, 0.4, 0.4], [0.11, 0.1, 0.41, 0.4], [0.6, 0.6, 0.9, 0.9]], np.float32)
 
-    detections = found(np.array([0.6, 0.8, 0.7], np.float32), boxes, 100, 100)
+    detections = decode_detections(np.array([0.6, 0.8, 0.7], np.float32), boxes, 100, 100)
 
     assert [detection.score for detection in detections] == pytest.approx([0.8, 0.7])
     assert detections[0].box.x == 11
@@ -44,8 +40,8 @@ def test_what_is_not_sure_enough_is_passed_over():
     boxes = np.array([[0.1, 0.1, 0.4, 0.4]], np.float32)
     scores = np.array([0.2], np.float32)
 
-    assert found(scores, boxes, 100, 100) == []
-    assert len(found(scores, boxes, 100, 100, least_score=0.1)) == 1
+    assert decode_detections(scores, boxes, 100, 100) == []
+    assert len(decode_detections(scores, boxes, 100, 100, least_score=0.1)) == 1
 
 
 def test_no_more_boxes_come_than_asked_for_and_never_more_than_two_hundred():
@@ -53,8 +49,8 @@ def test_no_more_boxes_come_than_asked_for_and_never_more_than_two_hundred():
     boxes = np.concatenate([middles, middles + 0.04], axis=1).astype(np.float32)
     scores = np.full(len(boxes), 0.5, np.float32)
 
-    assert len(found(scores, boxes, 1000, 1000)) == MOST_BOXES
-    assert len(found(scores, boxes, 1000, 1000, most=3)) == 3
+    assert len(decode_detections(scores, boxes, 1000, 1000)) == MOST_BOXES
+    assert len(decode_detections(scores, boxes, 1000, 1000, most=3)) == 3
 
 
 @given(
@@ -64,7 +60,7 @@ def test_no_more_boxes_come_than_asked_for_and_never_more_than_two_hundred():
     st.integers(1, 5000),
 )
 def test_whatever_a_detector_says_boxes_lie_in_the_image(scores, boxes, width, height):
-    detections = found(scores, boxes, width, height, least_score=0.0)
+    detections = decode_detections(scores, boxes, width, height, least_score=0.0)
 
     assert [detection.score for detection in detections] == sorted((each.score for each in detections), reverse=True)
     for detection in detections:
@@ -83,49 +79,7 @@ def test_whatever_a_detector_says_boxes_lie_in_the_image(scores, boxes, width, h
 def test_boxes_that_are_kept_overlap_little(scores, starts):
     boxes = np.concatenate([starts, starts + np.float32(0.25)], axis=1)
 
-    detections = found(scores, boxes, 1000, 1000, least_score=0.0)
+    detections = decode_detections(scores, boxes, 1000, 1000, least_score=0.0)
 
     shared = overlaps([each.box for each in detections], [each.box for each in detections])
     assert np.all(shared[~np.eye(len(shared), dtype=bool)] < 0.52)  # edges are rounded to pixels
-
-
-def test_a_perfect_detector_has_a_precision_of_one():
-    images = [([Detection(ITEM, 0.9), Detection(OTHER, 0.3)], [OTHER, ITEM]), ([], [])]
-
-    assert average_precision(images) == 1
-    assert recall_of_boxes(images) == 1
-
-
-def test_boxes_on_nothing_cost_precision_only_where_they_are_surer_than_others():
-    before = [([Detection(NOTHING, 0.95), Detection(ITEM, 0.9)], [ITEM])]
-    after = [([Detection(NOTHING, 0.5), Detection(ITEM, 0.9)], [ITEM])]
-
-    assert average_precision(before) == 0.5
-    assert average_precision(after) == 1
-
-
-def test_a_second_box_on_an_item_is_wrong():
-    twice = [([Detection(ITEM, 0.9), Detection(ITEM, 0.8), Detection(OTHER, 0.7)], [ITEM, OTHER])]
-
-    assert average_precision(twice) == pytest.approx(0.5 + 0.5 * 2 / 3)
-
-
-def test_recall_counts_the_surest_boxes_of_each_image():
-    image = [([Detection(NOTHING, 0.9), Detection(ITEM, 0.8)], [ITEM, OTHER])]
-
-    assert recall_of_boxes(image, 1) == 0
-    assert recall_of_boxes(image, 2) == 0.5
-
-
-def test_a_detector_that_finds_nothing_is_right_only_where_nothing_is():
-    assert average_precision([([], [])]) == 1
-    assert average_precision([([], [ITEM])]) == 0
-    assert average_precision([([Detection(ITEM, 0.9)], [])]) == 0
-    assert recall_of_boxes([([], [])]) == 1
-
-
-@given(st.lists(st.tuples(st.sampled_from([ITEM, OTHER, NOTHING]), st.floats(0, 1)), max_size=8))
-def test_both_figures_are_shares(said):
-    images = [([Detection(box, score) for box, score in said], [ITEM, OTHER])]
-
-    assert 0 <= average_precision(images) <= recall_of_boxes(images, len(said)) <= 1

@@ -6,7 +6,14 @@ from hypothesis import strategies as st
 
 from imgsearch.images.boxes import Box, overlaps
 from imgsearch.images.transform import fit
-from imgsearch.regions.propose import Proposal, crop_and_cutout, many_regions, of_photo, parts, salient
+from imgsearch.regions.propose import (
+    Proposal,
+    connected_boxes,
+    crop_and_cutout,
+    propose_regions,
+    propose_salient,
+    without_padding,
+)
 
 FITS = ("pad", "crop", "stretch")
 ODD = [(1, 1), (2, 2), (1, 500), (500, 1), (50, 1000), (1000, 50), (3, 7)]
@@ -47,7 +54,7 @@ def lies_in(box, photo):
 def test_an_item_is_found_in_the_photos_own_pixels_however_it_was_fitted(how, size, box):
     photo = photo_of(*size, box)
 
-    found = salient(photo, features_of(photo, how), how)
+    found = propose_salient(photo, features_of(photo, how), how)
 
     (guess,) = found.boxes
     assert lies_in(guess, photo)
@@ -58,7 +65,7 @@ def test_an_item_is_found_in_the_photos_own_pixels_however_it_was_fitted(how, si
 def test_without_a_map_colors_have_to_do(how):
     box = Box(150, 90, 120, 110)
 
-    (guess,) = salient(photo_of(300, 400, box), None, how).boxes
+    (guess,) = propose_salient(photo_of(300, 400, box), None, how).boxes
 
     assert overlaps([guess], [box])[0, 0] > 0.5
 
@@ -70,7 +77,7 @@ def test_what_a_map_shows_of_the_padding_is_left_out(height, width, cells):
     shown = fit(np.zeros((height, width, 3), np.uint8), 8 * cells)[:, :, 0] == 0
     purity = shown.reshape(cells, 8, cells, 8).mean(axis=(1, 3))
 
-    inner = of_photo(purity, (height, width), "pad")
+    inner = without_padding(purity, (height, width), "pad")
 
     assert min(inner.shape) >= 1
     if min(height, width) * cells >= 2 * max(height, width):
@@ -81,7 +88,7 @@ def test_what_a_map_shows_of_the_padding_is_left_out(height, width, cells):
 
 @given(st.integers(1, 1200), st.integers(1, 1200), st.sampled_from([7, 14, 28]), st.sampled_from(["crop", "stretch"]))
 def test_a_square_that_was_not_padded_is_left_as_it_is(height, width, cells, how):
-    assert of_photo(np.ones((cells, cells)), (height, width), how).shape == (cells, cells)
+    assert without_padding(np.ones((cells, cells)), (height, width), how).shape == (cells, cells)
 
 
 @pytest.mark.parametrize("how", FITS)
@@ -89,7 +96,7 @@ def test_a_square_that_was_not_padded_is_left_as_it_is(height, width, cells, how
 def test_a_photo_of_one_color_has_nothing_salient(how, color):
     photo = np.full((200, 300, 3), color, np.uint8)
 
-    assert salient(photo, features_of(photo, how), how) is None
+    assert propose_salient(photo, features_of(photo, how), how) is None
 
 
 @pytest.mark.parametrize("how", FITS)
@@ -98,14 +105,14 @@ def test_odd_photos_have_boxes_within_or_none(how, size):
     photo = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
 
     for features in (features_of(photo, how), None):
-        found = salient(photo, features, how)
+        found = propose_salient(photo, features, how)
         assert found is None or all(lies_in(box, photo) for box in found.boxes)
 
 
 def test_an_item_is_shown_as_it_stands_and_cut_out():
     box = Box(150, 90, 120, 110)
     photo = photo_of(300, 400, box)
-    proposal = salient(photo, None, "pad")
+    proposal = propose_salient(photo, None, "pad")
 
     as_it_stands, on_white = crop_and_cutout(photo, box, proposal.plane)
 
@@ -137,7 +144,7 @@ def test_there_are_never_more_regions_than_were_asked_for_and_all_lie_in_the_pho
     ]
     proposal = Proposal(np.ones((28, 28), np.float32), boxes) if boxes else None
 
-    regions = many_regions(photo, proposal, count)
+    regions = propose_regions(photo, proposal, count)
 
     assert 1 <= len(regions) <= count
     for region in regions:
@@ -146,7 +153,7 @@ def test_there_are_never_more_regions_than_were_asked_for_and_all_lie_in_the_pho
 
 
 def test_windows_that_show_the_same_come_once():
-    regions = many_regions(photo_of(300, 400), None, 200)
+    regions = propose_regions(photo_of(300, 400), None, 200)
 
     shared = overlaps([region.box for region in regions], [region.box for region in regions]) - np.eye(len(regions))
     assert shared.max() <= 0.7
@@ -155,9 +162,9 @@ def test_windows_that_show_the_same_come_once():
 
 def test_more_regions_begin_with_those_of_fewer():
     photo = photo_of(300, 400, Box(150, 90, 120, 110))
-    proposal = salient(photo, None, "pad")
+    proposal = propose_salient(photo, None, "pad")
 
-    few, many = ([region.box for region in many_regions(photo, proposal, count)] for count in (3, 12))
+    few, many = ([region.box for region in propose_regions(photo, proposal, count)] for count in (3, 12))
 
     assert many[:3] == few
     assert len(many) == 12
@@ -169,12 +176,12 @@ def test_parts_are_apart_not_tiny_and_the_strongest_is_first():
     plane[10:20, 10:20] = 0.9
     plane[25, 25] = 1
 
-    found = parts(plane, 0.5, (280, 560))
+    found = connected_boxes(plane, 0.5, (280, 560))
 
     assert found == [Box(200, 100, 200, 100), Box(60, 20, 100, 40)]
-    assert parts(plane, 0.95, (280, 560)) == []
-    assert parts(np.full((28, 28), np.nan, np.float32), 0.5, (280, 560)) == []
+    assert connected_boxes(plane, 0.95, (280, 560)) == []
+    assert connected_boxes(np.full((28, 28), np.nan, np.float32), 0.5, (280, 560)) == []
 
 
 def test_a_plane_that_is_strong_all_over_is_one_part():
-    assert parts(np.ones((5, 9), np.float32), 0.5, (100, 300)) == [Box(0, 0, 300, 100)]
+    assert connected_boxes(np.ones((5, 9), np.float32), 0.5, (100, 300)) == [Box(0, 0, 300, 100)]

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgsearch.images.boxes import Box
-from imgsearch.regions.windows import windows
+from imgsearch.regions.propose import windows
 
 
 @given(st.integers(1, 300), st.integers(1, 300))

@@ -24,7 +24,7 @@ from imgsearch.images.decode import Pixels
 from imgsearch.images.steps import Steps
 from imgsearch.progress import Progress
 from imgsearch.regions.detector import Detector
-from imgsearch.regions.propose import crop_and_cutout, detected_items
+from imgsearch.regions.propose import crop_and_cutout, propose_detected
 from imgsearch.search.views import embed_regions
 from imgsearch.store import generations
 from imgsearch.store.items import Items
@@ -82,7 +82,7 @@ def item_embedder(detector: Detector, encoder: Encoder) -> EmbedItem:
 
     def embed_item(scene: Pixels) -> Embeddings:
         detected = detector.detect(scene)
-        proposal = detected_items(detected, scene.shape[:2], encoder.spec.fit)
+        proposal = propose_detected(detected, scene.shape[:2], encoder.spec.fit)
         if proposal is None:
             return np.stack([detected.embedding] * LOOKS)
         views = list(crop_and_cutout(scene, proposal.boxes[0], proposal.plane, proposal.item))

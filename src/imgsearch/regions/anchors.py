@@ -17,8 +17,7 @@ RATIOS = (0.5, 1.0, 2.0)
 ANCHORS_OF_A_CELL = len(SIZES) * len(RATIOS)
 
 # An anchor stands for an item when it overlaps with it by this much, or nearly as much as the best anchor does: those
-# of a long or tiny item are all unlike it. It stands for the background below the last number; between, it is asked for
-# nothing.
+# of a long or tiny item are all unlike it. It stands for the background below the last number; between, for neither.
 _IS_ITEM = 0.5
 _NEARLY = 0.85
 _IS_BACKGROUND = 0.4
@@ -32,14 +31,9 @@ def cells(size: int, stride: int) -> int:
 
 
 def anchor_boxes(size: int) -> Corners:
-    """Lay out the anchors of a detector.
+    """Lay out the anchors of a detector that sees a square of so many pixels.
 
-    Args:
-        size: Side of the square in pixels.
-
-    Returns:
-        float32 (anchors, 4): for each stride, row by row, cell by cell, `ANCHORS_OF_A_CELL`. They may reach out of
-        the square.
+    float32 (anchors, 4): for each stride, row by row, cell by cell, `ANCHORS_OF_A_CELL`. They may leave the square.
     """
     ratios = np.sqrt(np.tile(RATIOS, len(SIZES)))
     roots = np.repeat(SIZES, len(RATIOS))
@@ -53,17 +47,10 @@ def anchor_boxes(size: int) -> Corners:
     return np.concatenate(boxes).astype(np.float32)
 
 
-def matched(anchors: Corners, boxes: Corners) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Say what each anchor stands for.
+def match_anchors(anchors: Corners, boxes: Corners) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Decide what each anchor stands for: `ITEM`, `BACKGROUND` or `NEITHER`; and which box it overlaps most, or 0.
 
     The anchors that overlap most with an item always stand for it, so that no item is without.
-
-    Args:
-        anchors: float32 (anchors, 4).
-        boxes: float32 (items, 4).
-
-    Returns:
-        int64 (anchors,): `ITEM`, `BACKGROUND` or `NEITHER`; and which item each overlaps most, or 0.
     """
     if not len(boxes):
         nothing = np.zeros(len(anchors), np.int64)
@@ -80,15 +67,7 @@ def matched(anchors: Corners, boxes: Corners) -> tuple[NDArray[np.int64], NDArra
 
 
 def overlaps_of(boxes: Corners, others: Corners) -> NDArray[np.float32]:
-    """Compute the intersection over union of every box with every other.
-
-    Args:
-        boxes: float32 (n, 4).
-        others: float32 (m, 4).
-
-    Returns:
-        float32 (n, m), 0 to 1; 0 for boxes without area.
-    """
+    """Compute the intersection over union of boxes, (n, 4), with others, (m, 4): float32 (n, m); 0 without area."""
     first, second = boxes[:, None], others[None]
     start, end = np.maximum(first[..., :2], second[..., :2]), np.minimum(first[..., 2:], second[..., 2:])
     shared = np.prod(np.maximum(0, end - start), axis=2)

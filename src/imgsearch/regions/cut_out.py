@@ -11,14 +11,14 @@ from imgsearch.images.decode import Pixels
 from imgsearch.images.transform import reduce
 
 # GrabCut's time grows with the pixels; more of them brought no better answers.
-_WORKED_SIDE = 120
+_WORKING_SIDE = 120
 _ROUNDS = 3
 
 # What lies this much of a box's longer side outside of it is background for sure.
 _AROUND = 0.25
 
-# What is at least so likely to be item, in a box, may be item; elsewhere it may be background.
-_LIKELY = 0.6
+# What is at least this likely to be item, in a box, may be item; elsewhere it may be background.
+_PROBABLY_ITEM = 0.6
 
 # A part of the item that is this much smaller than its largest is dirt.
 _LEAST_PART = 0.1
@@ -28,29 +28,19 @@ _LEAST_SHARE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class CutOut:
-    """An item on white.
+    """An item on white."""
 
-    Attributes:
-        pixels: RGB, uint8, of the box.
-        box: Around the item, in the photo's pixels.
-    """
-
-    pixels: Pixels
-    box: Box
+    pixels: Pixels  # RGB, uint8, of the box
+    box: Box  # around the item, in the photo's pixels
 
 
 def cut_out(photo: Pixels, box: Box, proposal: NDArray[np.float32]) -> CutOut | None:
     """Find which pixels in and about a box are the item, by their colors (GrabCut: Rother et al., 2004).
 
-    Args:
-        photo: RGB, uint8 (height, width, 3).
-        box: Where the item is, about.
-        proposal: How likely each part of the photo is to be item, about 0 to 1; of any size, stretched over the photo.
-
-    Returns:
-        The item, whose box may be another than `box`; None if it cannot be told from its background.
+    `proposal` says how likely each part of the photo is to be item, about 0 to 1; of any size, stretched over
+    the photo. None if the item cannot be told from its background.
     """
-    small = reduce(photo, _WORKED_SIDE)
+    small = reduce(photo, _WORKING_SIDE)
     height, width = small.shape[:2]
     inner = stretched(box, photo.shape[:2], (height, width))
     guess = np.asarray(cv2.resize(proposal, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
@@ -62,10 +52,10 @@ def cut_out(photo: Pixels, box: Box, proposal: NDArray[np.float32]) -> CutOut | 
         max(1, inner.x - around) : min(width - 1, inner.x + inner.width + around),
     ] = cv2.GC_PR_BGD
     inside = (slice(inner.y, inner.y + inner.height), slice(inner.x, inner.x + inner.width))
-    marks[inside][(guess[inside] > _LIKELY) & (marks[inside] == cv2.GC_PR_BGD)] = cv2.GC_PR_FGD
+    marks[inside][(guess[inside] > _PROBABLY_ITEM) & (marks[inside] == cv2.GC_PR_BGD)] = cv2.GC_PR_FGD
     if np.count_nonzero(marks == cv2.GC_PR_FGD) < 9 or np.count_nonzero(marks == cv2.GC_BGD) < 9:
         return None
-    cv2.setRNGSeed(0)  # its k-means begins by chance
+    cv2.setRNGSeed(0)  # its k-means starts at random
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.grabCut(np.ascontiguousarray(small), marks, (0, 0, 1, 1), *models, _ROUNDS, cv2.GC_INIT_WITH_MASK)
     item = _large_parts(np.isin(marks, (cv2.GC_FGD, cv2.GC_PR_FGD)))
@@ -78,12 +68,12 @@ def cut_out(photo: Pixels, box: Box, proposal: NDArray[np.float32]) -> CutOut | 
 
 def on_white(image: Pixels, opacity: NDArray[np.float32]) -> Pixels:
     """Put white where an image is not opaque: RGB, uint8, and (height, width), 0 to 1, of the same size."""
-    shown = opacity[:, :, None]
-    return np.asarray(np.rint(image * shown + 255 * (1 - shown)), np.uint8)
+    opaque = opacity[:, :, None]
+    return np.asarray(np.rint(image * opaque + 255 * (1 - opaque)), np.uint8)
 
 
 def crop(plane: NDArray, box: Box) -> NDArray:  # type: ignore[type-arg]  # of any type, and the same that it gets
-    """Take what lies in a box, which lies in the image."""
+    """Return the part of a plane that a box, which lies in it, covers."""
     return plane[box.y : box.y + box.height, box.x : box.x + box.width]
 
 

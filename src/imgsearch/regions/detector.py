@@ -14,31 +14,16 @@ from imgsearch.images.decode import Pixels
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Detected:
-    """What a detector makes of one image.
+    """What a detector makes of one image."""
 
-    Attributes:
-        embedding: float32 (dims,), that of the encoder it shares, of unit length or NaN.
-        scores: float32 (anchors,), 0 to 1.
-        boxes: float32 (anchors, 4): left, top, right, bottom, as shares of the square's side.
-        mask: float32 (side, side), stretched over the square: 0 for background, 1 for an item.
-    """
-
-    embedding: Embeddings
-    scores: NDArray[np.float32]
-    boxes: NDArray[np.float32]
-    mask: NDArray[np.float32]
+    embedding: Embeddings  # float32 (dims,), that of the encoder it shares, of unit length or NaN
+    scores: NDArray[np.float32]  # (anchors,), 0 to 1
+    boxes: NDArray[np.float32]  # (anchors, 4): left, top, right, bottom, as shares of the square's side
+    mask: NDArray[np.float32]  # (side, side), stretched over the square: 0 for background, 1 for an item
 
 
 class Detector(OpenVinoEncoder):
-    """An encoder that also says where items are, in the same pass.
-
-    Args:
-        spec: What it is.
-        graph: As for `OpenVinoEncoder`.
-
-    Raises:
-        DamagedIndexError: The graph cannot be read, or is none of a detector.
-    """
+    """An encoder that also says where items are, in the same pass."""
 
     def __init__(self, spec: EncoderSpec, graph: Path) -> None:
         super().__init__(spec, graph, for_one=True, with_map=True)
@@ -56,15 +41,11 @@ class Detector(OpenVinoEncoder):
             raise DamagedIndexError(f"{graph} is no detector: beside an embedding it gives {found or 'nothing'}")
 
     def encode_with_features(self, image: Pixels) -> EncodedImage:
-        """Encode one image; there is no map, for `detect` says more."""
+        """Encode one image; without a map, for `detect` says more."""
         return EncodedImage(next(self.encode_stream([image[None]]))[0], None)
 
     def detect(self, image: Pixels) -> Detected:
-        """Look at one image.
-
-        Args:
-            image: RGB, uint8 (size, size, 3), fitted.
-        """
+        """Detect what is in one image, RGB, uint8 (size, size, 3), fitted."""
         request = self._requests[0]
         request.infer([image[None]])
         outputs = [np.array(request.get_output_tensor(number).data, np.float32) for number in range(4)]

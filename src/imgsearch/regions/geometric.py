@@ -1,7 +1,6 @@
-"""Whether two images show the same thing, proved by points of one that lie in the other as on the same plane.
+"""Geometric verification: whether points of one image lie in another as one view of a plane would put them.
 
-A vector says what an image looks like as a whole; many look alike. Small patches that are found again, all of them
-where one view of a plane would put them, are hardly chance, and can be shown to a person.
+Many images look alike as a whole. Small patches that are found again, all in the right places, are no coincidence.
 """
 
 from dataclasses import dataclass
@@ -18,10 +17,10 @@ POINTS_VERSION = 1
 MOST_POINTS = 400
 DESCRIPTOR_LENGTH = 128
 
-# The longer side of what points are looked for in, pixels; smaller images are enlarged. docs/benchmarks.md has the
-# figures: larger sides and more points cost time and room, and find no more.
+# The longer side, in pixels, of the image that points are searched for in; smaller images are enlarged. Larger sides
+# and more points cost time and room, and find no more (docs/benchmarks.md).
 SIDE = 240
-# SIFT's own default of 0.04 leaves dim things without points.
+# SIFT's own default of 0.04 leaves dim items without points.
 _CONTRAST = 0.02
 
 # Lowe's ratio: how much nearer the nearest descriptor must be than the second.
@@ -33,8 +32,8 @@ _FEWEST = 5
 _ROUNDS = 2000
 _CONFIDENCE = 0.995
 
-# What a camera does not do to a thing: to show it larger or smaller than this, an image as a whole being 1; stretched
-# more one way than the other; with one point of it so much nearer than the middle.
+# A camera does not show an item larger or smaller than this, an image as a whole being 1, nor stretched more one way
+# than the other, nor one point of it so much nearer than the middle.
 _LARGEST = 10.0
 _MOST_STRETCHED = 3.5
 _MOST_NEARER = 3.0
@@ -46,43 +45,24 @@ _Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """Places of an image that would be known again.
+    """Places of an image that would be recognized."""
 
-    Attributes:
-        positions: float32 (n, 2), x and y as shares of the image's longer side, so that it may have any resolution.
-        descriptors: uint8 (n, 128), what each looks like.
-    """
-
-    positions: _Floats
-    descriptors: NDArray[np.uint8]
+    positions: _Floats  # float32 (n, 2), x and y as shares of the image's longer side, whatever its resolution
+    descriptors: NDArray[np.uint8]  # (n, 128), what each looks like
 
 
 @dataclass(frozen=True, slots=True)
 class GeometricMatch:
-    """What two images have in common.
+    """What two images have in common."""
 
-    Attributes:
-        inliers: How many points agree on one view, at least 5; 0 where there is no view that a camera could have had.
-        query: float32 (inliers, 2), where these are in the query, as in `Points`.
-        candidate: float32 (inliers, 2), where they are in the candidate.
-        homography: float64 (3, 3), from the candidate's positions to the query's; None without inliers.
-    """
-
-    inliers: int
-    query: _Floats
-    candidate: _Floats
-    homography: NDArray[np.float64] | None
+    inliers: int  # points that agree on one view, at least 5; 0 where there is no view that a camera could have had
+    query: _Floats  # float32 (inliers, 2), where these are in the query, as in `Points`
+    candidate: _Floats  # float32 (inliers, 2), where they are in the candidate
+    homography: NDArray[np.float64] | None  # (3, 3), from the candidate's positions to the query's
 
 
 def find_points(image: Pixels) -> Points:
-    """Find points with SIFT (Lowe: Distinctive Image Features from Scale-Invariant Keypoints, 2004).
-
-    Args:
-        image: RGB, uint8 (height, width, 3).
-
-    Returns:
-        The 400 clearest at most; none in an image without detail.
-    """
+    """Find the clearest points, at most 400, with SIFT (Lowe: Distinctive Image Features ..., 2004)."""
     height, width = image.shape[:2]
     scale = SIDE / max(height, width)
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
@@ -98,41 +78,34 @@ def find_points(image: Pixels) -> Points:
 
 
 def verify_geometry(query: Points, candidate: Points) -> GeometricMatch:
-    """Look for one view of the candidate that puts its points where the query has them.
+    """Find one view of the candidate that puts its points where the query has them.
 
     Points are paired that are nearest to each other both ways, and clearly nearer than the second; the view is a
-    homography found by MAGSAC++ (Barath et al., 2020). The same points give the same proof.
-
-    Args:
-        query: Of the query, or of the part of it that shows one thing.
-        candidate: Of a catalog image.
-
-    Returns:
-        The proof; with no inliers where no view was found, or only one that no camera could have had: mirrored,
-        collapsed, or of an absurd scale.
+    homography found by MAGSAC++ (Barath et al., 2020). There are no inliers where no view was found, or only one that
+    no camera could have had: mirrored, collapsed, or of an absurd scale. The same points give the same match.
     """
     first, second = _pairs(query.descriptors, candidate.descriptors)
     there, here = query.positions[first] * SIDE, candidate.positions[second] * SIDE
     if len(here) < _FEWEST:
-        return _NO_PROOF
+        return _NO_MATCH
     found, inside = cv2.findHomography(
         here, there, cv2.USAC_MAGSAC, _TOLERANCE, maxIters=_ROUNDS, confidence=_CONFIDENCE
     )
     homography = np.asarray(found, np.float64)
     if homography.shape != (3, 3):  # where there is none OpenCV returns None, whatever its types say
-        return _NO_PROOF
+        return _NO_MATCH
     kept = np.flatnonzero(inside)
-    # SIFT may describe one place more than once, with other directions: it proves nothing more.
+    # SIFT may describe one place more than once, with other directions: it counts once.
     _, places = np.unique(there[kept].round(), axis=0, return_index=True)
     kept = kept[np.sort(places)]
     if len(kept) < _FEWEST or not _is_view(homography, here[kept]):
-        return _NO_PROOF
+        return _NO_MATCH
     scale = np.diag([SIDE, SIDE, 1.0])
     homography = np.linalg.inv(scale) @ homography @ scale
     return GeometricMatch(len(kept), query.positions[first[kept]], candidate.positions[second[kept]], homography)
 
 
-_NO_PROOF = GeometricMatch(0, np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32), None)
+_NO_MATCH = GeometricMatch(0, np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32), None)
 
 
 def _pairs(query: NDArray[np.uint8], candidate: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -151,7 +124,7 @@ def _pairs(query: NDArray[np.uint8], candidate: NDArray[np.uint8]) -> tuple[NDAr
 
 
 def _is_view(homography: NDArray[np.float64], points: _Floats) -> bool:
-    """Say whether a homography is what a camera does to a thing with these points."""
+    """Return whether a homography is what a camera does to an item with these points."""
     if not np.isfinite(homography).all():
         return False
     middle = np.array([*points.mean(axis=0), 1.0])
@@ -162,9 +135,9 @@ def _is_view(homography: NDArray[np.float64], points: _Floats) -> bool:
     depths = np.column_stack([points, np.ones(len(points))]) @ homography[2]
     if depths.min() < 1 / _MOST_NEARER or depths.max() > _MOST_NEARER:
         return False
-    seen = homography[:2] @ middle
-    # How the surroundings of the middle are turned, stretched and scaled: the derivative of the homography there.
-    around = homography[:2, :2] - np.outer(seen, homography[2, :2])
+    center = homography[:2] @ middle
+    # How the surroundings of the middle are rotated, stretched and scaled: the derivative of the homography there.
+    around = homography[:2, :2] - np.outer(center, homography[2, :2])
     if np.linalg.det(around) <= 0:
         return False
     longest, shortest = np.linalg.svd(around, compute_uv=False)
@@ -172,16 +145,7 @@ def _is_view(homography: NDArray[np.float64], points: _Floats) -> bool:
 
 
 def draw_matches(query: Pixels, candidate: Pixels, match: GeometricMatch) -> Pixels:
-    """Show two images side by side, with a line from each inlier to where it was found again.
-
-    Args:
-        query: RGB, uint8 (height, width, 3): what `find_points` got, at any resolution.
-        candidate: The same of the catalog image.
-        match: Of the two.
-
-    Returns:
-        RGB, uint8 (240, 480, 3), each image centered on white.
-    """
+    """Draw two images, of any resolution, side by side on white, (240, 480, 3), with a line between inliers."""
     drawing = np.hstack([fit(query, SIDE), fit(candidate, SIDE)])
     starts = _on_drawing(match.query, query)
     ends = _on_drawing(match.candidate, candidate) + np.array([SIDE, 0])
@@ -193,7 +157,7 @@ def draw_matches(query: Pixels, candidate: Pixels, match: GeometricMatch) -> Pix
 
 
 def _on_drawing(positions: _Floats, image: Pixels) -> NDArray[np.int64]:
-    """Say where positions of an image are after `fit`, in whole pixels."""
+    """Return where positions of an image are after `fit`, in whole pixels."""
     height, width = image.shape[:2]
     margin = (1 - np.array([width, height]) / max(height, width)) / 2
     return np.asarray(((positions + margin) * SIDE).round(), np.int64)

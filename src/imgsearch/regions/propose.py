@@ -1,4 +1,4 @@
-"""Say which parts of a photo are worth a look of their own."""
+"""Propose the parts of a photo that are worth being embedded on their own."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,10 +10,9 @@ from imgsearch.images.boxes import Box, overlaps, stretched
 from imgsearch.images.decode import Pixels
 from imgsearch.images.transform import Fit
 from imgsearch.regions.cut_out import crop, cut_out
-from imgsearch.regions.detections import found
+from imgsearch.regions.detections import decode_detections
 from imgsearch.regions.detector import Detected
 from imgsearch.regions.salience import SIDE, Plane, salience, salient_box
-from imgsearch.regions.windows import windows
 
 # Boxes that share more of what they cover show the same.
 _SAME = 0.7
@@ -21,56 +20,43 @@ _SAME = 0.7
 _SAME_COLOR = 12
 # A part of a plane that has fewer cells is no item of its own.
 _FEWEST_CELLS = 6
-# Of a detector's mask, what is item rather than background.
-ITEM = 0.5
-# The score of a detector's box from which on it is looked at if it is the best: even if it is not sure.
-_HARDLY = 0.05
+# From here on a detector's mask shows an item rather than background.
+_MASK_LEVEL = 0.5
+# From this score on the best box of a detector is proposed, even if it is not sure.
+_HARDLY_SURE = 0.05
+# Windows: squares a shorter side, from one to three, for more bring smaller windows than most items; and how much of a
+# side neighbors share at least.
+_LEVELS = 3
+_SHARED_SIDE = 0.4
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A part of a photo.
+    """A part of a photo."""
 
-    Attributes:
-        box: Where, in the photo's pixels.
-        pixels: What an encoder is to see of it: RGB, uint8; the box, or the item in it on white.
-    """
-
-    box: Box
-    pixels: Pixels
+    box: Box  # in the photo's pixels
+    pixels: Pixels  # what an encoder is to see of it: RGB, uint8; the box, or the item in it on white
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Where an item is likely to be.
+    """Where items are likely to be."""
 
-    Attributes:
-        plane: float32, stretched over the photo: about 0 where there is background, about 1 where there is an item.
-        boxes: Around items, the surest first, in the photo's pixels.
-        item: What is best cut out of its background; None for the first box.
-    """
-
-    plane: Plane
-    boxes: Sequence[Box]
-    item: Box | None = None
+    plane: Plane  # float32, stretched over the photo: about 0 for background, about 1 for an item
+    boxes: Sequence[Box]  # around items, the surest first, in the photo's pixels
+    item: Box | None = None  # what is best cut out of its background; None for the first box
 
 
-def salient(photo: Pixels, features: Plane | None, how: Fit) -> Proposal | None:
-    """Find what differs from the edge of a photo.
+def propose_salient(photo: Pixels, features: Plane | None, fit: Fit) -> Proposal | None:
+    """Find what differs from the edge of a photo, RGB, uint8: one box; None where nothing differs.
 
-    Args:
-        photo: RGB, uint8 (height, width, 3).
-        features: An encoder's map of the photo, fitted; None where there is none: then colors have to do.
-        how: It was fitted.
-
-    Returns:
-        One box; None where nothing differs.
+    `features` is an encoder's map of the photo, brought to its square by `fit`; without one, colors have to do.
     """
     # A network's map differs along its edge even where its image does not.
     if int(np.ptp(photo.reshape(-1, 3), axis=0).max()) <= _SAME_COLOR:
         return None
     # A square that was cropped does not show all of it.
-    plane = None if features is None or how == "crop" else salience(of_photo(features, photo.shape[:2], how))
+    plane = None if features is None or fit == "crop" else salience(without_padding(features, photo.shape[:2], fit))
     if plane is None:
         small = cv2.resize(photo, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
         plane = salience(np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2LAB), np.float32))
@@ -79,59 +65,38 @@ def salient(photo: Pixels, features: Plane | None, how: Fit) -> Proposal | None:
     return Proposal(plane, (stretched(salient_box(plane), (SIDE, SIDE), photo.shape[:2]),))
 
 
-def detected_items(detected: Detected, size: tuple[int, int], how: Fit) -> Proposal | None:
-    """Read what a detector says of a photo of which only the likeliest item is to be looked at.
+def propose_detected(detected: Detected, size: tuple[int, int], fit: Fit) -> Proposal | None:
+    """Read what a detector says of a photo, (height, width), of which only the likeliest item is to be embedded.
 
     The mask knows better how far an item reaches than the surest box does, and that one better what is an item
-    (docs/benchmarks.md): so the largest part of the mask is what is cut out.
-
-    Args:
-        detected: Of the photo, fitted.
-        size: Height and width of the photo.
-        how: It was fitted.
-
-    Returns:
-        The boxes of items that are hardly sure, too; None where there are none.
+    (docs/benchmarks.md): so the largest part of the mask is what is cut out. The boxes are also those of items that are
+    hardly sure; None where there are none.
     """
     height, width = size
-    boxes = [each.box for each in found(detected.scores, detected.boxes, width, height, least_score=_HARDLY)]
-    if not boxes:
+    detections = decode_detections(detected.scores, detected.boxes, width, height, least_score=_HARDLY_SURE)
+    if not detections:
         return None
-    mask = of_photo(detected.mask, size, how)
-    return Proposal(mask, boxes, next(iter(parts(mask, ITEM, size)), None))
+    mask = without_padding(detected.mask, size, fit)
+    item = next(iter(connected_boxes(mask, _MASK_LEVEL, size)), None)
+    return Proposal(mask, [each.box for each in detections], item)
 
 
 def crop_and_cutout(photo: Pixels, box: Box, plane: Plane, item: Box | None = None) -> Iterator[Region]:
-    """Show what is in a box as it stands there, and cut out, on white, if it can be told from its background.
+    """Yield what is in a box as it stands there and then, if it can be told from its background, cut out, on white.
 
     Each finds items that the other does not (docs/benchmarks.md). To cut out takes longer than an encoder's pass, and
-    is done only when the second is asked for.
-
-    Args:
-        photo: RGB, uint8 (height, width, 3).
-        box: In its pixels.
-        plane: As in `Proposal`.
-        item: What is cut out; `box` if None.
-
-    Yields:
-        One region or two.
+    happens only if the caller goes on. `item` is what is cut out, `box` if None; `plane` is as in `Proposal`.
     """
     yield Region(box, crop(photo, box))
-    found = cut_out(photo, item or box, plane)
-    if found is not None:
-        yield Region(found.box, found.pixels)
+    on_white = cut_out(photo, item or box, plane)
+    if on_white is not None:
+        yield Region(on_white.box, on_white.pixels)
 
 
-def parts(plane: Plane, level: float, size: tuple[int, int]) -> list[Box]:
-    """Find what stands apart in a plane.
+def connected_boxes(plane: Plane, level: float, size: tuple[int, int]) -> list[Box]:
+    """Find what stands apart above a level in a plane that is stretched over a photo, (height, width).
 
-    Args:
-        plane: float32, stretched over a photo.
-        level: What is above belongs to a part.
-        size: Height and width of the photo.
-
-    Returns:
-        A box around each part that is not tiny, in the photo's pixels; the one with the greatest sum first.
+    A box, in the photo's pixels, around each part that is not tiny; the one with the greatest sum first.
     """
     count, labels, facts, _ = cv2.connectedComponentsWithStats((plane > level).astype(np.uint8))
     sums = np.bincount(labels.reshape(-1), plane.reshape(-1), count)
@@ -140,14 +105,8 @@ def parts(plane: Plane, level: float, size: tuple[int, int]) -> list[Box]:
     return [stretched(Box(*map(int, facts[number][:4])), plane.shape[:2], size) for number in large]
 
 
-def many_regions(photo: Pixels, proposal: Proposal | None, count: int) -> list[Region]:
-    """Show likely items, each twice, and then windows of a grid, until there are enough.
-
-    Args:
-        photo: RGB, uint8 (height, width, 3).
-        proposal: Where its items are; None if nothing is known.
-        count: How many regions at most.
-    """
+def propose_regions(photo: Pixels, proposal: Proposal | None, count: int) -> list[Region]:
+    """Return at most so many regions: the items of a proposal, each twice, and then windows of a grid."""
     regions = (
         [region for box in proposal.boxes for region in crop_and_cutout(photo, box, proposal.plane)] if proposal else []
     )
@@ -159,18 +118,9 @@ def many_regions(photo: Pixels, proposal: Proposal | None, count: int) -> list[R
     return regions[:count]
 
 
-def of_photo(features: Plane, size: tuple[int, int], how: Fit) -> Plane:
-    """Take from a map of a fitted square what shows the photo, and no padding.
-
-    Args:
-        features: (cells, cells, ...).
-        size: Height and width of the photo.
-        how: It was fitted.
-
-    Returns:
-        (height, width, ...), a view.
-    """
-    if how != "pad":
+def without_padding(features: Plane, size: tuple[int, int], fit: Fit) -> Plane:
+    """Return the part of a map of a fitted square, (cells, cells, ...), that shows the photo, (height, width)."""
+    if fit != "pad":
         return features
     cells = features.shape[0]
     longest = max(size)
@@ -179,3 +129,18 @@ def of_photo(features: Plane, size: tuple[int, int], how: Fit) -> Plane:
     inner = [max(1, side - (cells - side) % 2) for side in inner]
     top, left = ((cells - side) // 2 for side in inner)
     return features[top : top + inner[0], left : left + inner[1]]
+
+
+def windows(height: int, width: int) -> list[Box]:
+    """Lay squares of several sizes evenly over an image, the largest first (R-MAC: Tolias et al., 2016, section 4)."""
+    boxes = []
+    for level in range(1, _LEVELS + 1):
+        side = max(1, 2 * min(height, width) // (level + 1))
+        boxes += [Box(x, y, side, side) for y in _window_starts(height, side) for x in _window_starts(width, side)]
+    return list(dict.fromkeys(boxes))
+
+
+def _window_starts(length: int, side: int) -> list[int]:
+    """Spread windows over a length so that neighbors overlap."""
+    steps = -(-(length - side) // max(1, int(side * (1 - _SHARED_SIDE))))
+    return [round(step * (length - side) / steps) for step in range(steps + 1)] if steps else [0]

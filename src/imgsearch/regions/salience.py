@@ -11,8 +11,8 @@ Plane = NDArray[np.float32]
 # The plane that boxes are looked for in has this side: 8 pixels of an encoder's 224 a cell.
 SIDE = 28
 
-# Of what all but the most salient cells stay below, so much is taken off before a box is looked for: what is less
-# salient then counts against it. docs/benchmarks.md has the figures.
+# All but the most salient cells are below the peak. This share of it is subtracted before a box is searched for, so
+# that what is less salient counts against it. docs/benchmarks.md has the figures.
 _PEAK = 0.97
 LEVEL = 0.68
 
@@ -21,18 +21,15 @@ _SMALLEST = 3
 
 
 def salience(features: NDArray[np.floating]) -> Plane | None:
-    """Say how much each part of a photo differs from what lies along its edge.
+    """Measure how much each part of a photo differs from what lies along its edge.
 
     Items seldom touch the edge of a photo, and their background does (the boundary prior of Wei et al., Geodesic
     Saliency Using Background Priors, 2012). So the distance of a cell's features from the nearest ones on the edge is
     large on the item, whatever the background looks like.
 
-    Args:
-        features: A feature map of the photo and nothing but it, (height, width, channels).
-
-    Returns:
-        float32 (SIDE, SIDE), stretched over the photo: 0 where it is least, 1 where all but 3 % is less. None for a map
-        of less than four cells a side, or where nothing differs from anything.
+    From a feature map of the photo and nothing but it, (height, width, channels), to float32 (SIDE, SIDE), stretched
+    over the photo: 0 where it is least, 1 where all but 3 % is less. None for a map of less than four cells a side, or
+    where nothing differs from anything.
     """
     height, width, channels = features.shape
     if min(height, width) < 4:
@@ -57,15 +54,9 @@ def salience(features: NDArray[np.floating]) -> Plane | None:
 
 
 def salient_box(plane: Plane) -> Box:
-    """Find the box that holds most of what is salient and least of what is not.
+    """Find the box, in cells of a plane, that holds most of what is salient and least of what is not.
 
     The rectangle of the greatest sum of salience less a level, by Kadane's scan between every two rows (Bentley, 1984).
-
-    Args:
-        plane: As from `salience`.
-
-    Returns:
-        In cells of the plane.
     """
     sums = np.zeros((SIDE + 1, SIDE + 1))
     sums[1:, 1:] = (plane - LEVEL).cumsum(0).cumsum(1)

@@ -25,17 +25,17 @@ from imgsearch.images.policy import MAX_BYTES, FilePolicy
 from imgsearch.images.steps import Steps
 from imgsearch.images.transform import fit
 from imgsearch.images.workers.decoders import apply_steps_and_fit, decode_and_fit_guarded
-from imgsearch.regions.detections import Detection, found
+from imgsearch.regions.detections import Detection, decode_detections
 from imgsearch.regions.detector import Detected, Detector
 from imgsearch.regions.propose import (
     Proposal,
     Region,
     crop_and_cutout,
-    detected_items,
-    many_regions,
-    of_photo,
-    parts,
-    salient,
+    propose_detected,
+    propose_regions,
+    without_padding,
+    connected_boxes,
+    propose_salient,
 )
 from imgsearch.regions.salience import LEVEL, Plane
 from imgsearch.store import integrity
@@ -185,7 +185,7 @@ class Viewer:
         embedding, proposal = self._embed_and_propose(photo, regions, is_plain=is_plain)
         views = self._usable(embedding[None], [None])
         if isinstance(regions, int):
-            views += self._embed_regions(photo, many_regions(photo.pixels, proposal, regions))
+            views += self._embed_regions(photo, propose_regions(photo.pixels, proposal, regions))
         elif proposal:
             # One by one: to cut an item out takes longer than to encode it.
             parts_of_item = crop_and_cutout(photo.pixels, proposal.boxes[0], proposal.plane, proposal.item)
@@ -221,7 +221,7 @@ class Viewer:
         photo = _require_photo(query)
         detected = self._detect(photo)
         height, width = photo.size
-        return found(detected.scores, detected.boxes, width, height, least_score=least_score)
+        return decode_detections(detected.scores, detected.boxes, width, height, least_score=least_score)
 
     def objects(self, query: QueryImage) -> list[DetectedObject]:
         """Embed each item in an image by itself; in reading order, none where nothing was found.
@@ -248,15 +248,15 @@ class Viewer:
             proposal = Proposal(_ANYWHERE, alone[:MOST_REGIONS])
         elif self._manifest.detector:
             detected = self._detect(photo)
-            detections = found(detected.scores, detected.boxes, size[1], size[0])
-            mask = of_photo(detected.mask, size, spec.fit)
+            detections = decode_detections(detected.scores, detected.boxes, size[1], size[0])
+            mask = without_padding(detected.mask, size, spec.fit)
             return Proposal(mask, [each.box for each in detections]), [each.score for each in detections]
         else:
             square = fit(photo.pixels, spec.size, spec.fit)
-            seen = salient(photo.pixels, encode_with_features(self._opened_encoder(), square).features, spec.fit)
+            seen = propose_salient(photo.pixels, encode_with_features(self._opened_encoder(), square).features, spec.fit)
             if seen is None:
                 return Proposal(_ANYWHERE, ()), ()
-            proposal = Proposal(seen.plane, parts(seen.plane, LEVEL, size) or seen.boxes)
+            proposal = Proposal(seen.plane, connected_boxes(seen.plane, LEVEL, size) or seen.boxes)
         return proposal, [None] * len(proposal.boxes)
 
     def _embed_and_propose(
@@ -269,14 +269,14 @@ class Viewer:
         shows_photo = not (is_plain or self._steps.moves)
         if self._manifest.detector and shows_photo and regions != "whole":
             detected = self._opened_detector().detect(square)
-            return detected.embedding, detected_items(detected, photo.pixels.shape[:2], spec.fit)
+            return detected.embedding, propose_detected(detected, photo.pixels.shape[:2], spec.fit)
         encoded = encode_with_features(self._opened_encoder(), square)
         features = encoded.features if shows_photo else None
         # Without a map only colors could tell where items are. Encoders without one take the background away by
         # themselves, and find fewer items on plain backgrounds when they are shown parts (docs/benchmarks.md).
         if regions == "whole" or (regions == "auto" and features is None):
             return encoded.embedding, None
-        return encoded.embedding, salient(photo.pixels, features, spec.fit)
+        return encoded.embedding, propose_salient(photo.pixels, features, spec.fit)
 
     def _embed_regions(self, photo: Photo, regions: Sequence[Region]) -> list[View]:
         views: list[View] = []

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from imgsearch.images.boxes import Box
 from imgsearch.images.workers.pool import processors
-from imgsearch.regions.anchors import ITEM, anchor_boxes, cells, matched
-from imgsearch.regions.detections import average_precision, found, recall_of_boxes
+from imgsearch.regions.anchors import ITEM, anchor_boxes, cells, match_anchors
+from imgsearch.regions.detections import decode_detections
 from imgsearch.synthetic.scenes import Example, Stock, make_example
+from imgsearch.training.detector.metrics import average_precision, recall_of_boxes
 from imgsearch.training.detector.network import MASK_STRIDE, Networks
 from imgsearch.training.keras_backend import jit_compile
 from imgsearch.training.loop import Loop, Metrics, Stage, adamw
@@ -96,7 +97,7 @@ def measure(detector: keras.Model, size: int, stock: Stock, count: int) -> Metri
         intersection += float(np.sum((mask > 0.5) & truth))
         union += float(np.sum((mask > 0.5) | truth))
         for row, scene in enumerate(scenes):
-            detections = found(scores[row], boxes[row], size, size, least_score=_LEAST_SCORE)
+            detections = decode_detections(scores[row], boxes[row], size, size, least_score=_LEAST_SCORE)
             images.append((detections, [_pixels(box, size) for box in scene.boxes]))
     return {
         "average_precision": average_precision(images),
@@ -155,7 +156,7 @@ def _scene(stock: Stock, size: int, seed: list[int]) -> Example:
 
 
 def _targets(anchors: NDArray[np.float32], scene: Example) -> NDArray[np.float32]:
-    kinds, nearest = matched(anchors, scene.boxes)
+    kinds, nearest = match_anchors(anchors, scene.boxes)
     boxes = scene.boxes[nearest] if len(scene.boxes) else np.zeros_like(anchors)
     return np.concatenate([kinds[:, None], np.where(kinds[:, None] == ITEM, boxes, 0)], axis=1, dtype=np.float32)
 
