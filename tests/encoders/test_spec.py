@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from imgsearch.encoders.choice import choose_encoder
 from imgsearch.encoders.spec import DEFAULT_BACKBONE, EncoderSpec, Part
 from imgsearch.encoders.table import LITE0_SHA256, TABLE
 
@@ -25,9 +26,41 @@ HYBRID = EncoderSpec(
 )
 
 
-def test_the_fingerprint_of_the_default_encoder_is_the_one_that_indexes_were_built_with():
-    # It changes with PIXELS_VERSION and its own version, and with nothing else by accident.
-    assert DEFAULT.fingerprint == "58133ef528dc90e2"
+# Of each row, plain and without its border, as indexes were built with. A row changes with PIXELS_VERSION and with its
+# own version, and with nothing else by accident: every image would be embedded again.
+FINGERPRINTS = {
+    "efficientnet-lite0": ("58133ef528dc90e2", "2f7066cc8e194569"),
+    "vgg16": ("98175580ed9ab97c", "cb6b7b2caddd7163"),
+    "vgg19": ("7a9cefea17663b40", "2eb71726eae04a6f"),
+    "resnet50": ("c2a39f6eb0de55c0", "623b1a64194feb25"),
+    "mobilenet_v3_large": ("211c225ed0e97799", "7c89e08c1349c016"),
+    "efficientnetv2-b0": ("d9aa692c4593d22f", "eb9319ce179252e6"),
+    "convnext_tiny": ("41a2f0d199ba24e8", "f525bc5557ad6c47"),
+    "handcrafted": ("922e06f74ded6636", "2ae18eee035f096c"),
+    "handcrafted:color": ("c206dfd158af30c1", "85f771c57224a784"),
+    "handcrafted:texture": ("3792e050080550fd", "4b38486c6f13bc8e"),
+    "handcrafted:shape": ("dcf37b4f54c74cb4", "700e80f7f7b30f4e"),
+    "visual-words": ("ca4fe37d88df16fa", "7f426529498ba158"),
+}
+FINGERPRINTS_OF_HYBRIDS = {
+    ("efficientnet-lite0+handcrafted:color=0.3", "f32", "crop-foreground"): ("53242fa14e281764", "60c3f67e0cb734e2"),
+    ("efficientnet-lite0+handcrafted:color=0.3", "bf16", "crop-foreground"): ("627ba7dbcb4bbe64", "cf22212b3c54f34d"),
+    ("visual-words+vgg16=2", "f32", "grayscale,binarize=otsu"): ("c9a65bf9ee91c739", "af9cd39f54fa5050"),
+    ("visual-words+vgg16=2", "bf16", "grayscale,binarize=otsu"): ("f9bc2cd849af79f2", "37dfdf8f275c96e7"),
+}
+
+
+def test_fingerprints_are_those_that_indexes_were_built_with():
+    found = {
+        name: (row.spec.fingerprint, replace(row.spec, steps="crop-foreground").fingerprint)
+        for name, row in TABLE.items()
+    }
+    hybrids = {}
+    for backbone, precision, steps in FINGERPRINTS_OF_HYBRIDS:
+        spec = choose_encoder(backbone, precision=precision, steps=steps).spec
+        hybrids[backbone, precision, steps] = spec.fingerprint, spec.identity
+
+    assert (found, hybrids) == (FINGERPRINTS, FINGERPRINTS_OF_HYBRIDS)
 
 
 @pytest.mark.parametrize("backend", ["exact", "annoy"])
@@ -84,38 +117,24 @@ def test_the_fingerprint_of_a_hybrid_changes_with_its_parts_their_weights_and_th
     assert len({HYBRID.fingerprint, *(other.fingerprint for other in others)}) == 5
 
 
-def test_a_fingerprint_is_sixteen_hex_digits_and_the_same_for_equal_specs():
-    assert len(DEFAULT.fingerprint) == 16
-    assert int(DEFAULT.fingerprint, 16) >= 0
-    assert replace(DEFAULT).fingerprint == DEFAULT.fingerprint
+def test_every_row_of_the_table_is_described_under_its_own_name():
+    for name, row in TABLE.items():
+        assert row.spec.name == name
+        assert row.about
+        assert EncoderSpec.from_json(row.spec.to_json()) == row.spec
+        assert not {"+", "="} & set(name)
+        assert bool(row.describe) == (row.spec.kind == "handcrafted")
 
 
-def test_every_row_of_the_table_has_a_fingerprint_of_its_own():
-    assert len({row.spec.fingerprint for row in TABLE.values()}) == len(TABLE)
-
-
-@pytest.mark.parametrize("name", TABLE)
-def test_every_row_of_the_table_is_described_under_its_own_name(name):
-    row = TABLE[name]
-
-    assert row.spec.name == name
-    assert row.about
-    assert EncoderSpec.from_json(row.spec.to_json()) == row.spec
-    assert "+" not in name
-    assert "=" not in name
-
-
-@pytest.mark.parametrize("name", [name for name, row in TABLE.items() if row.application])
-def test_encoders_of_keras_name_their_file_its_size_its_license_and_its_checksum(name):
-    row = TABLE[name]
-    scheme, _, digest = row.spec.weights.partition(f":{name}-imagenet-notop:")
-
-    assert scheme == "keras"
-    assert len(digest) in (32, 64)
-    assert int(digest, 16) > 0
-    assert row.application.keras_file.endswith(".h5")
-    assert row.license
-    assert 0 < row.megabytes < 1000
+def test_encoders_of_keras_name_their_file_its_size_its_license_and_its_checksum():
+    for name, row in TABLE.items():
+        if row.application:
+            scheme, _, digest = row.spec.weights.partition(f":{name}-imagenet-notop:")
+            assert (scheme, len(digest) in (32, 64), int(digest, 16) > 0) == ("keras", True, True)
+            assert row.application.keras_file.endswith(".h5")
+            assert row.license
+            assert 0 < row.megabytes < 1000
+            assert row.blocks > 0
 
 
 def test_an_encoder_that_is_no_hybrid_is_its_own_only_part():
