@@ -1,17 +1,21 @@
-"""Write the small models that several tests need; a process of its own, as Keras takes seconds to import.
+"""Write the small models that several tests need, and export them to the cache of the tests.
+
+A process of its own, as Keras takes seconds to import, and each export would take a process more.
 
 python tests/tiny_models.py FOLDER
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from imgsearch.encoders.choice import choose_encoder
+from imgsearch.encoders import export
+from imgsearch.encoders.choice import choose_detector, choose_encoder
 from imgsearch.encoders.layers import GeneralizedMean
-from imgsearch.encoders.model_file import ModelCard, save_model
+from imgsearch.encoders.model_file import ModelCard, read_card, save_model
 from imgsearch.images.transform import Fit
 
 SIDE = 32
@@ -72,6 +76,22 @@ def write_detector(file: Path, encoder: Path, *, side: int = SIDE) -> None:
     save_model(model, file, ModelCard(side, "pad", "", DIMS, (), "detect", encoder.name, spec.identity))
 
 
+def export_all(folder: Path) -> None:
+    """Export the models here, as encoders, classifiers and detectors; what computes in bf16 has the same graph."""
+    export._export_elsewhere = export.export_graph
+    for file in folder.glob("*.keras"):
+        if read_card(file).is_detector:
+            continue
+        choice = choose_encoder(str(file))
+        plain = replace(choice.spec, steps="")
+        export.exported_encoder(plain, choice.files)
+        if labels := read_card(file).labels:
+            export.exported_encoder(replace(plain, kind="classifier", dims=len(labels)), choice.files)
+    for name, encoder in (("detector.keras", "metric.keras"), ("detector-of-gray.keras", "gray.keras")):
+        choice = choose_detector(folder / name, choose_encoder(str(folder / encoder)).spec)
+        export.exported_encoder(choice.spec, choice.files)
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     write(folder / "classes.keras", ("boots", "hats", "gloves"))
@@ -82,3 +102,4 @@ if __name__ == "__main__":
     write_detector(folder / "detector.keras", folder / "metric.keras")
     write_detector(folder / "detector-of-gray.keras", folder / "gray.keras")
     write_detector(folder / "detector-of-40.keras", folder / "metric.keras", side=40)
+    export_all(folder)

@@ -1,7 +1,3 @@
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import shutil
 from pathlib import Path
 
@@ -27,7 +23,7 @@ def images(drawn) -> list[Path]:
     return sorted(drawn.rglob("*.png"))
 
 
-def test_probabilities_are_those_of_keras(classifier, tiny_models, images):
+def test_probabilities_are_those_of_keras(keras, classifier, tiny_models, images):
     squares = np.stack([fit(decode(file.read_bytes()), 32) for file in images])
     _, expected = load_model(tiny_models / "classes.keras").predict_on_batch(squares)
 

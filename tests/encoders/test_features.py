@@ -25,28 +25,21 @@ def lite0():
     return spec, exported_encoder(spec)
 
 
-def test_the_map_has_twice_the_side_of_the_last(lite0, squares):
-    seen = encode_with_features(open_encoder(*lite0, for_one=True, with_map=True), squares[0])
-
-    assert seen.features.shape[:2] == (14, 14)
-    assert seen.features.dtype == np.float32
-    assert seen.features.std() > 0
-
-
 def test_the_map_shows_where_something_is(lite0):
     square = np.full((224, 224, 3), 255, np.uint8)
     square[112:192, 112:192] = np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8)
 
     features = encode_with_features(open_encoder(*lite0, for_one=True, with_map=True), square).features
 
+    assert (features.shape[:2], features.dtype) == ((14, 14), np.float32)  # of twice the side of the last
     unlike = np.linalg.norm(features - features[1, 1], axis=2)
     assert unlike[8:11, 8:11].min() > 2 * unlike[1:5, 1:5].max()
 
 
 @pytest.mark.parametrize("precision", sorted({"f32", best_precision()}))
-def test_an_embedding_is_the_same_alone_in_a_stream_and_beside_its_map(squares, precision):
-    spec = replace(choose_encoder("efficientnet-lite0").spec, precision=precision)
-    folder = exported_encoder(spec)
+def test_an_embedding_is_the_same_alone_in_a_stream_and_beside_its_map(lite0, squares, precision):
+    plain, folder = lite0
+    spec = replace(plain, precision=precision)
     one, many = (open_encoder(spec, folder, for_one=for_one, with_map=for_one) for for_one in (True, False))
 
     rows = encode(many, squares)
@@ -57,6 +50,8 @@ def test_an_embedding_is_the_same_alone_in_a_stream_and_beside_its_map(squares, 
         assert seen.embedding @ row > 0.9995
         assert seen.embedding @ encode(one, square[None])[0] > 0.9995
         assert abs(np.linalg.norm(seen.embedding) - 1) < 1e-5
+    if precision != "f32":  # of drawn images, which the network has an answer to
+        assert np.sum(rows * encode(open_encoder(*lite0), squares), axis=1).min() >= 0.99
 
 
 def test_what_was_seen_stays_when_the_next_image_is_looked_at(lite0, squares):
@@ -70,8 +65,8 @@ def test_what_was_seen_stays_when_the_next_image_is_looked_at(lite0, squares):
     assert (first.features == before[1]).all()
 
 
-@pytest.mark.parametrize("name", ["handcrafted", "handcrafted:color"])
-def test_what_is_no_network_has_no_map(name, squares):
+@pytest.mark.parametrize("name", ["handcrafted", "handcrafted:color+handcrafted:shape"])
+def test_what_has_no_network_in_it_has_no_map(name, squares):
     spec = choose_encoder(name).spec
     encoder = open_encoder(spec, exported_encoder(spec), for_one=True, with_map=True)
     square = fit(squares[0], spec.size)
@@ -79,7 +74,7 @@ def test_what_is_no_network_has_no_map(name, squares):
     seen = encode_with_features(encoder, square)
 
     assert seen.features is None
-    assert (seen.embedding == encode(encoder, square[None])[0]).all()
+    assert np.allclose(seen.embedding, encode(encoder, square[None])[0])
 
 
 @pytest.mark.parametrize(
@@ -97,17 +92,6 @@ def test_a_hybrid_has_the_map_of_its_first_part_that_has_one(name, lite0, square
         atol=1e-4,
     )
     assert seen.embedding @ encode(encoder, squares[:1])[0] > 0.9999
-
-
-def test_a_hybrid_of_parts_without_maps_has_none(squares):
-    spec = choose_encoder("handcrafted:color+handcrafted:shape").spec
-    encoder = open_encoder(spec, exported_encoder(spec), for_one=True, with_map=True)
-    square = fit(squares[0], spec.size)
-
-    seen = encode_with_features(encoder, square)
-
-    assert seen.features is None
-    assert np.allclose(seen.embedding, encode(encoder, square[None])[0])
 
 
 def test_a_model_without_a_finer_map_has_none(tiny_models):

@@ -14,7 +14,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -82,10 +83,13 @@ def _lock(file: Path) -> Iterator[bool]:
 
 
 def _fill(staging: Path, spec: EncoderSpec, files: Mapping[str, Path]) -> None:
+    plain = replace(spec, precision="f32", steps="")
     if spec.parts:
         _gather_parts(spec, files, staging)
     elif VOCABULARY_FILE in files_of(spec):
         _copy_vocabulary(spec, files, staging)
+    elif GRAPH_FILE in files_of(spec) and spec != plain:  # whose graph is the same
+        _copy_files(exported_encoder(plain, files), files_of(spec), staging)
     elif GRAPH_FILE in files_of(spec):
         _export_elsewhere(spec, files.get(spec.weights), staging)
     (staging / SPEC_FILE).write_text(json.dumps(spec.to_json(), indent=2) + "\n")
@@ -107,9 +111,12 @@ def _gather_parts(spec: EncoderSpec, files: Mapping[str, Path], staging: Path) -
     """Copy the files of the parts, each exported on its own."""
     for number, part in enumerate(spec.parts):
         if names := files_of(part.spec):
-            folder = exported_encoder(part.spec, files)
-            for name in names:
-                shutil.copyfile(folder / name, staging / part_file(number, name))
+            _copy_files(exported_encoder(part.spec, files), names, staging, part_file(number, ""))
+
+
+def _copy_files(folder: Path, names: Iterable[str], staging: Path, prefix: str = "") -> None:
+    for name in names:
+        shutil.copyfile(folder / name, staging / f"{prefix}{name}")
 
 
 def _put_in_place(staging: Path, directory: Path, names: tuple[str, ...]) -> Path:
@@ -188,25 +195,30 @@ def _export_elsewhere(spec: EncoderSpec, weights: Path | None, directory: Path) 
         raise MissingComponentError(f"{spec.name} could not be exported (exit code {done.returncode}):\n{last_words}")
 
 
-def _export_here(request: str) -> None:
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    options = json.loads(request)
+def export_graph(spec: EncoderSpec, weights: Path | None, directory: Path) -> None:
+    """Export a network in this process, which imports Keras for it."""
     import_openvino()  # before Keras imports it with its telemetry
     try:
         from imgsearch.encoders.networks import build_network, with_map
     except ImportError as error:
         raise MissingComponentError(f"Keras cannot be imported: {error}") from error
-    spec = EncoderSpec.from_json(options["spec"])
-    network = build_network(spec, Path(options["weights"]) if options["weights"] else None)
+    network = build_network(spec, weights)
     if spec.kind in ("network", "model"):
         network = with_map(network)
-    network.export(os.path.join(options["directory"], GRAPH_FILE), format="openvino", verbose=False)
+    network.export(os.fspath(directory / GRAPH_FILE), format="openvino", verbose=False)
+
+
+def _export_requested(request: str) -> None:
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    options = json.loads(request)
+    weights = Path(options["weights"]) if options["weights"] else None
+    export_graph(EncoderSpec.from_json(options["spec"]), weights, Path(options["directory"]))
 
 
 if __name__ == "__main__":
     try:
         with contextlib.redirect_stdout(sys.stderr):  # Keras says there what it downloads; ours is for the parent
-            _export_here(sys.argv[1])
+            _export_requested(sys.argv[1])
     except ImgsearchError as error:
         sys.stdout.write(json.dumps({"message": error.message, "hint": error.hint}))
         sys.exit(error.exit_code)
