@@ -151,9 +151,8 @@ def _part_name(part: Part) -> str:
 
 
 def _digest(path: Path, hint: str) -> str:
-    if not os.path.isfile(path):  # nor a FIFO, which might never answer
-        raise MissingComponentError(f"{path} cannot be read: there is no such file", hint=hint)
     try:
         return sha256_of(path)
-    except OSError as error:
-        raise MissingComponentError(f"{path} cannot be read: {error.strerror}", hint=hint) from error
+    except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise MissingComponentError(f"{path} cannot be read: {reason}", hint=hint) from error
