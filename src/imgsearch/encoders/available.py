@@ -15,12 +15,19 @@ from imgsearch.errors import MissingComponentError
 
 @dataclass(frozen=True, slots=True)
 class AvailableEncoder:
-    """One row of the table, on this machine."""
+    """One row of the table, on this machine.
+
+    Attributes:
+        row: Of the table.
+        file: Where its weights are, or will be; None if it has none, or learns them on the catalog.
+        here: Whether it can be used without a download.
+        default: Whether it is used when no other is named.
+    """
 
     row: TableRow
-    file: Path | None  # where its weights are, or will be; None if it has none, or learns them on the catalog
-    here: bool  # whether it can be used without a download
-    default: bool  # whether it is used when no other is named
+    file: Path | None
+    here: bool
+    default: bool
 
 
 def available_encoders() -> list[AvailableEncoder]:
