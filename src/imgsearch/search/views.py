@@ -30,12 +30,12 @@ from imgsearch.regions.detector import Detected, Detector
 from imgsearch.regions.propose import (
     Proposal,
     Region,
+    connected_boxes,
     crop_and_cutout,
     propose_detected,
     propose_regions,
-    without_padding,
-    connected_boxes,
     propose_salient,
+    without_padding,
 )
 from imgsearch.regions.salience import LEVEL, Plane
 from imgsearch.store import integrity
@@ -253,7 +253,9 @@ class Viewer:
             return Proposal(mask, [each.box for each in detections]), [each.score for each in detections]
         else:
             square = fit(photo.pixels, spec.size, spec.fit)
-            seen = propose_salient(photo.pixels, encode_with_features(self._opened_encoder(), square).features, spec.fit)
+            seen = propose_salient(
+                photo.pixels, encode_with_features(self._opened_encoder(), square).features, spec.fit
+            )
             if seen is None:
                 return Proposal(_ANYWHERE, ()), ()
             proposal = Proposal(seen.plane, connected_boxes(seen.plane, LEVEL, size) or seen.boxes)
