@@ -97,7 +97,7 @@ def train(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Train an encoder on labeled images, or a detector on a catalog.
+    """Train an encoder, or a detector, on your own images.
 
     The model goes into build-index --backbone and classify. A network of imgsearch models keeps what it knows and
     gets a new head, which takes seconds to train; cnn is trained from scratch. MODEL.history.json beside the model
