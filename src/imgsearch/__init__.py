@@ -43,10 +43,12 @@ if TYPE_CHECKING:
     from imgsearch.search.index import Index
     from imgsearch.store.info import IndexInfo, info
     from imgsearch.store.rollback import rollback
-    from imgsearch.training.report import TrainReport
+    from imgsearch.training.options import TrainOptions
+    from imgsearch.training.report import AdaptReport, DetectReport, LabeledReport, TrainReport
     from imgsearch.training.train import train
 
 __all__ = [
+    "AdaptReport",
     "AvailableEncoder",
     "Box",
     "BoxError",
@@ -55,6 +57,7 @@ __all__ = [
     "ClassProbability",
     "Classifier",
     "DamagedIndexError",
+    "DetectReport",
     "Detection",
     "EmbedOptions",
     "Evaluation",
@@ -66,6 +69,7 @@ __all__ = [
     "ImgsearchError",
     "Index",
     "IndexInfo",
+    "LabeledReport",
     "LockedError",
     "MissingComponentError",
     "NoIndexError",
@@ -74,6 +78,7 @@ __all__ = [
     "PreprocessReport",
     "RefusedError",
     "Steps",
+    "TrainOptions",
     "TrainReport",
     "UsageError",
     "__version__",
@@ -111,7 +116,8 @@ _HOMES = {
     "search.index": ("Index",),
     "store.info": ("IndexInfo", "info"),
     "store.rollback": ("rollback",),
-    "training.report": ("TrainReport",),
+    "training.options": ("TrainOptions",),
+    "training.report": ("AdaptReport", "DetectReport", "LabeledReport", "TrainReport"),
     "training.train": ("train",),
 }
 
