@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from debian import unpack_package
 from imgsearch import Index
-from imgsearch.evaluation.metrics import average_precision, hit_rate
+from imgsearch.evaluation.metrics import hit_rate, measures
 from imgsearch.store.generations import EMBEDDINGS, ITEMS, read_manifest
 from imgsearch.store.items import Items
 
@@ -171,7 +171,8 @@ def average_precisions(
     for start in range(0, len(queries), QUERIES_AT_ONCE):
         block = slice(start, start + QUERIES_AT_ONCE)
         ranking = np.argsort(-(queries[block] @ items.T), axis=1)
-        found += map(average_precision, of_items[ranking] == of_queries[block, None])
+        relevant = of_items[ranking] == of_queries[block, None]
+        found += [measures(np.flatnonzero(row) + 1, int(row.sum()))["map"] for row in relevant]
     return np.array(found)
 
 

@@ -4,28 +4,34 @@ import importlib.util
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import cv2
 import numpy as np
 import pytest
 
+from imgsearch.charts import require_matplotlib
 from imgsearch.cli.evaluation_page import evaluation_page
+from imgsearch.cli.evaluation_sections import Note, sections
+from imgsearch.cli.evaluation_text import evaluation_text
 from imgsearch.errors import MissingComponentError
 from imgsearch.evaluation.bootstrap import Interval
 from imgsearch.evaluation.results import (
     CurvePoint,
     Evaluation,
     IndexRecall,
-    Judged,
-    JudgedHit,
+    QueryResult,
+    RankedHit,
     Reliability,
     Retrieval,
 )
+from imgsearch.evaluation.retrieval import OF_CATEGORIES
 from imgsearch.search.recall import Latency
 from imgsearch.store.calibration import Calibration, Curve
 
 LATENCY = Latency(p50=0.001, p95=0.0025, p99=0.003, per_second=900.0)
+RATES = {"queries": Interval(3, 3, 3), **dict.fromkeys(OF_CATEGORIES, Interval(0.5, 0.25, 0.75))}
 NOTHING = Evaluation({"generation": 3, "count": 24}, {"seed": 0}, None, None, None, {})
 RECALL = IndexRecall(
     "annoy",
@@ -64,33 +70,34 @@ class Page(HTMLParser):
         return [base64.b64decode(data) for head, _, data in sources if head == f"data:{kind};base64"]
 
 
-def hit(path: str, label: str, score: float, *, right: bool) -> JudgedHit:
-    return JudgedHit(path, label, score, right, label)
+def hit(path: str, label: str, score: float, *, right: bool) -> RankedHit:
+    return RankedHit(path, label, score, right, label)
 
 
-def retrieval(judged: list[Judged], **others: object) -> Retrieval:
-    values = {"without_right_answer": 0, "unusable": (), "precision_at_recall": np.linspace(1, 0, 11), **others}
+def retrieval(judged: list[QueryResult], **others: object) -> Retrieval:
+    values = {"without_relevant": 0, "unusable": (), "precision_at_recall": np.linspace(1, 0, 11), **others}
     return Retrieval("labels", "category", tuple(judged), {}, **values)
 
 
 def page_of(evaluation: Evaluation, catalog: object = "nowhere", image=lambda _: None) -> Page:
-    return Page("".join(evaluation_page(evaluation, str(catalog), image)))
+    return Page("".join(evaluation_page(sections(evaluation, Path("index")), str(catalog), image)))
 
 
-WRONG = Judged(
+WRONG = QueryResult(
     "cups/cups-00.png",
     "cups",
     "cups",
     1,
     (hit("fish/fish-00.png", "fish", 0.9, right=False), hit("cups/cups-01.png", "cups", 0.8, right=True)),
 )
-RIGHT = Judged("fish/fish-00.png", "fish", "fish", 1, (hit("fish/fish-01.png", "fish", 0.7, right=True),))
+RIGHT = QueryResult("fish/fish-00.png", "fish", "fish", 1, (hit("fish/fish-01.png", "fish", 0.7, right=True),))
 WHOLE = replace(
     NOTHING,
     recall=RECALL,
     retrieval=retrieval([WRONG, RIGHT, replace(RIGHT, query="fish/fish-01.png")]),
     reliability=RELIABILITY,
     figures={"hit_rate@1": Interval(0.667, 0.5, 0.9), "latency_p95_ms": Interval(2.5, 2.5, 2.5)},
+    categories=dict.fromkeys(("cups", "fish"), RATES),
 )
 
 
@@ -119,13 +126,13 @@ def test_a_worst_query_stands_beside_what_was_returned_marked_right_and_wrong(dr
 
 
 def test_the_worst_are_those_with_no_right_answer_and_of_them_the_surest():
-    def wrong(name: str, score: float, *, later_right: bool = False) -> Judged:
+    def wrong(name: str, score: float, *, later_right: bool = False) -> QueryResult:
         hits = (hit("a.png", "a", score, right=False), hit("b.png", "b", 0.1, right=later_right))
-        return Judged(name, "b", "b", 1, hits)
+        return QueryResult(name, "b", "b", 1, hits)
 
     judged = [wrong(f"query-{number:02d}", number / 100) for number in range(18)]
     judged += [wrong("same-b", 0.5), wrong("same-a", 0.5), wrong("found", 0.99, later_right=True), RIGHT]
-    judged += [Judged("no hits", "b", "b", 1, ())]
+    judged += [QueryResult("no hits", "b", "b", 1, ())]
     asked = []
 
     page = page_of(replace(NOTHING, retrieval=retrieval(judged)), image=lambda query: asked.append(query.query))
@@ -174,11 +181,11 @@ HOSTILE = (
 
 def test_no_name_becomes_markup():
     judged = [
-        Judged(name, name, name, 1, (hit(other, other, 0.5, right=name == other),))
+        QueryResult(name, name, name, 1, (hit(other, other, 0.5, right=name == other),))
         for name in HOSTILE
         for other in HOSTILE
     ]
-    whole = retrieval(judged, unusable=tuple((name, name) for name in HOSTILE), without_right_answer=2)
+    whole = retrieval(judged, unusable=tuple((name, name) for name in HOSTILE), without_relevant=2)
     calibration = replace(RELIABILITY.calibration, meaning=HOSTILE[1])
     facts = {name: name for name in HOSTILE}
 
@@ -203,7 +210,7 @@ def test_no_name_becomes_markup():
 
 
 def test_a_name_that_does_not_end_is_cut():
-    longest = Judged("q" * 5000, "l" * 5000, "c" * 5000, 1, (hit("p" * 5000, "h" * 5000, 0.5, right=False),))
+    longest = QueryResult("q" * 5000, "l" * 5000, "c" * 5000, 1, (hit("p" * 5000, "h" * 5000, 0.5, right=False),))
 
     page = page_of(replace(NOTHING, retrieval=retrieval([longest], unusable=(("u" * 5000, "why"),))))
 
@@ -211,7 +218,7 @@ def test_a_name_that_does_not_end_is_cut():
     assert max(map(len, re.findall(r"\w+", page.text))) < 500
 
 
-UNLABELED = Judged("a.png", "a", "", 1, (hit("a.png", "a", 0.5, right=True),))
+UNLABELED = QueryResult("a.png", "a", "", 1, (hit("a.png", "a", 0.5, right=True),))
 
 
 @pytest.mark.parametrize(
@@ -219,11 +226,11 @@ UNLABELED = Judged("a.png", "a", "", 1, (hit("a.png", "a", 0.5, right=True),))
     [
         (NOTHING, "How good are the answers?"),
         (replace(NOTHING, retrieval=retrieval([], unusable=(("b.png", "is empty"),))), "is empty"),
-        (replace(NOTHING, retrieval=retrieval([], without_right_answer=24)), "24 images were left out"),
+        (replace(NOTHING, retrieval=retrieval([], without_relevant=24)), "24 items left out"),
         (replace(NOTHING, retrieval=retrieval([UNLABELED])), "100.0 % of 1 queries"),
         (replace(NOTHING, retrieval=retrieval([UNLABELED], precision_at_recall=np.array([]))), "0 have a wrong first"),
         (replace(NOTHING, retrieval=retrieval([WRONG])), "1 have a wrong first"),
-        (replace(NOTHING, retrieval=retrieval([Judged("a.png", "a", "a", 1, ())])), "0.0 % of 1 queries"),
+        (replace(NOTHING, retrieval=retrieval([QueryResult("a.png", "a", "a", 1, ())])), "0.0 % of 1 queries"),
         (replace(NOTHING, recall=replace(RECALL, curve=(), plan="exact")), "exact"),
         (replace(NOTHING, recall=replace(RECALL, recall={1: np.ones(1)}, latency={1: LATENCY})), "the nearest"),
         (replace(NOTHING, reliability=replace(RELIABILITY, hits=np.zeros(2, np.int64))), "Fitted"),
@@ -240,22 +247,35 @@ def test_odd_evaluations_have_a_page(evaluation, said):
 
 
 def test_without_categories_there_is_no_chart_of_them():
-    assert "categories" not in page_of(replace(NOTHING, retrieval=retrieval([UNLABELED]))).text
-    assert "categories" in page_of(replace(NOTHING, retrieval=retrieval([RIGHT]))).text
+    assert "by category" not in page_of(replace(NOTHING, retrieval=retrieval([UNLABELED]), categories={"": RATES})).text
+    assert "by category" in page_of(replace(NOTHING, retrieval=retrieval([RIGHT]), categories={"fish": RATES})).text
 
 
-def test_of_ten_thousand_categories_the_largest_are_shown_and_the_rest_counted():
-    judged = [
-        Judged(f"{number}.png", f"{number:05d}", f"{number:05d}", 1, (hit("a.png", "00000", 0.5, right=number == 0),))
-        for number in range(10_000)
-    ]
+def test_of_ten_thousand_categories_the_largest_have_bars_and_the_worst_a_table():
+    rate = dict.fromkeys(OF_CATEGORIES, Interval(1, 1, 1))
+    categories = {f"{number:05d}": {"queries": Interval(1, 1, 1), **rate} for number in range(10_000)}
+    categories["00777"] = RATES
 
-    page = page_of(replace(NOTHING, retrieval=retrieval([*judged, judged[777]])))
+    page = page_of(replace(NOTHING, retrieval=retrieval([RIGHT]), categories=categories))
 
-    assert "The 30 categories with most queries; 9,970 smaller ones are left out" in page.text
-    categories = page.source[page.source.index("<details>") : page.source.index("</details>")]
-    assert re.findall(r">(\d{5})<", categories) == ["00777", *(f"{number:05d}" for number in range(29))]
+    assert "for the 30 categories with most queries" in page.source
+    assert "9,970 more categories, of fewer queries, are not shown" in page.text
+    assert "by category, the worst 20 of 10000" in page.text
+    assert re.findall(r"<td>(\d{5})</td>", page.source) == ["00777", *(f"{number:05d}" for number in range(19))]
     assert len(page.source) < 1_000_000
+
+
+def test_page_and_terminal_are_made_of_the_same_sections():
+    layout = sections(WHOLE, Path("index"))
+
+    text, page = evaluation_text(layout), page_of(WHOLE)
+
+    assert text.startswith("index: 24 images, generation 3")
+    for block in (block for section in layout for block in section.blocks if block.only is None):
+        assert block.text in page.text if isinstance(block, Note) else block.title in page.text
+        assert block.text in text if isinstance(block, Note) else block.title in text
+    assert "The worst queries" in page.text
+    assert "The worst queries" not in text
 
 
 def test_matplotlib_is_missed_before_anything_is_drawn(monkeypatch):
@@ -263,6 +283,6 @@ def test_matplotlib_is_missed_before_anything_is_drawn(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
 
     with pytest.raises(MissingComponentError, match="--report needs matplotlib") as caught:
-        page_of(WHOLE)
+        require_matplotlib("--report")
 
     assert caught.value.hint == "pip install 'imgsearch-toolkit[plots]'"

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -134,6 +135,15 @@ def sign_fixture() -> Callable[..., Manifest]:
 def write_csv_fixture() -> Callable[..., Path]:
     """Write a CSV file: write_csv(file, columns, rows)."""
     return write_csv
+
+
+@pytest.fixture
+def shop_copy(shop, tmp_path) -> Path:
+    """The drawn catalog and its index, to be changed."""
+    shutil.copytree(shop / "catalog", tmp_path / "catalog")
+    shutil.copytree(shop / "index", tmp_path / "index")
+    sign(tmp_path / "index", catalog=str(tmp_path / "catalog"))
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

@@ -95,7 +95,7 @@ def test_what_is_always_the_same_has_no_width():
 
 
 def test_no_queries_or_not_the_same_queries_is_an_error():
-    with pytest.raises(ValueError, match="at least one query"):
+    with pytest.raises(ValueError, match="at least one query, got none"):
         mean_interval([])
     with pytest.raises(ValueError, match="2 before and 1 after"):
         paired_interval([0.0, 1.0], [0.0])

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-import shutil
 from itertools import pairwise
 
 import numpy as np
@@ -13,9 +12,9 @@ from imgsearch import Filter, Index, build_index, check
 from imgsearch.build import generation
 from imgsearch.encoders import projection
 from imgsearch.errors import DamagedIndexError, LockedError, RefusedError, UsageError
-from imgsearch.evaluation.calibrate import FEWEST_QUERIES, calibrate, keep_calibration
+from imgsearch.evaluation.calibrate import MIN_QUERIES, calibrate, keep_calibration
 from imgsearch.evaluation.evaluate import evaluate
-from imgsearch.evaluation.results import Judged, JudgedHit, Retrieval
+from imgsearch.evaluation.results import QueryResult, RankedHit, Retrieval
 from imgsearch.records import as_json, read
 from imgsearch.store import generations
 from imgsearch.store.calibration import Calibration, Curve
@@ -41,20 +40,20 @@ def simulated(queries, seed=0, first=of_first, later=of_later):
         chances = [(first if place == 0 else later)(score) for place, score in enumerate(scores)]
         rights = random.uniform(size=10) < chances
         hits = [
-            JudgedHit(f"{place}.png", "", round(float(score), 6), bool(right))
+            RankedHit(f"{place}.png", "", round(float(score), 6), bool(right))
             for place, (score, right) in enumerate(zip(scores, rights, strict=True))
         ]
-        judged.append(Judged(f"{number}.jpg", "", "", 1, tuple(hits)))
+        judged.append(QueryResult(f"{number}.jpg", "", "", 1, tuple(hits)))
     return Retrieval("queries", "product", tuple(judged), {}, np.zeros(11), 0, ())
 
 
 def error_of(calibration, retrieval):
     """Compute the expected calibration error of a calibration once more, on queries of our choice."""
     bins = {}
-    for one in retrieval.judged:
+    for one in retrieval.results:
         for rank, hit in enumerate(one.hits, start=1):
             probability = calibration.probability(hit.score, rank)
-            bins.setdefault(min(14, int(probability * 15)), []).append((probability, hit.right))
+            bins.setdefault(min(14, int(probability * 15)), []).append((probability, hit.relevant))
     count = sum(map(len, bins.values()))
     return sum(abs(sum(p for p, _ in found) - sum(right for _, right in found)) for found in bins.values()) / count
 
@@ -120,8 +119,8 @@ def test_scores_that_tell_right_from_wrong_without_fail_are_not_certain_either(w
     for number in range(60):
         right = number % 2 == 0
         score = 0.95 + (width if right else -width) * random.uniform(0.2, 0.25)
-        judged.append(Judged(f"{number}.jpg", "", "", 1, (JudgedHit("a.png", "", round(score, 6), right),)))
-    calibration = calibrate(dataclasses.replace(simulated(0), judged=tuple(judged))).calibration
+        judged.append(QueryResult(f"{number}.jpg", "", "", 1, (RankedHit("a.png", "", round(score, 6), right),)))
+    calibration = calibrate(dataclasses.replace(simulated(0), results=tuple(judged))).calibration
 
     assert 0 < calibration.probability(0.95 - width / 4, 1) < 0.1
     assert 0.9 < calibration.probability(0.95 + width / 4, 1) < 1
@@ -137,9 +136,9 @@ def test_scores_that_lie_close_together_are_told_apart(width):
             one,
             hits=tuple(dataclasses.replace(hit, score=round(0.99 - width + width * hit.score, 6)) for hit in one.hits),
         )
-        for one in retrieval.judged
+        for one in retrieval.results
     )
-    calibration = calibrate(dataclasses.replace(retrieval, judged=judged)).calibration
+    calibration = calibrate(dataclasses.replace(retrieval, results=judged)).calibration
 
     for score in np.linspace(0.2, 0.9, 15):
         assert calibration.probability(0.99 - width + width * score, 1) == pytest.approx(of_first(score), abs=0.12)
@@ -149,25 +148,25 @@ def test_the_reliability_diagram_is_of_all_hits():
     found = calibrate(simulated(400))
 
     assert found.hits.sum() == 4000
-    assert len(found.hits) == len(found.probability) == len(found.right) == 15
-    right = sum(hit.right for one in simulated(400).judged for hit in one.hits)
-    assert (found.right * found.hits).sum() == pytest.approx(right)
+    assert len(found.hits) == len(found.probability) == len(found.accuracy) == 15
+    right = sum(hit.relevant for one in simulated(400).results for hit in one.hits)
+    assert (found.accuracy * found.hits).sum() == pytest.approx(right)
     weights = found.hits / found.hits.sum()
-    assert found.error == pytest.approx((weights * np.abs(found.probability - found.right)).sum())
+    assert found.error == pytest.approx((weights * np.abs(found.probability - found.accuracy)).sum())
     for place in np.flatnonzero(found.hits):
         assert place / 15 <= found.probability[place] + 1e-9 <= (place + 1) / 15 + 1e-6
 
 
 def test_too_few_queries_are_refused():
-    calibrate(simulated(FEWEST_QUERIES))
+    calibrate(simulated(MIN_QUERIES))
 
-    with pytest.raises(UsageError, match="at least 20 queries to learn probabilities from, found 19"):
-        calibrate(simulated(FEWEST_QUERIES - 1))
+    with pytest.raises(UsageError, match="at least 20 queries, got 19"):
+        calibrate(simulated(MIN_QUERIES - 1))
 
 
 @pytest.mark.parametrize(("chance", "kind"), [(1.1, "right"), (-0.1, "wrong")])
 def test_hits_that_are_all_right_or_all_wrong_are_refused(chance, kind):
-    with pytest.raises(UsageError, match=f"found all of them {kind}"):
+    with pytest.raises(UsageError, match=f"but all hits are {kind}"):
         calibrate(simulated(50, first=lambda _: chance, later=lambda _: chance))
 
 
@@ -180,8 +179,8 @@ def test_first_hits_that_are_all_right_are_nearly_certain():
 def test_queries_with_one_hit_each_have_no_later_ones():
     """An index of one item, and images of which some are right."""
     retrieval = simulated(60)
-    judged = tuple(dataclasses.replace(one, hits=one.hits[:1]) for one in retrieval.judged)
-    found = calibrate(dataclasses.replace(retrieval, judged=judged))
+    judged = tuple(dataclasses.replace(one, hits=one.hits[:1]) for one in retrieval.results)
+    found = calibrate(dataclasses.replace(retrieval, results=judged))
 
     assert found.error == found.error_at_1
     assert 0 < found.calibration.probability(0.5, 2) < 1
@@ -197,42 +196,40 @@ def learned(index, **options):
     return found
 
 
-@pytest.fixture
-def copied(shop, tmp_path):
-    """The drawn catalog and its index, to be changed."""
-    shutil.copytree(shop / "catalog", tmp_path / "catalog")
-    build_index(tmp_path / "catalog", tmp_path / "index", backbone="handcrafted")
-    return tmp_path
+@pytest.fixture(scope="module")
+def by_category(shop):
+    """An evaluation of the shop's index with probabilities."""
+    return evaluate(shop / "index", calibrate=True, labels="category")
 
 
 @pytest.fixture
-def calibrated(copied):
-    learned(copied / "index", labels="category")
-    return copied
+def calibrated(shop_copy, by_category):
+    keep_calibration(shop_copy / "index", by_category)
+    return shop_copy
 
 
 def calibration_in(folder):
     return generations.read_manifest(folder / "index").calibration
 
 
-def test_what_was_learned_is_stored_in_the_index(copied):
-    before = generations.read_manifest(copied / "index")
-    found = learned(copied / "index", labels="category")
+def test_what_was_learned_is_stored_in_the_index(shop_copy):
+    before = generations.read_manifest(shop_copy / "index")
+    found = learned(shop_copy / "index", labels="category")
 
-    manifest = generations.read_manifest(copied / "index")
+    manifest = generations.read_manifest(shop_copy / "index")
     assert manifest.calibration == found.reliability.calibration
     assert dataclasses.replace(manifest, calibration=None) == before
     assert (manifest.calibration.meaning, manifest.calibration.queries) == ("category", 48)
     assert found.figures["calibration_error"].mean == found.reliability.error
     assert found.figures["calibration_error@1"].mean == found.reliability.error_at_1
-    assert not check(copied / "index", deep=True)
+    assert not check(shop_copy / "index", deep=True)
 
 
-def test_without_labels_it_is_learned_from_a_self_test(copied):
-    found = learned(copied / "index")
+def test_without_labels_it_is_learned_from_a_self_test(shop_copy):
+    found = learned(shop_copy / "index")
 
     assert found.setup["kind"] == "self-test"
-    assert calibration_in(copied).meaning == "product"
+    assert calibration_in(shop_copy).meaning == "product"
 
 
 def test_learning_again_takes_the_place_of_what_was_learned(calibrated):
@@ -244,11 +241,11 @@ def test_learning_again_takes_the_place_of_what_was_learned(calibrated):
     assert not check(calibrated / "index", deep=True)
 
 
-def test_evaluating_alone_stores_nothing(copied):
-    before = (copied / "index/manifest.json").read_bytes()
-    evaluate(copied / "index", recall=True, labels="category", calibrate=True)
+def test_evaluating_alone_stores_nothing(shop_copy):
+    before = (shop_copy / "index/manifest.json").read_bytes()
+    evaluate(shop_copy / "index", recall=True, labels="category", calibrate=True)
 
-    assert (copied / "index/manifest.json").read_bytes() == before
+    assert (shop_copy / "index/manifest.json").read_bytes() == before
 
 
 def test_hits_have_the_probability_of_their_score_and_rank(calibrated):
@@ -287,12 +284,12 @@ def test_a_least_probability_that_is_none_is_refused(calibrated, least):
         index.search(calibrated / "catalog/fish/fish-00.png", filter=Filter(min_probability=least))
 
 
-def test_without_a_calibration_hits_have_no_probability(copied):
-    with Index.open(copied / "index") as index:
-        hits = index.search(copied / "catalog/fish/fish-00.png")
+def test_without_a_calibration_hits_have_no_probability(shop_copy):
+    with Index.open(shop_copy / "index") as index:
+        hits = index.search(shop_copy / "catalog/fish/fish-00.png")
         assert [hit.probability for hit in hits] == [None] * 5
         with pytest.raises(UsageError, match="the index is not calibrated") as caught:
-            index.search(copied / "catalog/fish/fish-00.png", filter=Filter(min_probability=0.5))
+            index.search(shop_copy / "catalog/fish/fish-00.png", filter=Filter(min_probability=0.5))
     assert "evaluate --calibrate" in caught.value.hint
 
 
@@ -311,14 +308,14 @@ def test_hits_that_are_likely_enough_are_kept(calibrated):
 
 
 @pytest.fixture
-def projected(copied, monkeypatch):
+def projected(shop_copy, monkeypatch):
     """A calibrated index of a catalog that is large enough to learn a projection from."""
     monkeypatch.setattr(generation, "SMALLEST_CATALOG", 40)
     monkeypatch.setattr(projection, "DIMS", 16)
-    build_index(copied / "catalog", copied / "index", relearn=True)
-    assert generations.read_manifest(copied / "index").projection_count == 48
-    learned(copied / "index", labels="category")
-    return copied
+    build_index(shop_copy / "catalog", shop_copy / "index", relearn=True)
+    assert generations.read_manifest(shop_copy / "index").projection_count == 48
+    learned(shop_copy / "index", labels="category")
+    return shop_copy
 
 
 def more_images(folder):
@@ -402,33 +399,33 @@ def test_rolling_back_brings_back_what_was_learned_last(calibrated):
     assert calibration_in(calibrated) == last
 
 
-def test_rolling_back_to_another_encoder_does_not_carry_it_over(copied):
-    build_index(copied / "catalog", copied / "index", backbone="handcrafted:color")
-    learned(copied / "index", labels="category")
-    rollback(copied / "index")
+def test_rolling_back_to_another_encoder_does_not_carry_it_over(shop_copy):
+    build_index(shop_copy / "catalog", shop_copy / "index", backbone="handcrafted:color")
+    learned(shop_copy / "index", labels="category")
+    rollback(shop_copy / "index")
 
-    manifest = generations.read_manifest(copied / "index")
+    manifest = generations.read_manifest(shop_copy / "index")
     assert (manifest.encoder.name, manifest.calibration) == ("handcrafted", None)
 
 
-def test_a_build_that_publishes_in_between_makes_it_worthless(copied):
-    found = evaluate(copied / "index", labels="category", calibrate=True)
-    more_images(copied)
-    build_index(copied / "catalog", copied / "index")
+def test_a_build_that_publishes_in_between_makes_it_worthless(shop_copy, by_category):
+    more_images(shop_copy)
+    build_index(shop_copy / "catalog", shop_copy / "index")
 
-    with pytest.raises(RefusedError, match=r"expected generation 1 of .*, found generation 2: it was rebuilt"):
-        keep_calibration(copied / "index", found)
+    with pytest.raises(
+        RefusedError, match=r"generation 1 of .* was evaluated, but it was rebuilt meanwhile and is generation 2"
+    ):
+        keep_calibration(shop_copy / "index", by_category)
 
-    assert calibration_in(copied) is None
-    assert not check(copied / "index", deep=True)
+    assert calibration_in(shop_copy) is None
+    assert not check(shop_copy / "index", deep=True)
 
 
-def test_a_build_that_runs_keeps_it_from_being_stored(copied):
-    found = evaluate(copied / "index", labels="category", calibrate=True)
-    with writer_lock(copied / "index"), pytest.raises(LockedError, match="another build holds"):
-        keep_calibration(copied / "index", found)
+def test_a_build_that_runs_keeps_it_from_being_stored(shop_copy, by_category):
+    with writer_lock(shop_copy / "index"), pytest.raises(LockedError, match="another build holds"):
+        keep_calibration(shop_copy / "index", by_category)
 
-    assert calibration_in(copied) is None
+    assert calibration_in(shop_copy) is None
 
 
 CURVE = {"method": "platt", "scores": [-1.0, 0.0, 1.0], "probabilities": [0.1, 0.2, 0.9]}
@@ -465,8 +462,8 @@ def test_a_calibration_is_read_as_it_was_written():
         {"queries": 2.5},
     ],
 )
-def test_a_damaged_calibration_is_refused(damage, copied):
-    path = copied / "index/manifest.json"
+def test_a_damaged_calibration_is_refused(damage, shop_copy):
+    path = shop_copy / "index/manifest.json"
     data = json.loads(path.read_text())
 
     def signed(calibration):
@@ -474,7 +471,7 @@ def test_a_damaged_calibration_is_refused(damage, copied):
         path.write_text(json.dumps(changed | {"sha256": _digest(changed)}))
 
     signed(GOOD)
-    assert calibration_in(copied).queries == 50
+    assert calibration_in(shop_copy).queries == 50
     signed(GOOD | damage)
     with pytest.raises(DamagedIndexError, match=r"manifest\.json is damaged"):
-        Index.open(copied / "index")
+        Index.open(shop_copy / "index")

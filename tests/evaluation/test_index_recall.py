@@ -204,7 +204,7 @@ def test_a_k_that_the_index_has_not_as_many_others_for_is_left_out(count, ks, tm
     assert len(found.queries) == count
 
 
-@pytest.mark.parametrize(("count", "said"), [(0, "expected an index with items"), (1, "at least two items, found 1")])
+@pytest.mark.parametrize(("count", "said"), [(0, "there are no items"), (1, "at least two items, but it has 1")])
 def test_an_index_in_which_there_is_nothing_to_find_is_refused(count, said, tmp_path, store_index, vectors):
     directory = store_index(tmp_path / "index", vectors[:count])
 

@@ -9,7 +9,7 @@ from matplotlib.image import imread
 
 from imgsearch.charts import drawable
 from imgsearch.evaluation import plots
-from imgsearch.evaluation.results import CurvePoint, IndexRecall, Judged, JudgedHit, Reliability
+from imgsearch.evaluation.results import CurvePoint, IndexRecall, QueryResult, RankedHit, Reliability
 from imgsearch.search.recall import Latency
 from imgsearch.store.calibration import Calibration, Curve
 
@@ -27,13 +27,13 @@ NAMES = (
 LATENCY = Latency(p50=0.001, p95=0.002, p99=0.003, per_second=900.0)
 
 
-def judged(query: str, label: str, *found: str) -> Judged:
+def judged(query: str, label: str, *found: str) -> QueryResult:
     """A query of a label, and hits of labels; its own is right."""
     hits = tuple(
-        JudgedHit(f"{place}.png", name, 0.9 - place / 20, right=name == label, category=name)
+        RankedHit(f"{place}.png", name, 0.9 - place / 20, relevant=name == label, category=name)
         for place, name in enumerate(found)
     )
-    return Judged(query, label, label, right_answers=1, hits=hits)
+    return QueryResult(query, label, label, relevant_count=1, hits=hits)
 
 
 def recall(curve: tuple[CurvePoint, ...]) -> IndexRecall:
@@ -47,28 +47,15 @@ def reliability(hits: list[int]) -> Reliability:
     return Reliability(calibration, some, some, np.array(hits), 0.1, 0.2)
 
 
-def all_charts(queries: list[Judged]) -> list[bytes]:
+def all_charts(queries: list[QueryResult]) -> list[bytes]:
     points = tuple(CurvePoint(k, 0.9, Latency(k / 1e5, k / 1e5, k / 1e5, 1.0)) for k in (10, 100, 100_000))
     return [
         plots.draw_recall(recall(points)),
         plots.draw_precision_recall(np.linspace(1, 0, 11)),
-        plots.draw_categories(plots.category_rates(queries)),
+        plots.draw_categories([(query.category, 3, 0.5) for query in queries[:9]]),
         plots.draw_confusion(plots.confusion(queries)),
         plots.draw_scores(queries),
         plots.draw_reliability(reliability([0, 3, 0, 8])),
-    ]
-
-
-def test_rates_of_categories_are_counted_from_first_hits():
-    queries = [judged("1", "cups", "cups"), judged("2", "cups", "fish", "cups"), judged("3", "fish", "fish")]
-    queries.append(judged("4", "dogs"))
-
-    found = plots.category_rates(queries)
-
-    assert [(row.category, row.queries, row.rate) for row in found] == [
-        ("cups", 2, 0.5),
-        ("dogs", 1, 0),
-        ("fish", 1, 1),
     ]
 
 
@@ -126,7 +113,7 @@ def test_one_evaluation_gives_the_same_bytes_whatever_the_users_own_settings_are
 
 @pytest.mark.parametrize("count", [1, 2, 30])
 def test_the_drawing_of_few_or_many_categories_has_a_bar_for_each(count):
-    svg = plots.draw_categories([plots.CategoryRate(f"{number}", 5, 0.5) for number in range(count)])
+    svg = plots.draw_categories([(f"{number}", 5, 0.5) for number in range(count)])
 
     bars = [node for node in ET.fromstring(svg).iter() if "fill: #0072b2" in node.get("style", "")]
     assert len(bars) == count

@@ -11,7 +11,7 @@ from imgsearch import __version__
 from imgsearch.errors import UsageError
 from imgsearch.evaluation.bootstrap import Interval, mean_interval
 from imgsearch.evaluation.record import as_record, parse_record, read_record
-from imgsearch.evaluation.results import Evaluation, IndexRecall, Judged, Retrieval
+from imgsearch.evaluation.results import Evaluation, IndexRecall, QueryResult, Retrieval
 from imgsearch.evaluation.retrieval import per_category
 from imgsearch.search.recall import Latency
 
@@ -25,7 +25,7 @@ EVALUATION = Evaluation(
     retrieval=Retrieval(
         "labels",
         "category",
-        tuple(Judged(path, "x", "x", 2, ()) for path in ("a.png", "b.png", "caf\udce9.png")),
+        tuple(QueryResult(path, "x", "x", 2, ()) for path in ("a.png", "b.png", "caf\udce9.png")),
         {"hit_rate@1": HIT, "hit_rate@10": HIT, "map": np.array([1 / 3, 0.25, 1.0])},
         np.zeros(11),
         0,
@@ -136,7 +136,7 @@ def test_another_file_is_an_error_that_says_what_was_found(tmp_path, content, re
     with pytest.raises(UsageError, match=reason) as caught:
         read_record(written(tmp_path, content))
 
-    assert "is not a file of an evaluation" in caught.value.message
+    assert "is not the file of an evaluation" in caught.value.message
     assert caught.value.hint == "evaluate --json writes one"
     assert len(caught.value.message) < 500
 
@@ -154,7 +154,7 @@ def test_a_huge_file_is_refused_unread(tmp_path):
     with path.open("wb") as file:
         file.truncate(10**12)
 
-    with pytest.raises(UsageError, match=r"up to 100 MB, found 1,000,000 MB"):
+    with pytest.raises(UsageError, match=r"at most 100 MB, but .* has 1,000,000 MB"):
         read_record(path)
 
 

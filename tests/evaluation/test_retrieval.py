@@ -8,8 +8,8 @@ import pytest
 from imgsearch import Index
 from imgsearch.evaluation import retrieval
 from imgsearch.evaluation.labels import labels_of
-from imgsearch.evaluation.questions import Question, Questions, from_items
-from imgsearch.evaluation.retrieval import judge, per_category
+from imgsearch.evaluation.queries import LabeledQuery, QuerySet, from_items
+from imgsearch.evaluation.retrieval import per_category, rank_all
 
 COUNT = 240
 
@@ -38,7 +38,7 @@ def index(tmp_path, store_index, vectors, categories):
 @pytest.fixture
 def judged(index):
     labels = labels_of(index.items, "category", COUNT)
-    return judge(index, from_items(index, labels, labels, COUNT), "labels", labels, silent)
+    return rank_all(index, from_items(index, labels, labels, COUNT), "labels", labels, silent)
 
 
 def ranking(vectors, vector, own=None):
@@ -46,7 +46,7 @@ def ranking(vectors, vector, own=None):
     return sorted((row for row in range(len(scores)) if row != own), key=lambda row: (-scores[row], row))
 
 
-def naive(relevant, right_answers):
+def naive(relevant, relevant_count):
     """Compute every measure from a list of what is right, best first."""
 
     def found(k):
@@ -58,41 +58,41 @@ def naive(relevant, right_answers):
     precisions = [(place + 1, found(place + 1) / (place + 1)) for place, right in enumerate(relevant) if right]
     return {
         **{f"hit_rate@{k}": float(found(k) > 0) for k in (1, 5, 10)},
-        **{f"recall@{k}": found(k) / right_answers for k in (10, 100)},
+        **{f"recall@{k}": found(k) / relevant_count for k in (10, 100)},
         **{f"precision@{k}": found(k) / k for k in (1, 10)},
-        "r_precision": found(right_answers) / right_answers,
-        "map": sum(precision for _, precision in precisions) / right_answers,
-        "map@r": sum(precision for place, precision in precisions if place <= right_answers) / right_answers,
+        "r_precision": found(relevant_count) / relevant_count,
+        "map": sum(precision for _, precision in precisions) / relevant_count,
+        "map@r": sum(precision for place, precision in precisions if place <= relevant_count) / relevant_count,
         "mrr": 1 / precisions[0][0] if precisions else 0.0,
-        "ndcg@10": gain(10) / sum(1 / math.log2(2 + place) for place in range(min(10, right_answers))),
+        "ndcg@10": gain(10) / sum(1 / math.log2(2 + place) for place in range(min(10, relevant_count))),
     }
 
 
-def naive_precision_at_recall(relevant, right_answers):
+def naive_precision_at_recall(relevant, relevant_count):
     levels = []
     for level in range(11):
         reached = [
             sum(relevant[:k]) / k
             for k in range(1, len(relevant) + 1)
-            if sum(relevant[:k]) * 10 >= level * right_answers and relevant[k - 1]
+            if sum(relevant[:k]) * 10 >= level * relevant_count and relevant[k - 1]
         ]
         levels.append(max(reached, default=0.0))
     return levels
 
 
 def test_every_measure_agrees_with_a_second_computation(judged, vectors, categories):
-    assert len(judged.judged) == COUNT
-    for number, one in enumerate(judged.judged):
+    assert len(judged.results) == COUNT
+    for number, one in enumerate(judged.results):
         own = int(one.query.removesuffix(".png"))
         relevant = [categories[row] == categories[own] for row in ranking(vectors, vectors[own], own)]
         expected = naive(relevant, sum(relevant))
         assert {name: values[number] for name, values in judged.measures.items()} == pytest.approx(expected)
-        assert one.right_answers == sum(relevant)
+        assert one.relevant_count == sum(relevant)
 
 
 def test_precision_at_recall_agrees_with_a_second_computation(judged, vectors, categories):
     curves = []
-    for one in judged.judged:
+    for one in judged.results:
         own = int(one.query.removesuffix(".png"))
         relevant = [categories[row] == categories[own] for row in ranking(vectors, vectors[own], own)]
         curves.append(naive_precision_at_recall(relevant, sum(relevant)))
@@ -101,12 +101,12 @@ def test_precision_at_recall_agrees_with_a_second_computation(judged, vectors, c
 
 
 def test_the_first_hits_are_those_of_a_search_without_the_item_itself(judged, index, vectors, categories):
-    for one in judged.judged:
+    for one in judged.results:
         own = int(one.query.removesuffix(".png"))
         answers = [hit for hit in index.search_vector(vectors[own], COUNT) if hit.path != one.query][:10]
         assert [hit.path for hit in one.hits] == [hit.path for hit in answers]
         assert [hit.score for hit in one.hits] == pytest.approx([hit.score for hit in answers])
-        assert [hit.right for hit in one.hits] == [hit.category == categories[own] for hit in answers]
+        assert [hit.relevant for hit in one.hits] == [hit.category == categories[own] for hit in answers]
         assert [hit.label for hit in one.hits] == [hit.category for hit in answers]
 
 
@@ -114,9 +114,9 @@ def test_the_first_hits_are_those_of_a_search_without_the_item_itself(judged, in
 def test_how_many_queries_are_ranked_at_once_does_not_matter(size, judged, index, monkeypatch):
     monkeypatch.setattr(retrieval, "_BYTES", size)
     labels = labels_of(index.items, "category", COUNT)
-    again = judge(index, from_items(index, labels, labels, COUNT), "labels", labels, silent)
+    again = rank_all(index, from_items(index, labels, labels, COUNT), "labels", labels, silent)
 
-    assert again.judged == judged.judged
+    assert again.results == judged.results
     assert all((again.measures[name] == judged.measures[name]).all() for name in judged.measures)
 
 
@@ -126,9 +126,9 @@ def test_real_scores_are_ranked_as_naively(tmp_path, store_index, unit):
     products = [f"product {number}" for number in random.integers(40, size=150)]
     with Index.open(store_index(tmp_path / "index", vectors, products=products)) as index:
         labels = labels_of(index.items, "product", 150)
-        found = judge(index, from_items(index, labels, labels, 150), "labels", labels, silent)
+        found = rank_all(index, from_items(index, labels, labels, 150), "labels", labels, silent)
 
-    for number, one in enumerate(found.judged):
+    for number, one in enumerate(found.results):
         own = int(one.query.removesuffix(".png"))
         relevant = [products[row] == products[own] for row in ranking(vectors, vectors[own], own)]
         expected = naive(relevant, sum(relevant))
@@ -136,23 +136,21 @@ def test_real_scores_are_ranked_as_naively(tmp_path, store_index, unit):
 
 
 def test_a_query_that_is_no_item_may_be_answered_by_any(index, vectors):
-    question = Question("photo.jpg", "here", "", vectors[7:8], right=np.array([7, 9]), right_answers=2)
-    found = judge(index, Questions((question,), 0, ()), "queries", labels_of(index.items, "product", COUNT), silent)
+    query = LabeledQuery("photo.jpg", "here", "", vectors[7:8], relevant=np.array([7, 9]), relevant_count=2)
+    found = rank_all(index, QuerySet((query,)), "queries", labels_of(index.items, "product", COUNT), silent)
 
     rows = ranking(vectors, vectors[7])
     relevant = [row in (7, 9) for row in rows]
     assert {name: values[0] for name, values in found.measures.items()} == pytest.approx(naive(relevant, 2))
-    assert found.judged[0].hits[0].score == 1
+    assert found.results[0].hits[0].score == 1
 
 
 def test_a_right_answer_that_the_index_lacks_is_never_found(index, vectors):
-    questions = [
-        Question("half", "a", "", vectors[7:8], right=np.array([7]), right_answers=2),
-        Question("none", "b", "", vectors[7:8], right=np.empty(0, np.int64), right_answers=3),
+    queries = [
+        LabeledQuery("half", "a", "", vectors[7:8], relevant=np.array([7]), relevant_count=2),
+        LabeledQuery("none", "b", "", vectors[7:8], relevant=np.empty(0, np.int64), relevant_count=3),
     ]
-    found = judge(
-        index, Questions(tuple(questions), 0, ()), "queries", labels_of(index.items, "product", COUNT), silent
-    )
+    found = rank_all(index, QuerySet(tuple(queries)), "queries", labels_of(index.items, "product", COUNT), silent)
 
     assert found.measures["hit_rate@1"].tolist() == [1, 0]
     assert found.measures["recall@100"].tolist() == [0.5, 0]
@@ -164,9 +162,9 @@ def test_a_right_answer_that_the_index_lacks_is_never_found(index, vectors):
 def test_a_small_index_has_as_many_answers_as_it_has_others(count, tmp_path, store_index, vectors):
     with Index.open(store_index(tmp_path / "index", vectors[:count], products=["same"] * count)) as index:
         labels = labels_of(index.items, "product", count)
-        found = judge(index, from_items(index, labels, labels, count), "labels", labels, silent)
+        found = rank_all(index, from_items(index, labels, labels, count), "labels", labels, silent)
 
-    for one in found.judged:
+    for one in found.results:
         assert len(one.hits) == min(10, count - 1)
         assert one.query not in [hit.path for hit in one.hits]
         assert all(np.isfinite(hit.score) for hit in one.hits)
@@ -181,7 +179,7 @@ def test_each_category_is_judged_by_its_own_queries(judged, categories):
         name: categories.count(name) for name in categories
     }
     for name, figures in found.items():
-        chosen = [number for number, one in enumerate(judged.judged) if one.category == name]
+        chosen = [number for number, one in enumerate(judged.results) if one.category == name]
         for measure in ("hit_rate@1", "hit_rate@10", "map"):
             assert figures[measure].mean == pytest.approx(judged.measures[measure][chosen].mean())
 
@@ -189,6 +187,6 @@ def test_each_category_is_judged_by_its_own_queries(judged, categories):
 def test_progress_comes_to_its_end(index):
     told = []
     labels = labels_of(index.items, "category", COUNT)
-    judge(index, from_items(index, labels, labels, 30), "labels", labels, lambda *what: told.append(what))
+    rank_all(index, from_items(index, labels, labels, 30), "labels", labels, lambda *what: told.append(what))
 
     assert told == [("rank", number, 30) for number in range(1, 31)]

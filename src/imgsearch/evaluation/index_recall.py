@@ -1,4 +1,4 @@
-"""How many of the truly nearest items the index finds, and how fast."""
+"""How many of the true nearest neighbors the index finds, and how fast."""
 
 import functools
 import logging
@@ -26,26 +26,17 @@ from imgsearch.store.generations import ANNOY
 logger = logging.getLogger(__name__)
 
 KS = (1, 10, 100)
-# Of what is in use: enough to see where more effort no longer helps, and where less begins to harm.
-_SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4)
+# Of the effort in use: enough to see where more no longer helps, and where less begins to harm.
+_EFFORTS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4)
 _CURVE_QUERIES = 300
-# A forest of so many takes a few seconds.
-_MOST_FOR_A_TRIAL = 100_000
+# A forest of so many items is built in a few seconds.
+_MAX_TRIAL_COUNT = 100_000
 
 
 def index_recall(index: Index, sample: int, progress: Progress) -> IndexRecall:
-    """Ask for items of the index, with the whole search that answers a query, and compare with every vector.
-
-    Args:
-        index: What is measured.
-        sample: How many items are asked for at most.
-        progress: Told ("recall", done, total).
-
-    Raises:
-        UsageError: The index has fewer than two items.
-    """
+    """Search for items, `sample` at most, as a query does, and compare with every vector."""
     if len(index) < 2:
-        raise UsageError(f"expected an index of at least two items, found {len(index)}: there is nothing to be found")
+        raise UsageError(f"recall needs an index of at least two items, but it has {len(index)}")
     chosen = [place for place, _ in zip(index.items.shuffled(), range(sample), strict=False)]
     rows = np.array([row for row, _ in chosen])
     truth = sampled(index.nearest.vectors, rows, KS)
@@ -69,12 +60,12 @@ def index_recall(index: Index, sample: int, progress: Progress) -> IndexRecall:
 
 
 def _curve(index: Index, sample: Sample, k: int) -> tuple[CurvePoint, ...]:
-    """Measure the backend at several settings; a small index that needs no forest is given one for the purpose."""
+    """Measure the backend at several efforts; a small index that needs no forest is given one for the purpose."""
     backend, search = index.manifest.backend, index.manifest.search
     assert backend is not None
     if backend.name != "exact":
         return tuple(_points(index, index.nearest.backend_with_effort, backend.effort, sample, k))
-    if search is None or search.backend == "exact" or len(index) > _MOST_FOR_A_TRIAL:
+    if search is None or search.backend == "exact" or len(index) > _MAX_TRIAL_COUNT:
         return ()
     try:
         require_annoy()
@@ -84,7 +75,7 @@ def _curve(index: Index, sample: Sample, k: int) -> tuple[CurvePoint, ...]:
         try:
             build_annoy(Path(scratch), index.nearest.vectors, FORESTS[0], search.seed)
         except OSError as error:
-            logger.warning("no curve: a forest to try cannot be written to %s: %s", scratch, error.strerror or error)
+            logger.warning("no curve: a forest cannot be written to %s: %s", scratch, error.strerror or error)
             return ()
         forest = functools.partial(AnnoyBackend, Path(scratch) / ANNOY, len(index), index.manifest.dims)
         return tuple(_points(index, forest, LEAST_SEARCH_K, sample, k))
@@ -93,12 +84,12 @@ def _curve(index: Index, sample: Sample, k: int) -> tuple[CurvePoint, ...]:
 def _points(
     index: Index, opened: Callable[[int], Backend], effort: int, sample: Sample, k: int
 ) -> Iterator[CurvePoint]:
-    # Less than this, and more than there is, is looked at in no case.
-    least, most = NODES_FOR_EACH * (k + 1), sys.maxsize
+    # Less than this, and more than there is, is never searched.
+    lowest, highest = NODES_FOR_EACH * (k + 1), sys.maxsize
     backend = index.manifest.backend
     if backend is not None and backend.name == "faiss":
-        least, most = least_probes(k + 1, backend.lists, len(index)), backend.lists
-    for tried in sorted({min(most, max(least, round(effort * share))) for share in _SHARES}):
+        lowest, highest = least_probes(k + 1, backend.lists, len(index)), backend.lists
+    for tried in sorted({min(highest, max(lowest, round(effort * share))) for share in _EFFORTS}):
         found, latency = measure(_scores(functools.partial(_search_with, index, opened(tried))), sample, k)
         yield CurvePoint(tried, float(found.mean()), latency)
 
@@ -107,10 +98,10 @@ def _search_with(index: Index, backend: Backend, vector: Embeddings, k: int) -> 
     return Search(index.nearest, k, backend=backend).hits([View(vector)])
 
 
-def _scores(ask: Callable[[Embeddings, int], list[Hit]]) -> Ask:
-    """Take the whole search, with everything that an answer says, for what is measured."""
+def _scores(search: Callable[[Embeddings, int], list[Hit]]) -> Ask:
+    """Measure the whole search, with everything that an answer holds, and not the backend alone."""
 
-    def search(vector: Embeddings, k: int) -> Embeddings:
-        return np.array([hit.score for hit in ask(vector, k)], np.float32)
+    def scores(vector: Embeddings, k: int) -> Embeddings:
+        return np.array([hit.score for hit in search(vector, k)], np.float32)
 
-    return search
+    return scores

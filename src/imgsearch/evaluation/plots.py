@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from imgsearch.charts import blank, drawable
-from imgsearch.evaluation.results import CurvePoint, IndexRecall, Judged, Reliability, Values
+from imgsearch.evaluation.results import CurvePoint, IndexRecall, QueryResult, Reliability, Values
 
 # Stands for an empty label or category.
 NO_NAME = "(none)"
 
-# What fits on a page and is still read.
-_MOST_NAMES = 30
+# What fits on a page and is still readable.
+_MAX_NAMES = 30
 _BINS = 40
 
 # Told apart by the color-blind too (Okabe and Ito: Color Universal Design, 2008).
@@ -36,76 +36,36 @@ _STYLE = {
 
 
 @dataclass(frozen=True, slots=True)
-class CategoryRate:
-    """How well the images of one category are answered.
-
-    Attributes:
-        category: Its name.
-        queries: How many show it.
-        rate: Share of them whose first hit is right, 0 to 1.
-    """
-
-    category: str
-    queries: int
-    rate: float
-
-
-@dataclass(frozen=True, slots=True)
 class Confusion:
-    """What is taken for what.
+    """Which categories are confused."""
 
-    Attributes:
-        labels: Those most often confused, the most often first.
-        shares: float64 (labels, labels): of the queries of a row's label, the share whose first hit has the column's.
-        pairs: Label of the query, label of the first hit, how often: the most frequent first.
-        others: How many labels are left out.
-    """
-
-    labels: tuple[str, ...]
-    shares: Values
-    pairs: tuple[tuple[str, str, int], ...]
-    others: int
+    labels: tuple[str, ...]  # those most often confused, the most often first
+    shares: Values  # (labels, labels): of the queries of a row's label, the share whose first hit has the column's
+    pairs: tuple[tuple[str, str, int], ...]  # label of the query, label of the first hit, count; most frequent first
+    others: int  # how many labels are left out
 
 
-def category_rates(judged: Sequence[Judged]) -> list[CategoryRate]:
-    """Count right first hits by the category of the query; those with most queries come first."""
-    queries = Counter(query.category for query in judged)
-    right = Counter(query.category for query in judged if query.hits and query.hits[0].right)
-    largest = sorted(queries, key=lambda category: (-queries[category], category))
-    return [CategoryRate(category, queries[category], right[category] / queries[category]) for category in largest]
-
-
-def confusion(judged: Sequence[Judged]) -> Confusion:
-    """Count what queries of a category get first; categories are in it that are confused, either way."""
-    found = Counter((query.category, query.hits[0].category) for query in judged if query.hits)
-    queries = Counter(query.category for query in judged)
+def confusion(results: Sequence[QueryResult]) -> Confusion:
+    """Count which category the first hit has for queries of each category; only confused categories are in it."""
+    found = Counter((query.category, query.hits[0].category) for query in results if query.hits)
+    queries = Counter(query.category for query in results)
     confused: Counter[str] = Counter()
-    for (truth, taken_for), count in found.items():
-        if truth != taken_for:
-            confused[truth] += count
-            confused[taken_for] += count
-    labels = sorted(confused, key=lambda label: (-confused[label], label))[:_MOST_NAMES]
+    for pair, count in found.items():
+        if pair[0] != pair[1]:
+            confused.update(dict.fromkeys(pair, count))
+    labels = sorted(confused, key=lambda label: (-confused[label], label))[:_MAX_NAMES]
     shares = np.array([[found[row, column] / max(queries[row], 1) for column in labels] for row in labels])
     pairs = sorted((-count, *pair) for pair, count in found.items() if pair[0] != pair[1])
     return Confusion(
         labels=tuple(labels),
         shares=shares.reshape(len(labels), len(labels)),
-        pairs=tuple((truth, taken_for, -count) for count, truth, taken_for in pairs[:_MOST_NAMES]),
+        pairs=tuple((category, hit_category, -count) for count, category, hit_category in pairs[:_MAX_NAMES]),
         others=len(queries.keys() | confused.keys()) - len(labels),
     )
 
 
 def draw_recall(recall: IndexRecall) -> bytes:
-    """Draw what the index finds against how long half of the searches take, for each setting.
-
-    (The slowest of them say more of what else the machine does.)
-
-    Args:
-        recall: With a curve; if it was measured for k = 10, that point is marked.
-
-    Returns:
-        SVG.
-    """
+    """Draw the recall of each setting against its median latency, which says least of what else the machine does."""
     with _sheet(7.2, 4) as (figure, svg):
         axes = figure.subplots()
         milliseconds = [1000 * point.latency.p50 for point in recall.curve]
@@ -127,21 +87,14 @@ def draw_recall(recall: IndexRecall) -> bytes:
         axes.margins(0.08, 0.15)
         _scale_latency(axes, [exact, *milliseconds])
         _name_points(axes, recall.curve, milliseconds)
-        axes.set(xlabel="milliseconds that half of the searches take at most", ylabel="recall of the 10 nearest")
+        axes.set(xlabel="median latency of a search, ms", ylabel="recall of the 10 nearest")
         axes.grid(visible=True)
         axes.legend(loc="lower right")
     return svg.getvalue()
 
 
 def draw_precision_recall(precision: Values) -> bytes:
-    """Draw mean interpolated precision against recall.
-
-    Args:
-        precision: (11,), at recall 0, 0.1, .. 1.
-
-    Returns:
-        SVG.
-    """
+    """Draw (11,) mean interpolated precision against recall."""
     with _sheet(7.2, 3.6) as (figure, svg):
         axes = figure.subplots()
         axes.plot(np.linspace(0, 1, len(precision)), precision, color=_RIGHT, marker="o", markersize=4)
@@ -150,22 +103,15 @@ def draw_precision_recall(precision: Values) -> bytes:
     return svg.getvalue()
 
 
-def draw_categories(rates: Sequence[CategoryRate]) -> bytes:
-    """Draw a bar for each category, the best answered on top.
-
-    Args:
-        rates: At least one.
-
-    Returns:
-        SVG.
-    """
-    rows = sorted(rates, key=lambda row: (row.rate, row.queries, row.category))
+def draw_categories(rates: Sequence[tuple[str, int, float]]) -> bytes:
+    """Draw a bar for each category, the best on top: its name, its queries, the share whose first hit is relevant."""
+    rows = sorted(rates, key=lambda row: (row[2], row[1], row[0]))
     with _sheet(7.2, 1.1 + 0.25 * len(rows)) as (figure, svg):
         axes = figure.subplots()
-        bars = axes.barh(range(len(rows)), [row.rate for row in rows], color=_RIGHT, height=0.7)
-        texts = [f"{row.rate:.2f} of {row.queries:,}" for row in rows]
+        bars = axes.barh(range(len(rows)), [rate for _, _, rate in rows], color=_RIGHT, height=0.7)
+        texts = [f"{rate:.2f} of {queries:,}" for _, queries, rate in rows]
         axes.bar_label(bars, texts, padding=4, fontsize=9, color="#444444")
-        axes.set_yticks(range(len(rows)), [drawable(row.category or NO_NAME) for row in rows], parse_math=False)
+        axes.set_yticks(range(len(rows)), [drawable(name or NO_NAME) for name, _, _ in rows], parse_math=False)
         axes.tick_params(axis="y", length=0)
         axes.set(xlim=(0, 1.25), ylim=(-0.6, len(rows) - 0.4), xlabel="share of queries whose first hit is right")
         axes.set_xticks(np.linspace(0, 1, 6))
@@ -174,17 +120,10 @@ def draw_categories(rates: Sequence[CategoryRate]) -> bytes:
 
 
 def draw_confusion(found: Confusion) -> bytes:
-    """Draw the shares as a heat map.
-
-    Args:
-        found: With at least one label.
-
-    Returns:
-        SVG.
-    """
+    """Draw the shares, of at least one label, as a heat map."""
     count = len(found.labels)
     names = [drawable(name or NO_NAME) for name in found.labels]
-    # Of the widest letters a name may consist; what it leaves blank is cut off.
+    # Wide enough for names of the widest letters; what they leave blank is cut off.
     side = max(0.24 * count, 2.4) + 0.125 * max(map(len, names))
     with _sheet(side + 1.4, side + 0.4) as (figure, svg):
         axes = figure.subplots()
@@ -206,25 +145,18 @@ def draw_confusion(found: Confusion) -> bytes:
     return svg.getvalue()
 
 
-def draw_scores(judged: Sequence[Judged]) -> bytes:
-    """Draw how many right and wrong hits have which score: of the first hits, and of the first ten.
-
-    Args:
-        judged: With at least one hit.
-
-    Returns:
-        SVG.
-    """
-    firsts = [hit for query in judged for hit in query.hits[:1]]
-    hits = [hit for query in judged for hit in query.hits]
+def draw_scores(results: Sequence[QueryResult]) -> bytes:
+    """Draw histograms of the scores of right and wrong hits, of which there is one at least."""
+    firsts = [hit for query in results for hit in query.hits[:1]]
+    hits = [hit for query in results for hit in query.hits]
     scores = [hit.score for hit in hits]
     edges = np.histogram_bin_edges(scores, _BINS)
     with _sheet(10.4, 3.6) as (figure, svg):
         for axes, title, some in zip(
             figure.subplots(1, 2), ("first hits", "the first ten hits"), (firsts, hits), strict=True
         ):
-            right = [hit.score for hit in some if hit.right]
-            wrong = [hit.score for hit in some if not hit.right]
+            right = [hit.score for hit in some if hit.relevant]
+            wrong = [hit.score for hit in some if not hit.relevant]
             axes.hist(right, edges, color=_RIGHT, alpha=0.55, label=f"right ({len(right):,})")
             line = {"edgecolor": _WRONG, "linewidth": 1.5, "hatch": "////"}
             axes.hist(wrong, edges, histtype="step", **line, label=f"wrong ({len(wrong):,})")
@@ -236,22 +168,15 @@ def draw_scores(judged: Sequence[Judged]) -> bytes:
 
 
 def draw_reliability(found: Reliability) -> bytes:
-    """Draw probabilities against shares that were right, how many hits had them, and which score means which.
-
-    Args:
-        found: Bins without hits are left out.
-
-    Returns:
-        SVG.
-    """
+    """Draw probabilities against accuracy, how many hits had them, and the probability of each score."""
     some = found.hits > 0
-    probability, right, hits = found.probability[some], found.right[some], found.hits[some]
+    probability, accuracy, hits = found.probability[some], found.accuracy[some], found.hits[some]
     with _sheet(10.4, 4.6) as (figure, svg):
         grid = figure.add_gridspec(2, 2, height_ratios=(3, 1))
         axes, below, beside = (figure.add_subplot(place) for place in (grid[0, 0], grid[1, 0], grid[:, 1]))
         axes.plot((0, 1), (0, 1), color=_GRAY, linestyle="--", linewidth=1, label="as it should be")
-        axes.vlines(probability, probability, right, color=_WRONG, linewidth=2, label="too high or too low")
-        axes.plot(probability, right, color=_RIGHT, marker="o", label="as it was")
+        axes.vlines(probability, probability, accuracy, color=_WRONG, linewidth=2, label="too high or too low")
+        axes.plot(probability, accuracy, color=_RIGHT, marker="o", label="as it was")
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.05), ylabel="share that was right")
         axes.tick_params(labelbottom=False)
         axes.set_title(f"expected calibration error {found.error:.3f}")
@@ -269,7 +194,7 @@ def draw_reliability(found: Reliability) -> bytes:
 
 
 def _scale_latency(axes: Any, milliseconds: Sequence[float]) -> None:
-    """Scale by powers of ten what spans much, and name as many marks as there is room for."""
+    """Use a logarithmic scale for a large range, and label as many ticks as there is room for."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     span = max(milliseconds) / min(milliseconds)
@@ -282,7 +207,7 @@ def _scale_latency(axes: Any, milliseconds: Sequence[float]) -> None:
 
 
 def _name_points(axes: Any, curve: Sequence[CurvePoint], milliseconds: Sequence[float]) -> None:
-    """Write the setting beside the points that are not too near to the one named before."""
+    """Label the points that are not too near to the one labeled before with their setting."""
     axes.autoscale_view()  # now, that places are where they will be
     before = np.array((-np.inf, -np.inf))
     for point, x in zip(curve, milliseconds, strict=True):
@@ -295,7 +220,7 @@ def _name_points(axes: Any, curve: Sequence[CurvePoint], milliseconds: Sequence[
 
 @contextlib.contextmanager
 def _sheet(width: float, height: float) -> Iterator[tuple[Any, io.BytesIO]]:
-    """Draw in our style, whatever the user's own settings are; what was drawn is in the bytes afterwards."""
+    """Yield a figure in our style, whatever the user's own settings are, and the bytes that hold its SVG afterwards."""
     import matplotlib as mpl
 
     with mpl.rc_context():

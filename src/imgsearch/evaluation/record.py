@@ -19,17 +19,17 @@ FORMAT = "imgsearch-evaluation"
 VERSION = 1
 
 # A file of 100,000 queries has about as many.
-_MOST_BYTES = 100_000_000
+_MAX_BYTES = 100_000_000
 _DIGITS = 6
 _HEAD = ("format", "version", "tool", "per_query", "per_category")
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """What an evaluation left behind.
+class EvaluationRecord:
+    """What the file of an evaluation holds.
 
     Attributes:
-        setup: What makes two evaluations comparable; texts, numbers, truth values or None.
+        setup: What makes two evaluations comparable; strings, numbers, booleans or None.
         figures: Every figure by its flat name.
         per_query: Flat name of a measure -> query -> its value for that query, 0 to 1.
     """
@@ -40,16 +40,10 @@ class Record:
 
 
 def as_record(evaluation: Evaluation) -> dict[str, Any]:
-    """Lay an evaluation out as the JSON object that is stored.
+    """Return the JSON object that is stored; in a path that is not UTF-8 are lone surrogates, which JSON can escape.
 
     Keys are flat, but for `per_category` and `per_query`. Numbers are rounded to six digits after the point. Every
     figure has its `name`; every measure that `per_query` has, and no other figure, has `name.low` and `name.high`.
-
-    Args:
-        evaluation: Its facts and its setup are texts, numbers, truth values or None.
-
-    Returns:
-        What `json.dump` takes. A path that is not UTF-8 has lone surrogates, which JSON can escape.
     """
     per_query = _per_query(evaluation)
     data: dict[str, Any] = {"format": FORMAT, "version": VERSION, "tool": __version__}
@@ -71,35 +65,31 @@ def as_record(evaluation: Evaluation) -> dict[str, Any]:
     return {**data, "per_query": per_query}
 
 
-def read_record(path: Path) -> Record:
-    """Read what an evaluation wrote, and check all of it.
+def read_record(path: Path) -> EvaluationRecord:
+    """Read the file of an evaluation, and check all of it.
 
     Raises:
-        UsageError: It cannot be read, is larger than 100 MB, or is not what an evaluation writes.
+        UsageError: It cannot be read, is larger than 100 MB, or is not the file of an evaluation.
     """
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
-            content = file.read(_MOST_BYTES) if size <= _MOST_BYTES else b""
+            content = file.read(_MAX_BYTES) if size <= _MAX_BYTES else b""
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}", hint="evaluate --json writes one") from error
-    if size > _MOST_BYTES:
-        raise UsageError(f"expected a file of an evaluation of up to 100 MB, found {size / 1e6:,.0f} MB: {path}")
+    if size > _MAX_BYTES:
+        raise UsageError(f"the file of an evaluation must be at most 100 MB, but {path} has {size / 1e6:,.0f} MB")
     try:
         return parse_record(json.loads(content, parse_constant=_no_number))
     # Nesting deeper than Python's own calls; UnicodeDecodeError and JSONDecodeError are values, too.
     except (ValueError, RecursionError) as error:
         raise UsageError(
-            f"{path} is not a file of an evaluation: {error}", hint="evaluate --json writes one"
+            f"{path} is not the file of an evaluation: {error}", hint="evaluate --json writes one"
         ) from error
 
 
-def parse_record(data: object) -> Record:
-    """Take in what `as_record` laid out.
-
-    Raises:
-        ValueError: It is something else.
-    """
+def parse_record(data: object) -> EvaluationRecord:
+    """Read the JSON object of `as_record`; a ValueError if it is something else."""
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ValueError(f"expected an object with the format {FORMAT!r}, found {reprlib.repr(data)}")
     if (version := data.get("version")) != VERSION:
@@ -117,13 +107,13 @@ def parse_record(data: object) -> Record:
         for name, mean in numbers.items()
         if name not in ends
     }
-    return Record(setup, figures, _checked_per_query(data.get("per_query")))
+    return EvaluationRecord(setup, figures, _checked_per_query(data.get("per_query")))
 
 
 def _per_query(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     values: dict[str, dict[str, float]] = {}
     if evaluation.retrieval is not None:
-        queries = [judged.query for judged in evaluation.retrieval.judged]
+        queries = [result.query for result in evaluation.retrieval.results]
         for name, measured in evaluation.retrieval.measures.items():
             values[name] = dict(zip(queries, map(_rounded, measured.tolist()), strict=True))
     if evaluation.recall is not None:

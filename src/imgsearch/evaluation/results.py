@@ -12,128 +12,79 @@ from imgsearch.search.recall import Latency
 from imgsearch.store.calibration import Calibration
 
 Values = NDArray[np.float64]
-# Where the queries and their right answers come from: other items of the same label, images and their right answers
-# that the user gives, photo-like variants of the catalog's own images.
+# Where queries and their relevant items come from: items and others of the same label, images and ground truth of the
+# user, photo-like variants of the catalog's own images.
 Kind = Literal["labels", "queries", "self-test"]
 
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """What one setting of the backend finds, and what it takes.
+    """Recall and latency of a search at one setting of the backend."""
 
-    Attributes:
-        effort: `search_k` of Annoy, or `probes` of Faiss.
-        recall: Mean recall of the 10 nearest, 0 to 1.
-        latency: Of a search.
-    """
-
-    effort: int
-    recall: float
+    effort: int  # `search_k` of Annoy, or `probes` of Faiss
+    recall: float  # mean recall of the 10 nearest, 0 to 1
     latency: Latency
 
 
 @dataclass(frozen=True, slots=True)
 class IndexRecall:
-    """How many of the truly nearest the index finds, and how fast.
+    """How many of the true nearest neighbors the index finds, and how fast."""
 
-    Attributes:
-        plan: `annoy`, `exact` or `faiss`: how the index answers.
-        queries: Paths of the items that were asked for.
-        recall: k -> (queries,), the share of the k nearest that were found for each query, 0 to 1.
-        latency: k -> of a search for k.
-        exact: Latency of comparing with every vector, for the 10 nearest.
-        curve: By rising effort. A small index that is searched without a forest is given one for the purpose; empty
-            where that was not to be, cannot be, or would take long.
-    """
-
-    plan: str
-    queries: tuple[str, ...]
-    recall: Mapping[int, Values]
-    latency: Mapping[int, Latency]
-    exact: Latency
+    plan: str  # the backend: `annoy`, `exact` or `faiss`
+    queries: tuple[str, ...]  # paths of the items that were searched for
+    recall: Mapping[int, Values]  # k -> (queries,), the share of the k nearest that was found, 0 to 1
+    latency: Mapping[int, Latency]  # k -> of a search for k
+    exact: Latency  # of comparing with every vector, for the 10 nearest
+    # By rising effort. A small index that is searched without a forest is given one for the purpose; empty where the
+    # user wants none, or it cannot be built quickly.
     curve: tuple[CurvePoint, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedHit:
-    """One of the first hits of a query.
+class RankedHit:
+    """One of the first hits of a query."""
 
-    Attributes:
-        path: POSIX path of the image below the catalog's root.
-        label: Of the item: its category, product, or another column.
-        score: Cosine, -1 to 1.
-        right: Whether it is a right answer.
-        category: Of the item; may be empty.
-    """
-
-    path: str
-    label: str
-    score: float
-    right: bool
+    path: str  # POSIX path below the catalog's root
+    label: str  # of the item: its category, product, or another column
+    score: float  # cosine, -1 to 1
+    relevant: bool
     category: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """One query, and what came first.
+class QueryResult:
+    """One query and its first ten hits."""
 
-    Attributes:
-        query: POSIX path of the image: below the catalog's root, or below the folder of queries.
-        label: What it shows, in the words of the label that is judged by.
-        category: Category of what it shows, for the figures of each category; empty if there is none.
-        right_answers: How many right answers there are.
-        hits: The first ten, best first.
-    """
-
-    query: str
-    label: str
-    category: str
-    right_answers: int
-    hits: tuple[JudgedHit, ...]
+    query: str  # POSIX path of the image, below the catalog's root or the folder of queries
+    label: str  # of what it shows
+    category: str  # of what it shows; may be empty
+    relevant_count: int
+    hits: tuple[RankedHit, ...]  # best first
 
 
 @dataclass(frozen=True, slots=True)
 class Retrieval:
-    """How good the answers are, by exact search.
-
-    Attributes:
-        kind: Where the queries and their right answers come from.
-        label: The column that says what is right: `product`, `category` or a column of the shop's data.
-        judged: The queries.
-        measures: Name of a measure, such as `hit_rate@1` or `map`, -> (queries,): its value for each query, 0 to 1.
-        precision_at_recall: (11,): mean interpolated precision at recall 0, 0.1, .. 1.
-        without_right_answer: Items left out because no other has their label.
-        unusable: Query images that could not be used: path and reason.
-    """
+    """How good the answers are, by exact search."""
 
     kind: Kind
-    label: str
-    judged: tuple[Judged, ...]
-    measures: Mapping[str, Values]
-    precision_at_recall: Values
-    without_right_answer: int
-    unusable: tuple[tuple[str, str], ...]
+    label: str  # the column that decides what is relevant: `product`, `category` or a column of the metadata
+    results: tuple[QueryResult, ...]
+    measures: Mapping[str, Values]  # name of a measure, such as `map` -> (queries,): its value for each query, 0 to 1
+    precision_at_recall: Values  # (11,): mean interpolated precision at recall 0, 0.1, .. 1
+    without_relevant: int  # items left out because no other has their label
+    unusable: tuple[tuple[str, str], ...]  # query images that could not be used: path and reason
 
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """How probabilities compare with what was right, on queries they were not fitted on.
+    """How probabilities compare with the share of relevant hits, on queries that they were not fitted on."""
 
-    Attributes:
-        calibration: What was fitted, on all queries.
-        probability: (bins,): mean probability of the hits in each bin.
-        right: (bins,): share of them that were right.
-        hits: (bins,): how many they were.
-        error: Expected calibration error: the mean distance of the two, weighted by the hits; 0 to 1.
-        error_at_1: The same for first hits alone.
-    """
-
-    calibration: Calibration
-    probability: Values
-    right: Values
-    hits: NDArray[np.int64]
-    error: float
-    error_at_1: float
+    calibration: Calibration  # fitted on all queries
+    probability: Values  # (bins,): mean probability of the hits in each bin
+    accuracy: Values  # (bins,): share of them that is relevant
+    hits: NDArray[np.int64]  # (bins,): how many they are
+    error: float  # expected calibration error: mean distance of the two, weighted by the hits; 0 to 1
+    error_at_1: float  # the same for first hits alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +92,9 @@ class Evaluation:
     """Everything that was measured.
 
     Attributes:
-        facts: Of the index: `generation`, `count`, `encoder`, `fingerprint`, `dims`, `plan`, and what belongs to that.
+        facts: Of the index: `generation`, `count`, `encoder`, `fingerprint`, `dims`, `plan`, and its settings.
         setup: What makes two evaluations comparable: `kind` and `label` of the queries, how many items are a `sample`,
-            and whether `recall` was measured.
+            whether `recall` was measured, and `regions`.
         recall: Of the index; None if not asked for.
         retrieval: Quality of the answers; None if not asked for.
         reliability: Of probabilities; None if not asked for.

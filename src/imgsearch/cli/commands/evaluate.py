@@ -5,41 +5,44 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from imgsearch.cli.options import DEFAULT_INDEX, IndexOption, QuietOption, VerboseOption, WaitLockOption
+from imgsearch.cli.options import DEFAULT_INDEX, IndexOption, QuietOption, VerboseOption, WaitLockOption, options_of
 
 if TYPE_CHECKING:
+    from imgsearch.cli.evaluation_sections import Section
     from imgsearch.evaluation.results import Evaluation
 
 
 def evaluate(
+    context: typer.Context,
     index: IndexOption = DEFAULT_INDEX,
     recall: Annotated[
-        bool, typer.Option("--recall", help="How many of the truly nearest does the index find, and how fast?")
+        bool,
+        typer.Option("--recall", help="Measure how many of the true nearest neighbors the index finds, and speed."),
     ] = False,
     labels: Annotated[
         str | None,
         typer.Option(
-            metavar="COLUMN", help="Ask for items; right are others of the same category, product or other column."
+            metavar="COLUMN", help="Search for items; right are others of the same category, product or other column."
         ),
     ] = None,
     queries: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Ask with these images: a folder for each product, or see --truth."),
+        typer.Option(metavar="DIR", help="Search for these images: a folder for each product, or see --truth."),
     ] = None,
     truth: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.csv", help="What is right for them: columns query and path, or query and product."),
+        typer.Option(metavar="FILE.csv", help="Ground truth: columns query and path, or query and product."),
     ] = None,
     self_test: Annotated[
-        bool, typer.Option("--self-test", help="Ask for photo-like variants of the catalog's own images.")
+        bool, typer.Option("--self-test", help="Search for photo-like variants of the catalog's own images.")
     ] = False,
-    sample: Annotated[int, typer.Option(metavar="N", min=1, help="Ask for so many items at most.")] = 1000,
+    sample: Annotated[int, typer.Option(metavar="N", min=1, help="Search for at most N items.")] = 1000,
     regions: Annotated[
-        Literal["auto", "whole"], typer.Option(help="Look at parts of photos, too, as query does, or at none.")
+        Literal["auto", "whole"], typer.Option(help="Search with parts of photos too, as query does, or with none.")
     ] = "auto",
     calibrate: Annotated[
         bool,
-        typer.Option("--calibrate", help="Learn what scores mean; queries then show a probability. Of --self-test."),
+        typer.Option("--calibrate", help="Learn probabilities, which queries show then; with --self-test by default."),
     ] = False,
     minima: Annotated[
         list[str] | None,
@@ -50,14 +53,14 @@ def evaluate(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures there.")] = None,
     report: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write a page to look at, DIR/index.html; needs the extra plots.")
+        Path | None, typer.Option(metavar="DIR", help="Write DIR/index.html with charts; needs the extra plots.")
     ] = None,
-    format_: Annotated[Literal["table", "json"], typer.Option("--format", help="Form of the answer.")] = "table",
+    format_: Annotated[Literal["table", "json"], typer.Option("--format", help="Format of the output.")] = "table",
     wait_lock: WaitLockOption = 0,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Say how good an index is, and how good its answers are.
+    """Measure how good an index and its answers are.
 
     Without options it is --recall, and --labels category where there are categories. docs/metrics.md says what each
     figure means.
@@ -83,21 +86,22 @@ def evaluate(
 
     import json
 
-    from imgsearch.cli import evaluation_text
+    from imgsearch.cli.evaluation_sections import sections
+    from imgsearch.cli.evaluation_text import evaluation_text
     from imgsearch.cli.output import output, print_text, require_writable, write
     from imgsearch.cli.terminal import printable, progress_bar, say, set_up_logging
     from imgsearch.errors import GateError, ImageError
     from imgsearch.evaluation import evaluate as evaluation
     from imgsearch.evaluation.calibrate import keep_calibration
     from imgsearch.evaluation.calibrate import require_writable as require_index
-    from imgsearch.evaluation.compare import compare, parse_gate, require_measured, unmet
+    from imgsearch.evaluation.compare import compare, failed_gates, parse_gate, require_measured
     from imgsearch.evaluation.record import as_record, parse_record, read_record
 
     set_up_logging(quiet=quiet, verbose=verbose)
     gates = [parse_gate(text) for text in minima or ()]
-    asks = labels is not None or queries is not None or self_test or calibrate
-    if recall or asks:
-        require_measured(gates, recall=recall, retrieval=asks)
+    retrieval = labels is not None or queries is not None or self_test or calibrate
+    if recall or retrieval:
+        require_measured(gates, recall=recall, retrieval=retrieval)
     earlier = read_record(against) if against is not None else None
     if json_file is not None:
         require_writable(json_file)
@@ -106,33 +110,23 @@ def evaluate(
     if calibrate:
         require_index(index, wait_lock)
     with progress_bar(quiet=quiet) as progress:
-        found = evaluation.evaluate(
-            index,
-            recall=recall,
-            labels=labels,
-            queries=queries,
-            truth=truth,
-            self_test=self_test,
-            calibrate=calibrate,
-            sample=sample,
-            regions=regions,
-            progress=progress,
-        )
+        found = evaluation.evaluate(index, progress=progress, **options_of(context, evaluation.EvaluateOptions))
     record = as_record(found)
-    problems = unmet(gates, found.figures)
+    problems = failed_gates(gates, found.figures)
     comparison = compare(earlier, parse_record(record)) if earlier is not None else None
     problems += comparison.problems if comparison else ()
     text = json.dumps(record, allow_nan=False, indent=1) + "\n"
     if json_file is not None:
         with output(json_file) as file:
             write(file, text)
+    layout = sections(found, index, comparison)
     if report is not None:
-        _write_report(report / "index.html", found, index, queries)
-    print_text(text if format_ == "json" else evaluation_text.tables(found, index, comparison))
+        _write_report(report / "index.html", found, layout, index, queries)
+    print_text(text if format_ == "json" else evaluation_text(layout))
     unusable = found.retrieval.unusable if found.retrieval else ()
     for path, reason in unusable:
         say(printable(f"{path}: {reason}"))
-    if problems:  # what is not good enough is not what scores are to be judged by
+    if problems:  # an index that is not good enough is not calibrated
         raise GateError("; ".join(problems), hint="" if report else "--report DIR shows which queries went wrong")
     if calibrate:
         keep_calibration(index, found, wait_lock)
@@ -140,7 +134,7 @@ def evaluate(
 
 
 def _require_report(folder: Path) -> None:
-    """Find out that a report cannot be written before everything is measured for it."""
+    """Fail now, before everything is measured, if the report could not be written."""
     from imgsearch.charts import require_matplotlib
     from imgsearch.cli.output import require_writable
     from imgsearch.errors import OutputError
@@ -153,21 +147,21 @@ def _require_report(folder: Path) -> None:
     require_writable(folder / "index.html")
 
 
-def _write_report(file: Path, found: "Evaluation", index: Path, queries: Path | None) -> None:
+def _write_report(file: Path, found: "Evaluation", layout: "list[Section]", index: Path, queries: Path | None) -> None:
     import cv2
 
     from imgsearch.cli.evaluation_page import evaluation_page
     from imgsearch.cli.output import output, write
     from imgsearch.errors import ImageError
-    from imgsearch.evaluation.questions import variant_of
-    from imgsearch.evaluation.results import Judged
+    from imgsearch.evaluation.queries import variant_of
+    from imgsearch.evaluation.results import QueryResult
     from imgsearch.images.decode import read_file
     from imgsearch.search.index import Index
 
     with Index.open(index) as opened, output(file) as page:
         catalog = opened.manifest.catalog
 
-        def image(query: Judged) -> bytes | None:
+        def image(query: QueryResult) -> bytes | None:
             if found.retrieval is not None and found.retrieval.kind == "self-test":
                 pixels = variant_of(opened, query.query)
                 return None if pixels is None else cv2.imencode(".png", pixels[:, :, ::-1])[1].tobytes()
@@ -176,5 +170,5 @@ def _write_report(file: Path, found: "Evaluation", index: Path, queries: Path | 
             except ImageError:
                 return None
 
-        for text in evaluation_page(found, catalog, image):
+        for text in evaluation_page(layout, catalog, image):
             write(page, text)

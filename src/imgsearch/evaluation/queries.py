@@ -1,4 +1,4 @@
-"""Queries whose right answers are known."""
+"""Queries whose relevant items are known."""
 
 import csv
 import functools
@@ -36,104 +36,60 @@ VARIANT_SEED = 1000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Question:
-    """A query whose right answers are known.
+class LabeledQuery:
+    """A query whose relevant items are known."""
 
-    Attributes:
-        query: POSIX path of the image, below the catalog's root or the folder of queries.
-        label: What it shows.
-        category: Where that belongs; may be empty.
-        vectors: Unit float32 (views, d): an item has the best of its scores with these.
-        right: Rows that are right answers.
-        right_answers: How many there are, those that the index lacks included.
-        own: The row of the item itself, which is no answer; None for what is no item.
-    """
-
-    query: str
-    label: str
-    category: str
-    vectors: Embeddings
-    right: Rows
-    right_answers: int
-    own: int | None = None
+    path: str  # POSIX path of the image, below the catalog's root or the folder of queries
+    label: str  # of what it shows
+    category: str  # of what it shows; may be empty
+    vectors: Embeddings  # unit float32 (views, d): an item's score is the best of its scores with these
+    relevant: Rows
+    relevant_count: int  # those that the index lacks included
+    own_row: int | None = None  # of the item itself, which is no hit; None for what is no item
 
 
 @dataclass(frozen=True, slots=True)
-class Questions:
-    """Queries whose right answers are known.
+class QuerySet:
+    """Queries, and what could not be one."""
 
-    Attributes:
-        asked: The queries.
-        without_right_answer: Items left out because no other has their label.
-        unusable: Query images that could not be used: path and reason.
-    """
-
-    asked: tuple[Question, ...]
-    without_right_answer: int
-    unusable: tuple[tuple[str, str], ...]
+    queries: tuple[LabeledQuery, ...]
+    without_relevant: int = 0  # items left out because no other has their label
+    unusable: tuple[tuple[str, str], ...] = ()  # query images that could not be used: path and reason
 
 
-def from_items(index: Index, labels: Labels, categories: Labels, sample: int) -> Questions:
-    """Ask for items; all others with the same label are right.
-
-    Args:
-        index: What is asked.
-        labels: Say what is right.
-        categories: Of the items.
-        sample: How many are asked for at most.
-
-    Raises:
-        UsageError: No two items have the same label.
-    """
+def from_items(index: Index, labels: Labels, categories: Labels, sample: int) -> QuerySet:
+    """Search for items, for `sample` of them at most; all others with the same label are relevant."""
     if len(index) > 1 and len(np.unique(labels.codes)) == 1 and labels.names:
-        logger.warning("all items have the same %s, %r: every answer is right", labels.column, labels.names[0])
+        logger.warning("all items have the same %s, %r: every hit is right", labels.column, labels.names[0])
     sizes = np.bincount(labels.codes[labels.codes >= 0], minlength=len(labels.names))
     alone = int(np.count_nonzero(labels.codes < 0) + np.count_nonzero(sizes == 1))
     rows_of = functools.cache(labels.rows)
-    asked: list[Question] = []
+    queries: list[LabeledQuery] = []
     for row, path in index.items.shuffled():
-        if len(asked) == sample:
+        if len(queries) == sample:
             break
         code = int(labels.codes[row])
         if code < 0 or sizes[code] < 2:
             continue
-        right = rows_of(code)
-        asked.append(
-            Question(
-                *(path, labels.names[code], categories.of(row), index.nearest.vectors[row : row + 1]),
-                right=right,
-                right_answers=len(right) - 1,
-                own=row,
-            )
-        )
-    if not asked:
+        relevant, vectors = rows_of(code), index.nearest.vectors[row : row + 1]
+        label, category = labels.names[code], categories.of(row)
+        queries.append(LabeledQuery(path, label, category, vectors, relevant, len(relevant) - 1, own_row=row))
+    if not queries:
         raise UsageError(
-            f"expected at least two items with the same {labels.column}, found none",
+            f"no two items have the same {labels.column}",
             hint="--self-test needs no labels; --queries DIR takes images of yours",
         )
-    return Questions(tuple(asked), alone, ())
+    return QuerySet(tuple(queries), alone)
 
 
 def from_variants(
     index: Index, products: Labels, categories: Labels, sample: int, regions: Regions, progress: Progress
-) -> Questions:
-    """Ask for photo-like variants of items; items of the same product, or with the very same image, are right.
-
-    Args:
-        index: What is asked.
-        products: Of the items.
-        categories: Of the items.
-        sample: How many are asked for at most.
-        regions: Where to look in them, as for `Index.search`.
-        progress: Told ("evaluate", done, total).
-
-    Raises:
-        UsageError: None of the images can be read: the catalog has moved.
-    """
+) -> QuerySet:
+    """Search for photo-like variants of items; items of the same product, or with the very same image, are relevant."""
     chosen = [(row, path) for (row, path), _ in zip(index.items.shuffled(), range(sample), strict=False)]
     catalog, policy = index.manifest.catalog, index.manifest.policy
     unusable: list[tuple[str, str]] = []
-    asked: list[Question] = []
+    queries: list[LabeledQuery] = []
     variants = _variants(catalog, [path for _, path in chosen], policy)
     for done, ((row, path), found) in enumerate(zip(chosen, variants, strict=True), start=1):
         progress("evaluate", done, len(chosen))
@@ -146,30 +102,25 @@ def from_variants(
             unusable.append((path, error.message))
             continue
         same = products.rows(int(products.codes[row])) if products.codes[row] >= 0 else np.array([row])
-        right = np.union1d(same, index.items.duplicates_of(row))
-        asked.append(
-            Question(path, products.of(row), categories.of(row), _stacked(views), right=right, right_answers=len(right))
-        )
-    if not asked:
+        relevant = np.union1d(same, index.items.duplicates_of(row))
+        label, category = products.of(row), categories.of(row)
+        queries.append(LabeledQuery(path, label, category, _stacked(views), relevant, len(relevant)))
+    if not queries:
         raise UsageError(
-            f"expected the images of the index in {catalog}, found none of {len(chosen)} that can be used",
-            hint="run imgsearch build-index with the folder's new place, or ask with --queries DIR",
+            f"none of {len(chosen)} images of the index can be read in {catalog}",
+            hint="run imgsearch build-index with the folder's new place, or search with --queries DIR",
         )
-    return Questions(tuple(asked), 0, tuple(unusable))
+    return QuerySet(tuple(queries), unusable=tuple(unusable))
 
 
 def variant_of(index: Index, path: str) -> Pixels | None:
-    """Make the variant of an item that `from_variants` asks with; None if its image cannot be had.
-
-    Returns:
-        RGB, uint8 (side, side, 3).
-    """
+    """Make the variant of an item that `from_variants` searches for; None if its image cannot be read."""
     (found,) = _variants(index.manifest.catalog, [path], index.manifest.policy)
     return None if isinstance(found, ImageError) else found[1]
 
 
 def _variants(folder: str, paths: list[str], policy: FilePolicy) -> Iterator[Pixels | ImageError]:
-    # Such an image has just this side: it is asked with as it is.
+    # Such an image has just this side: it is not scaled again.
     make = functools.partial(VariantWorker, FRAME, "pad", policy, variants=1, seed=VARIANT_SEED)
     return decoded_files(folder, paths, policy, make, VariantWorker.decode_variants)
 
@@ -186,28 +137,18 @@ def from_folder(
     categories: Labels,
     regions: Regions,
     progress: Progress,
-) -> Questions:
-    """Ask with images in a folder.
+) -> QuerySet:
+    """Search for the images in a folder.
 
-    Args:
-        index: What is asked.
-        folder: Of the images.
-        truth: CSV file with a column `query`, the path of an image below the folder, and a column `path` or one of the
-            name of the labels, which says what is right; an image may come more than once. Without one the folder that
-            an image lies in is its label.
-        labels: Say what is right.
-        categories: Of the items.
-        regions: Where to look in them, as for `Index.search`.
-        progress: Told ("evaluate", done, total).
-
-    Raises:
-        UsageError: There are no such images, or their labels are not those of the index.
+    `truth` is a CSV file with a column `query`, the path of an image below the folder, and a column `path` or one of
+    the name of the labels, which says what is relevant; an image may come more than once. Without one the folder that
+    an image lies in is its label.
     """
     if not os.path.isdir(folder):
-        raise UsageError(f"expected a folder of query images, found none: {folder}")
+        raise UsageError(f"no folder of query images: {folder}")
     paths = sorted(file.path for file in Scan(os.fspath(folder), follow_links=index.manifest.policy.follow_links))
     if not paths:
-        raise UsageError(f"expected query images in {folder}, found none")
+        raise UsageError(f"no query images in {folder}")
     if truth is None:
         wanted: Mapping[str, list[str]] = {path: [path.rpartition("/")[0]] for path in paths}
         by = labels
@@ -215,9 +156,8 @@ def from_folder(
         by_path, wanted = _read_truth(truth, labels.column)
         by = _paths(index) if by_path else labels
     places = {name: code for code, name in enumerate(by.names)}
-    missing = sorted(set(wanted) - set(paths))
-    unusable = [(path, f"{truth} names it, but it is not there") for path in missing]
-    asked: list[Question] = []
+    unusable = [(path, f"{truth} names it, but it is not there") for path in sorted(set(wanted) - set(paths))]
+    queries: list[LabeledQuery] = []
     known = 0
     for done, path in enumerate(paths, start=1):
         progress("evaluate", done, len(paths))
@@ -235,19 +175,19 @@ def from_folder(
             continue
         found = [by.rows(places[name]) for name in wanted[path] if name in places]
         lacking = sum(name not in places for name in wanted[path])
-        right = np.unique(np.concatenate([*found, np.empty(0, np.int64)])).astype(np.int64)
-        category = categories.of(int(right[0])) if len(right) else ""
-        label = labels.of(int(right[0])) if len(right) else wanted[path][0]
-        asked.append(Question(path, label, category, vectors, right, len(right) + lacking))
+        relevant = np.unique(np.concatenate([*found, np.empty(0, np.int64)])).astype(np.int64)
+        category = categories.of(int(relevant[0])) if len(relevant) else ""
+        label = labels.of(int(relevant[0])) if len(relevant) else wanted[path][0]
+        queries.append(LabeledQuery(path, label, category, vectors, relevant, len(relevant) + lacking))
     if known:
         logger.warning("%d of the query images are in the index themselves, which makes them easy", known)
-    if not any(len(question.right) for question in asked):
+    if not any(len(query.relevant) for query in queries):
         example = next((name for name in by.names), "nothing")
         raise UsageError(
-            f"expected images of what is in the index, found none in {folder}: no {by.column} of it is one of theirs",
+            f"no image in {folder} has a {by.column} that is in the index",
             hint=f"a {by.column} of the index is {example!r}; name folders so, or give --truth FILE.csv",
         )
-    return Questions(tuple(asked), 0, tuple(unusable))
+    return QuerySet(tuple(queries), unusable=tuple(unusable))
 
 
 def _paths(index: Index) -> Labels:
@@ -256,7 +196,7 @@ def _paths(index: Index) -> Labels:
 
 
 def _read_truth(file: Path, column: str) -> tuple[bool, Mapping[str, list[str]]]:
-    """Read what is right for each query; says too whether that is a path."""
+    """Read what is relevant for each query, and whether it is named by its path."""
     wanted: dict[str, list[str]] = defaultdict(list)
     try:
         with (
@@ -265,16 +205,16 @@ def _read_truth(file: Path, column: str) -> tuple[bool, Mapping[str, list[str]]]
         ):
             reader = csv.DictReader(lines, strict=True)
             names = reader.fieldnames or ()
-            right = next((name for name in ("path", column) if name in names), None)
-            if "query" not in names or right is None:
+            target = next((name for name in ("path", column) if name in names), None)
+            if "query" not in names or target is None:
                 raise UsageError(
-                    f"expected columns query and path, or query and {column}, in {file},"
-                    f" found {', '.join(names) or 'none'}"
+                    f"{file} must have columns query and path, or query and {column},"
+                    f" but has {', '.join(names) or 'none'}"
                 )
             for row in reader:
-                if None in row or not row["query"] or not row[right]:
-                    raise UsageError(f"{file}, line {reader.line_num}: expected a query and its {right}")
-                name = row[right].removeprefix("./")
+                if None in row or not row["query"] or not row[target]:
+                    raise UsageError(f"{file}, line {reader.line_num}: a query and its {target} must be given")
+                name = row[target].removeprefix("./")
                 query = row["query"].removeprefix("./")
                 if name not in wanted[query]:
                     wanted[query].append(name)
@@ -282,4 +222,4 @@ def _read_truth(file: Path, column: str) -> tuple[bool, Mapping[str, list[str]]]
         raise UsageError(f"{file} cannot be read: {error.strerror}") from error
     except csv.Error as error:
         raise UsageError(f"{file} is not a CSV file: {error}") from error
-    return right == "path", wanted
+    return target == "path", wanted

@@ -1,0 +1,350 @@
+"""An evaluation as sections of notes, tables and charts: plain data, rendered for a terminal and as a page."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from imgsearch.evaluation import plots
+from imgsearch.evaluation.bootstrap import Interval
+from imgsearch.evaluation.compare import Comparison
+from imgsearch.evaluation.index_recall import KS
+from imgsearch.evaluation.results import Evaluation, IndexRecall, QueryResult, Reliability, Retrieval
+from imgsearch.evaluation.retrieval import OF_CATEGORIES
+from imgsearch.search.recall import Latency
+
+# What is still readable.
+_MAX_CATEGORIES = 20
+_MAX_BARS = 30
+_MAX_CONFUSIONS = 10
+_MAX_FIGURES = 100
+_MAX_WORST = 20
+_MAX_UNUSABLE = 20
+
+_QUERIES = {
+    "labels": "items, each asked for by itself",
+    "queries": "images of yours",
+    "self-test": "photo-like variants of items",
+}
+_LATENCY = ("p50 ms", "p95 ms", "p99 ms", "queries/s")
+
+# Names of measures up to their @.
+_MEANINGS = {
+    "count": "images in the index",
+    "index_recall": "share of the {k} true nearest neighbors that the index finds",
+    "latency_p50_ms": "median time of a search",
+    "latency_p95_ms": "95 of 100 searches take at most this long",
+    "latency_p99_ms": "99 of 100 do",
+    "queries_per_second": "searches, one after the other",
+    "queries": "queries that were evaluated",
+    "hit_rate": "share of queries with a right hit among the first {k}",
+    "recall": "share of all relevant items that are among the first {k}",
+    "precision": "share of the first {k} hits that are right",
+    "r_precision": "precision among as many hits as there are relevant items",
+    "map": "mean precision at the rank of each right hit (mean average precision)",
+    "map@r": "the same over as many hits as there are relevant items",
+    "mrr": "one divided by the rank of the first right hit, on average",
+    "ndcg": "how near right hits are to the top of the first {k}; 1: all right ones first",
+    "calibration_error": "how far probabilities are from the share of right hits, on average",
+    "calibration_error@1": "the same of first hits alone",
+}
+
+# Where a block is rendered; None: everywhere.
+Medium = Literal["text", "page"]
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A paragraph; a line break in it is kept on a terminal."""
+
+    text: str
+    only: Medium | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table; without heads it is one of names and values. Without rows it is not rendered."""
+
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    only: Medium | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A drawing, which a page alone has: its SVG when it is asked for, and what it shows in words."""
+
+    draw: Callable[[], bytes]
+    alt: str
+    only: Medium | None = "page"
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """Queries with the images of their hits, which a page alone has."""
+
+    results: Sequence[QueryResult]
+    only: Medium | None = "page"
+
+
+Block = Note | Table | Chart | Gallery
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Blocks under a heading, which a page alone has; level 1 is the page itself."""
+
+    heading: str
+    blocks: Sequence[Block]
+    level: int = 2
+
+
+def sections(evaluation: Evaluation, index: Path, comparison: Comparison | None = None) -> list[Section]:
+    """Lay out what was measured of an index; what was not measured has no section."""
+    found = [_summary(evaluation, index)]
+    if evaluation.figures:
+        found.append(_figures(evaluation))
+    if evaluation.recall is not None:
+        found.append(_index_recall(evaluation.recall, evaluation))
+    if evaluation.retrieval is not None:
+        found += _retrieval(evaluation.retrieval, evaluation)
+    if evaluation.reliability is not None:
+        found.append(_reliability(evaluation.reliability))
+    if comparison is not None:
+        found.append(_comparison(comparison))
+    if evaluation.retrieval is not None and evaluation.retrieval.results:
+        found.append(_worst(evaluation.retrieval.results))
+    return found
+
+
+def _summary(evaluation: Evaluation, index: Path) -> Section:
+    facts = evaluation.facts
+    names = {"annoy": ("trees", "search_k"), "faiss": ("lists", "probes")}.get(facts.get("plan", ""), ())
+    settings = [f"{facts[name]} {name}" if name in ("trees", "lists") else f"{name} {facts[name]}" for name in names]
+    line = [f"{facts.get('count')} images", f"generation {facts.get('generation')}", facts.get("encoder", "")]
+    blocks: list[Block] = [
+        Note(f"{index}: {', '.join([*line, facts.get('plan', ''), *settings])}", only="text"),
+        *(Note(sentence, only="page") for sentence in _in_short(evaluation)),
+        Table("the index", (), [(name, str(value)) for name, value in facts.items()], only="page"),
+        Table("the evaluation", (), [(name, str(value)) for name, value in evaluation.setup.items()], only="page"),
+    ]
+    return Section("How good are the answers?", blocks, level=1)
+
+
+def _in_short(evaluation: Evaluation) -> Iterator[str]:
+    recall, retrieval, reliability = evaluation.recall, evaluation.retrieval, evaluation.reliability
+    if retrieval is not None and retrieval.results:
+        first = np.mean([any(hit.relevant for hit in query.hits[:1]) for query in retrieval.results])
+        ten = np.mean([any(hit.relevant for hit in query.hits) for query in retrieval.results])
+        yield (
+            f"The first hit is right for {100 * first:.1f} % of {len(retrieval.results):,} queries;"
+            f" {100 * ten:.1f} % have a right one among the first ten."
+        )
+    if recall is not None and 10 in recall.recall.keys() & recall.latency.keys():
+        yield (
+            f"The index finds {100 * np.mean(recall.recall[10]):.1f} % of the 10 true nearest neighbors;"
+            f" 95 of 100 searches take at most {1000 * recall.latency[10].p95:.2f} ms."
+        )
+    if reliability is not None:
+        yield f"Probabilities are off by {100 * reliability.error:.1f} percentage points on average."
+
+
+def _figures(evaluation: Evaluation) -> Section:
+    rows = [_figure_row(name, figure) for name, figure in list(evaluation.figures.items())[:_MAX_FIGURES]]
+    blocks: list[Block] = [
+        Table("", ("measure", "mean", "95 % interval", "what it says"), rows, only="page"),
+        *_more(len(evaluation.figures) - len(rows), "figures"),
+        Note(
+            "The interval says where the mean would lie with other queries of the same kind."
+            " What is no mean over queries has none.",
+            only="page",
+        ),
+    ]
+    return Section("Figures", blocks)
+
+
+def _figure_row(name: str, figure: Interval) -> tuple[str, str, str, str]:
+    measure, _, k = name.partition("@")
+    digits = 0 if name in ("count", "queries", "queries_per_second") else 3
+    mean, low, high = (f"{value:,.{digits}f}" for value in (figure.mean, figure.low, figure.high))
+    interval = "" if figure.low == figure.high else f"{low} to {high}"
+    unit = " ms" if name.endswith("_ms") else ""
+    return name, mean + unit, interval, _MEANINGS.get(name, _MEANINGS.get(measure, "")).format(k=k)
+
+
+def _index_recall(recall: IndexRecall, evaluation: Evaluation) -> Section:
+    nearest = 10 if 10 in recall.recall else max(recall.recall)
+    title = f"index recall: of the k nearest of {len(recall.queries)} items, those that are found"
+    rows = [(f"{k}", f"{np.mean(recall.recall[k]):.4f}", *_times(recall.latency[k])) for k in sorted(recall.recall)]
+    blocks: list[Block] = [
+        Note(
+            f"{len(recall.queries):,} images of the catalog were searched for, in the index ({recall.plan}) and by"
+            " comparing with every vector. Recall is the share of the true nearest neighbors that the index finds;"
+            " 95 of 100 searches take at most as long as p95 says.",
+            only="page",
+        ),
+        Table(title, ("k", "recall", *_LATENCY), rows),
+    ]
+    if left_out := [str(k) for k in KS if k not in recall.recall]:
+        others = evaluation.facts["count"] - 1
+        blocks.append(Note(f"no more than {others} others to be found: k = {', '.join(left_out)} left out"))
+    exact = f"p50 {1000 * recall.exact.p50:.2f} ms, p95 {1000 * recall.exact.p95:.2f} ms"
+    blocks.append(Note(f"exact search, {nearest} nearest: {exact}"))
+    if recall.curve:
+        title = f"recall of the {nearest} nearest against latency"
+        title += ", had the index a forest" if recall.plan == "exact" else ""
+        effort = "probes" if recall.plan == "faiss" else "search_k"
+        curve = [(f"{point.effort}", f"{point.recall:.4f}", *_times(point.latency)) for point in recall.curve]
+        blocks += [
+            Table(title, (effort, "recall", *_LATENCY), curve),
+            Chart(functools.partial(plots.draw_recall, recall), f"{title}, for {len(curve)} settings."),
+        ]
+    return Section("Does the index find the nearest?", blocks)
+
+
+def _times(latency: Latency) -> tuple[str, ...]:
+    return (*(f"{1000 * value:.2f}" for value in (latency.p50, latency.p95, latency.p99)), f"{latency.per_second:.0f}")
+
+
+def _retrieval(found: Retrieval, evaluation: Evaluation) -> Iterator[Section]:
+    title = f"{len(found.results)} {_QUERIES[found.kind]}; right: the same {found.label}"
+    rows = [(name, _mean(evaluation.figures[name]), _interval(evaluation.figures[name])) for name in found.measures]
+    blocks: list[Block] = [
+        Note(f"{title}. All items are ranked by exact search.", only="page"),
+        Table(f"retrieval: {title}", ("measure", "mean", "95 % interval"), rows, only="text"),
+    ]
+    if found.without_relevant:
+        blocks.append(Note(f"{found.without_relevant} items left out: no other has their {found.label}"))
+    unusable = found.unusable[:_MAX_UNUSABLE]
+    blocks.append(Table("queries that could not be used", ("image", "why"), unusable, only="page"))
+    blocks += _more(len(found.unusable) - len(unusable), "such queries")
+    yield Section("Are the answers right?", blocks)
+    if len(found.precision_at_recall):
+        precision = ", ".join(f"{value:.2f}" for value in found.precision_at_recall)
+        draw = functools.partial(plots.draw_precision_recall, found.precision_at_recall)
+        blocks = [
+            Note("Precision of the hits down to the rank at which so many relevant items are found.", only="page"),
+            Chart(draw, f"Precision at recall 0, 0.1, .. 1: {precision}."),
+        ]
+        yield Section("Precision against recall", blocks, level=3)
+    if any(evaluation.categories):
+        yield _categories(evaluation)
+    confusion = plots.confusion(found.results)
+    if confusion.labels:
+        yield _confusion(confusion)
+    if any(query.hits for query in found.results):
+        blocks = [
+            Note("The less they overlap, the better a minimum score (--min-score) tells them apart.", only="page"),
+            Chart(
+                functools.partial(plots.draw_scores, found.results), "Histograms of the scores of right and wrong hits."
+            ),
+        ]
+        yield Section("Which scores right and wrong hits have", blocks, level=3)
+
+
+def _categories(evaluation: Evaluation) -> Section:
+    categories = evaluation.categories
+    guarded = OF_CATEGORIES[0]
+    sizes = {name: int(figures["queries"].mean) for name, figures in categories.items()}
+    largest = sorted(sizes, key=lambda name: (-sizes[name], name))[:_MAX_BARS]
+    rates = [(name, sizes[name], categories[name][guarded].mean) for name in largest]
+    worst = sorted(categories, key=lambda name: (categories[name][guarded].mean, name))[:_MAX_CATEGORIES]
+    rows = [
+        (
+            name or plots.NO_NAME,
+            f"{sizes[name]}",
+            *(_mean(categories[name][measure]) for measure in OF_CATEGORIES),
+            _interval(categories[name][guarded]),
+        )
+        for name in worst
+    ]
+    left_out = len(categories) > len(worst)
+    title = f"by category, the worst {len(worst)} of {len(categories)}" if left_out else "by category"
+    heads = ("category", "queries", *OF_CATEGORIES, f"{guarded}, 95 % interval")
+    alt = f"Bars of the share of right first hits for the {len(largest)} categories with most queries."
+    blocks: list[Block] = [
+        Chart(functools.partial(plots.draw_categories, rates), alt),
+        *_more(len(categories) - len(largest), "categories, of fewer queries,"),
+        Table(title, heads, rows, only=None if len(categories) > 1 else "page"),
+    ]
+    return Section("Which categories are answered well", blocks, level=3)
+
+
+def _confusion(found: plots.Confusion) -> Section:
+    rows = [
+        (category or plots.NO_NAME, hit_category or plots.NO_NAME, f"{count:,}")
+        for category, hit_category, count in found.pairs[:_MAX_CONFUSIONS]
+    ]
+    alt = f"Heat map of the categories of first hits against those of queries, for {len(found.labels)} categories."
+    blocks: list[Block] = [
+        Chart(functools.partial(plots.draw_confusion, found), alt),
+        *_more(found.others, "categories, less often confused,"),
+        Table("most frequent", ("query shows", "first hit is", "queries"), rows, only="page"),
+    ]
+    return Section("Which categories are confused", blocks, level=3)
+
+
+def _reliability(found: Reliability) -> Section:
+    blocks: list[Block] = [
+        Note(
+            f"probability of the same {found.calibration.meaning}: learned from {found.calibration.queries} queries\n"
+            f"expected calibration error on queries it was not learned from: {found.error:.3f},"
+            f" of first hits {found.error_at_1:.3f}"
+        ),
+        Note("Of hits with a probability of 0.8, 80 of 100 should be right.", only="page"),
+        Chart(
+            functools.partial(plots.draw_reliability, found),
+            f"Reliability diagram over {len(found.hits)} bins, expected calibration error {found.error:.3f}.",
+        ),
+    ]
+    return Section("Are the probabilities right?", blocks)
+
+
+def _comparison(comparison: Comparison) -> Section:
+    rows = [
+        (
+            change.name,
+            f"{change.queries}",
+            f"{change.before:.4f}",
+            f"{change.after:.4f}",
+            f"{change.difference.mean:+.4f}",
+            f"{change.difference.low:+.4f} to {change.difference.high:+.4f}",
+        )
+        for change in comparison.changes
+    ]
+    heads = ("measure", "queries", "then", "now", "change", "99 % interval")
+    title = "against the earlier evaluation, on the same queries"
+    return Section("Is it worse than before?", [Table(title, heads, rows)])
+
+
+def _worst(results: Sequence[QueryResult]) -> Section:
+    wrong = [query for query in results if query.hits and not query.hits[0].relevant]
+    # Those without any right hit come first, and of them those whose wrong hit has the highest score.
+    wrong.sort(key=lambda query: (any(hit.relevant for hit in query.hits), -query.hits[0].score, query.query))
+    without = sum(not any(hit.relevant for hit in query.hits) for query in wrong)
+    blocks: list[Block] = [
+        Note(
+            f"Of {len(results):,} queries {len(wrong):,} have a wrong first hit, and {without:,} no right one among the"
+            " first ten. These come first, those whose wrong hit has the highest score above the others.",
+            only="page",
+        ),
+        Gallery(wrong[:_MAX_WORST]),
+        *_more(len(wrong) - _MAX_WORST, "such queries"),
+    ]
+    return Section("The worst queries", blocks)
+
+
+def _mean(figure: Interval) -> str:
+    return f"{figure.mean:.4f}"
+
+
+def _interval(figure: Interval) -> str:
+    return f"{figure.low:.4f} to {figure.high:.4f}"
+
+
+def _more(count: int, of_what: str) -> list[Note]:
+    return [Note(f"{count:,} more {of_what} are not shown.", only="page")] if count > 0 else []
