@@ -202,6 +202,12 @@ def by_category(shop):
     return evaluate(shop / "index", calibrate=True, labels="category")
 
 
+@pytest.fixture(scope="module")
+def by_self_test(shop):
+    """An evaluation of the shop's index with probabilities of the same product."""
+    return evaluate(shop / "index", calibrate=True)
+
+
 @pytest.fixture
 def calibrated(shop_copy, by_category):
     keep_calibration(shop_copy / "index", by_category)
@@ -225,19 +231,12 @@ def test_what_was_learned_is_stored_in_the_index(shop_copy):
     assert not check(shop_copy / "index", deep=True)
 
 
-def test_without_labels_it_is_learned_from_a_self_test(shop_copy):
-    found = learned(shop_copy / "index")
-
-    assert found.setup["kind"] == "self-test"
-    assert calibration_in(shop_copy).meaning == "product"
-
-
-def test_learning_again_takes_the_place_of_what_was_learned(calibrated):
+def test_without_labels_it_is_learned_from_a_self_test_and_replaces_what_was_learned(calibrated, by_self_test):
     first = calibration_in(calibrated)
-    learned(calibrated / "index", sample=30)
+    keep_calibration(calibrated / "index", by_self_test)
 
-    assert calibration_in(calibrated).meaning == "product"
-    assert calibration_in(calibrated) != first
+    assert by_self_test.setup["kind"] == "self-test"
+    assert (first.meaning, calibration_in(calibrated).meaning) == ("category", "product")
     assert not check(calibrated / "index", deep=True)
 
 
@@ -390,8 +389,9 @@ def test_rolling_back_across_an_encoder_brings_back_what_belonged_to_it(calibrat
     assert calibration_in(calibrated) == before
 
 
-def test_rolling_back_brings_back_what_was_learned_last(calibrated):
-    last = learned(calibrated / "index").reliability.calibration  # of the product, where it was the category
+def test_rolling_back_brings_back_what_was_learned_last(calibrated, by_self_test):
+    keep_calibration(calibrated / "index", by_self_test)
+    last = by_self_test.reliability.calibration  # of the product, where it was the category
     more_images(calibrated)
     build_index(calibrated / "catalog", calibrated / "index")
     rollback(calibrated / "index")

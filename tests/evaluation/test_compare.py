@@ -209,26 +209,26 @@ def test_a_loss_too_small_to_count_is_no_problem_however_sure():
 def test_changes_that_go_both_ways_raise_no_alarm(queries):
     random = np.random.default_rng(queries)
     alarms = 0
-    for _ in range(150):
+    for _ in range(50):
         hits, precision = random.random(queries) < 0.8, random.random(queries)
         # One answer in twenty is another one now; every precision is a little different.
         other = np.where(random.random(queries) < 0.05, random.random(queries) < 0.8, hits)
         moved = precision + random.normal(0, 0.05, queries)
         alarms += bool(compare(record(hit_rate_1=hits, map=precision), record(hit_rate_1=other, map=moved)).problems)
 
-    # Two measures, each with half of 1 % on this side: 1.5 are expected.
-    assert alarms <= 5
+    # Two measures, each with half of 1 % on this side: 0.5 are expected.
+    assert alarms <= 2
 
 
 def test_a_real_loss_in_the_same_noise_raises_the_alarm():
     random = np.random.default_rng(7)
     alarms = 0
-    for _ in range(50):
+    for _ in range(20):
         hits = random.random(638) < 0.8
         worse = np.where(random.random(638) < 0.1, random.random(638) < 0.2, hits)
         alarms += bool(compare(record(hit_rate_1=hits), record(hit_rate_1=worse)).problems)
 
-    assert alarms == 50
+    assert alarms == 20
 
 
 def test_only_queries_asked_both_times_count():

@@ -345,7 +345,7 @@ def test_evaluating_imports_no_framework(shop):
     assert not heavy & {name.partition(".")[0] for name in modules}
 
 
-def test_calibrating_alone_imports_scikit_learn(shop, tmp_path):
+def test_calibrating_alone_imports_scikit_learn(shop, tmp_path, imgsearch):
     shutil.copytree(shop / "index", tmp_path / "index")
     code, modules = modules_of(tmp_path / "index", "--labels", "category", "--calibrate")
 
@@ -353,25 +353,5 @@ def test_calibrating_alone_imports_scikit_learn(shop, tmp_path):
     assert "sklearn" in modules
     assert not {"tensorflow", "keras", "matplotlib"} & set(modules)
     assert generations.read_manifest(tmp_path / "index").calibration is not None
-
-
-def test_info_says_what_scores_mean_and_what_searches_find(shop, tmp_path, imgsearch):
-    shutil.copytree(shop / "index", tmp_path / "index")
-
-    done = imgsearch("evaluate", "--index", tmp_path / "index", "--labels", "category", "--calibrate")
-    told = imgsearch("info", "--index", tmp_path / "index").stdout
-
-    assert done.returncode == 0
-    assert "probability of the same category: learned from 48 queries" in done.stdout
-    assert "category" in told
+    assert "of the same category" in imgsearch("info", "--index", tmp_path / "index").stdout
     assert imgsearch("check", "--index", tmp_path / "index", "--deep").returncode == 0
-
-
-def test_the_program_splits_answers_from_what_it_says(shop, imgsearch):
-    done = imgsearch(
-        "evaluate", "--index", shop / "index", "--labels", "category", "--min", "map=1", "--format", "json"
-    )
-
-    assert done.returncode == 10
-    assert record(done.stdout)["queries"] == 48
-    assert record(done.stderr)["error"]["code"] == 10

@@ -111,7 +111,7 @@ def test_one_evaluation_gives_the_same_bytes_whatever_the_users_own_settings_are
         assert mpl.rcParams["font.size"] == 30
 
 
-@pytest.mark.parametrize("count", [1, 2, 30])
+@pytest.mark.parametrize("count", [1, 30])
 def test_the_drawing_of_few_or_many_categories_has_a_bar_for_each(count):
     svg = plots.draw_categories([(f"{number}", 5, 0.5) for number in range(count)])
 
@@ -132,8 +132,7 @@ def test_a_heat_map_is_as_dark_as_the_share_is_large():
     assert {"#08306b", "#f7fbff"} <= cells
 
 
-@pytest.mark.parametrize("count", [1, 2, 30])
-@pytest.mark.parametrize("letter", ["i", "W"])
+@pytest.mark.parametrize(("count", "letter"), [(1, "W"), (2, "i"), (30, "W")])
 def test_names_of_any_width_leave_room_for_what_they_name(count, letter):
     names = tuple(letter * 50 for _ in range(count))
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imgsearch import __version__
@@ -165,6 +165,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from([*RECORD, "x", "x.low", "setup.y"]), JSON))
 def test_whatever_stands_in_a_file_it_is_read_or_it_is_a_value_error(changes):
     try:

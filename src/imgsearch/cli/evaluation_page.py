@@ -59,7 +59,8 @@ def evaluation_page(sections: Sequence[Section], catalog: str, query_image: Quer
 
 def _block(block: Block) -> str:
     if isinstance(block, Note):
-        return f"<p>{shown(block.text)}</p>\n"
+        lines = "<br>".join(map(shown, block.text.split("\n")))
+        return f"<p>{lines}</p>\n"
     if isinstance(block, Chart):
         data = base64.b64encode(block.draw()).decode()
         return f'<img class="chart" src="data:image/svg+xml;base64,{data}" alt="{shown(block.alt)}">\n'
