@@ -16,7 +16,7 @@ from imgsearch.images.steps import Steps
 from imgsearch.images.workers.decoders import decode_and_fit
 from imgsearch.preprocessing import preprocess as module
 from imgsearch.preprocessing.file_worker import FileWorker
-from imgsearch.preprocessing.preprocess import RECORD
+from imgsearch.preprocessing.preprocess import JOURNAL
 
 # For a few images a second process would take longer to start than to be of use.
 preprocess = functools.partial(module.preprocess, jobs=1)
@@ -49,8 +49,8 @@ def destination(tmp_path) -> Path:
 def names(folder: Path) -> list[str]:
     """All files of a folder but for the record, and nothing else that is hidden."""
     found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
-    assert found.count(RECORD) == 1
-    return [name for name in found if name != RECORD]
+    assert found.count(JOURNAL) == 1
+    return [name for name in found if name != JOURNAL]
 
 
 def contents(folder: Path) -> dict[str, tuple[str, int]]:
@@ -58,7 +58,7 @@ def contents(folder: Path) -> dict[str, tuple[str, int]]:
     return {
         str(path.relative_to(folder)): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
         for path in folder.rglob("*")
-        if path.is_file() and path.name != RECORD
+        if path.is_file() and path.name != JOURNAL
     }
 
 
@@ -404,7 +404,7 @@ def test_a_folder_with_files_of_somebody_else_is_not_written_to(source, destinat
         preprocess(source, destination)
 
     assert contents(destination) == before
-    assert not (destination / RECORD).exists()
+    assert not (destination / JOURNAL).exists()
 
 
 def test_an_empty_or_unmounted_source_is_refused_and_nothing_is_made(tmp_path, source, destination):
@@ -461,7 +461,7 @@ def test_a_destination_that_cannot_be_written_is_an_output_error(source, tmp_pat
 
 def test_two_runs_do_not_write_to_one_folder(source, destination):
     preprocess(source, destination)
-    other = sqlite3.connect(destination / RECORD, isolation_level=None)
+    other = sqlite3.connect(destination / JOURNAL, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     try:
         with pytest.raises(LockedError, match="another preprocess"):
@@ -474,7 +474,7 @@ def test_two_runs_do_not_write_to_one_folder(source, destination):
 @pytest.mark.parametrize("content", [b"", b"no database" * 500, b"SQLite format 3\0" + bytes(4000)])
 def test_a_damaged_record_is_begun_anew(source, destination, content):
     preprocess(source, destination)
-    (destination / RECORD).write_bytes(content)
+    (destination / JOURNAL).write_bytes(content)
 
     assert counts(preprocess(source, destination)) == (3, 3, 0, 0)
     assert counts(preprocess(source, destination)) == (3, 0, 3, 0)

@@ -1,14 +1,18 @@
-"""What `preprocess` remembers of a folder it writes: from which file, and how, each output was made."""
+"""What `preprocess` remembers of a folder it writes: from which file, and how, each output was made.
+
+It is a SQLite file in that folder, so that a million files need no more memory than a hundred. The time of an output
+could not say it: some disks store times too coarsely, and who copies the outputs, or indexes them, must see by their
+time that they have changed. Nor could names: what is not in the journal is not ours, and is never removed.
+"""
 
 import logging
 import os
 import sqlite3
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from imgsearch.errors import LockedError
 from imgsearch.images.scan import FoundFile
@@ -45,108 +49,55 @@ SELECT output FROM outputs o WHERE NOT EXISTS (
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file of the source folder.
-
-    Attributes:
-        id: A number of its own.
-        path: Below the source folder.
-        name: Of its outputs, below the destination, without what `preprocess` adds.
-        size: In bytes, when it was found.
-        mtime_ns: Of its last change, when it was found.
-        cause: Why it cannot be opened, or empty.
-        known: The cause for which it, unchanged, was rejected with the same settings before; empty if it was used;
-            None if it is new, changed, or worth another try.
-    """
+    """A file of the source folder, with the size and time it had when it was found."""
 
     id: int
     path: str
-    name: str
+    name: str  # of its outputs, below the destination, without what `preprocess` adds
     size: int
     mtime_ns: int
-    cause: str
+    cause: str  # why it cannot be opened, or empty
+    # Why it, unchanged, was rejected with the same settings before; empty if it was used; None if it is new, changed,
+    # or worth another try.
     known: str | None
 
 
-class Record:
-    """The record of one destination, a SQLite file in it; nobody else may write there while it is open.
+class Journal:
+    """The journal of one destination, open in this process alone, with the settings that outputs are made with."""
 
-    Args:
-        path: The file. One that is damaged is begun anew.
-        settings: What outputs are made with.
-
-    Raises:
-        LockedError: Another process has it open.
-    """
-
-    def __init__(self, path: Path, settings: str) -> None:
-        self._destination = os.fspath(path.parent)
+    def __init__(self, destination: Path, connection: sqlite3.Connection, settings: str) -> None:
+        self._destination = destination
+        self._connection = connection
         self._settings = settings
-        try:
-            self._connection = _open(path)
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-                raise
-            raise LockedError(f"another preprocess is writing to {path.parent}") from None
-        except sqlite3.DatabaseError as error:
-            logger.warning("%s is damaged (%s); begun anew", path, error)
-            path.unlink()
-            self._connection = _open(path)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> None:
-        try:
-            if self._connection.in_transaction:
-                self._connection.execute("COMMIT")  # what was done before an interruption, too, is done
-        finally:
-            self._connection.close()
 
     def commit(self) -> None:
         """Make sure of what was recorded so far."""
         self._connection.execute("COMMIT")
         self._connection.execute("BEGIN")
 
-    def add_found(self, found: Iterable[tuple[FoundFile, str]]) -> None:
-        """Take in what a scan found, with the names of the outputs."""
+    def add_found(self, found: Iterable[tuple[FoundFile, str]]) -> tuple[int, int]:
+        """Take in what a scan found, with the names of the outputs; count the files, and those that can be opened."""
         self._connection.executemany(
             "INSERT INTO found (path, name, size, mtime_ns, cause) VALUES (?, ?, ?, ?, ?)",
             ((os.fsencode(file.path), os.fsencode(name), file.size, file.mtime_ns, file.cause) for file, name in found),
         )
-
-    def count_found(self) -> tuple[int, int]:
-        """Count the files that were found, and those of them that can be opened."""
-        seen, usable = self._connection.execute(
-            "SELECT count(*), count(CASE cause WHEN '' THEN 1 END) FROM found"
-        ).fetchone()
+        seen, usable = self._connection.execute("SELECT count(*), count(nullif(cause != '', 1)) FROM found").fetchone()
         return int(seen), int(usable)
 
     def sources(self) -> Iterator[Source]:
-        """Yield the files that were found; they may be settled in the meantime."""
+        """Yield the files that were found; meanwhile they may be recorded."""
         last = 0
         while page := self._connection.execute(_READ_SOURCES, (self._settings, last)).fetchall():
             for last, path, name, *facts in page:
                 yield Source(last, os.fsdecode(path), os.fsdecode(name), *facts)
 
     def has_outputs(self, source: Source, outputs: Sequence[str]) -> bool:
-        """Say whether just these outputs of a file were made, and are still there."""
+        """Return whether just these outputs of a file were made, and are still there."""
         sizes = self._sizes(source)
-        return sizes.keys() == set(outputs) and all(
-            self._size_on_disk(output) == size for output, size in sizes.items()
-        )
+        return sizes.keys() == set(outputs) and all(self._size_on_disk(name) == size for name, size in sizes.items())
 
-    def settle(self, source: Source, size: int, mtime_ns: int, outputs: Sequence[tuple[str, int]]) -> list[str]:
-        """Record that a file was used.
-
-        Args:
-            source: The file.
-            size: Of what was read of it.
-            mtime_ns: Of that.
-            outputs: What was made, and how large it is.
-
-        Returns:
-            Outputs of the file that were made before and are not among these; they are forgotten.
-        """
+    def record(self, source: Source, size: int, mtime_ns: int, outputs: Sequence[tuple[str, int]]) -> list[str]:
+        """Record that a file of this size and time was used; return outputs that it had before, and has no more."""
         obsolete = sorted(self._sizes(source).keys() - {output for output, _ in outputs})
         path = os.fsencode(source.path)
         self._connection.execute("DELETE FROM outputs WHERE path = ?", (path,))
@@ -158,24 +109,18 @@ class Record:
         return obsolete
 
     def reject(self, source: Source, cause: str) -> bool:
-        """Record that a file cannot be used; say whether that is new."""
+        """Record that a file cannot be used; return whether that is new."""
         row = self._connection.execute("SELECT cause FROM files WHERE path = ?", (os.fsencode(source.path),)).fetchone()
         self._put(source, source.size, source.mtime_ns, cause)
         return row is None or not row[0]
 
-    def forget_gone(self) -> None:
-        """Forget files that are gone, but not what was made of them."""
+    def forget_gone(self) -> int:
+        """Forget files and outputs that are gone; count outputs whose file is gone, or cannot be used any more."""
         self._connection.execute("DELETE FROM files WHERE path NOT IN (SELECT path FROM found)")
-
-    def left_over(self) -> int:
-        """Count the outputs whose file is gone, or cannot be used any more."""
-        count = 0
-        for (output,) in self._connection.execute(_READ_LEFT_OVER).fetchall():
-            if self._size_on_disk(os.fsdecode(output)) is None:
-                self._connection.execute("DELETE FROM outputs WHERE output = ?", (output,))
-            else:
-                count += 1
-        return count
+        left_over = [output for (output,) in self._connection.execute(_READ_LEFT_OVER).fetchall()]
+        gone = [(output,) for output in left_over if self._size_on_disk(os.fsdecode(output)) is None]
+        self._connection.executemany("DELETE FROM outputs WHERE output = ?", gone)
+        return len(left_over) - len(gone)
 
     def _sizes(self, source: Source) -> dict[str, int]:
         rows = self._connection.execute("SELECT output, size FROM outputs WHERE path = ?", (os.fsencode(source.path),))
@@ -195,6 +140,29 @@ class Record:
         )
 
 
+@contextmanager
+def open_journal(path: Path, settings: str) -> Iterator[Journal]:
+    """Open a destination's journal, a damaged one begun anew; LockedError while another process has it open."""
+    try:
+        connection = _open(path)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            raise
+        raise LockedError(f"another preprocess is writing to {path.parent}") from None
+    except sqlite3.DatabaseError as error:
+        logger.warning("%s is damaged (%s); begun anew", path, error)
+        path.unlink()
+        connection = _open(path)
+    try:
+        yield Journal(path.parent, connection, settings)
+    finally:
+        try:
+            if connection.in_transaction:
+                connection.execute("COMMIT")  # what was done before an interruption, too, is done
+        finally:
+            connection.close()
+
+
 def _open(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=0, isolation_level=None)
     try:
@@ -211,7 +179,6 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _check_integrity(connection: sqlite3.Connection) -> None:
-    """Raise DatabaseError if a page of the file was damaged."""
     (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
     if verdict != "ok":
         raise sqlite3.DatabaseError(verdict)

@@ -11,9 +11,10 @@ import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from imgsearch.errors import ImageError, OutputError, RefusedError, UsageError
 from imgsearch.files import writing
@@ -24,10 +25,10 @@ from imgsearch.images.steps import NO_STEPS, Steps
 from imgsearch.images.transform import Fit
 from imgsearch.images.workers.pool import map_with_workers, processors, while_decoder_works
 from imgsearch.preprocessing.file_worker import Ending, FileWorker
-from imgsearch.preprocessing.journal import Record, Source
+from imgsearch.preprocessing.journal import Journal, Source, open_journal
 from imgsearch.progress import Progress, no_progress
 
-RECORD = ".imgsearch-preprocess.sqlite"
+JOURNAL = ".imgsearch-preprocess.sqlite"
 _SCRATCH = ".imgsearch-preprocess.tmp"
 
 # Part of the settings that outputs are made with. Raise it when the same settings would give other files.
@@ -36,7 +37,7 @@ _FILES_VERSION = 1
 _LARGEST_SIZE = 16_383
 _MOST_COPIES = 1000
 
-# Files between two commits of the record: at most these are made again after a power cut.
+# Files between two commits of the journal: at most these are made again after a power cut.
 _COMMIT_FILES = 64
 
 # What the name of an output may be at fault for: then it is that of the file, and no reason to end the run.
@@ -75,30 +76,25 @@ class PreprocessReport:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """What was made of a file: its outputs as scratch files, with their sizes, or why there are none."""
+class PreprocessOptions(TypedDict, total=False):
+    """What `preprocess` may be told of how to make outputs."""
 
-    source: Source
-    size: int = 0
-    mtime_ns: int = 0
-    files: tuple[tuple[str, int], ...] = ()
-    error: ImageError | None = None
+    size: int | None
+    fit: Fit
+    steps: Steps
+    augment: int
+    to: Ending
+    seed: int
+    policy: FilePolicy
 
 
 def preprocess(
     source: str | os.PathLike[str],
     destination: str | os.PathLike[str],
     *,
-    size: int | None = None,
-    fit: Fit = "pad",
-    steps: Steps = NO_STEPS,
-    augment: int = 0,
-    to: Ending = "png",
     jobs: int | None = None,
-    seed: int = 0,
-    policy: FilePolicy | None = None,
     progress: Progress = no_progress,
+    **options: Unpack[PreprocessOptions],
 ) -> PreprocessReport:
     """Make a folder of images from another, or bring it up to date.
 
@@ -106,24 +102,24 @@ def preprocess(
     `shoes/red.augmented-1.png` and so on. Where the names of two files differ by their ending only, both outputs keep
     the whole name: `red.jpg.png` and `red.tif.png`. So do files with two endings and those named like augmented copies.
 
-    A file is not made again while it has the size and time it had, the settings are the same, and its outputs are
+    A file is not made again while it has the size and time it had, the options are the same, and its outputs are
     there. Outputs of files that are gone are counted and left. Files come to their names whole, so that a run may be
     ended at any moment.
 
     Args:
         source: The folder of images. It is only read.
         destination: A folder that is new, empty, or was written by this function.
-        size: Side of squares in pixels, up to 16,383. By default images keep their size.
-        fit: As for `transform.fit`; without a size it means nothing.
-        steps: What is done to the images. With a size they are brought down before to a longer side of 1,024
-            pixels, or of `size` if that is more, as in an index. Black and white stay so: what fitting makes gray is
-            split in the middle.
-        augment: How many copies, as `augment.augment`, are made of each image.
-        to: What is written: `png`, `jpg` and `webp` (quality 95), or `npy`: RGB, uint8 of shape (height, width, 3).
         jobs: How many processes work; as many as there are processors by default.
-        seed: Of the augmented copies. The same content gives the same copies.
-        policy: Which files are let in.
         progress: Told (stage, done, total); stages are `scan` (total 0: not known) and `preprocess`.
+        **options: `size`: side of squares in pixels, up to 16,383; by default images keep their size.
+            `fit`: `pad` (default: all of the image on white), `crop` (its middle) or `stretch`; matters with a size.
+            `steps`: `images.steps.Steps` done to the images. With a size they are brought down before to a longer side
+            of 1,024 pixels, or of `size` if that is more, as in an index. Black and white stay so: what fitting makes
+            gray is split in the middle.
+            `augment`: how many copies are made of each, turned, shifted, sheared, zoomed and mirrored at random.
+            `to`: `png` (default), `jpg` or `webp` (quality 95), or `npy`: RGB, uint8 (height, width, 3).
+            `seed`: random seed of the copies; the same content gives the same copies.
+            `policy`: `images.policy.FilePolicy`, which files are let in.
 
     Returns:
         What was done.
@@ -136,77 +132,106 @@ def preprocess(
         OutputError: No space, or another write error.
     """
     started = time.monotonic()
-    policy = policy or FilePolicy()
+    settings = _Settings(**options)
     jobs = processors() if jobs is None else jobs
-    for what, number, least, most in (
-        ("a size", size, 1, _LARGEST_SIZE),
-        ("augmented copies", augment, 0, _MOST_COPIES),
-        ("jobs", jobs, 1, 1000),
-        ("a seed", seed, 0, 2**63 - 1),
-    ):
-        if number is not None and not least <= number <= most:
-            raise UsageError(f"expected {what} of {least} to {most}, found {number}")
-    settings = {
-        "version": [PIXELS_VERSION, _FILES_VERSION],
-        "fit": [size, fit] if size else None,
-        "steps": str(steps),
-        "augment": [augment, seed] if augment else None,
-        "to": to,
-        "policy": asdict(policy),
-    }
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    _require_range("jobs", jobs, 1, 1000)
     root, target = Path(os.path.realpath(source)), Path(os.path.realpath(destination))
     _require_apart(root, target)
     # A link may lead there: its outputs would be images of the source the next time.
     leave_out = functools.partial(_is_same_folder, target)
-    scan = Scan(os.fspath(root), leave_out=leave_out, follow_links=policy.follow_links)
+    scan = Scan(os.fspath(root), leave_out=leave_out, follow_links=settings.policy.follow_links)
     found = iter(scan)
     first = next(found, None)
     if first is None:
         raise RefusedError(f"there is no image in {source}", hint="is the disk mounted?")
-    workers = [
-        FileWorker(size or 0, fit, policy, steps=steps, augment=augment, seed=seed, ending=to) for _ in range(jobs)
-    ]
     with writing(target, "what is there is whole"):
         _claim(target)
-        with Record(target / RECORD, digest) as record, _scratch_folder(target) as scratch:
-            record.add_found(_counted(_named(itertools.chain([first], found)), progress))
-            seen, usable = record.count_found()
+        with open_journal(target / JOURNAL, settings.digest) as journal, _scratch_folder(target) as scratch:
+            seen, usable = journal.add_found(_counted(_named(itertools.chain([first], found)), progress))
             if not usable:
                 raise RefusedError(f"no file in {source} can be opened ({first.cause})", hint="is the disk mounted?")
-            run = _Run(root, target, scratch, record, policy, augment, to)
-            run.do(workers, progress, seen)
-            record.forget_gone()
+            run = _Run(root, target, scratch, journal, settings)
+            run.do(jobs, progress, seen)
             return PreprocessReport(
                 seen=seen,
                 unchanged=seen - run.written - run.rejected,
                 written=run.written,
                 rejected=run.rejected,
                 new_rejects=tuple(run.new_rejects),
-                left_over=record.left_over(),
+                left_over=journal.forget_gone(),
                 left_out=dict(scan.left_out),
                 seconds=time.monotonic() - started,
             )
 
 
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """How outputs are made."""
+
+    size: int | None = None
+    fit: Fit = "pad"
+    steps: Steps = NO_STEPS
+    augment: int = 0
+    to: Ending = "png"
+    seed: int = 0
+    policy: FilePolicy = field(default_factory=FilePolicy)
+
+    def __post_init__(self) -> None:
+        if self.size is not None:
+            _require_range("a size", self.size, 1, _LARGEST_SIZE)
+        _require_range("augmented copies", self.augment, 0, _MOST_COPIES)
+        _require_range("a seed", self.seed, 0, 2**63 - 1)
+
+    @property
+    def digest(self) -> str:
+        """Stands for all that changes an output."""
+        settings = {
+            "version": [PIXELS_VERSION, _FILES_VERSION],
+            "fit": [self.size, self.fit] if self.size else None,
+            "steps": str(self.steps),
+            "augment": [self.augment, self.seed] if self.augment else None,
+            "to": self.to,
+            "policy": asdict(self.policy),
+        }
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+    def outputs(self, name: str) -> list[str]:
+        """Name the outputs of a file, the image first."""
+        return [f"{name}.{self.to}", *(f"{name}.augmented-{n}.{self.to}" for n in range(1, self.augment + 1))]
+
+    def worker(self) -> FileWorker:
+        """Return a process that makes outputs; it is not started yet."""
+        size, steps, copies, ending = self.size or 0, self.steps, self.augment, self.to
+        return FileWorker(size, self.fit, self.policy, steps=steps, augment=copies, seed=self.seed, ending=ending)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What was made of a file: its outputs as scratch files, with their sizes, or why there are none."""
+
+    source: Source
+    size: int = 0
+    mtime_ns: int = 0
+    files: tuple[tuple[str, int], ...] = ()
+    error: ImageError | None = None
+
+
 class _Run:
     """One run: what it works on, and what it has done so far."""
 
-    def __init__(
-        self, root: Path, target: Path, scratch: Path, record: Record, policy: FilePolicy, augment: int, ending: Ending
-    ) -> None:
+    def __init__(self, root: Path, target: Path, scratch: Path, journal: Journal, settings: _Settings) -> None:
         self._root = root
         self._target = target
         self._scratch = scratch
-        self._record = record
-        self._policy = policy
-        self._endings = [f".{ending}", *(f".augmented-{number}.{ending}" for number in range(1, augment + 1))]
+        self._journal = journal
+        self._settings = settings
         self.written = 0
         self.rejected = 0
         self.new_rejects: list[Reject] = []
 
-    def do(self, workers: Sequence[FileWorker], progress: Progress, seen: int) -> None:
+    def do(self, jobs: int, progress: Progress, seen: int) -> None:
         """Make what is not up to date."""
+        workers = [self._settings.worker() for _ in range(jobs)]
         done = 0
         with contextlib.closing(map_with_workers(self._make, self._pending(), workers)) as results:
             for made in while_decoder_works(results, lambda made: made.error):
@@ -216,25 +241,25 @@ class _Run:
                     self._reject(made.source, made.error)
                 done += 1
                 if done % _COMMIT_FILES == 0:
-                    self._record.commit()
+                    self._journal.commit()
                     progress("preprocess", made.source.id, seen)
         progress("preprocess", seen, seen)
 
     def _pending(self) -> Iterator[Source]:
-        """Yield the files whose outputs are to be made; settle the others."""
-        for source in self._record.sources():
+        """Yield the files whose outputs are to be made; count the others."""
+        for source in self._journal.sources():
             if source.cause:
                 self._reject(source, ImageError(source.cause, ""))
             elif source.known:
                 self.rejected += 1
-            elif source.known is None or not self._record.has_outputs(source, self._outputs(source)):
+            elif source.known is None or not self._journal.has_outputs(source, self._settings.outputs(source.name)):
                 yield source
 
     def _make(self, worker: FileWorker, source: Source) -> _Made:
         """Make the outputs of a file, under scratch names; in a thread, as files may be large."""
         try:
-            path = os.path.join(self._root, source.path)
-            data, status = read_file(path, follow_links=self._policy.follow_links, max_bytes=self._policy.max_bytes)
+            path, policy = os.path.join(self._root, source.path), self._settings.policy
+            data, status = read_file(path, follow_links=policy.follow_links, max_bytes=policy.max_bytes)
             parts = worker.files(data)
         except ImageError as error:
             return _Made(source, error=error)
@@ -246,7 +271,7 @@ class _Run:
 
     def _place(self, made: _Made) -> None:
         """Give outputs their names, and remove those that the file had before and has no more."""
-        outputs = self._outputs(made.source)
+        outputs = self._settings.outputs(made.source.name)
         try:
             # Longer names first: if one is too long, no other is there yet.
             for (scratch_name, _), output in reversed(list(zip(made.files, outputs, strict=True))):
@@ -257,17 +282,14 @@ class _Run:
             self._reject(made.source, ImageError(*_BAD_NAMES[error.errno]))
             return
         sized = [(output, size) for output, (_, size) in zip(outputs, made.files, strict=True)]
-        for output in self._record.settle(made.source, made.size, made.mtime_ns, sized):
+        for output in self._journal.record(made.source, made.size, made.mtime_ns, sized):
             self._path_of(output).unlink(missing_ok=True)
         self.written += 1
 
     def _reject(self, source: Source, error: ImageError) -> None:
         self.rejected += 1
-        if self._record.reject(source, error.cause):
+        if self._journal.reject(source, error.cause):
             self.new_rejects.append(Reject(source.path, error.cause, error.message))
-
-    def _outputs(self, source: Source) -> list[str]:
-        return [source.name + ending for ending in self._endings]
 
     def _path_of(self, output: str) -> Path:
         """Find where an output goes; a link in the destination must not lead it elsewhere, the source least of all."""
@@ -276,6 +298,11 @@ class _Run:
         if not Path(os.path.realpath(path.parent)).is_relative_to(self._target):
             raise OutputError(f"{path.parent} leads out of {self._target}", hint="remove the link")
         return path
+
+
+def _require_range(name: str, number: int, least: int, most: int) -> None:
+    if not least <= number <= most:
+        raise UsageError(f"expected {name} of {least} to {most}, found {number}")
 
 
 def _named(found: Iterable[FoundFile]) -> Iterator[tuple[FoundFile, str]]:
@@ -319,7 +346,7 @@ def _claim(target: Path) -> None:
     """Make the destination if it is missing, and refuse one with files of somebody else."""
     target.mkdir(parents=True, exist_ok=True)
     names = {path.name for path in target.iterdir()}
-    if names and RECORD not in names:
+    if names and JOURNAL not in names:
         raise UsageError(
             f"expected a new or empty folder, or one that preprocess has written, found other files in {target}",
             hint="choose another destination",

@@ -39,9 +39,6 @@ _BYTES_A_PIXEL = 8
 # A fitted image, and most images in a file, go through in one piece. Linux allows a user 64 MiB of pipes.
 _PIPE_BYTES = 1 << 18
 
-# There is room for most answers from the start; only longer ones are copied once.
-_USUAL_BYTES = 1 << 20
-
 Part = bytes | memoryview
 
 _REQUEST = struct.Struct("<Q")
@@ -96,7 +93,9 @@ class WorkerProcess:
         deadline = time.monotonic() + self._seconds
         try:
             _write(_stream(process.stdin).fileno(), [_REQUEST.pack(len(data)), data], deadline)
-            status, answer = _read_answer(process, longest, deadline)
+            answers = _stream(process.stdout).fileno()
+            status, length = _ANSWER.unpack(_read(answers, _ANSWER.size, deadline).data)
+            answer = _read(answers, min(length, longest), deadline)
         except TimeoutError:
             self.close()
             raise ImageError("timeout", f"not decoded in {self._seconds:g} s") from None
@@ -179,23 +178,17 @@ def _write(descriptor: int, parts: Sequence[Part], deadline: float | None = None
             left[0] = left[0][written:]
 
 
-def _read_answer(process: subprocess.Popen[bytes], longest: int, deadline: float) -> tuple[int, Pixels]:
-    """Read status and content of the worker's answer, or raise TimeoutError or EOFError."""
-    descriptor = _stream(process.stdout).fileno()
-    answer = np.empty(_ANSWER.size + min(longest, _USUAL_BYTES), np.uint8)
-    got, expected, status = 0, _ANSWER.size, 0
-    while got < expected:
+def _read(descriptor: int, length: int, deadline: float) -> Pixels:
+    """Read just so many bytes, or raise TimeoutError or EOFError."""
+    answer = np.empty(length, np.uint8)
+    got = 0
+    while got < length:
         _wait_for(descriptor, select.POLLIN, deadline)
         part = os.readv(descriptor, [answer.data[got:]])
         if not part:
             raise EOFError
         got += part
-        if expected == _ANSWER.size <= got:
-            status, length = _ANSWER.unpack_from(answer.data)
-            expected += min(length, longest)
-            if expected > len(answer):
-                answer = np.concatenate([answer[:got], np.empty(expected - got, np.uint8)])
-    return status, answer[_ANSWER.size : expected]
+    return answer
 
 
 def _wait_for(descriptor: int, event: int, deadline: float) -> None:
