@@ -1,7 +1,9 @@
+import contextlib
 import json
 import os
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -11,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-RECORD = ".imgsearch-preprocess.sqlite"
+JOURNAL = ".imgsearch-preprocess.sqlite"
 
 
 def outputs(folder: Path) -> list[Path]:
@@ -49,14 +51,13 @@ def test_all_options_at_once(imgsearch, catalog, tmp_path):
         assert set(np.unique(read(file))) <= {0, 255}
 
 
-@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "npy"])
+@pytest.mark.parametrize("ending", ["jpg", "webp", "npy"])
 def test_every_format_can_be_written(imgsearch, catalog, tmp_path, ending):
-    imgsearch("preprocess", catalog, "out", "--size", 40, "--to", ending)
+    imgsearch("preprocess", catalog, "out", "--size", 40, "--to", ending, "--jobs", 1)
 
     files = outputs(tmp_path / "out")
     assert {file.suffix for file in files} == {f".{ending}"}
-    for file in files[:3]:
-        assert (np.load(file) if ending == "npy" else read(file)).shape == (40, 40, 3)
+    assert (np.load(files[0]) if ending == "npy" else read(files[0])).shape == (40, 40, 3)
 
 
 def test_what_it_writes_is_a_catalog_in_which_the_original_is_found(imgsearch, catalog):
@@ -135,17 +136,9 @@ def test_each_kind_of_failure_has_its_exit_code_and_one_line(imgsearch, catalog,
 
 def test_a_second_run_at_the_same_time_leaves_with_7(imgsearch, catalog, tmp_path):
     imgsearch("preprocess", catalog, "out", "--size", 32)
-    holder = (
-        f"import sqlite3, time; c = sqlite3.connect('out/{RECORD}', isolation_level=None);"
-        "c.execute('BEGIN EXCLUSIVE'); print('held', flush=True); time.sleep(60)"
-    )
-    process = subprocess.Popen([sys.executable, "-c", holder], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout.readline() == "held\n"
+    with contextlib.closing(sqlite3.connect(tmp_path / "out" / JOURNAL, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
         done = imgsearch("preprocess", catalog, "out", "--size", 32)
-    finally:
-        process.kill()
-        process.communicate()
 
     assert (done.returncode, "another preprocess is writing to" in done.stderr) == (7, True)
 
@@ -165,19 +158,31 @@ def test_a_disk_that_is_full_leaves_whole_files_and_says_11(imgsearch, catalog, 
 
 @pytest.fixture
 def large_catalog(catalog, tmp_path) -> Path:
-    """300 images, enough for seconds."""
+    """150 images, enough for seconds."""
     (tmp_path / "large").mkdir()
     images = [path.read_bytes() for path in sorted(catalog.rglob("*.png"))]
-    for number in range(300):
+    for number in range(150):
         content = images[number % len(images)] + number.to_bytes(2)
         (tmp_path / "large" / f"{number}.png").write_bytes(content)
     return tmp_path / "large"
 
 
-def start(folder: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "imgsearch", "preprocess", "large", "out", "--size", "400", *options]
+def heed_signals() -> None:
+    """Undo what a test run in the background hands down: there, interrupts are ignored."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "imgsearch", "preprocess", "large", "out", "--size", "400", "--jobs", "2"]
     return subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heed_signals,  # noqa: PLW1509  # no thread runs here
     )
 
 
@@ -195,7 +200,7 @@ def test_an_interrupted_run_leaves_whole_files_and_no_worker_and_the_next_goes_o
     imgsearch, large_catalog, tmp_path, number, code
 ):
     process = start(tmp_path)
-    wait_for_outputs(process, tmp_path / "out", 20)
+    wait_for_outputs(process, tmp_path / "out", 10)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
 
@@ -203,17 +208,17 @@ def test_an_interrupted_run_leaves_whole_files_and_no_worker_and_the_next_goes_o
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
     done = outputs(tmp_path / "out")
-    assert 20 <= len(done) < 300
+    assert 10 <= len(done) < 150
     assert not (tmp_path / "out" / ".imgsearch-preprocess.tmp").exists()
     assert {read(file).shape for file in done} == {(400, 400, 3)}
     again = imgsearch("preprocess", large_catalog, "out", "--size", 400)
     made, unchanged = (int(again.stdout.split(word)[0].split()[-1]) for word in (" made", " unchanged"))
-    assert (made + unchanged, again.returncode) == (300, 0)
+    assert (made + unchanged, again.returncode) == (150, 0)
     assert unchanged >= len(done) - 1
 
 
 def test_a_killed_run_leaves_whole_files_only_and_the_next_goes_on(imgsearch, large_catalog, tmp_path):
-    for count in (1, 40, 120):
+    for count in (1, 80):
         process = start(tmp_path)
         wait_for_outputs(process, tmp_path / "out", count)
         process.kill()
@@ -225,10 +230,10 @@ def test_a_killed_run_leaves_whole_files_only_and_the_next_goes_on(imgsearch, la
 
     again = imgsearch("preprocess", large_catalog, "out", "--size", 400)
     assert (again.returncode, again.stderr) == (0, "")
-    assert len(outputs(tmp_path / "out")) == 300
+    assert len(outputs(tmp_path / "out")) == 150
     unchanged = int(again.stdout.split(" unchanged")[0].split()[-1])
     assert unchanged >= 64
-    assert "0 made, 300 unchanged" in imgsearch("preprocess", large_catalog, "out", "--size", 400).stdout
+    assert "0 made, 150 unchanged" in imgsearch("preprocess", large_catalog, "out", "--size", 400).stdout
 
 
 def test_it_runs_from_cron_without_home_locale_or_input_and_with_names_that_are_not_utf_8(catalog, tmp_path):
