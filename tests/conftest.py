@@ -142,6 +142,12 @@ def run_in_process(arguments: list[str], cwd: Path, given: str | bytes) -> tuple
 
 
 @pytest.fixture(scope="session")
+def in_process() -> Callable[[list[str], Path, str | bytes], tuple[int, bytes, bytes]]:
+    """`run_in_process`, for tests that have more to say of how the program is run than `imgsearch` takes."""
+    return run_in_process
+
+
+@pytest.fixture(scope="session")
 def tiny_models(shared) -> Path:
     """A folder of small models that Keras has saved, as `tiny_models.py` describes them. Not to be changed: copy it."""
 

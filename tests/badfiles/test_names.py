@@ -54,6 +54,7 @@ def built(make, run, report, tmp_path_factory) -> SimpleNamespace:
     done = run(
         *("build-index", "good", "--index", "idx", "--backbone", "handcrafted", "--report", "report.json"),
         cwd=place,
+        process=True,
     )
     return SimpleNamespace(place=place, run=done, report=report(place / "report.json"))
 
@@ -162,9 +163,8 @@ def test_names_that_differ_in_folder_ending_case_or_normal_form_are_different_pr
     assert (hits["sub/photo.jpg"]["product"], hits["sub_photo.jpg"]["product"]) == ("sub/photo", "sub_photo")
 
 
-@pytest.mark.parametrize("locale", ["C", "POSIX", "en_US.ISO-8859-1"])
-def test_a_locale_changes_no_name(built, run, locale):
-    environment = {"LANG": locale, "LC_ALL": locale, "PYTHONIOENCODING": "ascii:strict"}
+def test_a_locale_changes_no_name(built, run):
+    environment = {"LANG": "en_US.ISO-8859-1", "LC_ALL": "C", "PYTHONIOENCODING": "ascii:strict"}
     options = ("--index", "../idx", "-k", 1000, "--exact", "--format", "paths", "-0")
 
     listed = run(*INFO, "--format", "json", cwd=built.place, environment=environment)
