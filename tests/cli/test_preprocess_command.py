@@ -194,7 +194,10 @@ def wait_for_outputs(process: subprocess.Popen[str], folder: Path, count: int) -
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow)],
+    [
+        (signal.SIGTERM, 143),
+        *(pytest.param(number, 128 + number, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGHUP)),
+    ],
 )
 def test_an_interrupted_run_leaves_whole_files_and_no_worker_and_the_next_goes_on(
     imgsearch, large_catalog, tmp_path, number, code
@@ -202,7 +205,7 @@ def test_an_interrupted_run_leaves_whole_files_and_no_worker_and_the_next_goes_o
     process = start(tmp_path)
     wait_for_outputs(process, tmp_path / "out", 10)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
 
     assert (process.returncode, errors) == (code, "")
     with pytest.raises(ProcessLookupError):

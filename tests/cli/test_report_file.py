@@ -103,25 +103,18 @@ def test_the_counts_of_a_first_build_an_update_and_a_run_without_changes_add_up(
     assert (code, strict["exit_code"], strict["counts"]["rejected_new"]) == (3, 3, 0)
 
 
-def test_what_an_interrupted_build_had_done_is_counted_as_resumed(build, catalog, tmp_path):
+def test_what_a_build_had_done_that_published_nothing_is_counted_as_resumed(build, catalog, tmp_path):
+    (catalog / "empty.png").touch()
+    assert build(catalog, *FAST, "--max-skipped", 0)[0] == 9
     image = next(catalog.rglob("*.png")).read_bytes()
-    for number in range(300):
+    for number in range(6):
         (catalog / f"{number}.png").write_bytes(image + number.to_bytes(2))
-    command = [sys.executable, "-m", "imgsearch", "build-index", str(catalog), "--index", "idx", *FAST]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE)
-    partial = tmp_path / "idx" / "partial.sqlite"
-    while not partial.exists() or partial.stat().st_size < 800_000:  # two commits of 64 vectors of 1543 dimensions
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.terminate()
-    process.communicate()
 
     code, report = build(catalog, *FAST)
 
     counts = add_up(report, tmp_path / "idx")
-    assert (process.returncode, code) == (143, 0)
-    assert (counts["seen"], counts["embedded"]) == (324, 324)
-    assert 64 <= counts["resumed"] < 324
+    assert code == 3
+    assert (counts["seen"], counts["embedded"], counts["resumed"]) == (31, 30, 24)
     rate = (counts["embedded"] - counts["resumed"]) / report["seconds"]["embed"]
     assert report["images_per_second"] == pytest.approx(rate, rel=0.02)
 
@@ -240,7 +233,7 @@ def test_a_run_that_a_signal_ends_reports_that(catalog, tmp_path, number):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
 
     assert (process.returncode, errors) == (128 + number, b"")
     assert json.loads((tmp_path / "report.json").read_text())["exit_code"] == 128 + number
@@ -289,7 +282,7 @@ def test_a_report_may_go_to_a_fifo(imgsearch, catalog, tmp_path):
     reader.start()
 
     done = imgsearch("build-index", catalog, "--index", "idx", "--report", "fifo", *FAST)
-    reader.join(timeout=30)
+    reader.join(timeout=300)
 
     assert done.returncode == 0
     assert json.loads(received[0])["counts"]["seen"] == 24
