@@ -146,7 +146,7 @@ def embedded(directory: Path) -> tuple[Embeddings, list[str]]:
     manifest = read_manifest(directory)
     folder = directory / manifest.folder
     with contextlib.closing(Items(folder / ITEMS)) as items:
-        classes = [item.category for item in items.at(range(manifest.count))]
+        classes = [item.category for item in items.fetch(range(manifest.count))]
     return np.load(folder / EMBEDDINGS, mmap_mode="r"), classes
 
 

@@ -82,7 +82,7 @@ def rejected(directory):
 
 def items(directory):
     with Index.open(directory) as opened:
-        return {item.path: item for item in opened.items.at(range(len(opened)))}
+        return {item.path: item for item in opened.items.fetch(range(len(opened)))}
 
 
 def later(file, seconds=10):

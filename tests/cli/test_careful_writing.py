@@ -50,7 +50,7 @@ def test_the_next_build_mends_a_damaged_derived_file(imgsearch, catalog, tmp_pat
 
     done = imgsearch("build-index", catalog, "--index", "idx")
 
-    assert (done.returncode, "0 embedded" in done.stdout, "building it anew" in done.stderr) == (0, True, True)
+    assert (done.returncode, "0 embedded" in done.stdout, "rebuilding it" in done.stderr) == (0, True, True)
     assert imgsearch("query", catalog / "fish/fish-00.png", "--index", "idx", "--format", "csv").stdout == before
 
 

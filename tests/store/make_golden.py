@@ -2,14 +2,14 @@
 
 python tests/store/make_golden.py FOLDER MODELS [NAME...]
 
-FOLDER gets an index for each NAME, and `answers.json`; MODELS holds what tests/tiny_models.py wrote. Each golden index
-is made once, by the imgsearch of its day, and then never again: a difference is a broken promise to those who have such
-an index, not a reason to run this. `v1` is of the first imgsearch, `v1-2026-11` of the last one before rooms.
+FOLDER, which holds a `damaged.jpg`, gets an index for each NAME, and `answers.json`; MODELS holds what
+tests/tiny_models.py wrote. Each golden index is made once, by the imgsearch of its day, and then never again: a
+difference is a broken promise to those who have such an index, not a reason to run this. `v1` is of the first
+imgsearch; `v1-2026-11` was made by commit b0c7591, before rooms.
 
 Only public functions are called here, so that this file can be run by another imgsearch than the one beside it.
 """
 
-import contextlib
 import hashlib
 import json
 import struct
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 IMAGES = 24
+PRODUCTS = "path,product,price,code\nfruit/00.bmp,Apple,1.5,007\n"
 
 # Name -> options of the build; models are named by their files.
 GOLDEN: dict[str, dict[str, Any]] = {
@@ -27,7 +28,7 @@ GOLDEN: dict[str, dict[str, Any]] = {
     "calibrated": {"backbone": "metric.keras", "backend": "exact", "metadata": "products.csv"},
     "detector": {"backbone": "metric.keras", "backend": "exact", "detector": "detector.keras"},
     "faiss": {"backbone": "metric.keras", "backend": "faiss", "seed": 5, "target_recall": 0.9},
-    "hybrid": {"backbone": "metric.keras=2+handcrafted:shape+visual-words=0.5", "backend": "exact"},
+    "hybrid": {"backbone": "metric.keras=2+handcrafted:shape", "backend": "exact"},
     "policy": {
         "backbone": "metric.keras",
         "backend": "exact",
@@ -111,9 +112,7 @@ def main(folder: Path, models: Path, *names: str) -> None:
     with tempfile.TemporaryDirectory() as place:
         scratch = Path(place)
         lay_out(scratch / "catalog", folder / "damaged.jpg")
-        (scratch / "products.csv").write_text("path,product,price,code\nfruit/00.bmp,Apple,1.5,007\n")
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(parents=True)
+        (scratch / "products.csv").write_text(PRODUCTS)
         found = {}
         for name in names or GOLDEN:
             make(name, folder / name, scratch, models)

@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,21 +24,20 @@ from imgsearch.errors import DamagedIndexError
 from imgsearch.store import generations, integrity
 from imgsearch.store.manifest import FileRecord, Manifest
 
-# Two more than it takes to learn a projection.
-IMAGES = 514
+IMAGES = 26
 COPY = "gen-000002/manifest.json"
 DERIVED = ("vectors.npy", "annoy.ann", "projection.npz")
 TRUTH = ("embeddings.npy", "items.sqlite")
 
 # Runs the program in one child after another. A child is a fork, so it starts fast and dies alone; an alarm ends what
-# hangs.
+# hangs. A few images have a projection here.
 RUNS = """
 import json, os, signal, sys
-from imgsearch.cli import main
-from imgsearch.cli import backend_trial, render, terminal
-from imgsearch.cli import build_report
-from imgsearch.build import update
+from imgsearch.cli import build_report, main, output
+from imgsearch.build import generation, update
+from imgsearch.encoders import projection
 from imgsearch.search import check, index
+generation.SMALLEST_CATALOG, projection.DIMS = 10, 8
 for line in sys.stdin:
     task = json.loads(line)
     child = os.fork()
@@ -105,12 +104,22 @@ class Whole:
 
 
 def make_whole(folder: Path, backbone: str, lay_out: Callable[..., Path], photo: Path) -> Whole:
-    for name, first in (("one", 0), ("other", IMAGES)):
-        catalog = lay_out(folder / f"catalog-{name}", IMAGES, first=first)
-        build_index(catalog, folder / name, backbone=backbone, trees=3)
-        build_index(catalog, folder / name, trees=4)
+    with small_projections():
+        for name, first in (("one", 0), ("other", IMAGES)):
+            catalog = lay_out(folder / f"catalog-{name}", IMAGES, first=first)
+            build_index(catalog, folder / name, backbone=backbone, trees=3)
+            build_index(catalog, folder / name, trees=4)
     known = folder / "catalog-one" / "a" / "0003.png"
     return Whole(folder / "catalog-one", folder / "one", folder / "other", (known, photo))
+
+
+@contextmanager
+def small_projections() -> Iterator[None]:
+    """Let a few images have a projection."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generation, "SMALLEST_CATALOG", 10)
+        patch.setattr(projection, "DIMS", 8)
+        yield
 
 
 # --- ways to damage a file
@@ -344,7 +353,7 @@ def test_the_next_build_makes_anew_what_is_derived_and_says_of_lost_truth_how_to
             continue
         mended = done.code == 0 and outcome.after_build == ["as before"] * len(QUESTIONS) + ["(0, [], '')"]
         hint = done.stderr.partition("\n  hint: ")[2]
-        advised = done.code == 6 and ("move the directory away" in hint or hint.startswith("bring it back: cp "))
+        advised = done.code == 6 and ("move the directory away" in hint or hint.startswith("restore it: cp "))
         if not (advised if kind in (*TRUTH, generations.MANIFEST) else mended):
             wrong[name, way] = (done, outcome.after_build)
 
@@ -403,7 +412,7 @@ def test_a_manifest_is_brought_back_by_what_the_message_says(imgsearch, copied, 
 
     done = imgsearch("query", photo, "--index", directory)
     _, hint = done.stderr.splitlines()
-    assert (done.returncode, hint[:26]) == (6, "  hint: bring it back: cp ")
+    assert (done.returncode, hint[:22]) == (6, "  hint: restore it: cp ")
     subprocess.run(shlex.split(hint)[4:], check=True)
 
     assert answers(directory, photo) == before
@@ -417,9 +426,7 @@ def test_a_manifest_is_brought_back_by_what_the_message_says(imgsearch, copied, 
 def projected(tmp_path_factory, lay_out) -> Path:
     """A small index that has every kind of file. Not to be changed: copy it."""
     folder = tmp_path_factory.mktemp("projected")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generation, "SMALLEST_CATALOG", 10)
-        patch.setattr(projection, "DIMS", 8)
+    with small_projections():
         build_index(lay_out(folder / "catalog", 12), folder / "index", backbone="handcrafted", trees=2)
     return folder / "index"
 
@@ -461,33 +468,25 @@ def test_a_manifest_that_does_not_fit_its_files_is_damage(copied, photo, key, va
         assert check(directory, deep=deep)
 
 
-@pytest.mark.parametrize(
-    ("name", "way"),
-    [
-        (name, way)
-        for name in (generations.VECTORS, generations.ITEMS, generations.PROJECTION, generations.ANNOY)
-        for way in ("deleted", "its beginning zero", "its end flipped", "empty", "a folder")
-    ],
-)
-def test_who_asks_a_damaged_index_is_told_what_to_do(projected, photo, tmp_path, name, way):
+@pytest.mark.parametrize("name", [generations.VECTORS, generations.ITEMS, generations.PROJECTION, generations.ANNOY])
+def test_a_query_of_a_damaged_index_says_what_to_do(projected, photo, tmp_path, name):
     directory = Path(shutil.copytree(projected, tmp_path / "index"))
     file = directory / "gen-000001" / name
     data = file.read_bytes()
-    file.unlink()
-    match way:
-        case "its beginning zero":
-            file.write_bytes(bytes(64) + data[64:])
-        case "its end flipped":
-            file.write_bytes(data[:-64] + bytes(byte ^ 0xFF for byte in data[-64:]))
-        case "empty":
+    for damage in (
+        lambda: None,
+        lambda: file.write_bytes(bytes(64) + data[64:]),
+        lambda: file.write_bytes(data[:-64] + bytes(byte ^ 0xFF for byte in data[-64:])),
+        file.touch,
+        file.mkdir,  # last, as it is not unlinked
+    ):
+        file.unlink()
+        damage()
+        with pytest.raises(DamagedIndexError, match=f"{name} ") as refused, Index.open(directory) as index:
+            index.search(photo)
+        assert refused.value.hint == integrity.repair_hint(name)
+        if not file.exists():
             file.touch()
-        case "a folder":
-            file.mkdir()
-
-    with pytest.raises(DamagedIndexError, match=f"{name} ") as refused, Index.open(directory) as index:
-        index.search(photo)
-
-    assert refused.value.hint == integrity.remedy(name)
 
 
 # --- files that are what was published, and yet wrong: a fault of ours, or of the memory they were written from

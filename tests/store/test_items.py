@@ -55,28 +55,28 @@ def items(file):
 
 
 def test_names_of_any_bytes_come_back_as_they_are(items):
-    assert [item.path for item in items.at(range(len(NAMES)))] == NAMES
+    assert [item.path for item in items.fetch(range(len(NAMES)))] == NAMES
 
 
 def test_items_come_in_the_order_asked_for(items):
-    assert [item.row for item in items.at([3, 0, 6, 0])] == [3, 0, 6, 0]
-    assert items.at([1])[0] == Item(
+    assert [item.row for item in items.fetch([3, 0, 6, 0])] == [3, 0, 6, 0]
+    assert items.fetch([1])[0] == Item(
         1, "fruit/line\nbreak.png", "fruit/line\nbreak.png", "fruit", {"price": 1.5, "stock": 1, "code": "001"}
     )
-    assert items.at([]) == []
+    assert items.fetch([]) == []
 
 
 def test_more_items_than_sqlite_takes_parameters_are_fetched(tmp_path):
     opened = Items(write(tmp_path / "many.sqlite", [f"a/{number:04d}.png" for number in range(1203)]))
 
-    assert [item.row for item in opened.at(np.arange(1203)[::-1])] == list(range(1203))[::-1]
+    assert [item.row for item in opened.fetch(np.arange(1203)[::-1])] == list(range(1203))[::-1]
     opened.close()
 
 
 @pytest.mark.parametrize("rows", [[7], [0, -1], [2**40]])
 def test_a_row_that_is_not_there_is_damage(items, rows):
     with pytest.raises(DamagedIndexError, match="is not there"):
-        items.at(rows)
+        items.fetch(rows)
 
 
 def test_the_row_of_a_content_is_its_first(tmp_path):
@@ -156,7 +156,7 @@ def test_an_expression_that_is_wrong_or_does_more_than_read_the_items_is_a_usage
         items.rows_where(expression)
     assert file.read_bytes() == before
     assert items.rows_where("row = 3") == [3]  # and the next one is answered
-    assert [item.row for item in items.at([0])] == [0]
+    assert [item.row for item in items.fetch([0])] == [0]
 
 
 def test_an_expression_with_bytes_that_are_not_utf8_is_a_usage_error(items):
@@ -217,7 +217,7 @@ def test_a_file_of_any_name_is_opened(tmp_path, name):
 
     opened = Items(tmp_path / name)
 
-    assert opened.at([3])[0].path == NAMES[3]
+    assert opened.fetch([3])[0].path == NAMES[3]
     opened.close()
     assert list(tmp_path.iterdir()) == [tmp_path / name]
 
@@ -241,7 +241,7 @@ def use(path):
     items = Items(path)
     try:
         items.row_of_content(b"\x03" * 32)
-        items.at([0, 3, 6])
+        items.fetch([0, 3, 6])
         list(items.rejected())
     finally:
         items.close()
@@ -310,5 +310,5 @@ def test_metadata_that_is_no_json_object_is_damage(tmp_path, metadata):
     items = Items(path)
 
     with pytest.raises(DamagedIndexError):
-        items.at([0])
+        items.fetch([0])
     items.close()

@@ -244,6 +244,8 @@ def test_rollback_is_refused_where_there_is_nothing_to_return_to(imgsearch, tmp_
     assert (done.returncode, done.stdout) == (5, ""), done.stderr
     assert done.stderr.startswith("imgsearch: ")
     assert "Traceback" not in done.stderr
+    if kind == "a first generation":
+        assert done.stderr == "imgsearch: nothing to roll back to: this is the first generation\n"
     assert tree(directory) == before
     assert directory.exists() == (kind != "nothing")
     assert kind != "an empty folder" or list(directory.iterdir()) == []
@@ -254,7 +256,7 @@ def test_one_cannot_return_past_an_index_that_was_made_before_rollback(tmp_path,
     (directory / "gen-000001" / generations.MANIFEST).unlink()
     build_index(small, directory)
 
-    with pytest.raises(NoIndexError, match="no generation 1 to return to"):
+    with pytest.raises(NoIndexError, match="no generation 1"):
         rollback(directory)
 
 
@@ -320,7 +322,7 @@ def test_a_damaged_generation_before_is_not_returned_to_and_nothing_is_changed(t
         signal.signal(signal.SIGALRM, previous)
 
     if (name, damage) == (generations.MANIFEST, Path.unlink):  # as in the first indexes of this format
-        assert (refused.type, refused.value.message) == (NoIndexError, f"{directory} has no generation 1 to return to")
+        assert (refused.type, refused.value.message) == (NoIndexError, f"{directory} has no generation 1")
     else:
         assert (refused.type, str(file) in refused.value.message) == (DamagedIndexError, True)
     assert tree(directory) == before
@@ -334,7 +336,7 @@ def test_the_program_refuses_a_damaged_generation_before(imgsearch, two_nights, 
 
     assert (done.returncode, done.stdout) == (6, "")
     said, hint = done.stderr.splitlines()
-    assert said.startswith(f"imgsearch: generation 1 cannot be returned to: {directory}/gen-000001/embeddings.npy ")
+    assert said.startswith(f"imgsearch: generation 1 cannot be rolled back to: {directory}/gen-000001/embeddings.npy ")
     assert hint == "  hint: nothing was changed: the index answers as before"
 
 

@@ -41,7 +41,7 @@ def rank_all(index: Index, query_set: QuerySet, kind: Kind, labels: Labels, prog
         found = set(relevant.tolist())
         hits = tuple(
             RankedHit(item.path, labels.of(item.row), float(score), item.row in found, item.category)
-            for item, score in zip(index.items.at(first.tolist()), scores[first], strict=True)
+            for item, score in zip(index.items.fetch(first.tolist()), scores[first], strict=True)
         )
         results.append(QueryResult(query.path, query.label, query.category, query.relevant_count, hits))
     return Retrieval(

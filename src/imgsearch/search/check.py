@@ -70,7 +70,7 @@ def check(index: str | os.PathLike[str], *, deep: bool = False) -> list[Finding]
         try:
             findings = list(_findings(directory, manifest, deep=deep))
         except (FileNotFoundError, DamagedIndexError) as error:  # swept while it was read, or not what it should be
-            findings = [Finding(manifest.folder, str(error), integrity.remedy(generations.ITEMS))]
+            findings = [Finding(manifest.folder, str(error), integrity.repair_hint(generations.ITEMS))]
         if not findings or not attempts or _is_published(directory, manifest):
             return findings
 
@@ -84,9 +84,9 @@ def _is_published(directory: Path, manifest: Manifest) -> bool:
 def _findings(directory: Path, manifest: Manifest, *, deep: bool) -> Iterator[Finding]:
     damaged = list(_damaged_files(directory, manifest))
     yield from damaged
-    if problem := generations.problem_of_copy(directory, manifest):
+    if problem := generations.find_copy_problem(directory, manifest):
         name = f"{manifest.folder}/{generations.MANIFEST}"
-        yield Finding(name, problem, integrity.remedy(name))
+        yield Finding(name, problem, integrity.repair_hint(name))
     if not damaged:
         yield from _backend_file(directory, manifest)
         if deep:
@@ -98,7 +98,7 @@ def _findings(directory: Path, manifest: Manifest, *, deep: bool) -> Iterator[Fi
 def _damaged_files(directory: Path, manifest: Manifest) -> Iterator[Finding]:
     """Compare every file with the manifest."""
     for name in sorted(_needed(manifest) - set(manifest.files)):
-        yield Finding(name, f"{generations.MANIFEST} does not say what it must be", integrity.remedy(name))
+        yield Finding(name, f"{generations.MANIFEST} does not say what it must be", integrity.repair_hint(name))
     for name, record in sorted(manifest.files.items()):
         found = integrity.try_record(directory / name)
         if found == record:
@@ -109,7 +109,7 @@ def _damaged_files(directory: Path, manifest: Manifest) -> Iterator[Finding]:
             problem = f"{found.size} bytes, expected {record.size}"
         else:
             problem = f"its content has changed: sha256 {found.sha256[:16]}…, expected {record.sha256[:16]}…"
-        yield Finding(name, problem, integrity.remedy(name))
+        yield Finding(name, problem, integrity.repair_hint(name))
 
 
 def _needed(manifest: Manifest) -> set[str]:
@@ -138,7 +138,7 @@ def _backend_file(directory: Path, manifest: Manifest) -> Iterator[Finding]:
     try:
         look(directory / name, vectors, manifest.backend)
     except DamagedIndexError as error:
-        yield Finding(name, error.message, integrity.remedy(name))
+        yield Finding(name, error.message, integrity.repair_hint(name))
 
 
 def _disagreements(directory: Path, manifest: Manifest) -> Iterator[Finding]:
@@ -147,7 +147,7 @@ def _disagreements(directory: Path, manifest: Manifest) -> Iterator[Finding]:
     embeddings_name = f"{manifest.folder}/{generations.EMBEDDINGS}"
     items_name = f"{manifest.folder}/{generations.ITEMS}"
     if problem := _problem_of_items(folder / generations.ITEMS, manifest):
-        yield Finding(items_name, problem, integrity.remedy(items_name))
+        yield Finding(items_name, problem, integrity.repair_hint(items_name))
     try:
         embeddings = open_array(folder / generations.EMBEDDINGS, manifest.count, manifest.encoder.dims)
         vectors = projection = None
@@ -156,24 +156,24 @@ def _disagreements(directory: Path, manifest: Manifest) -> Iterator[Finding]:
         if manifest.projection_count:
             projection = Projection.load(str(folder / generations.PROJECTION), manifest.encoder.dims, manifest.dims)
     except DamagedIndexError as error:
-        yield Finding(manifest.folder, error.message, integrity.remedy(items_name))
+        yield Finding(manifest.folder, error.message, integrity.repair_hint(items_name))
         return
     try:
         open_encoder(manifest.encoder, directory / manifest.encoder_folder)
     except (DamagedIndexError, MissingComponentError) as error:
         name = f"{manifest.encoder_folder}/{GRAPH_FILE}"
-        yield Finding(name, error.message, error.hint or integrity.remedy(name))
+        yield Finding(name, error.message, error.hint or integrity.repair_hint(name))
     for start in range(0, manifest.count, BLOCK_ROWS):
         block = embeddings[start : start + BLOCK_ROWS]
         if not np.allclose(np.linalg.norm(block, axis=1), 1, atol=1e-3):
             yield Finding(
-                embeddings_name, f"rows from {start} on are not of unit length", integrity.remedy(embeddings_name)
+                embeddings_name, f"rows from {start} on are not of unit length", integrity.repair_hint(embeddings_name)
             )
             return
         derived = projection.apply(block) if projection else block
         if vectors is not None and not np.allclose(derived, vectors[start : start + BLOCK_ROWS], atol=_TOLERANCE):
             name = f"{manifest.folder}/{generations.VECTORS}"
-            yield Finding(name, f"rows from {start} on are not made from the embeddings", integrity.remedy(name))
+            yield Finding(name, f"rows from {start} on are not made from the embeddings", integrity.repair_hint(name))
             return
 
 

@@ -65,10 +65,10 @@ class Index:
             except FileNotFoundError as error:
                 attempts -= 1
                 if not attempts:
-                    hint = integrity.remedy(os.fspath(error.filename))
+                    hint = integrity.repair_hint(os.fspath(error.filename))
                     raise DamagedIndexError(f"{error.filename} is missing", hint=hint) from error
             except OSError as error:
-                hint = integrity.remedy(os.fspath(error.filename))
+                hint = integrity.repair_hint(os.fspath(error.filename))
                 raise DamagedIndexError(f"{error.filename} cannot be read: {error.strerror}", hint=hint) from error
 
     def __len__(self) -> int:

@@ -242,7 +242,7 @@ class Search:
         if calibration is not None and scored:
             is_first = not self._filter.where or scored[0].score >= self._best_score_of_all(views)
             probabilities = calibration.of_answer([each.score for each in scored], is_first=is_first)
-        items = self._nearest.items.at([each.row for each in scored])
+        items = self._nearest.items.fetch([each.row for each in scored])
         hits = [
             Hit(
                 rank,

@@ -51,7 +51,7 @@ def rerank_hits(manifest: Manifest, items: Items, photo: Photo, hits: Sequence[H
     compared only if its points are. Hits have new ranks, and their inliers if they could be compared.
     """
     first = hits[:CANDIDATES]
-    contents = items.contents(hit.path for hit in first)
+    contents = items.sha256_by_path(hit.path for hit in first)
     parts = {box: find_points(part_of(photo, box)) for box in {hit.box for hit in first}}
     compared = []
     for hit in first:
@@ -67,7 +67,7 @@ def draw_hit(manifest: Manifest, items: Items, query: QueryImage, hit: Hit) -> P
 
     The `part_of` the query that the hit was found in is on the left, the hit on the right.
     """
-    content = items.contents([hit.path]).get(hit.path, b"") if hit.inliers else b""
+    content = items.sha256_by_path([hit.path]).get(hit.path, b"") if hit.inliers else b""
     image = as_indexed(manifest, hit.path, content) if content else None
     if image is None or query.photo is None:
         return None

@@ -9,7 +9,7 @@ import numpy as np
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError
 from imgsearch.files import sync
-from imgsearch.store.integrity import remedy
+from imgsearch.store.integrity import repair_hint
 
 BLOCK_ROWS = 4096
 
@@ -18,12 +18,6 @@ def write_array(path: Path, count: int, dims: int, blocks: Iterable[Embeddings])
     """Write a float32 array of shape (count, dims) block by block, and sync it.
 
     Plain writes, not a writable map: on a full disk a map dies of SIGBUS where a write raises OSError.
-
-    Args:
-        path: The `.npy` file.
-        count: Rows that will come.
-        dims: Length of a row.
-        blocks: float32, each of shape (n, dims).
     """
     written = 0
     with path.open("wb") as file:
@@ -38,20 +32,7 @@ def write_array(path: Path, count: int, dims: int, blocks: Iterable[Embeddings])
 
 
 def open_array(path: Path, count: int, dims: int) -> Embeddings:
-    """Map an array that must have a known shape.
-
-    Args:
-        path: The `.npy` file.
-        count: Rows it should have.
-        dims: Length of a row.
-
-    Returns:
-        float32 of shape (count, dims), read-only.
-
-    Raises:
-        FileNotFoundError: It is missing.
-        DamagedIndexError: It is not such an array.
-    """
+    """Map a read-only float32 array of shape (count, dims); FileNotFoundError if the file is missing."""
     try:
         # What has no rows cannot be mapped.
         array = np.load(path, mmap_mode="r" if count else None, allow_pickle=False)
@@ -62,10 +43,10 @@ def open_array(path: Path, count: int, dims: int) -> Embeddings:
         *(OSError, ValueError, EOFError, MemoryError, OverflowError),
         *(SyntaxError, TypeError, RecursionError, tokenize.TokenError),
     ) as error:
-        raise DamagedIndexError(f"{path} is damaged: {error}", hint=remedy(path.name)) from error
+        raise DamagedIndexError(f"{path} is damaged: {error}", hint=repair_hint(path.name)) from error
     if array.shape != (count, dims) or array.dtype != np.float32:
         found, expected = f"{array.dtype} {array.shape}", f"float32 {(count, dims)}"
-        raise DamagedIndexError(f"{path} is damaged: {found}, expected {expected}", hint=remedy(path.name))
+        raise DamagedIndexError(f"{path} is damaged: {found}, expected {expected}", hint=repair_hint(path.name))
     # A plain array over the same map: np.memmap's own class makes every slice slower.
     return np.asarray(array)
 

@@ -53,23 +53,15 @@ class Calibration:
     later: Curve
 
     def probability(self, score: float, rank: int) -> float:
-        """Return the probability that a hit is right, by its curve alone; 0 to 1.
-
-        Args:
-            score: Of the hit.
-            rank: Its place, from 1.
-        """
+        """Return the probability, 0 to 1, that a hit is right, by its score and rank (from 1) alone."""
         curve = self.first if rank == 1 else self.later
         return float(np.interp(score, curve.scores, curve.probabilities))
 
     def of_answer(self, scores: Sequence[float], *, is_first: bool = True) -> list[float]:
-        """Say with which probability the hits of one answer are right, 0 to 1.
+        """Return the probability, 0 to 1, that each hit of one answer is right; scores come best first.
 
         No hit is more probable than one before it: the curves may cross, but a better score is no worse a sign.
-
-        Args:
-            scores: Best first.
-            is_first: Whether nothing in the whole index has a better score than the first.
+        `is_first` says that nothing in the whole index has a better score than the first.
         """
         found = [self.probability(score, rank) for rank, score in enumerate(scores, start=1 if is_first else 2)]
         return list(itertools.accumulate(found, min))

@@ -23,14 +23,14 @@ PROJECTION = "projection.npz"
 VECTORS = "vectors.npy"
 ANNOY = "annoy.ann"
 LISTS = "lists.faiss"
-# What a backend searches; `exact` has the vectors.
+# The file that a backend searches; `exact` has the vectors.
 BACKEND_FILES = {"annoy": ANNOY, "faiss": LISTS}
 
-ANEW = "rebuild it: move the directory away and run imgsearch build-index"
+REBUILD_HINT = "rebuild it: move the directory away and run imgsearch build-index"
 
 
 def is_index(directory: str) -> bool:
-    """Say whether a folder is an imgsearch index (or what is left of a build), so that scans leave it out."""
+    """Return whether a folder is an index or the rest of a build, which scans leave out."""
     path = Path(directory)
     try:
         if (path / PARTIAL).exists():
@@ -42,40 +42,23 @@ def is_index(directory: str) -> bool:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """Read the manifest.
-
-    Args:
-        directory: The index.
-
-    Raises:
-        NoIndexError: There is none.
-        DamagedIndexError: It cannot be understood, or is of a newer format.
-    """
+    """Read the manifest; DamagedIndexError also for a newer format."""
     return _read_manifest(directory, directory / MANIFEST)
 
 
 def read_generation(directory: Path, generation: int) -> Manifest:
-    """Read what the manifest said when a generation was published; each keeps a copy.
-
-    Args:
-        directory: The index.
-        generation: Its number.
-
-    Raises:
-        NoIndexError: The generation is not there.
-        DamagedIndexError: As `read_manifest`.
-    """
+    """Read a generation's copy of the manifest; NoIndexError if that generation is not there."""
     path = directory / generation_folder(generation) / MANIFEST
     if not os.path.lexists(path):
-        raise NoIndexError(f"{directory} has no generation {generation} to return to")
+        raise NoIndexError(f"{directory} has no generation {generation}")
     manifest = _read_manifest(directory, path)
     if manifest.generation != generation:
-        raise DamagedIndexError(f"{path} is damaged: of generation {manifest.generation}, expected {generation}")
+        raise DamagedIndexError(f"{path} is damaged: expected generation {generation}, found {manifest.generation}")
     return manifest
 
 
-def problem_of_copy(directory: Path, manifest: Manifest) -> str:
-    """Say what is wrong with a generation's copy of its manifest; one that is missing only bars the way back to it."""
+def find_copy_problem(directory: Path, manifest: Manifest) -> str:
+    """Return what is wrong with a generation's copy of its manifest; without one, only rollback suffers."""
     try:
         copy = read_generation(directory, manifest.generation)
     except NoIndexError:
@@ -94,18 +77,20 @@ def _read_manifest(directory: Path, path: Path) -> Manifest:
             text = file.read()
     except (FileNotFoundError, NotADirectoryError):
         # Generation 1 alone may be of a first build that was killed before it published anything.
-        if path == directory / MANIFEST and (way_back := _way_back(directory, 2)):
-            raise DamagedIndexError(f"{path} is missing", hint=way_back) from None
+        if path == directory / MANIFEST and (hint := _restore_hint(directory, 2)):
+            raise DamagedIndexError(f"{path} is missing", hint=hint) from None
         raise NoIndexError(
             f"no index in {directory}", hint="make one: imgsearch build-index FOLDER_OF_IMAGES"
         ) from None
     except OSError as error:
-        raise DamagedIndexError(f"{path} cannot be read: {error.strerror}", hint=_mended(directory)) from error
+        raise DamagedIndexError(f"{path} cannot be read: {error.strerror}", hint=_repair_hint(directory)) from error
     try:
         data = json.loads(text)
         version = data["version"] if data["format"] == FORMAT else None
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise DamagedIndexError(f"{path} is damaged: not the manifest of an index", hint=_mended(directory)) from None
+        raise DamagedIndexError(
+            f"{path} is damaged: not the manifest of an index", hint=_repair_hint(directory)
+        ) from None
     if isinstance(version, int) and version > VERSION:
         raise DamagedIndexError(
             f"{directory} is an index of format {version}, this imgsearch reads up to {VERSION}",
@@ -113,20 +98,20 @@ def _read_manifest(directory: Path, path: Path) -> Manifest:
         )
     if version != VERSION:
         raise DamagedIndexError(
-            f"{path} is damaged: expected version {VERSION}, found {version!r}", hint=_mended(directory)
+            f"{path} is damaged: expected version {VERSION}, found {version!r}", hint=_repair_hint(directory)
         )
     try:
         return Manifest.from_json(data)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UsageError) as error:
-        raise DamagedIndexError(f"{path} is damaged: {error}", hint=_mended(directory)) from error
+        raise DamagedIndexError(f"{path} is damaged: {error}", hint=_repair_hint(directory)) from error
 
 
-def _mended(directory: Path) -> str:
-    return _way_back(directory, 1) or ANEW
+def _repair_hint(directory: Path) -> str:
+    return _restore_hint(directory, 1) or REBUILD_HINT
 
 
-def _way_back(directory: Path, least: int) -> str:
-    """Say how a lost or damaged manifest is brought back from its newest copy; empty where none is to be found."""
+def _restore_hint(directory: Path, least: int) -> str:
+    """Return how to restore a lost or damaged manifest from the newest copy, or empty if there is none."""
     try:
         numbers = [int(folder.name[4:]) for folder in directory.glob("gen-*") if folder.name[4:].isdecimal()]
     except OSError:
@@ -134,16 +119,12 @@ def _way_back(directory: Path, least: int) -> str:
     for number in sorted(numbers, reverse=True):
         copy = directory / generation_folder(number) / MANIFEST
         if number >= least and os.path.isfile(copy):
-            return f"bring it back: cp {quote(str(copy))} {quote(str(directory / MANIFEST))}"
+            return f"restore it: cp {quote(str(copy))} {quote(str(directory / MANIFEST))}"
     return ""
 
 
 def published(directory: Path) -> Manifest | None:
-    """Read the manifest; None if there is none.
-
-    Raises:
-        DamagedIndexError: As `read_manifest`.
-    """
+    """Read the manifest; None if there is none."""
     try:
         return read_manifest(directory)
     except NoIndexError:

@@ -1,4 +1,4 @@
-"""Whether the files of an index are what was published: their sizes, and their sha256."""
+"""Whether the files of an index are those that were published: their sizes and their sha256."""
 
 import hashlib
 import logging
@@ -7,20 +7,18 @@ from pathlib import Path
 
 from imgsearch.errors import DamagedIndexError
 from imgsearch.files import open_regular
-from imgsearch.store.generations import ANEW, EMBEDDINGS, ITEMS, problem_of_copy
+from imgsearch.store.generations import EMBEDDINGS, ITEMS, REBUILD_HINT, find_copy_problem
 from imgsearch.store.manifest import FileRecord, Manifest
 
 logger = logging.getLogger(__name__)
 
-_REBUILD = f"run imgsearch rollback; or {ANEW}"
+_REBUILD = f"run imgsearch rollback; or {REBUILD_HINT}"
 
 
 def check_sizes(directory: Path, manifest: Manifest) -> None:
-    """Look whether every file is there with the size it should have. Cheap: no file is read.
+    """Check that every file is there with its size, without reading any.
 
-    Raises:
-        FileNotFoundError: A file is missing: the generation may have been swept while it was opened.
-        DamagedIndexError: A file has another size.
+    FileNotFoundError is for the caller: the generation may have been swept while it was opened.
     """
     for name, record in manifest.files.items():
         try:
@@ -31,55 +29,44 @@ def check_sizes(directory: Path, manifest: Manifest) -> None:
             raise DamagedIndexError(f"{directory / name} cannot be read: {error.strerror}", hint=_REBUILD) from error
         if size != record.size:
             raise DamagedIndexError(
-                f"{directory / name} is damaged: {size} bytes, expected {record.size}", hint=remedy(name)
+                f"{directory / name} is damaged: {size} bytes, expected {record.size}", hint=repair_hint(name)
             )
 
 
 def check_content(directory: Path, manifest: Manifest, name: str) -> None:
-    """Read a file and compare its sha256 with the manifest.
-
-    Raises:
-        FileNotFoundError: It is missing.
-        DamagedIndexError: It is not the file that was published.
-    """
+    """Check a file's size and sha256; FileNotFoundError if it is missing."""
     expected = manifest.files.get(name)
     try:
         whole = expected is not None and file_record(directory / name) == expected
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise DamagedIndexError(f"{directory / name} cannot be read: {error.strerror}", hint=remedy(name)) from error
+        raise DamagedIndexError(
+            f"{directory / name} cannot be read: {error.strerror}", hint=repair_hint(name)
+        ) from error
     if not whole:
-        raise DamagedIndexError(f"{directory / name} is damaged: its content has changed", hint=remedy(name))
+        raise DamagedIndexError(f"{directory / name} is damaged: its content has changed", hint=repair_hint(name))
 
 
 def check_opened(file: BufferedReader, path: Path, expected: FileRecord | None) -> None:
-    """Do `check_content` for a file that is open, so that it may be swept in the meantime; and close it.
-
-    Raises:
-        DamagedIndexError: It is not the file that was published.
-    """
+    """Check the size and sha256 of an open file, which may be swept meanwhile, and close it."""
     with file:
         try:
             found = _record(file)
         except OSError as error:
-            raise DamagedIndexError(f"{path} cannot be read: {error.strerror}", hint=remedy(path.name)) from error
+            raise DamagedIndexError(f"{path} cannot be read: {error.strerror}", hint=repair_hint(path.name)) from error
         if found != expected:
-            raise DamagedIndexError(f"{path} is damaged: its content has changed", hint=remedy(path.name))
+            raise DamagedIndexError(f"{path} is damaged: its content has changed", hint=repair_hint(path.name))
 
 
-def remedy(name: str) -> str:
-    """Say what helps against damage: all but the truth is made anew by the next build."""
+def repair_hint(name: str) -> str:
+    """Return what repairs a damaged file: all but embeddings and items is derived from these by the next build."""
     truth = name.endswith((EMBEDDINGS, ITEMS))
     return _REBUILD if truth else "run imgsearch build-index again: it makes this file anew"
 
 
 def check_truth(directory: Path, manifest: Manifest, name: str) -> None:
-    """Do `check_content` for a file that cannot be derived from others.
-
-    Raises:
-        DamagedIndexError: It is missing, or not the file that was published.
-    """
+    """Check a file that cannot be derived from others: if it is missing, that is damage, too."""
     try:
         check_content(directory, manifest, name)
     except FileNotFoundError as error:
@@ -87,7 +74,7 @@ def check_truth(directory: Path, manifest: Manifest, name: str) -> None:
 
 
 def is_whole(directory: Path, manifest: Manifest) -> bool:
-    """Say whether all files are there as they were published, and log what is not. Reads every file."""
+    """Read every file and return whether all are as they were published; log the first that is not."""
     try:
         check_sizes(directory, manifest)
         for name in manifest.files:
@@ -95,14 +82,14 @@ def is_whole(directory: Path, manifest: Manifest) -> bool:
     except (DamagedIndexError, FileNotFoundError) as error:
         problem = str(error)
     else:
-        problem = problem_of_copy(directory, manifest)
+        problem = find_copy_problem(directory, manifest)
     if problem:
-        logger.warning("%s; building it anew", problem)
+        logger.warning("%s; rebuilding it", problem)
     return not problem
 
 
 def try_record(path: Path) -> FileRecord | str:
-    """Do `file_record`, or say why that is impossible: nothing is there, a device, or what cannot be read."""
+    """Return `file_record`, or why there is none."""
     try:
         return file_record(path)
     except FileNotFoundError:
@@ -112,11 +99,7 @@ def try_record(path: Path) -> FileRecord | str:
 
 
 def file_record(path: Path) -> FileRecord:
-    """Take size and sha256 of a file.
-
-    Raises:
-        OSError: It cannot be read, or is a FIFO, a folder or a device.
-    """
+    """Return size and sha256 of a regular file."""
     with open_regular(path) as file:
         return _record(file)
 

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote_from_bytes
 
 from imgsearch.errors import DamagedIndexError, UsageError
-from imgsearch.store.integrity import remedy
+from imgsearch.store.integrity import repair_hint
 
 SCHEMA = """
 CREATE TABLE items (
@@ -83,15 +83,7 @@ class Rejected:
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """Open a database of ours, names that are not UTF-8 and all.
-
-    Args:
-        path: The file.
-        read_only: Whether it is a published file, which nobody changes.
-
-    Returns:
-        A connection in autocommit mode: transactions are begun and committed in words.
-    """
+    """Open a database in autocommit mode, for names that are not UTF-8 too; `read_only` for a published file."""
     # A URI, so that no character of the path means anything to SQLite; immutable needs no lock and no journal.
     uri = f"file:{quote_from_bytes(os.fsencode(path.absolute()))}"
     uri += "?mode=ro&immutable=1" if read_only else "?mode=rwc"
@@ -101,15 +93,7 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
 
 
 class Items:
-    """The items of one published generation.
-
-    Args:
-        path: Its `items.sqlite`.
-
-    Raises:
-        FileNotFoundError: It is missing.
-        DamagedIndexError: It cannot be opened.
-    """
+    """The items of one published generation, in its `items.sqlite`; damage found at any time is `DamagedIndexError`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -125,8 +109,8 @@ class Items:
         """Close the file."""
         self._connection.close()
 
-    def contents(self, paths: Iterable[str]) -> dict[str, bytes]:
-        """Find the sha256 of images by their paths."""
+    def sha256_by_path(self, paths: Iterable[str]) -> dict[str, bytes]:
+        """Return the sha256 of images by their paths."""
         found: dict[str, bytes] = {}
         for path in paths:
             # Bound as bytes and cast in SQL: a str with lone surrogates cannot be bound as text.
@@ -136,12 +120,8 @@ class Items:
                     found[path] = sha256
         return found
 
-    def at(self, rows: Sequence[int]) -> list[Item]:
-        """Fetch items by row, in the order asked for.
-
-        Raises:
-            DamagedIndexError: A row is not there.
-        """
+    def fetch(self, rows: Sequence[int]) -> list[Item]:
+        """Fetch items by row, in the order of `rows`."""
         found: dict[int, Item] = {}
         for start in range(0, len(rows), 500):  # SQLite takes a limited number of parameters
             part = [int(row) for row in rows[start : start + 500]]
@@ -158,23 +138,13 @@ class Items:
         return [found[row] for row in rows]
 
     def row_of_content(self, sha256: bytes) -> int | None:
-        """Find the first row whose image has just these bytes."""
+        """Return the first row whose image has these bytes."""
         for (row,) in self._run("SELECT min(row) FROM items WHERE sha256 = ?", (sha256,)):
             return int(row) if row is not None else None
         return None
 
     def rows_where(self, expression: str) -> list[int]:
-        """Find the rows for which an SQL expression over the columns is true.
-
-        Args:
-            expression: Such as `category = 'fruit' AND metadata->>'price' < 5`.
-
-        Returns:
-            Rows in ascending order.
-
-        Raises:
-            UsageError: SQLite does not understand it, or it does more than read the items.
-        """
+        """Return the rows, ascending, where an SQL expression such as `category = 'fruit'` holds."""
 
         def authorize(action: int, table: str | None, *_: str | None) -> int:
             permitted = action in _PERMITTED_ACTIONS and (action != sqlite3.SQLITE_READ or table in ("items", ""))
@@ -182,10 +152,9 @@ class Items:
 
         self._connection.set_authorizer(authorize)
         try:
-            # The expression is SQL by the user's own wish: read-only, one statement, one table, no side effect.
+            # The user means to give SQL: read-only, one statement, one table, no side effect.
             query = f"SELECT row FROM items WHERE ({expression}\n) ORDER BY row"  # noqa: S608
-            # Asked by itself first, with one bracket more: an expression that closes its bracket to add something
-            # of its own cannot close both.
+            # Tried first in one more pair of parentheses: an expression that closes its own cannot close both.
             self._connection.execute(f"EXPLAIN SELECT row FROM items WHERE ((({expression}\n)))")  # noqa: S608
             return [row for (row,) in self._connection.execute(query)]
         except UnicodeDecodeError as error:
@@ -203,38 +172,24 @@ class Items:
             self._connection.set_authorizer(None)
 
     def sample(self, most: int) -> list[str]:
-        """Choose different images, as if by lot, but always the same: the order of their sha256.
-
-        Args:
-            most: How many at most.
-
-        Returns:
-            Their paths.
-        """
+        """Return the paths of a random but reproducible sample of different images: the first by sha256."""
         query = "SELECT min(path) FROM items GROUP BY sha256 ORDER BY sha256 LIMIT ?"
         return [str(path) for (path,) in self._run(query, (most,))]
 
     def shuffled(self) -> Iterator[tuple[int, str]]:
-        """Yield rows and paths as if by lot, but always in the same order: that of their sha256.
+        """Yield rows and paths in a random but reproducible order, by sha256.
 
-        A part of them stays nearly the same part when images come and go.
+        The first so many stay nearly the same when images come and go.
         """
         yield from self._run("SELECT row, path FROM items ORDER BY sha256, path")
 
     def duplicates_of(self, row: int) -> list[int]:
-        """Find the rows whose images have the same bytes as that of a row, which is one of them."""
+        """Return the rows whose images have the same bytes as that of a row, itself included."""
         query = "SELECT row FROM items WHERE sha256 = (SELECT sha256 FROM items WHERE row = ?) ORDER BY row"
         return [int(found) for (found,) in self._run(query, (row,))]
 
     def column(self, name: str) -> Iterator[str]:
-        """Yield what each item has in a column, by row; empty where it has nothing.
-
-        Args:
-            name: `path`, `product`, `category`, or a column of the shop's data.
-
-        Raises:
-            DamagedIndexError: What stands there cannot be read.
-        """
+        """Yield each item's value in a column, by row: `path`, `product`, `category` or metadata; empty for none."""
         if name in ("path", "product", "category"):
             for (value,) in self._run(f"SELECT {name} FROM items ORDER BY row"):  # noqa: S608  # one of three words
                 yield str(value)
@@ -264,4 +219,4 @@ class Items:
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> DamagedIndexError:
-        return DamagedIndexError(f"{self._path} is damaged: {error}", hint=remedy(self._path.name))
+        return DamagedIndexError(f"{self._path} is damaged: {error}", hint=repair_hint(self._path.name))

@@ -1,4 +1,4 @@
-"""The lock of an index directory: one writer at a time, and none in a directory that holds other things."""
+"""The lock of an index directory: one writer at a time, and none in a directory with other files."""
 
 import contextlib
 import fcntl
@@ -46,7 +46,7 @@ def writer_lock(directory: Path, wait: float = 0) -> Iterator[None]:
 
 
 def _make_folder(directory: Path) -> None:
-    """Make a folder, and its parents, so that they survive a power cut: each is a name in another folder."""
+    """Make a folder and its parents, and sync each one's name in its own parent."""
     missing = [folder for folder in (directory, *directory.absolute().parents) if not os.path.isdir(folder)]
     directory.mkdir(parents=True, exist_ok=True)
     for folder in missing:
@@ -73,5 +73,5 @@ def _refuse_foreign(directory: Path) -> None:
 
 
 def _may_be_ours(path: Path) -> bool:
-    """Say whether a file may be what is left of an index that lost its manifest and its lock."""
+    """Return whether a file may be left of an index that lost its manifest and its lock."""
     return path.name in (PARTIAL, "encoders") or re.fullmatch(r"gen-\d{6,}", path.name) is not None

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Annotated, Any
 
 from imgsearch._version import __version__
@@ -43,14 +44,14 @@ class Manifest:
         catalog: Absolute path of the folder of images.
         policy: Which of its files were let in.
         encoder: What made the embeddings.
-        fingerprint: Of that encoder, as it was computed then: a later imgsearch may see images otherwise.
-        detector: What says where in a photo items are; None for no detector. It holds the encoder as well.
+        fingerprint: Of that encoder, as it was computed then: a later imgsearch may decode images otherwise.
+        detector: What locates items in a photo, or None. It contains the encoder as well.
         detector_fingerprint: Of it, as `fingerprint`; empty for none.
         dims: Length of a searched vector; 0 if there are embeddings only.
         projection_count: How many items there were when the projection was learned; 0 for none.
-        adaptation: What it gained to let the catalog teach the projection; None if that was not asked for. An
-            adaptation that gained nothing is not used, and not tried again while the projection is kept.
-        search: How the user wants it to be searched; None if there are embeddings only (`imgsearch embed`).
+        adaptation: What adapting the projection to the catalog gained; None without it. An adaptation that gained
+            nothing is not used, and not tried again while the projection is kept.
+        search: The user's options of the search; None if there are embeddings only (`imgsearch embed`).
         backend: How candidates are found; None if there are embeddings only.
         measured: What that finds; None where it was not measured.
         calibration: What a score means; None if that was not learned. The only thing that may change after a generation
@@ -107,15 +108,12 @@ class Manifest:
         return {self.fingerprint, self.detector_fingerprint} - {""}
 
     def has_settings_of(self, other: "Manifest") -> bool:
-        """Say whether two generations were asked for with the same words."""
-        mine, theirs = (
-            (
-                *(one.fingerprint, one.detector_fingerprint, one.search),
-                *(one.catalog, one.policy, one.metadata_file, one.metadata_sha256),
-            )
-            for one in (self, other)
+        """Return whether two generations were built with the same options."""
+        options = attrgetter(
+            *("fingerprint", "detector_fingerprint", "search", "catalog", "policy"),
+            *("metadata_file", "metadata_sha256"),
         )
-        return mine == theirs
+        return bool(options(self) == options(other))
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as the JSON object that is stored."""
@@ -166,7 +164,7 @@ class Manifest:
 
 
 def _digest(data: Mapping[str, Any]) -> str:
-    """Take the sha256 of a manifest, but for the one that it holds."""
+    """Return the sha256 of a manifest without the one that it holds."""
     rest = {key: value for key, value in data.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 

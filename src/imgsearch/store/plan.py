@@ -1,4 +1,4 @@
-"""How an index is searched: what the user wants, what was chosen, and what that was measured to find."""
+"""How an index is searched: the user's options, what was chosen, and what that was measured to find."""
 
 from dataclasses import dataclass, replace
 from typing import Annotated

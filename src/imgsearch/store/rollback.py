@@ -16,8 +16,8 @@ from imgsearch.store.publishing import inherited_calibration, new_generation, pu
 def rollback(index: str | os.PathLike[str], *, wait_lock: float = 0) -> Manifest:
     """Publish the generation before once more, under a new number.
 
-    A number is never used twice: a reader that has read one manifest must not find another generation's files. So
-    the files are copied, and to roll back twice is to be where one was.
+    A number is never used twice, since a reader that has read one manifest must not find another generation's files.
+    So the files are copied, and rolling back twice ends where it began.
 
     Args:
         index: The index directory.
@@ -36,6 +36,8 @@ def rollback(index: str | os.PathLike[str], *, wait_lock: float = 0) -> Manifest
     generations.read_manifest(directory)  # before a lock is left where no index is
     with writer_lock(directory, wait_lock):
         current = generations.read_manifest(directory)
+        if current.generation == 1:
+            raise NoIndexError("nothing to roll back to: this is the first generation")
         before = generations.read_generation(directory, current.generation - 1)
         if before.backend is None and current.backend is not None:
             raise NoIndexError(
@@ -46,7 +48,7 @@ def rollback(index: str | os.PathLike[str], *, wait_lock: float = 0) -> Manifest
                 integrity.check_truth(directory, before, name)
         except DamagedIndexError as error:
             raise DamagedIndexError(
-                f"generation {before.generation} cannot be returned to: {error.message}",
+                f"generation {before.generation} cannot be rolled back to: {error.message}",
                 hint="nothing was changed: the index answers as before",
             ) from error
         number = current.generation + 1
