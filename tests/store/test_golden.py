@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from imgsearch import Index, build_index, check
+from imgsearch import Filter, Index, build_index, check
 from imgsearch.store import generations, integrity
 from imgsearch.store.plan import BackendSettings
 
@@ -54,7 +54,7 @@ def test_the_oldest_index_gives_its_stored_answers_and_is_whole_and_is_not_chang
             ]
             # The query is decoded and encoded here and now, by whatever OpenCV there is.
             assert [hit.score for hit in hits] == pytest.approx([hit["score"] for hit in expected], abs=1e-3)
-        index.search(OLDEST / "photo.png", where="category = 'fruit'")
+        index.search(OLDEST / "photo.png", filter=Filter("category = 'fruit'"))
 
     for name in manifest.files:
         integrity.check_content(directory, manifest, name)
