@@ -345,7 +345,7 @@ def test_the_copy_of_another_generations_manifest_is_damage(nights, small):
     build_index(small, directory)
     shutil.copy(directory / "gen-000002" / generations.MANIFEST, directory / "gen-000001" / generations.MANIFEST)
 
-    with pytest.raises(DamagedIndexError, match="of generation 2, expected 1"):
+    with pytest.raises(DamagedIndexError, match="expected generation 1, found 2"):
         rollback(directory)
 
 
