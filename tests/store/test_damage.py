@@ -33,9 +33,10 @@ TRUTH = ("embeddings.npy", "items.sqlite")
 # hangs. A few images have a projection here.
 RUNS = """
 import json, os, signal, sys
-from imgsearch.cli import build_report, main, output
+import annoy, sklearn.decomposition
+from imgsearch.cli import answers, backend_trial, build_report, loop, main, output
 from imgsearch.build import generation, update
-from imgsearch.encoders import projection
+from imgsearch.encoders import handcrafted, projection
 from imgsearch.search import check, index
 generation.SMALLEST_CATALOG, projection.DIMS = 10, 8
 for line in sys.stdin:
