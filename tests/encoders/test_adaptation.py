@@ -15,9 +15,9 @@ from imgsearch.encoders.adaptation import (
     learn_adaptation,
     measure_gain,
 )
-from imgsearch.encoders.choice import choose_encoder
 from imgsearch.encoders.projection import DIMS, SMALLEST_CATALOG, Projection
 from imgsearch.encoders.runtime import HandcraftedEncoder
+from imgsearch.encoders.table import TABLE
 from imgsearch.errors import UsageError
 from imgsearch.images.policy import FilePolicy
 
@@ -95,7 +95,7 @@ def test_only_a_large_catalog_loses_dimensions(count, dims, expected):
 
 
 def test_the_strongest_of_a_large_catalog_s_directions_are_kept():
-    rows, _ = photographed(600, 300, loud=60)
+    rows, _ = photographed(520, 280, loud=60)
 
     learned = learn_adaptation(rows[:, 0], rows[:, :-1])
 
@@ -166,7 +166,7 @@ def test_more_rows_than_a_block_are_all_counted():
 
 @pytest.fixture(scope="module")
 def encoder():
-    return HandcraftedEncoder(choose_encoder("handcrafted:color").spec)
+    return HandcraftedEncoder(TABLE["handcrafted:color"].spec)
 
 
 def silent(*_: object) -> None:
@@ -191,57 +191,49 @@ def test_each_image_comes_with_its_variants(embedded, encoder):
     assert likeness[:, 1:].max() < 0.9999
 
 
-def test_what_is_seen_in_scenes_comes_between_the_image_and_its_variants(drawn, paths, encoder, embedded):
+def test_items_in_scenes_come_between_the_image_and_its_variants(drawn, paths, encoder, embedded, monkeypatch):
+    monkeypatch.setattr(adaptation, "FEWEST_IMAGES", 4)
     scenes = []
 
-    def look(scene):
+    def embed_item(scene):
         scenes.append(scene)
         return np.full((LOOKS, encoder.spec.dims), len(scenes), np.float32)
 
-    seen = embedded_variants(drawn, paths, FilePolicy(), encoder, silent, look)
+    seen = embedded_variants(drawn, paths[:6], FilePolicy(), encoder, silent, embed_item)
 
-    assert seen.shape == (24, 2 + SCENES * LOOKS + VARIANTS, encoder.spec.dims)
-    assert np.array_equal(np.delete(seen, np.s_[1 : 1 + SCENES * LOOKS], axis=1), embedded)
-    assert seen[:, 1 : 1 + SCENES * LOOKS, 0].reshape(-1, LOOKS)[:, 0].tolist() == list(range(1, 24 * SCENES + 1))
+    assert seen.shape == (6, 2 + SCENES * LOOKS + VARIANTS, encoder.spec.dims)
+    assert np.array_equal(np.delete(seen, np.s_[1 : 1 + SCENES * LOOKS], axis=1), embedded[:6])
+    assert seen[:, 1 : 1 + SCENES * LOOKS, 0].reshape(-1, LOOKS)[:, 0].tolist() == list(range(1, 6 * SCENES + 1))
     assert {scene.shape for scene in scenes} == {(encoder.spec.size, encoder.spec.size, 3)}
     assert len({scene.tobytes() for scene in scenes}) == len(scenes)
 
 
-def test_variants_are_the_same_in_any_order_and_company(drawn, paths, encoder, embedded):
-    some = paths[3:][::-1]
-
-    again = embedded_variants(drawn, some, FilePolicy(), encoder, silent)
-
-    assert np.array_equal(again, embedded[3:][::-1])
-
-
-def test_images_that_cannot_be_had_are_left_out(drawn, paths, encoder, embedded, tmp_path):
+def test_variants_are_the_same_in_any_order_and_what_cannot_be_had_is_left_out(
+    drawn, paths, encoder, embedded, tmp_path, caplog, monkeypatch
+):
     shutil.copytree(drawn, tmp_path / "some")
     (tmp_path / "some" / paths[0]).unlink()
     (tmp_path / "some" / paths[5]).write_bytes(b"no image")
     (tmp_path / "some" / paths[23]).write_bytes(b"")
-
-    again = embedded_variants(tmp_path / "some", paths, FilePolicy(), encoder, silent)
-
-    assert np.array_equal(again, np.delete(embedded, [0, 5, 23], axis=0))
-
-
-def test_too_few_images_are_a_usage_error(drawn, paths, encoder):
-    with pytest.raises(UsageError, match=f"at least {FEWEST_IMAGES}.*found 19"):
-        embedded_variants(drawn, paths[:19], FilePolicy(), encoder, silent)
-    with pytest.raises(UsageError, match="found 0"):
-        embedded_variants(drawn, [], FilePolicy(), encoder, silent)
-
-
-def test_progress_is_told_and_the_time_that_it_will_take(drawn, paths, encoder, caplog, monkeypatch):
     told = []
     monkeypatch.setattr(adaptation, "_FIRST", 4)
 
     with caplog.at_level(logging.WARNING, "imgsearch"):
-        embedded_variants(drawn, paths, FilePolicy(), encoder, lambda *what: told.append(what))
+        again = embedded_variants(
+            tmp_path / "some", paths[::-1], FilePolicy(), encoder, lambda *what: told.append(what)
+        )
 
-    assert told == [("adapt", done, 24) for done in range(1, 25)]
+    assert np.array_equal(again, np.delete(embedded, [0, 5, 23], axis=0)[::-1])
+    assert told == [("adapt", done, 24) for done in range(1, 22)]
     assert "adapting to 24 images, 7 variants each: about" in caplog.text
+
+
+def test_too_few_images_are_a_usage_error(drawn, paths, encoder, monkeypatch):
+    with pytest.raises(UsageError, match=f"at least {FEWEST_IMAGES}.*found 0"):
+        embedded_variants(drawn, [], FilePolicy(), encoder, silent)
+    monkeypatch.setattr(adaptation, "FEWEST_IMAGES", 3)
+    with pytest.raises(UsageError, match=r"at least 3.*found 2"):
+        embedded_variants(drawn, paths[:2], FilePolicy(), encoder, silent)
 
 
 class HalfBlind(HandcraftedEncoder):
@@ -253,9 +245,9 @@ class HalfBlind(HandcraftedEncoder):
             yield rows
 
 
-def test_images_of_which_a_variant_shows_nothing_are_left_out(drawn, paths, embedded):
-    again = embedded_variants(
-        drawn, paths[:24] + paths[:6], FilePolicy(), HalfBlind(choose_encoder("handcrafted:color").spec), silent
-    )
+def test_images_of_which_a_variant_shows_nothing_are_left_out(drawn, paths, encoder, embedded, monkeypatch):
+    monkeypatch.setattr(adaptation, "FEWEST_IMAGES", 4)
 
-    assert np.array_equal(again, np.delete(np.concatenate([embedded, embedded[:6]]), np.s_[::3], axis=0))
+    again = embedded_variants(drawn, paths[:6], FilePolicy(), HalfBlind(encoder.spec), silent)
+
+    assert np.array_equal(again, np.delete(embedded[:6], np.s_[::3], axis=0))

@@ -69,15 +69,16 @@ def exported_encoder(spec: EncoderSpec, files: Mapping[str, Path] = NO_FILES) ->
 @contextlib.contextmanager
 def _lock(file: Path) -> Iterator[bool]:
     """Hold a lock, which is never unlinked; yield whether another process had it before."""
-    with file.open("w") as lock:
+    with contextlib.ExitStack() as stack:
         has_waited = False
         try:
+            lock = stack.enter_context(file.open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             logger.info("waiting for another process that exports the same encoder")
             fcntl.flock(lock, fcntl.LOCK_EX)
             has_waited = True
-        except OSError as error:  # a file system without locks: the work may be done twice, but both do it well
+        except OSError as error:  # of another user, or without locks: the work may be done twice, and both do it well
             logger.info("%s cannot be locked: %s", file, error.strerror)
         yield has_waited
 
@@ -173,18 +174,11 @@ def _export_elsewhere(spec: EncoderSpec, weights: Path | None, directory: Path) 
     if spec.weights.startswith("keras:") and downloaded(spec) is None:
         require_download(spec)
         logger.warning("%s: its weights are not here yet; Keras downloads them, once", spec.name)
-    request = json.dumps(
-        {"spec": spec.to_json(), "weights": str(weights) if weights else None, "directory": str(directory)}
-    )
+    request = {"spec": spec.to_json(), "weights": str(weights) if weights else None, "directory": str(directory)}
     # -B: TensorFlow would leave bytecode of passing code behind.
-    command = [sys.executable, "-B", "-P", "-m", "imgsearch.encoders.export", request]
+    command = [sys.executable, "-B", "-P", "-m", "imgsearch.encoders.export", json.dumps(request)]
     done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
     )
     for kind in (MissingComponentError, UsageError):
         if done.returncode == kind.exit_code:

@@ -11,12 +11,13 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any
 
 from imgsearch.errors import MissingComponentError, UsageError
 from imgsearch.files import replaced
 from imgsearch.images.steps import Steps
 from imgsearch.images.transform import Fit
+from imgsearch.records import Missing, between, read
 
 CARD = "imgsearch.json"
 SUFFIX = ".keras"
@@ -53,24 +54,21 @@ class ModelCard:
         encoder: Of a detector, the fingerprint of the encoder it shares, in f32 and without steps; else empty.
     """
 
-    size: int
+    size: Annotated[int, between(1, 4096)]
     fit: Fit
     steps: str
-    dims: int
+    dims: Annotated[int, between(1, 65_536)]
     labels: tuple[str, ...]
     objective: str
     backbone: str
-    encoder: str = ""
+    encoder: Annotated[str, Missing("")] = ""
 
     def __post_init__(self) -> None:
-        if not (0 < self.size <= 4096 and 0 < self.dims <= 65_536):
-            raise ValueError(f"size {self.size} or dims {self.dims} out of range")
-        if self.fit not in get_args(Fit):
-            raise ValueError(f"expected fit to be one of {get_args(Fit)}, found {self.fit!r}")
         if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels):
             raise ValueError(f"expected several different labels or none, found {len(self.labels)}")
         if self.is_detector != bool(self.encoder) or (self.is_detector and self.labels):
             raise ValueError(f"expected a detector without labels to name its encoder, found {self.encoder!r}")
+        "".join((*self.labels, self.objective, self.backbone, self.encoder)).encode()  # no lone surrogate survives this
 
     @property
     def is_detector(self) -> bool:
@@ -141,7 +139,7 @@ def read_card(path: Path) -> ModelCard:
                 f"{path} has a layer {kind!r} of {module!r}, which would run code of its own",
                 hint="only models of Keras' own layers are loaded",
             )
-    return _checked_card(card, path)
+    return _read_card(card, path)
 
 
 def load_model(path: Path) -> Any:
@@ -187,30 +185,16 @@ def _read_json(archive: zipfile.ZipFile, name: str, size: int) -> Any:
     return json.loads(archive.read(name))
 
 
-def _checked_card(data: Any, path: Path) -> ModelCard:
-    try:
-        version = data["version"]
-        is_other = type(version) is int and version != _VERSION
-        card = None if is_other else _card(data)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError(f"the card in {path} is damaged: {error}") from error
-    if card is None:
+def _read_card(data: Any, path: Path) -> ModelCard:
+    version = data.get("version") if isinstance(data, Mapping) else None
+    if type(version) is int and version != _VERSION:
         raise UsageError(f"{path} is of another, perhaps a newer imgsearch: its card has version {version}")
+    try:
+        card = read(ModelCard, data if type(version) is int else None)
+    except ValueError as error:
+        raise UsageError(f"the card in {path} is damaged: {error}") from error
+    Steps.parse(card.steps)
     return card
-
-
-def _card(data: Any) -> ModelCard:
-    texts = {name: data[name] for name in ("fit", "steps", "objective", "backbone")}
-    numbers = {name: data[name] for name in ("size", "dims")}
-    if not isinstance(data["labels"], list):
-        raise TypeError("the labels are no list")
-    if not all(type(number) is int for number in (*numbers.values(), data["version"])):
-        raise TypeError("a number is not one")
-    texts["encoder"] = data.get("encoder", "")  # which cards of before detectors have not
-    for text in (*texts.values(), *data["labels"]):
-        str.encode(text)  # neither a lone surrogate nor what is no text survives this
-    Steps.parse(texts["steps"])
-    return ModelCard(labels=tuple(data["labels"]), **numbers, **texts)
 
 
 def _classes(value: Any) -> Iterator[tuple[str, str]]:
