@@ -216,7 +216,7 @@ def test_a_file_cut_short_anywhere_is_damage(tmp_path):
 
 
 def test_other_shapes_are_damage_and_the_number_of_words_is_named(tmp_path):
-    assert "3 visual words" in refused(tmp_path, saved(SMALL), words=3)
+    assert "(3, 256)" in refused(tmp_path, saved(SMALL), words=3)
     refused(tmp_path, saved(Vocabulary(SMALL.centers.T, SMALL.idf)))
     refused(tmp_path, saved(Vocabulary(SMALL.centers[:, :128], SMALL.idf)))
     refused(tmp_path, saved(Vocabulary(SMALL.centers, SMALL.idf[:1])))

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.encoders.vectors import read_arrays
-from imgsearch.errors import DamagedIndexError
 
 DIMS = 256
 # Below this, d directions learned from the catalog would be mostly noise, and full embeddings are cheap.
@@ -45,11 +44,7 @@ class Projection:
             FileNotFoundError: It is missing.
             DamagedIndexError: The file is not such a projection.
         """
-        mean, components = read_arrays(path, "mean", "components")
-        shapes = (mean.shape, components.shape)
-        if shapes != ((dims_in,), (dims_out, dims_in)) or {mean.dtype, components.dtype} != {np.dtype("f4")}:
-            raise DamagedIndexError(f"{path} holds shapes {shapes}, expected {dims_in} to {dims_out} dimensions")
-        return cls(mean, components)
+        return cls(*read_arrays(path, {"mean": (dims_in,), "components": (dims_out, dims_in)}))
 
 
 def learn_projection(sample: Embeddings) -> Projection | None:

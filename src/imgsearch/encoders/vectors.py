@@ -2,7 +2,7 @@
 
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,28 +27,25 @@ def concatenate(parts: Sequence[NDArray[np.floating]], weights: Sequence[float] 
     return unit(np.concatenate(scaled)).astype(np.float32)
 
 
-def read_arrays(path: str, *names: str) -> list[NDArray[Any]]:
-    """Read arrays of an `.npz` file by name, without pickle.
+def read_arrays(path: str, shapes: Mapping[str, tuple[int, ...]]) -> list[NDArray[np.float32]]:
+    """Read float32 arrays of an `.npz` file by name, without pickle.
 
     Raises:
         FileNotFoundError: The file is missing.
-        DamagedIndexError: It cannot be read, or lacks one of the arrays.
+        DamagedIndexError: It cannot be read, or lacks an array of such a name, shape and type.
     """
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return [arrays[name] for name in names]
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays: list[NDArray[Any]] = [archive[name] for name in shapes]
     except FileNotFoundError:
         raise
     # zipfile and NumPy raise many kinds for a damaged file, and all of them mean the same here.
     except (
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        RuntimeError,
-        TypeError,
-        zlib.error,
-        MemoryError,
-        zipfile.BadZipFile,
+        *(OSError, ValueError, KeyError, EOFError, RuntimeError, TypeError, MemoryError),
+        *(zlib.error, zipfile.BadZipFile),
     ) as error:
         raise DamagedIndexError(f"{path} cannot be read: {error}") from error
+    found = {name: (array.shape, array.dtype.str) for name, array in zip(shapes, arrays, strict=True)}
+    if found != {name: (shape, "<f4") for name, shape in shapes.items()}:
+        raise DamagedIndexError(f"{path} holds arrays {found}, expected float32 of shapes {dict(shapes)}")
+    return arrays

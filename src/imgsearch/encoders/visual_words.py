@@ -56,10 +56,7 @@ class Vocabulary:
             FileNotFoundError: It is missing.
             DamagedIndexError: The file is not such a vocabulary.
         """
-        centers, idf = read_arrays(path, "centres", "idf")
-        shapes = (centers.shape, idf.shape)
-        if shapes != ((words, _BITS), (words,)) or {centers.dtype, idf.dtype} != {np.dtype("f4")}:
-            raise DamagedIndexError(f"{path} holds shapes {shapes}, expected {words} visual words")
+        centers, idf = read_arrays(path, {"centres": (words, _BITS), "idf": (words,)})
         if not (np.isfinite(centers).all() and np.isfinite(idf).all()):
             raise DamagedIndexError(f"{path} holds numbers that are not finite")
         return cls(centers, idf)
