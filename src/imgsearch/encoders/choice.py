@@ -44,7 +44,7 @@ def choose_encoder(backbone: str, weights: Path | None = None, precision: Precis
             raise UsageError(
                 f"--weights is for one encoder of keras.applications; {backbone} has {len(takers)} of them"
             )
-        digest = f"sha256:{_digest(weights, '--weights takes a .weights.h5 or .h5 file of Keras')}"
+        digest = _sha256(weights, "--weights takes a .weights.h5 or .h5 file of Keras")
         files[digest] = weights
         parts = [
             replace(part, spec=replace(part.spec, weights=digest)) if part is takers[0] else part for part in parts
@@ -66,7 +66,7 @@ def choose_detector(file: Path, encoder: EncoderSpec) -> Choice:
             f"expected a detector for {encoder.name}, found one for {card.backbone}, or for other weights: {file}",
             hint=f"train one for this index: imgsearch train CATALOG --objective detect --architecture {encoder.name}",
         )
-    weights = f"sha256:{_digest(file, 'imgsearch train makes one')}"
+    weights = _sha256(file, "imgsearch train makes one")
     spec = EncoderSpec(file.name, "detector", card.size, card.fit, card.dims, weights, encoder.precision)
     return Choice(spec, {weights: file})
 
@@ -109,7 +109,7 @@ def _choose_part(name: str, precision: Precision) -> Choice:
                 f"expected an encoder, found a detector: {path}",
                 hint=f"an index of {card.backbone} takes it with --detector",
             )
-        weights = f"sha256:{_digest(path, 'imgsearch train makes one')}"
+        weights = _sha256(path, "imgsearch train makes one")
         spec = EncoderSpec(path.name, "model", card.size, card.fit, card.dims, weights, precision, steps=card.steps)
         return Choice(spec, {weights: path})
     row = TABLE.get(name)
@@ -150,9 +150,9 @@ def _part_name(part: Part) -> str:
     return part.spec.name if part.weight == 1 else f"{part.spec.name}={part.weight!r}".removesuffix(".0")
 
 
-def _digest(path: Path, hint: str) -> str:
+def _sha256(path: Path, hint: str) -> str:
     try:
-        return sha256_of(path)
+        return f"sha256:{sha256_of(path)}"
     except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
         reason = getattr(error, "strerror", None) or error
         raise MissingComponentError(f"{path} cannot be read: {reason}", hint=hint) from error

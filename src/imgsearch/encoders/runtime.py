@@ -26,15 +26,13 @@ GRAPH_FILE = "encoder.xml"
 GRAPH_WEIGHTS_FILE = "encoder.bin"
 VOCABULARY_FILE = "vocabulary.npz"
 
-FeatureMap = NDArray[np.float32]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedImage:
     """What an encoder makes of one image."""
 
     embedding: Embeddings  # float32 (dims,), as `Encoder.encode_stream` yields it
-    features: FeatureMap | None  # float32 (height, width, channels) of the fitted square; None from one without a map
+    features: NDArray[np.float32] | None  # (height, width, channels) of the fitted square; None from one without a map
 
 
 class Encoder(Protocol):
