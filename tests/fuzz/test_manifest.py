@@ -166,7 +166,7 @@ def test_a_build_and_a_rollback_over_any_manifest_succeed_or_say_why_not(whole, 
     holds()
 
 
-@pytest.mark.parametrize("examples", [150, pytest.param(2500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [50, pytest.param(2500, marks=pytest.mark.slow)])
 def test_a_policy_is_understood_or_refused(examples):
     defaults = as_json(FilePolicy())
     names = st.sampled_from([*defaults, "other"])

@@ -1,9 +1,10 @@
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgsearch.images.boxes import Box, corners, in_reading_order, overlaps, stretched
 
+FEW = settings(max_examples=50, deadline=None)
 sides = st.integers(1, 5000)
 frames = st.tuples(sides, sides)
 anywhere = st.builds(Box, st.integers(-100, 6000), st.integers(-100, 6000), sides, sides)
@@ -22,11 +23,13 @@ def lies_in(box: Box, frame: tuple[int, int]) -> bool:
     return starts and box.x + box.width <= frame[1] and box.y + box.height <= frame[0]
 
 
+@FEW
 @given(anywhere, frames, frames)
 def test_a_stretched_box_lies_in_the_other_frame_wherever_it_was(box, frame, other):
     assert lies_in(stretched(box, frame, other), other)
 
 
+@FEW
 @given(st.data(), frames, st.integers(1, 9), st.integers(1, 9))
 def test_a_box_that_was_magnified_comes_back_as_it_was(data, frame, down, across):
     box = data.draw(within(frame))
@@ -35,6 +38,7 @@ def test_a_box_that_was_magnified_comes_back_as_it_was(data, frame, down, across
     assert stretched(stretched(box, frame, other), other, frame) == box
 
 
+@FEW
 @given(st.data(), frames, frames)
 def test_no_edge_moves_by_more_than_a_pixel_and_a_half_of_the_coarser_frame(data, frame, other):
     box = data.draw(within(frame))
@@ -44,6 +48,7 @@ def test_no_edge_moves_by_more_than_a_pixel_and_a_half_of_the_coarser_frame(data
     assert (np.abs(corners([back]) - corners([box]))[0] <= steps).all()
 
 
+@FEW
 @given(st.data(), frames)
 def test_the_same_frame_changes_nothing(data, frame):
     box = data.draw(within(frame))
@@ -51,11 +56,13 @@ def test_the_same_frame_changes_nothing(data, frame):
     assert stretched(box, frame, frame) == box
 
 
+@FEW
 @given(frames, frames)
 def test_all_of_a_frame_is_all_of_the_other(frame, other):
     assert stretched(Box(0, 0, frame[1], frame[0]), frame, other) == Box(0, 0, other[1], other[0])
 
 
+@FEW
 @given(st.lists(anywhere, max_size=5), st.lists(anywhere, max_size=5))
 def test_overlaps_are_shares_and_the_same_both_ways(boxes, others):
     shares = overlaps(boxes, others)
@@ -66,6 +73,7 @@ def test_overlaps_are_shares_and_the_same_both_ways(boxes, others):
     assert (shares == overlaps(others, boxes).T).all()
 
 
+@FEW
 @given(st.lists(anywhere, min_size=1, max_size=5))
 def test_a_box_overlaps_with_itself_and_with_nothing_more_than_that(boxes):
     assert (np.diag(overlaps(boxes, boxes)) == 1).all()
@@ -104,6 +112,7 @@ def test_a_small_box_beside_a_tall_one_is_in_its_line():
     ]
 
 
+@FEW
 @given(st.lists(anywhere, max_size=12))
 def test_reading_order_loses_nothing_and_does_not_depend_on_the_order_before(boxes):
     boxes = list(dict.fromkeys(boxes))
@@ -117,6 +126,7 @@ def test_reading_order_loses_nothing_and_does_not_depend_on_the_order_before(box
         assert in_reading_order(found[::-1]) == ordered
 
 
+@FEW
 @given(st.lists(anywhere, min_size=1, max_size=12))
 def test_the_uppermost_box_is_in_the_first_line(boxes):
     ordered = in_reading_order([(box, None) for box in boxes])

@@ -49,7 +49,7 @@ def test_the_item_that_was_given_is_not_changed():
     assert np.array_equal(image, before)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.integers(1, 700),
     st.integers(1, 700),
@@ -123,7 +123,7 @@ def test_the_same_generator_state_gives_the_same_screenshot():
     assert len({screenshot_like(image, generator) for _ in range(5)}) == 5
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 700), st.integers(1, 700), st.integers(0, 255), st.integers(0, 2**32 - 1))
 def test_every_item_becomes_a_screenshot(height, width, alpha, seed):
     image = item(height, width, (9, 99, 199), alpha)
@@ -184,7 +184,7 @@ def test_transparency_is_white_in_a_screenshot(seed):
     assert screenshot_like(hidden, np.random.default_rng(seed)) == screenshot_like(white, np.random.default_rng(seed))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 200), st.integers(1, 200), st.integers(0, 2**32 - 1))
 def test_a_shaken_image_keeps_its_shape_and_one_color_stays_one_color(height, width, seed):
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
