@@ -822,9 +822,9 @@ def test_threads_may_decode_at_the_same_time(capfd):
 
 def grained(seed: int, height: int = 300, width: int = 400) -> np.ndarray:
     """An image with the noise of a camera, so that its file is long and there is much to damage."""
-    chance = np.random.default_rng(seed)
-    colors = cv2.resize(chance.integers(0, 256, (5, 5, 3)).astype(np.uint8), (width, height))
-    return np.clip(colors.astype(int) + chance.integers(-25, 26, (height, width, 3)), 0, 255).astype(np.uint8)
+    generator = np.random.default_rng(seed)
+    colors = cv2.resize(generator.integers(0, 256, (5, 5, 3)).astype(np.uint8), (width, height))
+    return np.clip(colors.astype(int) + generator.integers(-25, 26, (height, width, 3)), 0, 255).astype(np.uint8)
 
 
 WAYS_OF_CODING = {
@@ -894,9 +894,9 @@ def test_a_jpeg_with_flipped_bits_is_mostly_found_out(options):
     found = 0
     for seed in range(20):
         data = bytearray(encoded(".jpg", grained(seed), options))
-        chance = np.random.default_rng(seed)
-        for place in chance.integers(*entropy_coded(bytes(data)), 4):
-            data[place] ^= 1 << int(chance.integers(8))
+        generator = np.random.default_rng(seed)
+        for place in generator.integers(*entropy_coded(bytes(data)), 4):
+            data[place] ^= 1 << int(generator.integers(8))
         found += is_refused(bytes(data))
 
     assert found >= 14

@@ -15,7 +15,7 @@ def disc(background: tuple[int, int, int], opacity: int = 255) -> np.ndarray:
 
 
 @pytest.mark.parametrize("background", [(255, 255, 255), (30, 60, 200), (0, 0, 0)])
-def test_an_plain_background_becomes_transparent_and_colors_stay(background):
+def test_a_plain_background_becomes_transparent_and_colors_stay(background):
     item = disc(background)
 
     alone = without_background(item)
@@ -33,7 +33,7 @@ def test_what_has_transparency_keeps_it():
     assert np.array_equal(without_background(item), item)
 
 
-def test_a_image_from_which_nothing_stands_out_stays_opaque():
+def test_an_image_from_which_nothing_stands_out_stays_opaque():
     noise = np.dstack([np.random.default_rng(0).integers(0, 256, (*SIDES, 3), np.uint8), np.full(SIDES, 255, np.uint8)])
 
     assert without_background(noise)[:, :, 3].min() == 255

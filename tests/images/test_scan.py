@@ -83,7 +83,7 @@ def test_dangling_links_are_passed_over(tmp_path):
     assert paths(tmp_path) == ["a.jpg"]
 
 
-def test_a_fifo_with_a_images_name_is_reported_without_being_opened(tmp_path):
+def test_a_fifo_with_an_images_name_is_reported_without_being_opened(tmp_path):
     os.mkfifo(tmp_path / "x.jpg")
 
     (found,) = Scan(str(tmp_path))
@@ -91,7 +91,7 @@ def test_a_fifo_with_a_images_name_is_reported_without_being_opened(tmp_path):
     assert (found.path, found.cause) == ("x.jpg", "not_regular_file")
 
 
-def test_a_socket_with_a_images_name_is_reported(tmp_path, monkeypatch):
+def test_a_socket_with_an_images_name_is_reported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the address of a socket is at most 108 bytes
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("x.png")
@@ -101,7 +101,7 @@ def test_a_socket_with_a_images_name_is_reported(tmp_path, monkeypatch):
     assert (found.path, found.cause) == ("x.png", "not_regular_file")
 
 
-def test_a_folder_with_a_images_name_is_walked_and_not_reported(tmp_path):
+def test_a_folder_with_an_images_name_is_walked_and_not_reported(tmp_path):
     write(tmp_path, "dir.jpg/inner.png")
 
     assert paths(tmp_path) == ["dir.jpg/inner.png"]
@@ -188,7 +188,7 @@ def test_suffixes_of_images_are_known_in_upper_and_lower_case(tmp_path, suffix):
     assert paths(tmp_path) == [f"a{suffix}", f"b{suffix.upper()}", f"c{suffix.title()}"]
 
 
-def test_files_without_a_images_suffix_are_passed_over(tmp_path):
+def test_files_without_an_images_suffix_are_passed_over(tmp_path):
     write(tmp_path, "a.txt", "b", "jpg", "c.jpg.part", "d.jpg~", "Thumbs.db", "e.pdf", "f.npy")
 
     assert paths(tmp_path) == []

@@ -50,7 +50,7 @@ def test_every_shape_of_image_becomes_a_square(height, width, size, how):
     st.tuples(*[st.integers(0, 255)] * 3),
     st.sampled_from(["crop", "stretch"]),
 )
-def test_a_image_of_one_color_stays_of_one_color(height, width, color, how):
+def test_an_image_of_one_color_stays_of_one_color(height, width, color, how):
     assert np.array_equal(fit(flat(height, width, color), 50, how), flat(50, 50, color))
 
 
@@ -389,7 +389,7 @@ def test_reduce_keeps_proportions_and_never_enlarges(longest):
 # --- what stands on a plain background
 
 
-def test_things_on_an_plain_background_are_found_one_by_one_at_any_size():
+def test_things_on_a_plain_background_are_found_one_by_one_at_any_size():
     image = flat(1200, 1600, (200, 205, 210))
     image[100:300, 200:500] = (20, 90, 30)
     image[700:1000, 900:1200] = (180, 40, 40)

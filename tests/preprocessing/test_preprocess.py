@@ -520,7 +520,7 @@ def test_progress_is_told_of_all_files(source, destination):
     assert told[-1] == ("preprocess", 3, 3)
 
 
-def test_an_output_in_an_index_is_a_image_and_the_record_is_not(source, destination):
+def test_an_output_in_an_index_is_an_image_and_the_record_is_not(source, destination):
     from imgsearch.images.scan import Scan
 
     preprocess(source, destination)

@@ -186,20 +186,20 @@ def test_transparency_is_white_in_a_screenshot(seed):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 200), st.integers(1, 200), st.integers(0, 2**32 - 1))
-def test_a_shaken_image_keeps_its_shape_and_one_color_stays_one_color(height, width, seed):
+def test_an_augmented_image_keeps_its_shape_and_one_color_stays_one_color(height, width, seed):
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     plain = np.full((height, width, 3), (9, 99, 199), np.uint8)
     before = image.copy()
 
-    shaken_image = augment(image, np.random.default_rng(seed))
+    augmented_image = augment(image, np.random.default_rng(seed))
 
-    assert (shaken_image.shape, shaken_image.dtype) == (image.shape, np.uint8)
+    assert (augmented_image.shape, augmented_image.dtype) == (image.shape, np.uint8)
     assert np.array_equal(image, before)
     assert np.array_equal(augment(plain, np.random.default_rng(seed)), plain)
 
 
 def corner_motion(seed: int) -> np.ndarray:
-    """The affine map, 2 x 3 about the center in parts of the side, that an image was shaken by: seen by three dots."""
+    """The affine map, 2 x 3 about the center in parts of the side, that an image was warped by: seen by three dots."""
     side, dots = 201, np.array([(100, 100), (130, 100), (100, 130)])
     places = []
     for x, y in dots:
@@ -213,7 +213,7 @@ def corner_motion(seed: int) -> np.ndarray:
     return np.column_stack([linear, (places[0] - 100) / side])
 
 
-def test_shaking_is_within_what_is_promised_and_reaches_it():
+def test_augmenting_is_within_what_is_promised_and_reaches_it():
     motions = [corner_motion(seed) for seed in range(100)]
     mirrored = [np.linalg.det(motion[:, :2]) < 0 for motion in motions]
     turned, sheared, zoomed, shifted = [], [], [], []
@@ -230,7 +230,7 @@ def test_shaking_is_within_what_is_promised_and_reaches_it():
         assert 0.85 * reach < most < 1.1 * reach
 
 
-def test_what_a_shaken_image_does_not_cover_repeats_its_edge():
+def test_what_an_augmented_image_does_not_cover_repeats_its_edge():
     image = np.full((60, 60, 3), (200, 180, 20), np.uint8)
     image[10:-10, 10:-10] = (0, 0, 0)
 

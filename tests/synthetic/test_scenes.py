@@ -49,7 +49,7 @@ def test_an_item_is_cut_out_by_its_transparency_and_has_no_border():
     assert np.all(item[:, :, 3] == 255)
 
 
-def test_an_item_is_cut_out_of_an_plain_background():
+def test_an_item_is_cut_out_of_a_plain_background():
     image = np.full((300, 300, 3), 255, np.uint8)
     cv2.circle(image, (150, 150), 70, (30, 90, 200), -1)
 
@@ -61,7 +61,7 @@ def test_an_item_is_cut_out_of_an_plain_background():
     assert np.mean(item[:, :, 3] > 127) == pytest.approx(np.pi / 4, abs=0.06)
 
 
-def test_a_image_of_which_nothing_stands_out_is_an_item_as_a_whole():
+def test_an_image_of_which_nothing_stands_out_is_an_item_as_a_whole():
     noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
 
     item = cut_out(png(noise), FilePolicy())
@@ -82,7 +82,7 @@ def test_what_is_tiny_or_transparent_is_no_item(side):
     assert refusal.value.cause == NO_ITEM
 
 
-def test_the_same_chance_gives_the_same_scene(stock, examples):
+def test_the_same_seed_gives_the_same_scene(stock, examples):
     again = make_example(stock, SIZE, CELLS, np.random.default_rng([3, 7]))
 
     assert np.array_equal(again.square, examples[7].square)
