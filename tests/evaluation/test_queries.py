@@ -9,8 +9,7 @@ from imgsearch import Index, build_index
 from imgsearch.cli import main
 from imgsearch.errors import UsageError
 from imgsearch.evaluation.evaluate import evaluate
-from imgsearch.evaluation.labels import labels_of
-from imgsearch.evaluation.queries import from_items
+from imgsearch.evaluation.queries import from_items, labels_of
 
 
 @pytest.fixture(scope="module")

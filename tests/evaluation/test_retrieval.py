@@ -7,8 +7,7 @@ import pytest
 
 from imgsearch import Index
 from imgsearch.evaluation import retrieval
-from imgsearch.evaluation.labels import labels_of
-from imgsearch.evaluation.queries import LabeledQuery, QuerySet, from_items
+from imgsearch.evaluation.queries import LabeledQuery, QuerySet, from_items, labels_of
 from imgsearch.evaluation.retrieval import per_category, rank_all
 
 COUNT = 240

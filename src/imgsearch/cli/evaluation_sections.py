@@ -20,7 +20,6 @@ from imgsearch.search.recall import Latency
 _MAX_CATEGORIES = 20
 _MAX_BARS = 30
 _MAX_CONFUSIONS = 10
-_MAX_FIGURES = 100
 _MAX_WORST = 20
 _MAX_UNUSABLE = 20
 
@@ -154,10 +153,9 @@ def _in_short(evaluation: Evaluation) -> Iterator[str]:
 
 
 def _figures(evaluation: Evaluation) -> Section:
-    rows = [_figure_row(name, figure) for name, figure in list(evaluation.figures.items())[:_MAX_FIGURES]]
+    rows = [_figure_row(name, figure) for name, figure in evaluation.figures.items()]
     blocks: list[Block] = [
         Table("", ("measure", "mean", "95 % interval", "what it says"), rows, only="page"),
-        *_more(len(evaluation.figures) - len(rows), "figures"),
         Note(
             "The interval says where the mean would lie with other queries of the same kind."
             " What is no mean over queries has none.",

@@ -30,7 +30,6 @@ _OPTIONS = {
     **{name.partition("@")[0]: _RETRIEVAL for name in measures(np.array([1]), 1)},
 }
 _LESS_IS_BETTER = ("latency", "calibration_error")
-_MAX_LISTED = 20
 # A mean of 0.8 may come out of its sum as 0.7999999999999999.
 _TOLERANCE = 1e-9
 _SETUP_HINT = "run evaluate with the options of that evaluation, or write a new file with --json"
@@ -93,7 +92,7 @@ def parse_gate(text: str) -> Gate:
 def require_measured(gates: Sequence[Gate], *, recall: bool, retrieval: bool) -> None:
     """Refuse gates on what is not going to be measured, before anything is."""
     for gate in gates:
-        option = _OPTIONS[gate.name.partition("@")[0]]
+        option = _option_of(gate.name)
         if (option == _RECALL and not recall) or (option == _RETRIEVAL and not retrieval):
             raise UsageError(f"--min {gate.name}: that is not measured", hint=f"{option} measures it")
 
@@ -141,17 +140,17 @@ def compare(before: EvaluationRecord, after: EvaluationRecord) -> Comparison:
     return Comparison(tuple(changes), (*problems, *_lost_items(before, after)))
 
 
+def _option_of(name: str) -> str:
+    return _OPTIONS[name.partition("@")[0]]
+
+
 def _require_known(name: str, figures: Mapping[str, Interval]) -> None:
     if name in figures:
         return
-    stem = name.partition("@")[0]
-    if stem in _OPTIONS and not any(figure.partition("@")[0] == stem for figure in figures):
-        hint = f"{_OPTIONS[stem]} measures it"
-    elif near := get_close_matches(name, figures, n=1):
-        hint = f"did you mean {near[0]}?"
-    else:
-        more = f" and {len(figures) - _MAX_LISTED} more" if len(figures) > _MAX_LISTED else ""
-        hint = f"there are: {', '.join(list(figures)[:_MAX_LISTED])}{more}"
+    near = get_close_matches(name, figures, n=1)
+    hint = f"did you mean {near[0]}?" if near else "docs/metrics.md names all figures"
+    if not any(figure.partition("@")[0] == name.partition("@")[0] for figure in figures):
+        hint = f"{_option_of(name)} measures it"
     raise UsageError(f"--min {name}: no figure of that name was measured", hint=hint)
 
 

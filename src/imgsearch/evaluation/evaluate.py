@@ -11,8 +11,7 @@ from imgsearch.errors import UsageError
 from imgsearch.evaluation.bootstrap import Interval, exactly, mean_interval
 from imgsearch.evaluation.calibrate import calibrate
 from imgsearch.evaluation.index_recall import index_recall
-from imgsearch.evaluation.labels import Labels, labels_of
-from imgsearch.evaluation.queries import QuerySet, from_folder, from_items, from_variants
+from imgsearch.evaluation.queries import Labels, QuerySet, from_folder, from_items, from_variants, labels_of
 from imgsearch.evaluation.results import Evaluation, IndexRecall, Kind, Reliability, Retrieval
 from imgsearch.evaluation.retrieval import per_category, rank_all
 from imgsearch.progress import Progress, no_progress

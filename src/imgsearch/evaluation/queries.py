@@ -1,4 +1,4 @@
-"""Queries whose relevant items are known."""
+"""Queries whose relevant items are known, by labels or ground truth."""
 
 import csv
 import functools
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import ImageError, UsageError
-from imgsearch.evaluation.labels import Labels
 from imgsearch.files import open_regular
 from imgsearch.images.decode import Pixels
 from imgsearch.images.photo import Photo
@@ -26,6 +26,7 @@ from imgsearch.search.backends.backends import Rows
 from imgsearch.search.index import Index
 from imgsearch.search.nearest import Search
 from imgsearch.search.views import QueryImage, Regions, View
+from imgsearch.store.items import Items
 from imgsearch.synthetic.augment import FRAME
 from imgsearch.synthetic.variant_worker import VariantWorker
 
@@ -33,6 +34,38 @@ logger = logging.getLogger(__name__)
 
 # Not those that `build-index --adapt` learns from.
 VARIANT_SEED = 1000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labels:
+    """One column of the items: `path`, `product`, `category`, or a column of the metadata."""
+
+    column: str
+    names: tuple[str, ...]  # the different labels, in the order of their first item
+    codes: NDArray[np.int32]  # (count,): for each row the place of its label in `names`; -1 where it has none
+
+    def of(self, row: int) -> str:
+        """Return the label of a row; empty if it has none."""
+        code = self.codes[row]
+        return self.names[code] if code >= 0 else ""
+
+    def rows(self, code: int) -> Rows:
+        """Return the rows with a label."""
+        return np.flatnonzero(self.codes == code)
+
+
+def labels_of(items: Items, column: str, count: int) -> Labels:
+    """Read one column of the items of an index; a UsageError if it is empty, unless it is `category`."""
+    places: dict[str, int] = {}
+    codes = np.full(count, -1, np.int32)
+    for row, name in zip(range(count), items.column(column), strict=False):
+        if name:
+            codes[row] = places.setdefault(name, len(places))
+    if not places and column != "category":  # images that lie in no folder have no category
+        raise UsageError(
+            f"no item has a column {column!r}", hint="there are product, category, and the columns of --metadata"
+        )
+    return Labels(column, tuple(places), codes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

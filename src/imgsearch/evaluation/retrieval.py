@@ -6,9 +6,8 @@ import numpy as np
 
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.evaluation.bootstrap import Interval, exactly, mean_interval
-from imgsearch.evaluation.labels import Labels
 from imgsearch.evaluation.metrics import measures, precision_at_recall
-from imgsearch.evaluation.queries import LabeledQuery, QuerySet
+from imgsearch.evaluation.queries import LabeledQuery, Labels, QuerySet
 from imgsearch.evaluation.results import Kind, QueryResult, RankedHit, Retrieval
 from imgsearch.progress import Progress
 from imgsearch.search.backends.backends import Rows
