@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from imgsearch.encoders.available import AvailableEncoder, models
     from imgsearch.encoders.classifier import Classifier, ClassProbability, classify
     from imgsearch.evaluation.calibrate import keep_calibration
-    from imgsearch.evaluation.evaluate import evaluate
+    from imgsearch.evaluation.evaluate import EvaluateOptions, evaluate
     from imgsearch.evaluation.results import Evaluation
     from imgsearch.images.boxes import Box
     from imgsearch.images.steps import Steps
@@ -60,6 +60,7 @@ __all__ = [
     "DetectReport",
     "Detection",
     "EmbedOptions",
+    "EvaluateOptions",
     "Evaluation",
     "Filter",
     "Finding",
@@ -104,7 +105,7 @@ _HOMES = {
     "encoders.available": ("AvailableEncoder", "models"),
     "encoders.classifier": ("ClassProbability", "Classifier", "classify"),
     "evaluation.calibrate": ("keep_calibration",),
-    "evaluation.evaluate": ("evaluate",),
+    "evaluation.evaluate": ("EvaluateOptions", "evaluate"),
     "evaluation.results": ("Evaluation",),
     "images.boxes": ("Box",),
     "images.steps": ("Steps",),

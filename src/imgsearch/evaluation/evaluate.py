@@ -26,9 +26,7 @@ class EvaluateOptions(TypedDict, total=False):
     """What to measure. Without `recall` or any queries: recall, and categories if there are any."""
 
     recall: bool  # how many of the true nearest neighbors the index finds, and how fast
-    # Search for items; others with the same `category`, `product` or other column are relevant. With `queries`: the
-    # column that says what is relevant, `product` if None.
-    labels: str | None
+    labels: str | None  # column that says what is relevant, as `category`; without `queries`, search for items
     queries: Location | None  # search for the images in this folder: a folder for each label, or see `truth`
     truth: Location | None  # CSV file with the columns `query` and `path`, or `query` and the column of the labels
     self_test: bool  # search for photo-like variants of the catalog's own images
