@@ -13,9 +13,9 @@ import cv2
 from imgsearch.cli.terminal import printable
 from imgsearch.errors import ImageError
 from imgsearch.images.decode import Pixels, read_file
-from imgsearch.images.photo import drawn, open_photo
+from imgsearch.images.photo import Photo, drawn, open_photo
 from imgsearch.images.policy import FilePolicy
-from imgsearch.images.transform import fit
+from imgsearch.images.transform import fit, reduce
 from imgsearch.images.workers.decoders import decode_and_fit_guarded
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ def section(
         photo = image.photo if image else None
     except ImageError:  # an image of the index, of which a part is damaged
         photo = None
+    if photo:
+        photo = Photo(reduce(photo.pixels, _SHARP * _SIDE), photo.size)
     found = jpeg(fit(drawn(photo, boxes), _SIDE)) if photo else file_tile(path, boxes)
     parts = [_figure(path, shown(path), "query", found), *map(_entry, entries)]
     if message:
