@@ -14,6 +14,7 @@ from imgsearch.encoders.model_file import load_model, read_card
 from imgsearch.errors import OutputError, UsageError
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.workers.decoders import decode_and_fit
+from imgsearch.training import data, networks
 from imgsearch.training.losses import METRIC_LOSSES
 from imgsearch.training.report import history_file
 from training_options import HEAD, KINDS, SMALL
@@ -226,39 +227,67 @@ def test_without_anything_held_out_the_last_epoch_is_taken(shapes, tmp_path):
     assert [output.shape for output in load_model(report.output).outputs] == [(None, 32)]
 
 
-def test_the_last_blocks_are_tuned_after_the_head_and_only_for_the_better(head, shapes, tmp_path):
-    both = train(shapes, tmp_path / "both.keras", **HEAD, unfreeze=1)
+def test_the_head_of_a_frozen_backbone_is_trained(head, shapes):
+    embeddings, probabilities = load_model(head.output).predict_on_batch(squares(shapes, 64, KINDS))
 
     assert head.metrics["val_accuracy"] > 0.8
-    assert [epoch["stage"] for epoch in both.epochs] == ["head"] * 8 + ["blocks"] * 2
-    assert measured(both)[:8] == measured(head)
-    assert both.metrics["val_accuracy"] >= head.metrics["val_accuracy"] - 1e-6
-    before, after = (load_model(report.output) for report in (head, both))
-    first, last = "_blocks.3._project_conv", "_blocks.15._project_conv"
-    assert np.array_equal(*(model.get_layer(first).get_weights()[0] for model in (before, after)))
-    tuned = not np.array_equal(*(model.get_layer(last).get_weights()[0] for model in (before, after)))
-    assert tuned == (both.best >= 8)
-    embeddings, probabilities = before.predict_on_batch(squares(shapes, 64, KINDS))
+    assert {epoch["stage"] for epoch in head.epochs} == {"head"}
     assert embeddings.shape == (60, 16)
     assert np.mean(np.argmax(probabilities, axis=1) == np.repeat([0, 1, 2], 20)) > 0.9
 
 
-@pytest.mark.slow
-def test_a_tuning_that_was_interrupted_goes_on_as_if_it_had_not_been(shapes, tmp_path):
-    options = {**HEAD, "unfreeze": 1}
-    whole = train(shapes, tmp_path / "whole.keras", **options)
+@pytest.fixture
+def tiny_backbone(monkeypatch):
+    """In place of the network, which takes a minute to tune, two blocks with names like its own."""
+
+    def build(spec, weights=None) -> keras.Model:
+        images = keras.Input((spec.size, spec.size, 3), dtype="uint8")
+        tensor = keras.layers.Rescaling(1 / 255)(images)
+        for block, filters in ((0, 16), (15, spec.dims)):
+            start = keras.initializers.GlorotUniform(seed=block)
+            name = f"_blocks.{block}._project_conv"
+            convolution = keras.layers.Conv2D(filters, 4, 4, activation="relu", kernel_initializer=start, name=name)
+            tensor = convolution(tensor)
+        return keras.Model(images, keras.layers.GlobalMaxPooling2D(name="gem")(tensor))
+
+    class Encoder:
+        def __init__(self, spec, _) -> None:
+            self._model = build(spec)
+
+        def encode_stream(self, batches):
+            for batch in batches:
+                features = np.asarray(self._model.predict_on_batch(batch))
+                yield features / np.linalg.norm(features, axis=1, keepdims=True)
+
+    monkeypatch.setattr(networks, "build_network", build)
+    monkeypatch.setattr(data, "exported_encoder", lambda *_: None)
+    monkeypatch.setattr(data, "open_encoder", Encoder)
+
+
+def test_the_last_blocks_are_tuned_after_the_head_and_only_for_the_better(tiny_backbone, shapes, tmp_path):
+    """A tuning that was interrupted goes on as if it had not been."""
+    options = {**HEAD, "size": 32}
+    head = train(shapes, tmp_path / "head.keras", **options)
+    both = train(shapes, tmp_path / "both.keras", **options, unfreeze=1)
+
+    assert [epoch["stage"] for epoch in both.epochs] == ["head"] * 8 + ["blocks"] * 2
+    assert measured(both)[:8] == measured(head)
+    assert both.metrics["val_accuracy"] >= head.metrics["val_accuracy"] - 1e-6
+    before, after = (load_model(report.output) for report in (head, both))
+    first, last = "_blocks.0._project_conv", "_blocks.15._project_conv"
+    assert np.array_equal(*(model.get_layer(first).get_weights()[0] for model in (before, after)))
+    tuned = not np.array_equal(*(model.get_layer(last).get_weights()[0] for model in (before, after)))
+    assert tuned == (both.best >= 8)
 
     def interrupt(stage: str, done: int, total: int) -> None:
         if stage == "train" and total == 4 and done == 3:  # two epochs of two batches: the second has begun
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(shapes, tmp_path / "broken.keras", progress=interrupt, **options)
-
-    resumed = train(shapes, tmp_path / "broken.keras", resume=True, **options)
-
-    assert measured(resumed) == measured(whole)
-    assert resumed.metrics == whole.metrics
+        train(shapes, tmp_path / "broken.keras", progress=interrupt, **options, unfreeze=1)
+    resumed = train(shapes, tmp_path / "broken.keras", resume=True, **options, unfreeze=1)
+    assert measured(resumed) == measured(both)
+    assert resumed.metrics == both.metrics
 
 
 def test_too_few_images_that_can_be_used_are_refused_before_the_training(own_shapes, tmp_path):
