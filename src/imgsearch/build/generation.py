@@ -16,6 +16,7 @@ from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError
 from imgsearch.files import sync
 from imgsearch.progress import Progress
+from imgsearch.search.backends import backend_files
 from imgsearch.search.tuning import tune
 from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import blocks_of, open_array, write_array
@@ -115,8 +116,7 @@ def _derive(job: Job, draft: Manifest, search: SearchOptions, learned: LearnedPr
     write_array(folder / generations.VECTORS, draft.count, draft.dims, projected)
     vectors = open_array(folder / generations.VECTORS, draft.count, draft.dims)
     backend, measured = tune(folder, vectors, search)
-    if backend.name in generations.BACKEND_FILES:
-        names.append(generations.BACKEND_FILES[backend.name])
+    names += backend_files(backend, draft.count)
     return replace(draft, backend=backend, measured=measured), names
 
 

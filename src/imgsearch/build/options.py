@@ -15,12 +15,10 @@ from imgsearch.errors import RefusedError, UsageError
 from imgsearch.files import require_space
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import Steps
-from imgsearch.search.backends.annoy_process import require_annoy
-from imgsearch.search.backends.backends import import_faiss
-from imgsearch.search.backends.faiss_lists import lists_for
-from imgsearch.search.tuning import MOST_TREES, may_need_forest
+from imgsearch.search.backends import BACKENDS
+from imgsearch.search.tuning import chosen_backend
 from imgsearch.store.manifest import Manifest
-from imgsearch.store.plan import MOST_SEED, TREES_LIMIT, WISHES, SearchOptions
+from imgsearch.store.plan import AUTO, MOST_SEED, TREES_LIMIT, SearchOptions
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +97,7 @@ def check_options(function: str, kind: type, options: Mapping[str, Any]) -> Buil
 _CHOICES: dict[str, tuple[str, ...]] = {
     "precision": get_args(PrecisionOption),
     "damaged": get_args(Damaged),
-    "backend": WISHES,
+    "backend": (AUTO, *BACKENDS),
 }
 
 
@@ -286,12 +284,9 @@ def check_resources(directory: Path, draft: Manifest, count: int, pending: int, 
     if draft.search:
         searched = 4 * (min(DIMS, draft.encoder.dims) if count >= SMALLEST_CATALOG else draft.encoder.dims)
         needed += count * searched
-        if may_need_forest(draft.search, count):
-            require_annoy()
-            needed += count * (searched + 20 * (draft.search.trees or MOST_TREES))  # measured: 16 bytes a tree and item
-        if draft.search.backend == "faiss":
-            import_faiss()
-            needed += (count + lists_for(count)) * (searched + 8)
+        backend = chosen_backend(draft.search, count)
+        backend.require()
+        needed += backend.room(count, searched, draft.search)
     if new_encoder:
         needed += sum(file.stat().st_size for file in new_encoder.iterdir())
     require_space(directory, needed + 1_000_000)

@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,15 +12,15 @@ from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import MissingComponentError, UsageError
 from imgsearch.evaluation.results import CurvePoint, IndexRecall
 from imgsearch.progress import Progress
-from imgsearch.search.backends.annoy_process import require_annoy
-from imgsearch.search.backends.backends import NODES_FOR_EACH, AnnoyBackend, Backend, build_annoy, least_probes
+from imgsearch.search.backends import backend_of
+from imgsearch.search.backends.protocol import Candidates
 from imgsearch.search.hits import Hit
 from imgsearch.search.index import Index
 from imgsearch.search.nearest import Search
 from imgsearch.search.recall import Ask, Sample, measure, sampled
-from imgsearch.search.tuning import FORESTS, LEAST_SEARCH_K, TIMED_EXACT, TUNED_K
+from imgsearch.search.tuning import AUTOMATIC, TIMED_EXACT, TUNED_K
 from imgsearch.search.views import View
-from imgsearch.store.generations import ANNOY
+from imgsearch.store.plan import AUTO, BackendSettings
 
 logger = logging.getLogger(__name__)
 
@@ -63,38 +62,40 @@ def _curve(index: Index, sample: Sample, k: int) -> tuple[CurvePoint, ...]:
     """Measure the backend at several efforts; a small index that needs no forest is given one for the purpose."""
     backend, search = index.manifest.backend, index.manifest.search
     assert backend is not None
-    if backend.name != "exact":
-        return tuple(_points(index, index.nearest.backend_with_effort, backend.effort, sample, k))
-    if search is None or search.backend == "exact" or len(index) > _MAX_TRIAL_COUNT:
+    if backend_of(backend).file:
+        return tuple(_points(index, index.nearest.backend_with_effort, backend, sample, k))
+    if search is None or search.backend != AUTO or len(index) > _MAX_TRIAL_COUNT:
         return ()
+    _, trial = AUTOMATIC
     try:
-        require_annoy()
+        trial.require()
     except MissingComponentError:
         return ()
+    settings = trial.trials(search, len(index))[0]
+    vectors = index.nearest.vectors
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            build_annoy(Path(scratch), index.nearest.vectors, FORESTS[0], search.seed)
+            trial.build(Path(scratch), vectors, settings)
         except OSError as error:
             logger.warning("no curve: a forest cannot be written to %s: %s", scratch, error.strerror or error)
             return ()
-        forest = functools.partial(AnnoyBackend, Path(scratch) / ANNOY, len(index), index.manifest.dims)
-        return tuple(_points(index, forest, LEAST_SEARCH_K, sample, k))
+
+        def opened(effort: int) -> Candidates:
+            return trial.open(Path(scratch), vectors, settings.with_effort(effort))
+
+        return tuple(_points(index, opened, settings, sample, k))
 
 
 def _points(
-    index: Index, opened: Callable[[int], Backend], effort: int, sample: Sample, k: int
+    index: Index, opened: Callable[[int], Candidates], settings: BackendSettings, sample: Sample, k: int
 ) -> Iterator[CurvePoint]:
-    # Less than this, and more than there is, is never searched.
-    lowest, highest = NODES_FOR_EACH * (k + 1), sys.maxsize
-    backend = index.manifest.backend
-    if backend is not None and backend.name == "faiss":
-        lowest, highest = least_probes(k + 1, backend.lists, len(index)), backend.lists
-    for tried in sorted({min(highest, max(lowest, round(effort * share))) for share in _EFFORTS}):
+    lowest, highest = backend_of(settings).effort_range(settings, k + 1, len(index))
+    for tried in sorted({min(highest, max(lowest, round(settings.effort * share))) for share in _EFFORTS}):
         found, latency = measure(_scores(functools.partial(_search_with, index, opened(tried))), sample, k)
         yield CurvePoint(tried, float(found.mean()), latency)
 
 
-def _search_with(index: Index, backend: Backend, vector: Embeddings, k: int) -> list[Hit]:
+def _search_with(index: Index, backend: Candidates, vector: Embeddings, k: int) -> list[Hit]:
     return Search(index.nearest, k, backend=backend).hits([View(vector)])
 
 

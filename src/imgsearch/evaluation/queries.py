@@ -22,7 +22,7 @@ from imgsearch.images.policy import FilePolicy
 from imgsearch.images.scan import Scan
 from imgsearch.images.workers.pool import decoded_files
 from imgsearch.progress import Progress
-from imgsearch.search.backends.backends import Rows
+from imgsearch.search.backends.protocol import Rows
 from imgsearch.search.index import Index
 from imgsearch.search.nearest import Search
 from imgsearch.search.views import QueryImage, Regions, View

@@ -10,7 +10,7 @@ from imgsearch.evaluation.metrics import measures, precision_at_recall
 from imgsearch.evaluation.queries import LabeledQuery, Labels, QuerySet
 from imgsearch.evaluation.results import Kind, QueryResult, RankedHit, Retrieval
 from imgsearch.progress import Progress
-from imgsearch.search.backends.backends import Rows
+from imgsearch.search.backends.protocol import Rows
 from imgsearch.search.index import Index
 from imgsearch.store.arrays import blocks_of
 

@@ -13,8 +13,7 @@ from imgsearch.encoders.export import exported_files
 from imgsearch.encoders.projection import Projection
 from imgsearch.encoders.runtime import GRAPH_FILE, open_encoder
 from imgsearch.errors import DamagedIndexError, MissingComponentError, NoIndexError
-from imgsearch.search.backends.annoy_process import check_forest
-from imgsearch.search.backends.faiss_lists import check_lists
+from imgsearch.search.backends import backend_files, backend_of
 from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import BLOCK_ROWS, open_array
 from imgsearch.store.items import connect
@@ -88,7 +87,7 @@ def _findings(directory: Path, manifest: Manifest, *, deep: bool) -> Iterator[Fi
         name = f"{manifest.folder}/{generations.MANIFEST}"
         yield Finding(name, problem, integrity.repair_hint(name))
     if not damaged:
-        yield from _backend_file(directory, manifest)
+        yield from _backend_problem(directory, manifest)
         if deep:
             yield from _disagreements(directory, manifest)
     if deep:
@@ -116,9 +115,7 @@ def _needed(manifest: Manifest) -> set[str]:
     """Name the files that a generation cannot do without."""
     names = [generations.EMBEDDINGS, generations.ITEMS]
     if manifest.backend is not None:
-        names.append(generations.VECTORS)
-        if manifest.backend.name in generations.BACKEND_FILES and manifest.count:
-            names.append(generations.BACKEND_FILES[manifest.backend.name])
+        names += [generations.VECTORS, *backend_files(manifest.backend, manifest.count)]
     if manifest.projection_count:
         names.append(generations.PROJECTION)
     encoder = {f"{manifest.encoder_folder}/{name}" for name in exported_files(manifest.encoder)}
@@ -127,18 +124,16 @@ def _needed(manifest: Manifest) -> set[str]:
     return encoder | {f"{manifest.folder}/{name}" for name in names}
 
 
-def _backend_file(directory: Path, manifest: Manifest) -> Iterator[Finding]:
-    if manifest.backend is None or manifest.backend.name not in generations.BACKEND_FILES:
-        return
-    name = f"{manifest.folder}/{generations.BACKEND_FILES[manifest.backend.name]}"
-    if name not in manifest.files:
-        return
-    look = check_lists if manifest.backend.name == "faiss" else check_forest
-    vectors = open_array(directory / manifest.folder / generations.VECTORS, manifest.count, manifest.dims)
-    try:
-        look(directory / name, vectors, manifest.backend)
-    except DamagedIndexError as error:
-        yield Finding(name, error.message, integrity.repair_hint(name))
+def _backend_problem(directory: Path, manifest: Manifest) -> Iterator[Finding]:
+    """Open the backend's file."""
+    folder = directory / manifest.folder
+    for file in backend_files(manifest.backend, manifest.count):
+        assert manifest.backend is not None
+        vectors = open_array(folder / generations.VECTORS, manifest.count, manifest.dims)
+        try:
+            backend_of(manifest.backend).check(folder, vectors, manifest.backend)
+        except DamagedIndexError as error:
+            yield Finding(f"{manifest.folder}/{file}", error.message, integrity.repair_hint(file))
 
 
 def _disagreements(directory: Path, manifest: Manifest) -> Iterator[Finding]:

@@ -13,7 +13,9 @@ from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError, UsageError
 from imgsearch.files import open_regular
 from imgsearch.images.boxes import Box
-from imgsearch.search.backends.backends import Backend, ExactBackend, Rows, open_backend, scores_of
+from imgsearch.search.backends import backend_files, backend_of
+from imgsearch.search.backends.exact import ExactCandidates
+from imgsearch.search.backends.protocol import Candidates, Rows, scores_of
 from imgsearch.search.hits import NO_FILTER, Filter, Hit
 from imgsearch.search.views import QueryImage, Regions, View, Viewer, require_regions
 from imgsearch.store import generations
@@ -76,9 +78,9 @@ class Nearest:
     def __init__(self, directory: Path, manifest: Manifest) -> None:
         self.manifest = manifest
         self._folder = directory / manifest.folder
-        self._backend_file = _backend_file(manifest)
-        self._backend: Backend | None = None
-        names = (generations.VECTORS, generations.ITEMS, *((self._backend_file,) if self._backend_file else ()))
+        self._backend_files = backend_files(manifest.backend, manifest.count)
+        self._backend: Candidates | None = None
+        names = (generations.VECTORS, generations.ITEMS, *self._backend_files)
         with contextlib.ExitStack() as opened:
             self._files = OpenedFiles(directory, manifest, names)
             opened.callback(self._files.close)
@@ -86,7 +88,7 @@ class Nearest:
             opened.callback(self.items.close)
             self._vectors = open_array(self._folder / generations.VECTORS, manifest.count, manifest.dims)
             self._opened = opened.pop_all()
-        self._exact = ExactBackend(self._vectors)
+        self._exact = ExactCandidates(self._vectors)
 
     def close(self) -> None:
         """Close the files; the maps go with the last reference."""
@@ -113,38 +115,35 @@ class Nearest:
 
     def begin_checks(self, where: str, *, exact: bool) -> None:
         """Begin to compare the files that a query needs with their sha256, while others work."""
-        is_searched = self._backend_file and not (where or exact)
-        self._files.begin_checks(
-            generations.ITEMS, generations.VECTORS, *((self._backend_file,) if is_searched else ())
-        )
+        of_backend = () if where or exact else self._backend_files
+        self._files.begin_checks(generations.ITEMS, generations.VECTORS, *of_backend)
 
-    def backend(self, where: str = "", *, exact: bool = False) -> Backend:
+    def backend(self, where: str = "", *, exact: bool = False) -> Candidates:
         """Open what answers a query; raises `UsageError` for a condition that SQLite refuses."""
         if where:
             self._files.require_whole(generations.ITEMS)
-            return ExactBackend(self._vectors, self._checked(self.items.rows_where(where)))
-        if self.plan(exact=exact) == "exact" or self._backend_file is None:
+            return ExactCandidates(self._vectors, self._checked(self.items.rows_where(where)))
+        if exact or not self._backend_files:
             return self._exact
         if self._backend is None:
             assert self.manifest.backend is not None
-            self._files.require_whole(self._backend_file)
+            self._files.require_whole(*self._backend_files)
             try:
-                (self._folder / self._backend_file).stat()
+                (self._folder / self._backend_files[0]).stat()
                 self._backend = self.backend_with_effort(self.manifest.backend.effort)
             except FileNotFoundError:
                 # It was there when we opened: two newer generations have been published since. We have the vectors.
                 self._backend = self._exact
         return self._backend
 
-    def backend_with_effort(self, effort: int) -> Backend:
+    def backend_with_effort(self, effort: int) -> Candidates:
         """Open the backend's file with another effort (`BackendSettings.effort`), to see what that finds."""
         assert self.manifest.backend is not None
-        assert self._backend_file is not None
-        self._files.require_whole(self._backend_file)  # before a library that trusts it gets to see it
+        self._files.require_whole(*self._backend_files)  # before a library that trusts it gets to see it
         settings = self.manifest.backend.with_effort(effort)
-        return open_backend(self._folder, settings, self.manifest.count, self.manifest.dims)
+        return backend_of(settings).open(self._folder, self._vectors, settings)
 
-    def candidates(self, backend: Backend, view: View, k: int, *, is_filtered: bool) -> Rows:
+    def candidates(self, backend: Candidates, view: View, k: int, *, is_filtered: bool) -> Rows:
         """Propose rows for a view, at least the `k` nearest of what the backend finds."""
         rows = self._checked(backend.candidates(view.vector, min(k, self.manifest.count)))
         # Among thousands of copies of another a forest may not find even the image itself.
@@ -193,7 +192,7 @@ class Search:
         filter: Filter = NO_FILTER,  # noqa: A002  # as `Index.search` calls it
         *,
         exact: bool = False,
-        backend: Backend | None = None,
+        backend: Candidates | None = None,
     ) -> None:
         if filter.min_probability is not None and nearest.manifest.calibration is None:
             raise UsageError(
@@ -207,7 +206,7 @@ class Search:
         self._candidates: dict[View, Rows] = {}
 
     @cached_property
-    def _backend(self) -> Backend:
+    def _backend(self) -> Candidates:
         return self._given_backend or self._nearest.backend(self._filter.where, exact=self._is_exact)
 
     def views_of(
@@ -273,9 +272,3 @@ class Search:
     def _best_score_of_all(self, views: Sequence[View]) -> float:
         # Compared with everything: a filtered query needs no library, and must not come to need one.
         return Search(self._nearest, 1, exact=True).scored(views)[0].score
-
-
-def _backend_file(manifest: Manifest) -> str | None:
-    assert manifest.backend is not None
-    # There is neither a forest nor a list of nothing.
-    return generations.BACKEND_FILES.get(manifest.backend.name) if manifest.count else None

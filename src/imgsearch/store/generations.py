@@ -21,10 +21,6 @@ EMBEDDINGS = "embeddings.npy"
 ITEMS = "items.sqlite"
 PROJECTION = "projection.npz"
 VECTORS = "vectors.npy"
-ANNOY = "annoy.ann"
-LISTS = "lists.faiss"
-# The file that a backend searches; `exact` has the vectors.
-BACKEND_FILES = {"annoy": ANNOY, "faiss": LISTS}
 
 REBUILD_HINT = "rebuild it: move the directory away and run imgsearch build-index"
 

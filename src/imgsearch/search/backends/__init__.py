@@ -1,1 +1,23 @@
-"""One backend a module: which rows are worth an exact score."""
+"""The backends, one a module; a new one is a module beside them and a line in the table."""
+
+from imgsearch.errors import DamagedIndexError
+from imgsearch.search.backends.annoy import AnnoyBackend
+from imgsearch.search.backends.exact import ExactBackend
+from imgsearch.search.backends.faiss import FaissBackend
+from imgsearch.search.backends.protocol import Backend
+from imgsearch.store.plan import BackendSettings
+
+BACKENDS: dict[str, Backend] = {each.name: each for each in (AnnoyBackend(), FaissBackend(), ExactBackend())}
+
+
+def backend_of(settings: BackendSettings) -> Backend:
+    """Return the backend that an index names; raise `DamagedIndexError` if there is no such."""
+    if settings.name not in BACKENDS:
+        raise DamagedIndexError(f"the backend {settings.name!r} of the index is not known", hint="update imgsearch")
+    return BACKENDS[settings.name]
+
+
+def backend_files(settings: BackendSettings | None, count: int) -> tuple[str, ...]:
+    """Name the files that a backend has in a generation of so many vectors: none of nothing."""
+    file = backend_of(settings).file if settings is not None and count else ""
+    return (file,) if file else ()

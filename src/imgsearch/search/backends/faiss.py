@@ -1,0 +1,161 @@
+"""Faiss: inverted lists of whole vectors.
+
+The vectors are put into as many lists as the square root of their number, each around a center that k-means finds; the
+lists hold the vectors themselves (IVF-flat; Johnson, Douze and Jegou, Billion-scale similarity search with GPUs, 2017).
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imgsearch.encoders.runtime import Embeddings
+from imgsearch.errors import DamagedIndexError, MissingComponentError
+from imgsearch.files import sync
+from imgsearch.search.backends.protocol import Rows, scores_of, utf8_name
+from imgsearch.store.arrays import blocks_of
+from imgsearch.store.plan import BackendSettings, SearchOptions
+
+# Rows that are visited for each of the k results, if that is more than what was tuned for ten.
+_ROWS_FOR_EACH = 20
+# More vectors a list than this hardly move its center, and cost time and memory.
+_LEARNED_FROM = 100
+_SAMPLE = 20
+# Cosine of an item and one just like it.
+_EQUAL = 0.999
+# 1, 2, 3, 4, 6, 8, 12, ...: of the lists.
+_PROBES = sorted(factor << power for factor in (1, 3) for power in range(32))
+
+
+class FaissBackend:
+    """Searches the lists whose centers are nearest to the query; see `Backend`."""
+
+    name = "faiss"
+    file = "lists.faiss"
+
+    def require(self, *, by_fork: bool = False) -> None:  # noqa: ARG002
+        import_faiss()
+
+    def room(self, count: int, vector_bytes: int, options: SearchOptions) -> int:  # noqa: ARG002
+        return (count + lists_for(count)) * (vector_bytes + 8)
+
+    def trials(self, options: SearchOptions, count: int) -> Sequence[BackendSettings]:
+        return (BackendSettings(self.name, 0, options.seed, 0, lists_for(count), 1),)
+
+    def build(self, folder: Path, vectors: Embeddings, settings: BackendSettings) -> None:
+        faiss = import_faiss()
+        count, dims = vectors.shape
+        rows = np.random.default_rng(settings.seed).permutation(count)[: _LEARNED_FROM * settings.lists]
+        built = faiss.IndexIVFFlat(faiss.IndexFlatIP(dims), dims, settings.lists, faiss.METRIC_INNER_PRODUCT)
+        built.cp.seed = settings.seed
+        built.cp.min_points_per_centroid = 1  # of a small catalog Faiss would warn that it is small
+        with one_thread(faiss):
+            built.train(vectors[np.sort(rows)])
+            for block in blocks_of(vectors):
+                built.add(block)
+        with (folder / self.file).open("wb") as file:
+            # Writing by name, Faiss does not notice an error at the very end.
+            faiss.write_index(built, faiss.PyCallbackIOWriter(file.write))
+        sync(folder / self.file)
+
+    def check(self, folder: Path, vectors: Embeddings, settings: BackendSettings) -> None:
+        path = folder / self.file
+        opened = self.open(folder, vectors, settings)
+        if opened.lists != settings.lists:
+            raise DamagedIndexError(f"{path} is damaged: {opened.lists} lists, expected {settings.lists}")
+        rows = np.unique(np.linspace(0, len(vectors) - 1, _SAMPLE).astype(int))
+        found = (scores_of(vectors[opened.candidates(vectors[row], 1)], vectors[row]) for row in rows)
+        missed = sum(scores.max() < _EQUAL for scores in found)
+        if missed:
+            raise DamagedIndexError(f"{path} is damaged: it does not find {missed} of {len(rows)} items by themselves")
+
+    def open(self, folder: Path, vectors: Embeddings, settings: BackendSettings) -> "FaissCandidates":
+        return FaissCandidates(folder / self.file, *vectors.shape, settings.probes)
+
+    def efforts(self, settings: BackendSettings, count: int) -> Iterator[int]:  # noqa: ARG002
+        yield from (probes for probes in _PROBES if probes < settings.lists)
+        yield settings.lists
+
+    def effort_range(self, settings: BackendSettings, k: int, count: int) -> tuple[int, int]:
+        return least_probes(k, settings.lists, count), settings.lists
+
+    def describe(self, settings: BackendSettings) -> str:
+        return f"faiss, {settings.lists} lists, probes {settings.probes}, seed {settings.seed}"
+
+
+class FaissCandidates:
+    """Lists of `count` vectors, mapped; a search visits `probes` of them at least.
+
+    Faiss's file has no checksum, and one that is cut between two fields crashes the process: check its sha256 first.
+    """
+
+    def __init__(self, path: Path, count: int, dims: int, probes: int) -> None:
+        self._faiss = import_faiss()
+        self._probes = probes
+        try:
+            with utf8_name(path.parent) as folder:
+                # IO_FLAG_MMAP, the older way to map a file, makes a search several times as slow.
+                self._index = self._faiss.read_index(f"{folder}/{path.name}", self._faiss.IO_FLAG_MMAP_IFC)
+        except RuntimeError as error:
+            raise DamagedIndexError(f"{path} is damaged: {error}") from error
+        if not isinstance(self._index, self._faiss.IndexIVFFlat):
+            raise DamagedIndexError(f"{path} is damaged: {type(self._index).__name__}, expected IndexIVFFlat")
+        found = (self._index.ntotal, self._index.d, self._index.metric_type)
+        if found != (count, dims, self._faiss.METRIC_INNER_PRODUCT):
+            raise DamagedIndexError(
+                f"{path} is damaged: {found[0]} items of {found[1]} dimensions, metric {found[2]}, expected {count} of"
+                f" {dims}, metric {self._faiss.METRIC_INNER_PRODUCT}"
+            )
+
+    @property
+    def lists(self) -> int:
+        """How many lists there are."""
+        return int(self._index.nlist)
+
+    def candidates(self, vector: Embeddings, k: int) -> Rows:
+        wanted = 2 * k + 10
+        probes = max(self._probes, least_probes(k, self.lists, self._index.ntotal))
+        while True:
+            parameters = self._faiss.SearchParametersIVF(nprobe=probes)
+            with one_thread(self._faiss):
+                _, rows = self._index.search(vector[None], wanted, params=parameters)
+            found = np.asarray(rows[0][rows[0] >= 0], np.int64)  # -1 where the lists hold fewer
+            if len(found) >= min(k, self._index.ntotal) or probes >= self.lists:
+                return found
+            probes *= 2
+
+
+def lists_for(count: int) -> int:
+    """Into how many lists so many vectors are put: it takes as long to find the lists as to search one."""
+    return max(1, round(math.sqrt(count)))
+
+
+def least_probes(k: int, lists: int, count: int) -> int:
+    """How many lists are searched at least for k results, whatever was tuned for ten."""
+    return min(lists, math.ceil(_ROWS_FOR_EACH * k * lists / count))
+
+
+def import_faiss() -> Any:
+    """Import Faiss; raise `MissingComponentError` if it is not installed."""
+    try:
+        import faiss
+    except ImportError as error:
+        raise MissingComponentError(
+            f"the backend faiss needs a library that cannot be imported: {error}",
+            hint="pip install 'imgsearch-toolkit[faiss]'; or go without: build-index --backend annoy, query --exact",
+        ) from error
+    return faiss
+
+
+@contextlib.contextmanager
+def one_thread(faiss: Any) -> Iterator[None]:
+    """Let Faiss use one thread, as all searches here do, and as builds must that give the same bytes every time."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
