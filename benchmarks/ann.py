@@ -28,9 +28,17 @@ import large_index
 from fashion_mnist import embedded, fill
 from imgsearch.encoders.projection import Projection
 from imgsearch.encoders.runtime import Embeddings, unit_rows
-from imgsearch.search.backends.backends import ExactBackend, Rows, build_annoy, scores_of
+from imgsearch.search.backends.annoy import AnnoyBackend
+from imgsearch.search.backends.exact import ExactCandidates
+from imgsearch.search.backends.protocol import Rows, scores_of
 from imgsearch.store import generations
 from imgsearch.store.arrays import open_array
+from imgsearch.store.plan import BackendSettings
+
+
+def build_annoy(folder, vectors, trees, seed):
+    AnnoyBackend().build(folder, vectors, BackendSettings("annoy", trees, seed, 2000))
+
 
 K = 10
 QUERIES = 1000
@@ -91,7 +99,7 @@ class Exact:
 
     def open(self, file: Path, vectors: Embeddings) -> Callable[[int], Search]:  # noqa: ARG002 - they are the file
         """See `Engine`."""
-        backend = ExactBackend(vectors)
+        backend = ExactCandidates(vectors)
         return lambda _: lambda query: backend.candidates(query, K)
 
 
@@ -107,7 +115,7 @@ class Annoy:
     def build(self, vectors: Embeddings, file: Path) -> None:
         """See `Engine`."""
         build_annoy(file.parent, vectors, self.trees, SEED)
-        (file.parent / generations.ANNOY).rename(file)
+        (file.parent / AnnoyBackend.file).rename(file)
 
     def open(self, file: Path, vectors: Embeddings) -> Callable[[int], Search]:
         """See `Engine`."""

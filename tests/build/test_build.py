@@ -26,6 +26,7 @@ from imgsearch.errors import (
     UsageError,
 )
 from imgsearch.images.workers.decoders import decode_and_fit
+from imgsearch.search.backends.annoy import AnnoyBackend
 from imgsearch.store import generations, integrity
 from imgsearch.store.generations import read_manifest
 from imgsearch.store.plan import BackendSettings
@@ -739,7 +740,7 @@ def test_only_a_sample_of_a_large_catalog_is_learned_from(build, index, early, s
 # --- damage
 
 
-@pytest.mark.parametrize("name", [generations.VECTORS, generations.ANNOY, generations.PROJECTION, "spec.json"])
+@pytest.mark.parametrize("name", [generations.VECTORS, AnnoyBackend.file, generations.PROJECTION, "spec.json"])
 @pytest.mark.parametrize("damage", ["lost", "cut"])
 def test_a_derived_file_that_is_lost_or_cut_is_made_anew(build, index, early, name, damage, contents, photo, answers):
     build(backend="annoy")

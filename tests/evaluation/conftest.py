@@ -16,12 +16,17 @@ from drawn_catalog import draw_catalog
 from imgsearch import build_index
 from imgsearch.encoders.table import TABLE
 from imgsearch.images.policy import FilePolicy
-from imgsearch.search.backends.backends import build_annoy
+from imgsearch.search.backends.annoy import AnnoyBackend
 from imgsearch.store import generations, integrity, publishing
 from imgsearch.store.arrays import write_array
 from imgsearch.store.items import SCHEMA, connect
 from imgsearch.store.manifest import Manifest, generation_folder
 from imgsearch.store.plan import BackendSettings, SearchOptions
+
+
+def build_annoy(folder, vectors, trees, seed):
+    AnnoyBackend().build(folder, vectors, BackendSettings("annoy", trees, seed, 2000))
+
 
 EXACT = BackendSettings("exact", 0, 0, 0)
 
@@ -69,7 +74,7 @@ def store_index(
     files = [generations.EMBEDDINGS, generations.ITEMS, generations.VECTORS]
     if backend.name == "annoy":
         build_annoy(folder, np.asarray(vectors, np.float32), backend.trees, backend.seed)
-        files.append(generations.ANNOY)
+        files.append(AnnoyBackend.file)
     spec = TABLE["handcrafted"].spec
     manifest = Manifest(
         generation=1,

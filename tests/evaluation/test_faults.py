@@ -21,11 +21,16 @@ from imgsearch.cli import main
 from imgsearch.encoders.projection import Projection, learn_projection
 from imgsearch.encoders.runtime import GRAPH_FILE, import_openvino
 from imgsearch.images.decode import decode_rgba
-from imgsearch.search.backends.backends import build_annoy
+from imgsearch.search.backends.annoy import AnnoyBackend
 from imgsearch.store import generations
 from imgsearch.store.items import connect
 from imgsearch.store.plan import BackendSettings
 from imgsearch.synthetic.augment import screenshot_like
+
+
+def build_annoy(folder, vectors, trees, seed):
+    AnnoyBackend().build(folder, vectors, BackendSettings("annoy", trees, seed, 2000))
+
 
 # Enough that a projection is learned (512).
 PER_KIND = 43

@@ -11,8 +11,8 @@ from imgsearch import Index
 from imgsearch.errors import UsageError
 from imgsearch.evaluation.evaluate import evaluate
 from imgsearch.evaluation.index_recall import index_recall
+from imgsearch.search.backends.annoy import AnnoyBackend
 from imgsearch.search.recall import TIE, Sample, measure, sampled
-from imgsearch.store import generations
 from imgsearch.store.plan import BackendSettings, SearchOptions
 
 COUNT = 12_000
@@ -107,7 +107,7 @@ def test_the_curve_rises_and_passes_through_the_index_itself(found):
 def test_each_point_of_the_curve_is_what_annoy_finds_with_that_search_k(poor, vectors, found):
     """Asked without our code: a search for 10 others asks for 11, and looks through 32 candidates."""
     forest = AnnoyIndex(vectors.shape[1], "angular")
-    forest.load(str(poor / "gen-000001" / generations.ANNOY))
+    forest.load(str(poor / "gen-000001" / AnnoyBackend.file))
     rows = [int(path.removesuffix(".png")) for path in found.queries]
     truth = np.sort(vectors[rows].astype(float) @ vectors.T.astype(float), axis=1)[:, -11]
 

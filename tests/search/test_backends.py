@@ -4,11 +4,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgsearch.errors import DamagedIndexError
-from imgsearch.search.backends import backends
-from imgsearch.search.backends.backends import AnnoyBackend, ExactBackend, FaissBackend, build_annoy
-from imgsearch.search.backends.faiss_lists import build_faiss, lists_for
+from imgsearch.search.backends import exact as exact_module
+from imgsearch.search.backends.annoy import AnnoyBackend, AnnoyCandidates
+from imgsearch.search.backends.exact import ExactCandidates
+from imgsearch.search.backends.faiss import FaissBackend, FaissCandidates, lists_for
 from imgsearch.store import arrays
-from imgsearch.store.generations import ANNOY, LISTS
+from imgsearch.store.plan import BackendSettings
+
+
+def build_annoy(folder, vectors, trees, seed):
+    AnnoyBackend().build(folder, vectors, BackendSettings("annoy", trees, seed, 2000))
+
+
+def build_faiss(folder, vectors, lists, seed):
+    FaissBackend().build(folder, vectors, BackendSettings("faiss", 0, seed, 0, lists, 1))
 
 
 def unit(vectors):
@@ -20,17 +29,17 @@ def random_units(count, dims, seed=0):
 
 
 def exact(_, vectors):
-    return ExactBackend(vectors)
+    return ExactCandidates(vectors)
 
 
 def annoy(folder, vectors):
     build_annoy(folder, vectors, 50, 0)
-    return AnnoyBackend(folder / ANNOY, *vectors.shape, 20_000)
+    return AnnoyCandidates(folder / AnnoyBackend.file, *vectors.shape, 20_000)
 
 
 def faiss(folder, vectors):
     build_faiss(folder, vectors, lists_for(len(vectors)), 0)
-    return FaissBackend(folder / LISTS, *vectors.shape, 60)
+    return FaissCandidates(folder / FaissBackend.file, *vectors.shape, 60)
 
 
 @pytest.fixture(params=[exact, annoy, faiss], ids=["exact", "annoy", "faiss"])
@@ -92,7 +101,7 @@ def test_of_equal_vectors_the_exact_candidates_are_the_lowest_rows(dims):
     # Rounding may depend on where a row lies in a block; which rows are equal may not.
     vector, query = random_units(2, dims)
     for count in (5, 17, 33, 61, 100):
-        found = ExactBackend(np.repeat(vector[None], count, axis=0)).candidates(query, 3)
+        found = ExactCandidates(np.repeat(vector[None], count, axis=0)).candidates(query, 3)
         assert sorted(found.tolist()) == [0, 1, 2]
 
 
@@ -111,8 +120,8 @@ def test_exact_candidates_are_the_best_whatever_the_blocks(count, k, block_rows,
     query = generator.integers(-2, 3, 3).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(arrays, "BLOCK_ROWS", block_rows)
-        patch.setattr(backends, "BLOCK_ROWS", block_rows)
-        found = ExactBackend(vectors).candidates(query, k)
+        patch.setattr(exact_module, "BLOCK_ROWS", block_rows)
+        found = ExactCandidates(vectors).candidates(query, k)
 
     expected = np.lexsort((np.arange(count), -(vectors @ query)))[:k]
     assert set(found.tolist()) == set(expected.tolist())
@@ -127,8 +136,8 @@ def test_exact_candidates_come_from_the_given_rows_only(count, k, block_rows, da
     vectors = generator.integers(-2, 3, (count, 3)).astype(np.float32)
     query = generator.integers(-2, 3, 3).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backends, "BLOCK_ROWS", block_rows)
-        found = ExactBackend(vectors, rows).candidates(query, k)
+        patch.setattr(exact_module, "BLOCK_ROWS", block_rows)
+        found = ExactCandidates(vectors, rows).candidates(query, k)
 
     expected = rows[np.lexsort((rows, -(vectors[rows] @ query)))[:k]]
     assert set(found.tolist()) == set(expected.tolist())
@@ -137,7 +146,7 @@ def test_exact_candidates_come_from_the_given_rows_only(count, k, block_rows, da
 def test_no_rows_give_no_candidates():
     vectors = random_units(5, 4)
 
-    assert len(ExactBackend(vectors, np.empty(0, np.int64)).candidates(vectors[0], 3)) == 0
+    assert len(ExactCandidates(vectors, np.empty(0, np.int64)).candidates(vectors[0], 3)) == 0
 
 
 def test_the_same_seed_gives_the_same_forest_byte_for_byte_and_another_seed_another(tmp_path):
@@ -147,7 +156,7 @@ def test_the_same_seed_gives_the_same_forest_byte_for_byte_and_another_seed_anot
         folder = tmp_path / str(number)
         folder.mkdir()
         build_annoy(folder, vectors, 5, seed)
-        forests.append((folder / ANNOY).read_bytes())
+        forests.append((folder / AnnoyBackend.file).read_bytes())
 
     assert forests[0] == forests[1] != forests[2]
 
@@ -157,29 +166,29 @@ def test_more_trees_make_a_larger_forest(tmp_path):
     sizes = []
     for trees in (1, 20):
         build_annoy(tmp_path, vectors, trees, 0)
-        sizes.append((tmp_path / ANNOY).stat().st_size)
+        sizes.append((tmp_path / AnnoyBackend.file).stat().st_size)
 
     assert sizes[0] < sizes[1]
 
 
 def test_a_missing_forest_is_no_forest(tmp_path):
     with pytest.raises((FileNotFoundError, DamagedIndexError)):
-        AnnoyBackend(tmp_path / ANNOY, 5, 4, 20_000)
+        AnnoyCandidates(tmp_path / AnnoyBackend.file, 5, 4, 20_000)
 
 
 @pytest.mark.parametrize("size", [0, 5, 1001])
 def test_a_forest_of_an_impossible_size_is_damaged(tmp_path, size):
-    (tmp_path / ANNOY).write_bytes(b"x" * size)
+    (tmp_path / AnnoyBackend.file).write_bytes(b"x" * size)
 
     with pytest.raises(DamagedIndexError, match=r"annoy\.ann is damaged"):
-        AnnoyBackend(tmp_path / ANNOY, 5, 4, 20_000)
+        AnnoyCandidates(tmp_path / AnnoyBackend.file, 5, 4, 20_000)
 
 
 def test_a_forest_of_another_number_of_items_is_damaged(tmp_path):
     build_annoy(tmp_path, random_units(20, 8), 50, 0)
 
     with pytest.raises(DamagedIndexError, match="20 items, expected 21"):
-        AnnoyBackend(tmp_path / ANNOY, 21, 8, 20_000)
+        AnnoyCandidates(tmp_path / AnnoyBackend.file, 21, 8, 20_000)
 
 
 def test_a_forest_in_a_folder_whose_name_is_not_utf8_is_built_and_opened(tmp_path):
@@ -189,4 +198,4 @@ def test_a_forest_in_a_folder_whose_name_is_not_utf8_is_built_and_opened(tmp_pat
 
     build_annoy(folder, vectors, 50, 0)
 
-    assert 3 in AnnoyBackend(folder / ANNOY, 20, 8, 20_000).candidates(vectors[3], 1)
+    assert 3 in AnnoyCandidates(folder / AnnoyBackend.file, 20, 8, 20_000).candidates(vectors[3], 1)

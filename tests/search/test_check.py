@@ -15,11 +15,17 @@ import pytest
 from imgsearch import Finding, Index, build_index, check, embed, rollback
 from imgsearch.encoders import runtime
 from imgsearch.errors import NoIndexError
-from imgsearch.search.backends.backends import build_annoy
+from imgsearch.search.backends.annoy import AnnoyBackend
 from imgsearch.store import generations, integrity
 from imgsearch.store.generations import read_manifest
 from imgsearch.store.locking import writer_lock
 from imgsearch.store.manifest import FileRecord
+from imgsearch.store.plan import BackendSettings
+
+
+def build_annoy(folder, vectors, trees, seed):
+    AnnoyBackend().build(folder, vectors, BackendSettings("annoy", trees, seed, 2000))
+
 
 GOLDEN = Path(__file__).parents[1] / "store" / "golden" / "v1"
 
@@ -382,7 +388,7 @@ def second(tmp_path, small) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", [generations.MANIFEST, generations.EMBEDDINGS, generations.ITEMS, generations.VECTORS, generations.ANNOY]
+    "name", [generations.MANIFEST, generations.EMBEDDINGS, generations.ITEMS, generations.VECTORS, AnnoyBackend.file]
 )
 def test_a_deep_check_finds_a_damaged_file_of_the_generation_before(second, name):
     (second / "gen-000001" / name).write_bytes(b"x")

@@ -14,14 +14,19 @@ from imgsearch.cli import main
 from imgsearch.errors import DamagedIndexError, MissingComponentError
 from imgsearch.evaluation.index_recall import index_recall
 from imgsearch.records import read
-from imgsearch.search.backends import faiss_lists
-from imgsearch.search.backends.backends import FaissBackend, least_probes, one_thread
-from imgsearch.search.backends.faiss_lists import build_faiss, check_lists, lists_for
+from imgsearch.search.backends import BACKENDS
+from imgsearch.search.backends import faiss as faiss_lists
+from imgsearch.search.backends.annoy import AnnoyBackend
+from imgsearch.search.backends.faiss import FaissBackend, FaissCandidates, least_probes, lists_for, one_thread
 from imgsearch.search.recall import measure, sampled
 from imgsearch.search.tuning import search_with, tune
 from imgsearch.store import generations, integrity, publishing
 from imgsearch.store.manifest import Manifest
 from imgsearch.store.plan import BackendSettings, SearchOptions
+
+
+def build_faiss(folder, vectors, lists, seed):
+    FaissBackend().build(folder, vectors, BackendSettings("faiss", 0, seed, 0, lists, 1))
 
 
 def units(count, dims, seed=0):
@@ -49,7 +54,7 @@ def without_faiss(monkeypatch) -> None:
 
 
 def lists_of(directory) -> Path:
-    return directory / generations.read_manifest(directory).folder / generations.LISTS
+    return directory / generations.read_manifest(directory).folder / FaissBackend.file
 
 
 # --- the file
@@ -64,7 +69,7 @@ def test_the_same_seed_gives_the_same_lists_byte_for_byte_and_another_seed_other
         folder = tmp_path / str(number)
         folder.mkdir()
         build_faiss(folder, vectors, lists, seed)
-        files.append((folder / generations.LISTS).read_bytes())
+        files.append((folder / FaissBackend.file).read_bytes())
 
     assert files[0] == files[1] != files[2]
 
@@ -76,9 +81,9 @@ def test_the_number_of_threads_is_what_it_was_and_changes_no_byte(tmp_path):
         for threads in (1, 2):
             faiss.omp_set_num_threads(threads)
             build_faiss(tmp_path, vectors, 25, 0)
-            FaissBackend(tmp_path / generations.LISTS, *vectors.shape, 3).candidates(vectors[0], 5)
+            FaissCandidates(tmp_path / FaissBackend.file, *vectors.shape, 3).candidates(vectors[0], 5)
             assert faiss.omp_get_max_threads() == threads
-            files.append((tmp_path / generations.LISTS).read_bytes())
+            files.append((tmp_path / FaissBackend.file).read_bytes())
     finally:
         faiss.omp_set_num_threads(before)
 
@@ -102,7 +107,7 @@ def test_the_file_is_hardly_larger_than_the_vectors(tmp_path):
     build_faiss(tmp_path, vectors, lists_for(4000), 0)
 
     # Each vector has a number of eight bytes, each list a center.
-    assert vectors.nbytes < (tmp_path / generations.LISTS).stat().st_size < 1.06 * vectors.nbytes
+    assert vectors.nbytes < (tmp_path / FaissBackend.file).stat().st_size < 1.06 * vectors.nbytes
 
 
 @pytest.mark.parametrize(("count", "lists"), [(1, 1), (2, 1), (3, 2), (10_000, 100), (1_000_000, 1000)])
@@ -111,7 +116,7 @@ def test_there_are_as_many_lists_as_the_root_of_the_vectors(count, lists):
 
 
 def test_a_full_disk_is_an_error_of_the_disk_and_not_of_faiss(tmp_path):
-    (tmp_path / generations.LISTS).symlink_to("/dev/full")
+    (tmp_path / FaissBackend.file).symlink_to("/dev/full")
 
     with pytest.raises(OSError, match="No space left on device"):
         build_faiss(tmp_path, units(50, 8), 7, 0)
@@ -124,7 +129,7 @@ def test_lists_in_a_folder_whose_name_is_not_utf8_are_built_and_opened(tmp_path)
 
     build_faiss(folder, vectors, 4, 0)
 
-    assert 3 in FaissBackend(folder / generations.LISTS, 20, 8, 1).candidates(vectors[3], 1)
+    assert 3 in FaissCandidates(folder / FaissBackend.file, 20, 8, 1).candidates(vectors[3], 1)
 
 
 @pytest.mark.parametrize("k", [1, 30, 200, 400])
@@ -134,8 +139,8 @@ def test_there_are_enough_candidates_though_the_nearest_lists_are_empty(tmp_path
     lists = faiss.IndexIVFFlat(centers, 20, 20, faiss.METRIC_INNER_PRODUCT)
     lists.is_trained = True
     lists.add(np.repeat(np.eye(20, dtype=np.float32)[:1], 400, axis=0))
-    faiss.write_index(lists, str(tmp_path / generations.LISTS))
-    backend = FaissBackend(tmp_path / generations.LISTS, 400, 20, 1)
+    faiss.write_index(lists, str(tmp_path / FaissBackend.file))
+    backend = FaissCandidates(tmp_path / FaissBackend.file, 400, 20, 1)
     query = np.ones(20, np.float32)
     query[0] = -1  # away from the only list that holds anything
 
@@ -145,7 +150,7 @@ def test_there_are_enough_candidates_though_the_nearest_lists_are_empty(tmp_path
 def test_whoever_wants_more_results_has_more_lists_looked_into(tmp_path):
     vectors = units(5000, 8)
     build_faiss(tmp_path, vectors, 71, 0)
-    backend = FaissBackend(tmp_path / generations.LISTS, 5000, 8, 1)
+    backend = FaissCandidates(tmp_path / FaissBackend.file, 5000, 8, 1)
     sample = sampled(vectors, np.arange(50), [500])
 
     recall, _ = measure(search_with(backend, vectors), sample, 500)
@@ -155,19 +160,19 @@ def test_whoever_wants_more_results_has_more_lists_looked_into(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"x" * 5, b"x" * 1000, b"IwFl" + bytes(1000)])
 def test_what_is_no_file_of_faiss_is_damaged(tmp_path, content):
-    (tmp_path / generations.LISTS).write_bytes(content)
+    (tmp_path / FaissBackend.file).write_bytes(content)
 
     with pytest.raises(DamagedIndexError, match=r"lists\.faiss is damaged"):
-        FaissBackend(tmp_path / generations.LISTS, 5, 4, 1)
+        FaissCandidates(tmp_path / FaissBackend.file, 5, 4, 1)
 
 
 def test_another_kind_of_faiss_index_is_damaged(tmp_path):
     flat = faiss.IndexFlatIP(4)
     flat.add(units(5, 4))
-    faiss.write_index(flat, str(tmp_path / generations.LISTS))
+    faiss.write_index(flat, str(tmp_path / FaissBackend.file))
 
     with pytest.raises(DamagedIndexError, match="IndexFlatIP, expected IndexIVFFlat"):
-        FaissBackend(tmp_path / generations.LISTS, 5, 4, 1)
+        FaissCandidates(tmp_path / FaissBackend.file, 5, 4, 1)
 
 
 def test_another_metric_is_damaged(tmp_path):
@@ -175,10 +180,10 @@ def test_another_metric_is_damaged(tmp_path):
     lists.cp.min_points_per_centroid = 1
     lists.train(units(5, 4))
     lists.add(units(5, 4))
-    faiss.write_index(lists, str(tmp_path / generations.LISTS))
+    faiss.write_index(lists, str(tmp_path / FaissBackend.file))
 
     with pytest.raises(DamagedIndexError, match="metric 1, expected 5 of 4, metric 0"):
-        FaissBackend(tmp_path / generations.LISTS, 5, 4, 1)
+        FaissCandidates(tmp_path / FaissBackend.file, 5, 4, 1)
 
 
 @pytest.mark.parametrize(("count", "dims"), [(21, 8), (20, 9)])
@@ -186,7 +191,7 @@ def test_lists_of_another_number_of_items_or_dimensions_are_damaged(tmp_path, co
     build_faiss(tmp_path, units(20, 8), 4, 0)
 
     with pytest.raises(DamagedIndexError, match="20 items of 8 dimensions"):
-        FaissBackend(tmp_path / generations.LISTS, count, dims, 1)
+        FaissCandidates(tmp_path / FaissBackend.file, count, dims, 1)
 
 
 # --- looked at before it is published
@@ -196,19 +201,19 @@ def test_lists_of_other_vectors_are_found_out(tmp_path):
     vectors = units(300, 16)
     settings = BackendSettings("faiss", 0, 0, 0, 17, 1)
     build_faiss(tmp_path, vectors, 17, 0)
-    check_lists(tmp_path / generations.LISTS, vectors, settings)
+    FaissBackend().check(tmp_path, vectors, settings)
 
     with pytest.raises(DamagedIndexError, match="does not find 20 of 20 items by themselves"):
-        check_lists(tmp_path / generations.LISTS, units(300, 16, seed=1), settings)
+        FaissBackend().check(tmp_path, units(300, 16, seed=1), settings)
     with pytest.raises(DamagedIndexError, match="17 lists, expected 18"):
-        check_lists(tmp_path / generations.LISTS, vectors, BackendSettings("faiss", 0, 0, 0, 18, 1))
+        FaissBackend().check(tmp_path, vectors, BackendSettings("faiss", 0, 0, 0, 18, 1))
 
 
 def test_images_that_are_all_alike_are_found_by_one_another(tmp_path):
     vectors = np.repeat(units(1, 16), 300, axis=0)
     build_faiss(tmp_path, vectors, 17, 0)
 
-    check_lists(tmp_path / generations.LISTS, vectors, BackendSettings("faiss", 0, 0, 0, 17, 1))
+    FaissBackend().check(tmp_path, vectors, BackendSettings("faiss", 0, 0, 0, 17, 1))
 
 
 # --- tuned
@@ -225,7 +230,7 @@ def test_tuning_takes_the_least_probes_that_reach_the_target(tmp_path, target):
     sample = sampled(vectors, np.random.default_rng(0).permutation(3000)[:500], [10])
     assert chosen.probes in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 55)
     if chosen.probes > 1:
-        less = FaissBackend(tmp_path / generations.LISTS, *vectors.shape, chosen.probes // 2)
+        less = FaissCandidates(tmp_path / FaissBackend.file, *vectors.shape, chosen.probes // 2)
         recall, _ = measure(search_with(less, vectors), sample, 10)
         assert recall.mean() - 2 * recall.std() / np.sqrt(500) < target
 
@@ -236,14 +241,14 @@ def test_even_the_smallest_catalog_gets_lists_if_they_are_wished_for(tmp_path, c
 
     assert (chosen.name, chosen.lists) == ("faiss", lists_for(count))
     assert (measured is None) == (count == 1)
-    assert (tmp_path / generations.LISTS).is_file()
+    assert (tmp_path / FaissBackend.file).is_file()
 
 
 def test_nobody_gets_lists_who_did_not_wish_for_them(tmp_path, without_faiss):
     chosen, _ = tune(tmp_path, units(5000, 8), SearchOptions("auto"))
 
     assert chosen.name in ("annoy", "exact")
-    assert not (tmp_path / generations.LISTS).exists()
+    assert not (tmp_path / FaissBackend.file).exists()
 
 
 # --- an index
@@ -256,8 +261,8 @@ def test_an_index_of_lists_says_so_and_answers_as_an_exact_one_does(listed, phot
     assert manifest.backend.lists == lists_for(40)
     assert 1 <= manifest.backend.probes <= manifest.backend.lists
     assert manifest.measured.recall >= 0.99
-    assert f"{manifest.folder}/{generations.LISTS}" in manifest.files
-    assert f"{manifest.folder}/{generations.ANNOY}" not in manifest.files
+    assert f"{manifest.folder}/{FaissBackend.file}" in manifest.files
+    assert f"{manifest.folder}/{AnnoyBackend.file}" not in manifest.files
     with Index.open(listed / "index") as index:
         assert (index.plan(), index.plan(exact=True), index.plan(where="row = 1")) == ("faiss", "exact", "exact")
     for image in (photo, listed / "catalog/a/0003.png"):
@@ -305,8 +310,8 @@ def test_a_backend_is_changed_there_and_back_without_embedding(listed, directory
         report = build_index(listed / "catalog", directory, backend=backend)
         manifest = generations.read_manifest(directory)
         assert (report.embedded, manifest.backend.name) == (0, backend)
-        there = {Path(name).name for name in manifest.files} & set(generations.BACKEND_FILES.values())
-        assert there == {generations.BACKEND_FILES[backend]} if backend != "exact" else not there
+        there = {Path(name).name for name in manifest.files} & {"annoy.ann", "lists.faiss"}
+        assert there == ({BACKENDS[backend].file} - {""})
         assert contents(directory) == before
         assert answers(directory, photo, k=40) == answered
 
@@ -332,14 +337,14 @@ def test_a_damaged_file_is_found_out_and_mended_by_the_next_build(listed, direct
     answered, whole = answers(directory, photo), lists_of(directory).read_bytes()
     with Index.open(directory) as index:
         build_faiss(tmp_path, units(*index.vectors.shape), lists_for(len(index)), 0)
-    damaged = DAMAGES[way](whole, (tmp_path / generations.LISTS).read_bytes())
+    damaged = DAMAGES[way](whole, (tmp_path / FaissBackend.file).read_bytes())
     assert damaged != whole
     lists_of(directory).write_bytes(damaged)
 
     with pytest.raises(DamagedIndexError, match=r"lists\.faiss is damaged") as caught:
         answers(directory, photo)
     assert "build-index again" in caught.value.hint
-    assert [Path(finding.file).name for finding in check(directory)] == [generations.LISTS]
+    assert [Path(finding.file).name for finding in check(directory)] == [FaissBackend.file]
     build_index(listed / "catalog", directory)
 
     assert answers(directory, photo) == answered
@@ -375,12 +380,12 @@ def test_check_looks_whether_lists_find_the_items_by_themselves(directory):
     manifest = generations.read_manifest(directory)
     build_faiss(directory / manifest.folder, units(manifest.count, manifest.dims), manifest.backend.lists, 0)
     record = integrity.file_record(lists_of(directory))
-    files = {**manifest.files, f"{manifest.folder}/{generations.LISTS}": record}
+    files = {**manifest.files, f"{manifest.folder}/{FaissBackend.file}": record}
     publishing.amend(directory, replace(manifest, files=files))  # as if they had been published so
 
     problems = {Path(finding.file).name: finding.problem for finding in check(directory)}
 
-    assert "items by themselves" in problems[generations.LISTS]
+    assert "items by themselves" in problems[FaissBackend.file]
 
 
 def test_the_lists_of_a_build_that_miss_items_are_not_published(listed, directory, monkeypatch):

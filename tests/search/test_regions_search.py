@@ -10,12 +10,15 @@ import pytest
 
 from drawn_catalog import draw_catalog
 from imgsearch import Filter, Index, build_index
+from imgsearch.cli import main
 from imgsearch.errors import ImageError, UsageError
+from imgsearch.images import photo as photo_module
 from imgsearch.images.boxes import Box, in_reading_order, overlaps
 from imgsearch.images.decode import decode, decode_rgba
+from imgsearch.images.workers import decoders
 from imgsearch.search import index as search_index
 from imgsearch.search import nearest, views
-from imgsearch.search.backends.backends import ExactBackend
+from imgsearch.search.backends.exact import ExactCandidates
 from imgsearch.search.nearest import Search
 from imgsearch.search.rerank import CANDIDATES, draw_hit
 from imgsearch.search.views import QueryImage
@@ -153,8 +156,8 @@ def test_what_is_ahead_is_looked_for_among_what_the_condition_lets_in(index, pho
 def test_each_look_is_compared_with_the_items_once(index, photo, monkeypatch, k, conditions):
     monkeypatch.setattr(nearest, "_MIN_MARGIN_WHOLE", 3)
     monkeypatch.setattr(nearest, "_MIN_MARGIN_PART", 3)
-    real, compared = ExactBackend.candidates, []
-    monkeypatch.setattr(ExactBackend, "candidates", lambda *what: compared.append(1) or real(*what))
+    real, compared = ExactCandidates.candidates, []
+    monkeypatch.setattr(ExactCandidates, "candidates", lambda *what: compared.append(1) or real(*what))
 
     index.search(photo[0], k=k, **conditions)
 
@@ -371,3 +374,18 @@ def test_odd_sizes_are_answered(index, tmp_path, size, regions):
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
 
     check_hits(index.search(write(tmp_path, pixels), k=5, regions=regions), 5)
+
+
+@pytest.mark.parametrize("options", [[], ["--objects"], ["--box", "0,0,640,480"], ["--vote"], ["--regions", "3"]])
+def test_a_photo_is_decoded_once_with_reranking_and_a_page_too(shop, photo, tmp_path, monkeypatch, options):
+    decoded = []
+    for module in (photo_module, decoders):
+        real = module.decode
+        monkeypatch.setattr(
+            module, "decode", lambda data, real=real, **more: decoded.append(data) or real(data, **more)
+        )
+    arguments = ["query", str(photo[0]), "--index", str(shop / "index"), *options, "--rerank", "geometric"]
+
+    assert main([*arguments, "--format", "html", "--output", str(tmp_path / "page.html")]) == 0
+
+    assert decoded.count(photo[0].read_bytes()) == 1

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from imgsearch import Index, build_index, embed
-from imgsearch.search.backends.backends import AnnoyBackend
+from imgsearch.search.backends.annoy import FORESTS, LEAST_SEARCH_K, AnnoyBackend, AnnoyCandidates
 from imgsearch.search.recall import measure, sampled
-from imgsearch.search.tuning import FORESTS, LEAST_SEARCH_K, SMALL, may_need_forest, search_with, tune
+from imgsearch.search.tuning import SMALL, chosen_backend, search_with, tune
 from imgsearch.store import generations
 from imgsearch.store.plan import BackendSettings, SearchOptions
 
@@ -31,7 +31,7 @@ def hard():
 
 
 def recall_of(folder, vectors, search_k, rows=None, k=10):
-    backend = AnnoyBackend(folder / generations.ANNOY, *vectors.shape, search_k)
+    backend = AnnoyCandidates(folder / AnnoyBackend.file, *vectors.shape, search_k)
     sample = sampled(vectors, np.arange(len(vectors)) if rows is None else rows, [k])
     return float(measure(search_with(backend, vectors), sample, k)[0].mean())
 
@@ -75,7 +75,7 @@ def test_the_least_search_k_that_reaches_the_target_is_taken(tmp_path, hard):
 
     assert settings.search_k > LEAST_SEARCH_K  # it is a hard set
     rows = np.random.default_rng(0).permutation(len(hard))[:500]
-    backend = AnnoyBackend(tmp_path / generations.ANNOY, *hard.shape, round(settings.search_k / 2**0.5))
+    backend = AnnoyCandidates(tmp_path / AnnoyBackend.file, *hard.shape, round(settings.search_k / 2**0.5))
     recall, _ = measure(search_with(backend, hard), sampled(hard, rows, [10]), 10)
     assert recall.mean() - 2 * recall.std() / np.sqrt(500) < 0.99
 
@@ -120,7 +120,7 @@ def test_the_same_vectors_and_wish_are_tuned_alike(tmp_path, hard):
     for name in "ab":
         (folder := tmp_path / name).mkdir()
         settings, measured = tune(folder, hard, SearchOptions("annoy", seed=3))
-        found.append((settings, measured.recall, (folder / generations.ANNOY).read_bytes()))
+        found.append((settings, measured.recall, (folder / AnnoyBackend.file).read_bytes()))
 
     assert found[0] == found[1]
 
@@ -138,7 +138,7 @@ def test_one_item_has_no_neighbors_to_measure_with(backend, name, tmp_path, easy
     settings, measured = tune(tmp_path, easy[:1], SearchOptions(backend))
 
     assert (settings.name, measured) == (name, None)
-    assert (tmp_path / generations.ANNOY).exists() == (name == "annoy")
+    assert (tmp_path / AnnoyBackend.file).exists() == (name == "annoy")
 
 
 @pytest.mark.parametrize("count", [2, 3, 10, 11])
@@ -156,14 +156,14 @@ def test_vectors_that_are_all_equal_are_tuned_too(tmp_path, easy):
 
 
 @pytest.mark.parametrize(
-    ("backend", "count", "may"),
+    ("backend", "count", "name"),
     [
-        *(("auto", 0, False), ("auto", SMALL, False), ("auto", SMALL + 1, True)),
-        *(("annoy", 0, False), ("annoy", 1, True), ("exact", SMALL + 1, False)),
+        *(("auto", 0, "exact"), ("auto", SMALL, "exact"), ("auto", SMALL + 1, "annoy")),
+        *(("annoy", 0, "exact"), ("annoy", 1, "annoy"), ("faiss", 1, "faiss"), ("exact", SMALL + 1, "exact")),
     ],
 )
-def test_a_forest_is_needed_where_annoy_may_come_to_search(backend, count, may):
-    assert may_need_forest(SearchOptions(backend), count) is may
+def test_auto_is_exact_for_a_small_catalog_and_maybe_annoy_for_a_larger_one(backend, count, name):
+    assert chosen_backend(SearchOptions(backend), count).name == name
 
 
 # --- in an index
@@ -222,7 +222,7 @@ def test_who_leaves_the_choice_to_us_gets_trees_of_ours_again(index):
     manifest = generations.read_manifest(index)
     assert manifest.search == SearchOptions("auto", None, 0, 0.99)
     assert manifest.backend == BackendSettings("exact", 0, 0, 0)
-    assert generations.ANNOY not in str(sorted(manifest.files))
+    assert AnnoyBackend.file not in str(sorted(manifest.files))
 
 
 def test_embeddings_are_tuned_when_they_become_an_index(tmp_path, built):

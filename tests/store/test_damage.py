@@ -21,6 +21,7 @@ from imgsearch import Filter, Index, build_index, check
 from imgsearch.build import generation
 from imgsearch.encoders import projection
 from imgsearch.errors import DamagedIndexError
+from imgsearch.search.backends.annoy import AnnoyBackend
 from imgsearch.store import generations, integrity
 from imgsearch.store.manifest import FileRecord, Manifest
 
@@ -276,7 +277,7 @@ def outcomes(request, run, tmp_path_factory, lay_out, photo) -> Outcomes:
         all_ways = ways(
             data,
             other,
-            node=node if name.endswith(generations.ANNOY) else 0,
+            node=node if name.endswith(AnnoyBackend.file) else 0,
             flips=0 if name in (generations.MANIFEST, COPY) else extent.flips,
         )
         first, *rest = all_ways
@@ -469,7 +470,7 @@ def test_a_manifest_that_does_not_fit_its_files_is_damage(copied, photo, key, va
         assert check(directory, deep=deep)
 
 
-@pytest.mark.parametrize("name", [generations.VECTORS, generations.ITEMS, generations.PROJECTION, generations.ANNOY])
+@pytest.mark.parametrize("name", [generations.VECTORS, generations.ITEMS, generations.PROJECTION, AnnoyBackend.file])
 def test_a_query_of_a_damaged_index_says_what_to_do(projected, photo, tmp_path, name):
     directory = Path(shutil.copytree(projected, tmp_path / "index"))
     file = directory / "gen-000001" / name

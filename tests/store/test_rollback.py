@@ -14,6 +14,7 @@ import pytest
 
 from imgsearch import Index, build_index, check, embed, rollback
 from imgsearch.errors import DamagedIndexError, LockedError, NoIndexError
+from imgsearch.search.backends.annoy import AnnoyBackend
 from imgsearch.store import generations
 from imgsearch.store.generations import read_manifest
 from imgsearch.store.locking import writer_lock
@@ -267,7 +268,7 @@ NAMES = (
     generations.EMBEDDINGS,
     generations.ITEMS,
     generations.VECTORS,
-    generations.ANNOY,
+    AnnoyBackend.file,
     "spec.json",
 )
 

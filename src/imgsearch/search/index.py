@@ -9,11 +9,13 @@ from typing import Self
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError, NoIndexError, UsageError
 from imgsearch.images.boxes import Box
+from imgsearch.regions.detections import LEAST_SCORE, Detection
 from imgsearch.search.hits import NO_FILTER, Filter, Hit, ObjectHits
 from imgsearch.search.nearest import Nearest, Search
 from imgsearch.search.rerank import CANDIDATES, rerank_hits
 from imgsearch.search.views import QueryImage, Regions, View, Viewer
 from imgsearch.store import generations, integrity
+from imgsearch.store.info import IndexInfo
 from imgsearch.store.manifest import Manifest
 
 # A file name, or what `QueryImage` has read, to use its pixels again.
@@ -121,7 +123,7 @@ class Index:
         """
         search = self._search(k, filter, exact=exact, rerank=rerank)
         self.nearest.begin_checks(filter.where, exact=exact)  # while the encoder starts
-        query = self._read(image)
+        query = _read(image, self.manifest)
         return self._hits(search, search.views_of(query, self.viewer, regions, box), k, query if rerank else None)
 
     def search_vector(
@@ -160,7 +162,7 @@ class Index:
             ImageError, UsageError, DamagedIndexError: As for `search`.
         """
         search = self._search(k, filter, exact=exact, rerank=rerank)
-        query = self._read(image)
+        query = _read(image, self.manifest)
         return [
             ObjectHits(each.box, each.score, self._hits(search, each.views, k, query if rerank else None))
             for each in self.viewer.objects(query)
@@ -170,12 +172,9 @@ class Index:
         """Name the backend that answers a query: `annoy`, `faiss` or `exact`."""
         return self.nearest.plan(filter.where, exact=exact)
 
-    def info(self) -> Manifest:
+    def info(self) -> IndexInfo:
         """Return what the index holds and how it was built, as `imgsearch info` prints it."""
-        return self.manifest
-
-    def _read(self, image: Image) -> QueryImage:
-        return image if isinstance(image, QueryImage) else QueryImage.read(image, self.manifest.policy)
+        return IndexInfo(self.manifest)
 
     def _search(self, k: int, filter: Filter, *, exact: bool, rerank: bool = False) -> Search:  # noqa: A002
         if k < 1:
@@ -188,3 +187,27 @@ class Index:
         if compared is not None and compared.photo is not None:
             hits = rerank_hits(self.manifest, self.items, compared.photo, hits)
         return hits[:k]
+
+
+def _read(image: Image, manifest: Manifest) -> QueryImage:
+    return image if isinstance(image, QueryImage) else QueryImage.read(image, manifest.policy)
+
+
+def detect(image: Image, index: str | os.PathLike[str], *, min_score: float = LEAST_SCORE) -> list[Detection]:
+    """Find the items in an image with the detector of an index.
+
+    Args:
+        image: File name.
+        index: The index directory; it must have a detector.
+        min_score: Leave out boxes of which the detector is less sure, 0 to 1.
+
+    Returns:
+        The surest first, in pixels of the image, upright.
+
+    Raises:
+        ImageError: The image cannot be used.
+        MissingComponentError: The index has no detector.
+        NoIndexError, DamagedIndexError: As for `Index.open`.
+    """
+    with Index.open(index) as opened:
+        return opened.viewer.detections(_read(image, opened.manifest), min_score)

@@ -3,15 +3,16 @@
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from imgsearch.records import Check, Count, Missing, Share, between, one_of
+from imgsearch.records import Check, Count, Missing, Share, between, matching
 
-WISHES = ("auto", "annoy", "faiss", "exact")
-BACKENDS = ("annoy", "faiss", "exact")
+AUTO = "auto"
 TREES_LIMIT = 10_000
 # What Annoy takes as a number.
 MOST_SEED = 2**31 - 1
 
 _Trees = Annotated[int, between(0, TREES_LIMIT)]
+# `imgsearch.search.backends` knows which there are.
+_Name = Annotated[str, matching("[a-z][a-z0-9_-]{0,40}", "the name of a backend")]
 _Seed = Annotated[int, between(0, MOST_SEED)]
 _Milliseconds = Annotated[float, between(0, 1e12)]
 
@@ -27,7 +28,7 @@ class SearchOptions:
         target_recall: Share of the ten nearest that is to be found at least, above 0, at most 1.
     """
 
-    backend: Annotated[str, one_of(WISHES)] = "auto"
+    backend: _Name = AUTO
     trees: _Trees | None = None
     seed: _Seed = 0
     target_recall: Annotated[float, Check("above 0 and at most 1", lambda share: 0 < share <= 1)] = 0.99
@@ -38,15 +39,15 @@ class BackendSettings:
     """How candidates are found.
 
     Attributes:
-        name: `annoy`, `faiss` or `exact`.
+        name: `annoy`, `faiss`, `exact` or another of `imgsearch.search.backends`.
         trees: Trees of the Annoy forest; 0 for others.
         seed: Seed of the forest or the lists.
-        search_k: How many nodes of the forest a search looks at, at least; 0 for others.
+        search_k: How many nodes of the forest a search visits, at least; 0 for others.
         lists: Into how many lists Faiss has put the vectors; 0 for others.
-        probes: How many of them a search looks at, at least; 0 for others.
+        probes: How many of them a search visits, at least; 0 for others.
     """
 
-    name: Annotated[str, one_of(BACKENDS)]
+    name: _Name
     trees: _Trees
     seed: _Seed
     search_k: Annotated[int, between(0, 2**28), Missing(20_000)]  # that of all indexes before each was tuned
@@ -54,17 +55,17 @@ class BackendSettings:
     probes: Annotated[Count, Missing(0)] = 0
 
     def __post_init__(self) -> None:
-        if self.name == "faiss" and not 1 <= self.probes <= self.lists:
+        if not min(1, self.lists) <= self.probes <= self.lists:
             raise ValueError(f"expected 1 to {self.lists} probes, found {self.probes}")
 
     @property
     def effort(self) -> int:
-        """What a search does at least: `probes` for `faiss`, `search_k` for others."""
-        return self.probes if self.name == "faiss" else self.search_k
+        """What a search does at least: `probes` where there are lists, else `search_k`."""
+        return self.probes if self.lists else self.search_k
 
     def with_effort(self, effort: int) -> "BackendSettings":
         """Change what a search does at least."""
-        return replace(self, probes=effort) if self.name == "faiss" else replace(self, search_k=effort)
+        return replace(self, probes=effort) if self.lists else replace(self, search_k=effort)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,14 +44,11 @@ def info(
 
 def _rows(manifest: "Manifest") -> list[tuple[str, str]]:
     from imgsearch.cli.build_report import gain_in_words
+    from imgsearch.search.backends import backend_of
 
     encoder, detector = manifest.encoder, manifest.detector
     measured, calibration, backend = manifest.measured, manifest.calibration, manifest.backend
-    search = "none: embeddings only" if backend is None else backend.name
-    if backend is not None and backend.name == "annoy":
-        search += f", {backend.trees} trees, search_k {backend.search_k}, seed {backend.seed}"
-    if backend is not None and backend.name == "faiss":
-        search += f", {backend.lists} lists, probes {backend.probes}, seed {backend.seed}"
+    search = "none: embeddings only" if backend is None else backend_of(backend).describe(backend)
     learned = manifest.projection_count
     return [
         ("images", str(manifest.count)),

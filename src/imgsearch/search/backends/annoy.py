@@ -102,7 +102,7 @@ class AnnoyBackend:
             raise DamagedIndexError(f"{path} is damaged: it does not find {missed} of {len(rows)} items by themselves")
 
     def open(self, folder: Path, vectors: Embeddings, settings: BackendSettings) -> "AnnoyCandidates":
-        return AnnoyCandidates(folder / self.file, *vectors.shape, settings.search_k)
+        return AnnoyCandidates(folder / self.file, len(vectors), vectors.shape[1], settings.search_k)
 
     def efforts(self, settings: BackendSettings, count: int) -> Iterator[int]:
         search_k = LEAST_SEARCH_K

@@ -73,7 +73,7 @@ class FaissBackend:
             raise DamagedIndexError(f"{path} is damaged: it does not find {missed} of {len(rows)} items by themselves")
 
     def open(self, folder: Path, vectors: Embeddings, settings: BackendSettings) -> "FaissCandidates":
-        return FaissCandidates(folder / self.file, *vectors.shape, settings.probes)
+        return FaissCandidates(folder / self.file, len(vectors), vectors.shape[1], settings.probes)
 
     def efforts(self, settings: BackendSettings, count: int) -> Iterator[int]:  # noqa: ARG002
         yield from (probes for probes in _PROBES if probes < settings.lists)
