@@ -35,11 +35,6 @@ from imgsearch.store import generations
 from imgsearch.store.arrays import open_array
 from imgsearch.store.plan import BackendSettings
 
-
-def build_annoy(folder, vectors, trees, seed):
-    AnnoyBackend().build(folder, vectors, BackendSettings("annoy", trees, seed, 2000))
-
-
 K = 10
 QUERIES = 1000
 SEED = 0
@@ -114,7 +109,7 @@ class Annoy:
 
     def build(self, vectors: Embeddings, file: Path) -> None:
         """See `Engine`."""
-        build_annoy(file.parent, vectors, self.trees, SEED)
+        AnnoyBackend().build(file.parent, vectors, BackendSettings("annoy", self.trees, SEED, 2000))
         (file.parent / AnnoyBackend.file).rename(file)
 
     def open(self, file: Path, vectors: Embeddings) -> Callable[[int], Search]:

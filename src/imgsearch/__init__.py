@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from imgsearch.search.check import Finding, check
     from imgsearch.search.detect import detect
     from imgsearch.search.hits import Filter, Hit, ObjectHits
-    from imgsearch.search.index import Index, detect
+    from imgsearch.search.index import Index
     from imgsearch.store.info import IndexInfo, info
     from imgsearch.store.rollback import rollback
     from imgsearch.training.options import TrainOptions
@@ -114,7 +114,7 @@ _HOMES = {
     "search.check": ("Finding", "check"),
     "search.detect": ("detect",),
     "search.hits": ("Filter", "Hit", "ObjectHits"),
-    "search.index": ("Index", "detect"),
+    "search.index": ("Index",),
     "store.info": ("IndexInfo", "info"),
     "store.rollback": ("rollback",),
     "training.options": ("TrainOptions",),

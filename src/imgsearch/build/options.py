@@ -80,7 +80,7 @@ def check_options(function: str, kind: type, options: Mapping[str, Any]) -> Buil
     for name, value in options.items():
         if name not in kind.__annotations__:
             raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
-        choices = _CHOICES.get(name)
+        choices = (AUTO, *BACKENDS) if name == "backend" else _CHOICES.get(name)
         if choices and value not in (None, *choices):
             raise UsageError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
     trees, seed, target = (options.get(name) for name in ("trees", "seed", "target_recall"))
@@ -97,7 +97,6 @@ def check_options(function: str, kind: type, options: Mapping[str, Any]) -> Buil
 _CHOICES: dict[str, tuple[str, ...]] = {
     "precision": get_args(PrecisionOption),
     "damaged": get_args(Damaged),
-    "backend": (AUTO, *BACKENDS),
 }
 
 

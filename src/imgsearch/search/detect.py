@@ -3,8 +3,7 @@
 import os
 
 from imgsearch.regions.detections import LEAST_SCORE, Detection
-from imgsearch.search.index import Image, Index
-from imgsearch.search.views import QueryImage
+from imgsearch.search.index import Image, Index, as_query
 
 
 def detect(index: str | os.PathLike[str] | Index, image: Image, *, min_score: float = LEAST_SCORE) -> list[Detection]:
@@ -27,5 +26,4 @@ def detect(index: str | os.PathLike[str] | Index, image: Image, *, min_score: fl
     if not isinstance(index, Index):
         with Index.open(index) as opened:
             return detect(opened, image, min_score=min_score)
-    query = image if isinstance(image, QueryImage) else QueryImage.read(image, index.manifest.policy)
-    return index.viewer.detections(query, min_score)
+    return index.viewer.detections(as_query(image, index.manifest), min_score)

@@ -9,7 +9,6 @@ from typing import Self
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError, NoIndexError, UsageError
 from imgsearch.images.boxes import Box
-from imgsearch.regions.detections import LEAST_SCORE, Detection
 from imgsearch.search.hits import NO_FILTER, Filter, Hit, ObjectHits
 from imgsearch.search.nearest import Nearest, Search
 from imgsearch.search.rerank import CANDIDATES, rerank_hits
@@ -123,7 +122,7 @@ class Index:
         """
         search = self._search(k, filter, exact=exact, rerank=rerank)
         self.nearest.begin_checks(filter.where, exact=exact)  # while the encoder starts
-        query = _read(image, self.manifest)
+        query = as_query(image, self.manifest)
         return self._hits(search, search.views_of(query, self.viewer, regions, box), k, query if rerank else None)
 
     def search_vector(
@@ -162,7 +161,7 @@ class Index:
             ImageError, UsageError, DamagedIndexError: As for `search`.
         """
         search = self._search(k, filter, exact=exact, rerank=rerank)
-        query = _read(image, self.manifest)
+        query = as_query(image, self.manifest)
         return [
             ObjectHits(each.box, each.score, self._hits(search, each.views, k, query if rerank else None))
             for each in self.viewer.objects(query)
@@ -189,25 +188,6 @@ class Index:
         return hits[:k]
 
 
-def _read(image: Image, manifest: Manifest) -> QueryImage:
+def as_query(image: Image, manifest: Manifest) -> QueryImage:
+    """Read an image unless it has been read."""
     return image if isinstance(image, QueryImage) else QueryImage.read(image, manifest.policy)
-
-
-def detect(image: Image, index: str | os.PathLike[str], *, min_score: float = LEAST_SCORE) -> list[Detection]:
-    """Find the items in an image with the detector of an index.
-
-    Args:
-        image: File name.
-        index: The index directory; it must have a detector.
-        min_score: Leave out boxes of which the detector is less sure, 0 to 1.
-
-    Returns:
-        The surest first, in pixels of the image, upright.
-
-    Raises:
-        ImageError: The image cannot be used.
-        MissingComponentError: The index has no detector.
-        NoIndexError, DamagedIndexError: As for `Index.open`.
-    """
-    with Index.open(index) as opened:
-        return opened.viewer.detections(_read(image, opened.manifest), min_score)
