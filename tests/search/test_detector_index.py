@@ -230,7 +230,7 @@ def test_too_few_images_to_learn_from_are_no_error_where_nobody_asked_for_it(cat
 
     build_index(catalog, tmp_path / "small", **files, **SETTINGS)
 
-    assert "does not teach the projection: expected at least 20 different images" in caplog.text
+    assert "is not adapted to the catalog: expected at least 20 different images" in caplog.text
     assert read_manifest(tmp_path / "small").adaptation is None
     generation = read_manifest(tmp_path / "small").generation
     build_index(catalog, tmp_path / "small", detector=models / "detector.keras")

@@ -1,4 +1,4 @@
-"""Let a catalog teach the projection of its index; see `encoders.adaptation`."""
+"""Learn the projection of an index from variants of its catalog's images; see `encoders.adaptation`."""
 
 import contextlib
 import logging
@@ -61,7 +61,7 @@ class Adapter:
         except UsageError as error:
             if self.required:
                 raise
-            logger.warning("the catalog does not teach the projection: %s", error)
+            logger.warning("the projection is not adapted to the catalog: %s", error)
             return plain, None
         adapted = learn_adaptation(sample, seen[:, :-1])
         gain = measure_gain(plain, adapted, seen[:, 0], seen[:, -1])

@@ -25,7 +25,7 @@ def build_index(
     Args:
         catalog: Folder of images, or a directory that `embed` wrote.
         index: The index directory.
-        progress: Told (stage, done, total); stages are `scan` (total 0: not known), `embed` and `index`.
+        progress: Called with (stage, done, total); stages are `scan` (total 0: not known), `embed` and `index`.
         options: See `BuildOptions`. What is None or missing stays as the index has it, or is the default for a new one.
 
     Returns:

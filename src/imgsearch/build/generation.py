@@ -53,7 +53,7 @@ def complete_generation(
 ) -> Manifest:
     """Derive what is searched from the embeddings and items in the generation's folder, and publish.
 
-    `adapt` says whether the catalog is to teach the projection, None for as it was; `adapter` then does that.
+    `adapt` is whether to adapt the projection to the catalog, None for as it was; `adapter` then does that.
     """
     directory = job.directory
     names = [generations.EMBEDDINGS, generations.ITEMS]
@@ -85,7 +85,7 @@ def _projection(
     if kept is not None:
         return kept
     if previous is not None and previous.adaptation is not None and adapt is None:
-        logger.warning("the adaptation is given up: to be learned anew it needs the images")
+        logger.warning("the adaptation is dropped: to learn it again takes the images")
     rows = np.arange(draft.count)
     if len(rows) > LARGEST_SAMPLE:
         generator = np.random.default_rng(draft.search.seed if draft.search else 0)
@@ -148,7 +148,7 @@ def _kept(
     try:
         integrity.check_content(directory, previous, name)
     except (DamagedIndexError, FileNotFoundError) as error:
-        logger.warning("%s; the projection is learned anew", error)
+        logger.warning("%s; the projection is learned again", error)
         return None
     projection = Projection.load(str(directory / name), draft.encoder.dims, previous.dims)
     return LearnedProjection(projection, previous.projection_count, gain)

@@ -1,7 +1,7 @@
 """`partial.sqlite`: what a build knows so far; on disk, so that a million files need no more memory than a hundred.
 
 It exists during a build, and after one that was interrupted. The vectors in it, by the sha256 of the image's
-bytes, are committed batch by batch and outlive an interruption; everything else is begun anew by each build.
+bytes, are committed batch by batch and outlive an interruption; everything else is started afresh by each build.
 """
 
 import contextlib
@@ -117,12 +117,12 @@ class Changes:
     rejected: int  # of these, known to be unusable
     removed: int = 0  # published files that are gone
     rejected_gone: int = 0  # files rejected before that are gone
-    forgotten: int = 0  # vectors of an interrupted build that were damaged, and are made anew
+    forgotten: int = 0  # vectors of an interrupted build that were damaged, and are made again
     left_out: Mapping[str, int] = field(default_factory=dict)  # entries of the catalog that are no images, by kind
 
 
 class Journal:
-    """The working state of one build. A file at `path` that is damaged, or of another encoder, is begun anew.
+    """The working state of one build. A file at `path` that is damaged, or of another encoder, is started afresh.
 
     `items` is the published `items.sqlite`, if there is one: what it knows need not be found out again.
     """
@@ -145,7 +145,7 @@ class Journal:
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if _is_disk_error(error):
                 raise
-            logger.warning("%s of an interrupted build is damaged (%s); begun anew", path, error)
+            logger.warning("%s of an interrupted build is damaged (%s); starting afresh", path, error)
             self._remove()
             self._connection = self._open(draft.fingerprint)
         if items is None:
@@ -313,7 +313,7 @@ class Journal:
             run("DETACH new")
 
     def embeddings(self, published: Embeddings | None, block_rows: int) -> Iterator[Embeddings]:
-        """Yield all embeddings in the order of the items, so many rows at a time.
+        """Yield all embeddings in the order of the items, `block_rows` at a time.
 
         `published` are those of the previous generation, if they are of the same encoder.
         """
@@ -355,7 +355,7 @@ class Journal:
         ]
         connection.executemany("DELETE FROM vectors WHERE sha256 = ?", ((sha256,) for sha256 in damaged))
         if damaged:
-            logger.warning("%d embeddings of an interrupted build are damaged; made anew", len(damaged))
+            logger.warning("%d embeddings of an interrupted build are damaged and are made again", len(damaged))
         self._forgotten = len(damaged)
 
     def _remove(self) -> None:

@@ -72,7 +72,7 @@ class EmbedOptions(ImageOptions, RunOptions, total=False):
 class BuildOptions(ImageOptions, IndexOptions, RunOptions, total=False):
     """Options of `build_index`."""
 
-    relearn: bool  # learn the projection, and a vocabulary of visual words, anew
+    relearn: bool  # learn the projection, and a vocabulary of visual words, again
 
 
 def check_options(function: str, kind: type, options: Mapping[str, Any]) -> BuildOptions:
@@ -205,7 +205,7 @@ def resolve_search(options: BuildOptions, previous: Manifest | None) -> SearchOp
         backend = "annoy"  # trees ask for a forest
     resolved = SearchOptions(
         backend=_or(backend, known.backend),
-        trees=known.trees if backend is None and trees is None else trees,  # a backend given anew resets them
+        trees=known.trees if backend is None and trees is None else trees,  # naming a backend resets them
         seed=_or(options.get("seed"), known.seed),
         target_recall=_or(target, known.target_recall),
     )

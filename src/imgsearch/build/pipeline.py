@@ -31,7 +31,7 @@ from imgsearch.store.manifest import Manifest
 
 # Images between two commits of the journal: at most these are embedded again after an interruption.
 COMMIT_IMAGES = 64
-# To start a decoder takes a quarter of a second, in which another decodes so many: a few new images need only one.
+# Starting a decoder takes a quarter of a second, in which another decodes this many: a few images need only one.
 _IMAGES_A_DECODER = 16
 
 

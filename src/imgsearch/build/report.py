@@ -25,7 +25,7 @@ class BuildReport:
         renamed: Known content under another name (renamed or copied files).
         embedded: New or changed images.
         resumed: Of these, embedded by a build before that was interrupted.
-        forgotten: Embeddings of that build that were damaged, and were made anew.
+        forgotten: Embeddings of that build that were damaged, and were made again.
         damaged: Items of whose image only a part could be decoded.
         rejected: Files that cannot be used.
         removed: Published before, gone now.
@@ -33,8 +33,7 @@ class BuildReport:
         left_out: How many entries of the catalog of each kind were not looked at: `hidden`, `link`, `index`, and
             `other` for files without an image's name.
         new_rejects: The rejected files that were not rejected before.
-        adaptation: What it gained to let the catalog teach the projection, now or in an earlier build; None if that
-            was not asked for.
+        adaptation: What adapting the projection to the catalog gained, now or in an earlier build; None without.
         encoder: Name of the encoder.
         plan: How queries are answered: `annoy`, `exact` or `faiss`; `none` where there are embeddings only.
         seconds: Wall time of each stage, and of all under `total`.
