@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from imgsearch import Index, build_index, check, embed
+from imgsearch.cli import main
 from imgsearch.encoders.choice import choose_encoder
 from imgsearch.encoders.runtime import HandcraftedEncoder, encode
 from imgsearch.errors import UsageError
@@ -95,16 +96,13 @@ def test_steps_stick_to_an_index_of_another_encoder_too(small, index):
     assert check(index, deep=True) == []
 
 
-@pytest.mark.parametrize(
-    "steps", ["paint", "rotate", "rotate=nan", "grayscale,grayscale", "binarize=300", ",", "grayscale;deskew"]
-)
-def test_a_step_that_does_not_exist_is_a_usage_error_and_changes_nothing(small, index, steps):
+def test_a_step_that_does_not_exist_is_a_usage_error_and_changes_nothing(small, index):
     before = read_manifest(index)
 
-    with pytest.raises(UsageError) as refused:
-        build_index(small, index, preprocess=steps)
-
-    assert "crop-foreground" in refused.value.hint
+    for steps in ("paint", "rotate", "rotate=nan", "grayscale,grayscale", "binarize=300", ",", "grayscale;deskew"):
+        with pytest.raises(UsageError) as refused:
+            build_index(small, index, preprocess=steps)
+        assert "crop-foreground" in refused.value.hint
     assert read_manifest(index) == before
 
 
@@ -114,7 +112,7 @@ def test_embeddings_are_preprocessed_by_embed_and_an_index_of_them_knows(small, 
 
     assert contents(tmp_path / "other") == contents(index)
     assert read_manifest(tmp_path / "other").encoder.steps == "grayscale"
-    with pytest.raises(UsageError, match="--preprocess must be given to embed"):
+    with pytest.raises(UsageError, match="give --preprocess to embed"):
         build_index(tmp_path / "embeddings", tmp_path / "other", preprocess="deskew")
 
 
@@ -127,15 +125,15 @@ def test_an_index_with_steps_that_was_moved_answers(small, index, tmp_path):
         assert opened.search(photo, k=1)[0].path == str(file.relative_to(small))
 
 
-def test_the_program_preprocesses_and_says_so(imgsearch, small, tmp_path):
-    built = imgsearch(
-        "build-index", small, "--index", "idx", "--backbone", "handcrafted:color", "--preprocess", "grayscale"
-    )
-    wrong = imgsearch("build-index", small, "--index", "idx", "--preprocess", "paint")
+def test_the_program_preprocesses_and_says_so(small, tmp_path, capsys):
+    index = ["--index", str(tmp_path / "idx")]
+    build = ["build-index", str(small), *index, "--backbone", "handcrafted:color", "--preprocess"]
 
-    assert (built.returncode, wrong.returncode) == (0, 2)
-    assert "preprocessing   crop-foreground,grayscale" in imgsearch("info", "--index", "idx").stdout
-    assert "hint: steps are" in wrong.stderr
+    assert main([*build, "grayscale"]) == 0
+    assert main([*build, "paint"]) == 2
+    assert "hint: steps are" in capsys.readouterr().err
+    assert main(["info", *index]) == 0
+    assert "preprocessing   crop-foreground,grayscale" in capsys.readouterr().out
 
 
 # --- models
@@ -177,7 +175,7 @@ def test_a_new_index_is_trimmed_and_one_of_before_is_not_unless_that_is_said(sma
 
 
 def test_to_trim_and_not_to_trim_is_a_usage_error(small, tmp_path):
-    with pytest.raises(UsageError, match="found both"):
+    with pytest.raises(UsageError, match="cannot be combined"):
         build_index(small, tmp_path / "index", preprocess="crop-foreground", trim=False)
 
 
