@@ -415,7 +415,7 @@ def test_a_manifest_is_brought_back_by_what_the_message_says(imgsearch, copied, 
     done = imgsearch("query", photo, "--index", directory)
     _, hint = done.stderr.splitlines()
     assert (done.returncode, hint[:23]) == (6, "  hint: restore it: cp ")
-    subprocess.run(shlex.split(hint)[4:], check=True)
+    subprocess.run(shlex.split(hint)[3:], check=True)
 
     assert answers(directory, photo) == before
     assert check(directory, deep=True) == []
