@@ -1,8 +1,7 @@
 """Learn from photo-like variants of a catalog's own images which directions of an embedding are noise.
 
-Each image is its own class; what its variants differ in, photo by photo, is what a search must not look at. These
-directions are whitened away in closed form: learned whitening (Mikolajczyk and Matas, 2007; Radenovic, Tolias and Chum,
-2018, section 3.4), with the covariance within classes in place of matching pairs.
+Learned whitening (Mikolajczyk and Matas, 2007; Radenovic, Tolias and Chum, 2018, section 3.4), in closed form, with
+the covariance within classes in place of matching pairs: each image is its own class.
 """
 
 import functools
@@ -72,11 +71,9 @@ def embedded_variants(
     progress: Progress,
     embed_item: Callable[[Pixels], Embeddings] | None = None,
 ) -> Embeddings:
-    """Embed images, photos and screenshots that might have been made of them, and the items found in scenes.
+    """Embed images, their items in scenes, and `VARIANTS` + 1 variants: float32 (images, 2 + `VARIANTS` + looks, D).
 
-    `embed_item` finds the item in a scene, uint8 (size, size, 3), and embeds it: float32 (`LOOKS`, D); without it there
-    are no scenes. Returns float32 (images, 2 + `VARIANTS` + looks, D): each image, its items in scenes, then its
-    variants, of which the last is to be held out. `UsageError`: too few images can be used.
+    `embed_item` embeds the item in a scene, uint8 (size, size, 3), to (`LOOKS`, D); without it there are no scenes.
     """
     spec = encoder.spec
     steps, scenes = Steps.parse(spec.steps), SCENES if embed_item else 0
@@ -111,11 +108,7 @@ def embedded_variants(
 
 
 def learn_adaptation(catalog: Embeddings, seen: Embeddings) -> Projection:
-    """Learn a projection that keeps images and their variants together.
-
-    `catalog` is (a sample of) its embeddings, float32 (n, D); `seen` (images, 1 + variants, D), some of its images,
-    each before its variants. From D to min(`DIMS`, D) dimensions; all D where n is below `SMALLEST_CATALOG`.
-    """
+    """Learn from embeddings (n, D), and of some images followed by their variants (images, 1 + variants, D)."""
     count, views, dims = seen.shape
     within = np.zeros((dims, dims))
     for image in np.array_split(seen, max(1, count // 256)):  # a part at a time: double precision has its price

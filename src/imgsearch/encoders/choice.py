@@ -26,11 +26,9 @@ class Choice:
 
 
 def choose_encoder(backbone: str, weights: Path | None = None, precision: Precision = "f32", steps: str = "") -> Choice:
-    """Describe the encoder that a user named; the files of its weights are read here, to take their sha256.
+    """Describe the encoder of `efficientnet-lite0`, `FILE.keras` or several joined: `vgg16+handcrafted:color=0.3`.
 
-    `backbone` is the name of a row of the table or of a `.keras` file, or several of these joined by `+`, each perhaps
-    followed by `=` and its weight: `efficientnet-lite0+handcrafted:color=0.3`. `weights` replaces Keras' own for the
-    one part that can take them; `steps` is done to an image first, as `images.steps.Steps` spells it.
+    `weights` replaces Keras' own for the one part that can take them; files are read here, to take their sha256.
     """
     named = [(backbone, 1.0)] if os.path.isfile(backbone) else [_name_and_weight(part) for part in backbone.split("+")]
     if len(named) > MOST_PARTS:

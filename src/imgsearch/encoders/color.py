@@ -24,9 +24,8 @@ _DARKEST = 30.0  # anything below is not lit up any further
 def describe_item(item: Item) -> NDArray[np.float32]:
     """Describe an item, without its background, by histograms of hue, saturation and value in 1 x 1 and 2 x 2 cells.
 
-    Square roots of the counts are taken (the Hellinger kernel), so that one large even area does not drown the
-    rest. Each color counts in all bins near it, so that a small change of light makes a small change of the
-    description. The pyramid is that of Lazebnik, Schmid and Ponce (2006).
+    The pyramid is that of Lazebnik, Schmid and Ponce (2006), of square roots (the Hellinger kernel), so that one large
+    even area does not drown the rest.
     """
     hsv = cv2.cvtColor(item.pixels, cv2.COLOR_RGB2HSV)
     hue, saturation, value = (hsv[:, :, channel].astype(np.float32) for channel in range(3))

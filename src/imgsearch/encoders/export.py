@@ -1,7 +1,6 @@
-"""Export an encoder once, so that nothing else ever needs Keras to run it.
+"""Export an encoder once, so that nothing else ever needs Keras to run it; in a process of its own.
 
-The work is done in a process of its own: TensorFlow takes seconds and half a gigabyte to import, prints on
-standard error what no option silences, and must not be in a process that starts others.
+TensorFlow takes seconds and half a gigabyte to import, and must not be in a process that starts others.
 """
 
 import atexit
@@ -40,11 +39,9 @@ def exported_files(spec: EncoderSpec) -> tuple[str, ...]:
 
 
 def exported_encoder(spec: EncoderSpec, files: Mapping[str, Path] = NO_FILES) -> Path:
-    """Find an encoder in the user's cache, or export it into the cache: a folder with the files of `exported_files`.
+    """Return a folder in the user's cache with the files of `exported_files`; `files`: of weights, by their sha256.
 
-    Of several processes that need the same encoder at once, one exports it. Where the cache cannot be written, as under
-    a user without a home, the export lasts as long as this process. `files` says where the weights are that `spec`
-    names by their sha256.
+    Where the cache cannot be written, as under a user without a home, the export lasts as long as this process.
     """
     directory, names = user_cache("encoders") / f"{spec.fingerprint}-{_EXPORT_VERSION}", exported_files(spec)
     if _is_whole(directory, names):

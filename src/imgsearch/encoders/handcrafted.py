@@ -1,7 +1,4 @@
-"""Encoders without weights: which colors an item has, what its surface is like, and its shape.
-
-All take an image, RGB, uint8 (size, size, 3), and return a unit vector, float32 (dims,), as a row of the table says.
-"""
+"""Encoders without weights: an image, RGB, uint8 (size, size, 3), to a unit vector, float32 (dims,)."""
 
 import cv2
 import numpy as np
@@ -44,12 +41,7 @@ def describe_shape(image: Pixels) -> NDArray[np.float32]:
 
 
 def describe_version_1(image: Pixels) -> NDArray[np.float32]:
-    """Describe an image, of a size that 8 divides, by color and gradients in equal parts, as the first indexes were.
-
-    Color: a joint histogram of hue, saturation and value (8 x 4 x 4), its square roots taken (the Hellinger
-    kernel), so that a large plain background does not drown the rest. Gradients: their orientations (8, of 180
-    degrees) weighted by strength, over 8 x 8 cells, after Dalal and Triggs (2005).
-    """
+    """Describe an image by color and gradients, after Dalal and Triggs (2005), in equal parts, as the first indexes."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
     colors = cv2.calcHist([hsv], [0, 1, 2], None, list(_HSV_BINS), [0, 180, 0, 256, 0, 256])
     return concatenate([np.sqrt(colors).ravel(), np.sqrt(_gradients(image)).ravel()])

@@ -11,10 +11,7 @@ GEM_EXPONENT = 3.0
 
 @keras.saving.register_keras_serializable("imgsearch")
 class GeneralizedMean(layers.Layer):  # type: ignore[misc]  # Keras has no types
-    """GeM pooling, (N, H, W, C) to (N, C): the p-th root of the mean of p-th powers, channel by channel.
-
-    Radenovic, Tolias, Chum: Fine-tuning CNN Image Retrieval with No Human Annotation (2018), equation 3.
-    """
+    """GeM pooling, (N, H, W, C) to (N, C): Radenovic, Tolias, Chum: Fine-tuning CNN Image Retrieval (2018), eq. 3."""
 
     def __init__(self, exponent: float = GEM_EXPONENT, **options: Any) -> None:
         super().__init__(**options)

@@ -41,27 +41,16 @@ _FORBIDDEN = {"Lambda", "TorchModuleWrapper", "FlaxLayer", "JaxLayer", "TFSMLaye
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What a `.keras` file says of itself.
+    """What a `.keras` file says of itself."""
 
-    Attributes:
-        size: Side of the square image it takes, in pixels.
-        fit: How an image is brought to that square.
-        steps: What is done to an image before (`images.steps`), or empty.
-        dims: Length of its embedding, which is its first output.
-        labels: Names of the classes, in the order of its second output; empty if it has none.
-        objective: What it was trained for.
-        backbone: What it was trained from.
-        encoder: Of a detector, the fingerprint of the encoder it shares, in f32 and without steps; else empty.
-    """
-
-    size: Annotated[int, between(1, 4096)]
-    fit: Fit
-    steps: str
-    dims: Annotated[int, between(1, 65_536)]
-    labels: tuple[str, ...]
-    objective: str
-    backbone: str
-    encoder: Annotated[str, Missing("")] = ""
+    size: Annotated[int, between(1, 4096)]  # side of the square image it takes, in pixels
+    fit: Fit  # how an image is brought to that square
+    steps: str  # done to an image before, as `images.steps.Steps` spells them
+    dims: Annotated[int, between(1, 65_536)]  # length of its embedding, which is its first output
+    labels: tuple[str, ...]  # in the order of its second output; empty if it has none
+    objective: str  # what it was trained for
+    backbone: str  # what it was trained from
+    encoder: Annotated[str, Missing("")] = ""  # of a detector, the `identity` of the encoder it shares
 
     def __post_init__(self) -> None:
         if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels):

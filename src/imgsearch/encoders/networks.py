@@ -30,12 +30,9 @@ _OPTION_OF_WEIGHTS = {"network": "--weights", "detector": "--detector"}
 
 
 def build_network(spec: EncoderSpec, weights: Path | None = None) -> keras.Model:
-    """Build an encoder with its weights: a network of the table, or a `.keras` file.
+    """Build an encoder: uint8 (N, size, size, 3) to unit float32 (N, dims), or what a classifier or a detector gives.
 
-    `weights` is the file that `spec` names by its sha256; Keras' own are downloaded if they are not there yet. The
-    model is uint8 (N, size, size, 3) to float32 (N, dims) of unit length; to probabilities, for a classifier; to what
-    `model_file.save_model` says, for a detector. `MissingComponentError`: the weights cannot be had, or do not fit;
-    `UsageError`: the `.keras` file is not what it should be.
+    `weights` is the file that `spec` names by its sha256; Keras' own are downloaded if they are not there yet.
     """
     if weights is None and spec.weights.startswith("sha256:") and spec.name != DEFAULT_BACKBONE:
         raise MissingComponentError(
@@ -61,13 +58,10 @@ def build_network(spec: EncoderSpec, weights: Path | None = None) -> keras.Model
 
 
 def with_map(network: keras.Model) -> keras.Model:
-    """Let a network give a feature map, float32 (N, height, width, channels), beside its embedding, if it has one.
-
-    One pass then says what an image shows, and where. It is the last map of twice the side of the very last: that one
-    is what is pooled, but its cells are as large as many an item (docs/benchmarks.md, "Find the product in the photo").
-    """
+    """Let a network give a feature map, float32 (N, height, width, channels), beside its embedding, if it has one."""
     outputs = [layer.output for layer in network.layers]
     maps = [output for output in outputs if not isinstance(output, list) and len(output.shape) == 4]
+    # Of the pooled map, the very last, cells are as large as many an item: docs/benchmarks.md.
     finer = [each for each in maps if each.shape[1] == 2 * maps[-1].shape[1]]
     if not finer or finer[-1] is network.inputs[0]:
         return network
@@ -75,11 +69,7 @@ def with_map(network: keras.Model) -> keras.Model:
 
 
 def lite0_features(scaled: Any) -> Any:
-    """Lay out EfficientNet-Lite0 up to its last convolution: (N, H, W, 3) to (N, H / 32, W / 32, 1280), in 0 to 6.
-
-    Tan and Le (2019) without squeeze-and-excite and with ReLU6, as in TensorFlow's lite release; layers carry
-    the names of the PyTorch port whose weights we read.
-    """
+    """Lay out EfficientNet-Lite0 (Tan and Le, 2019): (N, H, W, 3) to (N, H / 32, W / 32, 1280), in 0 to 6."""
 
     def normalized(tensor: Any, name: str, *, active: bool = True) -> Any:
         tensor = layers.BatchNormalization(epsilon=1e-3, name=name)(tensor)

@@ -38,20 +38,12 @@ class Projection:
 
     @classmethod
     def load(cls, path: str, dims_in: int, dims_out: int) -> "Projection":
-        """Read what `save` wrote, a map of D = `dims_in` to d = `dims_out`.
-
-        Raises:
-            FileNotFoundError: It is missing.
-            DamagedIndexError: The file is not such a projection.
-        """
+        """Read what `save` wrote; FileNotFoundError or DamagedIndexError if it is no map of `dims_in` to `dims_out`."""
         return cls(*read_arrays(path, {"mean": (dims_in,), "components": (dims_out, dims_in)}))
 
 
 def learn_projection(sample: Embeddings) -> Projection | None:
-    """Learn principal components with partial whitening (Jegou and Chum, 2012, with an exponent below 1).
-
-    From float32 (n, D), n at least `SMALLEST_CATALOG`, to min(`DIMS`, D) dimensions; None where all rows are the same.
-    """
+    """Learn principal components, partly whitened (Jegou and Chum, 2012), of (n, D); None where all rows are equal."""
     if np.var(sample, axis=0, dtype=np.float64).sum() < 1e-8:
         return None
 

@@ -84,11 +84,7 @@ def part_file(number: int, name: str) -> str:
 
 
 def open_encoder(spec: EncoderSpec, directory: Path, *, for_one: bool = False, with_map: bool = False) -> Encoder:
-    """Open an encoder that was exported into a folder, of whose files the hashes have been checked.
-
-    `for_one` says that it is for a single image soon rather than for many, `with_map` that `encode_with_features` is
-    to give feature maps, which take time to hand out. `DamagedIndexError`: a file is not what `spec` says.
-    """
+    """Open an exported encoder whose files were checked; `for_one` image soon, `with_map` to give feature maps."""
     return OPENERS[spec.kind].open(spec, f"{directory}{os.sep}", for_one=for_one, with_map=with_map)
 
 
@@ -108,11 +104,7 @@ def best_precision() -> Precision:
 
 
 class OpenVinoEncoder:
-    """A graph that Keras exported, `encoder.xml` with `encoder.bin` beside it, run by OpenVINO.
-
-    `for_one` compiles it for the shortest time to one answer rather than for throughput; `with_map` keeps all that it
-    gives beside the embedding.
-    """
+    """A graph that Keras exported, run by OpenVINO; `for_one` compiles it for latency rather than for throughput."""
 
     batch_size = 4  # fewer calls than one by one; larger batches keep the decoders waiting
 
@@ -212,10 +204,7 @@ class VisualWordsEncoder(_ImageByImage):
 
 
 class HybridEncoder:
-    """Several encoders side by side: their unit embeddings, each times its weight, in a row.
-
-    A part that finds nothing in an image leaves zeros.
-    """
+    """Several encoders side by side: unit embeddings in a row, each times its weight, zeros from one that has none."""
 
     def __init__(self, spec: EncoderSpec, parts: Sequence[Encoder]) -> None:
         self.spec = spec

@@ -18,12 +18,10 @@ _MOMENTS_WEIGHT = 0.4
 
 
 def describe_item(item: Item) -> NDArray[np.float32]:
-    """Describe an item by the orientations of its gradients and by Hu's moments of its outline.
+    """Describe an item by the orientations of its gradients and by Hu's moments (1962) of its outline.
 
-    Gradients: after Dalal and Triggs (2005), nine orientations of the full circle in 6 x 6 cells. Each cell is
-    normalized by the four blocks of 2 x 2 cells around it, and the four are added up, as Felzenszwalb et al. (2010)
-    do, which gives a quarter of the numbers. Moments: the seven of Hu (1962), which neither place, size nor turn
-    changes, by their logarithms.
+    Gradients after Dalal and Triggs (2005): nine orientations of the full circle in 6 x 6 cells, each normalized by the
+    four blocks around it; the four are added up, as Felzenszwalb et al. (2010) do.
     """
     gray = cv2.cvtColor(item.pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
     moments = cv2.HuMoments(cv2.moments(item.weights)).ravel()

@@ -90,11 +90,7 @@ class EncoderSpec:
 
     @classmethod
     def from_json(cls, data: object) -> "EncoderSpec":
-        """Read what `to_json` wrote.
-
-        Raises:
-            ValueError: A field is missing or not what it should be.
-        """
+        """Read what `to_json` wrote, or raise ValueError."""
         try:
             return read(cls, data)
         except ValueError as error:

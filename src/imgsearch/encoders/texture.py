@@ -24,11 +24,7 @@ _ORIENTATION_SPREAD = 0.6
 
 
 def describe_item(item: Item) -> NDArray[np.float32]:
-    """Describe an item, of which only the brightness counts, by local binary patterns and Gabor energy, in equal parts.
-
-    Patterns: the uniform ones of Ojala, Pietikainen and Maenpaa (2002) at three scales, counted over 2 x 2 cells.
-    Energy: the strength of log-Gabor filters (Field, 1987) of four octaves and four orientations, over 3 x 3 cells.
-    """
+    """Describe an item's surface by local binary patterns (Ojala et al., 2002) and log-Gabor energy (Field, 1987)."""
     gray = cv2.cvtColor(item.pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
     patterns = [_pattern_counts(gray, item.weights, radius) for radius in _RADII]
     return concatenate([concatenate([np.sqrt(counts) for counts in patterns]), np.sqrt(_energy(gray)).ravel()])

@@ -18,11 +18,7 @@ def unit(vector: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def concatenate(parts: Sequence[NDArray[np.floating]], weights: Sequence[float] | None = None) -> NDArray[np.float32]:
-    """Concatenate vectors, each brought to unit length and multiplied by its weight, into one of unit length.
-
-    The cosine of two such vectors is the mean of the parts' cosines, weighted by the squares of `weights`; a part of
-    zeros takes no share.
-    """
+    """Concatenate vectors, each of unit length times its weight: cosines are means, weighted by squares of weights."""
     scaled = [weight * unit(part) for weight, part in zip(weights or [1.0] * len(parts), parts, strict=True)]
     return unit(np.concatenate(scaled)).astype(np.float32)
 

@@ -50,12 +50,7 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: str, words: int) -> "Vocabulary":
-        """Read what `save` wrote, a vocabulary of so many words.
-
-        Raises:
-            FileNotFoundError: It is missing.
-            DamagedIndexError: The file is not such a vocabulary.
-        """
+        """Read what `save` wrote; FileNotFoundError or DamagedIndexError if it is no vocabulary of so many words."""
         centers, idf = read_arrays(path, {"centres": (words, _BITS), "idf": (words,)})
         if not (np.isfinite(centers).all() and np.isfinite(idf).all()):
             raise DamagedIndexError(f"{path} holds numbers that are not finite")
@@ -63,22 +58,14 @@ class Vocabulary:
 
 
 def describe(image: Pixels, vocabulary: Vocabulary) -> NDArray[np.float32]:
-    """Describe an image by how often each word occurs in it, rare words counting for more (tf-idf).
-
-    Sivic and Zisserman: Video Google (2003). Square roots of the counts are taken, since a word that was seen once
-    is likely to be seen again. Unit float32 (words,); zeros where the image has no local features.
-    """
+    """Count words by tf-idf (Sivic and Zisserman: Video Google, 2003): unit float32 (words,); zeros without any."""
     words = _nearest(_features(image), vocabulary.centers)
     counts = np.bincount(words, minlength=len(vocabulary.idf))
     return unit(np.sqrt(counts) * vocabulary.idf).astype(np.float32)
 
 
 def learn_vocabulary(images: Iterable[Pixels], *, words: int = WORDS, seed: int = 0) -> Vocabulary:
-    """Learn words for the local features of some images, by mini-batch k-means (Sculley, 2010).
-
-    Of each image, RGB, uint8 (size, size, 3), 10 kB are kept, and of 4,000 images at most. The same images and seed
-    give the same vocabulary. `UsageError`: the images have too few local features for so many words.
-    """
+    """Learn words of images, RGB, uint8 (size, size, 3), by mini-batch k-means (Sculley, 2010)."""
     found = [_features(image) for image in itertools.islice(images, _IMAGES)]
     count = sum(map(len, found))
     if count < _FEATURES_A_WORD * words:
@@ -104,11 +91,7 @@ def learn_vocabulary(images: Iterable[Pixels], *, words: int = WORDS, seed: int 
 
 
 def _features(image: Pixels) -> NDArray[np.uint8]:
-    """Find the local features of an image's item: uint8 (n, 32), 256 bits each.
-
-    ORB (Rublee et al., 2011): corners at several scales, each described by comparing pairs of points around it, turned
-    the way the corner is turned.
-    """
+    """Find the local features of an image's item by ORB (Rublee et al., 2011): uint8 (n, 32), 256 bits each."""
     gray = cv2.cvtColor(cut_out(image, _SIDE).pixels, cv2.COLOR_RGB2GRAY)
     finder = cv2.ORB.create(
         nfeatures=_FEATURES_OF_IMAGE,

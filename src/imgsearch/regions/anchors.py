@@ -31,10 +31,7 @@ def cells(size: int, stride: int) -> int:
 
 
 def anchor_boxes(size: int) -> Corners:
-    """Lay out the anchors of a detector that sees a square of so many pixels.
-
-    float32 (anchors, 4): for each stride, row by row, cell by cell, `ANCHORS_OF_A_CELL`. They may leave the square.
-    """
+    """Lay out the anchors of a square of so many pixels, by stride, row and cell: float32 (anchors, 4)."""
     ratios = np.sqrt(np.tile(RATIOS, len(SIZES)))
     roots = np.repeat(SIZES, len(RATIOS))
     sides = np.stack([roots * ratios, roots / ratios], axis=1)
@@ -48,10 +45,7 @@ def anchor_boxes(size: int) -> Corners:
 
 
 def match_anchors(anchors: Corners, boxes: Corners) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Decide what each anchor stands for: `ITEM`, `BACKGROUND` or `NEITHER`; and which box it overlaps most, or 0.
-
-    The anchors that overlap most with an item always stand for it, so that no item is without.
-    """
+    """Return what each anchor stands for: `ITEM`, `BACKGROUND` or `NEITHER`; and which box it overlaps most, or 0."""
     if not len(boxes):
         nothing = np.zeros(len(anchors), np.int64)
         return nothing + BACKGROUND, nothing

@@ -35,10 +35,9 @@ class CutOut:
 
 
 def cut_out(photo: Pixels, box: Box, proposal: NDArray[np.float32]) -> CutOut | None:
-    """Find which pixels in and about a box are the item, by their colors (GrabCut: Rother et al., 2004).
+    """Cut an item out by its colors (GrabCut: Rother et al., 2004); None if it cannot be told from its background.
 
-    `proposal` says how likely each part of the photo is to be item, about 0 to 1; of any size, stretched over
-    the photo. None if the item cannot be told from its background.
+    `proposal` says how likely each part is to be item, about 0 to 1; of any size, stretched over the photo.
     """
     small = reduce(photo, _WORKING_SIDE)
     height, width = small.shape[:2]

@@ -41,11 +41,10 @@ def decode_detections(
     least_score: float = LEAST_SCORE,
     most: int = MOST_BOXES,
 ) -> list[Detection]:
-    """Read what a detector says of one image of so many pixels: its items, the surest first, at most `MOST_BOXES`.
+    """Return the items in an image of so many pixels, the surest first, after greedy non-maximum suppression.
 
-    `scores` are those of the anchors, `boxes`, (anchors, 4), left, top, right, bottom, as shares of the side of the
-    square to which the image was brought by `transform.fit` with `pad`. Of boxes that overlap the best is kept (greedy
-    non-maximum suppression); what is no number, or lies outside of the image, is passed over.
+    `scores` (anchors,) and `boxes` (anchors, 4) are a detector's: left, top, right, bottom, as shares of the side of
+    the square to which the image was brought by `transform.fit` with `pad`.
     """
     longest = max(width, height)
     shift = np.array([longest - width, longest - height] * 2, np.float64) / 2

@@ -1,7 +1,4 @@
-"""Geometric verification: whether points of one image lie in another as one view of a plane would put them.
-
-Many images look alike as a whole. Small patches that are found again, all in the right places, are no coincidence.
-"""
+"""Geometric verification: whether points of one image lie in another as one view of a plane would put them."""
 
 from dataclasses import dataclass
 
@@ -78,12 +75,7 @@ def find_points(image: Pixels) -> Points:
 
 
 def verify_geometry(query: Points, candidate: Points) -> GeometricMatch:
-    """Find one view of the candidate that puts its points where the query has them.
-
-    Points are paired that are nearest to each other both ways, and clearly nearer than the second; the view is a
-    homography found by MAGSAC++ (Barath et al., 2020). There are no inliers where no view was found, or only one that
-    no camera could have had: mirrored, collapsed, or of an absurd scale. The same points give the same match.
-    """
+    """Find one view of the candidate that has its points where the query has them: MAGSAC++ (Barath et al., 2020)."""
     first, second = _pairs(query.descriptors, candidate.descriptors)
     there, here = query.positions[first] * SIDE, candidate.positions[second] * SIDE
     if len(here) < _FEWEST:

@@ -48,10 +48,7 @@ class Proposal:
 
 
 def propose_salient(photo: Pixels, features: Plane | None, fit: Fit) -> Proposal | None:
-    """Find what differs from the edge of a photo, RGB, uint8: one box; None where nothing differs.
-
-    `features` is an encoder's map of the photo, brought to its square by `fit`; without one, colors have to do.
-    """
+    """Find what differs from the edge of a photo, in an encoder's map, brought to its square by `fit`, or in colors."""
     # A network's map differs along its edge even where its image does not.
     if int(np.ptp(photo.reshape(-1, 3), axis=0).max()) <= _SAME_COLOR:
         return None
@@ -66,26 +63,21 @@ def propose_salient(photo: Pixels, features: Plane | None, fit: Fit) -> Proposal
 
 
 def propose_detected(detected: Detected, size: tuple[int, int], fit: Fit) -> Proposal | None:
-    """Read what a detector says of a photo, (height, width), of which only the likeliest item is to be embedded.
-
-    The mask knows better how far an item reaches than the surest box does, and that one better what is an item
-    (docs/benchmarks.md): so the largest part of the mask is what is cut out. The boxes are also those of items that are
-    hardly sure; None where there are none.
-    """
+    """Read what a detector says of a photo, (height, width); None if it found nothing."""
     height, width = size
     detections = decode_detections(detected.scores, detected.boxes, width, height, least_score=_HARDLY_SURE)
     if not detections:
         return None
+    # The mask knows better how far an item reaches than the surest box does (docs/benchmarks.md).
     mask = without_padding(detected.mask, size, fit)
     item = next(iter(connected_boxes(mask, _MASK_LEVEL, size)), None)
     return Proposal(mask, [each.box for each in detections], item)
 
 
 def crop_and_cutout(photo: Pixels, box: Box, plane: Plane, item: Box | None = None) -> Iterator[Region]:
-    """Yield what is in a box as it stands there and then, if it can be told from its background, cut out, on white.
+    """Yield a box as it is and then, if it can be told from its background, its item (or `item`) cut out, on white.
 
-    Each finds items that the other does not (docs/benchmarks.md). To cut out takes longer than an encoder's pass, and
-    happens only if the caller goes on. `item` is what is cut out, `box` if None; `plane` is as in `Proposal`.
+    Each finds items that the other does not (docs/benchmarks.md); cutting out happens only if the caller goes on.
     """
     yield Region(box, crop(photo, box))
     on_white = cut_out(photo, item or box, plane)
@@ -94,10 +86,7 @@ def crop_and_cutout(photo: Pixels, box: Box, plane: Plane, item: Box | None = No
 
 
 def connected_boxes(plane: Plane, level: float, size: tuple[int, int]) -> list[Box]:
-    """Find what stands apart above a level in a plane that is stretched over a photo, (height, width).
-
-    A box, in the photo's pixels, around each part that is not tiny; the one with the greatest sum first.
-    """
+    """Box what stands apart above a level in a plane stretched over a photo, (height, width); greatest sum first."""
     count, labels, facts, _ = cv2.connectedComponentsWithStats((plane > level).astype(np.uint8))
     sums = np.bincount(labels.reshape(-1), plane.reshape(-1), count)
     large = [number for number in range(1, count) if facts[number][cv2.CC_STAT_AREA] >= _FEWEST_CELLS]

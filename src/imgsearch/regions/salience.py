@@ -21,15 +21,10 @@ _SMALLEST = 3
 
 
 def salience(features: NDArray[np.floating]) -> Plane | None:
-    """Measure how much each part of a photo differs from what lies along its edge.
+    """Measure how much each part of a photo differs from its edge: float32 (SIDE, SIDE), 0 to about 1; None if nothing.
 
     Items seldom touch the edge of a photo, and their background does (the boundary prior of Wei et al., Geodesic
-    Saliency Using Background Priors, 2012). So the distance of a cell's features from the nearest ones on the edge is
-    large on the item, whatever the background looks like.
-
-    From a feature map of the photo and nothing but it, (height, width, channels), to float32 (SIDE, SIDE), stretched
-    over the photo: 0 where it is least, 1 where all but 3 % is less. None for a map of less than four cells a side, or
-    where nothing differs from anything.
+    Saliency Using Background Priors, 2012). `features` is a map of the photo alone, (height, width, channels).
     """
     height, width, channels = features.shape
     if min(height, width) < 4:
@@ -54,10 +49,7 @@ def salience(features: NDArray[np.floating]) -> Plane | None:
 
 
 def salient_box(plane: Plane) -> Box:
-    """Find the box, in cells of a plane, that holds most of what is salient and least of what is not.
-
-    The rectangle of the greatest sum of salience less a level, by Kadane's scan between every two rows (Bentley, 1984).
-    """
+    """Find the box, in cells, of the greatest sum of salience less a level, by Kadane's scan (Bentley, 1984)."""
     sums = np.zeros((SIDE + 1, SIDE + 1))
     sums[1:, 1:] = (plane - LEVEL).cumsum(0).cumsum(1)
     best, found = -np.inf, Box(0, 0, SIDE, SIDE)

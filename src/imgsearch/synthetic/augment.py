@@ -21,12 +21,7 @@ def generator_for(data: bytes, seed: int) -> np.random.Generator:
 
 
 def photo_like(item: Pixels, generator: np.random.Generator) -> bytes:
-    """Make an image that a phone might have taken of a catalog item, RGBA: a JPEG file of 320 x 320 pixels.
-
-    The item's longer side takes 55 to 85 % of the frame; it is shifted by up to 25 pixels and turned by up to 20
-    degrees, on a smooth colored background; brightness 0.7 to 1.2, tint up to 15 % a channel, noise, blur of sigma 0.3
-    to 1.2, JPEG quality 40 to 85. All uniform. Where all is opaque, the whole rectangle is the item.
-    """
+    """Make an image that a phone might have taken of an item, RGBA: a JPEG file of 320 x 320 pixels."""
     layer = _place(premultiply(item), generator)
     background = _smooth_background(generator)
     light = generator.uniform(0.7, 1.2) * generator.uniform(0.85, 1.15, 3)
@@ -38,12 +33,7 @@ def photo_like(item: Pixels, generator: np.random.Generator) -> bytes:
 
 
 def screenshot_like(item: Pixels, generator: np.random.Generator) -> bytes:
-    """Make an image that somebody might have cut out of a screen that shows an item, RGBA: a PNG or JPEG file.
-
-    On white, its longer side brought down to 1,024 pixels, the item is cropped to 55 to 95 % of its area and scaled
-    by 0.5 to 1.5. Every other image stands on a plain page: margins up to 30 % of its longer side, white or light
-    gray, under a dark bar. It is saved as PNG, or as JPEG of quality 50 to 95. All uniform.
-    """
+    """Make an image that somebody might have cut out of a screen that shows an item, RGBA: a PNG or JPEG file."""
     cropped = _crop(_put_on_white(reduce_rgba(item, _SCREEN)), generator)
     scale = generator.uniform(0.5, 1.5)
     height, width = (max(1, round(side * scale)) for side in cropped.shape[:2])
@@ -61,12 +51,7 @@ def encode_jpeg(image: Pixels, quality: int) -> bytes:
 
 
 def augment(image: Pixels, generator: np.random.Generator) -> Pixels:
-    """Make an augmented copy of an RGB image for training, of the same shape.
-
-    Turned by up to 20 degrees, shifted by up to 0.2 of each side, sheared by up to 0.2, zoomed by 0.8 to 1.2, and
-    mirrored every other time; all uniform, about the center, in one affine warp. What it does not cover repeats its
-    nearest pixels.
-    """
+    """Turn, shear, zoom, mirror and shift an RGB image for training, about its center; the shape stays."""
     height, width = image.shape[:2]
     angle = np.radians(generator.uniform(-20, 20))
     turned = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])

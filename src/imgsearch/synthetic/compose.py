@@ -37,12 +37,7 @@ class Scene:
 
 
 def compose(background: Pixels, items: Sequence[Pixels], style: Style, generator: np.random.Generator) -> Scene:
-    """Put items, RGBA, on a background, and take a photo of it; one that finds no place is left out, the order is kept.
-
-    Each item is lit by itself (0.8 to 1.2), scaled, turned, seen in perspective, and covered from one side by a piece
-    of the background. Over all of it lie a light that is uneven (0.65 to 1.3 in each corner) and tinted (up to 12 % a
-    channel), noise (sigma up to 6), blur (sigma 0.3 to 1.4) and the damage of JPEG. All uniform.
-    """
+    """Put items, RGBA, on a background in their order, but for those without a place, and take a photo of it."""
     scene = background.astype(np.float32)
     mask = np.zeros(background.shape[:2], np.float32)
     boxes: list[Box] = []

@@ -46,11 +46,7 @@ def _answer(data: bytes, policy: FilePolicy) -> list[Part]:
 
 
 def cut_out(data: bytes, policy: FilePolicy) -> Pixels:
-    """Cut an item out of its image, by its transparency or by the plain background it stands on.
-
-    RGBA, uint8, without a border, its longer side at most `LONGEST`; the whole image where nothing stands out.
-    ImageError as from `decode.decode`; also `no_item` where what stands out is tiny.
-    """
+    """Cut an item out of its image: RGBA, uint8, without a border, its longer side at most `LONGEST`."""
     item = without_border(without_background(decode_item(data, policy, 4 * LONGEST)))
     if item.size:
         item = reduce_rgba(item, LONGEST)

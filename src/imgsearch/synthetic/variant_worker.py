@@ -1,7 +1,4 @@
-"""A process that makes variants of catalog images: photos and screenshots that a customer might send, and scenes.
-
-A request is an image file; the answer is the pixels of the image's own square, of its variants, and of its scenes.
-"""
+"""A process that makes variants of catalog images: photos and screenshots that a customer might send, and scenes."""
 
 import itertools
 import math

@@ -48,11 +48,7 @@ def shuffled(rows: Rows, batch_size: int, generator: np.random.Generator) -> Row
 
 
 def balanced(rows: Rows, labels: Rows, batch_size: int, generator: np.random.Generator) -> Rows:
-    """Put rows, labeled one by one, into batches of some classes with several images each: (batches, images).
-
-    About as many in all as there are rows; a batch that cannot be divided is smaller. All classes come equally often;
-    of a class with too few images some are repeated: augmentation changes them.
-    """
+    """Put labeled rows into batches of some classes with several images each, all classes equally often."""
     names = np.unique(labels)
     classes = min(max(batch_size // IMAGES_PER_CLASS, 2), len(names))
     each = batch_size // classes

@@ -31,15 +31,11 @@ VIEWS = 2
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """What a training learns from.
-
-    `pixels` is uint8 (count, size, size, 3), None where features are enough; `features` is float32 (count, `VIEWS`,
-    dims) of a backbone, None for `cnn`.
-    """
+    """What a training learns from."""
 
     dataset: Dataset
-    pixels: NDArray[np.uint8] | None
-    features: Embeddings | None
+    pixels: NDArray[np.uint8] | None  # (count, size, size, 3); None where features are enough
+    features: Embeddings | None  # (count, `VIEWS`, dims) of a backbone; None for `cnn`
 
 
 def load_data(

@@ -59,11 +59,7 @@ class Dataset:
 
 
 def read_dataset(root: Path, *, labels: Path | None = None, policy: FilePolicy | None = None) -> Dataset:
-    """Find the images and their classes, without opening any; `val/` is held out.
-
-    `root` has a folder for each class, with images in it or deeper; or `train/` and `val/` with such folders; or, with
-    `labels`, a CSV file with the columns `path` (below `root`) and `label`, it is any folder.
-    """
+    """Find images by a folder per class, by `train/` and `val/` with such folders, or by a CSV file of labels."""
     if not root.is_dir():
         raise UsageError(f"expected a folder of images, found {'a file' if root.exists() else 'nothing'}: {root}")
     if labels is not None:

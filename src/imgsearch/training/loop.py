@@ -33,19 +33,14 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A part of a training that has its own compiled model and learning rate.
-
-    `batches` makes the batches of an epoch, counted from 0; `evaluate` measures the model on what is held out, and
-    returns nothing where nothing is; `score` is of what was measured in an epoch: more is better, and the same for
-    all epochs where nothing is held out.
-    """
+    """A part of a training that has its own compiled model and learning rate."""
 
     name: str
     model: keras.Model
     epochs: int
-    batches: Callable[[int], keras.utils.PyDataset]
-    evaluate: Callable[[], Metrics]
-    score: Callable[[Mapping[str, Any]], tuple[float, ...]]
+    batches: Callable[[int], keras.utils.PyDataset]  # of an epoch, from 0
+    evaluate: Callable[[], Metrics]  # on what is held out; nothing where nothing is
+    score: Callable[[Mapping[str, Any]], tuple[float, ...]]  # of what was measured in an epoch: more is better
 
 
 class Loop:

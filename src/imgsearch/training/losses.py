@@ -25,11 +25,7 @@ _TINY = 1e-12
 
 
 def contrastive(labels: Any, embeddings: Any) -> Any:
-    """Pull pairs of a class together, push other pairs apart up to a margin.
-
-    Hadsell, Chopra, LeCun: Dimensionality Reduction by Learning an Invariant Mapping (2006), equation 4, over all
-    pairs of the batch; pairs of a class and others weigh the same in sum, whatever their numbers.
-    """
+    """Hadsell, Chopra, LeCun: Dimensionality Reduction by Learning an Invariant Mapping (2006), equation 4."""
     distances = _distances(embeddings)
     same, other = _pairs(labels)
     pull = _mean_where(same, ops.square(distances))
@@ -38,11 +34,7 @@ def contrastive(labels: Any, embeddings: Any) -> Any:
 
 
 def triplet(labels: Any, embeddings: Any) -> Any:
-    """Pull the farthest image of the same class nearer than the nearest of any other, by a margin.
-
-    Schroff, Kalenichenko, Philbin: FaceNet (2015), with the hardest pairs of the batch as in Hermans, Beyer, Leibe:
-    In Defense of the Triplet Loss for Person Re-Identification (2017), equation 5.
-    """
+    """Schroff et al.: FaceNet (2015), with the hardest pairs of the batch: Hermans et al. (2017), equation 5."""
     distances = _distances(embeddings)
     same, other = _pairs(labels)
     farthest = ops.max(ops.where(same, distances, 0.0), axis=1)
@@ -51,11 +43,7 @@ def triplet(labels: Any, embeddings: Any) -> Any:
 
 
 def nt_xent(labels: Any, embeddings: Any) -> Any:
-    """Tell the images of the same class from all others of the batch, by a softmax; zero for one alone in its class.
-
-    Chen et al.: SimCLR (2020), equation 1, with all images of a class as views of one another: Khosla et al.:
-    Supervised Contrastive Learning (2020), equation 2.
-    """
+    """Chen et al.: SimCLR (2020), equation 1, over classes: Khosla et al.: Supervised Contrastive Learning (2020)."""
     logits = ops.matmul(embeddings, ops.transpose(embeddings)) / TEMPERATURE
     same, other = _pairs(labels)
     not_itself = ops.logical_or(same, other)
@@ -64,11 +52,7 @@ def nt_xent(labels: Any, embeddings: Any) -> Any:
 
 
 def arcface(labels: Any, cosines: Any) -> Any:
-    """Tell the classes by their angle, with a margin added to the angle of the right one.
-
-    Deng, Guo, Xue, Zafeiriou: ArcFace (2019), equation 3. Where the angle and its margin are more than half a turn,
-    the cosine goes on falling along a line, as in the authors' code.
-    """
+    """Deng et al.: ArcFace (2019), equation 3; beyond half a turn the cosine goes on falling along a line."""
     # At 1 the slope of the angle is infinite.
     angles = ops.arccos(ops.clip(cosines, -1 + 1e-6, 1 - 1e-6))
     turned = ops.where(

@@ -1,8 +1,4 @@
-"""The networks that are trained.
-
-An encoder (images, or cached features, to unit embeddings) and, sharing its layers, what its objective needs around
-it: augmentation before it, the classes after it.
-"""
+"""The networks that are trained: an encoder and, sharing its layers, augmentation before it and classes after it."""
 
 import math
 import re
@@ -52,17 +48,14 @@ def build_with_head(spec: EncoderSpec, weights: Path | None, dims: int) -> keras
 
 
 def unfreeze(encoder: keras.Model, blocks: int) -> None:
-    """Let the head and the last blocks of a backbone be trained, and nothing else; what follows a block belongs to it.
-
-    Batch normalization of the backbone stays as it is: small batches of a shop's images would spoil what it has
-    learned from a million.
-    """
+    """Let the head and the last blocks of a backbone be trained, and nothing else."""
     names = [layer.name for layer in encoder.layers]
     backbone = names[: names.index("features")]
     of_layer = [match.group() if (match := _BLOCK.search(name)) else "" for name in backbone]
     found = list(dict.fromkeys(name for name in of_layer if name))
     first = of_layer.index(found[-blocks])
     for number, layer in enumerate(encoder.layers[: len(backbone)]):
+        # Small batches of a shop's images would spoil the means that were learned from a million.
         layer.trainable = number >= first and not isinstance(layer, layers.BatchNormalization)
 
 
@@ -81,21 +74,13 @@ def augmentation(size: int) -> keras.Model:
 
 
 def class_scale(classes: int) -> float:
-    """Return what cosines with the centers of so many classes are multiplied by before the softmax.
-
-    The smaller, the nearer must the images of a class come together to be told from others; docs/training.md has
-    the figures. But the more classes there are, the larger it must be for one of them to be sure: by the logarithm
-    of their number (Wang et al.: CosFace, 2018, equation 6).
-    """
+    """Return what cosines with the centers of so many classes are multiplied by before the softmax."""
+    # The more classes, the larger, for one of them to be sure (Wang et al.: CosFace, 2018, equation 6).
     return 8.0 + math.log(max(classes, 10) / 10)
 
 
 def with_centers(encoder: keras.Model, count: int, scale: float) -> keras.Model:
-    """Put scaled cosines after an encoder: of its embedding with `count` centers, directions trained with it.
-
-    Zhai and Wu: Classification is a Strong Baseline for Deep Metric Learning (2018), whose normalized softmax
-    lets the embeddings of a class come together.
-    """
+    """Put scaled cosines with `count` trained centers after an encoder (Zhai and Wu: normalized softmax, 2018)."""
     centers = layers.Dense(
         count,
         use_bias=False,

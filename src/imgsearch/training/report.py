@@ -52,14 +52,7 @@ class AdaptReport(TrainReport):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochsReport(TrainReport):
-    """What a training in epochs did.
-
-    Attributes:
-        settings: How it was trained.
-        epochs: What was measured in each epoch.
-        best: Which of them gave the model, from 0.
-        device: What it was trained on.
-    """
+    """What a training in epochs did."""
 
     settings: Settings
     epochs: tuple[Mapping[str, Any], ...]

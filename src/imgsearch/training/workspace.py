@@ -31,17 +31,13 @@ Arrays = Sequence[NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Where a training is.
-
-    What was measured in each epoch so far, and which was the best; the variables of the model, as they are now, and
-    of its optimizer; the weights of the model in its best epoch, or as it came.
-    """
+    """Where a training is."""
 
     epochs: tuple[Mapping[str, Any], ...]
     best: int
-    variables: Arrays
+    variables: Arrays  # of the model, as they are now
     optimizer: Arrays
-    weights: Arrays
+    weights: Arrays  # of the model in its best epoch, or as it came
 
 
 class Workspace:
@@ -68,10 +64,7 @@ class Workspace:
         os.close(self._lock)
 
     def begin(self, identity: Mapping[str, Any], *, resume: bool) -> Checkpoint | None:
-        """Return the checkpoint to continue from, if there is one; remove it if the training is to start over.
-
-        `identity` is what must be the same for a training to continue: settings, weights, images.
-        """
+        """Return the checkpoint to continue from, if it is of the same settings, weights and images; else clear."""
         self._identity = identity
         if resume:
             return self._load()
@@ -86,15 +79,12 @@ class Workspace:
             (self.folder / _FILE).unlink(missing_ok=True)
 
     def store(self, rows: Iterable[NDArray[Any]], count: int, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-        """Write arrays of one shape, `count` at most, to a file and map it: (number of rows, *shape), read-only.
-
-        The file is written, not mapped, while it grows: a full disk is then an error, not the end of the process.
-        It has no name, so that nothing is left of it however the process ends.
-        """
+        """Write arrays of one shape, `count` at most, to a file without a name and map it read-only: (rows, *shape)."""
         needed = count * math.prod(shape) * np.dtype(dtype).itemsize
         hint = "free some space, or give a smaller --size"
         require_space(self.folder.parent, needed, user="the training", hint=hint)
         found = 0
+        # It is written, not mapped, while it grows: a full disk is then an error, not the end of the process.
         with tempfile.TemporaryFile(dir=self.folder) as file:
             for row in rows:
                 assert row.shape == shape

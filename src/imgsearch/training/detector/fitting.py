@@ -1,7 +1,4 @@
-"""A detector's training: scenes made on the fly, losses, and what is measured on scenes that are held out.
-
-It learns by focal loss for scores, generalized IoU for boxes, cross-entropy and Dice for the mask.
-"""
+"""A detector's training: scenes made on the fly, losses, and what is measured on scenes that are held out."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -109,10 +106,9 @@ def measure(detector: keras.Model, size: int, stock: Stock, count: int) -> Metri
 def detection_loss(truth: Any, predictions: Any) -> Any:
     """Compare scores and boxes (N, anchors, 5) with the truth: 1 for an item, 0 background, -1 neither; and its box.
 
-    The score of an anchor is to be the overlap of its box with its item, so that the best of several boxes on one item
-    scores highest: focal loss (Lin et al.: Focal Loss for Dense Object Detection, 2017) as it is generalized for such
-    targets (Li et al.: Generalized Focal Loss, 2020, equation 7). For the boxes of items generalized IoU loss
-    (Rezatofighi et al., 2019). Both are summed and divided by the number of anchors that stand for items.
+    Focal loss (Lin et al., 2017) generalized to scores that are the overlap of box and item (Li et al.: Generalized
+    Focal Loss, 2020, equation 7), so that the best of several boxes on one item scores highest; generalized IoU loss
+    (Rezatofighi et al., 2019) for the boxes of items.
     """
     kind, logit = truth[:, :, 0], predictions[:, :, 0]
     is_item = ops.cast(kind > 0.5, "float32")

@@ -12,10 +12,9 @@ _HIT = 0.5
 
 
 def average_precision(images: Sequence[tuple[Sequence[Detection], Sequence[Box]]]) -> float:
-    """Compute the average precision at an IoU of 0.5: the area under precision over recall, of all images together.
+    """Compute the area under precision over recall at an IoU of 0.5, 0 to 1 (PASCAL VOC 2010, all points).
 
-    Every item counts once: of two boxes on it the surer is right, the other wrong (PASCAL VOC 2010, all points).
-    `images` are what was found in each and what is there. 0 to 1; 1 where nothing is there and nothing was found.
+    `images` are what was found in each and what is there.
     """
     items = sum(len(truth) for _, truth in images)
     ranked = sorted(

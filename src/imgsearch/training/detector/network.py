@@ -33,14 +33,12 @@ _LARGEST_STEP = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Networks:
-    """One set of layers as two models.
+    """One set of layers as two models of images."""
 
-    `training`: images to `predictions`, float32 (N, anchors, 5), a logit and a box that is not clipped; and `mask`,
-    logits (N, M, M). `detector`: images to embeddings (N, D), scores (N, anchors), boxes (N, anchors, 4) and mask.
-    """
-
-    training: keras.Model
-    detector: keras.Model
+    training: (
+        keras.Model
+    )  # to `predictions` (N, anchors, 5), a logit and a box not clipped, and `mask`, logits (N, M, M)
+    detector: keras.Model  # to embeddings (N, D), scores (N, anchors), boxes (N, anchors, 4) and mask (N, M, M)
 
 
 def build_detector(encoder: keras.Model, seed: int) -> Networks:
