@@ -16,17 +16,10 @@ _NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d{1,15})?")
 
 
 def read_products(path: Path) -> Iterator[Product]:
-    """Read a CSV file with a header line and a column `path`.
+    """Read a CSV file, UTF-8, with a header line and a column `path`; `UsageError` for any other.
 
-    Args:
-        path: The file, UTF-8.
-
-    Yields:
-        Path of the image below the catalog's root; product and category, None where the file has none; the
-        other columns as a JSON object.
-
-    Raises:
-        UsageError: It is not such a file.
+    Yields path of the image below the catalog's root; product and category, None where the file has none; the other
+    columns as a JSON object.
     """
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:

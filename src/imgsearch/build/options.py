@@ -186,13 +186,11 @@ def resolve_detector(options: BuildOptions, previous: Manifest | None, encoder: 
 
 
 def resolve_adaptation(options: BuildOptions, previous: Manifest | None, detector: EncoderSpec | None) -> bool:
-    """Return whether the projection is learned from variants of the catalog's images.
-
-    By default it is with a new detector, whose items are found far more often with it (docs/benchmarks.md).
-    """
+    """Return whether the projection is learned from variants of the catalog's images."""
     adapt = options.get("adapt")
     if adapt is not None:
         return adapt
+    # With a new detector: its items are found far more often with it (docs/benchmarks.md).
     is_new = detector is not None and (previous is None or previous.detector_fingerprint != detector.fingerprint)
     return is_new or (previous is not None and previous.adaptation is not None)
 

@@ -107,15 +107,10 @@ def _on_plain_background(image: Pixels) -> NDArray[np.int64] | None:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An item without its background, centered, at one scale.
+    """An item without its background, centered, at one scale."""
 
-    Attributes:
-        pixels: RGB, uint8 (side, side, 3), on white.
-        weights: float32 (side, side), from 0 (background) to 1 (item).
-    """
-
-    pixels: Pixels
-    weights: NDArray[np.float32]
+    pixels: Pixels  # RGB, uint8 (side, side, 3), on white
+    weights: NDArray[np.float32]  # (side, side), from 0 (background) to 1 (item)
 
 
 def cut_out(image: Pixels, side: int = SIDE) -> Item:

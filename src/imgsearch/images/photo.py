@@ -20,15 +20,10 @@ LONGEST = 1024
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """A decoded image, upright.
+    """A decoded image, upright."""
 
-    Attributes:
-        pixels: RGB, uint8 (height, width, 3), the longer side at most `LONGEST`.
-        size: Height and width of the file's image, upright, in its own pixels.
-    """
-
-    pixels: Pixels
-    size: tuple[int, int]
+    pixels: Pixels  # RGB, uint8 (height, width, 3), the longer side at most `LONGEST`
+    size: tuple[int, int]  # height and width of the file's image, upright, in its own pixels
 
 
 def open_photo(data: bytes, policy: FilePolicy, longest: int = LONGEST) -> Photo | None:

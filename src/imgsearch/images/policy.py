@@ -10,20 +10,12 @@ MAX_BYTES = 100_000_000
 
 @dataclass(frozen=True, slots=True)
 class FilePolicy:
-    """Which files a catalog lets in.
+    """Which files a catalog lets in."""
 
-    Attributes:
-        max_bytes: Larger files are not read.
-        max_pixels: Images that say of themselves that they are larger are not decoded.
-        keep_damaged: Whether of a damaged JPEG that which can be decoded stands for it, and is flagged; otherwise
-            it is rejected.
-        follow_links: Whether links to files and folders are followed, also out of the catalog.
-    """
-
-    max_bytes: int = MAX_BYTES
-    max_pixels: int = MAX_PIXELS
-    keep_damaged: bool = False
-    follow_links: bool = False
+    max_bytes: int = MAX_BYTES  # larger files are not read
+    max_pixels: int = MAX_PIXELS  # images whose headers say more are not decoded
+    keep_damaged: bool = False  # use, and flag, what can be decoded of a damaged JPEG instead of rejecting it
+    follow_links: bool = False  # to files and folders, also out of the catalog
 
     def __post_init__(self) -> None:
         for name, value in (("bytes", self.max_bytes), ("pixels", self.max_pixels)):

@@ -34,20 +34,12 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """One file of the catalog that has an image's name.
+    """One file of the catalog that has an image's name."""
 
-    Attributes:
-        path: POSIX path below the catalog's root. Bytes of a name that are not UTF-8 are kept as lone
-            surrogates (`os.fsdecode`), so every name survives the round trip.
-        size: Length in bytes.
-        mtime_ns: Time of the last change in nanoseconds.
-        cause: Why it cannot be opened (`not_regular_file`, `unreadable`, `path_too_long`, `vanished`), or empty.
-    """
-
-    path: str
-    size: int
+    path: str  # POSIX, below the catalog's root, as `os.fsdecode` gives it: names that are not UTF-8 survive
+    size: int  # in bytes
     mtime_ns: int
-    cause: str = ""
+    cause: str = ""  # why it cannot be opened: `not_regular_file`, `unreadable`, `path_too_long`, `vanished`
 
 
 class Scan:

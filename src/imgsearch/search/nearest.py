@@ -175,15 +175,7 @@ class Nearest:
 
 
 class Search:
-    """One question to an index: its backend is opened once, and each view is compared once.
-
-    Args:
-        nearest: Of the index.
-        k: How many hits at most, at least 1.
-        filter: What they must satisfy.
-        exact: Compare with every vector.
-        backend: Asked instead of the one of the index, of the same vectors.
-    """
+    """One question to an index: its backend, or `backend`, is opened once, and each view is compared once."""
 
     def __init__(
         self,
@@ -228,12 +220,7 @@ class Search:
         return margin >= (_MIN_MARGIN_PART if any(view.box for view in views) else _MIN_MARGIN_WHOLE)
 
     def hits(self, views: Sequence[View]) -> list[Hit]:
-        """Find the items nearest to any of the views, best first; equal scores in the order of their paths.
-
-        Raises:
-            UsageError: The condition makes no sense.
-            DamagedIndexError: A file of the index is damaged.
-        """
+        """Find the items nearest to any of the views, best first; equal scores in the order of their paths."""
         least = self._filter.min_score
         scored = [each for each in self.scored(views)[: self._k] if least is None or each.score >= least]
         calibration = self._nearest.manifest.calibration

@@ -24,14 +24,7 @@ Ask = Callable[[Embeddings, int], Embeddings]
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """How long a search takes, in seconds, and how many there are a second, one after the other.
-
-    Attributes:
-        p50: Half of them take at most this.
-        p95: 95 of 100 do.
-        p99: 99 of 100 do.
-        per_second: Searches a second.
-    """
+    """Percentiles of the seconds that a search takes, and how many there are a second, one after the other."""
 
     p50: float
     p95: float
@@ -41,15 +34,10 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Items to ask for, and what the truth is.
+    """Items to ask for, and what the truth is."""
 
-    Attributes:
-        vectors: float32 (n, d), those of the items.
-        last_scores: k -> (n,), the score of the k-th nearest other item.
-    """
-
-    vectors: Embeddings
-    last_scores: Mapping[int, Embeddings]
+    vectors: Embeddings  # (n, d), those of the items
+    last_scores: Mapping[int, Embeddings]  # k -> (n,), the score of the k-th nearest other item
 
     def first(self, most: int, k: int) -> "Sample":
         """Take the first items alone, and the truth for one k."""
@@ -57,20 +45,12 @@ class Sample:
 
 
 def sampled(vectors: Embeddings, rows: NDArray[np.int64], ks: Sequence[int]) -> Sample:
-    """Find the truth for some items, by comparing them with every vector.
-
-    Args:
-        vectors: float32 (count, d), unit rows; count at least 2.
-        rows: Of the items to ask for.
-        ks: How many of the nearest matter; those that are too many for the index are left out, but one remains.
-    """
+    """Find the truth for some rows of at least two unit vectors, for each of `ks` that they have neighbors for."""
     kept = [k for k in ks if k < len(vectors)] or [len(vectors) - 1]
     queries = vectors[rows]
     # The nearest of all is the item itself.
-    parts = [
-        _best(vectors, queries[start : start + _AT_ONCE], max(kept) + 1) for start in range(0, len(rows), _AT_ONCE)
-    ]
-    best = np.concatenate(parts)
+    starts = range(0, len(rows), _AT_ONCE)
+    best = np.concatenate([_best(vectors, queries[start : start + _AT_ONCE], max(kept) + 1) for start in starts])
     return Sample(queries, {k: best[:, -k - 1] for k in kept})
 
 
@@ -85,16 +65,7 @@ def _best(vectors: Embeddings, queries: Embeddings, k: int) -> Embeddings:
 
 
 def measure(search: Ask, sample: Sample, k: int) -> tuple[Values, Latency]:
-    """Ask for every item of a sample, and compare with the truth.
-
-    Args:
-        search: What is measured.
-        sample: What it is asked for.
-        k: One of those of the sample.
-
-    Returns:
-        (n,): the share of the k nearest others that was found for each, 0 to 1; and how long it took.
-    """
+    """Ask for every item of a sample: the share of its k nearest others found for each (n,), and how long it took."""
     recall = np.empty(len(sample.vectors))
     seconds = np.empty(len(sample.vectors))
     search(sample.vectors[0], k + 1)  # what is opened when it is first used is not the search

@@ -80,32 +80,20 @@ class QueryImage:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """A query, or a region of it, as a vector.
+    """A query, or a region of it, as a vector."""
 
-    Attributes:
-        vector: Unit float32 (d,), in the searched space.
-        box: The region, in pixels of the file, upright; None for the whole image.
-        row: The item whose file the query is, byte for byte; None if there is none.
-    """
-
-    vector: Embeddings
-    box: Box | None = None
-    row: int | None = None
+    vector: Embeddings  # unit (d,), in the searched space
+    box: Box | None = None  # the region, in pixels of the file, upright; None for the whole image
+    row: int | None = None  # the item whose file the query is, byte for byte
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DetectedObject:
-    """An item in a query.
+    """An item in a query."""
 
-    Attributes:
-        box: Where, in pixels of the file, upright.
-        score: How sure the detector is, 0 to 1; None without one.
-        views: Of it, at least one.
-    """
-
-    box: Box
-    score: float | None
-    views: list[View]
+    box: Box  # in pixels of the file, upright
+    score: float | None  # how sure the detector is, 0 to 1; None without one
+    views: list[View]  # at least one
 
 
 # Called before each further view with those there are, at least one: whether they suffice.
@@ -159,14 +147,7 @@ class Viewer:
     def views(
         self, query: QueryImage, regions: Regions = "auto", box: Box | None = None, stop_when: StopWhen = never
     ) -> list[View]:
-        """Embed a query as a whole, first, and what may be an item in it, until `stop_when`; or a box of it alone.
-
-        Raises:
-            ImageError: The image cannot be used.
-            BoxError: The box does not lie in the image.
-            UsageError: `regions` makes no sense.
-            DamagedIndexError: The encoder is damaged.
-        """
+        """Embed a query as a whole, first, and what may be an item in it, until `stop_when`; or a box of it alone."""
         require_regions(regions)
         if box is not None:
             photo = _require_photo(query)
@@ -206,13 +187,7 @@ class Viewer:
         return views if of_file is None else [View(view.vector, of_file) for view in views]
 
     def detections(self, query: QueryImage, least_score: float) -> list[Detection]:
-        """Find items with the detector: the surest first, in pixels of the file, with a score from 0 to 1.
-
-        Raises:
-            ImageError: The image cannot be used.
-            MissingComponentError: The index has no detector.
-            DamagedIndexError: The detector is damaged.
-        """
+        """Find items with the detector: the surest first, in pixels of the file, with a score from 0 to 1."""
         if self._manifest.detector is None:
             raise MissingComponentError(
                 f"the index {self._directory} has no detector",
@@ -224,11 +199,7 @@ class Viewer:
         return decode_detections(detected.scores, detected.boxes, width, height, least_score=least_score)
 
     def objects(self, query: QueryImage) -> list[DetectedObject]:
-        """Embed each item in an image by itself; in reading order, none where nothing was found.
-
-        Items are what stands alone on a plain background; on others what the detector finds; without one, what stands
-        out from the edge.
-        """
+        """Embed each item in an image by itself; in reading order, none where nothing was found."""
         photo = _require_photo(query)
         self._begin_encoder()
         size = photo.pixels.shape[:2]

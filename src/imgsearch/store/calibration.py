@@ -12,17 +12,11 @@ from imgsearch.records import Count, Share, between
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A piecewise linear function from scores to probabilities.
+    """A piecewise linear function from scores to probabilities."""
 
-    Attributes:
-        method: How it was fitted: `isotonic` or `platt`.
-        scores: Rising, -1 to 1; at least one.
-        probabilities: At those scores, never falling, 0 to 1.
-    """
-
-    method: str
-    scores: tuple[Annotated[float, between(-1, 1)], ...]
-    probabilities: tuple[Share, ...]
+    method: str  # `isotonic` or `platt`
+    scores: tuple[Annotated[float, between(-1, 1)], ...]  # rising; at least one
+    probabilities: tuple[Share, ...]  # at those scores, never falling
 
     def __post_init__(self) -> None:
         scores, probabilities = list(self.scores), list(self.probabilities)
@@ -37,18 +31,11 @@ class Calibration:
     """Which probability belongs to which score.
 
     The first hit has a curve of its own: at the same score it is right far more often than one that another has beaten.
-
-    Attributes:
-        meaning: What the probability is of: that hit and query share this column, `product` or another.
-        queries: How many queries it was fitted on.
-        error: Expected calibration error on queries that it was not fitted on, 0 to 1.
-        first: Of first hits.
-        later: Of those that come after them.
     """
 
-    meaning: str
-    queries: Count
-    error: Share
+    meaning: str  # the column that a right hit shares with the query: `product` or another
+    queries: Count  # that it was fitted on
+    error: Share  # expected calibration error on other queries
     first: Curve
     later: Curve
 

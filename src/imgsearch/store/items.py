@@ -48,38 +48,23 @@ _PERMITTED_ACTIONS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image of the catalog.
+    """One image of the catalog."""
 
-    Attributes:
-        row: Its row in the arrays.
-        path: POSIX path below the catalog's root.
-        product: What it shows; the path without its ending unless the shop's data says otherwise.
-        category: The folder it lies in, unless the shop's data says otherwise.
-        metadata: The other columns of the shop's data.
-    """
-
-    row: int
-    path: str
-    product: str
-    category: str
-    metadata: dict[str, Any]
+    row: int  # in the arrays
+    path: str  # POSIX, below the catalog's root
+    product: str  # the path without its ending unless the shop's data says otherwise
+    category: str  # the folder it lies in, unless the shop's data says otherwise
+    metadata: dict[str, Any]  # the other columns of the shop's data
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """One file that could not be used.
-
-    Attributes:
-        path: As in `Item`.
-        cause: One word for scripts.
-        message: One line for people.
-        first_seen: Date and time (UTC, ISO 8601) of the build that first rejected it.
-    """
+    """One file that could not be used: cause in one word for scripts, message in one line for people."""
 
     path: str
     cause: str
     message: str
-    first_seen: str
+    first_seen: str  # date and time (UTC, ISO 8601) of the build that first rejected it
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
@@ -177,10 +162,7 @@ class Items:
         return [str(path) for (path,) in self._run(query, (most,))]
 
     def shuffled(self) -> Iterator[tuple[int, str]]:
-        """Yield rows and paths in a random but reproducible order, by sha256.
-
-        The first so many stay nearly the same when images come and go.
-        """
+        """Yield rows and paths by sha256: at random, but the first stay nearly the same when images come and go."""
         yield from self._run("SELECT row, path FROM items ORDER BY sha256, path")
 
     def duplicates_of(self, row: int) -> list[int]:

@@ -23,6 +23,9 @@ Fingerprint = Annotated[str, matching("[0-9a-f]{16}", "a fingerprint of 16 hex d
 _NAME = r"(?!\.\.?(/|\Z))[A-Za-z0-9_.-]+"
 _FilePath = Annotated[str, matching(rf"{_NAME}(/{_NAME})*", "the path of a file of an index")]
 
+# What a build compares with the generation before.
+_OPTIONS = ("fingerprint", "detector_fingerprint", "search", "catalog", "policy", "metadata_file", "metadata_sha256")
+
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
@@ -34,53 +37,29 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What `manifest.json` says.
+    """What `manifest.json` says; only the calibration may change after a generation was published."""
 
-    Attributes:
-        generation: Counts published states, from 1.
-        count: Items, which are the rows of the arrays.
-        rejected: Files that could not be used.
-        damaged: Items of whose image only a part could be decoded.
-        catalog: Absolute path of the folder of images.
-        policy: Which of its files were let in.
-        encoder: What made the embeddings.
-        fingerprint: Of that encoder, as it was computed then: a later imgsearch may decode images otherwise.
-        detector: What locates items in a photo, or None. It contains the encoder as well.
-        detector_fingerprint: Of it, as `fingerprint`; empty for none.
-        dims: Length of a searched vector; 0 if there are embeddings only.
-        projection_count: How many items there were when the projection was learned; 0 for none.
-        adaptation: What adapting the projection to the catalog gained; None without it. An adaptation that gained
-            nothing is not used, and not tried again while the projection is kept.
-        search: The user's options of the search; None if there are embeddings only (`imgsearch embed`).
-        backend: How candidates are found; None if there are embeddings only.
-        measured: What that finds; None where it was not measured.
-        calibration: What a score means; None if that was not learned. The only thing that may change after a generation
-            was published.
-        metadata_file: Absolute path of the CSV file with products' data, or empty.
-        metadata_sha256: Of that file when it was read, or empty.
-        files: Every file that counts, by its path below the index directory.
-    """
-
-    generation: Count
-    count: Count
-    rejected: Count
-    damaged: Annotated[Count, Missing(0)]
-    catalog: Annotated[str, Key("catalogue")]
+    generation: Count  # counts published states, from 1
+    count: Count  # items, which are the rows of the arrays
+    rejected: Count  # files that could not be used
+    damaged: Annotated[Count, Missing(0)]  # items of whose image only a part could be decoded
+    catalog: Annotated[str, Key("catalogue")]  # absolute path of the folder of images
     policy: Annotated[FilePolicy, Missing(FilePolicy())]
     encoder: EncoderSpec
-    fingerprint: Fingerprint
-    detector: Annotated[EncoderSpec | None, Missing(None)]
-    detector_fingerprint: Annotated[str, matching("([0-9a-f]{16})?", "a fingerprint of 16 hex digits")]
-    dims: Count
-    projection_count: Count
+    fingerprint: Fingerprint  # of the encoder, as computed then: a later imgsearch may decode images otherwise
+    detector: Annotated[EncoderSpec | None, Missing(None)]  # contains the encoder as well
+    detector_fingerprint: Annotated[str, matching("([0-9a-f]{16})?", "a fingerprint of 16 hex digits")]  # or empty
+    dims: Count  # length of a searched vector; 0 if there are embeddings only
+    projection_count: Count  # how many items there were when the projection was learned; 0 for none
+    # None without one; one that gained nothing is not used, and not tried again while the projection is kept.
     adaptation: Annotated[AdaptationGain | None, Missing(None)]
-    search: SearchOptions | None
+    search: SearchOptions | None  # None if there are embeddings only (`imgsearch embed`), as `backend`
     backend: BackendSettings | None
     measured: Annotated[Measured | None, Missing(None)]
     calibration: Annotated[Calibration | None, Missing(None)]
-    metadata_file: str
-    metadata_sha256: str
-    files: Mapping[_FilePath, FileRecord]
+    metadata_file: str  # absolute path of the CSV file with products' data, or empty
+    metadata_sha256: str  # of that file when it was read, or empty
+    files: Mapping[_FilePath, FileRecord]  # every file that counts, by its path below the index directory
 
     def __post_init__(self) -> None:
         mine, its = self.encoder, self.detector
@@ -109,21 +88,13 @@ class Manifest:
 
     def has_settings_of(self, other: "Manifest") -> bool:
         """Return whether two generations were built with the same options."""
-        options = attrgetter(
-            *("fingerprint", "detector_fingerprint", "search", "catalog", "policy"),
-            *("metadata_file", "metadata_sha256"),
-        )
+        options = attrgetter(*_OPTIONS)
         return bool(options(self) == options(other))
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as the JSON object that is stored."""
-        encoder, detector = (
-            spec and {**spec.to_json(), "fingerprint": fingerprint}
-            for spec, fingerprint in (
-                (self.encoder, self.fingerprint),
-                (self.detector, self.detector_fingerprint),
-            )
-        )
+        specs = (self.encoder, self.fingerprint), (self.detector, self.detector_fingerprint)
+        encoder, detector = (spec and {**spec.to_json(), "fingerprint": fingerprint} for spec, fingerprint in specs)
         data = {
             "format": FORMAT,
             "version": VERSION,
@@ -143,10 +114,8 @@ class Manifest:
     def from_json(cls, data: Mapping[str, Any]) -> "Manifest":
         """Read what `to_json` wrote; keys it does not know are ignored.
 
-        The first indexes of this version lack what may be missing here: what is `Missing` above, `search` and `sha256`.
-
-        Raises:
-            KeyError, TypeError, ValueError, UsageError: Something is missing or of the wrong kind.
+        The first indexes of this version lack what is `Missing` above, `search` and `sha256`. Raises KeyError,
+        TypeError, ValueError or UsageError if anything else is missing or of the wrong kind.
         """
         if ("sha256" in data or "damaged" in data) and data.get("sha256") != _digest(data):
             raise ValueError("its content has changed")

@@ -19,14 +19,7 @@ _Milliseconds = Annotated[float, between(0, 1e12)]
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
-    """How the user wants an index to be searched.
-
-    Attributes:
-        backend: `annoy`, `faiss`, `exact`, or `auto`: whichever of Annoy and exact is faster.
-        trees: Trees of the Annoy forest; None: as many as are worth it.
-        seed: Of the Annoy forest or the Faiss lists, and of the sample that the search is tuned on.
-        target_recall: Share of the ten nearest that is to be found at least, above 0, at most 1.
-    """
+    """How the user wants an index to be searched; see `imgsearch.build.options.IndexOptions`."""
 
     backend: _Name = AUTO
     trees: _Trees | None = None
@@ -36,23 +29,15 @@ class SearchOptions:
 
 @dataclass(frozen=True, slots=True)
 class BackendSettings:
-    """How candidates are found.
-
-    Attributes:
-        name: `annoy`, `faiss`, `exact` or another of `imgsearch.search.backends`.
-        trees: Trees of the Annoy forest; 0 for others.
-        seed: Seed of the forest or the lists.
-        search_k: How many nodes of the forest a search visits, at least; 0 for others.
-        lists: Into how many lists Faiss has put the vectors; 0 for others.
-        probes: How many of them a search visits, at least; 0 for others.
-    """
+    """How candidates are found; numbers that are another backend's are 0."""
 
     name: _Name
-    trees: _Trees
+    trees: _Trees  # of the Annoy forest
     seed: _Seed
-    search_k: Annotated[int, between(0, 2**28), Missing(20_000)]  # that of all indexes before each was tuned
-    lists: Annotated[Count, Missing(0)] = 0
-    probes: Annotated[Count, Missing(0)] = 0
+    # How many nodes of the forest a search visits, at least; if missing, that of all indexes before each was tuned.
+    search_k: Annotated[int, between(0, 2**28), Missing(20_000)]
+    lists: Annotated[Count, Missing(0)] = 0  # into which Faiss has put the vectors
+    probes: Annotated[Count, Missing(0)] = 0  # how many of them a search visits, at least
 
     def __post_init__(self) -> None:
         if not min(1, self.lists) <= self.probes <= self.lists:
@@ -70,18 +55,10 @@ class BackendSettings:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a search was measured to find when the index was built.
-
-    Attributes:
-        queries: How many items were asked for.
-        recall: Share of the ten nearest others that was found, 0 to 1.
-        p50_ms: Half of the searches took at most so many milliseconds, on the machine that built the index.
-        p95_ms: 95 of 100 did.
-        exact_p50_ms: Half of the comparisons with every vector did.
-    """
+    """What a search was measured to find when the index was built, and its latency on that machine."""
 
     queries: Count
-    recall: Share
+    recall: Share  # of the ten nearest others
     p50_ms: _Milliseconds
     p95_ms: _Milliseconds
-    exact_p50_ms: _Milliseconds
+    exact_p50_ms: _Milliseconds  # of comparisons with every vector

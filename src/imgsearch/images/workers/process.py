@@ -48,11 +48,7 @@ _ANSWER = struct.Struct("<BI")
 class WorkerProcess:
     """One process, started when first needed and again after it died. For one thread at a time.
 
-    Args:
-        module: What the process runs: a module that calls `run` as its main program.
-        policy: What is let in; with it come the limits of memory and of pixels.
-        seconds: How long one request may take.
-        task: What the module's answer function is called with beside data and policy: JSON values.
+    It runs `module`, which calls `run`; the answer function gets data, `policy` and `task`, for `seconds` at most.
     """
 
     def __init__(self, module: str, policy: FilePolicy, seconds: float, task: Mapping[str, str | int]) -> None:
