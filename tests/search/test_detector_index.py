@@ -287,7 +287,7 @@ def test_another_encoder_leaves_it_out_and_says_so(index, catalog, caplog):
     build_index(catalog, index, backbone="handcrafted")
 
     assert read_manifest(index).detector is None
-    assert "the detector detector.keras is left out" in caplog.text
+    assert "the detector detector.keras is dropped" in caplog.text
     assert check(index) == []
 
 
@@ -301,21 +301,18 @@ def test_the_same_encoder_with_other_steps_keeps_it(catalog, drawn, models, tmp_
 
     assert read_manifest(index).encoder.steps == "crop-foreground"
     assert read_manifest(index).detector is not None
-    assert "left out" not in caplog.text
+    assert "is dropped" not in caplog.text
     assert check(index) == []
 
 
-def test_another_precision_needs_its_file_again_and_says_which_option_takes_it(
-    index, catalog, models, two_items, monkeypatch, tmp_path
-):
+def test_another_precision_needs_no_file_of_it(index, catalog, models, two_items, monkeypatch, tmp_path):
     monkeypatch.setenv("IMGSEARCH_CACHE", str(tmp_path / "no cache"))
     encoder = str(models / "metric.keras")
 
-    with pytest.raises(MissingComponentError, match=r"detector\.keras was used with a file of weights") as missing:
-        build_index(catalog, index, backbone=encoder, precision="bf16")
-    assert missing.value.hint == "give that file with --detector"
+    (models / "detector.keras").unlink()
 
-    build_index(catalog, index, backbone=encoder, precision="bf16", detector=models / "detector.keras")
+    build_index(catalog, index, backbone=encoder, precision="bf16")
+
     assert read_manifest(index).detector.precision == "bf16"
     assert boxes_of(index, two_items) == BOXES
 

@@ -9,7 +9,7 @@ import faiss
 import numpy as np
 import pytest
 
-from imgsearch import Index, build_index, check, rollback
+from imgsearch import Filter, Index, build_index, check, rollback
 from imgsearch.cli import main
 from imgsearch.errors import DamagedIndexError, MissingComponentError
 from imgsearch.evaluation.index_recall import index_recall
@@ -264,7 +264,11 @@ def test_an_index_of_lists_says_so_and_answers_as_an_exact_one_does(listed, phot
     assert f"{manifest.folder}/{FaissBackend.file}" in manifest.files
     assert f"{manifest.folder}/{AnnoyBackend.file}" not in manifest.files
     with Index.open(listed / "index") as index:
-        assert (index.plan(), index.plan(exact=True), index.plan(where="row = 1")) == ("faiss", "exact", "exact")
+        assert (index.plan(), index.plan(exact=True), index.plan(filter=Filter("row = 1"))) == (
+            "faiss",
+            "exact",
+            "exact",
+        )
     for image in (photo, listed / "catalog/a/0003.png"):
         assert answers(listed / "index", image)[0] == answers(listed / "index", image, exact=True)[0]
     assert answers(listed / "index", photo, k=40) == answers(listed / "index", photo, k=40, exact=True)
@@ -279,10 +283,18 @@ def test_the_manifest_keeps_lists_and_probes_and_an_older_one_has_neither(listed
     assert (older.lists, older.probes) == (0, 0)
 
 
-@pytest.mark.parametrize(("lists", "probes"), [(0, 0), (6, 0), (6, 7), (6, -1)])
+@pytest.mark.parametrize(("lists", "probes"), [(0, 1), (6, 0), (6, 7), (6, -1)])
 def test_a_manifest_with_impossible_probes_is_refused(lists, probes):
     with pytest.raises(ValueError, match="expected"):
         read(BackendSettings, {"name": "faiss", "trees": 0, "seed": 0, "search_k": 0, "lists": lists, "probes": probes})
+
+
+def test_settings_without_lists_are_refused_when_they_are_opened(listed):
+    manifest = generations.read_manifest(listed / "index")
+    vectors = units(manifest.count, manifest.dims)
+
+    with pytest.raises(DamagedIndexError, match="0 lists"):
+        FaissBackend().open(listed / "index" / manifest.folder, vectors, BackendSettings("faiss", 0, 0, 0))
 
 
 def test_an_update_and_a_rollback_keep_the_lists_right(listed, lay_out, tmp_path, photo, answers):
@@ -336,7 +348,7 @@ DAMAGES = {
 def test_a_damaged_file_is_found_out_and_mended_by_the_next_build(listed, directory, photo, answers, tmp_path, way):
     answered, whole = answers(directory, photo), lists_of(directory).read_bytes()
     with Index.open(directory) as index:
-        build_faiss(tmp_path, units(*index.vectors.shape), lists_for(len(index)), 0)
+        build_faiss(tmp_path, units(*index.nearest.vectors.shape), lists_for(len(index)), 0)
     damaged = DAMAGES[way](whole, (tmp_path / FaissBackend.file).read_bytes())
     assert damaged != whole
     lists_of(directory).write_bytes(damaged)
@@ -361,7 +373,7 @@ def test_a_damaged_file_is_found_out_before_faiss_gets_to_see_it(without_faiss, 
         answers(directory, photo)
     if len(lists_of(directory).read_bytes()) == len(whole):
         with Index.open(directory) as index, pytest.raises(DamagedIndexError, match="content has changed"):
-            index.backend(1)
+            index.nearest.backend_with_effort(1)
 
 
 def test_a_missing_file_is_mended_by_the_next_build(listed, directory, photo, answers):

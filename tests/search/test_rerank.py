@@ -38,7 +38,7 @@ class Shop:
     sha256: dict[str, bytes]
     hits: list[Hit]
 
-    def contents(self, paths):
+    def sha256_by_path(self, paths):
         return {path: self.sha256[path] for path in paths if path in self.sha256}
 
 

@@ -73,6 +73,8 @@ class FaissBackend:
             raise DamagedIndexError(f"{path} is damaged: it does not find {missed} of {len(rows)} items by themselves")
 
     def open(self, folder: Path, vectors: Embeddings, settings: BackendSettings) -> "FaissCandidates":
+        if not settings.lists:
+            raise DamagedIndexError(f"the manifest of {folder} is damaged: it says that there are 0 lists")
         return FaissCandidates(folder / self.file, len(vectors), vectors.shape[1], settings.probes)
 
     def efforts(self, settings: BackendSettings, count: int) -> Iterator[int]:  # noqa: ARG002
