@@ -95,26 +95,21 @@ ForceOption = Annotated[
     typer.Option("--force", help="Continue even if most of the catalog has vanished or the decoder keeps crashing."),
 ]
 MaxBytesOption = Annotated[
-    int | None,
-    typer.Option(metavar="N", help="Reject larger files. [default: as the index, or 100000000]"),
+    int | None, typer.Option(metavar="N", help="Reject larger files. [default: as the index, or 100000000]")
 ]
 MaxPixelsOption = Annotated[
-    int | None,
-    typer.Option(metavar="N", help="Reject larger images. [default: as the index, or 178956970]"),
+    int | None, typer.Option(metavar="N", help="Reject larger images. [default: as the index, or 178956970]")
 ]
 DamagedOption = Annotated[
     Literal["skip", "keep"] | None,
     typer.Option(help="Reject a damaged JPEG, or keep and flag what can be decoded. [default: as the index, or skip]"),
 ]
 FollowLinksOption = Annotated[
-    bool | None,
-    typer.Option("--follow-links/--no-follow-links", help="Follow links. [default: as the index, or not]"),
+    bool | None, typer.Option("--follow-links/--no-follow-links", help="Follow links. [default: as the index, or not]")
 ]
 MaxSkippedOption = Annotated[
-    int | None,
-    typer.Option(metavar="N", min=0, help="Refuse to publish if more than N files cannot be used."),
+    int | None, typer.Option(metavar="N", min=0, help="Refuse to publish if more than N files cannot be used.")
 ]
 WaitLockOption = Annotated[
-    float,
-    typer.Option(metavar="SECONDS", min=0, help="Seconds to wait for another build to end.", show_default=False),
+    float, typer.Option(metavar="SECONDS", min=0, help="Seconds to wait for another build to end.", show_default=False)
 ]

@@ -36,14 +36,7 @@ class EvaluateOptions(TypedDict, total=False):
 
 
 _DEFAULTS = EvaluateOptions(
-    recall=False,
-    labels=None,
-    queries=None,
-    truth=None,
-    self_test=False,
-    calibrate=False,
-    sample=1000,
-    regions="auto",
+    recall=False, labels=None, queries=None, truth=None, self_test=False, calibrate=False, sample=1000, regions="auto"
 )
 
 

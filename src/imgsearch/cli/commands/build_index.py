@@ -5,33 +5,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from imgsearch.cli.options import (
-    DEFAULT_INDEX,
-    BackboneOption,
-    DamagedOption,
-    FollowLinksOption,
-    ForceOption,
-    IndexOption,
-    MaxBytesOption,
-    MaxPixelsOption,
-    MaxSkippedOption,
-    MetadataOption,
-    PrecisionOption,
-    PreprocessOption,
-    QuietOption,
-    TrimOption,
-    VerboseOption,
-    WaitLockOption,
-    WeightsOption,
-    options_of,
-)
+from imgsearch.cli import options
 
 
 def build_index(
     context: typer.Context,
     catalog: Annotated[Path, typer.Argument(metavar="CATALOG", help="Folder of images, or what embed wrote.")],
-    index: IndexOption = DEFAULT_INDEX,
-    backbone: BackboneOption = None,
+    index: options.IndexOption = options.DEFAULT_INDEX,
+    backbone: options.BackboneOption = None,
     detector: Annotated[
         str | None,
         typer.Option(
@@ -40,8 +21,8 @@ def build_index(
             " [default: as the index, or none]",
         ),
     ] = None,
-    weights: WeightsOption = None,
-    precision: PrecisionOption = None,
+    weights: options.WeightsOption = None,
+    precision: options.PrecisionOption = None,
     backend: Annotated[
         Literal["auto", "annoy", "faiss", "exact"] | None,
         typer.Option(
@@ -57,17 +38,16 @@ def build_index(
     target_recall: Annotated[
         float | None,
         typer.Option(
-            metavar="R",
-            help="Recall of the ten nearest to tune the search for. [default: as the index, or 0.99]",
+            metavar="R", help="Recall of the ten nearest to tune the search for. [default: as the index, or 0.99]"
         ),
     ] = None,
-    metadata: MetadataOption = None,
-    max_bytes: MaxBytesOption = None,
-    max_pixels: MaxPixelsOption = None,
-    damaged: DamagedOption = None,
-    follow_links: FollowLinksOption = None,
-    preprocess: PreprocessOption = None,
-    trim: TrimOption = None,
+    metadata: options.MetadataOption = None,
+    max_bytes: options.MaxBytesOption = None,
+    max_pixels: options.MaxPixelsOption = None,
+    damaged: options.DamagedOption = None,
+    follow_links: options.FollowLinksOption = None,
+    preprocess: options.PreprocessOption = None,
+    trim: options.TrimOption = None,
     adapt: Annotated[
         bool | None,
         typer.Option(
@@ -82,14 +62,14 @@ def build_index(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 3 for any rejected file, not only new ones.")
     ] = False,
-    force: ForceOption = False,
-    max_skipped: MaxSkippedOption = None,
-    wait_lock: WaitLockOption = 0,
+    force: options.ForceOption = False,
+    max_skipped: options.MaxSkippedOption = None,
+    wait_lock: options.WaitLockOption = 0,
     report_file: Annotated[
         Path | None, typer.Option("--report", metavar="FILE", help="Write a report to FILE, as a JSON object.")
     ] = None,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
 ) -> None:
     """Create or update the index of a folder of images.
 
@@ -123,12 +103,7 @@ def build_index(
     told = ReportFile(report_file)
     with told.of_failures():
         with progress_bar(quiet=quiet) as progress:
-            report = build.build_index(
-                catalog,
-                index,
-                **options_of(context, BuildOptions),
-                progress=progress,
-            )
+            report = build.build_index(catalog, index, **options.options_of(context, BuildOptions), progress=progress)
         exit_code = report_build(report, index, quiet=quiet, strict=strict)
         told.write(report, index, exit_code)
     raise typer.Exit(exit_code)

@@ -4,16 +4,16 @@ from typing import Annotated
 
 import typer
 
-from imgsearch.cli.options import DEFAULT_INDEX, FormatOption, IndexOption
+from imgsearch.cli import options
 
 
 def check(
-    index: IndexOption = DEFAULT_INDEX,
+    index: options.IndexOption = options.DEFAULT_INDEX,
     deep: Annotated[
         bool,
         typer.Option("--deep", help="Also check that the files agree, the encoder opens, and rollback is possible."),
     ] = False,
-    format_: FormatOption = "table",
+    format_: options.FormatOption = "table",
 ) -> None:
     """Verify that an index is intact; changes nothing.
 

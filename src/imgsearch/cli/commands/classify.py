@@ -5,25 +5,18 @@ from typing import Annotated
 
 import typer
 
-from imgsearch.cli.options import (
-    AnswerFormatOption,
-    ImagesArgument,
-    NullOption,
-    OutputOption,
-    QuietOption,
-    VerboseOption,
-)
+from imgsearch.cli import options
 
 
 def classify(
-    images: ImagesArgument,
+    images: options.ImagesArgument,
     model: Annotated[Path, typer.Option("--model", "-m", metavar="MODEL.keras", help="A model by imgsearch train.")],
     top_k: Annotated[int, typer.Option("--top-k", "-k", metavar="K", min=1, help="Maximum number of classes.")] = 5,
-    format_: AnswerFormatOption = "table",
-    output_file: OutputOption = None,
-    null: NullOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    format_: options.AnswerFormatOption = "table",
+    output_file: options.OutputOption = None,
+    null: options.NullOption = False,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
 ) -> None:
     """Predict the class of each image with a trained model.
 

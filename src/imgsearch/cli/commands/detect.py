@@ -4,27 +4,18 @@ from typing import Annotated
 
 import typer
 
-from imgsearch.cli.options import (
-    DEFAULT_INDEX,
-    AnswerFormatOption,
-    ImagesArgument,
-    IndexOption,
-    NullOption,
-    OutputOption,
-    QuietOption,
-    VerboseOption,
-)
+from imgsearch.cli import options
 
 
 def detect(
-    images: ImagesArgument,
-    index: IndexOption = DEFAULT_INDEX,
+    images: options.ImagesArgument,
+    index: options.IndexOption = options.DEFAULT_INDEX,
     min_score: Annotated[float, typer.Option(metavar="S", min=0, max=1, help="Minimum score of a box, 0 to 1.")] = 0.3,
-    format_: AnswerFormatOption = "table",
-    output_file: OutputOption = None,
-    null: NullOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    format_: options.AnswerFormatOption = "table",
+    output_file: options.OutputOption = None,
+    null: options.NullOption = False,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
 ) -> None:
     """Find the items in each image with the index's detector.
 

@@ -5,45 +5,28 @@ from typing import Annotated
 
 import typer
 
-from imgsearch.cli.options import (
-    BackboneOption,
-    DamagedOption,
-    FollowLinksOption,
-    ForceOption,
-    MaxBytesOption,
-    MaxPixelsOption,
-    MaxSkippedOption,
-    MetadataOption,
-    PrecisionOption,
-    PreprocessOption,
-    QuietOption,
-    TrimOption,
-    VerboseOption,
-    WaitLockOption,
-    WeightsOption,
-    options_of,
-)
+from imgsearch.cli import options
 
 
 def embed(
     context: typer.Context,
     catalog: Annotated[Path, typer.Argument(metavar="CATALOG", help="Folder of images.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Directory to write.")],
-    backbone: BackboneOption = None,
-    weights: WeightsOption = None,
-    precision: PrecisionOption = None,
-    metadata: MetadataOption = None,
-    max_bytes: MaxBytesOption = None,
-    max_pixels: MaxPixelsOption = None,
-    damaged: DamagedOption = None,
-    follow_links: FollowLinksOption = None,
-    preprocess: PreprocessOption = None,
-    trim: TrimOption = None,
-    force: ForceOption = False,
-    max_skipped: MaxSkippedOption = None,
-    wait_lock: WaitLockOption = 0,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    backbone: options.BackboneOption = None,
+    weights: options.WeightsOption = None,
+    precision: options.PrecisionOption = None,
+    metadata: options.MetadataOption = None,
+    max_bytes: options.MaxBytesOption = None,
+    max_pixels: options.MaxPixelsOption = None,
+    damaged: options.DamagedOption = None,
+    follow_links: options.FollowLinksOption = None,
+    preprocess: options.PreprocessOption = None,
+    trim: options.TrimOption = None,
+    force: options.ForceOption = False,
+    max_skipped: options.MaxSkippedOption = None,
+    wait_lock: options.WaitLockOption = 0,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
 ) -> None:
     """Compute embeddings without building an index.
 
@@ -65,10 +48,5 @@ def embed(
 
     set_up_logging(quiet=quiet, verbose=verbose)
     with progress_bar(quiet=quiet) as progress:
-        report = build.embed(
-            catalog,
-            output,
-            **options_of(context, EmbedOptions),
-            progress=progress,
-        )
+        report = build.embed(catalog, output, **options.options_of(context, EmbedOptions), progress=progress)
     raise typer.Exit(report_build(report, output, quiet=quiet, strict=False))

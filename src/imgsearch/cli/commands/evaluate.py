@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from imgsearch.cli.options import DEFAULT_INDEX, IndexOption, QuietOption, VerboseOption, WaitLockOption, options_of
+from imgsearch.cli import options
 
 if TYPE_CHECKING:
     from imgsearch.cli.evaluation_sections import Section
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     context: typer.Context,
-    index: IndexOption = DEFAULT_INDEX,
+    index: options.IndexOption = options.DEFAULT_INDEX,
     recall: Annotated[
         bool,
         typer.Option("--recall", help="Measure how many of the true nearest neighbors the index finds, and speed."),
@@ -56,9 +56,9 @@ def evaluate(
         Path | None, typer.Option(metavar="DIR", help="Write DIR/index.html with charts; needs the extra plots.")
     ] = None,
     format_: Annotated[Literal["table", "json"], typer.Option("--format", help="Format of the output.")] = "table",
-    wait_lock: WaitLockOption = 0,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    wait_lock: options.WaitLockOption = 0,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
 ) -> None:
     """Measure how good an index and its answers are.
 
@@ -110,7 +110,7 @@ def evaluate(
     if calibrate:
         require_index(index, wait_lock)
     with progress_bar(quiet=quiet) as progress:
-        found = evaluation.evaluate(index, progress=progress, **options_of(context, evaluation.EvaluateOptions))
+        found = evaluation.evaluate(index, progress=progress, **options.options_of(context, evaluation.EvaluateOptions))
     record = as_record(found)
     problems = failed_gates(gates, found.figures)
     comparison = compare(earlier, parse_record(record)) if earlier is not None else None

@@ -4,16 +4,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imgsearch.cli.options import DEFAULT_INDEX, FormatOption, IndexOption
+from imgsearch.cli import options
 
 if TYPE_CHECKING:
     from imgsearch.store.manifest import Manifest
 
 
 def info(
-    index: IndexOption = DEFAULT_INDEX,
+    index: options.IndexOption = options.DEFAULT_INDEX,
     rejected: Annotated[bool, typer.Option("--rejected", help="List the files that could not be used.")] = False,
-    format_: FormatOption = "table",
+    format_: options.FormatOption = "table",
 ) -> None:
     """Print what an index holds and how it was built.
 

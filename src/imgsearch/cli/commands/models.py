@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from imgsearch.cli.options import FormatOption, QuietOption, VerboseOption
+from imgsearch.cli import options
 
 if TYPE_CHECKING:
     from imgsearch.encoders.available import AvailableEncoder
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 def models(
     action: Annotated[Literal["list", "fetch"], typer.Argument(help="List encoders, or download weights.")] = "list",
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Encoders to fetch.")] = None,
-    format_: FormatOption = "table",
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    format_: options.FormatOption = "table",
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
 ) -> None:
     """List the available encoders, or download their weights.
 

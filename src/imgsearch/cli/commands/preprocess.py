@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from imgsearch.cli.options import QuietOption, VerboseOption
+from imgsearch.cli import options
 
 if TYPE_CHECKING:
     from imgsearch.preprocessing.preprocess import PreprocessReport
@@ -43,10 +43,7 @@ def preprocess(
     crop_foreground: Annotated[
         bool, typer.Option("--crop-foreground", help="Crop the plain background around the item.")
     ] = False,
-    augment: Annotated[
-        int,
-        typer.Option(metavar="N", help="Add N randomly augmented copies of each image."),
-    ] = 0,
+    augment: Annotated[int, typer.Option(metavar="N", help="Add N randomly augmented copies of each image.")] = 0,
     to: Annotated[
         Literal["png", "jpg", "webp", "npy"],
         typer.Option(help="Output format; npy: uint8 RGB of shape (height, width, 3)."),
@@ -58,8 +55,8 @@ def preprocess(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 3 for any rejected file, not only new ones.")
     ] = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
 ) -> None:
     """Prepare a folder of images: resize, clean, augment.
 

@@ -5,16 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from imgsearch.cli.options import (
-    DEFAULT_INDEX,
-    AnswerFormatOption,
-    ImagesArgument,
-    IndexOption,
-    NullOption,
-    OutputOption,
-    QuietOption,
-    VerboseOption,
-)
+from imgsearch.cli import options
 
 if TYPE_CHECKING:
     from imgsearch.images.boxes import Box
@@ -22,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def query(
-    images: ImagesArgument,
-    index: IndexOption = DEFAULT_INDEX,
+    images: options.ImagesArgument,
+    index: options.IndexOption = options.DEFAULT_INDEX,
     top_k: Annotated[int, typer.Option("--top-k", "-k", metavar="K", min=1, help="Maximum number of hits.")] = 5,
-    format_: AnswerFormatOption = "table",
-    output_file: OutputOption = None,
+    format_: options.AnswerFormatOption = "table",
+    output_file: options.OutputOption = None,
     where: Annotated[
         str,
         typer.Option(
@@ -37,18 +28,14 @@ def query(
     min_probability: Annotated[
         float | None,
         typer.Option(
-            metavar="P",
-            min=0,
-            max=1,
-            help="Minimum probability that a hit is right, 0 to 1; see evaluate --calibrate.",
+            metavar="P", min=0, max=1, help="Minimum probability that a hit is right, 0 to 1; see evaluate --calibrate."
         ),
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every image; slower, never misses.")] = False,
     regions: Annotated[
         str,
         typer.Option(
-            metavar="auto|whole|N",
-            help="Also search with parts of the image: what stands out, none, or N of them.",
+            metavar="auto|whole|N", help="Also search with parts of the image: what stands out, none, or N of them."
         ),
     ] = "auto",
     box: Annotated[
@@ -62,12 +49,11 @@ def query(
         typer.Option(help="Re-rank the top 20 by geometric verification (SIFT + homography); slower."),
     ] = None,
     vote: Annotated[
-        bool,
-        typer.Option("--vote", help="Predict the category by a weighted vote of the hits; try --top-k 20."),
+        bool, typer.Option("--vote", help="Predict the category by a weighted vote of the hits; try --top-k 20.")
     ] = False,
-    null: NullOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    null: options.NullOption = False,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
 ) -> None:
     """Find the catalog images most similar to each image.
 
@@ -112,18 +98,14 @@ def query(
         manifest = opened.manifest
         conditions = Filter(where, min_score, min_probability)
         plan = opened.plan(filter=conditions, exact=exact)
-        options: dict[str, Any] = {
-            "filter": conditions,
-            "exact": exact,
-            "rerank": rerank is not None,
-        }
+        limits: dict[str, Any] = {"filter": conditions, "exact": exact, "rerank": rerank is not None}
 
         def find(image: str) -> Result:
             query = QueryImage.read(image, manifest.policy)
             draw = partial(draw_hit, manifest, opened.items, query)
             if objects:
-                return FoundObjects(opened.search_objects(query, top_k, **options), manifest, draw, query)
-            hits = opened.search(query, top_k, regions=part, box=limited_to, **options)
+                return FoundObjects(opened.search_objects(query, top_k, **limits), manifest, draw, query)
+            hits = opened.search(query, top_k, regions=part, box=limited_to, **limits)
             return FoundClasses(count_votes(hits), hits, query) if vote else FoundHits(hits, manifest, draw, query)
 
         facts = {"generation": manifest.generation, "count": manifest.count, "encoder": manifest.encoder.name}

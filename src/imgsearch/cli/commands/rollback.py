@@ -2,10 +2,14 @@
 
 import typer
 
-from imgsearch.cli.options import DEFAULT_INDEX, IndexOption, QuietOption, WaitLockOption
+from imgsearch.cli import options
 
 
-def rollback(index: IndexOption = DEFAULT_INDEX, wait_lock: WaitLockOption = 0, quiet: QuietOption = False) -> None:
+def rollback(
+    index: options.IndexOption = options.DEFAULT_INDEX,
+    wait_lock: options.WaitLockOption = 0,
+    quiet: options.QuietOption = False,
+) -> None:
     """Return to the previous generation of an index.
 
     For the morning after a bad night: half the images replaced, a wrong metadata file. The two latest generations

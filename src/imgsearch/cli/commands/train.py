@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from imgsearch.cli.options import QuietOption, VerboseOption, options_of
+from imgsearch.cli import options
 
 if TYPE_CHECKING:
     from imgsearch.training.report import TrainReport
@@ -39,8 +39,7 @@ def train(
         typer.Option(help="Loss for --objective metric. [default: arcface]"),
     ] = None,
     labels: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.csv", help="Columns path and label, in place of a folder per class."),
+        Path | None, typer.Option(metavar="FILE.csv", help="Columns path and label, in place of a folder per class.")
     ] = None,
     backgrounds: Annotated[
         Path | None,
@@ -51,8 +50,7 @@ def train(
         typer.Option(metavar="N", help="Side of the images in pixels. [default: the backbone's, or 96 for cnn]"),
     ] = None,
     dims: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Length of the embedding. [default: 256, or 512 for cnn]"),
+        int | None, typer.Option(metavar="N", help="Length of the embedding. [default: 256, or 512 for cnn]")
     ] = None,
     weights: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Weights for a backbone of keras.applications, such as vgg16.")
@@ -94,8 +92,8 @@ def train(
         int | None, typer.Option(metavar="N", help="Reject larger images undecoded. [default: 178956970]")
     ] = None,
     follow_links: Annotated[bool | None, typer.Option("--follow-links", help="Follow links.")] = None,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
 ) -> None:
     """Train an encoder, or a detector, on your own images.
 
@@ -131,7 +129,7 @@ def train(
 
     set_up_logging(quiet=quiet, verbose=verbose)
     with progress_bar(quiet=quiet) as progress:
-        report = train(dataset, output, progress=progress, **options_of(context, TrainOptions))
+        report = train(dataset, output, progress=progress, **options.options_of(context, TrainOptions))
     if not quiet:
         say_rejects(report.rejected, " (the history names them)")
         print_text(f"{_summary(report)}\n")
