@@ -13,8 +13,7 @@ import pytest
 
 from imgsearch.charts import require_matplotlib
 from imgsearch.cli.evaluation_page import evaluation_page
-from imgsearch.cli.evaluation_sections import Note, sections
-from imgsearch.cli.evaluation_text import evaluation_text
+from imgsearch.cli.evaluation_sections import Note, evaluation_text, sections
 from imgsearch.errors import MissingComponentError
 from imgsearch.evaluation.bootstrap import Interval
 from imgsearch.evaluation.results import (

@@ -6,7 +6,7 @@ import pytest
 
 import imgsearch as package
 from imgsearch.cli import app, main
-from imgsearch.cli.terminal import printable
+from imgsearch.cli.output import printable
 
 
 def test_the_program_says_its_version_and_its_commands(imgsearch):

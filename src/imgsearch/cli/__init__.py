@@ -167,7 +167,7 @@ def _report(error: ImgsearchError, *, as_json: bool) -> None:
         facts = {"code": error.exit_code, "message": error.message, "hint": error.hint}
         sys.stderr.write(json.dumps({"error": facts}) + "\n")
         return
-    from imgsearch.cli.terminal import printable
+    from imgsearch.cli.output import printable
 
     sys.stderr.write(f"imgsearch: {printable(error.message)}\n")
     if error.hint:

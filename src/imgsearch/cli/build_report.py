@@ -8,8 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from imgsearch.build.report import BuildReport
-from imgsearch.cli.output import output, print_text, require_writable, write
-from imgsearch.cli.terminal import REJECTED_EXIT_CODE, printable, say, say_rejects
+from imgsearch.cli.output import (
+    REJECTED_EXIT_CODE,
+    output,
+    print_text,
+    printable,
+    require_writable,
+    say,
+    say_rejects,
+    write,
+)
 from imgsearch.encoders.adaptation import AdaptationGain
 from imgsearch.errors import ImgsearchError, OutputError
 from imgsearch.records import as_json

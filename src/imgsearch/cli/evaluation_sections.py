@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from imgsearch.cli.output import draw_table, printable
 from imgsearch.evaluation import plots
 from imgsearch.evaluation.bootstrap import Interval
 from imgsearch.evaluation.compare import Comparison
@@ -346,3 +347,16 @@ def _interval(figure: Interval) -> str:
 
 def _more(count: int, of_what: str) -> list[Note]:
     return [Note(f"{count:,} more {of_what} are not shown.", only="page")] if count > 0 else []
+
+
+def evaluation_text(sections: Sequence[Section]) -> str:
+    """Render notes and tables, one below the other."""
+    return "".join(_text(block) for section in sections for block in section.blocks if block.only != "page")
+
+
+def _text(block: Block) -> str:
+    if isinstance(block, Note):
+        return "\n".join(map(printable, block.text.split("\n"))) + "\n\n"
+    if isinstance(block, Table) and block.rows:
+        return draw_table(printable(block.title), block.heads, block.rows, block.heads[:1])
+    return ""

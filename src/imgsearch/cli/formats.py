@@ -49,7 +49,7 @@ class Table(Format):
     """For people at a terminal."""
 
     def piece(self, answer: "Answer", *, is_first: bool) -> str:  # noqa: ARG002
-        from imgsearch.cli.terminal import draw_table, printable
+        from imgsearch.cli.output import draw_table, printable
 
         if isinstance(answer.result, ImgsearchError):
             return ""

@@ -10,7 +10,7 @@ from urllib.parse import quote_from_bytes
 
 import cv2
 
-from imgsearch.cli.terminal import printable
+from imgsearch.cli.output import printable
 from imgsearch.errors import ImageError
 from imgsearch.images.decode import Pixels, read_file
 from imgsearch.images.photo import Photo, drawn, open_photo

@@ -1,15 +1,28 @@
-"""Where results go: standard output, or a file that appears when it is whole."""
+"""Where output goes: standard output or a file that appears when it is whole; messages, tables and progress."""
 
 import contextlib
+import io
+import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from imgsearch.errors import OutputError
 from imgsearch.files import replaced_file
+from imgsearch.progress import Progress, no_progress
+
+if TYPE_CHECKING:
+    from imgsearch.images.scan import Reject
+
+REJECTED_EXIT_CODE = 3
+
+# A folder with thousands of files of one bad kind should not fill a mailbox with them.
+_MOST_REJECTS_OF_A_CAUSE = 20
 
 
 @contextlib.contextmanager
@@ -77,3 +90,98 @@ def _descriptor(path: Path) -> int | None:
     standard = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
     found = re.fullmatch(r"/(?:dev|proc/self)/fd/(\d+)", os.fspath(path))
     return int(found[1]) if found else standard.get(os.fspath(path))
+
+
+def printable(text: str) -> str:
+    r"""Escape control characters, bidirectional overrides and bytes not in UTF-8 as `\n`, `\x1b`, `\u202e`, `\xff`."""
+    return "".join(_escaped(character) for character in text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+        return character.encode("unicode_escape").decode("ascii")
+    return character
+
+
+def say(text: str) -> None:
+    """Write one line to standard error."""
+    sys.stderr.write(f"imgsearch: {text}\n")
+
+
+def say_rejects(rejects: Sequence["Reject"], elsewhere: str) -> None:
+    """Name rejected files on standard error, and count those of a cause that has many; `elsewhere` names them all."""
+    named: Counter[str] = Counter()
+    for reject in rejects:
+        named[reject.cause] += 1
+        if named[reject.cause] <= _MOST_REJECTS_OF_A_CAUSE:
+            detail = f" ({printable(reject.message)})" if reject.message else ""
+            say(f"rejected {printable(reject.path)}: {reject.cause}{detail}")
+    for cause, count in named.items():
+        if count > _MOST_REJECTS_OF_A_CAUSE:
+            say(f"rejected {count - _MOST_REJECTS_OF_A_CAUSE} more: {cause}{elsewhere}")
+
+
+def columns(rows: Iterable[tuple[str, str]]) -> str:
+    """Lay out names and values in two columns."""
+    pairs = [(name, printable(value)) for name, value in rows]
+    width = max(len(name) for name, _ in pairs)
+    return "".join(f"{name:<{width}}  {value}\n" for name, value in pairs)
+
+
+def draw_table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[str] = ()) -> str:
+    """Draw a table under a title: columns named in `left` are text, the others numbers, which stand to the right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for head in heads:
+        table.add_column(head, justify="left" if head in left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    # Into a pipe or a file: no colors, and wide enough that a path stays on its line.
+    terminal = sys.stdout.isatty()
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=None if terminal else 120)
+    console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    return "\n".join([title, *(line.rstrip() for line in lines if line.strip())]) + "\n\n"
+
+
+def set_up_logging(*, quiet: bool, verbose: bool) -> None:
+    """Send the library's log to standard error: warnings, more with `verbose`, nothing with `quiet`."""
+    logger = logging.getLogger("imgsearch")
+    logger.handlers = [_StandardError()]
+    logger.setLevel(logging.CRITICAL if quiet else logging.INFO if verbose else logging.WARNING)
+    logger.propagate = False
+
+
+class _StandardError(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(printable(record.getMessage()))
+
+
+@contextlib.contextmanager
+def progress_bar(*, quiet: bool) -> Iterator["Progress"]:
+    """Draw a progress bar on standard error if that is a terminal, and nothing otherwise."""
+    if quiet or not sys.stderr.isatty():
+        yield no_progress
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    parts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*parts, console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def advance(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total or None)
+            bar.update(tasks[stage], completed=done, total=total or None)
+
+        yield advance

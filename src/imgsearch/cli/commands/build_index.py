@@ -97,7 +97,7 @@ def build_index(
     from imgsearch.build import build
     from imgsearch.build.options import BuildOptions
     from imgsearch.cli.build_report import ReportFile, report_build
-    from imgsearch.cli.terminal import progress_bar, set_up_logging
+    from imgsearch.cli.output import progress_bar, set_up_logging
 
     set_up_logging(quiet=quiet, verbose=verbose)
     told = ReportFile(report_file)

@@ -29,8 +29,7 @@ def check(
     import json
     from dataclasses import asdict
 
-    from imgsearch.cli.output import print_text
-    from imgsearch.cli.terminal import printable
+    from imgsearch.cli.output import print_text, printable
     from imgsearch.errors import DamagedIndexError
     from imgsearch.search import check as library
 

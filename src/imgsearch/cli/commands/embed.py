@@ -44,7 +44,7 @@ def embed(
     from imgsearch.build import build
     from imgsearch.build.options import EmbedOptions
     from imgsearch.cli.build_report import report_build
-    from imgsearch.cli.terminal import progress_bar, set_up_logging
+    from imgsearch.cli.output import progress_bar, set_up_logging
 
     set_up_logging(quiet=quiet, verbose=verbose)
     with progress_bar(quiet=quiet) as progress:

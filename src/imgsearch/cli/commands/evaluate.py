@@ -80,16 +80,23 @@ def evaluate(
     Exit codes: 0 done and good enough, 10 a gate was not met or it is worse than before, 4 done but a query image
     could not be used, 2 what is asked for cannot be measured here.
     """
-    from imgsearch.cli.backend_trial import require_backend
+    from imgsearch.search.backends import require_backend
 
     require_backend(index)
 
     import json
 
-    from imgsearch.cli.evaluation_sections import sections
-    from imgsearch.cli.evaluation_text import evaluation_text
-    from imgsearch.cli.output import output, print_text, require_writable, write
-    from imgsearch.cli.terminal import printable, progress_bar, say, set_up_logging
+    from imgsearch.cli.evaluation_sections import evaluation_text, sections
+    from imgsearch.cli.output import (
+        output,
+        print_text,
+        printable,
+        progress_bar,
+        require_writable,
+        say,
+        set_up_logging,
+        write,
+    )
     from imgsearch.errors import GateError, ImageError
     from imgsearch.evaluation import evaluate as evaluation
     from imgsearch.evaluation.calibrate import keep_calibration

@@ -28,8 +28,7 @@ def info(
     import json
     from dataclasses import asdict
 
-    from imgsearch.cli.output import print_text
-    from imgsearch.cli.terminal import columns, printable
+    from imgsearch.cli.output import columns, print_text, printable
     from imgsearch.store import info as library
 
     found = library.info(index, rejected=rejected)

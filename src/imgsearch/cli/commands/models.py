@@ -32,8 +32,7 @@ def models(
     """
     import json
 
-    from imgsearch.cli.output import print_text
-    from imgsearch.cli.terminal import set_up_logging
+    from imgsearch.cli.output import print_text, set_up_logging
     from imgsearch.encoders import available as library
     from imgsearch.errors import UsageError
 
@@ -65,7 +64,7 @@ def _as_json(encoder: "AvailableEncoder") -> dict[str, Any]:
 
 
 def _line(encoder: "AvailableEncoder") -> str:
-    from imgsearch.cli.terminal import printable
+    from imgsearch.cli.output import printable
 
     row = encoder.row
     weights = "no weights"

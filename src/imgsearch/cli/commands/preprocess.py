@@ -75,7 +75,7 @@ def preprocess(
     Exit codes: 0 done, 3 done but files were rejected that were not before, 7 another run writes to DST, 9 refused
     because there is no image in SRC, 11 no space. docs/cron.md has them all.
     """
-    from imgsearch.cli.terminal import REJECTED_EXIT_CODE, progress_bar, set_up_logging
+    from imgsearch.cli.output import REJECTED_EXIT_CODE, progress_bar, set_up_logging
     from imgsearch.images.steps import Steps
     from imgsearch.preprocessing import preprocess as library
 
@@ -102,8 +102,7 @@ def preprocess(
 
 def _tell(report: "PreprocessReport", destination: Path) -> None:
     """Name rejected files on standard error, and say in one line on standard output what was done."""
-    from imgsearch.cli.output import print_text
-    from imgsearch.cli.terminal import printable, say_rejects
+    from imgsearch.cli.output import print_text, printable, say_rejects
 
     say_rejects(report.new_rejects, "")
     rejected = f", {report.rejected} rejected" if report.rejected else ""

@@ -78,13 +78,12 @@ def query(
 
       find new -name '*.jpg' -print0 | imgsearch query - -0 --format csv -o answers.csv
     """
-    from imgsearch.cli.backend_trial import require_backend
+    from imgsearch.search.backends import require_backend
 
     require_backend(index, exact=exact or bool(where))
 
-    from imgsearch.cli.answers import Call, FoundClasses, FoundHits, FoundObjects, Result, hit_columns
-    from imgsearch.cli.loop import answer_images
-    from imgsearch.cli.terminal import set_up_logging
+    from imgsearch.cli.answers import Call, FoundClasses, FoundHits, FoundObjects, Result, answer_images, hit_columns
+    from imgsearch.cli.output import set_up_logging
     from imgsearch.search.hits import Filter
     from imgsearch.search.hits import vote as count_votes
     from imgsearch.search.index import Index

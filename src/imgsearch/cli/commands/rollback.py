@@ -22,8 +22,7 @@ def rollback(
 
       imgsearch rollback --index /srv/shop.idx
     """
-    from imgsearch.cli.output import print_text
-    from imgsearch.cli.terminal import printable
+    from imgsearch.cli.output import print_text, printable
     from imgsearch.store import rollback as library
 
     manifest = library.rollback(index, wait_lock=wait_lock)

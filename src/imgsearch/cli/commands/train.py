@@ -122,8 +122,7 @@ def train(
     or the training diverged, 8 a library is missing, 10 an adaptation does not help, 11 no space, 130 interrupted:
     --resume continues.
     """
-    from imgsearch.cli.output import print_text
-    from imgsearch.cli.terminal import REJECTED_EXIT_CODE, progress_bar, say_rejects, set_up_logging
+    from imgsearch.cli.output import REJECTED_EXIT_CODE, print_text, progress_bar, say_rejects, set_up_logging
     from imgsearch.training.options import TrainOptions
     from imgsearch.training.train import train
 
@@ -138,7 +137,7 @@ def train(
 
 def _summary(report: "TrainReport") -> str:
     from imgsearch.cli.build_report import gain_in_words
-    from imgsearch.cli.terminal import printable
+    from imgsearch.cli.output import printable
     from imgsearch.training.report import AdaptReport, DetectReport, LabeledReport
 
     parts = []

@@ -1,10 +1,13 @@
 """The backends, one a module; a new one is a module beside them and a line in the table."""
 
+from pathlib import Path
+
 from imgsearch.errors import DamagedIndexError
 from imgsearch.search.backends.annoy import AnnoyBackend
 from imgsearch.search.backends.exact import ExactBackend
 from imgsearch.search.backends.faiss import FaissBackend
 from imgsearch.search.backends.protocol import Backend
+from imgsearch.store.generations import read_manifest
 from imgsearch.store.plan import BackendSettings
 
 BACKENDS: dict[str, Backend] = {each.name: each for each in (AnnoyBackend(), FaissBackend(), ExactBackend())}
@@ -21,3 +24,10 @@ def backend_files(settings: BackendSettings | None, count: int) -> tuple[str, ..
     """Name the files that a backend has in a generation of so many vectors: none of nothing."""
     file = backend_of(settings).file if settings is not None and count else ""
     return (file,) if file else ()
+
+
+def require_backend(index: Path, *, exact: bool = False) -> None:
+    """Try the backend of an index, unless search is exact; before threads are started, which do not go with a fork."""
+    settings = read_manifest(index).backend
+    if settings is not None and not exact:
+        backend_of(settings).require(by_fork=True)
