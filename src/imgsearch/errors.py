@@ -1,23 +1,11 @@
 """Every error imgsearch raises on purpose, with the exit code the program gives for it.
 
-    ImgsearchError                 1   (never raised itself)
-    ├── UsageError                 2   an argument, a folder or a file of settings is not what was expected
-    │   └── BoxError               2   a box does not lie in an image; it may lie in another
-    ├── ImageError                 4   one image cannot be used; a build rejects it and goes on
-    ├── NoIndexError               5   there is no index there
-    ├── DamagedIndexError          6   the index is damaged, or of a newer format
-    ├── LockedError                7   another writer holds the lock
-    ├── MissingComponentError      8   an encoder, its weights or a library is not available
-    ├── RefusedError               9   too much of the catalog has vanished or cannot be decoded
-    ├── GateError                 10   a quality gate was not met
-    └── OutputError               11   no space, or another write error; nothing was published
-
 Any other exception is a bug (exit code 1, with a traceback).
 """
 
 
 class ImgsearchError(Exception):
-    """Base of all errors raised on purpose.
+    """Base of all errors raised on purpose; never raised itself.
 
     Args:
         message: One line: what was expected and what was found.
@@ -43,7 +31,7 @@ class BoxError(UsageError):
 
 
 class ImageError(ImgsearchError):
-    """One image cannot be used.
+    """One image cannot be used; a build rejects it and goes on.
 
     Args:
         cause: One word for scripts, such as `empty`, `not_an_image` or `corrupt`; docs/index-format.md lists them.

@@ -35,7 +35,7 @@ TRUTH = ("embeddings.npy", "items.sqlite")
 RUNS = """
 import json, os, signal, sys
 import annoy, sklearn.decomposition
-from imgsearch.cli import answers, build_report, main, output
+from imgsearch.cli import answers, build_report, loop, main, output
 from imgsearch.build import generation, update
 from imgsearch.encoders import handcrafted, projection
 from imgsearch.search import check, index

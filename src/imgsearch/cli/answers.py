@@ -1,15 +1,11 @@
 """What commands answer for an image, in every form that an output format needs; docs/format.md has the fields."""
 
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from imgsearch.cli.formats import FORMATS, render
-from imgsearch.cli.output import output, printable, say, write
-from imgsearch.errors import BoxError, ImageError, ImgsearchError
+from imgsearch.errors import ImgsearchError
 
 if TYPE_CHECKING:
     from imgsearch.encoders.classifier import ClassProbability
@@ -26,60 +22,38 @@ _NO_OBJECTS = "no item stands out"
 
 @dataclass(frozen=True, slots=True)
 class TextTable:
-    """A table for people.
-
-    Attributes:
-        title: The line above it.
-        heads: Names of the columns.
-        rows: Cells; none where nothing was found.
-        empty: What is said in place of no rows.
-    """
+    """A table for people."""
 
     title: str
     heads: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
-    empty: str = ""
+    empty: str = ""  # printed in place of no rows
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Something that was found, on a page for people.
-
-    Attributes:
-        score: Printed in bold.
-        text: What it is, a file name most of all.
-        rank: Place, from 1; None for none.
-        note: Between score and text.
-        file: An image to show above; "" for a line of text alone.
-        drawing: Pixels to show in place of the file.
-    """
+    """Something that was found, on a page for people."""
 
     score: str
     text: str
     rank: int | None = None
-    note: str = ""
-    file: str = ""
-    drawing: "Pixels | None" = None
+    note: str = ""  # between score and text
+    file: str = ""  # an image to show above; "" for a line of text alone
+    drawing: "Pixels | None" = None  # in place of the file
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of a page for people: the image that was given, with boxes drawn into it, and what was found.
-
-    `image` spares decoding it again.
-    """
+    """A part of a page for people: the image that was given, with boxes drawn into it, and what was found."""
 
     boxes: Sequence["Box"] = ()
     entries: Sequence[Entry] = ()
     message: str = ""
-    image: "QueryImage | None" = None
+    image: "QueryImage | None" = None  # spares decoding it again
 
 
 class Result(Protocol):
-    """What was found for one image.
-
-    A command that answers needs one class like this, and what all its answers share: see `Call`.
-    """
+    """What was found for one image. A command that answers needs one class like this, and a `Call`."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields of the JSON object beside those of `Call.facts`."""
@@ -99,34 +73,21 @@ class Result(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What all answers of one call have in common.
+    """What all answers of one call have in common."""
 
-    Attributes:
-        columns: Of CSV: `query`, and the names of what `Result.rows` yields.
-        find: Answers one image, or raises ImageError or BoxError.
-        facts: In the JSON object after `query`, in this order; `seconds` may be among them to have its place.
-        details: In the title of a table, after the image's name.
-    """
-
-    columns: Sequence[str]
-    find: Callable[[str], Result]
+    columns: Sequence[str]  # of CSV: `query`, and the names of what `Result.rows` yields
+    find: Callable[[str], Result]  # answers one image, or raises ImageError or BoxError
+    # In the JSON object after `query`, in this order; `seconds` may be among them to have its place.
     facts: Mapping[str, Any] = field(default_factory=dict)
-    details: Sequence[str] = ()
+    details: Sequence[str] = ()  # in the title of a table, after the image's name
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of one image: a result, or the error that kept it from having one.
-
-    Attributes:
-        call: What it shares with the others.
-        query: The image, as the user named it.
-        seconds: How long it took.
-        result: What was found, or the error.
-    """
+    """What became of one image: a result, or the error that kept it from having one."""
 
     call: Call
-    query: str
+    query: str  # the image, as the user named it
     seconds: float
     result: Result | ImgsearchError
 
@@ -189,46 +150,35 @@ class FoundBoxes:
 
     def to_json(self) -> dict[str, Any]:
         boxes = [
-            {"rank": rank, "box": _numbers(found.box), "score": round(found.score, 6)}
-            for rank, found in enumerate(self.boxes, start=1)
+            {"rank": rank, "box": _numbers(found.box), "score": round(found.score, 6)} for rank, found in self._ranked()
         ]
         return {"boxes": boxes}
 
     def rows(self) -> Iterator[Sequence[object]]:
-        for rank, found in enumerate(self.boxes, start=1):
-            yield rank, *_numbers(found.box), f"{found.score:.6f}"
+        yield from ((rank, *_numbers(found.box), f"{found.score:.6f}") for rank, found in self._ranked())
 
     def paths(self, query: str) -> Iterator[str]:
         yield from [query] if self.boxes else []
 
     def tables(self, title: str) -> Iterator[TextTable]:
-        rows = [
-            (str(rank), f"{found.score:.3f}", *map(str, _numbers(found.box)))
-            for rank, found in enumerate(self.boxes, start=1)
-        ]
+        rows = [(str(rank), f"{found.score:.3f}", *map(str, _numbers(found.box))) for rank, found in self._ranked()]
         yield TextTable(title, ("#", "score", "x", "y", "width", "height"), rows, "no item is in it")
 
     def sections(self) -> Iterator[Section]:
-        entries = [
-            Entry(f"{found.score:.3f}", _place(found.box), rank) for rank, found in enumerate(self.boxes, start=1)
-        ]
+        entries = [Entry(f"{found.score:.3f}", _place(found.box), rank) for rank, found in self._ranked()]
         yield Section([found.box for found in self.boxes], entries, "" if entries else "no item is in it", self.image)
+
+    def _ranked(self) -> Iterator[tuple[int, "Detection"]]:
+        return enumerate(self.boxes, start=1)
 
 
 @dataclass(frozen=True, slots=True)
 class FoundHits:
-    """Hits of `query`, the best first.
-
-    Attributes:
-        hits: Of one image.
-        manifest: Of the index that was searched.
-        draw: Draws the points that a hit has in common with the image; None where there are none.
-        image: What was searched for.
-    """
+    """Hits of `query`, the best first."""
 
     hits: Sequence["Hit"]
     manifest: "Manifest"
-    draw: Callable[["Hit"], "Pixels | None"]
+    draw: Callable[["Hit"], "Pixels | None"]  # the points that a hit has in common with the image
     image: "QueryImage"
 
     def to_json(self) -> dict[str, Any]:
@@ -245,11 +195,13 @@ class FoundHits:
 
     def sections(self) -> Iterator[Section]:
         box = self.hits[0].box if self.hits else None
-        message = "" if self.hits else _NO_HITS
-        yield Section([box] if box else [], [self.entry(hit) for hit in self.hits], message, self.image)
+        yield self.section([box] if box else [])
 
-    def entry(self, hit: "Hit") -> Entry:
-        """Return a hit as an entry of a page."""
+    def section(self, boxes: Sequence["Box"]) -> Section:
+        """Return the hits as a section of a page, with boxes drawn into the image."""
+        return Section(boxes, [self._entry(hit) for hit in self.hits], "" if self.hits else _NO_HITS, self.image)
+
+    def _entry(self, hit: "Hit") -> Entry:
         note = "" if hit.probability is None else f"({100 * hit.probability:.0f} %) "
         if hit.inliers:
             note += f"{hit.inliers} inliers "
@@ -298,9 +250,7 @@ class FoundObjects:
         if not self.objects:
             yield Section(message=_NO_OBJECTS, image=self.image)
         for found in self.objects:
-            hits = FoundHits(found.hits, self.manifest, self.draw, self.image)
-            message = "" if found.hits else _NO_HITS
-            yield Section([found.box], [hits.entry(hit) for hit in found.hits], message, self.image)
+            yield FoundHits(found.hits, self.manifest, self.draw, self.image).section([found.box])
 
 
 def hit_columns(manifest: "Manifest", *, with_boxes: bool) -> tuple[str, ...]:
@@ -350,58 +300,3 @@ def _numbers(box: "Box") -> list[int]:
 
 def _place(box: "Box") -> str:
     return f"{box.width} x {box.height} pixels at {box.x},{box.y}"
-
-
-def answer_images(
-    call: Call, images: Sequence[str], format_name: str, output_file: Path | None, *, null: bool = False
-) -> int:
-    """Answer images, `-` for names on standard input; returns the highest exit code of those that cannot be used.
-
-    With `null`, NUL ends the names that are read and the paths that are written.
-    """
-    form = FORMATS[format_name](call.columns, "\0" if null else "\n")
-    exit_code = 0
-
-    def answers() -> Iterator[Answer]:
-        nonlocal exit_code
-        for image in _names(images, b"\0" if null else b"\n"):
-            answer = _answer(call, image)
-            if isinstance(answer.result, ImgsearchError):
-                exit_code = max(exit_code, answer.result.exit_code)
-                if not form.carries_errors:
-                    hint = f" ({answer.result.hint})" if answer.result.hint else ""
-                    say(printable(f"{image}: {answer.result.message}{hint}"))
-            yield answer
-
-    with output(output_file) as file:
-        for text in render(answers(), form):
-            write(file, text)
-    return exit_code
-
-
-def _answer(call: Call, image: str) -> Answer:
-    started = time.perf_counter()
-    try:
-        result = call.find(image)
-    except (ImageError, BoxError) as error:
-        return Answer(call, image, time.perf_counter() - started, error)
-    return Answer(call, image, time.perf_counter() - started, result)
-
-
-def _names(images: Sequence[str], end: bytes) -> Iterator[str]:
-    """Yield names as they are given, and in place of `-` those on standard input, as `os.fsdecode` gives them."""
-    for image in images:
-        if image != "-":
-            yield image
-            continue
-        rest = b""
-        while part := os.read(0, 1 << 16):
-            *whole, rest = (rest + part).split(end)
-            yield from _decoded(whole, end)
-        yield from _decoded([rest], end)
-
-
-def _decoded(names: Sequence[bytes], end: bytes) -> Iterator[str]:
-    for name in names:
-        if exact := name if end == b"\0" else name.removesuffix(b"\r"):
-            yield os.fsdecode(exact)

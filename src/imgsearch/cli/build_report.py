@@ -23,6 +23,8 @@ from imgsearch.errors import ImgsearchError, OutputError
 from imgsearch.records import as_json
 from imgsearch.store.info import info
 
+_COUNTS = ("seen", "unchanged", "renamed", "embedded", "resumed", "removed", "rejected")
+
 
 def report_build(report: BuildReport, directory: Path, *, quiet: bool, strict: bool) -> int:
     """Print what a build did; returns the exit code: 3 if files are newly rejected, with `strict` if any are."""
@@ -47,18 +49,18 @@ class ReportFile:
         try:
             yield
         except ImgsearchError as error:
-            facts = {"message": error.message, "hint": error.hint}
-            self._write_failure({"exit_code": error.exit_code, "error": facts})
+            self._write_failure(error.exit_code, error.message, error.hint)
             raise
         except KeyboardInterrupt:
-            self._write_failure({"exit_code": 130, "error": {"message": "interrupted", "hint": ""}})
+            self._write_failure(130, "interrupted")
             raise
         except SystemExit as end:  # SIGTERM and SIGHUP
-            self._write_failure({"exit_code": end.code, "error": {"message": "ended by a signal", "hint": ""}})
+            self._write_failure(end.code, "ended by a signal")
             raise
         except Exception as error:
-            facts = {"message": f"a bug: {error!r}", "hint": "please report what is on standard error"}
-            self._write_failure({"exit_code": ImgsearchError.exit_code, "error": facts})
+            self._write_failure(
+                ImgsearchError.exit_code, f"a bug: {error!r}", "please report what is on standard error"
+            )
             raise
 
     def write(self, report: BuildReport, directory: Path, exit_code: int) -> None:
@@ -66,43 +68,33 @@ class ReportFile:
         if self._path is None:
             return
         found = info(directory, rejected=True)
-        rejected = [
-            {"path": reject.path, "cause": reject.cause, "first_seen": reject.first_seen} for reject in found.rejected
-        ]
-        damaged = [{"path": path, "message": message} for path, message in found.damaged]
+        facts = as_json(report)
+        counts = {
+            **{name: facts[name] for name in _COUNTS},
+            "rejected_new": len(report.new_rejects),
+            "rejected_by_cause": dict(sorted(report.causes.items())),
+            "damaged": report.damaged,
+            "forgotten": report.forgotten,
+            "left_out": dict(sorted(report.left_out.items())),
+        }
         self._write(
             {
                 "exit_code": exit_code,
-                "generation": report.generation,
-                "published": report.published,
-                "counts": {
-                    "seen": report.seen,
-                    "unchanged": report.unchanged,
-                    "renamed": report.renamed,
-                    "embedded": report.embedded,
-                    "resumed": report.resumed,
-                    "removed": report.removed,
-                    "rejected": report.rejected,
-                    "rejected_new": len(report.new_rejects),
-                    "rejected_by_cause": dict(sorted(report.causes.items())),
-                    "damaged": report.damaged,
-                    "forgotten": report.forgotten,
-                    "left_out": dict(sorted(report.left_out.items())),
-                },
-                "rejected": rejected,
-                "damaged": damaged,
+                **{name: facts[name] for name in ("generation", "published")},
+                "counts": counts,
+                "rejected": [
+                    {"path": each.path, "cause": each.cause, "first_seen": each.first_seen} for each in found.rejected
+                ],
+                "damaged": [{"path": path, "message": message} for path, message in found.damaged],
                 "seconds": {stage: round(seconds, 3) for stage, seconds in report.seconds.items()},
                 "images_per_second": round(report.images_per_second, 2),
-                "peak_rss_bytes": report.peak_rss_bytes,
-                "encoder": report.encoder,
-                "plan": report.plan,
-                "adaptation": as_json(report.adaptation),
+                **{name: facts[name] for name in ("peak_rss_bytes", "encoder", "plan", "adaptation")},
             }
         )
 
-    def _write_failure(self, facts: dict[str, Any]) -> None:
+    def _write_failure(self, exit_code: object, message: str, hint: str = "") -> None:
         try:
-            self._write(facts)
+            self._write({"exit_code": exit_code, "error": {"message": message, "hint": hint}})
         except OutputError as error:
             say(printable(error.message))  # the failure itself, which follows, matters more
 

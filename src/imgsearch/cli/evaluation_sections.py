@@ -155,15 +155,12 @@ def _in_short(evaluation: Evaluation) -> Iterator[str]:
 
 def _figures(evaluation: Evaluation) -> Section:
     rows = [_figure_row(name, figure) for name, figure in evaluation.figures.items()]
-    blocks: list[Block] = [
-        Table("", ("measure", "mean", "95 % interval", "what it says"), rows, only="page"),
-        Note(
-            "The interval says where the mean would lie with other queries of the same kind."
-            " What is no mean over queries has none.",
-            only="page",
-        ),
-    ]
-    return Section("Figures", blocks)
+    note = (
+        "The interval says where the mean would lie with other queries of the same kind."
+        " What is no mean over queries has none."
+    )
+    heads = ("measure", "mean", "95 % interval", "what it says")
+    return Section("Figures", [Table("", heads, rows, only="page"), Note(note, only="page")])
 
 
 def _figure_row(name: str, figure: Interval) -> tuple[str, str, str, str]:
@@ -236,11 +233,10 @@ def _retrieval(found: Retrieval, evaluation: Evaluation) -> Iterator[Section]:
     if confusion.labels:
         yield _confusion(confusion)
     if any(query.hits for query in found.results):
+        draw = functools.partial(plots.draw_scores, found.results)
         blocks = [
             Note("The less they overlap, the better a minimum score (--min-score) tells them apart.", only="page"),
-            Chart(
-                functools.partial(plots.draw_scores, found.results), "Histograms of the scores of right and wrong hits."
-            ),
+            Chart(draw, "Histograms of the scores of right and wrong hits."),
         ]
         yield Section("Which scores right and wrong hits have", blocks, level=3)
 
@@ -288,17 +284,16 @@ def _confusion(found: plots.Confusion) -> Section:
 
 
 def _reliability(found: Reliability) -> Section:
+    learned = (
+        f"probability of the same {found.calibration.meaning}: learned from {found.calibration.queries} queries\n"
+        f"expected calibration error on queries it was not learned from: {found.error:.3f},"
+        f" of first hits {found.error_at_1:.3f}"
+    )
+    alt = f"Reliability diagram over {len(found.hits)} bins, expected calibration error {found.error:.3f}."
     blocks: list[Block] = [
-        Note(
-            f"probability of the same {found.calibration.meaning}: learned from {found.calibration.queries} queries\n"
-            f"expected calibration error on queries it was not learned from: {found.error:.3f},"
-            f" of first hits {found.error_at_1:.3f}"
-        ),
+        Note(learned),
         Note("Of hits with a probability of 0.8, 80 of 100 should be right.", only="page"),
-        Chart(
-            functools.partial(plots.draw_reliability, found),
-            f"Reliability diagram over {len(found.hits)} bins, expected calibration error {found.error:.3f}.",
-        ),
+        Chart(functools.partial(plots.draw_reliability, found), alt),
     ]
     return Section("Are the probabilities right?", blocks)
 

@@ -19,17 +19,12 @@ _TEXT_COLUMNS = ("image", "product", "category", "class")
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How answers are written.
+    """How answers are written."""
 
-    Attributes:
-        columns: Of CSV.
-        path_end: What follows each line of the format `paths`.
-        carries_errors: Whether answers say what is wrong with their images, so that standard error need not.
-    """
+    columns: Sequence[str] = ()  # of CSV
+    path_end: str = "\n"  # of the format `paths`
 
-    columns: Sequence[str] = ()
-    path_end: str = "\n"
-
+    # Whether answers say what is wrong with their images, so that standard error need not.
     carries_errors: ClassVar[bool] = False
 
     def opening(self) -> str:
@@ -141,14 +136,10 @@ FORMATS: dict[str, type[Format]] = {
 
 
 def render(answers: Iterable["Answer"], form: Format) -> Iterator[str]:
-    """Render answers one by one, as they come.
+    """Render answers one by one, as they come; lone surrogates are left to the JSON escapes or to `output.write`.
 
-    Yields:
-        Text; in formats for programs, lone surrogates are left to the JSON escapes or to `output.write`.
-
-    Raises:
-        ImgsearchError: As the answers do, with nothing written before the first of them; later ones are raised when
-            what was begun is closed, so that programs can read what there is.
+    An error of the answers is raised with nothing written if it comes before the first; a later one is raised when what
+    was begun is closed, so that programs can read what there is.
     """
     is_empty, failed = True, None
     try:

@@ -47,7 +47,7 @@ def mean_interval(values: ArrayLike, seed: int = 0, *, level: float = LEVEL) -> 
     return Interval(mean, float(low), float(high))
 
 
-def paired_interval(before: ArrayLike, after: ArrayLike, seed: int = 0, *, level: float = PAIRED_LEVEL) -> Interval:
+def paired_interval(before: ArrayLike, after: ArrayLike, seed: int = 0) -> Interval:
     """Estimate the mean change of a measure over the same queries, in the same order; below 0 is a loss.
 
     Pairing takes out how hard each query is, which is most of the noise.
@@ -55,4 +55,4 @@ def paired_interval(before: ArrayLike, after: ArrayLike, seed: int = 0, *, level
     old, new = np.asarray(before, np.float64), np.asarray(after, np.float64)
     if old.shape != new.shape:
         raise ValueError(f"both need values of the same queries, got {old.size} before and {new.size} after")
-    return mean_interval(new - old, seed, level=level)
+    return mean_interval(new - old, seed, level=PAIRED_LEVEL)

@@ -215,7 +215,7 @@ def from_folder(
     if known:
         logger.warning("%d of the query images are in the index themselves, which makes them easy", known)
     if not any(len(query.relevant) for query in queries):
-        example = next((name for name in by.names), "nothing")
+        example = by.names[0] if by.names else "nothing"
         raise UsageError(
             f"no image in {folder} has a {by.column} that is in the index",
             hint=f"a {by.column} of the index is {example!r}; name folders so, or give --truth FILE.csv",

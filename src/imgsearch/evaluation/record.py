@@ -26,17 +26,11 @@ _HEAD = ("format", "version", "tool", "per_query", "per_category")
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRecord:
-    """What the file of an evaluation holds.
+    """What the file of an evaluation holds."""
 
-    Attributes:
-        setup: What makes two evaluations comparable; strings, numbers, booleans or None.
-        figures: Every figure by its flat name.
-        per_query: Flat name of a measure -> query -> its value for that query, 0 to 1.
-    """
-
-    setup: Mapping[str, Any]
-    figures: Mapping[str, Interval]
-    per_query: Mapping[str, Mapping[str, float]]
+    setup: Mapping[str, Any]  # what makes two evaluations comparable; strings, numbers, booleans or None
+    figures: Mapping[str, Interval]  # by flat name
+    per_query: Mapping[str, Mapping[str, float]]  # flat name of a measure -> query -> its value, 0 to 1
 
 
 def as_record(evaluation: Evaluation) -> dict[str, Any]:
@@ -66,11 +60,7 @@ def as_record(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def read_record(path: Path) -> EvaluationRecord:
-    """Read the file of an evaluation, and check all of it.
-
-    Raises:
-        UsageError: It cannot be read, is larger than 100 MB, or is not the file of an evaluation.
-    """
+    """Read the file of an evaluation, of at most 100 MB; a UsageError if it is something else."""
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size

@@ -30,7 +30,8 @@ def classify(
 
       imgsearch classify *.jpg --model shoes.keras --top-k 1 --format csv
     """
-    from imgsearch.cli.answers import Call, FoundClasses, answer_images
+    from imgsearch.cli.answers import Call, FoundClasses
+    from imgsearch.cli.loop import answer_images
     from imgsearch.cli.output import set_up_logging
     from imgsearch.encoders import classifier as library
 

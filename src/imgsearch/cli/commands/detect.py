@@ -31,7 +31,8 @@ def detect(
 
       imgsearch detect photo.jpg --format json | jq -c '.[0].boxes[].box'
     """
-    from imgsearch.cli.answers import Call, FoundBoxes, answer_images
+    from imgsearch.cli.answers import Call, FoundBoxes
+    from imgsearch.cli.loop import answer_images
     from imgsearch.cli.output import set_up_logging
     from imgsearch.search import detect as library
     from imgsearch.search.index import Index

@@ -82,7 +82,8 @@ def query(
 
     require_backend(index, exact=exact or bool(where))
 
-    from imgsearch.cli.answers import Call, FoundClasses, FoundHits, FoundObjects, Result, answer_images, hit_columns
+    from imgsearch.cli.answers import Call, FoundClasses, FoundHits, FoundObjects, Result, hit_columns
+    from imgsearch.cli.loop import answer_images
     from imgsearch.cli.output import set_up_logging
     from imgsearch.search.hits import Filter
     from imgsearch.search.hits import vote as count_votes
