@@ -99,6 +99,13 @@ class Answer:
             found = self.result.to_json()
         return {"query": self.query, **self.call.facts, "seconds": round(self.seconds, 6), **found}
 
+    def sections(self) -> Iterator[Section]:
+        """Yield sections of a page for people."""
+        if isinstance(self.result, ImgsearchError):
+            yield Section(message=self.result.message)
+        else:
+            yield from self.result.sections()
+
     @property
     def title(self) -> str:
         """The line above what was found."""

@@ -8,16 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from imgsearch.build.report import BuildReport
-from imgsearch.cli.output import (
-    REJECTED_EXIT_CODE,
-    output,
-    print_text,
-    printable,
-    require_writable,
-    say,
-    say_rejects,
-    write,
-)
+from imgsearch.cli.output import REJECTED_EXIT_CODE, print_text, printable, require_writable, say, say_rejects
 from imgsearch.encoders.adaptation import AdaptationGain
 from imgsearch.errors import ImgsearchError, OutputError
 from imgsearch.records import as_json
@@ -100,8 +91,7 @@ class ReportFile:
 
     def _write(self, facts: dict[str, Any]) -> None:
         if self._path is not None:
-            with output(self._path) as file:
-                write(file, json.dumps(facts, indent=1) + "\n")
+            print_text(json.dumps(facts, indent=1) + "\n", self._path)
 
 
 def _summary(report: BuildReport, directory: str) -> str:

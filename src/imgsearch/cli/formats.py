@@ -112,12 +112,7 @@ class Html(Format):
     def piece(self, answer: "Answer", *, is_first: bool) -> str:  # noqa: ARG002
         from imgsearch.cli import html
 
-        if isinstance(answer.result, ImgsearchError):
-            return html.section(answer.query, message=answer.result.message)
-        return "".join(
-            html.section(answer.query, part.boxes, part.entries, part.message, part.image)
-            for part in answer.result.sections()
-        )
+        return "".join(html.section(answer.query, part) for part in answer.sections())
 
     def closing(self, *, is_empty: bool) -> str:  # noqa: ARG002
         from imgsearch.cli import html

@@ -19,9 +19,8 @@ from imgsearch.images.transform import fit, reduce
 from imgsearch.images.workers.decoders import decode_and_fit_guarded
 
 if TYPE_CHECKING:
-    from imgsearch.cli.answers import Entry
+    from imgsearch.cli.answers import Entry, Section
     from imgsearch.images.boxes import Box
-    from imgsearch.search.views import QueryImage
 
 _SIDE = 160
 # Boxes are drawn into an image so many times as large.
@@ -51,25 +50,18 @@ HEAD = head("imgsearch", _STYLE)
 TAIL = "</body>\n</html>\n"
 
 
-def section(
-    path: str,
-    boxes: Sequence["Box"] = (),
-    entries: Sequence["Entry"] = (),
-    message: str = "",
-    image: "QueryImage | None" = None,
-) -> str:
+def section(path: str, part: "Section") -> str:
     """Show an image with boxes drawn into it, and beside it what was found in it, or why nothing was."""
     try:
-        photo = image.photo if image else None
+        photo = part.image.photo if part.image else None
     except ImageError:  # an image of the index, of which a part is damaged
         photo = None
     if photo:
         photo = Photo(reduce(photo.pixels, _SHARP * _SIDE), photo.size)
-    found = jpeg(fit(drawn(photo, boxes), _SIDE)) if photo else file_tile(path, boxes)
-    parts = [_figure(path, shown(path), "query", found), *map(_entry, entries)]
-    if message:
-        parts.append(f"<p>{shown(message)}</p>\n")
-    return f"<section>\n{''.join(parts)}</section>\n"
+    found = jpeg(fit(drawn(photo, part.boxes), _SIDE)) if photo else file_tile(path, part.boxes)
+    message = f"<p>{shown(part.message)}</p>\n" if part.message else ""
+    entries = "".join(map(_entry, part.entries))
+    return f"<section>\n{_figure(path, shown(path), 'query', found)}{entries}{message}</section>\n"
 
 
 def _entry(entry: "Entry") -> str:
@@ -93,9 +85,7 @@ def tile(data: bytes | None, boxes: Sequence["Box"] = ()) -> str:
         pixels = None if data is None else _square(data, boxes)
     except ImageError:
         pixels = None
-    if pixels is None:
-        return '<span class="none"></span>'
-    return jpeg(pixels)
+    return '<span class="none"></span>' if pixels is None else jpeg(pixels)
 
 
 def jpeg(pixels: Pixels) -> str:

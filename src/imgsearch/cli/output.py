@@ -56,9 +56,9 @@ def write(file: BinaryIO, text: str) -> None:
     file.flush()
 
 
-def print_text(text: str) -> None:
-    """Write text to standard output."""
-    with output(None) as file:
+def print_text(text: str, path: Path | None = None) -> None:
+    """Write text to a file, or to standard output."""
+    with output(path) as file:
         write(file, text)
 
 

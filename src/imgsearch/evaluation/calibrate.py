@@ -93,7 +93,6 @@ def keep_calibration(index: str | os.PathLike[str], evaluation: Evaluation, wait
 
 
 def _fit(scores: Values, relevant: Relevance) -> Curve:
-    """Fit a function that does not fall."""
     if len(scores) >= _ISOTONIC_FROM:
         from sklearn.isotonic import IsotonicRegression
 

@@ -17,7 +17,6 @@ from imgsearch.evaluation.retrieval import per_category, rank_all
 from imgsearch.progress import Progress, no_progress
 from imgsearch.search.index import Index
 from imgsearch.search.views import Regions
-from imgsearch.store.plan import BackendSettings
 
 Location = str | os.PathLike[str]
 
@@ -69,7 +68,8 @@ def evaluate(
             retrieval = rank_all(opened, _queries(opened, kind, labels, chosen, progress), kind, labels, progress)
         manifest = opened.manifest
     reliability = calibrate(retrieval) if chosen["calibrate"] and retrieval else None
-    assert manifest.backend is not None
+    backend = manifest.backend
+    assert backend is not None
     return Evaluation(
         facts={
             "generation": manifest.generation,
@@ -77,8 +77,9 @@ def evaluate(
             "encoder": manifest.encoder.name,
             "fingerprint": manifest.fingerprint,
             "dims": manifest.dims,
-            "plan": manifest.backend.name,
-            **_settings(manifest.backend),
+            "plan": backend.name,
+            # The settings of other backends are 0.
+            **{name: value for name in ("trees", "search_k", "lists", "probes") if (value := getattr(backend, name))},
         },
         setup={
             "kind": kind or "none",
@@ -130,12 +131,6 @@ def _queries(index: Index, kind: Kind, labels: Labels, options: EvaluateOptions,
     assert options["queries"] is not None
     truth = Path(options["truth"]) if options["truth"] else None
     return from_folder(index, Path(options["queries"]), truth, labels, categories, options["regions"], progress)
-
-
-def _settings(backend: BackendSettings) -> Mapping[str, int]:
-    """Return the settings that the backend has; those of others are 0."""
-    settings = {name: getattr(backend, name) for name in ("trees", "search_k", "lists", "probes")}
-    return {name: value for name, value in settings.items() if value}
 
 
 def _has_categories(index: Index) -> bool:

@@ -41,14 +41,12 @@ def index_recall(index: Index, sample: int, progress: Progress) -> IndexRecall:
     truth = sampled(index.nearest.vectors, rows, KS)
     assert index.manifest.backend is not None
 
-    whole = _scores(index.search_vector)
-    exact = _scores(functools.partial(index.search_vector, exact=True))
-
     recall, latency = {}, {}
     for done, k in enumerate(truth.last_scores):
         progress("recall", done, len(truth.last_scores) + 1)
-        recall[k], latency[k] = measure(whole, truth, k)
+        recall[k], latency[k] = measure(_scores(index.search_vector), truth, k)
     k = TUNED_K if TUNED_K in truth.last_scores else max(truth.last_scores)
+    exact = _scores(functools.partial(index.search_vector, exact=True))
     _, exact_latency = measure(exact, truth.first(TIMED_EXACT, k), k)
     progress("recall", len(recall), len(recall) + 1)
     curve = _curve(index, truth.first(_CURVE_QUERIES, k), k)

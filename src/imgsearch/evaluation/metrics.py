@@ -64,12 +64,10 @@ def _check(ranks: Ranks, relevant_count: int) -> None:
 
 
 def _found(ranks: Ranks, k: int) -> int:
-    """Count the relevant items among the first k."""
     return int(np.searchsorted(ranks, k, side="right"))
 
 
 def _precisions(ranks: Ranks) -> NDArray[np.float64]:
-    """Return the precision at the rank of each relevant item."""
     return np.arange(1, len(ranks) + 1) / ranks
 
 

@@ -59,9 +59,7 @@ def build_index(
     relearn: Annotated[
         bool, typer.Option("--relearn", help="Learn the projection and visual words again; scores change a little.")
     ] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 3 for any rejected file, not only new ones.")
-    ] = False,
+    strict: options.StrictOption = False,
     force: options.ForceOption = False,
     max_skipped: options.MaxSkippedOption = None,
     wait_lock: options.WaitLockOption = 0,

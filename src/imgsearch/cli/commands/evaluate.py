@@ -86,18 +86,17 @@ def evaluate(
 
     import json
 
+    from imgsearch.charts import require_matplotlib
     from imgsearch.cli.evaluation_sections import evaluation_text, sections
     from imgsearch.cli.output import (
-        output,
         print_text,
         printable,
         progress_bar,
         require_writable,
         say,
         set_up_logging,
-        write,
     )
-    from imgsearch.errors import GateError, ImageError
+    from imgsearch.errors import GateError, ImageError, OutputError
     from imgsearch.evaluation import evaluate as evaluation
     from imgsearch.evaluation.calibrate import keep_calibration
     from imgsearch.evaluation.calibrate import require_writable as require_index
@@ -110,10 +109,16 @@ def evaluate(
     if recall or retrieval:
         require_measured(gates, recall=recall, retrieval=retrieval)
     earlier = read_record(against) if against is not None else None
+    # Fail now, before everything is measured, if what comes of it could not be written.
     if json_file is not None:
         require_writable(json_file)
     if report is not None:
-        _require_report(report)
+        require_matplotlib("--report")
+        try:
+            report.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot write {report}: {error.strerror}") from error
+        require_writable(report / "index.html")
     if calibrate:
         require_index(index, wait_lock)
     with progress_bar(quiet=quiet) as progress:
@@ -124,8 +129,7 @@ def evaluate(
     problems += comparison.problems if comparison else ()
     text = json.dumps(record, allow_nan=False, indent=1) + "\n"
     if json_file is not None:
-        with output(json_file) as file:
-            write(file, text)
+        print_text(text, json_file)
     layout = sections(found, index, comparison)
     if report is not None:
         _write_report(report / "index.html", found, layout, index, queries)
@@ -138,20 +142,6 @@ def evaluate(
     if calibrate:
         keep_calibration(index, found, wait_lock)
     raise typer.Exit(ImageError.exit_code if unusable else 0)
-
-
-def _require_report(folder: Path) -> None:
-    """Fail now, before everything is measured, if the report could not be written."""
-    from imgsearch.charts import require_matplotlib
-    from imgsearch.cli.output import require_writable
-    from imgsearch.errors import OutputError
-
-    require_matplotlib("--report")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror}") from error
-    require_writable(folder / "index.html")
 
 
 def _write_report(file: Path, found: "Evaluation", layout: "list[Section]", index: Path, queries: Path | None) -> None:

@@ -2,14 +2,11 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from imgsearch.cli import options
-
-if TYPE_CHECKING:
-    from imgsearch.preprocessing.preprocess import PreprocessReport
 
 
 def preprocess(
@@ -52,9 +49,7 @@ def preprocess(
         int | None, typer.Option(metavar="N", help="Number of processes. [default: one per processor]")
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Random seed of the copies.")] = 0,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 3 for any rejected file, not only new ones.")
-    ] = False,
+    strict: options.StrictOption = False,
     quiet: options.QuietOption = False,
     verbose: options.VerboseOption = False,
 ) -> None:
@@ -75,7 +70,14 @@ def preprocess(
     Exit codes: 0 done, 3 done but files were rejected that were not before, 7 another run writes to DST, 9 refused
     because there is no image in SRC, 11 no space. docs/cron.md has them all.
     """
-    from imgsearch.cli.output import REJECTED_EXIT_CODE, progress_bar, set_up_logging
+    from imgsearch.cli.output import (
+        REJECTED_EXIT_CODE,
+        print_text,
+        printable,
+        progress_bar,
+        say_rejects,
+        set_up_logging,
+    )
     from imgsearch.images.steps import Steps
     from imgsearch.preprocessing import preprocess as library
 
@@ -95,19 +97,12 @@ def preprocess(
             progress=progress,
         )
     if not quiet:
-        _tell(report, destination)
+        say_rejects(report.new_rejects, "")
+        rejected = f", {report.rejected} rejected" if report.rejected else ""
+        left_over = f", {report.left_over} files left over from images that are gone" if report.left_over else ""
+        print_text(
+            f"{printable(os.fspath(destination))}: {report.written + report.unchanged} images: {report.written} made,"
+            f" {report.unchanged} unchanged{rejected}{left_over} ({report.seconds:.1f} s)\n"
+        )
     counts = report.rejected if strict else len(report.new_rejects)
     raise typer.Exit(REJECTED_EXIT_CODE if counts else 0)
-
-
-def _tell(report: "PreprocessReport", destination: Path) -> None:
-    """Name rejected files on standard error, and say in one line on standard output what was done."""
-    from imgsearch.cli.output import print_text, printable, say_rejects
-
-    say_rejects(report.new_rejects, "")
-    rejected = f", {report.rejected} rejected" if report.rejected else ""
-    left_over = f", {report.left_over} files left over from images that are gone" if report.left_over else ""
-    print_text(
-        f"{printable(os.fspath(destination))}: {report.written + report.unchanged} images: {report.written} made,"
-        f" {report.unchanged} unchanged{rejected}{left_over} ({report.seconds:.1f} s)\n"
-    )

@@ -153,8 +153,8 @@ def _box(text: str | None) -> "Box | None":
 def _refuse_contradictions(*, regions: bool, box: bool, objects: bool, vote: bool) -> None:
     from imgsearch.errors import UsageError
 
-    options = {"--regions": regions, "--box": box, "--objects": objects}
-    given = [name for name, is_given in options.items() if is_given]
+    parts = {"--regions": regions, "--box": box, "--objects": objects}
+    given = [name for name, is_given in parts.items() if is_given]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given[:2])} cannot be combined", hint="each says which part to search with")
     if vote and objects:
