@@ -126,10 +126,8 @@ def _end(number: int, _: object) -> None:
 
 
 def _open_standard_streams() -> None:
-    """Open what the caller has closed, so that no file of the index comes to be standard output or error.
-
-    What is read is then empty, and what is written to standard output is an error: it would be lost.
-    """
+    """Open what the caller has closed, so that no file of the index comes to be standard output or error."""
+    # What is read is then empty, and what is written to standard output is an error: it would be lost.
     for descriptor in range(3):
         try:
             os.fstat(descriptor)

@@ -34,15 +34,12 @@ _STYLE = (
     "@media print{body{margin:0;max-width:none;font-size:12px}h2,h3{break-after:avoid}table,img{break-inside:avoid}}"
 )
 
+# Gives the image of a query as a file, JPEG or PNG; None for an empty tile.
 QueryImage = Callable[[QueryResult], bytes | None]
 
 
 def evaluation_page(sections: Sequence[Section], catalog: str, query_image: QueryImage) -> Iterator[str]:
-    """Render sections, piece by piece: no more than the images of one query are held at once.
-
-    `catalog` is the folder of the images; those that are gone are empty tiles. `query_image` gives the image of a query
-    as a file, JPEG or PNG, or None, and is called for the worst queries alone, once each.
-    """
+    """Render sections, piece by piece: no more images than those of one query are held at once."""
     yield head("imgsearch: evaluation", _STYLE)
     for section in sections:
         yield f"<section>\n<h{section.level}>{shown(section.heading)}</h{section.level}>\n"

@@ -208,7 +208,9 @@ def _times(latency: Latency) -> tuple[str, ...]:
 
 def _retrieval(found: Retrieval, evaluation: Evaluation) -> Iterator[Section]:
     title = f"{len(found.results)} {_QUERIES[found.kind]}; right: the same {found.label}"
-    rows = [(name, _mean(evaluation.figures[name]), _interval(evaluation.figures[name])) for name in found.measures]
+    rows = [
+        (name, f"{evaluation.figures[name].mean:.4f}", _interval(evaluation.figures[name])) for name in found.measures
+    ]
     blocks: list[Block] = [
         Note(f"{title}. All items are ranked by exact search.", only="page"),
         Table(f"retrieval: {title}", ("measure", "mean", "95 % interval"), rows, only="text"),
@@ -252,7 +254,7 @@ def _categories(evaluation: Evaluation) -> Section:
         (
             name or plots.NO_NAME,
             f"{sizes[name]}",
-            *(_mean(categories[name][measure]) for measure in OF_CATEGORIES),
+            *(f"{categories[name][measure].mean:.4f}" for measure in OF_CATEGORIES),
             _interval(categories[name][guarded]),
         )
         for name in worst
@@ -320,20 +322,12 @@ def _worst(results: Sequence[QueryResult]) -> Section:
     # Those without any right hit come first, and of them those whose wrong hit has the highest score.
     wrong.sort(key=lambda query: (any(hit.relevant for hit in query.hits), -query.hits[0].score, query.query))
     without = sum(not any(hit.relevant for hit in query.hits) for query in wrong)
-    blocks: list[Block] = [
-        Note(
-            f"Of {len(results):,} queries {len(wrong):,} have a wrong first hit, and {without:,} no right one among the"
-            " first ten. These come first, those whose wrong hit has the highest score above the others.",
-            only="page",
-        ),
-        Gallery(wrong[:_MAX_WORST]),
-        *_more(len(wrong) - _MAX_WORST, "such queries"),
-    ]
-    return Section("The worst queries", blocks)
-
-
-def _mean(figure: Interval) -> str:
-    return f"{figure.mean:.4f}"
+    note = (
+        f"Of {len(results):,} queries {len(wrong):,} have a wrong first hit, and {without:,} no right one among the"
+        " first ten. These come first, those whose wrong hit has the highest score above the others."
+    )
+    more = _more(len(wrong) - _MAX_WORST, "such queries")
+    return Section("The worst queries", [Note(note, only="page"), Gallery(wrong[:_MAX_WORST]), *more])
 
 
 def _interval(figure: Interval) -> str:

@@ -131,11 +131,7 @@ FORMATS: dict[str, type[Format]] = {
 
 
 def render(answers: Iterable["Answer"], form: Format) -> Iterator[str]:
-    """Render answers one by one, as they come; lone surrogates are left to the JSON escapes or to `output.write`.
-
-    An error of the answers is raised with nothing written if it comes before the first; a later one is raised when what
-    was begun is closed, so that programs can read what there is.
-    """
+    """Render answers one by one; an error that comes after the first is raised when what was begun is closed."""
     is_empty, failed = True, None
     try:
         for answer in answers:

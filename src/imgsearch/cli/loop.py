@@ -14,16 +14,14 @@ from imgsearch.errors import BoxError, ImageError, ImgsearchError
 def answer_images(
     call: Call, images: Sequence[str], format_name: str, output_file: Path | None, *, null: bool = False
 ) -> int:
-    """Answer images, `-` for names on standard input; returns the highest exit code of those that cannot be used.
-
-    With `null`, NUL ends the names that are read and the paths that are written.
-    """
-    form = FORMATS[format_name](call.columns, "\0" if null else "\n")
+    """Answer images, `-` for names on standard input; returns the highest exit code of those that cannot be used."""
+    end = "\0" if null else "\n"  # of the names that are read and the paths that are written
+    form = FORMATS[format_name](call.columns, end)
     exit_code = 0
 
     def answers() -> Iterator[Answer]:
         nonlocal exit_code
-        for image in _names(images, b"\0" if null else b"\n"):
+        for image in _names(images, end.encode()):
             answer = _answer(call, image)
             if isinstance(answer.result, ImgsearchError):
                 exit_code = max(exit_code, answer.result.exit_code)

@@ -48,10 +48,8 @@ def mean_interval(values: ArrayLike, seed: int = 0, *, level: float = LEVEL) -> 
 
 
 def paired_interval(before: ArrayLike, after: ArrayLike, seed: int = 0) -> Interval:
-    """Estimate the mean change of a measure over the same queries, in the same order; below 0 is a loss.
-
-    Pairing takes out how hard each query is, which is most of the noise.
-    """
+    """Estimate the mean change of a measure over the same queries, in the same order; below 0 is a loss."""
+    # Pairing takes out how hard each query is, which is most of the noise.
     old, new = np.asarray(before, np.float64), np.asarray(after, np.float64)
     if old.shape != new.shape:
         raise ValueError(f"both need values of the same queries, got {old.size} before and {new.size} after")

@@ -28,10 +28,7 @@ Relevance = NDArray[np.bool_]
 
 
 def calibrate(retrieval: Retrieval) -> Reliability:
-    """Fit probabilities to the scores of the first ten hits of each query.
-
-    How good they are is found by cross-validation over five folds of queries.
-    """
+    """Fit probabilities to the scores of hits; how good they are is found by cross-validation over folds of queries."""
     results = retrieval.results
     if len(results) < MIN_QUERIES:
         raise UsageError(f"probabilities are learned from at least {MIN_QUERIES} queries, got {len(results)}")

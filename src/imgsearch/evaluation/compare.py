@@ -113,11 +113,7 @@ def failed_gates(gates: Sequence[Gate], figures: Mapping[str, Interval]) -> list
 
 
 def compare(before: EvaluationRecord, after: EvaluationRecord) -> Comparison:
-    """Compare two evaluations by the queries of both; `after` as it is read from its file, rounded like `before`.
-
-    A measure of `GUARDED` is worse if the paired bootstrap interval (99 %) of its change lies below 0 and it lost at
-    least `MIN_LOSS`. Queries or items that are gone are a problem of their own: what is missing cannot be wrong.
-    """
+    """Compare two evaluations by the queries of both; `after` as it is read from its file, rounded like `before`."""
     _require_same_setup(before, after)
     common = [name for name in GUARDED if name in before.per_query and name in after.per_query]
     common += [name for name in before.per_query if name in after.per_query and name not in GUARDED]
@@ -130,7 +126,7 @@ def compare(before: EvaluationRecord, after: EvaluationRecord) -> Comparison:
         # Sorted, so that the interval does not depend on the order in a file.
         queries = sorted(old.keys() & new.keys())
         least = MIN_SHARE_LEFT * _share_sampled(before, after, name, len(new)) * len(old)
-        if name in GUARDED and len(queries) < least:
+        if name in GUARDED and len(queries) < least:  # what is missing cannot be wrong
             problems[f"of {len(old):,} earlier queries only {len(queries):,} are left"] = None
         if queries:
             changes.append(_change(name, old, new, queries))

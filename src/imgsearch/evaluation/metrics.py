@@ -34,10 +34,7 @@ def measures(ranks: Ranks, relevant_count: int) -> dict[str, float]:
 
 
 def precision_at_recall(ranks: Ranks, relevant_count: int) -> NDArray[np.float64]:
-    """Compute the interpolated precision of one query at recall 0, 0.1, .. 1: (11,), never rising.
-
-    (Manning et al., 2008, 8.4.) It is 0 at a recall that was never reached.
-    """
+    """Compute the interpolated precision of one query at recall 0, 0.1, .. 1 (Manning et al., 2008, 8.4): (11,)."""
     _check(ranks, relevant_count)
     best_from = np.maximum.accumulate(_precisions(ranks)[::-1])[::-1]
     # Whole numbers: 0.3 * 10 relevant items must be 3, not a little more.
@@ -47,10 +44,7 @@ def precision_at_recall(ranks: Ranks, relevant_count: int) -> NDArray[np.float64
 
 
 def hit_rate(ranks: Sequence[int | None], k: int) -> float:
-    """Return the share of queries whose first relevant item is among the first k (Recall@k in metric learning).
-
-    `ranks` has the rank of the first relevant item of each query, None where there was none.
-    """
+    """Return the share of queries whose first relevant item, of the given rank or None, is among the first k."""
     if not ranks or k < 1:
         raise ValueError(f"queries and k must be at least 1, got {len(ranks)} queries and k = {k}")
     return sum(rank is not None and rank <= k for rank in ranks) / len(ranks)

@@ -171,12 +171,7 @@ def from_folder(
     regions: Regions,
     progress: Progress,
 ) -> QuerySet:
-    """Search for the images in a folder.
-
-    `truth` is a CSV file with a column `query`, the path of an image below the folder, and a column `path` or one of
-    the name of the labels, which says what is relevant; an image may come more than once. Without one the folder that
-    an image lies in is its label.
-    """
+    """Search for the images in a folder; without a `truth` file, the folder that an image lies in is its label."""
     if not os.path.isdir(folder):
         raise UsageError(f"no folder of query images: {folder}")
     paths = sorted(file.path for file in Scan(os.fspath(folder), follow_links=index.manifest.policy.follow_links))
@@ -229,7 +224,7 @@ def _paths(index: Index) -> Labels:
 
 
 def _read_truth(file: Path, column: str) -> tuple[bool, Mapping[str, list[str]]]:
-    """Read what is relevant for each query, and whether it is named by its path."""
+    """Read what is relevant for each query, and whether it is named by its path: a CSV file, a query on many lines."""
     wanted: dict[str, list[str]] = defaultdict(list)
     try:
         with (

@@ -88,14 +88,7 @@ def evaluate(
 
     from imgsearch.charts import require_matplotlib
     from imgsearch.cli.evaluation_sections import evaluation_text, sections
-    from imgsearch.cli.output import (
-        print_text,
-        printable,
-        progress_bar,
-        require_writable,
-        say,
-        set_up_logging,
-    )
+    from imgsearch.cli.output import print_text, printable, progress_bar, require_writable, say, set_up_logging
     from imgsearch.errors import GateError, ImageError, OutputError
     from imgsearch.evaluation import evaluate as evaluation
     from imgsearch.evaluation.calibrate import keep_calibration
