@@ -35,20 +35,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (
-    preprocess,
-    train,
-    embed,
-    build_index,
-    query,
-    detect,
-    evaluate,
-    classify,
-    info,
-    check,
-    rollback,
-    models,
-):
+COMMANDS = (preprocess, train, embed, build_index, query, detect, evaluate, classify, info, check, rollback, models)
+for command in COMMANDS:
     app.command()(command)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from imgsearch.errors import ImgsearchError
 
 if TYPE_CHECKING:
-    from imgsearch.cli.answers import Answer
+    from imgsearch.cli.answers import Answer, Result
 
 # Columns of text in tables; the others are numbers.
 _TEXT_COLUMNS = ("image", "product", "category", "class")
@@ -31,8 +31,12 @@ class Format:
         """Return what is written before the first answer; it waits for that one, or for the end."""
         return ""
 
-    def piece(self, answer: "Answer", *, is_first: bool) -> str:
+    def piece(self, answer: "Answer", *, is_first: bool) -> str:  # noqa: ARG002
         """Return one answer."""
+        return "" if isinstance(answer.result, ImgsearchError) else self.found(answer, answer.result)
+
+    def found(self, answer: "Answer", result: "Result") -> str:
+        """Return what was found for one image, in a format that leaves out what cannot be used."""
         raise NotImplementedError
 
     def closing(self, *, is_empty: bool) -> str:  # noqa: ARG002
@@ -43,16 +47,14 @@ class Format:
 class Table(Format):
     """For people at a terminal."""
 
-    def piece(self, answer: "Answer", *, is_first: bool) -> str:  # noqa: ARG002
+    def found(self, answer: "Answer", result: "Result") -> str:
         from imgsearch.cli.output import draw_table, printable
 
-        if isinstance(answer.result, ImgsearchError):
-            return ""
         return "".join(
             draw_table(table.title, table.heads, table.rows, _TEXT_COLUMNS)
             if table.rows
             else f"{table.title}\n" + (f"  {table.empty}\n" if table.empty else "")
-            for table in answer.result.tables(printable(answer.title))
+            for table in result.tables(printable(answer.title))
         )
 
 
@@ -86,19 +88,15 @@ class Csv(Format):
     def opening(self) -> str:
         return csv_line(self.columns)
 
-    def piece(self, answer: "Answer", *, is_first: bool) -> str:  # noqa: ARG002
-        if isinstance(answer.result, ImgsearchError):
-            return ""
-        return "".join(csv_line((answer.query, *row)) for row in answer.result.rows())
+    def found(self, answer: "Answer", result: "Result") -> str:
+        return "".join(csv_line((answer.query, *row)) for row in result.rows())
 
 
 class Paths(Format):
     """A path for each thing that was found, or its name."""
 
-    def piece(self, answer: "Answer", *, is_first: bool) -> str:  # noqa: ARG002
-        if isinstance(answer.result, ImgsearchError):
-            return ""
-        return "".join(path + self.path_end for path in answer.result.paths(answer.query))
+    def found(self, answer: "Answer", result: "Result") -> str:
+        return "".join(path + self.path_end for path in result.paths(answer.query))
 
 
 class Html(Format):

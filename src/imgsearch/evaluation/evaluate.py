@@ -97,7 +97,6 @@ def evaluate(
 
 
 def _checked(options: EvaluateOptions) -> EvaluateOptions:
-    """Return all options, with the defaults of those that were not given."""
     if unknown := options.keys() - _DEFAULTS.keys():
         raise TypeError(f"evaluate() got an unexpected keyword argument {min(unknown)!r}")
     chosen: EvaluateOptions = {**_DEFAULTS, **options}

@@ -146,9 +146,8 @@ def draw_scores(results: Sequence[QueryResult]) -> bytes:
     scores = [hit.score for hit in hits]
     edges = np.histogram_bin_edges(scores, _BINS)
     with _sheet(10.4, 3.6) as (figure, svg):
-        for axes, title, some in zip(
-            figure.subplots(1, 2), ("first hits", "the first ten hits"), (firsts, hits), strict=True
-        ):
+        sides = (("first hits", firsts), ("the first ten hits", hits))
+        for axes, (title, some) in zip(figure.subplots(1, 2), sides, strict=True):
             right = [hit.score for hit in some if hit.relevant]
             wrong = [hit.score for hit in some if not hit.relevant]
             axes.hist(right, edges, color=_RIGHT, alpha=0.55, label=f"right ({len(right):,})")

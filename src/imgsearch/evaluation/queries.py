@@ -182,7 +182,7 @@ def from_folder(
         by = labels
     else:
         by_path, wanted = _read_truth(truth, labels.column)
-        by = _paths(index) if by_path else labels
+        by = labels_of(index.items, "path", len(index)) if by_path else labels
     places = {name: code for code, name in enumerate(by.names)}
     unusable = [(path, f"{truth} names it, but it is not there") for path in sorted(set(wanted) - set(paths))]
     queries: list[LabeledQuery] = []
@@ -216,11 +216,6 @@ def from_folder(
             hint=f"a {by.column} of the index is {example!r}; name folders so, or give --truth FILE.csv",
         )
     return QuerySet(tuple(queries), unusable=tuple(unusable))
-
-
-def _paths(index: Index) -> Labels:
-    names = tuple(index.items.column("path"))
-    return Labels("path", names, np.arange(len(names), dtype=np.int32))
 
 
 def _read_truth(file: Path, column: str) -> tuple[bool, Mapping[str, list[str]]]:

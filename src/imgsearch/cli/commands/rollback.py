@@ -1,7 +1,5 @@
 """`imgsearch rollback`."""
 
-import typer
-
 from imgsearch.cli import options
 
 
@@ -28,4 +26,3 @@ def rollback(
     manifest = library.rollback(index, wait_lock=wait_lock)
     if not quiet:
         print_text(f"{printable(str(index))}: {manifest.count} images again, generation {manifest.generation}\n")
-    raise typer.Exit
