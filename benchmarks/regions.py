@@ -25,7 +25,7 @@ from cold_query import compare
 from demo import make_queries, rank_of
 from hard_set import background, backgrounds, hard_set, trimmed
 from imgsearch import Index, build_index
-from imgsearch.encoders.runtime import encode, encode_with_features, open_encoder
+from imgsearch.encoders.runtime import encode, open_encoder
 from imgsearch.evaluation.metrics import hit_rate
 from imgsearch.images.boxes import overlaps
 from imgsearch.images.decode import decode
@@ -186,7 +186,7 @@ def costs(catalog: Path, plain: Path, taught: Path, queries: Sequence[Any]) -> N
     square = fit(image, spec.size)
     timed: dict[str, Callable[[], object]] = {
         "whole": lambda: encode(encoder, square[None]),
-        "whole with its map": lambda: encode_with_features(encoder, square),
+        "whole with its map": lambda: encoder.encode_with_features(square),
         "a region, without maps": lambda: encode(of_regions, square[None]),
         "detect": lambda: detector.detect(square),
     }

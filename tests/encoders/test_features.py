@@ -8,7 +8,7 @@ import pytest
 
 from imgsearch.encoders.choice import choose_encoder
 from imgsearch.encoders.export import exported_encoder
-from imgsearch.encoders.runtime import GRAPH_FILE, best_precision, encode, encode_with_features, open_encoder
+from imgsearch.encoders.runtime import GRAPH_FILE, best_precision, encode, open_encoder
 from imgsearch.images.decode import decode
 from imgsearch.images.transform import fit
 
@@ -29,7 +29,7 @@ def test_the_map_shows_where_something_is(lite0):
     square = np.full((224, 224, 3), 255, np.uint8)
     square[112:192, 112:192] = np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8)
 
-    features = encode_with_features(open_encoder(*lite0, for_one=True, with_map=True), square).features
+    features = open_encoder(*lite0, for_one=True, with_map=True).encode_with_features(square).features
 
     assert (features.shape[:2], features.dtype) == ((14, 14), np.float32)  # of twice the side of the last
     unlike = np.linalg.norm(features - features[1, 1], axis=2)
@@ -45,7 +45,7 @@ def test_an_embedding_is_the_same_alone_in_a_stream_and_beside_its_map(lite0, sq
     rows = encode(many, squares)
 
     for square, row in zip(squares, rows, strict=True):
-        seen = encode_with_features(one, square)
+        seen = one.encode_with_features(square)
         assert seen.embedding.shape == (1280,)
         assert seen.embedding @ row > 0.9995
         assert seen.embedding @ encode(one, square[None])[0] > 0.9995
@@ -56,10 +56,10 @@ def test_an_embedding_is_the_same_alone_in_a_stream_and_beside_its_map(lite0, sq
 
 def test_what_was_seen_stays_when_the_next_image_is_looked_at(lite0, squares):
     encoder = open_encoder(*lite0, for_one=True, with_map=True)
-    first = encode_with_features(encoder, squares[0])
+    first = encoder.encode_with_features(squares[0])
     before = first.embedding.copy(), first.features.copy()
 
-    encode_with_features(encoder, squares[1])
+    encoder.encode_with_features(squares[1])
 
     assert (first.embedding == before[0]).all()
     assert (first.features == before[1]).all()
@@ -71,7 +71,7 @@ def test_what_has_no_network_in_it_has_no_map(name, squares):
     encoder = open_encoder(spec, exported_encoder(spec), for_one=True, with_map=True)
     square = fit(squares[0], spec.size)
 
-    seen = encode_with_features(encoder, square)
+    seen = encoder.encode_with_features(square)
 
     assert seen.features is None
     assert np.allclose(seen.embedding, encode(encoder, square[None])[0])
@@ -84,11 +84,11 @@ def test_a_hybrid_has_the_map_of_its_first_part_that_has_one(name, lite0, square
     spec = choose_encoder(name).spec
     encoder = open_encoder(spec, exported_encoder(spec), for_one=True, with_map=True)
 
-    seen = encode_with_features(encoder, squares[0])
+    seen = encoder.encode_with_features(squares[0])
 
     assert np.allclose(
         seen.features,
-        encode_with_features(open_encoder(*lite0, for_one=True, with_map=True), squares[0]).features,
+        open_encoder(*lite0, for_one=True, with_map=True).encode_with_features(squares[0]).features,
         atol=1e-4,
     )
     assert seen.embedding @ encode(encoder, squares[:1])[0] > 0.9999
@@ -98,7 +98,7 @@ def test_a_model_without_a_finer_map_has_none(tiny_models):
     choice = choose_encoder(str(tiny_models / "classes.keras"))
     encoder = open_encoder(choice.spec, exported_encoder(choice.spec, choice.files), for_one=True, with_map=True)
 
-    assert encode_with_features(encoder, np.full((32, 32, 3), 7, np.uint8)).features is None
+    assert encoder.encode_with_features(np.full((32, 32, 3), 7, np.uint8)).features is None
 
 
 def test_an_export_of_before_maps_works_and_has_none(lite0, squares, tmp_path):
@@ -112,6 +112,6 @@ def test_an_export_of_before_maps_works_and_has_none(lite0, squares, tmp_path):
 
     for for_one in (True, False):
         encoder = open_encoder(spec, tmp_path / "old", for_one=for_one, with_map=for_one)
-        seen = encode_with_features(encoder, squares[0])
+        seen = encoder.encode_with_features(squares[0])
         assert seen.features is None
         assert seen.embedding @ encode(open_encoder(spec, folder), squares[:1])[0] > 0.9999

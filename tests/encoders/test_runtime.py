@@ -16,7 +16,6 @@ from imgsearch.encoders.choice import choose_encoder
 from imgsearch.encoders.export import exported_encoder
 from imgsearch.encoders.runtime import (
     GRAPH_FILE,
-    GRAPH_WEIGHTS_FILE,
     OPENERS,
     HandcraftedEncoder,
     best_precision,
@@ -178,7 +177,7 @@ def test_cards_and_the_list_need_no_heavy_import_and_openvino_comes_without_its_
     ("name", "content"),
     [
         *((GRAPH_FILE, content) for content in (b"", b"garbage", b"<?xml version='1.0'?><net/>", 0.1, 0.5, 0.99, None)),
-        *((GRAPH_WEIGHTS_FILE, content) for content in (b"", 0.1, 0.9, None)),
+        *(("encoder.bin", content) for content in (b"", 0.1, 0.9, None)),
     ],
 )
 def test_a_graph_that_is_garbage_cut_short_or_missing_is_damage(network, tmp_path, name, content):

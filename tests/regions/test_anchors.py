@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from imgsearch.images.boxes import overlaps_of_corners
 from imgsearch.regions.anchors import (
     ANCHORS_OF_A_CELL,
     BACKGROUND,
@@ -13,7 +14,6 @@ from imgsearch.regions.anchors import (
     anchor_boxes,
     cells,
     match_anchors,
-    overlaps_of,
 )
 
 SIZE = 224
@@ -43,13 +43,13 @@ def test_items_of_all_sizes_have_an_anchor_that_is_like_them(side, ratio):
     width, height = side * np.sqrt(ratio), side / np.sqrt(ratio)
     item = np.array([[0.52 - width / 2, 0.47 - height / 2, 0.52 + width / 2, 0.47 + height / 2]], np.float32)
 
-    assert overlaps_of(ANCHORS, item).max() > 0.5
+    assert overlaps_of_corners(ANCHORS, item).max() > 0.5
 
 
 @given(boxes())
 def test_every_item_has_an_anchor_that_stands_for_it(items):
     kinds, nearest = match_anchors(FEW, items)
-    best = overlaps_of(FEW, items).argmax(axis=0)
+    best = overlaps_of_corners(FEW, items).argmax(axis=0)
 
     assert set(np.unique(kinds)) <= {ITEM, BACKGROUND, NEITHER}
     assert np.all(kinds[best] == ITEM)
@@ -60,7 +60,7 @@ def test_every_item_has_an_anchor_that_stands_for_it(items):
 @given(boxes())
 def test_what_hardly_overlaps_with_anything_is_background(items):
     kinds, _ = match_anchors(FEW, items)
-    most = overlaps_of(FEW, items).max(axis=1)
+    most = overlaps_of_corners(FEW, items).max(axis=1)
 
     assert np.all(kinds[most >= 0.5] == ITEM)
     assert np.all(most[kinds == BACKGROUND] < 0.4)
@@ -69,7 +69,7 @@ def test_what_hardly_overlaps_with_anything_is_background(items):
 def test_a_long_item_has_several_anchors_although_none_is_like_it():
     item = np.array([[0.1, 0.5, 0.9, 0.54]], np.float32)
     kinds, _ = match_anchors(ANCHORS, item)
-    shared = overlaps_of(ANCHORS, item)[:, 0]
+    shared = overlaps_of_corners(ANCHORS, item)[:, 0]
 
     assert shared.max() < 0.4
     assert np.sum(kinds == ITEM) > 1
@@ -85,8 +85,8 @@ def test_a_image_of_nothing_is_all_background():
 
 @given(boxes(), boxes())
 def test_overlap_is_symmetric_and_whole_only_with_itself(first, second):
-    shared = overlaps_of(first, second)
+    shared = overlaps_of_corners(first, second)
 
     assert np.all((shared >= 0) & (shared <= 1 + 1e-6))
-    assert np.allclose(shared, overlaps_of(second, first).T, atol=1e-6)
-    assert np.allclose(np.diag(overlaps_of(first, first)), 1, atol=1e-4)
+    assert np.allclose(shared, overlaps_of_corners(second, first).T, atol=1e-6)
+    assert np.allclose(np.diag(overlaps_of_corners(first, first)), 1, atol=1e-4)

@@ -8,7 +8,7 @@ import pytest
 
 from imgsearch.encoders.choice import choose_detector, choose_encoder
 from imgsearch.encoders.export import exported_encoder
-from imgsearch.encoders.runtime import GRAPH_FILE, encode, encode_with_features, open_encoder
+from imgsearch.encoders.runtime import GRAPH_FILE, encode, open_encoder
 from imgsearch.errors import DamagedIndexError, MissingComponentError, UsageError
 from imgsearch.regions.detector import Detector
 
@@ -58,7 +58,7 @@ def test_its_embedding_is_that_of_the_encoder_it_shares(detector, encoder, squar
     (expected,) = encode(alone, square[None])
     assert np.allclose(detector.detect(square).embedding, expected, atol=1e-4)
     assert np.allclose(encode(detector, square[None]), [expected], atol=1e-4)
-    assert np.allclose(encode_with_features(detector, square).embedding, expected, atol=1e-4)
+    assert np.allclose(detector.encode_with_features(square).embedding, expected, atol=1e-4)
 
 
 def test_it_encodes_many_at_once_too(detector, square):

@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 
 from imgsearch.encoders.runtime import GRAPH_FILE, VOCABULARY_FILE, files_of, import_openvino, part_file
 from imgsearch.encoders.spec import EncoderSpec
@@ -27,7 +26,6 @@ from imgsearch.files import sha256_of, user_cache
 logger = logging.getLogger(__name__)
 
 SPEC_FILE = "spec.json"
-NO_FILES: Mapping[str, Path] = MappingProxyType({})
 # Of what an export holds. Raise it when it holds more, so that one of before is not taken from the cache.
 _EXPORT_VERSION = 2
 _CHECKSUMS_FILE = "sha256.json"  # in the cache only: an index has its manifest
@@ -38,7 +36,7 @@ def exported_files(spec: EncoderSpec) -> tuple[str, ...]:
     return (SPEC_FILE, *files_of(spec))
 
 
-def exported_encoder(spec: EncoderSpec, files: Mapping[str, Path] = NO_FILES) -> Path:
+def exported_encoder(spec: EncoderSpec, files: Mapping[str, Path] | None = None) -> Path:
     """Return a folder in the user's cache with the files of `exported_files`; `files`: of weights, by their sha256.
 
     Where the cache cannot be written, as under a user without a home, the export lasts as long as this process.
@@ -52,7 +50,7 @@ def exported_encoder(spec: EncoderSpec, files: Mapping[str, Path] = NO_FILES) ->
         with _lock(directory.with_suffix(".lock")) as has_waited:
             if has_waited and _is_whole(directory, names):
                 return directory
-            _fill(staging, spec, files)
+            _fill(staging, spec, files or {})
             return _put_in_place(staging, directory, names)
     except OSError as error:
         raise MissingComponentError(
@@ -83,9 +81,16 @@ def _lock(file: Path) -> Iterator[bool]:
 def _fill(staging: Path, spec: EncoderSpec, files: Mapping[str, Path]) -> None:
     plain = replace(spec, precision="f32", steps="")
     if spec.parts:
-        _gather_parts(spec, files, staging)
+        for number, part in enumerate(spec.parts):
+            if names := files_of(part.spec):
+                _copy_files(exported_encoder(part.spec, files), names, staging, part_file(number, ""))
     elif VOCABULARY_FILE in files_of(spec):
-        _copy_vocabulary(spec, files, staging)
+        if spec.weights not in files:
+            raise MissingComponentError(
+                "the vocabulary of visual words that the index was built with is lost",
+                hint="build-index --relearn learns another and embeds all images again",
+            )
+        shutil.copyfile(files[spec.weights], staging / VOCABULARY_FILE)
     elif GRAPH_FILE in files_of(spec) and spec != plain:  # whose graph is the same
         _copy_files(exported_encoder(plain, files), files_of(spec), staging)
     elif GRAPH_FILE in files_of(spec):
@@ -94,22 +99,6 @@ def _fill(staging: Path, spec: EncoderSpec, files: Mapping[str, Path]) -> None:
     sums = {name: sha256_of(staging / name) for name in exported_files(spec)}
     (staging / _CHECKSUMS_FILE).write_text(json.dumps(sums) + "\n")
     staging.chmod(0o755)  # a cache may be shared
-
-
-def _copy_vocabulary(spec: EncoderSpec, files: Mapping[str, Path], staging: Path) -> None:
-    if spec.weights not in files:
-        raise MissingComponentError(
-            "the vocabulary of visual words that the index was built with is lost",
-            hint="build-index --relearn learns another and embeds all images again",
-        )
-    shutil.copyfile(files[spec.weights], staging / VOCABULARY_FILE)
-
-
-def _gather_parts(spec: EncoderSpec, files: Mapping[str, Path], staging: Path) -> None:
-    """Copy the files of the parts, each exported on its own."""
-    for number, part in enumerate(spec.parts):
-        if names := files_of(part.spec):
-            _copy_files(exported_encoder(part.spec, files), names, staging, part_file(number, ""))
 
 
 def _copy_files(folder: Path, names: Iterable[str], staging: Path, prefix: str = "") -> None:
@@ -144,7 +133,6 @@ def _is_whole(directory: Path, names: tuple[str, ...]) -> bool:
 
 
 def _writable_folder(cache: Path) -> Path:
-    """Make a new folder in the cache, or elsewhere if that cannot be written."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix="export-", dir=cache))

@@ -68,16 +68,8 @@ class ModelCard:
 def save_model(model: Any, path: Path, card: ModelCard) -> None:
     """Write a Keras model as an encoder; the file, ending in `.keras`, appears when it is whole.
 
-    Args:
-        model: uint8 (N, size, size, 3) to a list of outputs: embeddings, float32 (N, dims) of unit length, and
-            probabilities (N, classes) if there are labels. Of a detector float32 embeddings (N, dims), scores (N, A),
-            boxes (N, A, 4) and mask (N, M, M).
-        path: The file.
-        card: What it says of itself.
-
-    Raises:
-        OSError: It cannot be written.
-        UsageError: The model is not what the card says.
+    uint8 (N, size, size, 3) to float32 embeddings (N, dims) of unit length, and probabilities (N, classes) if there are
+    labels; of a detector scores (N, A), boxes (N, A, 4) and mask (N, M, M). `UsageError`: it is not what the card says.
     """
     require_shapes(model, card, path)
     with replaced(path) as draft:

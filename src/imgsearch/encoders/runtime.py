@@ -23,7 +23,6 @@ from imgsearch.images.transform import fit
 Embeddings = NDArray[np.float32]
 
 GRAPH_FILE = "encoder.xml"
-GRAPH_WEIGHTS_FILE = "encoder.bin"
 VOCABULARY_FILE = "vocabulary.npz"
 
 
@@ -58,17 +57,14 @@ class Encoder(Protocol):
         """
         ...
 
+    def encode_with_features(self, image: Pixels) -> EncodedImage:
+        """Encode one image, uint8 (size, size, 3), in one pass with its feature map where the encoder has one."""
+        ...
+
 
 def encode(encoder: Encoder, images: Pixels) -> Embeddings:
     """Encode one batch, uint8 (n, size, size, 3), to float32 (n, dims), as `Encoder.encode_stream` yields it."""
     return next(iter(encoder.encode_stream([images])))
-
-
-def encode_with_features(encoder: Encoder, image: Pixels) -> EncodedImage:
-    """Encode one image, uint8 (size, size, 3), in one pass with its feature map where the encoder has one."""
-    if isinstance(encoder, OpenVinoEncoder | HybridEncoder):
-        return encoder.encode_with_features(image)
-    return EncodedImage(encode(encoder, image[None])[0], None)
 
 
 def files_of(spec: EncoderSpec) -> tuple[str, ...]:
@@ -134,7 +130,6 @@ class OpenVinoEncoder:
         self._requests = [self._model.create_infer_request() for _ in range(count)]
 
     def encode_stream(self, batches: Iterable[Pixels]) -> Iterator[Embeddings]:
-        """Encode batches; see `Encoder`."""
         free = deque(self._requests)
         running: deque[tuple[Any, Pixels]] = deque()
         for batch in batches:
@@ -148,7 +143,6 @@ class OpenVinoEncoder:
             yield self._finish(running, free)
 
     def encode_with_features(self, image: Pixels) -> EncodedImage:
-        """Encode one image; see `encode_with_features`."""
         request = self._requests[0]
         request.infer([image[None]])
         embedding = unit_rows(np.array(request.get_output_tensor(0).data, np.float32))[0]
@@ -171,9 +165,11 @@ class _ImageByImage:
     _describe: Callable[[Pixels], Embeddings]
 
     def encode_stream(self, batches: Iterable[Pixels]) -> Iterator[Embeddings]:
-        """Encode batches; see `Encoder`."""
         for batch in batches:
             yield unit_rows(np.stack([self._describe(image) for image in batch]))
+
+    def encode_with_features(self, image: Pixels) -> EncodedImage:
+        return EncodedImage(encode(self, image[None])[0], None)
 
 
 class HandcraftedEncoder(_ImageByImage):
@@ -181,16 +177,17 @@ class HandcraftedEncoder(_ImageByImage):
 
     def __init__(self, spec: EncoderSpec) -> None:
         self.spec = spec
-        wanted = (spec.name, spec.version, spec.dims)
-        rows = [row for row in (*OLD_ROWS, *TABLE.values()) if row.describe]
-        known = {(row.spec.name, row.spec.version, row.spec.dims): row.describe for row in reversed(rows)}
-        if wanted not in known:
+        for row in (*OLD_ROWS, *TABLE.values()):
+            known = (row.spec.name, row.spec.version, row.spec.dims)
+            if row.describe and known == (spec.name, spec.version, spec.dims):
+                break
+        else:
             raise DamagedIndexError(
                 f"the index was built with {spec.name}, version {spec.version}, of {spec.dims} dimensions,"
                 " which this imgsearch does not have",
                 hint="is it of a newer imgsearch? Else build the index again: --backbone handcrafted",
             )
-        self._describe = pkgutil.resolve_name(known[wanted])
+        self._describe = pkgutil.resolve_name(row.describe)
 
 
 class VisualWordsEncoder(_ImageByImage):
@@ -212,7 +209,6 @@ class HybridEncoder:
         self._parts = parts
 
     def encode_stream(self, batches: Iterable[Pixels]) -> Iterator[Embeddings]:
-        """Encode batches; see `Encoder`."""
         copies = itertools.tee(batches, len(self._parts))
         streams = [
             part.encode_stream(_resized(batches, part.spec.size))
@@ -222,10 +218,7 @@ class HybridEncoder:
             yield self._concatenated(rows)
 
     def encode_with_features(self, image: Pixels) -> EncodedImage:
-        """Encode one image, with the feature map of the first part that has one; see `encode_with_features`."""
-        encoded = [
-            encode_with_features(part, next(_resized(iter([image[None]]), part.spec.size))[0]) for part in self._parts
-        ]
+        encoded = [part.encode_with_features(next(_resized([image[None]], part.spec.size))[0]) for part in self._parts]
         features = next((each.features for each in encoded if each.features is not None), None)
         return EncodedImage(self._concatenated([each.embedding[None] for each in encoded])[0], features)
 
@@ -260,18 +253,6 @@ class Opener:
     open: Callable[..., Encoder]
 
 
-def _open_graph(spec: EncoderSpec, prefix: str, **options: bool) -> Encoder:
-    return OpenVinoEncoder(spec, Path(prefix + GRAPH_FILE), **options)
-
-
-def _open_handcrafted(spec: EncoderSpec, *_: str, **__: bool) -> Encoder:
-    return HandcraftedEncoder(spec)
-
-
-def _open_visual_words(spec: EncoderSpec, prefix: str, **_: bool) -> Encoder:
-    return VisualWordsEncoder(spec, Path(prefix + VOCABULARY_FILE))
-
-
 def _open_hybrid(spec: EncoderSpec, prefix: str, **options: bool) -> Encoder:
     parts = [
         OPENERS[part.spec.kind].open(part.spec, prefix + part_file(number, ""), **options)
@@ -280,13 +261,18 @@ def _open_hybrid(spec: EncoderSpec, prefix: str, **options: bool) -> Encoder:
     return HybridEncoder(spec, parts)
 
 
-_GRAPH = Opener((GRAPH_FILE, GRAPH_WEIGHTS_FILE), _open_graph)
+_GRAPH = Opener(
+    (GRAPH_FILE, "encoder.bin"),
+    lambda spec, prefix, **options: OpenVinoEncoder(spec, Path(prefix + GRAPH_FILE), **options),
+)
 OPENERS: Mapping[Kind, Opener] = {
     "network": _GRAPH,
     "model": _GRAPH,
     "classifier": _GRAPH,
     "detector": _GRAPH,
-    "handcrafted": Opener((), _open_handcrafted),
-    "visual-words": Opener((VOCABULARY_FILE,), _open_visual_words),
+    "handcrafted": Opener((), lambda spec, *_, **__: HandcraftedEncoder(spec)),
+    "visual-words": Opener(
+        (VOCABULARY_FILE,), lambda spec, prefix, **_: VisualWordsEncoder(spec, Path(prefix + VOCABULARY_FILE))
+    ),
     "hybrid": Opener((), _open_hybrid),
 }

@@ -37,8 +37,9 @@ def _network(name: str, dims: int, digest: str) -> EncoderSpec:
     return EncoderSpec(name, "network", 224, "pad", dims, f"keras:{name}-imagenet-notop:{digest}")
 
 
-def _handcrafted(name: str, dims: int, version: int = 2) -> EncoderSpec:
-    return EncoderSpec(name, "handcrafted", 128, "pad", dims, "", version=version)
+def _handcrafted(name: str, dims: int, about: str, function: str, version: int = 2) -> TableRow:
+    spec = EncoderSpec(name, "handcrafted", 128, "pad", dims, "", version=version)
+    return TableRow(spec, about, describe=f"imgsearch.encoders.handcrafted:{function}")
 
 
 _ROWS = (
@@ -103,26 +104,12 @@ _ROWS = (
         blocks=18,
         application=Application("ConvNeXtTiny", "convnext_tiny_notop.h5", pooling="mean"),
     ),
-    TableRow(
-        _handcrafted("handcrafted", 1543),
-        "color, texture and shape, without a network: for plain goods and drawings",
-        describe="imgsearch.encoders.handcrafted:describe_all",
+    _handcrafted(
+        "handcrafted", 1543, "color, texture and shape, without a network: for plain goods and drawings", "describe_all"
     ),
-    TableRow(
-        _handcrafted("handcrafted:color", 360),
-        "its colors alone",
-        describe="imgsearch.encoders.handcrafted:describe_color",
-    ),
-    TableRow(
-        _handcrafted("handcrafted:texture", 852),
-        "its texture alone",
-        describe="imgsearch.encoders.handcrafted:describe_texture",
-    ),
-    TableRow(
-        _handcrafted("handcrafted:shape", 331),
-        "its shape alone",
-        describe="imgsearch.encoders.handcrafted:describe_shape",
-    ),
+    _handcrafted("handcrafted:color", 360, "its colors alone", "describe_color"),
+    _handcrafted("handcrafted:texture", 852, "its texture alone", "describe_texture"),
+    _handcrafted("handcrafted:shape", 331, "its shape alone", "describe_shape"),
     TableRow(
         EncoderSpec("visual-words", "visual-words", 256, "pad", 1024, ""),
         "local features counted by a vocabulary that is learned on the catalog",
@@ -132,10 +119,4 @@ _ROWS = (
 TABLE: dict[str, TableRow] = {row.spec.name: row for row in _ROWS}
 
 # What indexes were built with before and still name; nobody can choose it anew.
-OLD_ROWS = (
-    TableRow(
-        _handcrafted("handcrafted", 640, version=1),
-        "color and gradients, in equal parts",
-        describe="imgsearch.encoders.handcrafted:describe_version_1",
-    ),
-)
+OLD_ROWS = (_handcrafted("handcrafted", 640, "color and gradients, in equal parts", "describe_version_1", version=1),)

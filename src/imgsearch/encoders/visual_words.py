@@ -14,8 +14,6 @@ from imgsearch.errors import DamagedIndexError, UsageError
 from imgsearch.images.decode import Pixels
 from imgsearch.images.foreground import cut_out
 
-WORDS = 1024
-
 # Side of the square that an item is brought to before its features are looked for, in pixels.
 _SIDE = 96
 # Local features of an image at most, the bits of each, and how they are found (docs/benchmarks.md has the figures).
@@ -64,7 +62,7 @@ def describe(image: Pixels, vocabulary: Vocabulary) -> NDArray[np.float32]:
     return unit(np.sqrt(counts) * vocabulary.idf).astype(np.float32)
 
 
-def learn_vocabulary(images: Iterable[Pixels], *, words: int = WORDS, seed: int = 0) -> Vocabulary:
+def learn_vocabulary(images: Iterable[Pixels], *, words: int, seed: int = 0) -> Vocabulary:
     """Learn words of images, RGB, uint8 (size, size, 3), by mini-batch k-means (Sculley, 2010)."""
     found = [_features(image) for image in itertools.islice(images, _IMAGES)]
     count = sum(map(len, found))
@@ -111,6 +109,5 @@ def _bits(features: NDArray[np.uint8]) -> _Floats:
 
 
 def _nearest(features: NDArray[np.uint8], centers: _Floats) -> NDArray[np.int64]:
-    """Number the word nearest to each feature."""
     distances = (centers**2).sum(axis=1) - 2 * _bits(features) @ centers.T  # but for the features' own lengths
     return np.asarray(distances.argmin(axis=1), np.int64)

@@ -124,12 +124,7 @@ def _read_legacy_torch(stream: io.BytesIO) -> Arrays:
 
 class _Tensor:
     def __init__(
-        self,
-        storage: tuple[Any, ...],
-        offset: int,
-        shape: tuple[int, ...],
-        strides: tuple[int, ...],
-        *_: object,
+        self, storage: tuple[Any, ...], offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object
     ) -> None:
         self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
 

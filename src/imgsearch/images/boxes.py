@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Score = TypeVar("Score")
+Number = TypeVar("Number", bound=np.floating)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +35,16 @@ class Box:
 
 def overlaps(boxes: Sequence[Box], others: Sequence[Box]) -> NDArray[np.float64]:
     """Compute the intersection over union of n boxes with m others: float64 (n, m), 0 to 1."""
-    first, second = corners(boxes)[:, None], corners(others)[None]
+    return overlaps_of_corners(corners(boxes), corners(others))
+
+
+def overlaps_of_corners(boxes: NDArray[Number], others: NDArray[Number]) -> NDArray[Number]:
+    """Compute the intersection over union of boxes, (n, 4), with others, (m, 4): (n, m); 0 without area."""
+    first, second = boxes[:, None], others[None]
     start, end = np.maximum(first[..., :2], second[..., :2]), np.minimum(first[..., 2:], second[..., 2:])
     shared = np.prod(np.maximum(0, end - start), axis=2)
-    areas = [np.prod(each[..., 2:] - each[..., :2], axis=2) for each in (first, second)]
-    return np.asarray(shared / (areas[0] + areas[1] - shared), np.float64)
+    areas = [np.prod(np.maximum(0, each[..., 2:] - each[..., :2]), axis=2) for each in (first, second)]
+    return np.asarray(shared / np.maximum(areas[0] + areas[1] - shared, 1e-12), boxes.dtype)
 
 
 def corners(boxes: Sequence[Box]) -> NDArray[np.float64]:

@@ -7,6 +7,8 @@ the square that the detector sees.
 import numpy as np
 from numpy.typing import NDArray
 
+from imgsearch.images.boxes import overlaps_of_corners
+
 Corners = NDArray[np.float32]
 
 # Pixels of the square to a cell of each map that anchors stand on.
@@ -49,7 +51,7 @@ def match_anchors(anchors: Corners, boxes: Corners) -> tuple[NDArray[np.int64], 
     if not len(boxes):
         nothing = np.zeros(len(anchors), np.int64)
         return nothing + BACKGROUND, nothing
-    overlaps = overlaps_of(anchors, boxes)
+    overlaps = overlaps_of_corners(anchors, boxes)
     nearest = overlaps.argmax(axis=1)
     most = overlaps.max(axis=1)
     enough = np.minimum(_IS_ITEM, _NEARLY * overlaps.max(axis=0))
@@ -58,12 +60,3 @@ def match_anchors(anchors: Corners, boxes: Corners) -> tuple[NDArray[np.int64], 
     kinds[best] = ITEM
     nearest[best] = np.arange(len(boxes))
     return kinds, nearest
-
-
-def overlaps_of(boxes: Corners, others: Corners) -> NDArray[np.float32]:
-    """Compute the intersection over union of boxes, (n, 4), with others, (m, 4): float32 (n, m); 0 without area."""
-    first, second = boxes[:, None], others[None]
-    start, end = np.maximum(first[..., :2], second[..., :2]), np.minimum(first[..., 2:], second[..., 2:])
-    shared = np.prod(np.maximum(0, end - start), axis=2)
-    areas = [np.prod(np.maximum(0, each[..., 2:] - each[..., :2]), axis=2) for each in (first, second)]
-    return np.asarray(shared / np.maximum(areas[0] + areas[1] - shared, 1e-12), np.float32)

@@ -27,14 +27,14 @@ _LEAST_SHARE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class CutOut:
-    """An item on white."""
+class Region:
+    """A part of a photo."""
 
-    pixels: Pixels  # RGB, uint8, of the box
-    box: Box  # around the item, in the photo's pixels
+    box: Box  # in the photo's pixels
+    pixels: Pixels  # what an encoder is to see of it: RGB, uint8; the box, or the item in it on white
 
 
-def cut_out(photo: Pixels, box: Box, proposal: NDArray[np.float32]) -> CutOut | None:
+def cut_out(photo: Pixels, box: Box, proposal: NDArray[np.float32]) -> Region | None:
     """Cut an item out by its colors (GrabCut: Rother et al., 2004); None if it cannot be told from its background.
 
     `proposal` says how likely each part is to be item, about 0 to 1; of any size, stretched over the photo.
@@ -62,7 +62,7 @@ def cut_out(photo: Pixels, box: Box, proposal: NDArray[np.float32]) -> CutOut | 
         return None
     found = stretched(Box(*cv2.boundingRect(item.astype(np.uint8))), (height, width), photo.shape[:2])
     opacity = cv2.resize(item.astype(np.float32), photo.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    return CutOut(on_white(crop(photo, found), crop(np.asarray(opacity, np.float32), found)), found)
+    return Region(found, on_white(crop(photo, found), crop(np.asarray(opacity, np.float32), found)))
 
 
 def on_white(image: Pixels, opacity: NDArray[np.float32]) -> Pixels:

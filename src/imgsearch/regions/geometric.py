@@ -149,7 +149,6 @@ def draw_matches(query: Pixels, candidate: Pixels, match: GeometricMatch) -> Pix
 
 
 def _on_drawing(positions: _Floats, image: Pixels) -> NDArray[np.int64]:
-    """Return where positions of an image are after `fit`, in whole pixels."""
     height, width = image.shape[:2]
     margin = (1 - np.array([width, height]) / max(height, width)) / 2
     return np.asarray(((positions + margin) * SIDE).round(), np.int64)

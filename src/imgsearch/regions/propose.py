@@ -9,7 +9,7 @@ import numpy as np
 from imgsearch.images.boxes import Box, overlaps, stretched
 from imgsearch.images.decode import Pixels
 from imgsearch.images.transform import Fit
-from imgsearch.regions.cut_out import crop, cut_out
+from imgsearch.regions.cut_out import Region, crop, cut_out
 from imgsearch.regions.detections import decode_detections
 from imgsearch.regions.detector import Detected
 from imgsearch.regions.salience import SIDE, Plane, salience, salient_box
@@ -28,14 +28,6 @@ _HARDLY_SURE = 0.05
 # side neighbors share at least.
 _LEVELS = 3
 _SHARED_SIDE = 0.4
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """A part of a photo."""
-
-    box: Box  # in the photo's pixels
-    pixels: Pixels  # what an encoder is to see of it: RGB, uint8; the box, or the item in it on white
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +72,8 @@ def crop_and_cutout(photo: Pixels, box: Box, plane: Plane, item: Box | None = No
     Each finds items that the other does not (docs/benchmarks.md); cutting out happens only if the caller goes on.
     """
     yield Region(box, crop(photo, box))
-    on_white = cut_out(photo, item or box, plane)
-    if on_white is not None:
-        yield Region(on_white.box, on_white.pixels)
+    if (on_white := cut_out(photo, item or box, plane)) is not None:
+        yield on_white
 
 
 def connected_boxes(plane: Plane, level: float, size: tuple[int, int]) -> list[Box]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from imgsearch.encoders.export import exported_files
 from imgsearch.encoders.projection import Projection
-from imgsearch.encoders.runtime import GRAPH_FILE, Embeddings, Encoder, encode, encode_with_features, open_encoder
+from imgsearch.encoders.runtime import GRAPH_FILE, Embeddings, Encoder, encode, open_encoder
 from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.errors import BoxError, ImageError, MissingComponentError, UsageError
 from imgsearch.images.boxes import Box, in_reading_order, stretched
@@ -25,11 +25,11 @@ from imgsearch.images.policy import MAX_BYTES, FilePolicy
 from imgsearch.images.steps import Steps
 from imgsearch.images.transform import fit
 from imgsearch.images.workers.decoders import apply_steps_and_fit, decode_and_fit_guarded
+from imgsearch.regions.cut_out import Region
 from imgsearch.regions.detections import Detection, decode_detections
 from imgsearch.regions.detector import Detected, Detector
 from imgsearch.regions.propose import (
     Proposal,
-    Region,
     connected_boxes,
     crop_and_cutout,
     propose_detected,
@@ -224,9 +224,8 @@ class Viewer:
             return Proposal(mask, [each.box for each in detections]), [each.score for each in detections]
         else:
             square = fit(photo.pixels, spec.size, spec.fit)
-            seen = propose_salient(
-                photo.pixels, encode_with_features(self._opened_encoder(), square).features, spec.fit
-            )
+            encoded = self._opened_encoder().encode_with_features(square)
+            seen = propose_salient(photo.pixels, encoded.features, spec.fit)
             if seen is None:
                 return Proposal(_ANYWHERE, ()), ()
             proposal = Proposal(seen.plane, connected_boxes(seen.plane, LEVEL, size) or seen.boxes)
@@ -243,7 +242,7 @@ class Viewer:
         if self._manifest.detector and shows_photo and regions != "whole":
             detected = self._opened_detector().detect(square)
             return detected.embedding, propose_detected(detected, photo.pixels.shape[:2], spec.fit)
-        encoded = encode_with_features(self._opened_encoder(), square)
+        encoded = self._opened_encoder().encode_with_features(square)
         features = encoded.features if shows_photo else None
         # Without a map only colors could tell where items are. Encoders without one take the background away by
         # themselves, and find fewer items on plain backgrounds when they are shown parts (docs/benchmarks.md).

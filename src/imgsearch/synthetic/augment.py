@@ -111,7 +111,6 @@ def premultiply(item: Pixels) -> Layer:
 
 
 def _place(layer: Layer, generator: np.random.Generator) -> Layer:
-    """Scale, turn and shift an item into the frame."""
     height, width = layer.shape[:2]
     scale = generator.uniform(0.55, 0.85) * FRAME / max(height, width)
     if scale < 1:  # warpAffine does not average, so shrinking comes first

@@ -86,8 +86,7 @@ def _take_part(item: Pixels, sides: NDArray[np.float64], generator: np.random.Ge
 
 
 def _draw_one(frame: Frame, generator: np.random.Generator) -> Layer:
-    make = _KINDS[int(generator.integers(len(_KINDS)))]
-    return make(frame, generator)
+    return _KINDS[int(generator.integers(len(_KINDS)))](frame, generator)
 
 
 def _colors(count: int, generator: np.random.Generator) -> NDArray[np.float64]:
@@ -98,7 +97,6 @@ def _colors(count: int, generator: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _colorize(plane: NDArray[np.floating | np.bool_], generator: np.random.Generator) -> Layer:
-    """Color a plane of 0 to 1 along a row of colors."""
     colors = _colors(int(generator.integers(2, 5)), generator)
     stops = np.linspace(0, 1, len(colors))
     channels = [np.interp(plane, stops, colors[:, channel]) for channel in range(3)]
@@ -180,7 +178,6 @@ def _shapes(frame: Frame, generator: np.random.Generator) -> Layer:
 
 
 def _draw_shapes(background: Layer, count: int, generator: np.random.Generator) -> Layer:
-    """Draw polygons, ellipses and lines on a background."""
     background = np.ascontiguousarray(background)
     height, width = background.shape[:2]
     reach = max(height, width)

@@ -132,21 +132,16 @@ def _from_two_folders(root: Path, folders: Sequence[str], policy: FilePolicy) ->
 
 def _dataset(root: Path, policy: FilePolicy, of_class: dict[str, str], held_out: set[str]) -> Dataset:
     """Collect the images below folders, of which `of_class` has the class and `held_out` those for validation."""
-    folders: dict[str, str] = {}
-    rejected: dict[str, Reject] = {}
-    for path, folder, cause in _images(root, of_class, policy):
-        folders[path] = folder
-        if cause:
-            rejected[path] = Reject(path, cause, "")
-    filled = set(folders.values())
+    found = list(_images(root, of_class, policy))
+    filled = {folder for _, folder, _ in found}
     if empty := [folder for folder in of_class if folder not in filled]:
         raise UsageError(
             f"expected images in every class, found none in {os.path.join(root, empty[0])}",
             hint="give it images, or remove the folder",
         )
-    names = {path: of_class[folder] for path, folder in folders.items()}
-    dataset = _labeled(root, names, [folder in held_out for folder in folders.values()])
-    return dataset.without(tuple(rejected.values()))
+    names = {path: of_class[folder] for path, folder, _ in found}
+    dataset = _labeled(root, names, [folder in held_out for _, folder, _ in found])
+    return dataset.without([Reject(path, cause, "") for path, _, cause in found if cause])
 
 
 def _labeled(root: Path, names: dict[str, str], held_out: Sequence[bool]) -> Dataset:
@@ -171,7 +166,6 @@ def _images(root: Path, of_class: dict[str, str], policy: FilePolicy) -> Iterato
 
 
 def _folders(root: Path, policy: FilePolicy) -> list[str]:
-    """Name the folders that may be classes, as `Scan` sees them."""
     try:
         with os.scandir(root) as entries:
             return sorted(

@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +88,8 @@ class Loop:
     def _run_epoch(self, stage: Stage, number: int) -> Metrics:
         started = time.monotonic()
         batches = stage.batches(number)
-        watch = _Watch(partial(self._report_progress, number, stage.epochs, len(batches)))
+        before, total = number * len(batches), stage.epochs * len(batches)
+        watch = _Watch(lambda done: self._progress("train", before + done, total))
         # The batches come shuffled, by a generator of their own: what is resumed must not depend on Keras' order.
         fit = stage.model.fit(
             batches, initial_epoch=number, epochs=number + 1, shuffle=False, verbose=0, callbacks=[watch]
@@ -99,9 +99,6 @@ class Loop:
         seconds = round(time.monotonic() - started, 3)
         self.epochs.append({"stage": stage.name, "epoch": number + 1, "seconds": seconds, **metrics})
         return metrics
-
-    def _report_progress(self, epoch: int, epochs: int, batches: int, done: int) -> None:
-        self._progress("train", epoch * batches + done, epochs * batches)
 
 
 class _Watch(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types

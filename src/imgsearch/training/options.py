@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
@@ -37,9 +37,7 @@ class TrainOptions(TypedDict, total=False):
     """
 
     objective: Objective | None  # one of the four; classify
-    architecture: (
-        str | None
-    )  # `cnn`, a network of the table of encoders, or, to detect, a `.keras` file; efficientnet-lite0
+    architecture: str | None  # `cnn`, a network of the table or, to detect, a `.keras` file; efficientnet-lite0
     loss: MetricLoss | None  # of `metric`; arcface
     labels: Location | None  # CSV file with the columns `path` and `label`, in place of a folder for each class
     backgrounds: Location | None  # to detect: a folder of photos without items; drawn ones
@@ -85,10 +83,6 @@ class Settings:
     batch_size: int
     learning_rate: float
     seed: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as plain data."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,11 +67,9 @@ class EpochsReport(TrainReport):
         """Return the history that is written beside a model; docs/training.md describes it."""
         return {
             "version": 1,
-            "settings": self.settings.to_json(),
+            "settings": asdict(self.settings),
             **self.data_to_json(),
-            "rejected": [
-                {"path": reject.path, "cause": reject.cause, "message": reject.message} for reject in self.rejected
-            ],
+            "rejected": [asdict(reject) for reject in self.rejected],
             "epochs": list(self.epochs),
             "best": self.best,
             "metrics": dict(self.metrics),

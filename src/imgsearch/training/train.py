@@ -1,6 +1,7 @@
 """`train`: from images to one file that is a whole encoder, or a detector."""
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Unpack
 
@@ -72,7 +73,7 @@ def _train_labeled(folder: Path, output: Path, options: Given, progress: Progres
     dataset = hold_out(dataset, settings.validation, settings.seed)
     require_enough(dataset, settings.batch_size)
     weights = choice.spec.weights if choice else ""
-    identity = {**settings.to_json(), "weights": weights, "dataset": dataset.fingerprint()}
+    identity = {**asdict(settings), "weights": weights, "dataset": dataset.fingerprint()}
     with Workspace(output) as workspace:
         checkpoint = workspace.begin(identity, resume=options.get("resume", False))
         data = load_data(dataset, settings, choice, workspace, policy, progress)

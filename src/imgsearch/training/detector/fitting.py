@@ -1,6 +1,7 @@
 """A detector's training: scenes made on the fly, losses, and what is measured on scenes that are held out."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import keras
@@ -75,9 +76,7 @@ def fit(networks: Networks, settings: Settings, training: Stock, held_out: Stock
     def score(epoch: Mapping[str, Any]) -> tuple[float, ...]:
         return (epoch["val_average_precision"] + epoch["val_mask_overlap"],)
 
-    def batches(epoch: int) -> SceneBatches:
-        return SceneBatches(training, settings, epoch)
-
+    batches = partial(SceneBatches, training, settings)
     loop.run(Stage("detector", model, settings.epochs, batches, evaluate, score))
     return measure(networks.detector, settings.size, held_out, _MEASURED_LAST)
 

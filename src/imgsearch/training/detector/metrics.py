@@ -28,8 +28,6 @@ def average_precision(images: Sequence[tuple[Sequence[Detection], Sequence[Box]]
     if not items:
         return 0.0 if ranked else 1.0
     right = np.cumsum([is_right for _, is_right in ranked])
-    if not len(right):
-        return 0.0
     precision = right / np.arange(1, len(right) + 1)
     precision = np.maximum.accumulate(precision[::-1])[::-1]
     return float(np.sum(precision * np.diff(right, prepend=0)) / items)

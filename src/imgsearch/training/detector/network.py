@@ -76,7 +76,6 @@ class _Initializers:
 
 
 def _maps(encoder: keras.Model, size: int) -> dict[int, Any]:
-    """Find the last map of each stride on the way to the embeddings."""
     found: dict[int, Any] = {}
     for layer in encoder.layers:
         shape = tuple(getattr(layer.output, "shape", ()))  # a list of outputs has none

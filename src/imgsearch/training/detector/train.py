@@ -1,6 +1,7 @@
 """`train --objective detect`: from a catalog to a detector that finds its items in photos."""
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from imgsearch.encoders.model_file import DETECT, ModelCard
@@ -20,7 +21,7 @@ def train_detector(folder: Path, output: Path, options: Given, progress: Progres
     require_keras()
     with Workspace(output) as workspace:
         data = load_stock(folder, backgrounds, workspace, policy, progress)
-        identity = {**settings.to_json(), "weights": choice.spec.weights, "images": data.fingerprint()}
+        identity = {**asdict(settings), "weights": choice.spec.weights, "images": data.fingerprint()}
         checkpoint = workspace.begin(identity, resume=options.get("resume", False))
         training, held_out = data.stock.split(VALIDATION, settings.seed)
         decoded = time.monotonic()
