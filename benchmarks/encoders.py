@@ -21,7 +21,7 @@ from fashion_mnist import ask as ask_for_class
 from fashion_mnist import average_precisions, embedded, fill
 from imgsearch import build_index, embed
 from imgsearch.build.report import BuildReport
-from imgsearch.encoders.available import available_encoders
+from imgsearch.encoders.available import models
 from imgsearch.encoders.table import TABLE
 from imgsearch.errors import UsageError
 from imgsearch.evaluation.metrics import hit_rate
@@ -56,7 +56,7 @@ def main(folder: Path, weights: Mapping[str, Path]) -> None:
     fashion = folder / f"fashion-{PART}"
     fill(fashion, PART)
     asked = some_of(fashion / "test", folder / f"fashion-asked-{ASKED}")
-    known = {encoder.row.spec.name for encoder in available_encoders() if encoder.here}
+    known = {encoder.row.spec.name for encoder in models() if encoder.here}
 
     print(f"  {'encoder':<42} {' dims   MB  images/s':<20}   stamps @1 @5 @10    fashion @1 @5 @10  mAP")
     for name in (*TABLE, *HYBRIDS):

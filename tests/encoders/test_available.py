@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from imgsearch.encoders import available
-from imgsearch.encoders.available import available_encoders, fetch_encoder
+from imgsearch.encoders.available import fetch_encoder, models
 from imgsearch.encoders.runtime import best_precision
 from imgsearch.encoders.table import TABLE
 from imgsearch.encoders.weights import downloaded, keras_file, require_download
@@ -26,19 +26,19 @@ def home(tmp_path, monkeypatch):
 
 
 def of(name):
-    (found,) = [encoder for encoder in available_encoders() if encoder.row.spec.name == name]
+    (found,) = [encoder for encoder in models() if encoder.row.spec.name == name]
     return found
 
 
 def test_every_row_of_the_table_is_listed_once_and_one_is_the_default():
-    found = available_encoders()
+    found = models()
 
     assert [encoder.row for encoder in found] == list(TABLE.values())
     assert [encoder.row.spec.name for encoder in found if encoder.default] == ["efficientnet-lite0"]
 
 
 def test_what_needs_no_download_is_here(home):
-    here = {encoder.row.spec.name for encoder in available_encoders() if encoder.here}
+    here = {encoder.row.spec.name for encoder in models() if encoder.here}
 
     assert here == set(TABLE) - set(OF_KERAS)
     assert of("efficientnet-lite0").file.is_file()

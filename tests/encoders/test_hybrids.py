@@ -187,7 +187,8 @@ def test_a_file_of_a_part_that_is_damaged_is_damage(with_model, tmp_path, name):
 def test_a_part_of_other_dimensions_than_promised_is_damage(with_model):
     choice, folder = with_model
     part = choice.spec.parts[0]
-    other = replace(choice.spec, parts=(replace(part, spec=replace(part.spec, dims=25)), choice.spec.parts[1]))
+    parts = (replace(part, spec=replace(part.spec, dims=25)), choice.spec.parts[1])
+    other = replace(choice.spec, dims=choice.spec.dims + 1, parts=parts)
 
     with pytest.raises(DamagedIndexError, match="24 numbers, expected 25"):
         open_encoder(other, folder)

@@ -65,7 +65,9 @@ def logits(keras, networks):
     features = networks.lite0_features(networks.lite0_scaled(keras.ops.cast(images, "float32")))
     pooled = keras.layers.GlobalAveragePooling2D()(features)
     classifier = keras.Model(images, keras.layers.Dense(1000, name="_fc")(pooled))
-    networks.assign_lite0(classifier, lite0_arrays())
+    arrays = lite0_arrays()
+    networks.assign_lite0(classifier, arrays)
+    classifier.get_layer("_fc").set_weights([arrays["_fc.weight"].T, arrays["_fc.bias"]])
     rows = classifier.predict_on_batch(np.stack([photo(name) for name in REFERENCE_TOP]))
     return dict(zip(REFERENCE_TOP, rows, strict=True))
 

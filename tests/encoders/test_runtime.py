@@ -146,10 +146,10 @@ def test_unit_rows_are_unit_or_nan(rows):
 ALONE = """
 import json, sys
 from pathlib import Path
-from imgsearch.encoders.available import available_encoders
+from imgsearch.encoders.available import models
 from imgsearch.encoders.model_file import read_card
 labels = read_card(Path(sys.argv[1])).labels
-available_encoders()
+models()
 early = sorted({"keras", "tensorflow", "openvino", "sklearn", "h5py"} & set(sys.modules))
 from imgsearch.encoders.runtime import import_openvino
 import_openvino().Core()

@@ -71,10 +71,7 @@ def embedded_variants(
     progress: Progress,
     embed_item: Callable[[Pixels], Embeddings] | None = None,
 ) -> Embeddings:
-    """Embed images, their items in scenes, and `VARIANTS` + 1 variants: float32 (images, 2 + `VARIANTS` + looks, D).
-
-    `embed_item` embeds the item in a scene, uint8 (size, size, 3), to (`LOOKS`, D); without it there are no scenes.
-    """
+    """Embed images, their items in scenes, and `VARIANTS` + 1 variants: float32 (images, 2 + `VARIANTS` + looks, D)."""
     spec = encoder.spec
     steps, scenes = Steps.parse(spec.steps), SCENES if embed_item else 0
     make = functools.partial(

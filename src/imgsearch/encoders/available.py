@@ -30,11 +30,6 @@ class AvailableEncoder:
     default: bool
 
 
-def available_encoders() -> list[AvailableEncoder]:
-    """List the encoders that `--backbone` takes by name."""
-    return [_on_this_machine(row) for row in TABLE.values()]
-
-
 def fetch_encoder(name: str) -> AvailableEncoder:
     """Have Keras download an encoder's weights now, and export it: a later build needs neither network nor Keras."""
     if name not in TABLE:
@@ -56,7 +51,7 @@ def models(fetch: Iterable[str] = ()) -> list[AvailableEncoder]:
     Raises:
         MissingComponentError: There is no such encoder, or its weights cannot be had.
     """
-    return [fetch_encoder(name) for name in fetch] or available_encoders()
+    return [fetch_encoder(name) for name in fetch] or [_on_this_machine(row) for row in TABLE.values()]
 
 
 def _on_this_machine(row: TableRow) -> AvailableEncoder:

@@ -26,10 +26,7 @@ class Choice:
 
 
 def choose_encoder(backbone: str, weights: Path | None = None, precision: Precision = "f32", steps: str = "") -> Choice:
-    """Describe the encoder of `efficientnet-lite0`, `FILE.keras` or several joined: `vgg16+handcrafted:color=0.3`.
-
-    `weights` replaces Keras' own for the one part that can take them; files are read here, to take their sha256.
-    """
+    """Describe the encoder of `vgg16`, `FILE.keras`, or several of these joined: `vgg16+handcrafted:color=0.3`."""
     named = [(backbone, 1.0)] if os.path.isfile(backbone) else [_name_and_weight(part) for part in backbone.split("+")]
     if len(named) > MOST_PARTS:
         raise UsageError(f"expected at most {MOST_PARTS} encoders joined by +, found {len(named)}")

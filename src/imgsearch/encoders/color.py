@@ -22,11 +22,7 @@ _DARKEST = 30.0  # anything below is not lit up any further
 
 
 def describe_item(item: Item) -> NDArray[np.float32]:
-    """Describe an item, without its background, by histograms of hue, saturation and value in 1 x 1 and 2 x 2 cells.
-
-    The pyramid is that of Lazebnik, Schmid and Ponce (2006), of square roots (the Hellinger kernel), so that one large
-    even area does not drown the rest.
-    """
+    """Describe an item by histograms of hue, saturation and value in a pyramid (Lazebnik, Schmid and Ponce, 2006)."""
     hsv = cv2.cvtColor(item.pixels, cv2.COLOR_RGB2HSV)
     hue, saturation, value = (hsv[:, :, channel].astype(np.float32) for channel in range(3))
     light = float(np.quantile(value[item.weights >= item.weights.max() / 2], _LIGHT_QUANTILE))
@@ -38,6 +34,7 @@ def describe_item(item: Item) -> NDArray[np.float32]:
     code += (cell[:, None] * _CELLS + cell) * int(np.prod(_FINE))
     counts = np.bincount(code.ravel(), item.weights.ravel(), _CELLS * _CELLS * int(np.prod(_FINE)))
     cells = _shared(counts.reshape(-1, *_FINE).astype(np.float32))
+    # Square roots (the Hellinger kernel), so that one large even area does not drown the rest.
     return concatenate([np.sqrt(cells.sum(axis=0)).ravel(), np.sqrt(cells).ravel()])
 
 

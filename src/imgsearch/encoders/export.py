@@ -37,10 +37,7 @@ def exported_files(spec: EncoderSpec) -> tuple[str, ...]:
 
 
 def exported_encoder(spec: EncoderSpec, files: Mapping[str, Path] | None = None) -> Path:
-    """Return a folder in the user's cache with the files of `exported_files`; `files`: of weights, by their sha256.
-
-    Where the cache cannot be written, as under a user without a home, the export lasts as long as this process.
-    """
+    """Return a folder in the user's cache with the files of `exported_files`; `files`: of weights, by their sha256."""
     directory, names = user_cache("encoders") / f"{spec.fingerprint}-{_EXPORT_VERSION}", exported_files(spec)
     if _is_whole(directory, names):
         return directory

@@ -1,7 +1,6 @@
-"""A `.keras` file that is a whole encoder: checked without Keras, loaded only with Keras' safe mode.
+"""A `.keras` file that is a whole encoder: what Keras saves, checked without Keras, and in it a card, `imgsearch.json`.
 
-It is what Keras saves (a zip archive of configuration and weights), with one entry more, `imgsearch.json`: the card,
-which says what Keras does not, such as how images are fitted and what the classes are called.
+The card says what Keras does not, such as how images are fitted and what the classes are called.
 """
 
 import json

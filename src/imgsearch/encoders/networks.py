@@ -25,15 +25,11 @@ _LITE0_STAGES = (
     (1, 3, 1, 6, 320),
 )
 
-
 _OPTION_OF_WEIGHTS = {"network": "--weights", "detector": "--detector"}
 
 
 def build_network(spec: EncoderSpec, weights: Path | None = None) -> keras.Model:
-    """Build an encoder: uint8 (N, size, size, 3) to unit float32 (N, dims), or what a classifier or a detector gives.
-
-    `weights` is the file that `spec` names by its sha256; Keras' own are downloaded if they are not there yet.
-    """
+    """Build what `model_file.save_model` says; `weights` is the file that `spec` names by its sha256."""
     if weights is None and spec.weights.startswith("sha256:") and spec.name != DEFAULT_BACKBONE:
         raise MissingComponentError(
             f"{spec.name} was used with a file of weights ({spec.weights})",
@@ -98,7 +94,7 @@ def lite0_features(scaled: Any) -> Any:
 
 
 def assign_lite0(network: keras.Model, arrays: Arrays) -> None:
-    """Give the layers of an EfficientNet-Lite0, and a dense layer `_fc` on top, their weights from PyTorch's layout."""
+    """Give the layers of an EfficientNet-Lite0 their weights from PyTorch's layout."""
     for layer in network.layers:
         name = layer.name
         if isinstance(layer, layers.BatchNormalization):
@@ -108,8 +104,6 @@ def assign_lite0(network: keras.Model, arrays: Arrays) -> None:
             layer.set_weights([np.transpose(arrays[name + ".weight"], (2, 3, 0, 1))])
         elif isinstance(layer, layers.Conv2D):
             layer.set_weights([np.transpose(arrays[name + ".weight"], (2, 3, 1, 0))])
-        elif isinstance(layer, layers.Dense):
-            layer.set_weights([np.transpose(arrays[name + ".weight"]), arrays[name + ".bias"]])
 
 
 def lite0_scaled(images: Any) -> Any:

@@ -18,11 +18,7 @@ _MOMENTS_WEIGHT = 0.4
 
 
 def describe_item(item: Item) -> NDArray[np.float32]:
-    """Describe an item by the orientations of its gradients and by Hu's moments (1962) of its outline.
-
-    Gradients after Dalal and Triggs (2005): nine orientations of the full circle in 6 x 6 cells, each normalized by the
-    four blocks around it; the four are added up, as Felzenszwalb et al. (2010) do.
-    """
+    """Describe an item by gradients (Dalal and Triggs, 2005) and by Hu's moments of its outline (1962)."""
     gray = cv2.cvtColor(item.pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
     moments = cv2.HuMoments(cv2.moments(item.weights)).ravel()
     logarithms = np.sign(moments) * np.log10(1 + np.abs(moments) / _LEAST_MOMENT)
@@ -46,6 +42,7 @@ _ORIENTATION = np.arange(_ORIENTATIONS, dtype=np.float32)[:, None, None]
 
 def _normalized(gradients: NDArray[np.float32]) -> NDArray[np.float32]:
     energy = np.pad((gradients**2).sum(axis=0), 1)
+    # By each of the four blocks around a cell, added up, as Felzenszwalb et al. (2010) do.
     blocks = energy[:-1, :-1] + energy[:-1, 1:] + energy[1:, :-1] + energy[1:, 1:]
     # One gray level: where there are no edges, rounding must not be blown up to some.
     lengths = np.sqrt(blocks + 1)

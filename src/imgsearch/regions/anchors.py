@@ -1,7 +1,6 @@
-"""Anchors: the boxes that a single-shot detector starts from, and which of them stand for what is in an image.
+"""Anchors, the boxes that a detector starts from (Liu et al.: SSD: Single Shot MultiBox Detector, 2016).
 
-Liu et al.: SSD: Single Shot MultiBox Detector (2016). All boxes are left, top, right, bottom, as shares of the side of
-the square that the detector sees.
+All boxes are left, top, right, bottom, as shares of the side of the square that the detector sees.
 """
 
 import numpy as np

@@ -67,10 +67,7 @@ def propose_detected(detected: Detected, size: tuple[int, int], fit: Fit) -> Pro
 
 
 def crop_and_cutout(photo: Pixels, box: Box, plane: Plane, item: Box | None = None) -> Iterator[Region]:
-    """Yield a box as it is and then, if it can be told from its background, its item (or `item`) cut out, on white.
-
-    Each finds items that the other does not (docs/benchmarks.md); cutting out happens only if the caller goes on.
-    """
+    """Yield a box as it is and then, if it can be told from its background, its item (or `item`) cut out, on white."""
     yield Region(box, crop(photo, box))
     if (on_white := cut_out(photo, item or box, plane)) is not None:
         yield on_white

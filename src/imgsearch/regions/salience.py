@@ -21,10 +21,9 @@ _SMALLEST = 3
 
 
 def salience(features: NDArray[np.floating]) -> Plane | None:
-    """Measure how much each part of a photo differs from its edge: float32 (SIDE, SIDE), 0 to about 1; None if nothing.
+    """Measure how much a photo differs from its edge, in a map of it: float32 (SIDE, SIDE), 0 to about 1; None if nowhere.
 
-    Items seldom touch the edge of a photo, and their background does (the boundary prior of Wei et al., Geodesic
-    Saliency Using Background Priors, 2012). `features` is a map of the photo alone, (height, width, channels).
+    Items seldom touch the edge, and their background does (Wei et al., Geodesic Saliency Using Background Priors, 2012).
     """
     height, width, channels = features.shape
     if min(height, width) < 4:

@@ -105,9 +105,8 @@ def measure(detector: keras.Model, size: int, stock: Stock, count: int) -> Metri
 def detection_loss(truth: Any, predictions: Any) -> Any:
     """Compare scores and boxes (N, anchors, 5) with the truth: 1 for an item, 0 background, -1 neither; and its box.
 
-    Focal loss (Lin et al., 2017) generalized to scores that are the overlap of box and item (Li et al.: Generalized
-    Focal Loss, 2020, equation 7), so that the best of several boxes on one item scores highest; generalized IoU loss
-    (Rezatofighi et al., 2019) for the boxes of items.
+    Focal loss of scores that are to be overlaps (Li et al.: Generalized Focal Loss, 2020, equation 7), so that the best
+    of several boxes on one item scores highest, and generalized IoU loss (Rezatofighi et al., 2019).
     """
     kind, logit = truth[:, :, 0], predictions[:, :, 0]
     is_item = ops.cast(kind > 0.5, "float32")

@@ -12,10 +12,7 @@ _HIT = 0.5
 
 
 def average_precision(images: Sequence[tuple[Sequence[Detection], Sequence[Box]]]) -> float:
-    """Compute the area under precision over recall at an IoU of 0.5, 0 to 1 (PASCAL VOC 2010, all points).
-
-    `images` are what was found in each and what is there.
-    """
+    """Compute the average precision, 0 to 1, at an IoU of 0.5 (PASCAL VOC 2010) of what was found and what is there."""
     items = sum(len(truth) for _, truth in images)
     ranked = sorted(
         (

@@ -1,10 +1,7 @@
-"""A single-shot detector on the maps of a frozen encoder.
+"""A single-shot detector on the maps of a frozen encoder: for each anchor score and box, and a mask.
 
-A pyramid of features is laid over the encoder's own maps at the strides 8, 16 and 32, down (Lin et al.: Feature
-Pyramid Networks, 2017) and up again (Liu et al.: Path Aggregation Network, 2018): without the way up, boxes of large
-items, which come from the coarsest map, are loose. From every level a shared head predicts score and box for every
-anchor; from the finest a mask is made, item or background, of four cells for each of its own (Shi et al.: Real-Time
-Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network, 2016).
+Its pyramid goes down (Lin et al.: Feature Pyramid Networks, 2017) and up (Liu et al.: Path Aggregation Network, 2018):
+without the way up, boxes of large items are loose. The mask is sub-pixel convolution (Shi et al., 2016).
 """
 
 from dataclasses import dataclass
