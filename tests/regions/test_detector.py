@@ -10,7 +10,7 @@ from imgsearch.encoders.choice import choose_detector, choose_encoder
 from imgsearch.encoders.export import exported_encoder
 from imgsearch.encoders.runtime import GRAPH_FILE, encode, open_encoder
 from imgsearch.errors import DamagedIndexError, MissingComponentError, UsageError
-from imgsearch.regions.detector import Detector
+from imgsearch.regions.detections import Detector
 
 
 @pytest.fixture(scope="module")

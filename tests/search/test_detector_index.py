@@ -15,8 +15,7 @@ from imgsearch.encoders.runtime import GRAPH_FILE, encode, open_encoder
 from imgsearch.errors import DamagedIndexError, MissingComponentError, UsageError
 from imgsearch.images.boxes import Box
 from imgsearch.images.photo import Photo
-from imgsearch.regions.detections import LEAST_SCORE, Detection
-from imgsearch.regions.detector import Detector
+from imgsearch.regions.detections import LEAST_SCORE, Detection, Detector
 from imgsearch.search.views import QueryImage
 from imgsearch.store import generations
 from imgsearch.store.generations import read_manifest

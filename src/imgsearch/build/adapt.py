@@ -23,7 +23,7 @@ from imgsearch.errors import UsageError
 from imgsearch.images.decode import Pixels
 from imgsearch.images.steps import Steps
 from imgsearch.progress import Progress
-from imgsearch.regions.detector import Detector
+from imgsearch.regions.detections import Detector
 from imgsearch.regions.propose import crop_and_cutout, propose_detected
 from imgsearch.search.views import embed_regions
 from imgsearch.store import generations

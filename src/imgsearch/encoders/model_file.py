@@ -80,9 +80,6 @@ def save_model(model: Any, path: Path, card: ModelCard) -> None:
 def read_card(path: Path) -> ModelCard:
     """Read what a `.keras` file says of itself, and refuse one that could do more than compute; without Keras.
 
-    Args:
-        path: The file.
-
     Raises:
         MissingComponentError: There is no such file, or it cannot be read.
         UsageError: It is not such a file, it has layers that bring code of their own, or it is not for images.

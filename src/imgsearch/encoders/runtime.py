@@ -235,10 +235,7 @@ def _resized(batches: Iterable[Pixels], size: int) -> Iterator[Pixels]:
 
 
 def unit_rows(rows: Embeddings) -> Embeddings:
-    """Bring rows, float32 (n, d), to unit length; a row that is zero or not finite becomes NaN.
-
-    bf16 leaves lengths wrong in the third digit, which would show in scores.
-    """
+    """Bring rows, float32 (n, d), to unit length, which bf16 does not quite; a row that is zero or infinite to NaN."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     usable = np.isfinite(lengths) & (lengths > 0)
     return np.where(usable, rows / np.where(usable, lengths, 1), np.nan).astype(np.float32)

@@ -91,9 +91,6 @@ def read_legacy_torch(data: bytes) -> Arrays:
     each storage as a 64-bit count and its numbers. The unpickler admits just the four names such a file needs,
     so nothing in it can run; still, callers check the file's sha256 first.
 
-    Args:
-        data: The file.
-
     Returns:
         Arrays by name. Some tensors are views with permuted strides; the arrays here are contiguous copies.
 

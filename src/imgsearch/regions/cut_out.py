@@ -35,7 +35,7 @@ class Region:
 
 
 def cut_out(photo: Pixels, box: Box, proposal: NDArray[np.float32]) -> Region | None:
-    """Cut an item out by colors (GrabCut: Rother et al., 2004); `proposal`, 0 to 1, of any size, says where it may be."""
+    """Cut an item out by colors (GrabCut: Rother et al., 2004); `proposal`, 0 to 1, of any size, says where it is."""
     small = reduce(photo, _WORKING_SIDE)
     height, width = small.shape[:2]
     inner = stretched(box, photo.shape[:2], (height, width))

@@ -10,8 +10,7 @@ from imgsearch.images.boxes import Box, overlaps, stretched
 from imgsearch.images.decode import Pixels
 from imgsearch.images.transform import Fit
 from imgsearch.regions.cut_out import Region, crop, cut_out
-from imgsearch.regions.detections import decode_detections
-from imgsearch.regions.detector import Detected
+from imgsearch.regions.detections import Detected, decode_detections
 from imgsearch.regions.salience import SIDE, Plane, salience, salient_box
 
 # Boxes that share more of what they cover show the same.

@@ -21,9 +21,9 @@ _SMALLEST = 3
 
 
 def salience(features: NDArray[np.floating]) -> Plane | None:
-    """Measure how much a photo differs from its edge, in a map of it: float32 (SIDE, SIDE), 0 to about 1; None if nowhere.
+    """Measure how much a photo differs from its edge, in a map of it: float32 (SIDE, SIDE), about 1 on an item.
 
-    Items seldom touch the edge, and their background does (Wei et al., Geodesic Saliency Using Background Priors, 2012).
+    Items seldom touch it, and their background does (Wei et al., Geodesic Saliency Using Background Priors, 2012).
     """
     height, width, channels = features.shape
     if min(height, width) < 4:

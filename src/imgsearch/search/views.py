@@ -26,8 +26,7 @@ from imgsearch.images.steps import Steps
 from imgsearch.images.transform import fit
 from imgsearch.images.workers.decoders import apply_steps_and_fit, decode_and_fit_guarded
 from imgsearch.regions.cut_out import Region
-from imgsearch.regions.detections import Detection, decode_detections
-from imgsearch.regions.detector import Detected, Detector
+from imgsearch.regions.detections import Detected, Detection, Detector, decode_detections
 from imgsearch.regions.propose import (
     Proposal,
     connected_boxes,

@@ -4,12 +4,15 @@ Its pyramid goes down (Lin et al.: Feature Pyramid Networks, 2017) and up (Liu e
 without the way up, boxes of large items are loose. The mask is sub-pixel convolution (Shi et al., 2016).
 """
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, ops
+from keras.initializers import HeNormal, RandomNormal
 
 from imgsearch.errors import UsageError
 from imgsearch.regions.anchors import ANCHORS_OF_A_CELL, STRIDES, anchor_boxes, cells
@@ -42,13 +45,13 @@ def build_detector(encoder: keras.Model, seed: int) -> Networks:
     """Put heads on an encoder, uint8 (N, size, size, 3) to embeddings (N, D), which is frozen."""
     encoder.trainable = False
     size = encoder.input_shape[1]
-    initializers = _Initializers(seed)
-    pyramid = _pyramid(_maps(encoder, size), size, initializers)
-    raw = _predictions(pyramid, initializers)
+    seeds = itertools.count(1000 * seed + 1)  # each layer has one of its own
+    pyramid = _pyramid(_maps(encoder, size), size, seeds)
+    raw = _predictions(pyramid, seeds)
     logits = raw[:, :, 0]
     boxes = _decoded(raw[:, :, 1:], anchor_boxes(size))
     predictions = layers.Concatenate(name="predictions")([ops.expand_dims(logits, -1), boxes])
-    mask = _mask(pyramid[STRIDES[0]], cells(size, MASK_STRIDE), initializers)
+    mask = _mask(pyramid[STRIDES[0]], cells(size, MASK_STRIDE), seeds)
     outputs = [
         encoder.outputs[0],
         layers.Activation("sigmoid", name="scores")(logits),
@@ -59,17 +62,6 @@ def build_detector(encoder: keras.Model, seed: int) -> Networks:
         keras.Model(encoder.inputs, {"predictions": predictions, "mask": mask}, name="training"),
         keras.Model(encoder.inputs, outputs, name="detector"),
     )
-
-
-class _Initializers:
-    """Gives each layer an initializer of its own, all from one seed."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed * 1000
-
-    def __call__(self, kind: type[Any] = keras.initializers.HeNormal, **options: Any) -> Any:
-        self._seed += 1
-        return kind(seed=self._seed, **options)
 
 
 def _maps(encoder: keras.Model, size: int) -> dict[int, Any]:
@@ -87,42 +79,41 @@ def _maps(encoder: keras.Model, size: int) -> dict[int, Any]:
     return found
 
 
-def _convolved(
-    tensor: Any, channels: int, kernel: int, initializers: _Initializers, name: str, strides: int = 1
-) -> Any:
+def _convolved(tensor: Any, channels: int, kernel: int, seeds: Iterator[int], name: str, strides: int = 1) -> Any:
+    first = HeNormal(next(seeds))
     tensor = layers.Conv2D(
-        channels, kernel, strides, "same", use_bias=False, kernel_initializer=initializers(), name=f"{name}_conv"
+        channels, kernel, strides, "same", use_bias=False, kernel_initializer=first, name=f"{name}_conv"
     )(tensor)
     return layers.ReLU(name=f"{name}_relu")(layers.BatchNormalization(momentum=0.95, name=f"{name}_norm")(tensor))
 
 
-def _pyramid(maps: dict[int, Any], size: int, initializers: _Initializers) -> dict[int, Any]:
+def _pyramid(maps: dict[int, Any], size: int, seeds: Iterator[int]) -> dict[int, Any]:
     """Give every map the context of the coarser ones, and then the detail of the finer ones."""
     levels: dict[int, Any] = {}
     for stride in STRIDES:
         name = f"lateral{stride}"
         if stride in maps:
-            levels[stride] = _convolved(maps[stride], _CHANNELS, 1, initializers, name)
+            levels[stride] = _convolved(maps[stride], _CHANNELS, 1, seeds, name)
         else:  # the encoder ends before
-            levels[stride] = _convolved(levels[stride // 2], _CHANNELS, 3, initializers, name, strides=2)
-    coarser = levels[STRIDES[-1]] = _convolved(levels[STRIDES[-1]], _CHANNELS, 3, initializers, "context")
+            levels[stride] = _convolved(levels[stride // 2], _CHANNELS, 3, seeds, name, strides=2)
+    coarser = levels[STRIDES[-1]] = _convolved(levels[STRIDES[-1]], _CHANNELS, 3, seeds, "context")
     for stride in reversed(STRIDES[:-1]):
         above = layers.UpSampling2D(interpolation="bilinear", name=f"above{stride}")(coarser)
         if above.shape[1:3] != levels[stride].shape[1:3]:  # an odd number of cells was halved
             above = above[:, : cells(size, stride), : cells(size, stride)]
         coarser = levels[stride] = layers.Add(name=f"joined{stride}")([levels[stride], above])
-    finer = levels[STRIDES[0]] = _convolved(coarser, _CHANNELS, 3, initializers, "finest")
+    finer = levels[STRIDES[0]] = _convolved(coarser, _CHANNELS, 3, seeds, "finest")
     for stride in STRIDES[1:]:
-        below = _convolved(finer, _CHANNELS, 3, initializers, f"below{stride}", strides=2)
+        below = _convolved(finer, _CHANNELS, 3, seeds, f"below{stride}", strides=2)
         finer = levels[stride] = layers.Add(name=f"level{stride}")([levels[stride], below])
     return levels
 
 
-def _predictions(pyramid: dict[int, Any], initializers: _Initializers) -> Any:
+def _predictions(pyramid: dict[int, Any], seeds: Iterator[int]) -> Any:
     """Predict (N, anchors, 5) with a head that all levels share; it reaches as far as the sides of its anchors."""
     inner = [
         layers.Conv2D(
-            _CHANNELS, 3, padding="same", activation="relu", kernel_initializer=initializers(), name=f"head{depth}"
+            _CHANNELS, 3, 1, "same", activation="relu", kernel_initializer=HeNormal(next(seeds)), name=f"head{depth}"
         )
         for depth in range(_HEAD_DEPTH)
     ]
@@ -130,7 +121,7 @@ def _predictions(pyramid: dict[int, Any], initializers: _Initializers) -> Any:
         5 * ANCHORS_OF_A_CELL,
         3,
         padding="same",
-        kernel_initializer=initializers(keras.initializers.RandomNormal, stddev=0.01),
+        kernel_initializer=RandomNormal(stddev=0.01, seed=next(seeds)),
         name="head_last",
     )
     outputs = []
@@ -154,9 +145,9 @@ def _decoded(steps: Any, anchors: Any) -> Any:
     return layers.Concatenate(name="corners")([middle - half, middle + half])
 
 
-def _mask(finest: Any, side: int, initializers: _Initializers) -> Any:
-    tensor = _convolved(finest, _MASK_CHANNELS, 3, initializers, "mask_first")
-    tensor = layers.Conv2D(4, 3, padding="same", kernel_initializer=initializers(), name="mask_last")(tensor)
+def _mask(finest: Any, side: int, seeds: Iterator[int]) -> Any:
+    tensor = _convolved(finest, _MASK_CHANNELS, 3, seeds, "mask_first")
+    tensor = layers.Conv2D(4, 3, padding="same", kernel_initializer=HeNormal(next(seeds)), name="mask_last")(tensor)
     coarse = tensor.shape[1]
     tensor = layers.Reshape((coarse, coarse, 2, 2), name="mask_quarters")(tensor)
     tensor = layers.Permute((1, 3, 2, 4), name="mask_rows")(tensor)
