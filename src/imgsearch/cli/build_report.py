@@ -55,7 +55,7 @@ class ReportFile:
             raise
 
     def write(self, report: BuildReport, directory: Path, exit_code: int) -> None:
-        """Write the report of a run that succeeded; docs/format.md describes it."""
+        """Write the report of a run that succeeded; docs/output-format.md describes it."""
         if self._path is None:
             return
         found = info(directory, rejected=True)

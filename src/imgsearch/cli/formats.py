@@ -1,4 +1,4 @@
-"""The output formats: one class each, and a line in `FORMATS`. docs/format.md says what scripts may rely on."""
+"""The output formats: one class each, and a line in `FORMATS`. docs/output-format.md says what scripts may rely on."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""The JSON file of an evaluation: what `evaluate --json` writes and `--against` reads. docs/format.md describes it."""
+"""The JSON file of an evaluation: what `evaluate --json` writes and `--against` reads. docs/output-format.md describes it."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The index directory: manifest, generations, publishing. docs/format.md is its specification.
+"""The index directory: manifest, generations, publishing. docs/index-format.md is its specification.
 
 Files are written once and never changed. `manifest.json` names those that count, with size and sha256, and
 replacing it is the only commit: a reader sees the whole old generation or the whole new one.

@@ -1,4 +1,4 @@
-"""What `manifest.json` says. docs/format.md is its specification."""
+"""What `manifest.json` says. docs/index-format.md is its specification."""
 
 import hashlib
 import json

@@ -39,7 +39,7 @@ def _curves(report: LabeledReport) -> Any:
         for name, label in ((kind, "training"), (f"val_{kind}", "validation")):
             if name in names:
                 axes.plot(epochs, [epoch[name] for epoch in report.epochs], label=label)
-        axes.axvline(report.best + 1, color="grey", linestyle=":", label="the model")
+        axes.axvline(report.best + 1, color="gray", linestyle=":", label="the model")
         axes.set(title=kind, xlabel="epoch")
         axes.legend(loc="center right")  # losses end low, accuracies high
     return figure
