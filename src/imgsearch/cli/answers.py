@@ -1,4 +1,4 @@
-"""What commands answer for an image, in every form that an output format needs; docs/output-format.md has the fields."""
+"""What commands answer for an image, in each form that an output format needs (docs/output-format.md)."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The JSON file of an evaluation: what `evaluate --json` writes and `--against` reads. docs/output-format.md describes it."""
+"""The JSON file of an evaluation, which `evaluate --json` writes and `--against` reads (docs/output-format.md)."""
 
 import json
 import math
