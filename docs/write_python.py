@@ -3,7 +3,7 @@
 import inspect
 import re
 import textwrap
-from typing import Any, is_typeddict
+from typing import Annotated, Any, get_args, get_origin, is_typeddict
 
 import imgsearch
 
@@ -60,7 +60,7 @@ def signature(name: str, thing: Any) -> str:
         )
     found = inspect.signature(thing)
     parameters = [value for key, value in found.parameters.items() if key not in ("self", "cls")]
-    written = [plain(parameter) for parameter in parameters]
+    written = [plain(parameter.replace(annotation=bare(parameter.annotation))) for parameter in parameters]
     if any(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters):
         first = next(n for n, parameter in enumerate(parameters) if parameter.kind is parameter.KEYWORD_ONLY)
         written.insert(first, "*")
@@ -79,6 +79,11 @@ def fields(thing: Any) -> list[tuple[str, str, str]]:
         if base != "TypedDict":
             found += fields(getattr(inspect.getmodule(thing), base))
     return found + re.findall(r"^    (\w+): (.+?)  # (.*)$", source, re.MULTILINE)
+
+
+def bare(annotation: Any) -> Any:
+    """Take away what `Annotated` adds to a type."""
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
 def plain(thing: object) -> str:

@@ -118,3 +118,57 @@ def test_the_demo_runs_on_the_drawn_catalog_where_nothing_can_be_fetched(tmp_pat
     assert 0.4 < float(rate) <= 1
     sheet = (tmp_path / "drawn-contact-sheet.png").read_bytes()
     assert sheet.startswith(b"\x89PNG")
+
+
+def facts() -> list[tuple[str, str, object]]:
+    """Page, pattern of a number that it names, and the number in the code."""
+    from imgsearch.build import pipeline, vocabulary
+    from imgsearch.encoders import adaptation, projection, visual_words
+    from imgsearch.images import MAX_PIXELS
+    from imgsearch.images.policy import MAX_BYTES
+    from imgsearch.images.workers.decoders import DECODE_SECONDS
+    from imgsearch.images.workers.pool import CRASHES_IN_A_ROW
+    from imgsearch.regions import geometric
+    from imgsearch.search import nearest, rerank, tuning
+    from imgsearch.store.plan import SearchOptions
+    from imgsearch.training import loop, networks
+    from imgsearch.training.detector import data
+
+    return [
+        ("index-format.md", r"`--max-pixels` \(([\d,]+)\)", MAX_PIXELS),
+        ("index-format.md", r"`--max-bytes` \(([\d,]+)\)", MAX_BYTES),
+        ("index-format.md", r"took more than (\d+) s", DECODE_SECONDS),
+        ("index-format.md", r"first has (\d+) images", projection.SMALLEST_CATALOG),
+        ("architecture.md", r"busy for (\d+) seconds", DECODE_SECONDS),
+        ("architecture.md", r"committed every (\d+) images", pipeline.COMMIT_IMAGES),
+        ("architecture.md", r"(\w+) deaths in a row", {"Five": CRASHES_IN_A_ROW}),
+        ("architecture.md", r"on (\d+) of the items", tuning._QUERIES),
+        ("encoders.md", r"\(([\d,]+) words for ORB", visual_words.WORDS),
+        ("encoders.md", r"is embedded, from up to ([\d,]+) images", vocabulary._MOST_IMAGES),
+        ("encoders.md", r"variants of up to ([\d,]+) images", adaptation.MOST_IMAGES),
+        ("evaluation.md", r"that find ([\d.]+) of the ten nearest", SearchOptions().target_recall),
+        ("regions.md", r"a margin of ([\d.]+) after the whole", nearest._MIN_MARGIN_WHOLE),
+        ("regions.md", r"or ([\d.]+) after the region", nearest._MIN_MARGIN_PART),
+        ("regions.md", r"those of the first (\d+) hits", rerank.CANDIDATES),
+        ("regions.md", r"If at least (\w+) pairs", {"five": geometric._FEWEST}),
+        ("training.md", r"shifted by up to (\d+) %", 100 * networks.SHIFT),
+        ("training.md", r"more than ([\d,]+) images a sample", data.MOST_ITEMS),
+        ("training.md", r"up to ([\d,]+) of them", data.MOST_BACKGROUNDS),
+        ("training.md", r"weight decay ([\d.]+)\.", loop._WEIGHT_DECAY),
+    ]
+
+
+def test_numbers_named_in_the_docs_are_those_of_the_code():
+    wrong = []
+    for page, pattern, value in facts():
+        text = " ".join((ROOT / "docs" / page).read_text().split())
+        found = re.findall(pattern, text)
+        if isinstance(value, dict):
+            named = [value.get(each) for each in found]
+            expected = 5
+        else:
+            named, expected = [float(each.replace(",", "")) for each in found], value
+        if named != [expected]:
+            wrong.append((page, pattern, found, value))
+
+    assert wrong == []

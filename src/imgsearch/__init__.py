@@ -30,12 +30,13 @@ if TYPE_CHECKING:
     from imgsearch.build.report import BuildReport
     from imgsearch.encoders.available import AvailableEncoder, models
     from imgsearch.encoders.classifier import Classifier, ClassProbability, classify
+    from imgsearch.encoders.model_file import ModelCard, save_model
     from imgsearch.evaluation.calibrate import keep_calibration
     from imgsearch.evaluation.evaluate import EvaluateOptions, evaluate
     from imgsearch.evaluation.results import Evaluation
     from imgsearch.images.boxes import Box
     from imgsearch.images.steps import Steps
-    from imgsearch.preprocessing.preprocess import PreprocessReport, preprocess
+    from imgsearch.preprocessing.preprocess import PreprocessOptions, PreprocessReport, preprocess
     from imgsearch.regions.detections import Detection
     from imgsearch.search.check import Finding, check
     from imgsearch.search.detect import detect
@@ -73,9 +74,11 @@ __all__ = [
     "LabeledReport",
     "LockedError",
     "MissingComponentError",
+    "ModelCard",
     "NoIndexError",
     "ObjectHits",
     "OutputError",
+    "PreprocessOptions",
     "PreprocessReport",
     "RefusedError",
     "Steps",
@@ -94,6 +97,7 @@ __all__ = [
     "models",
     "preprocess",
     "rollback",
+    "save_model",
     "train",
 ]
 
@@ -104,12 +108,13 @@ _HOMES = {
     "build.report": ("BuildReport",),
     "encoders.available": ("AvailableEncoder", "models"),
     "encoders.classifier": ("ClassProbability", "Classifier", "classify"),
+    "encoders.model_file": ("ModelCard", "save_model"),
     "evaluation.calibrate": ("keep_calibration",),
     "evaluation.evaluate": ("EvaluateOptions", "evaluate"),
     "evaluation.results": ("Evaluation",),
     "images.boxes": ("Box",),
     "images.steps": ("Steps",),
-    "preprocessing.preprocess": ("PreprocessReport", "preprocess"),
+    "preprocessing.preprocess": ("PreprocessOptions", "PreprocessReport", "preprocess"),
     "regions.detections": ("Detection",),
     "search.check": ("Finding", "check"),
     "search.detect": ("detect",),

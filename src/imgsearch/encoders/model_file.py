@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from imgsearch.errors import MissingComponentError, UsageError
-from imgsearch.files import replaced
+from imgsearch.files import replaced, writing
 from imgsearch.images.steps import Steps
 from imgsearch.images.transform import Fit
 from imgsearch.records import Missing, between, read
@@ -64,14 +64,23 @@ class ModelCard:
         return self.objective == DETECT
 
 
-def save_model(model: Any, path: Path, card: ModelCard) -> None:
+def save_model(model: Any, path: str | os.PathLike[str], card: ModelCard) -> None:
     """Write a Keras model as an encoder; the file, ending in `.keras`, appears when it is whole.
 
-    uint8 (N, size, size, 3) to float32 embeddings (N, dims) of unit length, and probabilities (N, classes) if there are
-    labels; of a detector scores (N, A), boxes (N, A, 4) and mask (N, M, M). `UsageError`: it is not what the card says.
+    Args:
+        model: uint8 (N, size, size, 3) to a list of outputs: embeddings, float32 (N, dims) of unit length, and
+            probabilities (N, classes) if there are labels. Of a detector float32 embeddings (N, dims), scores (N, A),
+            boxes (N, A, 4) and mask (N, M, M).
+        path: The file.
+        card: What it says of itself.
+
+    Raises:
+        OutputError: It cannot be written.
+        UsageError: The model is not what the card says.
     """
-    require_shapes(model, card, path)
-    with replaced(path) as draft:
+    file = Path(path)
+    require_shapes(model, card, file)
+    with writing(file), replaced(file) as draft:
         model.save(draft)
         with zipfile.ZipFile(draft, "a") as archive:
             archive.writestr(CARD, json.dumps({"version": _VERSION, **asdict(card)}, indent=1) + "\n")

@@ -11,7 +11,6 @@ from imgsearch.encoders.model_file import ModelCard, save_model
 from imgsearch.encoders.projection import SMALLEST_CATALOG, Projection, learn_projection
 from imgsearch.encoders.runtime import best_precision, open_encoder
 from imgsearch.errors import GateError
-from imgsearch.files import writing
 from imgsearch.images.scan import Scan, sampled
 from imgsearch.progress import Progress
 from imgsearch.training.keras_backend import require_keras, start_keras
@@ -59,5 +58,4 @@ def _write(output: Path, choice: Choice, adapted: Projection) -> None:
     embeddings = layers.UnitNormalization(name="adapted_embeddings")(projection(network.output))
     projection.set_weights([adapted.components.T, -(adapted.components @ adapted.mean)])
     model = keras.Model(network.inputs, [embeddings], name="encoder")
-    with writing(output.parent):
-        save_model(model, output, ModelCard(spec.size, spec.fit, "", dims, (), "adapt", spec.name))
+    save_model(model, output, ModelCard(spec.size, spec.fit, "", dims, (), "adapt", spec.name))

@@ -14,6 +14,8 @@ from imgsearch.encoders.spec import EncoderSpec
 
 # Of the running means of batch normalization: with Keras' 0.99 those of a small dataset would lag behind.
 _MOMENTUM = 0.9
+# By how much of its side an image is shifted at most.
+SHIFT = 0.05
 
 # How the layers of a block are called, in our network and in those of keras.applications.
 _BLOCK = re.compile(r"_blocks\.\d+|block\d+[a-z]?(?=_)|conv\d_block\d+|expanded_conv(_\d+)?(?=_)|stage_\d+_block_\d+")
@@ -67,7 +69,7 @@ def augmentation(size: int) -> keras.Model:
         [
             keras.Input((size, size, 3), dtype="uint8"),
             layers.RandomFlip("horizontal", dtype="float32"),
-            layers.RandomTranslation(0.05, 0.05, **options),
+            layers.RandomTranslation(SHIFT, SHIFT, **options),
         ],
         name="augmentation",
     )

@@ -138,10 +138,9 @@ def history_file(output: Path) -> Path:
 
 def write_model(report: EpochsReport, model: "keras.Model", card: ModelCard) -> None:
     """Write the history, then the model."""
-    with writing(report.output.parent):
-        with replaced_file(history_file(report.output)) as file:
-            file.write((json.dumps(report.to_json(), indent=1) + "\n").encode())
-        save_model(model, report.output, card)
+    with writing(report.output.parent), replaced_file(history_file(report.output)) as file:
+        file.write((json.dumps(report.to_json(), indent=1) + "\n").encode())
+    save_model(model, report.output, card)
 
 
 def _versions() -> dict[str, str]:
