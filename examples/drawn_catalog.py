@@ -217,6 +217,7 @@ SHAPES: dict[str, Callable[[Mask], None]] = {
 }
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python examples/drawn_catalog.py FOLDER")
-    print(f"{len(draw_catalog(Path(sys.argv[1])))} images in {sys.argv[1]}")
+    if len(sys.argv) not in (2, 3):
+        sys.exit("usage: python examples/drawn_catalog.py FOLDER [PRODUCTS_OF_A_KIND]")
+    count = int(sys.argv[2]) if len(sys.argv) == 3 else PRODUCTS_OF_A_KIND
+    print(f"{len(draw_catalog(Path(sys.argv[1]), per_kind=count))} images in {sys.argv[1]}")
