@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import pytest
 
-from imgsearch.records import Check, Count, Key, Missing, Share, as_json, between, matching, one_of, read
+from imgsearch.records import Check, Count, Key, Missing, Share, as_json, between, matching, read
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Inner:
 class Outer:
     name: Annotated[str, Key("title"), matching("[a-z]+", "a word")]
     kind: Literal["one", "two"]
-    color: Annotated[str, one_of(("red", "green"))]
+    color: Literal["red", "green"]
     flag: bool
     inner: Inner | None
     many: tuple[Inner, ...]

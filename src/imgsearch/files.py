@@ -12,7 +12,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
-from imgsearch.errors import OutputError
+from imgsearch.errors import OutputError, UsageError
 
 
 def open_regular(path: Path) -> BufferedReader:
@@ -40,6 +40,20 @@ def require_space(
             f"{folder} has {free / 1e6:,.0f} MB free, {user} may need {needed / 1e6:,.0f} MB; nothing was changed",
             hint=hint,
         )
+
+
+def require_image_folder(path: Path) -> None:
+    """Raise `UsageError` unless a path is that of a folder."""
+    if not os.path.isdir(path):
+        found = "a file" if os.path.exists(path) else "nothing"
+        raise UsageError(f"expected a folder of images, found {found}: {path}")
+
+
+def check_database(connection: sqlite3.Connection) -> None:
+    """Raise `sqlite3.DatabaseError` if a page of the file was damaged."""
+    (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(verdict)
 
 
 @contextlib.contextmanager

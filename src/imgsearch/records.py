@@ -50,11 +50,6 @@ def matching(pattern: str, words: str) -> Check:
     return Check(words, lambda value: re.fullmatch(pattern, value) is not None)
 
 
-def one_of(choices: tuple[str, ...]) -> Check:
-    """Admit some words."""
-    return Check(f"one of {', '.join(choices)}", choices.__contains__)
-
-
 Count = Annotated[int, between(0)]
 Share = Annotated[float, between(0, 1)]
 

@@ -10,13 +10,12 @@ from imgsearch.build.adapt import Adapter
 from imgsearch.build.options import BuildOptions
 from imgsearch.build.report import Stopwatch
 from imgsearch.encoders.adaptation import AdaptationGain
-from imgsearch.encoders.export import exported_files
 from imgsearch.encoders.projection import LARGEST_SAMPLE, SMALLEST_CATALOG, Projection, learn_projection
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError
 from imgsearch.files import sync
 from imgsearch.progress import Progress
-from imgsearch.search.backends import backend_files
+from imgsearch.search.backends import generation_files
 from imgsearch.search.tuning import tune
 from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import blocks_of, open_array, write_array
@@ -56,19 +55,14 @@ def complete_generation(
     `adapt` is whether to adapt the projection to the catalog, None for as it was; `adapter` then does that.
     """
     directory = job.directory
-    names = [generations.EMBEDDINGS, generations.ITEMS]
     if draft.search is None:
         draft = replace(draft, dims=0, projection_count=0)
     else:
         job.progress("index", 0, draft.count)
-        draft, derived = _derive(job, draft, draft.search, _projection(job, draft, previous, adapt, adapter))
-        names += derived
+        draft = _derive(job, draft, draft.search, _projection(job, draft, previous, adapt, adapter))
         job.progress("index", draft.count, draft.count)
-    published = [f"{draft.folder}/{name}" for name in names]
-    published += [f"{draft.encoder_folder}/{name}" for name in exported_files(draft.encoder)]
-    if draft.detector:
-        published += [f"{draft.detector_folder}/{name}" for name in exported_files(draft.detector)]
-    manifest = replace(draft, files={name: integrity.file_record(directory / name) for name in published})
+    files = {name: integrity.file_record(directory / name) for name in sorted(generation_files(draft))}
+    manifest = replace(draft, files=files)
     if previous is not None and previous.calibration is not None:
         manifest = replace(manifest, calibration=inherited_calibration(manifest, previous))
         if manifest.calibration is None and manifest.backend is not None:
@@ -96,8 +90,8 @@ def _projection(
     return LearnedProjection(projection, draft.count if projection else 0, gain)
 
 
-def _derive(job: Job, draft: Manifest, search: SearchOptions, learned: LearnedProjection) -> tuple[Manifest, list[str]]:
-    """Write projection, vectors and what the backend searches; complete the draft, and name the files."""
+def _derive(job: Job, draft: Manifest, search: SearchOptions, learned: LearnedProjection) -> Manifest:
+    """Write projection, vectors and what the backend searches; complete the draft."""
     projection, folder = learned.projection, job.directory / draft.folder
     draft = replace(
         draft,
@@ -105,19 +99,16 @@ def _derive(job: Job, draft: Manifest, search: SearchOptions, learned: LearnedPr
         projection_count=learned.count,
         adaptation=learned.adaptation,
     )
-    names = [generations.VECTORS]
     if projection:
         with (folder / generations.PROJECTION).open("wb") as file:
             projection.save(file)
         sync(folder / generations.PROJECTION)
-        names.append(generations.PROJECTION)
     blocks = blocks_of(_embeddings(job, draft))
     projected = (projection.apply(block) for block in blocks) if projection else blocks
     write_array(folder / generations.VECTORS, draft.count, draft.dims, projected)
     vectors = open_array(folder / generations.VECTORS, draft.count, draft.dims)
     backend, measured = tune(folder, vectors, search)
-    names += backend_files(backend, draft.count)
-    return replace(draft, backend=backend, measured=measured), names
+    return replace(draft, backend=backend, measured=measured)
 
 
 def _embeddings(job: Job, draft: Manifest) -> Embeddings:

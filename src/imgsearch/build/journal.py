@@ -16,6 +16,7 @@ from urllib.parse import quote_from_bytes
 import numpy as np
 
 from imgsearch.encoders.runtime import Embeddings
+from imgsearch.files import check_database
 from imgsearch.images.scan import FoundFile, Reject
 from imgsearch.store.items import SCHEMA, connect
 from imgsearch.store.manifest import Manifest
@@ -143,7 +144,7 @@ class Journal:
         try:
             self._connection = self._open(draft.fingerprint)
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            if _is_disk_error(error):
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DISK_ERRORS:
                 raise
             logger.warning("%s of an interrupted build is damaged (%s); starting afresh", path, error)
             self._remove()
@@ -313,10 +314,7 @@ class Journal:
             run("DETACH new")
 
     def embeddings(self, published: Embeddings | None, block_rows: int) -> Iterator[Embeddings]:
-        """Yield all embeddings in the order of the items, `block_rows` at a time.
-
-        `published` are those of the previous generation, if they are of the same encoder.
-        """
+        """Yield all embeddings by item; `published` are those of the previous generation, if of the same encoder."""
         rows = self._connection.execute(_READ_EMBEDDINGS, (published is not None,))
         while page := rows.fetchmany(block_rows):
             block = np.empty((len(page), self._dims), np.float32)
@@ -329,7 +327,7 @@ class Journal:
         try:
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.executescript(_SCHEMA)
-            _check_integrity(connection)
+            check_database(connection)
             if connection.execute("SELECT fingerprint FROM encoder").fetchall() != [(fingerprint,)]:
                 connection.execute("DELETE FROM vectors")
                 connection.execute("DELETE FROM encoder")
@@ -344,7 +342,6 @@ class Journal:
         return connection
 
     def _forget_damaged_vectors(self, connection: sqlite3.Connection) -> None:
-        """Forget vectors that a crash or a bad disk has changed."""
         damaged = [
             sha256
             for sha256, vector, crc32 in connection.execute("SELECT sha256, vector, crc32 FROM vectors")
@@ -367,13 +364,6 @@ class Journal:
         return int(count)
 
 
-def _check_integrity(connection: sqlite3.Connection) -> None:
-    """Raise DatabaseError if a page of the file was damaged."""
-    (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
-    if verdict != "ok":
-        raise sqlite3.DatabaseError(verdict)
-
-
 def _sql_text(text: str | None) -> bytes | None:
     # Bound as bytes and cast in SQL: a str with lone surrogates cannot be bound as text.
     return None if text is None else text.encode("utf-8", "surrogateescape")
@@ -384,10 +374,6 @@ _DISK_ERRORS = {
     *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY),
     *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PERM),
 }
-
-
-def _is_disk_error(error: Exception) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DISK_ERRORS
 
 
 def _names(path: str) -> tuple[str, str, str]:

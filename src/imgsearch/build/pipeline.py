@@ -72,31 +72,29 @@ def embed_pending(
     *,
     tolerant: bool = False,
 ) -> EmbedCounts:
-    """Give every pending file of a journal an embedding, or reject it.
-
-    The encoder is opened, in another thread, when the first new content is found. A decoder that dies of one file
-    after another raises RefusedError unless `tolerant`.
-    """
+    """Embed every pending file of a journal, or reject it; RefusedError if decoders keep dying, unless `tolerant`."""
     root, policy, spec = draft.catalog, draft.policy, draft.encoder
     total = journal.pending_count()
     counts = EmbedCounts()
     count = max(1, min(processors(), -(-total // _IMAGES_A_DECODER)))
-    steps = Steps.parse(spec.steps)
-    workers = [DecodeWorker(spec.size, spec.fit, policy, steps=steps) for _ in range(count)]
+    workers = [DecodeWorker(spec.size, spec.fit, policy, steps=Steps.parse(spec.steps)) for _ in range(count)]
     with (
         journal.transaction(),
         ThreadPoolExecutor(count + 1) as threads,
         contextlib.ExitStack() as at_the_end,
     ):
-        contents = bounded_map(threads, lambda file: _read(root, policy, file), journal.pending(), 2 * count, _size)
+        pending = journal.pending()
+        contents = bounded_map(
+            threads, lambda file: _read(root, policy, file), pending, 2 * count, lambda file: file.size
+        )
         unknown = _skip_known(contents, journal, counts)
         first = next(unknown, None)
         if first is None:
             progress("embed", counts.done, total)
             return counts
-        opening = threads.submit(open_encoder)  # while the first images are decoded
+        opening = threads.submit(open_encoder)  # for new content only, while the first images are decoded
         unknown = itertools.chain([first], unknown)
-        decoded = map_with_workers(_decode, unknown, workers, _length)
+        decoded = map_with_workers(_decode, unknown, workers, lambda content: len(content.data))
         at_the_end.callback(decoded.close)  # first of all: an interruption must not wait for what is under way
         watched = decoded if tolerant else while_decoder_works(decoded, lambda content: content.error)
         usable = _reject_unusable(watched, journal, counts)
@@ -121,14 +119,6 @@ def _decode(worker: DecodeWorker, content: _Content) -> _Content:
     except ImageError as error:
         return replace(content, data=b"", error=error)
     return replace(content, data=b"", pixels=pixels, damage=damage)
-
-
-def _size(file: PendingFile) -> int:
-    return file.size
-
-
-def _length(content: _Content) -> int:
-    return len(content.data)
 
 
 def _read(root: str, policy: FilePolicy, file: PendingFile) -> _Content:

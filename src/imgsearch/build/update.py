@@ -29,8 +29,9 @@ from imgsearch.build.report import BuildReport, report_of
 from imgsearch.build.vocabulary import vocabularies_of, with_vocabulary
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import UsageError
-from imgsearch.files import sync
-from imgsearch.images.scan import FoundFile, Scan
+from imgsearch.files import require_image_folder, sync
+from imgsearch.images.scan import Scan
+from imgsearch.progress import counted
 from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import BLOCK_ROWS, open_array, write_array
 from imgsearch.store.locking import writer_lock
@@ -55,7 +56,7 @@ def update(job: Job) -> BuildReport:
     _require_folder(job)
     with writer_lock(job.directory, job.options.get("wait_lock", 0)):
         with job.watch.stage("encoder"):
-            plan = _plan(job, _published(job))
+            plan = _plan(job)
             sources = _find_encoders(job, plan)
         with _open_journal(job, plan) as journal:
             with job.watch.stage("scan"):
@@ -68,9 +69,13 @@ def update(job: Job) -> BuildReport:
                 # A file that was tried again and failed again is no news.
                 unchanged = counts.rejected > 0 and is_unchanged(job, plan, journal, changes, counts)
             if plan.previous and unchanged:
-                manifest = _keep(job, plan.previous)
+                manifest = plan.previous
+                sweep(job.directory, manifest, None)  # what an earlier build may have left
+                link_embeddings(job.directory, manifest)
             else:
-                draft = _count_items(job, plan, journal, changes, counts)
+                count, rejected = journal.item_count(), changes.rejected + counts.rejected
+                guard_against_loss(count, rejected, plan.previous, job.options)
+                draft = replace(plan.draft, count=count, rejected=rejected, damaged=journal.damaged_count())
                 manifest = _publish(job, replace(plan, draft=draft), journal, sources)
             return report_of(
                 manifest,
@@ -102,25 +107,18 @@ def is_unchanged(job: Job, plan: Plan, journal: Journal, changes: Changes, count
 
 def _require_folder(job: Job) -> None:
     catalog, directory = job.catalog, job.directory
-    if not os.path.isdir(catalog):
-        found = "a file" if os.path.exists(catalog) else "nothing"
-        raise UsageError(f"expected a folder of images, found {found}: {catalog}")
+    require_image_folder(catalog)
     if os.path.realpath(catalog) == os.path.realpath(directory):
         raise UsageError(f"the index cannot be the folder of images itself: {directory}")
     if not os.access(catalog, os.R_OK | os.X_OK):
         raise UsageError(f"expected a folder that may be read, found one that may not: {catalog}")
 
 
-def _published(job: Job) -> Manifest | None:
-    previous = generations.published(job.directory)
+def _plan(job: Job) -> Plan:
+    """Resolve all options; a vocabulary that the encoder lacks is learned here."""
+    options, previous = job.options, generations.published(job.directory)
     if previous and previous.backend and not job.searchable:
         raise UsageError(f"{job.directory} holds an index; choose another directory for embeddings")
-    return previous
-
-
-def _plan(job: Job, previous: Manifest | None) -> Plan:
-    """Resolve all options; a vocabulary that the encoder lacks is learned here."""
-    options = job.options
     choice = resolve_encoder(options, previous)
     search = resolve_search(options, previous) if job.searchable else None
     metadata = resolve_metadata(options, previous)
@@ -131,25 +129,15 @@ def _plan(job: Job, previous: Manifest | None) -> Plan:
     detector = resolve_detector(options, previous, choice.spec) if job.searchable else None
     draft = Manifest(
         generation=previous.generation + 1 if previous else 1,
-        count=0,
-        rejected=0,
-        damaged=0,
         catalog=os.path.realpath(job.catalog),
         policy=policy,
         encoder=choice.spec,
         fingerprint=choice.spec.fingerprint,
         detector=detector.spec if detector else None,
         detector_fingerprint=detector.spec.fingerprint if detector else "",
-        dims=0,
-        projection_count=0,
-        adaptation=None,
         search=search,
-        backend=None,
-        measured=None,
-        calibration=None,
         metadata_file=os.fspath(metadata) if metadata else "",
         metadata_sha256=_digest(metadata) if metadata else "",
-        files={},
     )
     files = {**choice.files, **(detector.files if detector else {})}
     return Plan(previous, draft, files, job.searchable and resolve_adaptation(options, previous, draft.detector))
@@ -192,15 +180,8 @@ def _scan(job: Job, plan: Plan, journal: Journal) -> Changes:
     """Read the names of all files, and the shop's data, into the journal; compare with what is published."""
     metadata, policy = plan.draft.metadata_file, plan.draft.policy
     found = Scan(os.fspath(job.catalog), leave_out=generations.is_index, follow_links=policy.follow_links)
-
-    def counted() -> Iterator[FoundFile]:
-        for number, file in enumerate(found, start=1):
-            if number % 1000 == 0:
-                job.progress("scan", number, 0)
-            yield file
-
     with journal.transaction():
-        journal.add_files(counted())
+        journal.add_files(counted(found, job.progress))
         changes = journal.compare(found.left_out)
         if metadata:
             try:
@@ -215,7 +196,6 @@ def _scan(job: Job, plan: Plan, journal: Journal) -> Changes:
 
 
 def _embed(job: Job, plan: Plan, journal: Journal, changes: Changes, source: EncoderSource) -> EmbedCounts:
-    """Embed what is new."""
     draft = plan.draft
     missing = None if os.path.isdir(job.directory / draft.encoder_folder) else source.find()
     check_resources(job.directory, draft, changes.seen - changes.rejected, journal.pending_count(), missing)
@@ -223,22 +203,7 @@ def _embed(job: Job, plan: Plan, journal: Journal, changes: Changes, source: Enc
         return embed_pending(journal, draft, source.open, job.progress, tolerant=job.options.get("force", False))
 
 
-def _keep(job: Job, previous: Manifest) -> Manifest:
-    """Leave what is published as it is, but sweep what an earlier build may have left."""
-    sweep(job.directory, previous, None)
-    link_embeddings(job.directory, previous)
-    return previous
-
-
-def _count_items(job: Job, plan: Plan, journal: Journal, changes: Changes, counts: EmbedCounts) -> Manifest:
-    """Complete the draft with what is known now that everything is embedded."""
-    count, rejected = journal.item_count(), changes.rejected + counts.rejected
-    guard_against_loss(count, rejected, plan.previous, job.options)
-    return replace(plan.draft, count=count, rejected=rejected, damaged=journal.damaged_count())
-
-
 def _publish(job: Job, plan: Plan, journal: Journal, sources: Sequence[EncoderSource]) -> Manifest:
-    """Write a new generation, and publish it."""
     for source in sources:
         source.install()
     with job.watch.stage("index"), new_generation(job.directory, plan.draft.generation) as folder:
@@ -248,7 +213,6 @@ def _publish(job: Job, plan: Plan, journal: Journal, sources: Sequence[EncoderSo
 
 
 def _write_truth(job: Job, plan: Plan, journal: Journal, folder: Path) -> None:
-    """Write items and embeddings."""
     published: Embeddings | None = None
     if plan.previous and plan.previous.fingerprint == plan.draft.fingerprint:
         name = f"{plan.previous.folder}/{generations.EMBEDDINGS}"

@@ -3,6 +3,7 @@
 import itertools
 import re
 import struct
+from collections.abc import Callable
 
 from imgsearch.errors import ImageError
 
@@ -74,11 +75,6 @@ def checked_size(data: bytes, kind: str, max_pixels: int) -> tuple[int, int] | N
     return size
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    _, height, width = _jpeg_frame(data)
-    return height, width
-
-
 def _jpeg_frame(data: bytes) -> tuple[int, int, int]:
     """Read marker, height and width from the frame header (ITU-T T.81, B.2.2)."""
     position = 2
@@ -110,22 +106,15 @@ def without_stray_bytes(data: bytes) -> bytes:
     return data if sum(map(len, kept)) == position else b"".join([*kept, data[position:]])
 
 
-def _png_size(data: bytes) -> tuple[int, int]:
-    """Read the chunk IHDR (PNG, 11.2.1)."""
-    width, height = struct.unpack_from(">II", data, 16)
-    return height, width
-
-
-def _gif_size(data: bytes) -> tuple[int, int]:
-    """Read the logical screen descriptor (GIF89a, 18)."""
-    width, height = struct.unpack_from("<HH", data, 6)
+def _size_at(data: bytes, place: int, layout: str) -> tuple[int, int]:
+    width, height = struct.unpack_from(layout, data, place)
     return height, width
 
 
 def _bmp_size(data: bytes) -> tuple[int, int]:
     """Read the information header; a negative height means rows from the top."""
     (length,) = struct.unpack_from("<I", data, 14)
-    width, height = struct.unpack_from("<HH" if length == 12 else "<ii", data, 18)
+    height, width = _size_at(data, 18, "<HH" if length == 12 else "<ii")
     return abs(height), abs(width)
 
 
@@ -138,7 +127,7 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
         (bits,) = struct.unpack_from("<I", data, 21)
         return 1 + (bits >> 14 & 0x3FFF), 1 + (bits & 0x3FFF)
     if chunk == b"VP8 ":
-        width, height = struct.unpack_from("<HH", data, 26)
+        height, width = _size_at(data, 26, "<HH")
         return height & 0x3FFF, width & 0x3FFF
     return None
 
@@ -168,10 +157,10 @@ def _avif_size(data: bytes) -> tuple[int, int] | None:
     return max(((height, width) for width, height in sizes), key=lambda size: size[0] * size[1], default=None)
 
 
-_SIZE_READERS = {
-    "jpeg": _jpeg_size,
-    "png": _png_size,
-    "gif": _gif_size,
+_SIZE_READERS: dict[str, Callable[[bytes], tuple[int, int] | None]] = {
+    "jpeg": lambda data: _jpeg_frame(data)[1:],
+    "png": lambda data: _size_at(data, 16, ">II"),  # the chunk IHDR (PNG, 11.2.1)
+    "gif": lambda data: _size_at(data, 6, "<HH"),  # the logical screen descriptor (GIF89a, 18)
     "bmp": _bmp_size,
     "webp": _webp_size,
     "tiff": _tiff_size,

@@ -143,8 +143,5 @@ def _cause(error: OSError) -> str:
 
 def sampled(found: Iterable[FoundFile], most: int) -> list[str]:
     """Choose at most so many paths by the hash of their names: a random sample, but always the same."""
-
-    def digest(path: str) -> bytes:
-        return hashlib.sha256(os.fsencode(path)).digest()
-
-    return heapq.nsmallest(most, (file.path for file in found), key=digest)
+    paths = (file.path for file in found)
+    return heapq.nsmallest(most, paths, key=lambda path: hashlib.sha256(os.fsencode(path)).digest())

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgsearch.errors import LockedError
+from imgsearch.files import check_database
 from imgsearch.images.scan import FoundFile
 
 logger = logging.getLogger(__name__)
@@ -170,15 +171,9 @@ def _open(path: Path) -> sqlite3.Connection:
         connection.execute("BEGIN EXCLUSIVE")
         connection.execute("COMMIT")
         connection.executescript(_SCHEMA)
-        _check_integrity(connection)
+        check_database(connection)
         connection.execute("BEGIN")
     except BaseException:
         connection.close()
         raise
     return connection
-
-
-def _check_integrity(connection: sqlite3.Connection) -> None:
-    (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
-    if verdict != "ok":
-        raise sqlite3.DatabaseError(verdict)

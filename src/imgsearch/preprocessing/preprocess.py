@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import functools
 import hashlib
 import itertools
 import json
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 from imgsearch.errors import ImageError, OutputError, RefusedError, UsageError
-from imgsearch.files import writing
+from imgsearch.files import require_image_folder, writing
 from imgsearch.images.decode import PIXELS_VERSION, read_file
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.scan import IMAGE_SUFFIXES, FoundFile, Reject, Scan, file_time
@@ -26,7 +25,7 @@ from imgsearch.images.transform import Fit
 from imgsearch.images.workers.pool import map_with_workers, processors, while_decoder_works
 from imgsearch.preprocessing.file_worker import Ending, FileWorker
 from imgsearch.preprocessing.journal import Journal, Source, open_journal
-from imgsearch.progress import Progress, no_progress
+from imgsearch.progress import Progress, counted, no_progress
 
 JOURNAL = ".imgsearch-preprocess.sqlite"
 _SCRATCH = ".imgsearch-preprocess.tmp"
@@ -137,9 +136,12 @@ def preprocess(
     _require_range("jobs", jobs, 1, 1000)
     root, target = Path(os.path.realpath(source)), Path(os.path.realpath(destination))
     _require_apart(root, target)
-    # A link may lead there: its outputs would be images of the source the next time.
-    leave_out = functools.partial(_is_same_folder, target)
-    scan = Scan(os.fspath(root), leave_out=leave_out, follow_links=settings.policy.follow_links)
+    scan = Scan(
+        os.fspath(root),
+        # A link may lead there: its outputs would be images of the source the next time.
+        leave_out=lambda folder: os.path.realpath(folder) == os.fspath(target),
+        follow_links=settings.policy.follow_links,
+    )
     found = iter(scan)
     first = next(found, None)
     if first is None:
@@ -147,7 +149,7 @@ def preprocess(
     with writing(target, "what is there is whole"):
         _claim(target)
         with open_journal(target / JOURNAL, settings.digest) as journal, _scratch_folder(target) as scratch:
-            seen, usable = journal.add_found(_counted(_named(itertools.chain([first], found)), progress))
+            seen, usable = journal.add_found(counted(_named(itertools.chain([first], found)), progress))
             if not usable:
                 raise RefusedError(f"no file in {source} can be opened ({first.cause})", hint="is the disk mounted?")
             run = _Run(root, target, scratch, journal, settings)
@@ -319,27 +321,14 @@ def _named(found: Iterable[FoundFile]) -> Iterator[tuple[FoundFile, str]]:
             yield file, file.path if is_whole else stem
 
 
-def _counted(named: Iterator[tuple[FoundFile, str]], progress: Progress) -> Iterator[tuple[FoundFile, str]]:
-    for count, pair in enumerate(named, 1):
-        yield pair
-        if count % 1000 == 0:
-            progress("scan", count, 0)
-
-
 def _require_apart(root: Path, target: Path) -> None:
-    if not os.path.isdir(root):
-        found = "a file" if os.path.exists(root) else "nothing"
-        raise UsageError(f"expected a folder of images, found {found}: {root}")
+    require_image_folder(root)
     if os.path.exists(target) and not os.path.isdir(target):
         raise UsageError(f"expected a folder to write to, found a file: {target}")
     for inner, outer in ((root, target), (target, root)):
         around = [folder for folder in (inner, *inner.parents) if os.path.exists(folder)]
         if os.path.exists(outer) and any(folder.samefile(outer) for folder in around):
             raise UsageError(f"expected two folders, neither in the other, found {root} and {target}")
-
-
-def _is_same_folder(target: Path, folder: str) -> bool:
-    return os.path.realpath(folder) == os.fspath(target)
 
 
 def _claim(target: Path) -> None:

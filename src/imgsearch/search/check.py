@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from imgsearch.encoders.export import exported_files
 from imgsearch.encoders.projection import Projection
 from imgsearch.encoders.runtime import GRAPH_FILE, open_encoder
 from imgsearch.errors import DamagedIndexError, MissingComponentError, NoIndexError
-from imgsearch.search.backends import backend_files, backend_of
+from imgsearch.files import check_database
+from imgsearch.search.backends import backend_files, backend_of, generation_files
 from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import BLOCK_ROWS, open_array
 from imgsearch.store.items import connect
@@ -95,8 +95,7 @@ def _findings(directory: Path, manifest: Manifest, *, deep: bool) -> Iterator[Fi
 
 
 def _damaged_files(directory: Path, manifest: Manifest) -> Iterator[Finding]:
-    """Compare every file with the manifest."""
-    for name in sorted(_needed(manifest) - set(manifest.files)):
+    for name in sorted(generation_files(manifest) - set(manifest.files)):
         yield Finding(name, f"{generations.MANIFEST} does not say what it must be", integrity.repair_hint(name))
     for name, record in sorted(manifest.files.items()):
         found = integrity.try_record(directory / name)
@@ -111,21 +110,7 @@ def _damaged_files(directory: Path, manifest: Manifest) -> Iterator[Finding]:
         yield Finding(name, problem, integrity.repair_hint(name))
 
 
-def _needed(manifest: Manifest) -> set[str]:
-    """Name the files that a generation cannot do without."""
-    names = [generations.EMBEDDINGS, generations.ITEMS]
-    if manifest.backend is not None:
-        names += [generations.VECTORS, *backend_files(manifest.backend, manifest.count)]
-    if manifest.projection_count:
-        names.append(generations.PROJECTION)
-    encoder = {f"{manifest.encoder_folder}/{name}" for name in exported_files(manifest.encoder)}
-    if manifest.detector:
-        encoder |= {f"{manifest.detector_folder}/{name}" for name in exported_files(manifest.detector)}
-    return encoder | {f"{manifest.folder}/{name}" for name in names}
-
-
 def _backend_problem(directory: Path, manifest: Manifest) -> Iterator[Finding]:
-    """Open the backend's file."""
     folder = directory / manifest.folder
     for file in backend_files(manifest.backend, manifest.count):
         assert manifest.backend is not None
@@ -175,9 +160,7 @@ def _disagreements(directory: Path, manifest: Manifest) -> Iterator[Finding]:
 def _problem_of_items(path: Path, manifest: Manifest) -> str:
     try:
         with contextlib.closing(connect(path, read_only=True)) as connection:
-            (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
-            if verdict != "ok":
-                return str(verdict)
+            check_database(connection)
             facts = connection.execute("SELECT count(*), coalesce(min(row), 0), coalesce(max(row), -1) FROM items")
             count, first, last = facts.fetchone()
             (rejected,) = connection.execute("SELECT count(*) FROM rejected").fetchone()

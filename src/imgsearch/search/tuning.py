@@ -59,7 +59,9 @@ def tune(folder: Path, vectors: Embeddings, options: SearchOptions) -> tuple[Bac
     if k > 0:
         rows = np.random.default_rng(options.seed).permutation(len(vectors))[:_QUERIES]
         sample = sampled(vectors, rows, [k])
-        measured = _measured_exact(vectors, sample, k)
+        search = search_with(ExactCandidates(vectors), vectors)
+        recall, latency = measure(search, sample.first(TIMED_EXACT, k), k)
+        measured = _measured(recall, latency, 1000 * latency.p50)
     exactly = exact.trials(options, len(vectors))[0], measured
     if not backend.file:
         return exactly
@@ -102,11 +104,6 @@ def _with_least_effort(
         if recall.mean() - 2 * error >= target:
             break
     return settings, recall, latency
-
-
-def _measured_exact(vectors: Embeddings, sample: Sample, k: int) -> Measured:
-    recall, latency = measure(search_with(ExactCandidates(vectors), vectors), sample.first(TIMED_EXACT, k), k)
-    return _measured(recall, latency, 1000 * latency.p50)
 
 
 def _measured(recall: Values, latency: Latency, exact_p50_ms: float) -> Measured:

@@ -150,7 +150,7 @@ class Viewer:
         require_regions(regions)
         if box is not None:
             photo = _require_photo(query)
-            return _require_any(self.embed_box(photo, _in_photo(box, photo), of_file=box))
+            return _require_any([View(view.vector, box) for view in self.embed_box(photo, _in_photo(box, photo))])
         if regions == "whole" or query.photo is None:
             return [self.whole(query.data)]
         return self.views_of_photo(query.photo, regions, stop_when)
@@ -175,15 +175,12 @@ class Viewer:
                 views += self._embed_regions(photo, list(itertools.islice(parts_of_item, 1)))
         return _require_any(views)
 
-    def embed_box(
-        self, photo: Photo, box: Box, foreground: Plane = _ANYWHERE, *, of_file: Box | None = None
-    ) -> list[View]:
+    def embed_box(self, photo: Photo, box: Box, foreground: Plane = _ANYWHERE) -> list[View]:
         """Make a box in `photo.pixels` into vectors: as it stands, and cut out of its background where that is found.
 
-        `foreground` is stretched over the photo, about 1 where there is an item; views say `of_file` if it is given.
+        `foreground` is stretched over the photo, about 1 where there is an item.
         """
-        views = self._embed_regions(photo, list(crop_and_cutout(photo.pixels, box, foreground)))
-        return views if of_file is None else [View(view.vector, of_file) for view in views]
+        return self._embed_regions(photo, list(crop_and_cutout(photo.pixels, box, foreground)))
 
     def detections(self, query: QueryImage, least_score: float) -> list[Detection]:
         """Find items with the detector: the surest first, in pixels of the file, with a score from 0 to 1."""

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Annotated, Any
 
@@ -35,31 +35,32 @@ class FileRecord:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What `manifest.json` says; only the calibration may change after a generation was published."""
 
     generation: Count  # counts published states, from 1
-    count: Count  # items, which are the rows of the arrays
-    rejected: Count  # files that could not be used
-    damaged: Annotated[Count, Missing(0)]  # items of whose image only a part could be decoded
+    count: Count = 0  # items, which are the rows of the arrays
+    rejected: Count = 0  # files that could not be used
+    damaged: Annotated[Count, Missing(0)] = 0  # items of whose image only a part could be decoded
     catalog: Annotated[str, Key("catalogue")]  # absolute path of the folder of images
     policy: Annotated[FilePolicy, Missing(FilePolicy())]
     encoder: EncoderSpec
     fingerprint: Fingerprint  # of the encoder, as computed then: a later imgsearch may decode images otherwise
     detector: Annotated[EncoderSpec | None, Missing(None)]  # contains the encoder as well
     detector_fingerprint: Annotated[str, matching("([0-9a-f]{16})?", "a fingerprint of 16 hex digits")]  # or empty
-    dims: Count  # length of a searched vector; 0 if there are embeddings only
-    projection_count: Count  # how many items there were when the projection was learned; 0 for none
+    dims: Count = 0  # length of a searched vector; 0 if there are embeddings only
+    projection_count: Count = 0  # how many items there were when the projection was learned; 0 for none
     # None without one; one that gained nothing is not used, and not tried again while the projection is kept.
-    adaptation: Annotated[AdaptationGain | None, Missing(None)]
+    adaptation: Annotated[AdaptationGain | None, Missing(None)] = None
     search: SearchOptions | None  # None if there are embeddings only (`imgsearch embed`), as `backend`
-    backend: BackendSettings | None
-    measured: Annotated[Measured | None, Missing(None)]
-    calibration: Annotated[Calibration | None, Missing(None)]
+    backend: BackendSettings | None = None
+    measured: Annotated[Measured | None, Missing(None)] = None
+    calibration: Annotated[Calibration | None, Missing(None)] = None
     metadata_file: str  # absolute path of the CSV file with products' data, or empty
     metadata_sha256: str  # of that file when it was read, or empty
-    files: Mapping[_FilePath, FileRecord]  # every file that counts, by its path below the index directory
+    # Every file that counts, by its path below the index directory.
+    files: Mapping[_FilePath, FileRecord] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         mine, its = self.encoder, self.detector

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+from imgsearch.encoders.export import exported_files
 from imgsearch.errors import DamagedIndexError
 from imgsearch.search.backends.annoy import AnnoyBackend
 from imgsearch.search.backends.exact import ExactBackend
 from imgsearch.search.backends.faiss import FaissBackend
 from imgsearch.search.backends.protocol import Backend
-from imgsearch.store.generations import read_manifest
+from imgsearch.store import generations
+from imgsearch.store.manifest import Manifest
 from imgsearch.store.plan import BackendSettings
 
 BACKENDS: dict[str, Backend] = {each.name: each for each in (AnnoyBackend(), FaissBackend(), ExactBackend())}
@@ -28,6 +30,19 @@ def backend_files(settings: BackendSettings | None, count: int) -> tuple[str, ..
 
 def require_backend(index: Path, *, exact: bool = False) -> None:
     """Try the backend of an index, unless search is exact; before threads are started, which do not go with a fork."""
-    settings = read_manifest(index).backend
+    settings = generations.read_manifest(index).backend
     if settings is not None and not exact:
         backend_of(settings).require(by_fork=True)
+
+
+def generation_files(manifest: Manifest) -> set[str]:
+    """Name the files that a generation cannot do without, below the index directory."""
+    names = [generations.EMBEDDINGS, generations.ITEMS]
+    if manifest.backend is not None:
+        names += [generations.VECTORS, *backend_files(manifest.backend, manifest.count)]
+    if manifest.projection_count:
+        names.append(generations.PROJECTION)
+    encoder = {f"{manifest.encoder_folder}/{name}" for name in exported_files(manifest.encoder)}
+    if manifest.detector:
+        encoder |= {f"{manifest.detector_folder}/{name}" for name in exported_files(manifest.detector)}
+    return encoder | {f"{manifest.folder}/{name}" for name in names}
