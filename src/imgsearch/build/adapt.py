@@ -75,11 +75,9 @@ class Adapter:
 
 
 def item_embedder(detector: Detector, encoder: Encoder) -> EmbedItem:
-    """Make what embeds the item of a scene, RGB uint8 (size, size, 3), as queries are: float32 (`LOOKS`, D).
+    """Make what embeds the item of a scene, RGB uint8 (size, size, 3), as queries are: float32 (`LOOKS`, D)."""
 
-    What a detector and its cuts leave of the background, and take from the item, is so learned as noise.
-    """
-
+    # What a detector and its cuts leave of the background, and take from the item, is so learned as noise.
     def embed_item(scene: Pixels) -> Embeddings:
         detected = detector.detect(scene)
         proposal = propose_detected(detected, scene.shape[:2], encoder.spec.fit)

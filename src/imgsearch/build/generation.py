@@ -50,10 +50,7 @@ class LearnedProjection:
 def complete_generation(
     job: Job, draft: Manifest, previous: Manifest | None, *, adapt: bool | None, adapter: Adapter | None = None
 ) -> Manifest:
-    """Derive what is searched from the embeddings and items in the generation's folder, and publish.
-
-    `adapt` is whether to adapt the projection to the catalog, None for as it was; `adapter` then does that.
-    """
+    """Derive what is searched, and publish; `adapt` the projection with `adapter` (None: as it was)."""
     directory = job.directory
     if draft.search is None:
         draft = replace(draft, dims=0, projection_count=0)
@@ -118,11 +115,9 @@ def _embeddings(job: Job, draft: Manifest) -> Embeddings:
 def _kept(
     directory: Path, draft: Manifest, previous: Manifest | None, *, adapt: bool | None
 ) -> LearnedProjection | None:
-    """Keep the projection while the encoder is the same, so that scores do not drift from night to night.
-
-    It is given up when the catalog has doubled since it was learned, or is to be adapted, or no longer to be, or was
-    adapted to what another detector sees.
-    """
+    """Keep the projection while the encoder is the same, so that scores do not drift from night to night."""
+    # It is given up, too, when the catalog has doubled since it was learned, or is to be adapted, or no longer to be,
+    # or was adapted to what another detector sees.
     if previous is None or previous.fingerprint != draft.fingerprint:
         return None
     gain = previous.adaptation

@@ -1,7 +1,6 @@
 """`partial.sqlite`: what a build knows so far; on disk, so that a million files need no more memory than a hundred.
 
-It exists during a build, and after one that was interrupted. The vectors in it, by the sha256 of the image's
-bytes, are committed batch by batch and outlive an interruption; everything else is started afresh by each build.
+Vectors, by the sha256 of the image's bytes, outlive an interruption; everything else is started afresh by each build.
 """
 
 import contextlib
@@ -123,10 +122,7 @@ class Changes:
 
 
 class Journal:
-    """The working state of one build. A file at `path` that is damaged, or of another encoder, is started afresh.
-
-    `items` is the published `items.sqlite`, if there is one: what it knows need not be found out again.
-    """
+    """The working state of one build, at `path`, beside what the published `items.sqlite` knows already, if any."""
 
     def __init__(self, path: Path, draft: Manifest, previous: Manifest | None, items: Path | None) -> None:
         self._path = path

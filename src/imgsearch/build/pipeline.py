@@ -1,8 +1,6 @@
-"""The embedding pipeline: read and hash, decode and fit, encode, write; each stage with a bounded queue.
+"""The embedding pipeline: read and hash (in threads), decode (in processes), encode (in OpenVINO's requests), write.
 
-Stages are generators that pull from one another. Reading runs in threads, decoding in processes, encoding in
-OpenVINO's requests; the generators between them run in the caller's thread, which is the only one that touches
-the journal. What is in flight is bounded by the depth of each stage, whatever the size of the catalog.
+Stages are generators with bounded queues, run by the caller's thread, which is the only one that touches the journal.
 """
 
 import contextlib
@@ -13,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -78,15 +77,9 @@ def embed_pending(
     counts = EmbedCounts()
     count = max(1, min(processors(), -(-total // _IMAGES_A_DECODER)))
     workers = [DecodeWorker(spec.size, spec.fit, policy, steps=Steps.parse(spec.steps)) for _ in range(count)]
-    with (
-        journal.transaction(),
-        ThreadPoolExecutor(count + 1) as threads,
-        contextlib.ExitStack() as at_the_end,
-    ):
-        pending = journal.pending()
-        contents = bounded_map(
-            threads, lambda file: _read(root, policy, file), pending, 2 * count, lambda file: file.size
-        )
+    with journal.transaction(), ThreadPoolExecutor(count + 1) as threads, contextlib.ExitStack() as at_the_end:
+        read = partial(_read, root, policy)
+        contents = bounded_map(threads, read, journal.pending(), 2 * count, lambda file: file.size)
         unknown = _skip_known(contents, journal, counts)
         first = next(unknown, None)
         if first is None:

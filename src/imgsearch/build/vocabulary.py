@@ -31,10 +31,7 @@ _MOST_IMAGES = 3000
 def with_vocabulary(
     choice: Choice, catalog: Path, policy: FilePolicy, progress: Progress, *, relearn: bool = False
 ) -> Choice:
-    """Complete an encoder that counts visual words with a vocabulary; any other is returned as it is.
-
-    A vocabulary that the index has is named by the weights; with `relearn` another is learned all the same.
-    """
+    """Complete an encoder that counts visual words, unless its weights name a vocabulary; or `relearn` it."""
     for part in choice.spec.all_parts():
         if part.kind == "visual-words" and (relearn or not part.weights):
             from imgsearch.encoders.visual_words import learn_vocabulary
@@ -67,7 +64,6 @@ def vocabularies_of(directory: Path, manifest: Manifest) -> dict[str, Path]:
 
 
 def _sample(catalog: Path, policy: FilePolicy, spec: EncoderSpec, steps: str, progress: Progress) -> Iterator[Pixels]:
-    """Decode some of the images."""
     found = Scan(os.fspath(catalog), leave_out=generations.is_index, follow_links=policy.follow_links)
     paths = sampled(found, _MOST_IMAGES)
     logger.info("learning a vocabulary of %d visual words on %d images", spec.dims, len(paths))

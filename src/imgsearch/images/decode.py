@@ -53,12 +53,10 @@ _STDERR_LOCK = threading.Lock()
 
 
 def read_file(path: str, *, follow_links: bool = True, max_bytes: int = MAX_BYTES) -> tuple[bytes, os.stat_result]:
-    """Read an image file, and only a regular file: its bytes, and the status that was true of just these bytes.
+    """Read a regular file: its bytes, and the status that was true of just these bytes.
 
-    Devices and FIFOs are refused without a wait, and files over the limit without being read. A file that changes
-    while it is read is read once more. ImageError: `vanished`, `unreadable`, `not_regular_file`, `too_many_bytes`,
-    `empty` or `changed`. In a catalog links are not followed: what was a file when the folder was scanned may be a
-    link out of it by now.
+    ImageError: `vanished`, `unreadable`, `not_regular_file`, `too_many_bytes`, `empty` or `changed`, twice. In a
+    catalog links are not followed: what was a file when the folder was scanned may be a link out of it by now.
     """
     # O_NONBLOCK: opening a FIFO nobody writes to would otherwise wait for ever.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow_links else os.O_NOFOLLOW)
@@ -98,19 +96,15 @@ def _read_all(file: io.FileIO, length: int) -> bytes:
 def decode(data: bytes, *, shrink_to: int = 0, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Decode an image file as a person sees it: upright, first frame, transparency over white; RGB, uint8 (h, w, 3).
 
-    The content decides which of the formats of `image_format` it is. With `shrink_to` a JPEG may be decoded at a half,
-    a quarter or an eighth, which saves most of the work, as long as its longer side keeps so many pixels. (OpenCV's own
-    limit of pixels, set when it is imported, holds as well.) ImageError: `empty`, `not_an_image`, `unsupported_format`,
-    `too_large`, `out_of_memory` or `corrupt`.
+    With `shrink_to` a JPEG may be decoded at a half, a quarter or an eighth, which saves most of the work, as long as
+    its longer side keeps so many pixels. ImageError: `empty`, `not_an_image`, `unsupported_format`, `too_large` (for
+    OpenCV's own limit of pixels, too), `out_of_memory` or `corrupt`.
     """
     return _as_rgb(_decode_whole(data, shrink_to, max_pixels))
 
 
 def salvage(data: bytes, *, shrink_to: int = 0, max_pixels: int = MAX_PIXELS) -> tuple[Pixels, str]:
-    """Decode as `decode` does, and of a damaged JPEG what there is: the missing part is gray or smeared.
-
-    Also returns what the decoder said of the damage, empty for a whole image.
-    """
+    """Decode as `decode` does, and of a damaged JPEG what there is; say what is damaged, nothing for a whole image."""
     try:
         native, damage = _decode_native(data, shrink_to, max_pixels)
     except ImageError as error:
@@ -213,11 +207,7 @@ def _damage(said: bytearray, data: bytes) -> str:
 
 @contextlib.contextmanager
 def _captured_stderr() -> Iterator[bytearray]:
-    """Catch what libjpeg, libpng and their like write to standard error, which is ours to write to.
-
-    They write to the descriptor, not to `sys.stderr`, so it is the descriptor that must point elsewhere; a lock
-    keeps two threads from restoring each other's. What was caught is there when the block has ended.
-    """
+    """Catch what libjpeg, libpng and their like write to the descriptor of standard error; there after the block."""
     caught = bytearray()
     with _STDERR_LOCK:
         try:
@@ -278,11 +268,8 @@ def _turned(image: Pixels, quarters: int, mirrored: str) -> Pixels:
 
 
 def _over_white(bgra: Pixels) -> Pixels:
-    """Lay a BGRA image on white paper, and return RGB.
-
-    White, because product images are cut out to stand on it, and because the colors that editors leave under
-    full transparency are noise. A few rows at a time, so that a large image needs no second copy in 16 bits.
-    """
+    """Lay a BGRA image on white paper, as product images are cut out to stand on it, and return RGB."""
+    # A few rows at a time, so that a large image needs no second copy in 16 bits.
     result = np.empty((*bgra.shape[:2], 3), np.uint8)
     for top in range(0, len(bgra), 256):
         rows = bgra[top : top + 256].astype(np.uint16)

@@ -54,10 +54,7 @@ _Mask = NDArray[np.bool_]
 
 
 def crop_foreground(image: Pixels) -> Pixels:
-    """Cut off a plain background around the item, but for a margin of 3 % of what is left.
-
-    Where the edge of the image shows no plain background, or nothing stands on it, the image stays as it is.
-    """
+    """Cut off a plain background around the item, if there are both, but for a margin of 3 % of what is left."""
     small = reduce(image, _GLANCE)
     boxes = _on_plain_background(small)
     if boxes is None or not len(boxes):
@@ -204,8 +201,8 @@ def _large_parts(mask: _Mask) -> _Mask:
 def pooling(cells: int) -> NDArray[np.float32]:
     """Return how much of each row of an item's square belongs to each of so many rows of cells: float32 (cells, SIDE).
 
-    Every row is shared between the two cells whose middles it lies between, in proportion. `pooling(n) @ plane @
-    pooling(n).T` sums a (SIDE, SIDE) plane over n x n cells.
+    `pooling(n) @ plane @ pooling(n).T` sums a (SIDE, SIDE) plane over n x n cells.
     """
+    # Every row is shared between the two cells whose middles it lies between, in proportion.
     place = (np.arange(SIDE) + 0.5) * cells / SIDE - 0.5
     return np.asarray(np.maximum(0, 1 - np.abs(place - np.arange(cells)[:, None])), np.float32)

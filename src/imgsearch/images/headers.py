@@ -55,10 +55,9 @@ def image_format(data: bytes) -> str:
 
 
 def checked_size(data: bytes, kind: str, max_pixels: int) -> tuple[int, int] | None:
-    """Read (height, width) of the first frame before anything is decoded; ImageError if that is over the limit.
+    """Read (height, width) of the first frame; ImageError if over the limit, or `corrupt` for an empty JPEG.
 
-    `corrupt` for a JPEG without a header, or with far less than it promises. None where the header is too short or too
-    odd to say: then the decoder, which has limits of its own, is left to find out.
+    None where the header is too odd to say: then the decoder, which has limits of its own, is left to find out.
     """
     try:
         size = _SIZE_READERS[kind](data)
@@ -191,15 +190,13 @@ def sample_bits(data: bytes, kind: str) -> int:
     if kind != "avif":
         return 16
     flags = data[data.find(b"av1C") + 6 :][:1]
-    twelve = bool(flags) and flags[0] & 0x60 == 0x60
-    return 12 if twelve else 10
+    return 12 if flags and flags[0] & 0x60 == 0x60 else 10
 
 
 def avif_turn(data: bytes) -> tuple[int, str] | None:
-    """Read how an AVIF is to be turned: OpenCV leaves its `irot` and `imir` boxes to us (ISO/IEC 23008-12, 6.5).
+    """Read `irot` and `imir` boxes (ISO/IEC 23008-12, 6.5), which OpenCV leaves to us; None if EXIF may say it instead.
 
-    Quarter turns counterclockwise, then mirroring: `vertical` (upside down), `horizontal` or empty; None without such
-    boxes, when EXIF may say it instead.
+    Quarter turns counterclockwise, then mirroring: `vertical` (upside down), `horizontal` or empty.
     """
     rotation, mirror = (re.search(rb"\0\0\0\x09" + box + rb"(.)", data, re.DOTALL) for box in (b"irot", b"imir"))
     if not rotation and not mirror:

@@ -45,13 +45,10 @@ class FoundFile:
 class Scan:
     """A walk through a catalog in a fixed order, files by name before the folders beside them.
 
-    Hidden files and folders (a leading dot, and NAS thumbnails in `@eaDir`) are left out, and folders that `leave_out`
-    accepts (an index in the catalog). A folder that cannot be listed is yielded itself, with its cause: nothing is lost
-    in silence. Links are not followed unless that is asked for; then each folder is listed once, however many links
-    lead to it or round in circles, and under its own name if the catalog holds it.
-
-    `left_out` counts entries that were left out so far: `hidden`, `link`, `index`, and `other` for files without an
-    image's name.
+    A folder that cannot be listed is yielded itself, with its cause: nothing is lost in silence. With `follow_links`
+    each folder is listed once, however many links lead to it, and under its own name if the catalog holds it.
+    `left_out` counts `hidden` entries (NAS thumbnails in `@eaDir`, too), each `link`, `index` (what `leave_out`
+    accepts), and `other` for files without an image's name.
     """
 
     def __init__(

@@ -29,11 +29,7 @@ _LONGEST_TURNED = 16_384
 
 
 def fit(image: Pixels, size: int, mode: Fit = "pad") -> Pixels:
-    """Bring an RGB image to a square: uint8 (size, size, 3).
-
-    `pad` shows all of it, centered on white, as product images stand; `crop` fills the square with its middle;
-    `stretch` changes its proportions.
-    """
+    """Bring an RGB image to uint8 (size, size, 3): `pad`ded with white, its middle (`crop`), or `stretch`ed."""
     height, width = image.shape[:2]
     if mode == "stretch":
         return resize(image, size, size)
@@ -69,10 +65,7 @@ def deskew(image: Pixels, corners: tuple[int, int, int] = WHITE) -> Pixels:
 
 
 def rotate(image: Pixels, degrees: float, corners: tuple[int, int, int] = WHITE) -> Pixels:
-    """Turn an RGB image counterclockwise; it grows so that all of it shows, the rest of the color `corners`.
-
-    Quarter turns change no pixel. With other turns, an image that would have a side over 16,384 pixels is reduced.
-    """
+    """Turn an RGB image counterclockwise; it grows, up to 16,384 pixels, to show all, on the color `corners`."""
     if degrees % 90 == 0:
         return np.ascontiguousarray(np.rot90(image, int(degrees // 90)))
     cosine, sine = abs(np.cos(np.radians(degrees))), abs(np.sin(np.radians(degrees)))
@@ -94,10 +87,8 @@ def rotate(image: Pixels, degrees: float, corners: tuple[int, int, int] = WHITE)
 
 
 def denoise(image: Pixels) -> Pixels:
-    """Smooth noise and keep edges (bilateral filter, Tomasi and Manduchi, 1998).
-
-    Non-local means take a hundred times as long, and bring a noisy catalog image no nearer to what it was.
-    """
+    """Smooth noise and keep edges (bilateral filter, Tomasi and Manduchi, 1998)."""
+    # Non-local means take a hundred times as long, and bring a noisy catalog image no nearer to what it was.
     return np.asarray(cv2.bilateralFilter(image, 5, 40, 2), np.uint8)
 
 

@@ -38,10 +38,7 @@ class FileWorker(WorkerProcess):
         super().__init__(__name__, policy, DECODE_SECONDS * (1 + augment), task)
 
     def files(self, data: bytes) -> list[Part]:
-        """Return the image and its copies as files, which depend on content and seed alone.
-
-        Raises ImageError as `DecodeWorker.decode`; `too_large` also where the format cannot hold it.
-        """
+        """Return the image and its copies as files, which depend on content and seed alone; or raise ImageError."""
         answer = self._ask(data, _LONGEST_ANSWER).data
         found: list[Part] = []
         start = 0

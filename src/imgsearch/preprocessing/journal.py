@@ -1,8 +1,7 @@
 """What `preprocess` remembers of a folder it writes: from which file, and how, each output was made.
 
-It is a SQLite file in that folder, so that a million files need no more memory than a hundred. The time of an output
-could not say it: some disks store times too coarsely, and who copies the outputs, or indexes them, must see by their
-time that they have changed. Nor could names: what is not in the journal is not ours, and is never removed.
+The time of an output could not say it: some disks store times too coarsely, and who copies or indexes outputs must see
+by it that they have changed. Nor could names: what is not in the journal is not ours, and is never removed.
 """
 
 import logging

@@ -45,11 +45,7 @@ MOST_CACHED = 1000
 
 
 def rerank_hits(manifest: Manifest, items: Items, photo: Photo, hits: Sequence[Hit]) -> list[Hit]:
-    """Compare the first 20 hits with a query, and put first what has more inliers; all others stay in their order.
-
-    Points of catalog images are cached. An image that is not there any more, or is another one by now, can be
-    compared only if its points are. Hits have new ranks, and their inliers if they could be compared.
-    """
+    """Rank the first 20 hits by inliers, where the image or its cached points are still there; others stay in order."""
     first = hits[:CANDIDATES]
     contents = items.sha256_by_path(hit.path for hit in first)
     parts = {box: find_points(part_of(photo, box)) for box in {hit.box for hit in first}}
@@ -63,10 +59,7 @@ def rerank_hits(manifest: Manifest, items: Items, photo: Photo, hits: Sequence[H
 
 
 def draw_hit(manifest: Manifest, items: Items, query: QueryImage, hit: Hit) -> Pixels | None:
-    """Draw the points that a query and a hit have in common, as `draw_matches` does; None if there are none.
-
-    The `part_of` the query that the hit was found in is on the left, the hit on the right.
-    """
+    """Draw the points that a query (its `part_of`, left) and a hit (right) have in common; None if there are none."""
     content = items.sha256_by_path([hit.path]).get(hit.path, b"") if hit.inliers else b""
     image = as_indexed(manifest, hit.path, content) if content else None
     if image is None or query.photo is None:

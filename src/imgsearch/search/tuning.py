@@ -48,10 +48,7 @@ def search_with(backend: Candidates, vectors: Embeddings) -> Ask:
 
 
 def tune(folder: Path, vectors: Embeddings, options: SearchOptions) -> tuple[BackendSettings, Measured | None]:
-    """Choose how float32 (count, d) unit rows are searched, and write what that needs into a generation's folder.
-
-    Returns the choice, and what it was measured to find; None where there is nothing to be found.
-    """
+    """Choose how float32 (count, d) unit rows are searched, write what that needs, and measure what it finds."""
     exact, _ = AUTOMATIC
     backend = chosen_backend(options, len(vectors))
     measured = sample = None

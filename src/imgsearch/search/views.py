@@ -176,10 +176,7 @@ class Viewer:
         return _require_any(views)
 
     def embed_box(self, photo: Photo, box: Box, foreground: Plane = _ANYWHERE) -> list[View]:
-        """Make a box in `photo.pixels` into vectors: as it stands, and cut out of its background where that is found.
-
-        `foreground` is stretched over the photo, about 1 where there is an item.
-        """
+        """Embed a box in `photo.pixels` as it stands, and cut out of its background where `foreground` tells it."""
         return self._embed_regions(photo, list(crop_and_cutout(photo.pixels, box, foreground)))
 
     def detections(self, query: QueryImage, least_score: float) -> list[Detection]:
@@ -315,12 +312,8 @@ def _require_any(views: list[View]) -> list[View]:
 def _in_photo(box: Box, photo: Photo) -> Box:
     """Turn a box in pixels of the file into one in `photo.pixels`; raise `BoxError` if it leaves the image."""
     height, width = photo.size
-    if (
-        min(box.x, box.y) < 0
-        or min(box.width, box.height) < 1
-        or box.x + box.width > width
-        or box.y + box.height > height
-    ):
+    fits = 0 <= box.x < box.x + box.width <= width and 0 <= box.y < box.y + box.height <= height
+    if not fits:
         raise BoxError(
             f"the box {box.x},{box.y},{box.width},{box.height} does not lie in the image,"
             f" which has {width} x {height} pixels"

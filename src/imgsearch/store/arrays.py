@@ -15,10 +15,8 @@ BLOCK_ROWS = 4096
 
 
 def write_array(path: Path, count: int, dims: int, blocks: Iterable[Embeddings]) -> None:
-    """Write a float32 array of shape (count, dims) block by block, and sync it.
-
-    Plain writes, not a writable map: on a full disk a map dies of SIGBUS where a write raises OSError.
-    """
+    """Write a float32 array of shape (count, dims) block by block, and sync it."""
+    # Plain writes, not a writable map: on a full disk a map dies of SIGBUS where a write raises OSError.
     written = 0
     with path.open("wb") as file:
         header = {"descr": "<f4", "fortran_order": False, "shape": (count, dims)}

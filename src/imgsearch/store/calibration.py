@@ -45,10 +45,7 @@ class Calibration:
         return float(np.interp(score, curve.scores, curve.probabilities))
 
     def of_answer(self, scores: Sequence[float], *, is_first: bool = True) -> list[float]:
-        """Return the probability, 0 to 1, that each hit of one answer is right; scores come best first.
-
-        No hit is more probable than one before it: the curves may cross, but a better score is no worse a sign.
-        `is_first` says that nothing in the whole index has a better score than the first.
-        """
+        """Return the probability that each hit is right, best first; `is_first`: none in the whole index is better."""
+        # No hit is more probable than one before it: the curves may cross, but a better score is no worse a sign.
         found = [self.probability(score, rank) for rank, score in enumerate(scores, start=1 if is_first else 2)]
         return list(itertools.accumulate(found, min))

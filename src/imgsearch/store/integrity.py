@@ -16,10 +16,7 @@ _REBUILD = f"run imgsearch rollback; or {REBUILD_HINT}"
 
 
 def check_sizes(directory: Path, manifest: Manifest) -> None:
-    """Check that every file is there with its size, without reading any.
-
-    FileNotFoundError is for the caller: the generation may have been swept while it was opened.
-    """
+    """Check the size of every file; FileNotFoundError, too: a generation may be swept while it is opened."""
     for name, record in manifest.files.items():
         try:
             size = (directory / name).stat().st_size

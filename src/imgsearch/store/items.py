@@ -1,7 +1,6 @@
 """One SQLite file of items: which image each row of the arrays is, and what the shop says of it.
 
-Paths are stored as the bytes of the file name, as SQL text: SQLite does not mind bytes that are not UTF-8, and
-`path LIKE 'fruit/%'` works. In Python they are `str` with such bytes as lone surrogates (`os.fsdecode`).
+Paths are the bytes of the file name, as SQL text, UTF-8 or not; in Python they are `str` as of `os.fsdecode`.
 """
 
 import json

@@ -17,11 +17,8 @@ from imgsearch.store.generations import LOCK, PARTIAL, is_index
 
 @contextlib.contextmanager
 def writer_lock(directory: Path, wait: float = 0) -> Iterator[None]:
-    """Hold the lock of an index directory, made if it is missing; write errors under it are `OutputError`s.
-
-    The kernel frees the lock when the process dies. A directory that holds other things is refused, since an index
-    removes what is old in its own.
-    """
+    """Hold the lock of an index directory, made if it is missing; write errors under it are `OutputError`s."""
+    # The kernel frees the lock when the process dies.
     if not 0 <= wait < math.inf:
         raise UsageError(f"wait_lock must be a number of seconds, got {wait}")
     with writing(directory, "what was published before is whole"):
@@ -62,6 +59,7 @@ def _is_locked_by_us(descriptor: int) -> bool:
 
 
 def _refuse_foreign(directory: Path) -> None:
+    # An index removes what is old in its directory.
     if not os.path.isdir(directory) or os.path.lexists(directory / LOCK) or is_index(os.fspath(directory)):
         return
     found = next((path for path in directory.iterdir() if not _may_be_ours(path)), None)

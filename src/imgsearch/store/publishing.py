@@ -101,11 +101,8 @@ def _replace_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def sweep(directory: Path, current: Manifest, previous: Manifest | None) -> None:
-    """Remove old generations, encoders that those kept do not use, and what interrupted builds left.
-
-    What cannot be removed is left to the next build, since what is published is whole. Encoders are swept only where
-    the previous manifest is known: the generation before may need one that the current does not.
-    """
+    """Remove old generations, encoders that those kept do not use, and what interrupted builds left."""
+    # Encoders only where the previous manifest is known: the generation before may need one that this does not.
     numbers = range(current.generation, current.generation - GENERATIONS_KEPT, -1)
     generations = {generation_folder(number) for number in numbers}
     encoders = current.fingerprints | previous.fingerprints if previous else None
@@ -119,15 +116,12 @@ def sweep(directory: Path, current: Manifest, previous: Manifest | None) -> None
                 shutil.rmtree(folder)
         for draft in (directory / _DRAFT, directory / current.folder / _DRAFT):
             draft.unlink(missing_ok=True)
-    except OSError as error:
+    except OSError as error:  # left to the next build: what is published is whole
         logger.warning("cannot remove old generations: %s", error)
 
 
 def link_embeddings(directory: Path, manifest: Manifest) -> None:
-    """Where there are embeddings only, let `embeddings.npy` and `items.sqlite` be found by name.
-
-    The links are for people and their scripts; imgsearch itself goes by the manifest.
-    """
+    """Where there are embeddings only, link `embeddings.npy` and `items.sqlite`, for people and their scripts."""
     for name in (EMBEDDINGS, ITEMS):
         link, target = directory / name, f"{manifest.folder}/{name}"
         if manifest.backend is not None and link.is_symlink():

@@ -73,10 +73,7 @@ def decode_by_policy(data: bytes, policy: FilePolicy, shrink_to: int = 0) -> tup
 
 
 def decode_and_fit(data: bytes, size: int, fit: Fit, *, steps: Steps = NO_STEPS) -> Pixels:
-    """Decode an image file, do the steps, and fit it to a square: RGB, uint8 (size, size, 3).
-
-    Steps are done with the longer side brought down to 1,024 pixels, or to twice `size` if it is only to be trimmed.
-    """
+    """Decode an image file, do the steps, and fit it to a square: RGB, uint8 (size, size, 3)."""
     with within_memory():
         return decode_square(data, FilePolicy(), size, fit, steps)[0]
 

@@ -1,11 +1,8 @@
 """A child process that turns image files into answers, within limits of time and memory.
 
 The parent sends `<Q` length and so many bytes; the process answers `<BI` status and length, then the answer (status
-0), or a JSON object with `cause`, `message` and `hint` (status 1). It ends when its standard input does, and its own
-alarm ends it should its parent be killed while it is stuck. (`multiprocessing` would run the caller's main module
-again in each worker, and has no clock for a single task.)
-
-A kind of work is one module with a subclass of `WorkerProcess`, and `run(answer)` for the child.
+0), or a JSON object with `cause`, `message` and `hint` (status 1). (`multiprocessing` would run the caller's main
+module again in each worker, and has no clock for a single task.)
 """
 
 import contextlib
@@ -46,10 +43,7 @@ _ANSWER = struct.Struct("<BI")
 
 
 class WorkerProcess:
-    """One process, started when first needed and again after it died. For one thread at a time.
-
-    It runs `module`, which calls `run`; the answer function gets data, `policy` and `task`, for `seconds` at most.
-    """
+    """A process, started when needed, that runs `module`, which calls `run`. For one thread at a time."""
 
     def __init__(self, module: str, policy: FilePolicy, seconds: float, task: Mapping[str, str | int]) -> None:
         argument = json.dumps({"policy": asdict(policy), "seconds": seconds, "task": task})
@@ -134,7 +128,7 @@ def run(answer: Callable[..., Sequence[Part]]) -> None:
     os.dup2(2, 1)  # whatever a library prints must not be read as an answer
     while len(header := requests.read(_REQUEST.size)) == _REQUEST.size:
         (length,) = _REQUEST.unpack(header)
-        # The parent's clock strikes first, if there is a parent.
+        # The parent's clock strikes first, if it was not killed.
         signal.setitimer(signal.ITIMER_REAL, argument["seconds"] + 1)
         data = requests.read(length)
         try:

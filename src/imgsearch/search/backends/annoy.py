@@ -1,8 +1,7 @@
 """Annoy: a forest of random projections.
 
-Annoy is compiled for the processor it is installed on, and dies of SIGILL on one that lacks its instructions. Its
-files have neither header nor checksum, and a damaged one crashes the process. So before a build relies on Annoy it is
-tried, and a forest is opened by another process (`annoy_child`) before it is published.
+Compiled for another processor it dies of SIGILL, and a damaged file, which has no checksum, crashes the process. So
+before a build relies on Annoy it is tried, and a forest is opened by another process (`annoy_child`).
 """
 
 import json
@@ -143,11 +142,9 @@ class AnnoyCandidates:
 
 def _are_equal(vectors: Embeddings, row: int, nearest: int | None) -> bool:
     """Whether the nearest item is the item itself, or one just like it."""
-    return (
-        nearest is not None
-        and 0 <= nearest < len(vectors)
-        and float(np.linalg.norm(vectors[row] - vectors[nearest])) < 0.05
-    )
+    if nearest is None or not 0 <= nearest < len(vectors):
+        return False
+    return float(np.linalg.norm(vectors[row] - vectors[nearest])) < 0.05
 
 
 def _run(task: Mapping[str, Any], folder: Path | None = None) -> "CompletedProcess[str]":

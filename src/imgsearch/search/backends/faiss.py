@@ -89,10 +89,9 @@ class FaissBackend:
 
 
 class FaissCandidates:
-    """Lists of `count` vectors, mapped; a search visits `probes` of them at least.
+    """Lists of `count` vectors, mapped; a search visits `probes` of them at least."""
 
-    Faiss's file has no checksum, and one that is cut between two fields crashes the process: check its sha256 first.
-    """
+    # Faiss's file has no checksum, and one that is cut between two fields crashes the process: check its sha256 first.
 
     def __init__(self, path: Path, count: int, dims: int, probes: int) -> None:
         self._faiss = import_faiss()
