@@ -32,8 +32,6 @@ from imgsearch.store.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
-EmbedItem = Callable[[Pixels], Embeddings]
-
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
@@ -74,7 +72,7 @@ class Adapter:
         return (adapted if gain.helps else plain), gain
 
 
-def item_embedder(detector: Detector, encoder: Encoder) -> EmbedItem:
+def item_embedder(detector: Detector, encoder: Encoder) -> Callable[[Pixels], Embeddings]:
     """Make what embeds the item of a scene, RGB uint8 (size, size, 3), as queries are: float32 (`LOOKS`, D)."""
 
     # What a detector and its cuts leave of the background, and take from the item, is so learned as noise.

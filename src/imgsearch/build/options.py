@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict, TypeVar, cast, get_args
+from typing import Any, Literal, TypedDict, cast, get_args
 
 from imgsearch.encoders.choice import Choice, choose_detector, choose_encoder, with_precision, with_weights
 from imgsearch.encoders.projection import DIMS, SMALLEST_CATALOG
@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 # What takes an option back whose value is a name or a file.
 NONE = "none"
 
-_T = TypeVar("_T")
 Damaged = Literal["skip", "keep"]
 PrecisionOption = Literal["auto", "f32", "bf16"]
 Location = str | os.PathLike[str]
@@ -198,16 +197,13 @@ def resolve_adaptation(options: BuildOptions, previous: Manifest | None, detecto
 def resolve_search(options: BuildOptions, previous: Manifest | None) -> SearchOptions:
     """Choose how the index is searched."""
     known = (previous.search if previous else None) or SearchOptions()
-    backend, trees, target = options.get("backend"), options.get("trees"), options.get("target_recall")
-    if backend is None and trees is not None and known.backend == "auto":
-        backend = "annoy"  # trees ask for a forest
-    resolved = SearchOptions(
-        backend=_or(backend, known.backend),
-        trees=known.trees if backend is None and trees is None else trees,  # naming a backend resets them
-        seed=_or(options.get("seed"), known.seed),
-        target_recall=_or(target, known.target_recall),
-    )
-    if trees is not None and resolved.backend not in ("annoy", "auto"):
+    given = _given(options, SearchOptions)
+    if "trees" in given and known.backend == AUTO:
+        given.setdefault("backend", "annoy")  # trees ask for a forest
+    if "backend" in given:
+        given.setdefault("trees", None)  # naming a backend resets them
+    resolved = replace(known, **given)
+    if options.get("trees") is not None and resolved.backend not in ("annoy", "auto"):
         raise UsageError(
             f"--trees has no effect on the backend {resolved.backend}", hint="for a forest add --backend annoy"
         )
@@ -218,14 +214,10 @@ def resolve_search(options: BuildOptions, previous: Manifest | None) -> SearchOp
 
 def resolve_policy(options: BuildOptions, previous: Manifest | None) -> FilePolicy:
     """Choose which files are let in."""
-    known = previous.policy if previous else FilePolicy()
-    damaged = options.get("damaged")
-    return FilePolicy(
-        max_bytes=_or(options.get("max_bytes"), known.max_bytes),
-        max_pixels=_or(options.get("max_pixels"), known.max_pixels),
-        keep_damaged=known.keep_damaged if damaged is None else damaged == "keep",
-        follow_links=_or(options.get("follow_links"), known.follow_links),
-    )
+    given = _given(options, FilePolicy)
+    if damaged := options.get("damaged"):
+        given["keep_damaged"] = damaged == "keep"
+    return replace(previous.policy if previous else FilePolicy(), **given)
 
 
 def resolve_metadata(options: BuildOptions, previous: Manifest | None) -> Path | None:
@@ -248,8 +240,9 @@ def option_names(options: Mapping[str, object]) -> list[str]:
     return [f"--{'no-' if value is False else ''}{name.replace('_', '-')}" for name, value in options.items()]
 
 
-def _or(value: _T | None, default: _T) -> _T:
-    return default if value is None else value
+def _given(options: BuildOptions, kind: type) -> dict[str, Any]:
+    """Return the options that are fields of a dataclass."""
+    return {name: value for name, value in options.items() if name in kind.__annotations__ and value is not None}
 
 
 def guard_against_loss(usable: int, rejected: int, previous: Manifest | None, options: BuildOptions) -> None:

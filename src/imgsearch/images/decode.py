@@ -77,7 +77,8 @@ def read_file(path: str, *, follow_links: bool = True, max_bytes: int = MAX_BYTE
         except IsADirectoryError:
             raise ImageError("not_regular_file", "not a regular file") from None
         except (OSError, ValueError) as error:
-            raise ImageError("unreadable", f"cannot be read: {_reason(error)}") from error
+            reason = getattr(error, "strerror", None) or error
+            raise ImageError("unreadable", f"cannot be read: {reason}") from error
         if len(data) == before.st_size == after.st_size and before.st_mtime_ns == after.st_mtime_ns:
             if not data:
                 raise ImageError("empty", "the file is empty")
@@ -280,7 +281,3 @@ def _over_white(bgra: Pixels) -> Pixels:
 
 def _as_pixels(image: object) -> Pixels:
     return np.asarray(image, np.uint8)
-
-
-def _reason(error: Exception) -> str:
-    return error.strerror or str(error) if isinstance(error, OSError) else str(error)

@@ -1,7 +1,6 @@
 """Tell the item from the background: cut off plain borders, and bring the item to the middle at one scale.
 
-A catalog image and a photo of the same item differ most in the background, and in where on it and how large the
-item is. Hand-crafted features see all of that; so it is taken away before anything is described.
+In these a catalog image and a photo of the same item differ most, and hand-crafted features see all of that.
 """
 
 from dataclasses import dataclass
@@ -77,9 +76,9 @@ def items_on_plain_background(image: Pixels) -> list[Box] | None:
     """Return a box around each item that stands alone, specks left out; None where the background is not plain."""
     small = reduce(image, _GLANCE)
     boxes = _on_plain_background(small)
-    return (
-        boxes if boxes is None else [stretched(Box(*box), small.shape[:2], image.shape[:2]) for box in boxes.tolist()]
-    )
+    if boxes is None:
+        return None
+    return [stretched(Box(*box), small.shape[:2], image.shape[:2]) for box in boxes.tolist()]
 
 
 def plain_background(image: Pixels) -> NDArray[np.int16] | None:
@@ -151,7 +150,8 @@ def foreground(image: Pixels) -> _Mask:
         if mask.mean() > _LARGEST_SHARE:
             return np.ones_like(mask)
         # The item's edge is a mixture of both, a pixel wide.
-        mask = _eroded(mask)
+        smaller = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) == 1
+        mask = smaller if smaller.any() else mask
     mask = _large_parts(mask)
     return mask if mask.mean() >= _LEAST_SHARE else np.ones_like(mask)
 
@@ -182,11 +182,6 @@ def _reached(image: NDArray[np.uint8] | NDArray[np.float32], seeds: _Mask, step:
         if not mark[row + 1, column + 1]:
             cv2.floodFill(image, mark, (column, row), 0, steps, steps, 4 | cv2.FLOODFILL_MASK_ONLY | 1 << 8)
     return np.asarray(mark[1:-1, 1:-1] == 1, np.bool_)
-
-
-def _eroded(mask: _Mask) -> _Mask:
-    smaller = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) == 1
-    return smaller if smaller.any() else mask
 
 
 def _large_parts(mask: _Mask) -> _Mask:

@@ -74,16 +74,12 @@ def rotate(image: Pixels, degrees: float, corners: tuple[int, int, int] = WHITE)
     if longest > _LONGEST_TURNED:
         image = reduce(image, int(max(height, width) * _LONGEST_TURNED / longest))
         height, width = image.shape[:2]
-    turned_width, turned_height = (
-        max(1, round(width * cosine + height * sine)),
-        max(1, round(height * cosine + width * sine)),
-    )
+    turned_width = max(1, round(width * cosine + height * sine))
+    turned_height = max(1, round(height * cosine + width * sine))
     turn = np.asarray(cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0), np.float64)
     turn[:, 2] += (turned_width - width) / 2, (turned_height - height) / 2
-    return np.asarray(
-        cv2.warpAffine(image, turn, (turned_width, turned_height), flags=cv2.INTER_LINEAR, borderValue=corners),
-        np.uint8,
-    )
+    size = turned_width, turned_height
+    return np.asarray(cv2.warpAffine(image, turn, size, flags=cv2.INTER_LINEAR, borderValue=corners), np.uint8)
 
 
 def denoise(image: Pixels) -> Pixels:

@@ -99,11 +99,6 @@ class DetectedObject:
 StopWhen = Callable[[Sequence[View]], bool]
 
 
-def never(_views: Sequence[View]) -> bool:
-    """Stop at no view: take all there are."""
-    return False
-
-
 def require_regions(regions: Regions) -> None:
     """Raise `UsageError` unless `regions` is `auto`, `whole` or a number in range."""
     is_known = regions in ("auto", "whole") if isinstance(regions, str) else 1 <= regions <= MOST_REGIONS
@@ -144,7 +139,7 @@ class Viewer:
         return view
 
     def views(
-        self, query: QueryImage, regions: Regions = "auto", box: Box | None = None, stop_when: StopWhen = never
+        self, query: QueryImage, regions: Regions = "auto", box: Box | None = None, stop_when: StopWhen | None = None
     ) -> list[View]:
         """Embed a query as a whole, first, and what may be an item in it, until `stop_when`; or a box of it alone."""
         require_regions(regions)
@@ -155,7 +150,7 @@ class Viewer:
             return [self.whole(query.data)]
         return self.views_of_photo(query.photo, regions, stop_when)
 
-    def views_of_photo(self, photo: Photo, regions: Regions, stop_when: StopWhen = never) -> list[View]:
+    def views_of_photo(self, photo: Photo, regions: Regions, stop_when: StopWhen | None = None) -> list[View]:
         """Do what `views` does for a photo that is decoded."""
         is_plain = has_plain_background(photo.pixels)
         if regions == "auto" and (is_plain or self._steps.moves):
@@ -170,7 +165,7 @@ class Viewer:
             # One by one: to cut an item out takes longer than to encode it.
             parts_of_item = crop_and_cutout(photo.pixels, proposal.boxes[0], proposal.plane, proposal.item)
             for _ in range(2):
-                if views and stop_when(views):
+                if views and stop_when and stop_when(views):
                     break
                 views += self._embed_regions(photo, list(itertools.islice(parts_of_item, 1)))
         return _require_any(views)

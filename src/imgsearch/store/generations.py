@@ -1,7 +1,6 @@
-"""The index directory: manifest, generations, publishing. docs/index-format.md is its specification.
+"""The index directory, specified by docs/index-format.md: files are written once and never changed.
 
-Files are written once and never changed. `manifest.json` names those that count, with size and sha256, and
-replacing it is the only commit: a reader sees the whole old generation or the whole new one.
+Replacing `manifest.json` is the only commit: a reader sees the whole old generation or the whole new one.
 """
 
 import json

@@ -18,31 +18,28 @@ _REBUILD = f"run imgsearch rollback; or {REBUILD_HINT}"
 def check_sizes(directory: Path, manifest: Manifest) -> None:
     """Check the size of every file; FileNotFoundError, too: a generation may be swept while it is opened."""
     for name, record in manifest.files.items():
+        path = directory / name
         try:
-            size = (directory / name).stat().st_size
+            size = path.stat().st_size
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise DamagedIndexError(f"{directory / name} cannot be read: {error.strerror}", hint=_REBUILD) from error
+            raise DamagedIndexError(f"{path} cannot be read: {error.strerror}", hint=_REBUILD) from error
         if size != record.size:
-            raise DamagedIndexError(
-                f"{directory / name} is damaged: {size} bytes, expected {record.size}", hint=repair_hint(name)
-            )
+            raise DamagedIndexError(f"{path} is damaged: {size} bytes, expected {record.size}", hint=repair_hint(name))
 
 
 def check_content(directory: Path, manifest: Manifest, name: str) -> None:
     """Check a file's size and sha256; FileNotFoundError if it is missing."""
-    expected = manifest.files.get(name)
+    path, expected = directory / name, manifest.files.get(name)
     try:
-        whole = expected is not None and file_record(directory / name) == expected
+        whole = expected is not None and file_record(path) == expected
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise DamagedIndexError(
-            f"{directory / name} cannot be read: {error.strerror}", hint=repair_hint(name)
-        ) from error
+        raise DamagedIndexError(f"{path} cannot be read: {error.strerror}", hint=repair_hint(name)) from error
     if not whole:
-        raise DamagedIndexError(f"{directory / name} is damaged: its content has changed", hint=repair_hint(name))
+        raise DamagedIndexError(f"{path} is damaged: its content has changed", hint=repair_hint(name))
 
 
 def check_opened(file: BufferedReader, path: Path, expected: FileRecord | None) -> None:

@@ -35,10 +35,7 @@ def answer(task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def returncode_of_fork() -> int:
-    """Try Annoy in a fork of this process, which must have one thread: it takes a millisecond, a new process far more.
-
-    Compiled for another processor it dies of SIGILL, which no program can catch in itself.
-    """
+    """Try Annoy in a fork of this process, of one thread: it takes a millisecond, a new process far more."""
     child = os.fork()
     if child == 0:
         try:
