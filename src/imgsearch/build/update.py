@@ -57,7 +57,10 @@ def update(job: Job) -> BuildReport:
     with writer_lock(job.directory, job.options.get("wait_lock", 0)):
         with job.watch.stage("encoder"):
             plan = _plan(job)
-            sources = _find_encoders(job, plan)
+            specs = [spec for spec in (plan.draft.encoder, plan.draft.detector) if spec]
+            sources = [EncoderSource(job.directory, spec, plan.files, plan.previous) for spec in specs]
+            for source in sources:
+                source.find_new()  # before a million files are read
         with _open_journal(job, plan) as journal:
             with job.watch.stage("scan"):
                 changes = _scan(job, plan, journal)
@@ -148,15 +151,6 @@ def _digest(metadata: Path) -> str:
         return integrity.file_record(metadata).sha256
     except OSError as error:
         raise UsageError(f"{metadata} cannot be read: {error.strerror}") from error
-
-
-def _find_encoders(job: Job, plan: Plan) -> list[EncoderSource]:
-    """Find the encoder, and the detector if there is one: before a million files are read."""
-    specs = [spec for spec in (plan.draft.encoder, plan.draft.detector) if spec]
-    sources = [EncoderSource(job.directory, spec, plan.files, plan.previous) for spec in specs]
-    for source in sources:
-        source.find_new()
-    return sources
 
 
 @contextmanager

@@ -1,7 +1,4 @@
-"""Change images: bring them to a size, and do what `steps.Steps` names.
-
-Images are RGB, uint8 of shape (height, width, 3), of any size; the one that was given is never changed.
-"""
+"""Bring images, RGB uint8 (height, width, 3), to a size, and do what `steps.Steps` names; none is changed in place."""
 
 from typing import Literal
 

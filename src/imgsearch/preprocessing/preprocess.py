@@ -76,15 +76,17 @@ class PreprocessReport:
 
 
 class PreprocessOptions(TypedDict, total=False):
-    """What `preprocess` may be told of how to make outputs."""
+    """How `preprocess` makes outputs."""
 
-    size: int | None
-    fit: Fit
+    size: int | None  # side of squares in pixels, up to 16,383; by default images keep their size
+    fit: Fit  # with a size: `pad` (default: all of the image on white), `crop` (its middle) or `stretch`
+    # With a size images are brought down before to a longer side of 1,024 pixels, or of `size` if that is more, as in
+    # an index. Black and white stay so: what fitting makes gray is split in the middle.
     steps: Steps
-    augment: int
-    to: Ending
-    seed: int
-    policy: FilePolicy
+    augment: int  # copies of each, turned, shifted, sheared, zoomed and mirrored at random
+    to: Ending  # `png` (default), `jpg` or `webp` (quality 95), or `npy`: RGB, uint8 (height, width, 3)
+    seed: int  # of the copies; the same content gives the same copies
+    policy: FilePolicy  # which files are let in
 
 
 def preprocess(
@@ -110,15 +112,7 @@ def preprocess(
         destination: A folder that is new, empty, or was written by this function.
         jobs: How many processes work; as many as there are processors by default.
         progress: Told (stage, done, total); stages are `scan` (total 0: not known) and `preprocess`.
-        **options: `size`: side of squares in pixels, up to 16,383; by default images keep their size.
-            `fit`: `pad` (default: all of the image on white), `crop` (its middle) or `stretch`; matters with a size.
-            `steps`: `images.steps.Steps` done to the images. With a size they are brought down before to a longer side
-            of 1,024 pixels, or of `size` if that is more, as in an index. Black and white stay so: what fitting makes
-            gray is split in the middle.
-            `augment`: how many copies are made of each, turned, shifted, sheared, zoomed and mirrored at random.
-            `to`: `png` (default), `jpg` or `webp` (quality 95), or `npy`: RGB, uint8 (height, width, 3).
-            `seed`: random seed of the copies; the same content gives the same copies.
-            `policy`: `images.policy.FilePolicy`, which files are let in.
+        **options: See `PreprocessOptions`.
 
     Returns:
         What was done.
@@ -308,15 +302,13 @@ def _require_range(name: str, number: int, least: int, most: int) -> None:
 
 
 def _named(found: Iterable[FoundFile]) -> Iterator[tuple[FoundFile, str]]:
-    """Pair files with the names of their outputs, less what is added to them; no two get the same.
-
-    A name without its ending never looks like a whole name, nor like that of an augmented copy.
-    """
+    """Pair files with the names of their outputs, less what is added to them; no two get the same."""
     for _, group in itertools.groupby(found, lambda file: file.path.rpartition("/")[0]):
         files = list(group)
         stems = [file.path.rpartition(".")[0] for file in files]
         counts = Counter(stems)
         for file, stem in zip(files, stems, strict=True):
+            # A name without its ending never looks like a whole name, nor like that of an augmented copy.
             is_whole = counts[stem] > 1 or stem.lower().endswith(IMAGE_SUFFIXES) or _AUGMENTED.search(stem)
             yield file, file.path if is_whole else stem
 

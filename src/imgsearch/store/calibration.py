@@ -28,15 +28,12 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Which probability belongs to which score.
-
-    The first hit has a curve of its own: at the same score it is right far more often than one that another has beaten.
-    """
+    """Which probability belongs to which score."""
 
     meaning: str  # the column that a right hit shares with the query: `product` or another
     queries: Count  # that it was fitted on
     error: Share  # expected calibration error on other queries
-    first: Curve
+    first: Curve  # of the first hit: at the same score it is right far more often than one that another has beaten
     later: Curve
 
     def probability(self, score: float, rank: int) -> float:

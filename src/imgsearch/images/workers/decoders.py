@@ -1,7 +1,4 @@
-"""Decode images to the squares that encoders see: here, or in a process that a bad file may kill or stall.
-
-In the process a request is an image file; the answer is the pixels of one square, and then what is damaged.
-"""
+"""Decode images to the squares that encoders see: here, or in a process that a bad file may kill or stall."""
 
 import math
 
@@ -33,7 +30,7 @@ _MANY_SCANS = 100
 
 
 class DecodeWorker(WorkerProcess):
-    """Does `decode_and_fit` in a process."""
+    """Does `decode_and_fit` in a process, whose answer is the pixels of one square, and then what is damaged."""
 
     def __init__(
         self,
