@@ -56,7 +56,7 @@ def update(job: Job) -> BuildReport:
     _require_folder(job)
     with writer_lock(job.directory, job.options.get("wait_lock", 0)):
         with job.watch.stage("encoder"):
-            plan = _plan(job)
+            plan = _plan(job, generations.published(job.directory))
             specs = [spec for spec in (plan.draft.encoder, plan.draft.detector) if spec]
             sources = [EncoderSource(job.directory, spec, plan.files, plan.previous) for spec in specs]
             for source in sources:
@@ -117,9 +117,9 @@ def _require_folder(job: Job) -> None:
         raise UsageError(f"expected a folder that may be read, found one that may not: {catalog}")
 
 
-def _plan(job: Job) -> Plan:
+def _plan(job: Job, previous: Manifest | None) -> Plan:
     """Resolve all options; a vocabulary that the encoder lacks is learned here."""
-    options, previous = job.options, generations.published(job.directory)
+    options = job.options
     if previous and previous.backend and not job.searchable:
         raise UsageError(f"{job.directory} holds an index; choose another directory for embeddings")
     choice = resolve_encoder(options, previous)
