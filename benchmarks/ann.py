@@ -33,7 +33,7 @@ from imgsearch.search.backends.exact import ExactCandidates
 from imgsearch.search.backends.protocol import Rows, scores_of
 from imgsearch.store import generations
 from imgsearch.store.arrays import open_array
-from imgsearch.store.plan import BackendSettings
+from imgsearch.store.search_settings import BackendSettings
 
 K = 10
 QUERIES = 1000

@@ -25,7 +25,7 @@ from imgsearch.store import generations, publishing
 from imgsearch.store.arrays import open_array, write_array
 from imgsearch.store.items import SCHEMA, connect
 from imgsearch.store.locking import writer_lock
-from imgsearch.store.plan import SearchOptions
+from imgsearch.store.search_settings import SearchOptions
 
 BACKENDS = ("auto", "faiss")
 COUNT = 100_000

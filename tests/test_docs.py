@@ -130,7 +130,7 @@ def facts() -> list[tuple[str, str, object]]:
     from imgsearch.images.workers.pool import CRASHES_IN_A_ROW
     from imgsearch.regions import geometric
     from imgsearch.search import nearest, rerank, tuning
-    from imgsearch.store.plan import SearchOptions
+    from imgsearch.store.search_settings import SearchOptions
     from imgsearch.training import loop, networks
     from imgsearch.training.detector import data
 
@@ -144,16 +144,16 @@ def facts() -> list[tuple[str, str, object]]:
         ("architecture.md", r"(\w+) deaths in a row", {"Five": CRASHES_IN_A_ROW}),
         ("architecture.md", r"on (\d+) of the items", tuning._QUERIES),
         ("encoders.md", r"\(([\d,]+) words for ORB", visual_words.WORDS),
-        ("encoders.md", r"is embedded, from up to ([\d,]+) images", vocabulary._MOST_IMAGES),
-        ("encoders.md", r"variants of up to ([\d,]+) images", adaptation.MOST_IMAGES),
+        ("encoders.md", r"is embedded, from up to ([\d,]+) images", vocabulary._MAX_IMAGES),
+        ("encoders.md", r"variants of up to ([\d,]+) images", adaptation.MAX_IMAGES),
         ("evaluation.md", r"that find ([\d.]+) of the ten nearest", SearchOptions().target_recall),
         ("regions.md", r"a margin of ([\d.]+) after the whole", nearest._MIN_MARGIN_WHOLE),
         ("regions.md", r"or ([\d.]+) after the region", nearest._MIN_MARGIN_PART),
         ("regions.md", r"those of the first (\d+) hits", rerank.CANDIDATES),
         ("regions.md", r"If at least (\w+) pairs", {"five": geometric._FEWEST}),
         ("training.md", r"shifted by up to (\d+) %", 100 * networks.SHIFT),
-        ("training.md", r"more than ([\d,]+) images a sample", data.MOST_ITEMS),
-        ("training.md", r"up to ([\d,]+) of them", data.MOST_BACKGROUNDS),
+        ("training.md", r"more than ([\d,]+) images a sample", data.MAX_ITEMS),
+        ("training.md", r"up to ([\d,]+) of them", data.MAX_BACKGROUNDS),
         ("training.md", r"weight decay ([\d.]+)\.", loop._WEIGHT_DECAY),
     ]
 

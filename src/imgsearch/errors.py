@@ -82,6 +82,6 @@ class GateError(ImgsearchError):
 
 
 class OutputError(ImgsearchError):
-    """The output cannot be written; nothing was published."""
+    """The output cannot be written, such as for want of disk space; nothing was published."""
 
     exit_code = 11

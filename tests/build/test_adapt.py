@@ -308,7 +308,7 @@ def test_an_image_that_is_lost_or_broken_meanwhile_is_not_learned_from_but_one_o
 
 
 def test_only_a_sample_of_a_large_catalog_is_looked_at(drawn, tmp_path, monkeypatch):
-    monkeypatch.setattr(adapt_module, "MOST_IMAGES", 21)
+    monkeypatch.setattr(adapt_module, "MAX_IMAGES", 21)
 
     report = build_index(drawn, tmp_path / "index", adapt=True, **COLOR)
 

@@ -29,7 +29,7 @@ from imgsearch.images.workers.decoders import decode_and_fit
 from imgsearch.search.backends.annoy import AnnoyBackend
 from imgsearch.store import generations, integrity
 from imgsearch.store.generations import read_manifest
-from imgsearch.store.plan import BackendSettings
+from imgsearch.store.search_settings import BackendSettings
 
 DIMS = TABLE["handcrafted"].spec.dims
 

@@ -6,8 +6,8 @@ import pytest
 
 from imgsearch.encoders import adaptation
 from imgsearch.encoders.adaptation import (
-    FEWEST_IMAGES,
     LOOKS,
+    MIN_IMAGES,
     SCENES,
     VARIANTS,
     AdaptationGain,
@@ -192,7 +192,7 @@ def test_each_image_comes_with_its_variants(embedded, encoder):
 
 
 def test_items_in_scenes_come_between_the_image_and_its_variants(drawn, paths, encoder, embedded, monkeypatch):
-    monkeypatch.setattr(adaptation, "FEWEST_IMAGES", 4)
+    monkeypatch.setattr(adaptation, "MIN_IMAGES", 4)
     scenes = []
 
     def embed_item(scene):
@@ -229,9 +229,9 @@ def test_variants_are_the_same_in_any_order_and_what_cannot_be_had_is_left_out(
 
 
 def test_too_few_images_are_a_usage_error(drawn, paths, encoder, monkeypatch):
-    with pytest.raises(UsageError, match=f"at least {FEWEST_IMAGES}.*found 0"):
+    with pytest.raises(UsageError, match=f"at least {MIN_IMAGES}.*found 0"):
         embedded_variants(drawn, [], FilePolicy(), encoder, silent)
-    monkeypatch.setattr(adaptation, "FEWEST_IMAGES", 3)
+    monkeypatch.setattr(adaptation, "MIN_IMAGES", 3)
     with pytest.raises(UsageError, match=r"at least 3.*found 2"):
         embedded_variants(drawn, paths[:2], FilePolicy(), encoder, silent)
 
@@ -246,7 +246,7 @@ class HalfBlind(HandcraftedEncoder):
 
 
 def test_images_of_which_a_variant_shows_nothing_are_left_out(drawn, paths, encoder, embedded, monkeypatch):
-    monkeypatch.setattr(adaptation, "FEWEST_IMAGES", 4)
+    monkeypatch.setattr(adaptation, "MIN_IMAGES", 4)
 
     again = embedded_variants(drawn, paths[:6], FilePolicy(), HalfBlind(encoder.spec), silent)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from imgsearch.encoders.choice import MOST_PARTS, choose_encoder, with_precision, with_weights
+from imgsearch.encoders.choice import MAX_PARTS, choose_encoder, with_precision, with_weights
 from imgsearch.encoders.model_file import CARD
 from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.encoders.table import TABLE
@@ -110,7 +110,7 @@ def test_what_is_no_encoder_with_its_weight_is_a_usage_error(text):
 
 
 def test_a_hybrid_has_at_most_eight_parts():
-    assert len(spec_of("+".join(["handcrafted"] * MOST_PARTS)).parts) == 8
+    assert len(spec_of("+".join(["handcrafted"] * MAX_PARTS)).parts) == 8
     with pytest.raises(UsageError, match="9"):
         spec_of("+".join(["handcrafted"] * 9))
 

@@ -21,7 +21,7 @@ from imgsearch.store import generations, integrity, publishing
 from imgsearch.store.arrays import write_array
 from imgsearch.store.items import SCHEMA, connect
 from imgsearch.store.manifest import Manifest, generation_folder
-from imgsearch.store.plan import BackendSettings, SearchOptions
+from imgsearch.store.search_settings import BackendSettings, SearchOptions
 
 
 def build_annoy(folder, vectors, trees, seed):

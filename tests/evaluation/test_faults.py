@@ -24,7 +24,7 @@ from imgsearch.images.decode import decode_rgba
 from imgsearch.search.backends.annoy import AnnoyBackend
 from imgsearch.store import generations
 from imgsearch.store.items import connect
-from imgsearch.store.plan import BackendSettings
+from imgsearch.store.search_settings import BackendSettings
 from imgsearch.synthetic.augment import screenshot_like
 
 

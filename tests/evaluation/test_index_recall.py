@@ -13,7 +13,7 @@ from imgsearch.evaluation.evaluate import evaluate
 from imgsearch.evaluation.index_recall import index_recall
 from imgsearch.search.backends.annoy import AnnoyBackend
 from imgsearch.search.recall import TIE, Sample, measure, sampled
-from imgsearch.store.plan import BackendSettings, SearchOptions
+from imgsearch.store.search_settings import BackendSettings, SearchOptions
 
 COUNT = 12_000
 

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from imgsearch.images.foreground import without_background, without_border
+from imgsearch.images.foreground import crop_transparent, without_background
 
 SIDES = (120, 200)
 
@@ -40,11 +40,11 @@ def test_an_image_from_which_nothing_stands_out_stays_opaque():
 
 
 def test_a_border_is_cut_off():
-    alone = without_border(disc((255, 255, 255), opacity=0))
+    alone = crop_transparent(disc((255, 255, 255), opacity=0))
 
     assert alone.shape == (81, 81, 4)
     assert np.array_equal(alone, disc((255, 255, 255), opacity=0)[20:101, 30:111])
 
 
 def test_of_what_is_transparent_nothing_is_left():
-    assert without_border(np.zeros((*SIDES, 4), np.uint8)).size == 0
+    assert crop_transparent(np.zeros((*SIDES, 4), np.uint8)).size == 0

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from imgsearch.images.boxes import Box, overlaps
-from imgsearch.regions.detections import MOST_BOXES, decode_detections
+from imgsearch.regions.detections import MAX_BOXES, decode_detections
 
 
 def one(left: float, top: float, right: float, bottom: float, width: int, height: int) -> Box:
@@ -49,7 +49,7 @@ def test_no_more_boxes_come_than_asked_for_and_never_more_than_two_hundred():
     boxes = np.concatenate([middles, middles + 0.04], axis=1).astype(np.float32)
     scores = np.full(len(boxes), 0.5, np.float32)
 
-    assert len(decode_detections(scores, boxes, 1000, 1000)) == MOST_BOXES
+    assert len(decode_detections(scores, boxes, 1000, 1000)) == MAX_BOXES
     assert len(decode_detections(scores, boxes, 1000, 1000, most=3)) == 3
 
 

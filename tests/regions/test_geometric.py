@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from imgsearch.images.decode import decode
-from imgsearch.regions.geometric import MOST_POINTS, SIDE, Points, _is_view, draw_matches, find_points, verify_geometry
+from imgsearch.regions.geometric import MAX_POINTS, SIDE, Points, _is_view, draw_matches, find_points, verify_geometry
 
 
 def textured(seed, height=300, width=400):
@@ -180,7 +180,7 @@ def test_a_busy_image_has_no_more_points_than_are_kept():
     spots = np.random.default_rng(8).integers(0, 256, (SIDE // 5, SIDE // 5, 3), np.uint8)
     points = find_points(cv2.resize(spots, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC))
 
-    assert len(points.positions) == len(points.descriptors) == MOST_POINTS
+    assert len(points.positions) == len(points.descriptors) == MAX_POINTS
 
 
 def test_a_drawing_joins_each_place_with_where_it_was_found_again():

@@ -9,7 +9,7 @@ from imgsearch.search.backends.annoy import AnnoyBackend, AnnoyCandidates
 from imgsearch.search.backends.exact import ExactCandidates
 from imgsearch.search.backends.faiss import FaissBackend, FaissCandidates, lists_for
 from imgsearch.store import arrays
-from imgsearch.store.plan import BackendSettings
+from imgsearch.store.search_settings import BackendSettings
 
 
 def build_annoy(folder, vectors, trees, seed):

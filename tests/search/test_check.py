@@ -20,7 +20,7 @@ from imgsearch.store import generations, integrity
 from imgsearch.store.generations import read_manifest
 from imgsearch.store.locking import writer_lock
 from imgsearch.store.manifest import FileRecord
-from imgsearch.store.plan import BackendSettings
+from imgsearch.store.search_settings import BackendSettings
 
 
 def build_annoy(folder, vectors, trees, seed):

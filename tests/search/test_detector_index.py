@@ -15,7 +15,7 @@ from imgsearch.encoders.runtime import GRAPH_FILE, encode, open_encoder
 from imgsearch.errors import DamagedIndexError, MissingComponentError, UsageError
 from imgsearch.images.boxes import Box
 from imgsearch.images.photo import Photo
-from imgsearch.regions.detections import LEAST_SCORE, Detection, Detector
+from imgsearch.regions.detections import MIN_SCORE, Detection, Detector
 from imgsearch.search.views import QueryImage
 from imgsearch.store import generations
 from imgsearch.store.generations import read_manifest
@@ -64,7 +64,7 @@ def two_items(tmp_path_factory) -> Path:
 BOXES = {Box(300, 0, 100, 100), Box(100, 100, 100, 100)}
 
 
-def detections(opened: Index, image: Path, least_score: float = LEAST_SCORE) -> list[Detection]:
+def detections(opened: Index, image: Path, least_score: float = MIN_SCORE) -> list[Detection]:
     return opened.viewer.detections(QueryImage.read(image, opened.manifest.policy), least_score)
 
 

@@ -19,10 +19,10 @@ from imgsearch.search.backends import faiss as faiss_lists
 from imgsearch.search.backends.annoy import AnnoyBackend
 from imgsearch.search.backends.faiss import FaissBackend, FaissCandidates, least_probes, lists_for, one_thread
 from imgsearch.search.recall import measure, sampled
-from imgsearch.search.tuning import search_with, tune
+from imgsearch.search.tuning import make_search, tune
 from imgsearch.store import generations, integrity, publishing
 from imgsearch.store.manifest import Manifest
-from imgsearch.store.plan import BackendSettings, SearchOptions
+from imgsearch.store.search_settings import BackendSettings, SearchOptions
 
 
 def build_faiss(folder, vectors, lists, seed):
@@ -153,7 +153,7 @@ def test_whoever_wants_more_results_has_more_lists_looked_into(tmp_path):
     backend = FaissCandidates(tmp_path / FaissBackend.file, 5000, 8, 1)
     sample = sampled(vectors, np.arange(50), [500])
 
-    recall, _ = measure(search_with(backend, vectors), sample, 500)
+    recall, _ = measure(make_search(backend, vectors), sample, 500)
 
     assert recall.mean() > 0.95
 
@@ -231,7 +231,7 @@ def test_tuning_takes_the_least_probes_that_reach_the_target(tmp_path, target):
     assert chosen.probes in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 55)
     if chosen.probes > 1:
         less = FaissCandidates(tmp_path / FaissBackend.file, *vectors.shape, chosen.probes // 2)
-        recall, _ = measure(search_with(less, vectors), sample, 10)
+        recall, _ = measure(make_search(less, vectors), sample, 10)
         assert recall.mean() - 2 * recall.std() / np.sqrt(500) < target
 
 

@@ -169,7 +169,7 @@ def test_a_cached_file_that_is_damaged_or_foreign_is_not_believed_and_made_anew(
 
 
 def test_the_oldest_files_make_room_when_there_are_too_many(shop, monkeypatch):
-    monkeypatch.setattr(rerank, "MOST_CACHED", 10)
+    monkeypatch.setattr(rerank, "MAX_CACHED", 10)
 
     asked(shop, turned(9))
 

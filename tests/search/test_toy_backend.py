@@ -7,7 +7,7 @@ from imgsearch import Index, build_index, check, evaluate, info
 from imgsearch.cli import main
 from imgsearch.errors import DamagedIndexError
 from imgsearch.search.backends import BACKENDS
-from imgsearch.store.plan import BackendSettings
+from imgsearch.store.search_settings import BackendSettings
 
 
 class ToyBackend:
@@ -16,10 +16,10 @@ class ToyBackend:
     name = "toy"
     file = "toy.npy"
 
-    def require(self, *, by_fork=False):
+    def ensure_available(self, *, by_fork=False):
         pass
 
-    def room(self, count, vector_bytes, options):
+    def estimated_bytes(self, count, vector_bytes, options):
         return count * vector_bytes
 
     def trials(self, options, count):

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from imgsearch import Index, build_index, embed
-from imgsearch.search.backends.annoy import FORESTS, LEAST_SEARCH_K, AnnoyBackend, AnnoyCandidates
+from imgsearch.search.backends.annoy import FORESTS, MIN_SEARCH_K, AnnoyBackend, AnnoyCandidates
 from imgsearch.search.recall import measure, sampled
-from imgsearch.search.tuning import SMALL, chosen_backend, search_with, tune
+from imgsearch.search.tuning import SMALL, chosen_backend, make_search, tune
 from imgsearch.store import generations
-from imgsearch.store.plan import BackendSettings, SearchOptions
+from imgsearch.store.search_settings import BackendSettings, SearchOptions
 
 
 def unit(vectors):
@@ -33,7 +33,7 @@ def hard():
 def recall_of(folder, vectors, search_k, rows=None, k=10):
     backend = AnnoyCandidates(folder / AnnoyBackend.file, *vectors.shape, search_k)
     sample = sampled(vectors, np.arange(len(vectors)) if rows is None else rows, [k])
-    return float(measure(search_with(backend, vectors), sample, k)[0].mean())
+    return float(measure(make_search(backend, vectors), sample, k)[0].mean())
 
 
 def test_a_small_catalog_is_compared_with_whole(tmp_path, easy):
@@ -48,7 +48,7 @@ def test_a_small_catalog_is_compared_with_whole(tmp_path, easy):
 def test_who_wants_annoy_gets_a_forest_that_reaches_the_target(tmp_path, easy):
     settings, measured = tune(tmp_path, easy, SearchOptions("annoy"))
 
-    assert (settings.name, settings.search_k) == ("annoy", LEAST_SEARCH_K)
+    assert (settings.name, settings.search_k) == ("annoy", MIN_SEARCH_K)
     assert settings.trees in FORESTS
     assert measured.recall >= 0.99
     assert recall_of(tmp_path, easy, settings.search_k) >= 0.99
@@ -73,10 +73,10 @@ def test_the_least_search_k_that_reaches_the_target_is_taken(tmp_path, hard):
     wish = SearchOptions("annoy", trees=10, target_recall=0.99)
     settings, _ = tune(tmp_path, hard, wish)
 
-    assert settings.search_k > LEAST_SEARCH_K  # it is a hard set
+    assert settings.search_k > MIN_SEARCH_K  # it is a hard set
     rows = np.random.default_rng(0).permutation(len(hard))[:500]
     backend = AnnoyCandidates(tmp_path / AnnoyBackend.file, *hard.shape, round(settings.search_k / 2**0.5))
-    recall, _ = measure(search_with(backend, hard), sampled(hard, rows, [10]), 10)
+    recall, _ = measure(make_search(backend, hard), sampled(hard, rows, [10]), 10)
     assert recall.mean() - 2 * recall.std() / np.sqrt(500) < 0.99
 
 
@@ -181,7 +181,7 @@ def test_the_manifest_says_what_was_wanted_chosen_and_measured(index):
     manifest = generations.read_manifest(index)
 
     assert manifest.search == SearchOptions("annoy", 4, 0, 0.99)
-    assert manifest.backend == BackendSettings("annoy", 4, 0, LEAST_SEARCH_K)
+    assert manifest.backend == BackendSettings("annoy", 4, 0, MIN_SEARCH_K)
     assert manifest.measured.queries == 40
     assert manifest.measured.recall >= 0.99
     with Index.open(index) as opened:

@@ -12,7 +12,7 @@ from imgsearch.images.decode import decode_rgba
 from imgsearch.images.photo import open_photo
 from imgsearch.images.policy import FilePolicy
 from imgsearch.regions import propose
-from imgsearch.search.views import MOST_REGIONS, QueryImage, Viewer
+from imgsearch.search.views import MAX_REGIONS, QueryImage, Viewer
 from imgsearch.store.generations import read_manifest
 from imgsearch.synthetic.compose import Style, compose
 
@@ -118,7 +118,7 @@ def test_an_encoder_without_a_map_looks_at_the_whole_unless_told_otherwise(witho
     assert len(without_map.views(scene[0], 3)) == 4
 
 
-@pytest.mark.parametrize("count", [1, 2, 7, 30, MOST_REGIONS])
+@pytest.mark.parametrize("count", [1, 2, 7, 30, MAX_REGIONS])
 def test_as_many_regions_as_were_asked_for_at_most_and_the_whole(viewer, scene, count):
     whole, *parts = viewer.views(scene[0], count)
 
@@ -144,7 +144,7 @@ def test_whole_is_the_whole_alone_and_the_same_as_beside_regions(viewer, scene):
     assert (view.vector == viewer.whole(scene[0]).vector).all()
 
 
-@pytest.mark.parametrize("regions", [0, -1, MOST_REGIONS + 1, 10**12, "x", "", "AUTO", "8"])
+@pytest.mark.parametrize("regions", [0, -1, MAX_REGIONS + 1, 10**12, "x", "", "AUTO", "8"])
 def test_regions_that_make_no_sense_are_refused(viewer, scene, shop, regions):
     for data in (scene[0], (shop / "catalog/cups/cups-00.png").read_bytes()):
         with pytest.raises(UsageError, match="regions"):
@@ -209,7 +209,7 @@ ODD = {
 
 @pytest.mark.parametrize(
     ("encoder", "regions"),
-    [("network", "auto"), ("network", "whole"), ("network", 8), ("handcrafted", "auto"), ("handcrafted", MOST_REGIONS)],
+    [("network", "auto"), ("network", "whole"), ("network", 8), ("handcrafted", "auto"), ("handcrafted", MAX_REGIONS)],
 )
 @pytest.mark.parametrize("name", ODD)
 def test_odd_images_have_views_or_are_refused(viewer, without_map, name, encoder, regions):

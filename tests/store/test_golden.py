@@ -10,7 +10,7 @@ import pytest
 
 from imgsearch import Filter, Index, build_index, check
 from imgsearch.store import generations, integrity
-from imgsearch.store.plan import BackendSettings
+from imgsearch.store.search_settings import BackendSettings
 
 GOLDEN = Path(__file__).parent / "golden"
 OLDEST = GOLDEN / "v1"

@@ -22,7 +22,7 @@ from imgsearch.store.calibration import Calibration, Curve
 from imgsearch.store.generations import read_manifest
 from imgsearch.store.locking import writer_lock
 from imgsearch.store.manifest import FileRecord, Manifest
-from imgsearch.store.plan import BackendSettings, Measured, SearchOptions
+from imgsearch.store.search_settings import BackendSettings, Measured, SearchOptions
 
 counts = st.integers(0, 2**40)
 trees, seeds = st.integers(0, 10_000), st.integers(0, 2**31 - 1)

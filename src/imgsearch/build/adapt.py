@@ -11,7 +11,7 @@ import numpy as np
 from imgsearch.build.encoder_source import EncoderSource
 from imgsearch.encoders.adaptation import (
     LOOKS,
-    MOST_IMAGES,
+    MAX_IMAGES,
     AdaptationGain,
     embedded_variants,
     learn_adaptation,
@@ -52,7 +52,7 @@ class Adapter:
             detector = Detector(draft.detector, self.sources[1].install() / GRAPH_FILE)
             embed_item = item_embedder(detector, open_encoder(draft.encoder, self.sources[0].install(), for_one=True))
         with contextlib.closing(Items(self.folder / generations.ITEMS)) as items:
-            paths = items.sample(MOST_IMAGES)
+            paths = items.sample(MAX_IMAGES)
         encoder, catalog = self.sources[0].open(), Path(draft.catalog)
         try:
             seen = embedded_variants(catalog, paths, draft.policy, encoder, self.progress, embed_item)

@@ -20,8 +20,8 @@ from imgsearch.search.tuning import tune
 from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import blocks_of, open_array, write_array
 from imgsearch.store.manifest import Manifest
-from imgsearch.store.plan import SearchOptions
 from imgsearch.store.publishing import inherited_calibration, publish
+from imgsearch.store.search_settings import SearchOptions
 
 logger = logging.getLogger(__name__)
 

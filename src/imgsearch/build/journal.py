@@ -212,7 +212,7 @@ class Journal:
         """Yield the files that were not rejected before, by path."""
         return (Reject(*row) for row in self._connection.execute(_NEW_REJECTS))
 
-    def has_other_rejects(self) -> bool:
+    def rejects_changed(self) -> bool:
         """Return whether a rejected file is not, or not so, among the published ones: then that must be remembered."""
         return self._connection.execute(_OTHER_REJECTS).fetchone() is not None
 

@@ -18,11 +18,11 @@ from imgsearch.images.steps import Steps
 from imgsearch.search.backends import BACKENDS
 from imgsearch.search.tuning import chosen_backend
 from imgsearch.store.manifest import Manifest
-from imgsearch.store.plan import AUTO, MOST_SEED, TREES_LIMIT, SearchOptions
+from imgsearch.store.search_settings import AUTO, MAX_SEED, TREES_LIMIT, SearchOptions
 
 logger = logging.getLogger(__name__)
 
-# What takes an option back whose value is a name or a file.
+# The value that clears an option that the index remembers.
 NONE = "none"
 
 Damaged = Literal["skip", "keep"]
@@ -85,8 +85,8 @@ def check_options(function: str, kind: type, options: Mapping[str, Any]) -> Buil
     trees, seed, target = (options.get(name) for name in ("trees", "seed", "target_recall"))
     if trees is not None and not 1 <= trees <= TREES_LIMIT:
         raise UsageError(f"trees must be 1 to {TREES_LIMIT}, got {trees}")
-    if seed is not None and not 0 <= seed <= MOST_SEED:
-        raise UsageError(f"seed must be 0 to {MOST_SEED}, got {seed}")
+    if seed is not None and not 0 <= seed <= MAX_SEED:
+        raise UsageError(f"seed must be 0 to {MAX_SEED}, got {seed}")
     if target is not None and not 0 < target <= 1:
         raise UsageError(f"target_recall must be above 0 and at most 1, got {target}")
     return cast("BuildOptions", {name: value for name, value in options.items() if value is not None})
@@ -275,8 +275,8 @@ def check_resources(directory: Path, draft: Manifest, count: int, pending: int, 
         searched = 4 * (min(DIMS, draft.encoder.dims) if count >= SMALLEST_CATALOG else draft.encoder.dims)
         needed += count * searched
         backend = chosen_backend(draft.search, count)
-        backend.require()
-        needed += backend.room(count, searched, draft.search)
+        backend.ensure_available()
+        needed += backend.estimated_bytes(count, searched, draft.search)
     if new_encoder:
         needed += sum(file.stat().st_size for file in new_encoder.iterdir())
     require_space(directory, needed + 1_000_000)

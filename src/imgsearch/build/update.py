@@ -42,8 +42,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What is published, and what is to be, as far as that is known before the catalog is scanned."""
+class BuildPlan:
+    """The published manifest and the draft of the next one, before the catalog is scanned."""
 
     previous: Manifest | None
     draft: Manifest
@@ -91,7 +91,7 @@ def update(job: Job) -> BuildReport:
             )
 
 
-def is_unchanged(job: Job, plan: Plan, journal: Journal, changes: Changes, counts: EmbedCounts) -> bool:
+def is_unchanged(job: Job, plan: BuildPlan, journal: Journal, changes: Changes, counts: EmbedCounts) -> bool:
     """Return whether what is published is what this build would publish: the same files, options and content."""
     previous = plan.previous
     with job.watch.stage("check"):
@@ -102,7 +102,7 @@ def is_unchanged(job: Job, plan: Plan, journal: Journal, changes: Changes, count
             and changes.unchanged + changes.rejected + counts.rejected == changes.seen
             and not changes.removed
             and not changes.rejected_gone
-            and not journal.has_other_rejects()
+            and not journal.rejects_changed()
             and plan.draft.has_settings_of(previous)
             and integrity.is_whole(job.directory, previous)
         )
@@ -117,7 +117,7 @@ def _require_folder(job: Job) -> None:
         raise UsageError(f"expected a folder that may be read, found one that may not: {catalog}")
 
 
-def _plan(job: Job, previous: Manifest | None) -> Plan:
+def _plan(job: Job, previous: Manifest | None) -> BuildPlan:
     """Resolve all options; a vocabulary that the encoder lacks is learned here."""
     options = job.options
     if previous and previous.backend and not job.searchable:
@@ -143,7 +143,7 @@ def _plan(job: Job, previous: Manifest | None) -> Plan:
         metadata_sha256=_digest(metadata) if metadata else "",
     )
     files = {**choice.files, **(detector.files if detector else {})}
-    return Plan(previous, draft, files, job.searchable and resolve_adaptation(options, previous, draft.detector))
+    return BuildPlan(previous, draft, files, job.searchable and resolve_adaptation(options, previous, draft.detector))
 
 
 def _digest(metadata: Path) -> str:
@@ -154,7 +154,7 @@ def _digest(metadata: Path) -> str:
 
 
 @contextmanager
-def _open_journal(job: Job, plan: Plan) -> Iterator[Journal]:
+def _open_journal(job: Job, plan: BuildPlan) -> Iterator[Journal]:
     """Open the journal; if the build does not come to its end, the next one goes on from the vectors in it."""
     items = None
     if previous := plan.previous:
@@ -170,7 +170,7 @@ def _open_journal(job: Job, plan: Plan) -> Iterator[Journal]:
         journal.close(done=done)
 
 
-def _scan(job: Job, plan: Plan, journal: Journal) -> Changes:
+def _scan(job: Job, plan: BuildPlan, journal: Journal) -> Changes:
     """Read the names of all files, and the shop's data, into the journal; compare with what is published."""
     metadata, policy = plan.draft.metadata_file, plan.draft.policy
     found = Scan(os.fspath(job.catalog), leave_out=generations.is_index, follow_links=policy.follow_links)
@@ -189,7 +189,7 @@ def _scan(job: Job, plan: Plan, journal: Journal) -> Changes:
     return changes
 
 
-def _embed(job: Job, plan: Plan, journal: Journal, changes: Changes, source: EncoderSource) -> EmbedCounts:
+def _embed(job: Job, plan: BuildPlan, journal: Journal, changes: Changes, source: EncoderSource) -> EmbedCounts:
     draft = plan.draft
     missing = None if os.path.isdir(job.directory / draft.encoder_folder) else source.find()
     check_resources(job.directory, draft, changes.seen - changes.rejected, journal.pending_count(), missing)
@@ -197,7 +197,7 @@ def _embed(job: Job, plan: Plan, journal: Journal, changes: Changes, source: Enc
         return embed_pending(journal, draft, source.open, job.progress, tolerant=job.options.get("force", False))
 
 
-def _publish(job: Job, plan: Plan, journal: Journal, sources: Sequence[EncoderSource]) -> Manifest:
+def _publish(job: Job, plan: BuildPlan, journal: Journal, sources: Sequence[EncoderSource]) -> Manifest:
     for source in sources:
         source.install()
     with job.watch.stage("index"), new_generation(job.directory, plan.draft.generation) as folder:
@@ -206,7 +206,7 @@ def _publish(job: Job, plan: Plan, journal: Journal, sources: Sequence[EncoderSo
         return complete_generation(job, plan.draft, plan.previous, adapt=plan.adapt, adapter=adapter)
 
 
-def _write_truth(job: Job, plan: Plan, journal: Journal, folder: Path) -> None:
+def _write_truth(job: Job, plan: BuildPlan, journal: Journal, folder: Path) -> None:
     published: Embeddings | None = None
     if plan.previous and plan.previous.fingerprint == plan.draft.fingerprint:
         name = f"{plan.previous.folder}/{generations.EMBEDDINGS}"

@@ -25,7 +25,7 @@ from imgsearch.store.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
-_MOST_IMAGES = 3000
+_MAX_IMAGES = 3000
 
 
 def with_vocabulary(
@@ -65,7 +65,7 @@ def vocabularies_of(directory: Path, manifest: Manifest) -> dict[str, Path]:
 
 def _sample(catalog: Path, policy: FilePolicy, spec: EncoderSpec, steps: str, progress: Progress) -> Iterator[Pixels]:
     found = Scan(os.fspath(catalog), leave_out=generations.is_index, follow_links=policy.follow_links)
-    paths = sampled(found, _MOST_IMAGES)
+    paths = sampled(found, _MAX_IMAGES)
     logger.info("learning a vocabulary of %d visual words on %d images", spec.dims, len(paths))
     make = functools.partial(DecodeWorker, spec.size, spec.fit, policy, steps=Steps.parse(steps))
     decoded = decoded_files(os.fspath(catalog), paths, policy, make, lambda worker, data: worker.decode(data)[0])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 REJECTED_EXIT_CODE = 3
 
 # A folder with thousands of files of one bad kind should not fill a mailbox with them.
-_MOST_REJECTS_OF_A_CAUSE = 20
+_MAX_REJECTS_OF_A_CAUSE = 20
 
 
 @contextlib.contextmanager
@@ -116,12 +116,12 @@ def say_rejects(rejects: Sequence["Reject"], elsewhere: str) -> None:
     named: Counter[str] = Counter()
     for reject in rejects:
         named[reject.cause] += 1
-        if named[reject.cause] <= _MOST_REJECTS_OF_A_CAUSE:
+        if named[reject.cause] <= _MAX_REJECTS_OF_A_CAUSE:
             detail = f" ({printable(reject.message)})" if reject.message else ""
             say(f"rejected {printable(reject.path)}: {reject.cause}{detail}")
     for cause, count in named.items():
-        if count > _MOST_REJECTS_OF_A_CAUSE:
-            say(f"rejected {count - _MOST_REJECTS_OF_A_CAUSE} more: {cause}{elsewhere}")
+        if count > _MAX_REJECTS_OF_A_CAUSE:
+            say(f"rejected {count - _MAX_REJECTS_OF_A_CAUSE} more: {cause}{elsewhere}")
 
 
 def columns(rows: Iterable[tuple[str, str]]) -> str:

@@ -37,9 +37,9 @@ SCENES = 2
 LOOKS = 2
 
 # Fewer images than this say next to nothing about hundreds of directions.
-FEWEST_IMAGES = 20
+MIN_IMAGES = 20
 # More teach little that is new, and take their time.
-MOST_IMAGES = 3000
+MAX_IMAGES = 3000
 
 # Images after which it is known how long the rest will take.
 _FIRST = 16
@@ -99,8 +99,8 @@ def embedded_variants(
             made = f"{VARIANTS + 1} variants" + (f" and {scenes} scenes" if scenes else "")
             logger.warning("adapting to %d images, %s each: about %.0f s", len(paths), made, seconds)
         progress("adapt", done, len(paths))
-    if len(rows) < FEWEST_IMAGES:
-        raise UsageError(f"expected at least {FEWEST_IMAGES} different images to adapt to, found {len(rows)}")
+    if len(rows) < MIN_IMAGES:
+        raise UsageError(f"expected at least {MIN_IMAGES} different images to adapt to, found {len(rows)}")
     return np.stack(rows)
 
 

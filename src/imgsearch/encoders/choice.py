@@ -14,7 +14,7 @@ from imgsearch.errors import MissingComponentError, UsageError
 from imgsearch.files import sha256_of
 from imgsearch.images.steps import Steps
 
-MOST_PARTS = 8
+MAX_PARTS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,8 @@ class Choice:
 def choose_encoder(backbone: str, weights: Path | None = None, precision: Precision = "f32", steps: str = "") -> Choice:
     """Describe the encoder of `vgg16`, `FILE.keras`, or several of these joined: `vgg16+handcrafted:color=0.3`."""
     named = [(backbone, 1.0)] if os.path.isfile(backbone) else [_name_and_weight(part) for part in backbone.split("+")]
-    if len(named) > MOST_PARTS:
-        raise UsageError(f"expected at most {MOST_PARTS} encoders joined by +, found {len(named)}")
+    if len(named) > MAX_PARTS:
+        raise UsageError(f"expected at most {MAX_PARTS} encoders joined by +, found {len(named)}")
     chosen = [(_choose_part(name, precision), weight) for name, weight in named]
     files = {name: file for choice, _ in chosen for name, file in choice.files.items()}
     parts = [Part(choice.spec, weight) for choice, weight in chosen]

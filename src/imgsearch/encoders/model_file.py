@@ -26,7 +26,7 @@ _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENTRIES = {"metadata.json", _CONFIGURATION, "model.weights.h5", CARD}
 
 # A configuration of a thousand layers has about a megabyte; a large network's weights have half a gigabyte.
-_MOST_TEXT = 64_000_000
+_MAX_TEXT = 64_000_000
 _MOST_BYTES = 4_000_000_000
 
 DETECT = "detect"  # what a detector was trained for
@@ -166,7 +166,7 @@ def require_shapes(model: Any, card: ModelCard, path: Path) -> None:
 
 
 def _read_json(archive: zipfile.ZipFile, name: str, size: int) -> Any:
-    if size > _MOST_TEXT:
+    if size > _MAX_TEXT:
         raise ValueError(f"{name} has {size:,} bytes")
     return json.loads(archive.read(name))
 

@@ -13,7 +13,7 @@ _ORIENTATIONS = 9
 # No single orientation of a cell counts for more than this share of the edges around it (Dalal and Triggs).
 _LARGEST_SHARE = 0.2
 # Moments below this are those of a shape that has none, up to its pixels.
-_LEAST_MOMENT = 1e-5
+_MIN_MOMENT = 1e-5
 _MOMENTS_WEIGHT = 0.4
 
 
@@ -21,7 +21,7 @@ def describe_item(item: Item) -> NDArray[np.float32]:
     """Describe an item by gradients (Dalal and Triggs, 2005) and by Hu's moments of its outline (1962)."""
     gray = cv2.cvtColor(item.pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
     moments = cv2.HuMoments(cv2.moments(item.weights)).ravel()
-    logarithms = np.sign(moments) * np.log10(1 + np.abs(moments) / _LEAST_MOMENT)
+    logarithms = np.sign(moments) * np.log10(1 + np.abs(moments) / _MIN_MOMENT)
     return concatenate([_normalized(_gradients(gray)).ravel(), logarithms], [1.0, _MOMENTS_WEIGHT])
 
 

@@ -27,7 +27,7 @@ class TableRow:
     about: str  # one line for `imgsearch models`
     license: str = ""  # of the weights
     megabytes: int = 0  # of the file of weights; 0 for none
-    blocks: int = 0  # of layers that `train --unfreeze` can tune; `training.architectures` knows them by their names
+    blocks: int = 0  # of layers that `train --unfreeze` can tune; `training.networks` knows them by their names
     application: Application | None = None
     describe: str = ""  # if hand-crafted, "module:function": uint8 (size, size, 3) to unit float32 (dims,)
 

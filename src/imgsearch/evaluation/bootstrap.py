@@ -24,7 +24,7 @@ class Interval:
     high: float
 
 
-def exactly(value: float) -> Interval:
+def exact_result(value: float) -> Interval:
     """Return the interval of a figure that is not a mean over queries."""
     return Interval(value, value, value)
 
@@ -36,7 +36,7 @@ def mean_interval(values: ArrayLike, seed: int = 0, *, level: float = LEVEL) -> 
         raise ValueError("a mean needs values of at least one query, got none")
     mean = float(array.mean())
     if np.all(array == array[0]):
-        return exactly(mean)
+        return exact_result(mean)
     random = np.random.default_rng(seed)
     means = np.empty(_RESAMPLES)
     rows = max(1, _CHUNK // array.size)

@@ -8,7 +8,7 @@ from typing import TypedDict, Unpack
 import numpy as np
 
 from imgsearch.errors import UsageError
-from imgsearch.evaluation.bootstrap import Interval, exactly, mean_interval
+from imgsearch.evaluation.bootstrap import Interval, exact_result, mean_interval
 from imgsearch.evaluation.calibrate import calibrate
 from imgsearch.evaluation.index_recall import index_recall
 from imgsearch.evaluation.queries import Labels, QuerySet, from_folder, from_items, from_variants, labels_of
@@ -141,16 +141,16 @@ def _has_categories(index: Index) -> bool:
 def _figures(
     count: int, recall: IndexRecall | None, retrieval: Retrieval | None, reliability: Reliability | None
 ) -> Mapping[str, Interval]:
-    figures = {"count": exactly(count)}
+    figures = {"count": exact_result(count)}
     if recall is not None:
         figures |= {f"index_recall@{k}": mean_interval(values) for k, values in recall.recall.items()}
         latency = recall.latency[10 if 10 in recall.latency else max(recall.latency)]
-        figures |= {f"latency_{name}_ms": exactly(1000 * getattr(latency, name)) for name in ("p50", "p95", "p99")}
-        figures["queries_per_second"] = exactly(latency.per_second)
+        figures |= {f"latency_{name}_ms": exact_result(1000 * getattr(latency, name)) for name in ("p50", "p95", "p99")}
+        figures["queries_per_second"] = exact_result(latency.per_second)
     if retrieval is not None:
-        figures["queries"] = exactly(len(retrieval.results))
+        figures["queries"] = exact_result(len(retrieval.results))
         figures |= {name: mean_interval(values) for name, values in retrieval.measures.items()}
     if reliability is not None:
-        figures["calibration_error"] = exactly(reliability.error)
-        figures["calibration_error@1"] = exactly(reliability.error_at_1)
+        figures["calibration_error"] = exact_result(reliability.error)
+        figures["calibration_error@1"] = exact_result(reliability.error_at_1)
     return figures

@@ -17,10 +17,10 @@ from imgsearch.search.backends.protocol import Candidates
 from imgsearch.search.hits import Hit
 from imgsearch.search.index import Index
 from imgsearch.search.nearest import Search
-from imgsearch.search.recall import Ask, Sample, measure, sampled
+from imgsearch.search.recall import Sample, SearchFunction, measure, sampled
 from imgsearch.search.tuning import AUTOMATIC, TIMED_EXACT, TUNED_K
 from imgsearch.search.views import View
-from imgsearch.store.plan import AUTO, BackendSettings
+from imgsearch.store.search_settings import AUTO, BackendSettings
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def _curve(index: Index, sample: Sample, k: int) -> tuple[CurvePoint, ...]:
         return ()
     _, trial = AUTOMATIC
     try:
-        trial.require()
+        trial.ensure_available()
     except MissingComponentError:
         return ()
     settings = trial.trials(search, len(index))[0]
@@ -97,7 +97,7 @@ def _search_with(index: Index, backend: Candidates, vector: Embeddings, k: int) 
     return Search(index.nearest, k, backend=backend).hits([View(vector)])
 
 
-def _scores(search: Callable[[Embeddings, int], list[Hit]]) -> Ask:
+def _scores(search: Callable[[Embeddings, int], list[Hit]]) -> SearchFunction:
     """Measure the whole search, with everything that an answer holds, and not the backend alone."""
 
     def scores(vector: Embeddings, k: int) -> Embeddings:

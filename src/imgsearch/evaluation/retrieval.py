@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from imgsearch.encoders.runtime import Embeddings
-from imgsearch.evaluation.bootstrap import Interval, exactly, mean_interval
+from imgsearch.evaluation.bootstrap import Interval, exact_result, mean_interval
 from imgsearch.evaluation.metrics import measures, precision_at_recall
 from imgsearch.evaluation.queries import LabeledQuery, Labels, QuerySet
 from imgsearch.evaluation.results import Kind, QueryResult, RankedHit, Retrieval
@@ -83,5 +83,5 @@ def per_category(retrieval: Retrieval) -> Mapping[str, Mapping[str, Interval]]:
     for category in sorted(set(categories.tolist())):
         chosen = np.flatnonzero(categories == category)
         figures = {name: mean_interval(retrieval.measures[name][chosen]) for name in OF_CATEGORIES}
-        found[category] = {"queries": exactly(float(len(chosen))), **figures}
+        found[category] = {"queries": exact_result(float(len(chosen))), **figures}
     return found

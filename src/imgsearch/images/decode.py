@@ -45,7 +45,7 @@ _JPEG_DAMAGE = re.compile(
 )
 
 _JPEG_LEFT_OVER = re.compile(rb"(\d+) extraneous bytes before marker")
-_MOST_LEFT_OVER = 16
+_MAX_LEFT_OVER = 16
 
 _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 
@@ -203,7 +203,7 @@ def _damage(said: bytearray, data: bytes) -> str:
     # The decoder had all its blocks before the data came to an end: it had lost its way. Some programs pad, though.
     body = data[: data.rfind(_JPEG_END)]
     padding = len(body) - len(body.rstrip(b"\0\xff"))
-    return f"{int(left[1])} bytes left over" if int(left[1]) > _MOST_LEFT_OVER + padding else ""
+    return f"{int(left[1])} bytes left over" if int(left[1]) > _MAX_LEFT_OVER + padding else ""
 
 
 @contextlib.contextmanager

@@ -20,26 +20,26 @@ _WHITE_SHARE = 0.25
 _WHITE = 248
 
 # The background is looked for at most at this size: noise averages out, and time does not grow.
-_SEARCHED = 128
+_MASK_SIDE = 128
 
 # How far neighboring pixels of a plain background differ at most, in each channel of OpenCV's 8-bit CIE Lab.
 _SMOOTH = 2.5
 
 # A part of the foreground this much smaller than its largest is dirt.
-_LEAST_PART = 0.05
+_MIN_PART = 0.05
 # Of an image, how much an item takes up at least, and at most on a background that is not white; else nothing was told
 # from the background.
-_LEAST_SHARE = 0.005
+_MIN_SHARE = 0.005
 _LARGEST_SHARE = 0.85
 
 # What is more opaque than this shows.
-_SHOWS = 16
+_MIN_ALPHA = 16
 
 # The square shown reaches this many standard deviations of the item's pixels from their center.
 _REACH = 1.5
 
 # What is looked for in a whole image shows when its longer side has so many pixels.
-_GLANCE = 512
+_PREVIEW_SIDE = 512
 
 # A background is plain if so much of the image's edge differs by no more than this in any channel from its median. It
 # leaves room for JPEG's noise, a soft shadow, and an item that reaches one side.
@@ -54,7 +54,7 @@ _Mask = NDArray[np.bool_]
 
 def crop_foreground(image: Pixels) -> Pixels:
     """Cut off a plain background around the item, if there are both, but for a margin of 3 % of what is left."""
-    small = reduce(image, _GLANCE)
+    small = reduce(image, _PREVIEW_SIDE)
     boxes = _on_plain_background(small)
     if boxes is None or not len(boxes):
         return image
@@ -74,7 +74,7 @@ def has_plain_background(image: Pixels) -> bool:
 
 def items_on_plain_background(image: Pixels) -> list[Box] | None:
     """Return a box around each item that stands alone, specks left out; None where the background is not plain."""
-    small = reduce(image, _GLANCE)
+    small = reduce(image, _PREVIEW_SIDE)
     boxes = _on_plain_background(small)
     if boxes is None:
         return None
@@ -83,7 +83,7 @@ def items_on_plain_background(image: Pixels) -> list[Box] | None:
 
 def plain_background(image: Pixels) -> NDArray[np.int16] | None:
     """Find the RGB color of the background in an image's outermost pixels, if most of them have one."""
-    image = reduce(image, _GLANCE)
+    image = reduce(image, _PREVIEW_SIDE)
     edge = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]]).astype(np.int16)
     color = np.median(edge, axis=0).astype(np.int16)
     is_even = (np.abs(edge - color).max(axis=1) <= _EVEN_DIFFERENCE).mean() >= _EVEN_SHARE
@@ -136,8 +136,8 @@ def foreground(image: Pixels) -> _Mask:
     a busy background is not, and then all is foreground.
     """
     size = image.shape[0]
-    if size > _SEARCHED:
-        found = foreground(fit(image, _SEARCHED, "stretch")).astype(np.uint8)
+    if size > _MASK_SIDE:
+        found = foreground(fit(image, _MASK_SIDE, "stretch")).astype(np.uint8)
         return np.asarray(cv2.resize(found, (size, size), interpolation=cv2.INTER_NEAREST) > 0, np.bool_)
     border = np.ones(image.shape[:2], np.bool_)
     border[1:-1, 1:-1] = False
@@ -153,23 +153,23 @@ def foreground(image: Pixels) -> _Mask:
         smaller = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) == 1
         mask = smaller if smaller.any() else mask
     mask = _large_parts(mask)
-    return mask if mask.mean() >= _LEAST_SHARE else np.ones_like(mask)
+    return mask if mask.mean() >= _MIN_SHARE else np.ones_like(mask)
 
 
 def without_background(item: Pixels) -> Pixels:
     """Make transparent what is background around an item, RGBA; as it is where some of it is transparent already."""
-    if item[:, :, 3].min() <= _SHOWS:
+    if item[:, :, 3].min() <= _MIN_ALPHA:
         return item
     height, width = item.shape[:2]
-    glance = cv2.resize(item[:, :, :3], (_SEARCHED, _SEARCHED), interpolation=cv2.INTER_AREA)
+    glance = cv2.resize(item[:, :, :3], (_MASK_SIDE, _MASK_SIDE), interpolation=cv2.INTER_AREA)
     mask = foreground(np.asarray(glance, np.uint8)).astype(np.uint8) * np.uint8(255)
     opacity = cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR)
     return np.dstack([item[:, :, :3], np.asarray(opacity, np.uint8)])
 
 
-def without_border(item: Pixels) -> Pixels:
+def crop_transparent(item: Pixels) -> Pixels:
     """Cut off what is transparent around an item: RGBA, uint8; without a pixel where nothing shows."""
-    x, y, width, height = cv2.boundingRect((item[:, :, 3] > _SHOWS).astype(np.uint8))
+    x, y, width, height = cv2.boundingRect((item[:, :, 3] > _MIN_ALPHA).astype(np.uint8))
     return item[y : y + height, x : x + width]
 
 
@@ -189,7 +189,7 @@ def _large_parts(mask: _Mask) -> _Mask:
     count, labels, facts, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     areas = np.asarray(facts)[:, cv2.CC_STAT_AREA].copy()
     areas[0] = 0
-    large = areas >= max(1.0, _LEAST_PART * areas.max())
+    large = areas >= max(1.0, _MIN_PART * areas.max())
     return np.asarray(large[labels], np.bool_) if count > 1 else mask
 
 

@@ -11,7 +11,7 @@ _ORIENTATION_TAG = 0x0112
 # Stray and fill bytes, and markers without a body, are skipped, as decoders do.
 _JPEG_SEGMENT = re.compile(rb"\xff([^\xff\0\x01\xd0-\xd8])")
 # More segments or boxes than any image has; a file of nothing else would keep us for long.
-_MOST_PARTS = 10_000
+_MAX_PARTS = 10_000
 _LAST_HUFFMAN_FRAME = 0xC7  # later ones are coded arithmetically
 _SCAN = b"\xda"
 _TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
@@ -77,7 +77,7 @@ def checked_size(data: bytes, kind: str, max_pixels: int) -> tuple[int, int] | N
 def _jpeg_frame(data: bytes) -> tuple[int, int, int]:
     """Read marker, height and width from the frame header (ITU-T T.81, B.2.2)."""
     position = 2
-    for _ in range(_MOST_PARTS):
+    for _ in range(_MAX_PARTS):
         found = _JPEG_SEGMENT.search(data, position)
         if not found or found.end() + 7 > len(data):
             break
@@ -92,7 +92,7 @@ def _jpeg_frame(data: bytes) -> tuple[int, int, int]:
 def without_stray_bytes(data: bytes) -> bytes:
     """Drop what lies between the segments of a JPEG up to its first scan; decoders skip it, with a remark."""
     kept, position = [data[:2]], 2
-    for _ in range(_MOST_PARTS):
+    for _ in range(_MAX_PARTS):
         found = _JPEG_SEGMENT.search(data, position)
         if not found:
             break
@@ -151,7 +151,7 @@ def _tiff_size(data: bytes) -> tuple[int, int] | None:
 
 def _avif_size(data: bytes) -> tuple[int, int] | None:
     """Read the boxes `ispe`, of which the largest is of the whole image, others of its tiles."""
-    boxes = itertools.islice(re.finditer(rb"\0\0\0\x14ispe", data), _MOST_PARTS)
+    boxes = itertools.islice(re.finditer(rb"\0\0\0\x14ispe", data), _MAX_PARTS)
     sizes = (struct.unpack_from(">II", data, found.end() + 4) for found in boxes)
     return max(((height, width) for width, height in sizes), key=lambda size: size[0] * size[1], default=None)
 

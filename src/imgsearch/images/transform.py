@@ -12,10 +12,10 @@ Fit = Literal["pad", "crop", "stretch"]
 WHITE = (255, 255, 255)
 
 # The angle of an image shows when its longer side has so many pixels.
-_GLANCE = 512
+_PREVIEW_SIDE = 512
 
-_MOST_ASKEW = 20.0
-_LEAST_ASKEW = 0.2
+_MAX_ASKEW = 20.0
+_MIN_ASKEW = 0.2
 # A line counts from so much of the shorter side; together those of one angle must be as long as the shorter side, and
 # half of all.
 _SHORTEST_LINE = 0.05
@@ -57,8 +57,8 @@ def deskew(image: Pixels, corners: tuple[int, int, int] = WHITE) -> Pixels:
     The angle is the one that most of the straight lines have (line segment detector of Grompone von Gioi et al.,
     2010), or are square to. Where no angle has half of them the image stays as it is.
     """
-    angle = _common_angle(reduce(image, _GLANCE))
-    return rotate(image, angle, corners) if _LEAST_ASKEW <= abs(angle) <= _MOST_ASKEW else image
+    angle = _common_angle(reduce(image, _PREVIEW_SIDE))
+    return rotate(image, angle, corners) if _MIN_ASKEW <= abs(angle) <= _MAX_ASKEW else image
 
 
 def rotate(image: Pixels, degrees: float, corners: tuple[int, int, int] = WHITE) -> Pixels:

@@ -34,7 +34,7 @@ _SCRATCH = ".imgsearch-preprocess.tmp"
 _FILES_VERSION = 1
 
 _LARGEST_SIZE = 16_383
-_MOST_COPIES = 1000
+_MAX_COPIES = 1000
 
 # Files between two commits of the journal: at most these are made again after a power cut.
 _COMMIT_FILES = 64
@@ -175,7 +175,7 @@ class _Settings:
     def __post_init__(self) -> None:
         if self.size is not None:
             _require_range("a size", self.size, 1, _LARGEST_SIZE)
-        _require_range("augmented copies", self.augment, 0, _MOST_COPIES)
+        _require_range("augmented copies", self.augment, 0, _MAX_COPIES)
         _require_range("a seed", self.seed, 0, 2**63 - 1)
 
     @property

@@ -21,9 +21,9 @@ _AROUND = 0.25
 _PROBABLY_ITEM = 0.6
 
 # A part of the item that is this much smaller than its largest is dirt.
-_LEAST_PART = 0.1
+_MIN_PART = 0.1
 # Of the box, what an item fills at least.
-_LEAST_SHARE = 0.05
+_MIN_SHARE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def cut_out(photo: Pixels, box: Box, proposal: NDArray[np.float32]) -> Region | 
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.grabCut(np.ascontiguousarray(small), marks, (0, 0, 1, 1), *models, _ROUNDS, cv2.GC_INIT_WITH_MASK)
     item = _large_parts(np.isin(marks, (cv2.GC_FGD, cv2.GC_PR_FGD)))
-    if np.count_nonzero(item) < max(9, _LEAST_SHARE * inner.area):
+    if np.count_nonzero(item) < max(9, _MIN_SHARE * inner.area):
         return None
     found = stretched(Box(*cv2.boundingRect(item.astype(np.uint8))), (height, width), photo.shape[:2])
     opacity = cv2.resize(item.astype(np.float32), photo.shape[1::-1], interpolation=cv2.INTER_LINEAR)
@@ -79,4 +79,4 @@ def _large_parts(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return mask
     areas = np.asarray(facts)[:, cv2.CC_STAT_AREA].copy()
     areas[0] = 0
-    return np.asarray((areas >= _LEAST_PART * areas.max())[labels] & mask, np.bool_)
+    return np.asarray((areas >= _MIN_PART * areas.max())[labels] & mask, np.bool_)

@@ -13,13 +13,13 @@ from imgsearch.errors import DamagedIndexError
 from imgsearch.images.boxes import Box
 from imgsearch.images.decode import Pixels
 
-LEAST_SCORE = 0.3  # below it an anchor counts for nothing
-MOST_BOXES = 200
+MIN_SCORE = 0.3  # below it an anchor counts for nothing
+MAX_BOXES = 200
 
 # A box that overlaps with a better one by more than this is the same item once more.
 _SAME = 0.5
 # Only so many of the best anchors count: what is left over is what these overlap with.
-_MOST_ANCHORS = 2000
+_MAX_ANCHORS = 2000
 # A box with a side below this share of the square's is an artifact.
 _SHORTEST = 0.004
 
@@ -84,8 +84,8 @@ def decode_detections(
     width: int,
     height: int,
     *,
-    least_score: float = LEAST_SCORE,
-    most: int = MOST_BOXES,
+    least_score: float = MIN_SCORE,
+    most: int = MAX_BOXES,
 ) -> list[Detection]:
     """Return the items in an image of so many pixels, the surest first, after greedy non-maximum suppression.
 
@@ -98,7 +98,7 @@ def decode_detections(
         usable = np.isfinite(boxes).all(axis=1) & (scores >= least_score) & (scores <= 1)
         usable[usable] &= (boxes[usable, 2:] - boxes[usable, :2] >= _SHORTEST).all(axis=1)
     rows = np.flatnonzero(usable)
-    rows = rows[np.argsort(-scores[rows], kind="stable")[:_MOST_ANCHORS]]
+    rows = rows[np.argsort(-scores[rows], kind="stable")[:_MAX_ANCHORS]]
     limits = np.array([width, height] * 2)
     placed = np.clip(np.clip(boxes[rows].astype(np.float64), -1, 2) * longest - shift, 0, limits)
     has_area = (placed[:, 2:] - placed[:, :2] >= _SHORTEST * longest).all(axis=1)
@@ -107,7 +107,7 @@ def decode_detections(
     ranks = np.arange(len(rows), 0, -1, dtype=np.float32)
     sides = np.hstack([placed[:, :2], placed[:, 2:] - placed[:, :2]])
     detections = []
-    for row in np.asarray(cv2.dnn.NMSBoxes(sides.tolist(), ranks.tolist(), 0.0, _SAME), int)[: min(most, MOST_BOXES)]:
+    for row in np.asarray(cv2.dnn.NMSBoxes(sides.tolist(), ranks.tolist(), 0.0, _SAME), int)[: min(most, MAX_BOXES)]:
         edges = np.rint(placed[row]).astype(int)
         x, y = np.minimum(edges[:2], (width - 1, height - 1)).tolist()
         box = Box(x, y, max(1, int(edges[2]) - x), max(1, int(edges[3]) - y))

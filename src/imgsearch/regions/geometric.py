@@ -11,7 +11,7 @@ from imgsearch.images.transform import fit
 
 # Part of what points are kept under. Raise it when the same image would give other points.
 POINTS_VERSION = 1
-MOST_POINTS = 400
+MAX_POINTS = 400
 DESCRIPTOR_LENGTH = 128
 
 # The longer side, in pixels, of the image that points are searched for in; smaller images are enlarged. Larger sides
@@ -32,8 +32,8 @@ _CONFIDENCE = 0.995
 # A camera does not show an item larger or smaller than this, an image as a whole being 1, nor stretched more one way
 # than the other, nor one point of it so much nearer than the middle.
 _LARGEST = 10.0
-_MOST_STRETCHED = 3.5
-_MOST_NEARER = 3.0
+_MAX_STRETCHED = 3.5
+_MAX_NEARER = 3.0
 
 _LINE = (220, 60, 30)
 
@@ -65,13 +65,13 @@ def find_points(image: Pixels) -> Points:
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     sides = max(1, round(width * scale)), max(1, round(height * scale))
     gray = cv2.resize(gray, sides, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    finder = cv2.SIFT.create(nfeatures=MOST_POINTS, contrastThreshold=_CONTRAST)
+    finder = cv2.SIFT.create(nfeatures=MAX_POINTS, contrastThreshold=_CONTRAST)
     found, descriptors = finder.detectAndCompute(gray, None)
     if not found:
         return Points(np.zeros((0, 2), np.float32), np.zeros((0, DESCRIPTOR_LENGTH), np.uint8))
     # Of equally clear ones SIFT keeps all. What it returns as float32 are whole numbers up to 255.
-    positions = np.array([point.pt for point in found[:MOST_POINTS]], np.float32)
-    return Points(positions / np.float32(SIDE), np.asarray(descriptors[:MOST_POINTS], np.uint8))
+    positions = np.array([point.pt for point in found[:MAX_POINTS]], np.float32)
+    return Points(positions / np.float32(SIDE), np.asarray(descriptors[:MAX_POINTS], np.uint8))
 
 
 def verify_geometry(query: Points, candidate: Points) -> GeometricMatch:
@@ -125,7 +125,7 @@ def _is_view(homography: NDArray[np.float64], points: _Floats) -> bool:
         return False
     homography = homography / depth
     depths = np.column_stack([points, np.ones(len(points))]) @ homography[2]
-    if depths.min() < 1 / _MOST_NEARER or depths.max() > _MOST_NEARER:
+    if depths.min() < 1 / _MAX_NEARER or depths.max() > _MAX_NEARER:
         return False
     center = homography[:2] @ middle
     # How the surroundings of the middle are rotated, stretched and scaled: the derivative of the homography there.
@@ -133,7 +133,7 @@ def _is_view(homography: NDArray[np.float64], points: _Floats) -> bool:
     if np.linalg.det(around) <= 0:
         return False
     longest, shortest = np.linalg.svd(around, compute_uv=False)
-    return bool(longest <= _LARGEST and shortest >= 1 / _LARGEST and longest <= _MOST_STRETCHED * shortest)
+    return bool(longest <= _LARGEST and shortest >= 1 / _LARGEST and longest <= _MAX_STRETCHED * shortest)
 
 
 def draw_matches(query: Pixels, candidate: Pixels, match: GeometricMatch) -> Pixels:

@@ -18,7 +18,7 @@ _SAME = 0.7
 # A photo whose colors differ by no more than this in any channel shows nothing.
 _SAME_COLOR = 12
 # A part of a plane that has fewer cells is no item of its own.
-_FEWEST_CELLS = 6
+_MIN_CELLS = 6
 # From here on a detector's mask shows an item rather than background.
 _MASK_LEVEL = 0.5
 # From this score on the best box of a detector is proposed, even if it is not sure.
@@ -76,7 +76,7 @@ def connected_boxes(plane: Plane, level: float, size: tuple[int, int]) -> list[B
     """Box what stands apart above a level in a plane stretched over a photo, (height, width); greatest sum first."""
     count, labels, facts, _ = cv2.connectedComponentsWithStats((plane > level).astype(np.uint8))
     sums = np.bincount(labels.reshape(-1), plane.reshape(-1), count)
-    large = [number for number in range(1, count) if facts[number][cv2.CC_STAT_AREA] >= _FEWEST_CELLS]
+    large = [number for number in range(1, count) if facts[number][cv2.CC_STAT_AREA] >= _MIN_CELLS]
     large.sort(key=lambda number: -sums[number])
     return [stretched(Box(*map(int, facts[number][:4])), plane.shape[:2], size) for number in large]
 

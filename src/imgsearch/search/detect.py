@@ -2,11 +2,11 @@
 
 import os
 
-from imgsearch.regions.detections import LEAST_SCORE, Detection
+from imgsearch.regions.detections import MIN_SCORE, Detection
 from imgsearch.search.index import Image, Index, as_query
 
 
-def detect(index: str | os.PathLike[str] | Index, image: Image, *, min_score: float = LEAST_SCORE) -> list[Detection]:
+def detect(index: str | os.PathLike[str] | Index, image: Image, *, min_score: float = MIN_SCORE) -> list[Detection]:
     """Find the items in an image with the detector of an index.
 
     Args:

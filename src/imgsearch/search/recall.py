@@ -19,7 +19,7 @@ _AT_ONCE = 1000
 
 Values = NDArray[np.float64]
 # (vector, k) -> scores of the k vectors that were found, in any order.
-Ask = Callable[[Embeddings, int], Embeddings]
+SearchFunction = Callable[[Embeddings, int], Embeddings]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def _best(vectors: Embeddings, queries: Embeddings, k: int) -> Embeddings:
     return best
 
 
-def measure(search: Ask, sample: Sample, k: int) -> tuple[Values, Latency]:
+def measure(search: SearchFunction, sample: Sample, k: int) -> tuple[Values, Latency]:
     """Ask for every item of a sample: the share of its k nearest others found for each (n,), and how long it took."""
     recall = np.empty(len(sample.vectors))
     seconds = np.empty(len(sample.vectors))

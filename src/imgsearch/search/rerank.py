@@ -18,7 +18,7 @@ from imgsearch.images.decode import Pixels, read_file
 from imgsearch.images.photo import Photo, open_photo
 from imgsearch.regions.geometric import (
     DESCRIPTOR_LENGTH,
-    MOST_POINTS,
+    MAX_POINTS,
     POINTS_VERSION,
     SIDE,
     Points,
@@ -41,7 +41,7 @@ CANDIDATES = 20
 _MARGIN = 0.1
 
 # Files in the cache of points, of 55 kB at most.
-MOST_CACHED = 1000
+MAX_CACHED = 1000
 
 
 def rerank_hits(manifest: Manifest, items: Items, photo: Photo, hits: Sequence[Hit]) -> list[Hit]:
@@ -117,7 +117,7 @@ def _read_points(file: Path) -> Points | None:
         and points.descriptors.dtype == np.uint8
         and points.positions.shape == (count, 2)
         and points.descriptors.shape == (count, DESCRIPTOR_LENGTH)
-        and count <= MOST_POINTS
+        and count <= MAX_POINTS
         and bool(((points.positions >= 0) & (points.positions <= 1)).all())
     )
     return points if is_ours else None
@@ -136,7 +136,7 @@ def _write_points(file: Path, points: Points) -> None:
             Path(draft.name).unlink()
             raise
     paths = list(file.parent.iterdir())
-    if len(paths) > MOST_CACHED:
+    if len(paths) > MAX_CACHED:
         paths.sort(key=lambda path: path.lstat().st_mtime_ns)
         for path in paths[: len(paths) // 10]:
             path.unlink(missing_ok=True)

@@ -10,13 +10,13 @@ from imgsearch.search.backends import BACKENDS
 from imgsearch.search.backends.annoy import AnnoyBackend
 from imgsearch.search.backends.exact import ExactBackend, ExactCandidates
 from imgsearch.search.backends.protocol import Backend, Candidates, scores_of
-from imgsearch.search.recall import Ask, Latency, Sample, Values, measure, sampled
-from imgsearch.store.plan import AUTO, BackendSettings, Measured, SearchOptions
+from imgsearch.search.recall import Latency, Sample, SearchFunction, Values, measure, sampled
+from imgsearch.store.search_settings import AUTO, BackendSettings, Measured, SearchOptions
 
 logger = logging.getLogger(__name__)
 
 # What `auto` chooses from: the second for a catalog of more than `SMALL` images, if it proves to be faster. So few are
-# compared in about the time in which Annoy visits `LEAST_SEARCH_K` nodes.
+# compared in about the time in which Annoy visits `MIN_SEARCH_K` nodes.
 AUTOMATIC: tuple[Backend, Backend] = (ExactBackend(), AnnoyBackend())
 SMALL = 4000
 
@@ -37,7 +37,7 @@ def chosen_backend(options: SearchOptions, count: int) -> Backend:
     return automatic if options.backend == AUTO else BACKENDS[options.backend]
 
 
-def search_with(backend: Candidates, vectors: Embeddings) -> Ask:
+def make_search(backend: Candidates, vectors: Embeddings) -> SearchFunction:
     """Make a search of a backend: candidates, scored exactly."""
 
     def search(vector: Embeddings, k: int) -> Embeddings:
@@ -56,25 +56,25 @@ def tune(folder: Path, vectors: Embeddings, options: SearchOptions) -> tuple[Bac
     if k > 0:
         rows = np.random.default_rng(options.seed).permutation(len(vectors))[:_QUERIES]
         sample = sampled(vectors, rows, [k])
-        search = search_with(ExactCandidates(vectors), vectors)
+        search = make_search(ExactCandidates(vectors), vectors)
         recall, latency = measure(search, sample.first(TIMED_EXACT, k), k)
         measured = _measured(recall, latency, 1000 * latency.p50)
-    exactly = exact.trials(options, len(vectors))[0], measured
+    exact_result = exact.trials(options, len(vectors))[0], measured
     if not backend.file:
-        return exactly
+        return exact_result
     trials = backend.trials(options, len(vectors))
     if sample is None or measured is None:
         _build(backend, folder, vectors, trials[0])
         return trials[0], None
     for trial in trials:
         _build(backend, folder, vectors, trial)
-        settings, recall, latency = _with_least_effort(folder, vectors, trial, sample, options.target_recall)
+        settings, recall, latency = _with_min_effort(folder, vectors, trial, sample, options.target_recall)
         if settings.effort <= max(trial.effort, len(vectors) / _LARGE_SHARE):
             break
     reached = recall.mean() >= options.target_recall
     if options.backend == AUTO and (not reached or 1000 * latency.p50 >= measured.exact_p50_ms):
         (folder / backend.file).unlink()
-        return exactly
+        return exact_result
     if not reached:
         name = settings.name.capitalize()
         logger.warning("%s finds %.4f of the nearest, less than %g", name, recall.mean(), options.target_recall)
@@ -86,7 +86,7 @@ def _build(backend: Backend, folder: Path, vectors: Embeddings, settings: Backen
     backend.check(folder, vectors, settings)
 
 
-def _with_least_effort(
+def _with_min_effort(
     folder: Path, vectors: Embeddings, settings: BackendSettings, sample: Sample, target: float
 ) -> tuple[BackendSettings, Values, Latency]:
     """Find the least effort that reaches the target, for certain and not by luck with the sample."""
@@ -94,7 +94,7 @@ def _with_least_effort(
     backend = BACKENDS[settings.name]
     for effort in backend.efforts(settings, len(vectors)):
         settings = settings.with_effort(effort)
-        search = search_with(backend.open(folder, vectors, settings), vectors)
+        search = make_search(backend.open(folder, vectors, settings), vectors)
         recall, latency = measure(search, sample, k)
         error = recall.std() / np.sqrt(len(recall)) if len(recall) < len(vectors) else 0.0
         # Twice the standard error below the mean: another sample would show as much in 97 of 100 cases.

@@ -44,7 +44,7 @@ from imgsearch.store.manifest import Manifest
 # `auto`: regions of what is no plain product image; `whole`: none; a number: so many, of any image.
 Regions = Literal["auto", "whole"] | int
 
-MOST_REGIONS = 200
+MAX_REGIONS = 200
 
 # A plane for where all may be item.
 _ANYWHERE = np.ones((1, 1), np.float32)
@@ -101,9 +101,9 @@ StopWhen = Callable[[Sequence[View]], bool]
 
 def require_regions(regions: Regions) -> None:
     """Raise `UsageError` unless `regions` is `auto`, `whole` or a number in range."""
-    is_known = regions in ("auto", "whole") if isinstance(regions, str) else 1 <= regions <= MOST_REGIONS
+    is_known = regions in ("auto", "whole") if isinstance(regions, str) else 1 <= regions <= MAX_REGIONS
     if not is_known:
-        raise UsageError(f"regions must be auto, whole or a number from 1 to {MOST_REGIONS}, got {regions!r}")
+        raise UsageError(f"regions must be auto, whole or a number from 1 to {MAX_REGIONS}, got {regions!r}")
 
 
 def embed_regions(regions: Sequence[Region], encoder: Encoder) -> Embeddings:
@@ -204,7 +204,7 @@ class Viewer:
         spec = self._manifest.encoder
         alone = items_on_plain_background(photo.pixels)
         if alone is not None:
-            proposal = Proposal(_ANYWHERE, alone[:MOST_REGIONS])
+            proposal = Proposal(_ANYWHERE, alone[:MAX_REGIONS])
         elif self._manifest.detector:
             detected = self._detect(photo)
             detections = decode_detections(detected.scores, detected.boxes, size[1], size[0])

@@ -13,7 +13,7 @@ from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.images.policy import FilePolicy
 from imgsearch.records import Count, Key, Missing, as_json, matching, read
 from imgsearch.store.calibration import Calibration
-from imgsearch.store.plan import BackendSettings, Measured, SearchOptions
+from imgsearch.store.search_settings import BackendSettings, Measured, SearchOptions
 
 FORMAT = "imgsearch"
 VERSION = 1

@@ -12,7 +12,7 @@ from imgsearch.images.decode import Pixels
 from imgsearch.synthetic.augment import Layer, encode_jpeg, premultiply, reduce_rgba
 
 # An item is put where it shares at most this much of the smaller box with each other, if a few tries find such a place.
-_MOST_SHARED = 0.1
+_MAX_SHARED = 0.1
 _TRIES = 30
 
 
@@ -71,7 +71,7 @@ def _place(
     room = np.array([width, height]) - extent
     for _ in range(_TRIES):
         start = generator.uniform(np.minimum(0, room), np.maximum(0, room))
-        if all(_overlap(start, extent, box) <= _MOST_SHARED for box in taken):
+        if all(_overlap(start, extent, box) <= _MAX_SHARED for box in taken):
             break
     else:
         return None

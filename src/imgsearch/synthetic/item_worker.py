@@ -6,7 +6,7 @@ import numpy as np
 
 from imgsearch.errors import ImageError
 from imgsearch.images.decode import Pixels
-from imgsearch.images.foreground import without_background, without_border
+from imgsearch.images.foreground import crop_transparent, without_background
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.workers.decoders import DECODE_SECONDS
 from imgsearch.images.workers.process import Part, WorkerProcess, run
@@ -18,7 +18,7 @@ LONGEST = 256
 
 # An item with a side below this, or with less than this share of its rectangle opaque, teaches nothing.
 _SHORTEST = 6
-_LEAST_SHARE = 0.02
+_MIN_SHARE = 0.02
 
 # Cause of a refusal.
 NO_ITEM = "no_item"
@@ -47,10 +47,10 @@ def _answer(data: bytes, policy: FilePolicy) -> list[Part]:
 
 def cut_out(data: bytes, policy: FilePolicy) -> Pixels:
     """Cut an item out of its image: RGBA, uint8, without a border, its longer side at most `LONGEST`."""
-    item = without_border(without_background(decode_item(data, policy, 4 * LONGEST)))
+    item = crop_transparent(without_background(decode_item(data, policy, 4 * LONGEST)))
     if item.size:
         item = reduce_rgba(item, LONGEST)
-    if min(item.shape[:2]) < _SHORTEST or np.mean(item[:, :, 3] > _OPAQUE) < _LEAST_SHARE:
+    if min(item.shape[:2]) < _SHORTEST or np.mean(item[:, :, 3] > _OPAQUE) < _MIN_SHARE:
         raise ImageError(NO_ITEM, "too small, or transparent")
     return np.ascontiguousarray(item)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from imgsearch.images.decode import Pixels, decode_rgba
-from imgsearch.images.foreground import without_background, without_border
+from imgsearch.images.foreground import crop_transparent, without_background
 from imgsearch.images.headers import image_format
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import NO_STEPS, Steps
@@ -72,7 +72,7 @@ def decode_item(data: bytes, policy: FilePolicy, longest: int = decoders.WORKED_
 
 
 def _scenes(item: Pixels, size: int, count: int, generator: np.random.Generator) -> Iterator[Pixels]:
-    alone = without_border(without_background(item)) if count else item
+    alone = crop_transparent(without_background(item)) if count else item
     for _ in range(count):
         yield compose(draw_background((size, size), generator), [alone] if alone.size else [], _SCENE, generator).photo
 

@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from imgsearch.encoders.adaptation import MOST_IMAGES, embedded_variants, learn_adaptation, measure_gain
+from imgsearch.encoders.adaptation import MAX_IMAGES, embedded_variants, learn_adaptation, measure_gain
 from imgsearch.encoders.choice import Choice, with_precision
 from imgsearch.encoders.export import exported_encoder
 from imgsearch.encoders.model_file import ModelCard, save_model
@@ -25,7 +25,7 @@ def adapt(folder: Path, output: Path, options: Given, progress: Progress) -> Ada
     policy, choice = file_policy(options), choose_network(options)
     require_keras()
     with Workspace(output):  # one training at a time writes this model
-        paths = sampled(Scan(os.fspath(folder), follow_links=policy.follow_links), MOST_IMAGES)
+        paths = sampled(Scan(os.fspath(folder), follow_links=policy.follow_links), MAX_IMAGES)
         spec = with_precision(choice.spec, best_precision())
         encoder = open_encoder(spec, exported_encoder(spec, choice.files))
         variants = embedded_variants(folder, paths, policy, encoder, progress)

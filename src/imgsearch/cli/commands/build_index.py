@@ -98,10 +98,10 @@ def build_index(
     from imgsearch.cli.output import progress_bar, set_up_logging
 
     set_up_logging(quiet=quiet, verbose=verbose)
-    told = ReportFile(report_file)
-    with told.of_failures():
+    writer = ReportFile(report_file)
+    with writer.of_failures():
         with progress_bar(quiet=quiet) as progress:
             report = build.build_index(catalog, index, **options.options_of(context, BuildOptions), progress=progress)
         exit_code = report_build(report, index, quiet=quiet, strict=strict)
-        told.write(report, index, exit_code)
+        writer.write(report, index, exit_code)
     raise typer.Exit(exit_code)

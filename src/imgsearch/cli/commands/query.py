@@ -123,7 +123,7 @@ def query(
 
 def _regions(text: str) -> "Regions":
     from imgsearch.errors import UsageError
-    from imgsearch.search.views import MOST_REGIONS
+    from imgsearch.search.views import MAX_REGIONS
 
     if text == "auto":
         return "auto"
@@ -131,7 +131,7 @@ def _regions(text: str) -> "Regions":
         return "whole"
     if text.isascii() and text.isdecimal() and len(text) < 10:
         return int(text)
-    raise UsageError(f"--regions must be auto, whole or 1 to {MOST_REGIONS}, got {text!r}")
+    raise UsageError(f"--regions must be auto, whole or 1 to {MAX_REGIONS}, got {text!r}")
 
 
 def _box(text: str | None) -> "Box | None":

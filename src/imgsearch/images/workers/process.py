@@ -30,7 +30,7 @@ from imgsearch.images.policy import MAX_BYTES, FilePolicy
 
 # Of address space, which is what can be limited. OpenCV holds an image twice; 16-bit RGBA takes 8 bytes a pixel.
 # At the default limit of pixels all but the deepest images fit, and no bomb does.
-_LEAST_MEMORY = 2 << 30
+_MIN_MEMORY = 2 << 30
 _BYTES_A_PIXEL = 8
 
 # A fitted image, and most images in a file, go through in one piece. Linux allows a user 64 MiB of pipes.
@@ -120,7 +120,7 @@ def run(answer: Callable[..., Sequence[Part]]) -> None:
     argument = json.loads(sys.argv[1])
     policy = FilePolicy(**argument["policy"])
     cv2.setNumThreads(1)
-    _limit_resources(max(_LEAST_MEMORY, _BYTES_A_PIXEL * policy.max_pixels) + max(0, policy.max_bytes - MAX_BYTES))
+    _limit_resources(max(_MIN_MEMORY, _BYTES_A_PIXEL * policy.max_pixels) + max(0, policy.max_bytes - MAX_BYTES))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     requests = sys.stdin.buffer

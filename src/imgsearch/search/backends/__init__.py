@@ -10,7 +10,7 @@ from imgsearch.search.backends.faiss import FaissBackend
 from imgsearch.search.backends.protocol import Backend
 from imgsearch.store import generations
 from imgsearch.store.manifest import Manifest
-from imgsearch.store.plan import BackendSettings
+from imgsearch.store.search_settings import BackendSettings
 
 BACKENDS: dict[str, Backend] = {each.name: each for each in (AnnoyBackend(), FaissBackend(), ExactBackend())}
 
@@ -23,16 +23,16 @@ def backend_of(settings: BackendSettings) -> Backend:
 
 
 def backend_files(settings: BackendSettings | None, count: int) -> tuple[str, ...]:
-    """Name the files that a backend has in a generation of so many vectors: none of nothing."""
+    """Return the names of the files that a backend writes for so many vectors; none for an empty index."""
     file = backend_of(settings).file if settings is not None and count else ""
     return (file,) if file else ()
 
 
 def require_backend(index: Path, *, exact: bool = False) -> None:
-    """Try the backend of an index, unless search is exact; before threads are started, which do not go with a fork."""
+    """Raise an error if the backend of an index does not run here; call it before threads start, since it may fork."""
     settings = generations.read_manifest(index).backend
     if settings is not None and not exact:
-        backend_of(settings).require(by_fork=True)
+        backend_of(settings).ensure_available(by_fork=True)
 
 
 def generation_files(manifest: Manifest) -> set[str]:

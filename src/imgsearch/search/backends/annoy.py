@@ -18,7 +18,7 @@ from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError, MissingComponentError
 from imgsearch.files import sync
 from imgsearch.search.backends.protocol import Rows, utf8_name
-from imgsearch.store.plan import BackendSettings, SearchOptions
+from imgsearch.store.search_settings import BackendSettings, SearchOptions
 
 if TYPE_CHECKING:
     from subprocess import CompletedProcess
@@ -30,7 +30,7 @@ MORE_CANDIDATES = 10
 NODES_FOR_EACH = 40
 
 # Below this nothing is saved: a search takes a quarter of a millisecond.
-LEAST_SEARCH_K = 2000
+MIN_SEARCH_K = 2000
 _STEP = 2**0.5
 # Forests that are tried. It is search_k that decides what is found, hardly the number of trees, which takes memory.
 FORESTS = (10, 20, 40)
@@ -46,7 +46,7 @@ class AnnoyBackend:
     name = "annoy"
     file = "annoy.ann"
 
-    def require(self, *, by_fork: bool = False) -> None:
+    def ensure_available(self, *, by_fork: bool = False) -> None:
         if by_fork:
             from imgsearch.search.backends.annoy_child import returncode_of_fork
 
@@ -60,12 +60,12 @@ class AnnoyBackend:
                 hint="use --backend exact, or compile it here: pip install --force-reinstall --no-cache-dir annoy",
             )
 
-    def room(self, count: int, vector_bytes: int, options: SearchOptions) -> int:
+    def estimated_bytes(self, count: int, vector_bytes: int, options: SearchOptions) -> int:
         return count * (vector_bytes + 20 * (options.trees or max(FORESTS)))  # measured: 16 bytes a tree and item
 
     def trials(self, options: SearchOptions, count: int) -> Sequence[BackendSettings]:  # noqa: ARG002
         forests = (options.trees,) if options.trees else FORESTS
-        return [BackendSettings(self.name, trees, options.seed, LEAST_SEARCH_K) for trees in forests]
+        return [BackendSettings(self.name, trees, options.seed, MIN_SEARCH_K) for trees in forests]
 
     def build(self, folder: Path, vectors: Embeddings, settings: BackendSettings) -> None:
         from annoy import AnnoyIndex
@@ -86,7 +86,7 @@ class AnnoyBackend:
         task = {"file": self.file, "dims": vectors.shape[1], "rows": rows, "search_k": settings.search_k}
         done = _run(task, folder)
         if done.returncode:
-            self.require()  # if it does not run here at all, the file is not at fault
+            self.ensure_available()  # if it does not run here at all, the file is not at fault
             reason = _reason(done.returncode, done.stderr)
             raise DamagedIndexError(f"{path} is damaged: Annoy cannot open it ({reason})")
         found = json.loads(done.stdout)
@@ -104,7 +104,7 @@ class AnnoyBackend:
         return AnnoyCandidates(folder / self.file, len(vectors), vectors.shape[1], settings.search_k)
 
     def efforts(self, settings: BackendSettings, count: int) -> Iterator[int]:
-        search_k = LEAST_SEARCH_K
+        search_k = MIN_SEARCH_K
         while search_k < count * settings.trees:
             yield search_k
             search_k = round(search_k * _STEP)

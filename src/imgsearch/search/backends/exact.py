@@ -8,7 +8,7 @@ import numpy as np
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.search.backends.protocol import Rows, scores_of
 from imgsearch.store.arrays import BLOCK_ROWS, blocks_of
-from imgsearch.store.plan import BackendSettings, SearchOptions
+from imgsearch.store.search_settings import BackendSettings, SearchOptions
 
 
 class ExactBackend:
@@ -17,9 +17,9 @@ class ExactBackend:
     name = "exact"
     file = ""
 
-    def require(self, *, by_fork: bool = False) -> None: ...
+    def ensure_available(self, *, by_fork: bool = False) -> None: ...
 
-    def room(self, count: int, vector_bytes: int, options: SearchOptions) -> int:  # noqa: ARG002
+    def estimated_bytes(self, count: int, vector_bytes: int, options: SearchOptions) -> int:  # noqa: ARG002
         return 0
 
     def trials(self, options: SearchOptions, count: int) -> Sequence[BackendSettings]:  # noqa: ARG002

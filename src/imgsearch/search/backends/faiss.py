@@ -17,7 +17,7 @@ from imgsearch.errors import DamagedIndexError, MissingComponentError
 from imgsearch.files import sync
 from imgsearch.search.backends.protocol import Rows, scores_of, utf8_name
 from imgsearch.store.arrays import blocks_of
-from imgsearch.store.plan import BackendSettings, SearchOptions
+from imgsearch.store.search_settings import BackendSettings, SearchOptions
 
 # Rows that are visited for each of the k results, if that is more than what was tuned for ten.
 _ROWS_FOR_EACH = 20
@@ -36,10 +36,10 @@ class FaissBackend:
     name = "faiss"
     file = "lists.faiss"
 
-    def require(self, *, by_fork: bool = False) -> None:  # noqa: ARG002
+    def ensure_available(self, *, by_fork: bool = False) -> None:  # noqa: ARG002
         import_faiss()
 
-    def room(self, count: int, vector_bytes: int, options: SearchOptions) -> int:  # noqa: ARG002
+    def estimated_bytes(self, count: int, vector_bytes: int, options: SearchOptions) -> int:  # noqa: ARG002
         return (count + lists_for(count)) * (vector_bytes + 8)
 
     def trials(self, options: SearchOptions, count: int) -> Sequence[BackendSettings]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.encoders.runtime import Embeddings
-from imgsearch.store.plan import BackendSettings, SearchOptions
+from imgsearch.store.search_settings import BackendSettings, SearchOptions
 
 Rows = NDArray[np.int64]
 
@@ -44,7 +44,7 @@ class Backend(Protocol):
     name: str
     file: str
 
-    def require(self, *, by_fork: bool = False) -> None:
+    def ensure_available(self, *, by_fork: bool = False) -> None:
         """Try whether it runs on this machine.
 
         Args:
@@ -55,7 +55,7 @@ class Backend(Protocol):
         """
         ...
 
-    def room(self, count: int, vector_bytes: int, options: SearchOptions) -> int:
+    def estimated_bytes(self, count: int, vector_bytes: int, options: SearchOptions) -> int:
         """Estimate the size of its file in bytes."""
         ...
 

@@ -21,9 +21,9 @@ from imgsearch.synthetic.scenes import Stock
 from imgsearch.training.workspace import Workspace
 
 # More would not better it, but take a gigabyte of disk for every 4,000.
-MOST_ITEMS = 4000
-MOST_BACKGROUNDS = 1000
-FEWEST_ITEMS = 10
+MAX_ITEMS = 4000
+MAX_BACKGROUNDS = 1000
+MIN_ITEMS = 10
 
 # Side of the square center of a background that is used.
 _BACKGROUND_SIDE = 448
@@ -51,7 +51,7 @@ def load_stock(
     folder: Path, backgrounds: Path | None, workspace: Workspace, policy: FilePolicy, progress: Progress
 ) -> DetectorData:
     """Cut out items and decode backgrounds; of a large folder, those of a sample."""
-    paths, background_paths = _sample(folder, MOST_ITEMS, policy), _sample(backgrounds, MOST_BACKGROUNDS, policy)
+    paths, background_paths = _sample(folder, MAX_ITEMS, policy), _sample(backgrounds, MAX_BACKGROUNDS, policy)
     total = len(paths) + len(background_paths)
     rejected: list[Reject] = []
     sides: list[tuple[int, int]] = []
@@ -86,8 +86,8 @@ def load_stock(
             yield from usable(backgrounds, background_paths, results, len(paths))
 
     items = workspace.store(padded_items(), len(paths), (LONGEST, LONGEST, 4), np.uint8)
-    if len(items) < FEWEST_ITEMS:
-        raise UsageError(f"a detector needs at least {FEWEST_ITEMS} images with an item, got {len(items)} in {folder}")
+    if len(items) < MIN_ITEMS:
+        raise UsageError(f"a detector needs at least {MIN_ITEMS} images with an item, got {len(items)} in {folder}")
     square = (_BACKGROUND_SIDE, _BACKGROUND_SIDE, 3)
     decoded = workspace.store(background_images(), len(background_paths), square, np.uint8)
     if backgrounds is not None and not len(decoded):

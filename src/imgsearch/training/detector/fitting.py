@@ -25,11 +25,11 @@ _MEASURED = 100
 _MEASURED_LAST = 300
 
 # Threads that make scenes at most: most of their time is spent in OpenCV and NumPy, but not all.
-_MOST_THREADS = 8
+_MAX_THREADS = 8
 # Not that of the training: scenes to learn from must be others.
 _VALIDATION_SEED = 2016
 # A box below this score is no news, but precision at full recall is measured down to it.
-_LEAST_SCORE = 0.02
+_MIN_SCORE = 0.02
 
 # What the losses of boxes and of the mask are multiplied by.
 _BOXES = 3.0
@@ -40,7 +40,7 @@ class SceneBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no
     """Batches of an epoch, each made when it is needed, on threads beside the training; the same for the same seed."""
 
     def __init__(self, stock: Stock, settings: Settings, epoch: int) -> None:
-        threads = min(_MOST_THREADS, processors())
+        threads = min(_MAX_THREADS, processors())
         super().__init__(workers=threads, max_queue_size=2 * threads)
         self._stock, self._settings, self._epoch = stock, settings, epoch
         self._anchors = anchor_boxes(settings.size)
@@ -93,7 +93,7 @@ def measure(detector: keras.Model, size: int, stock: Stock, count: int) -> Metri
         intersection += float(np.sum((mask > 0.5) & truth))
         union += float(np.sum((mask > 0.5) | truth))
         for row, scene in enumerate(scenes):
-            detections = decode_detections(scores[row], boxes[row], size, size, least_score=_LEAST_SCORE)
+            detections = decode_detections(scores[row], boxes[row], size, size, least_score=_MIN_SCORE)
             images.append((detections, [_pixels(box, size) for box in scene.boxes]))
     return {
         "average_precision": average_precision(images),

@@ -8,12 +8,12 @@ from imgsearch.records import Check, Count, Missing, Share, between, matching
 AUTO = "auto"
 TREES_LIMIT = 10_000
 # What Annoy takes as a number.
-MOST_SEED = 2**31 - 1
+MAX_SEED = 2**31 - 1
 
 _Trees = Annotated[int, between(0, TREES_LIMIT)]
 # `imgsearch.search.backends` knows which there are.
 _Name = Annotated[str, matching("[a-z][a-z0-9_-]{0,40}", "the name of a backend")]
-_Seed = Annotated[int, between(0, MOST_SEED)]
+_Seed = Annotated[int, between(0, MAX_SEED)]
 _Milliseconds = Annotated[float, between(0, 1e12)]
 
 
