@@ -1,7 +1,7 @@
 """`imgsearch build-index`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -24,10 +24,11 @@ def build_index(
     weights: options.WeightsOption = None,
     precision: options.PrecisionOption = None,
     backend: Annotated[
-        Literal["auto", "annoy", "faiss", "exact"] | None,
+        str | None,
         typer.Option(
-            help="Search backend; auto: the faster of annoy and exact; faiss needs an extra. It resets --trees."
-            " [default: as the index, or auto]"
+            metavar="NAME",
+            help="Search backend: annoy, exact, faiss (an extra), or auto, the faster of annoy and exact. It resets"
+            " --trees. [default: as the index, or auto]",
         ),
     ] = None,
     trees: Annotated[
