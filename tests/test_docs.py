@@ -123,7 +123,8 @@ def test_the_demo_runs_on_the_drawn_catalog_where_nothing_can_be_fetched(tmp_pat
 def facts() -> list[tuple[str, str, object]]:
     """Page, pattern of a number that it names, and the number in the code."""
     from imgsearch.build import pipeline, vocabulary
-    from imgsearch.encoders import adaptation, projection, visual_words
+    from imgsearch.encoders import adaptation, projection
+    from imgsearch.encoders.table import TABLE
     from imgsearch.images import MAX_PIXELS
     from imgsearch.images.policy import MAX_BYTES
     from imgsearch.images.workers.decoders import DECODE_SECONDS
@@ -143,7 +144,7 @@ def facts() -> list[tuple[str, str, object]]:
         ("architecture.md", r"committed every (\d+) images", pipeline.COMMIT_IMAGES),
         ("architecture.md", r"(\w+) deaths in a row", {"Five": CRASHES_IN_A_ROW}),
         ("architecture.md", r"on (\d+) of the items", tuning._QUERIES),
-        ("encoders.md", r"\(([\d,]+) words for ORB", visual_words.WORDS),
+        ("encoders.md", r"\(([\d,]+) words for ORB", TABLE["visual-words"].spec.dims),
         ("encoders.md", r"is embedded, from up to ([\d,]+) images", vocabulary._MAX_IMAGES),
         ("encoders.md", r"variants of up to ([\d,]+) images", adaptation.MAX_IMAGES),
         ("evaluation.md", r"that find ([\d.]+) of the ten nearest", SearchOptions().target_recall),

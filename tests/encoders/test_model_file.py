@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from imgsearch.encoders import model_file
 from imgsearch.encoders.model_file import CARD, ModelCard, load_model, read_card, save_model
-from imgsearch.errors import MissingComponentError, UsageError
+from imgsearch.errors import MissingComponentError, OutputError, UsageError
 
 # What TensorFlow's tensors have to say to NumPy while Keras saves them.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -127,15 +127,15 @@ def test_a_model_that_cannot_be_saved_leaves_the_one_before(tmp_path, tiny, monk
         monkeypatch.setattr(Path, "replace", fail)
     else:
         monkeypatch.setattr(zipfile.ZipFile, "writestr", fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OutputError, match="No space"):
         save_model(model, tiny, CARD_OF_SMALL)
 
     assert tiny.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == [tiny.name]
 
 
-def test_a_folder_that_is_not_there_is_an_error_of_the_system(tmp_path):
-    with pytest.raises(OSError, match="nowhere"):
+def test_a_folder_that_is_not_there_is_an_output_error(tmp_path):
+    with pytest.raises(OutputError, match="nowhere"):
         save_model(network(), tmp_path / "nowhere" / "model.keras", CARD_OF_SMALL)
 
 
