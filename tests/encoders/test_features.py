@@ -65,6 +65,17 @@ def test_what_was_seen_stays_when_the_next_image_is_looked_at(lite0, squares):
     assert (first.features == before[1]).all()
 
 
+def test_no_image_is_written_into(lite0, squares):
+    encoder, given = open_encoder(*lite0, for_one=True, with_map=True), squares.copy()
+
+    for _ in range(2):
+        for row in range(len(given)):
+            encode(encoder, given[row : row + 1])
+            encoder.encode_with_features(given[row])
+
+    assert np.array_equal(given, squares)
+
+
 @pytest.mark.parametrize("name", ["handcrafted", "handcrafted:color+handcrafted:shape"])
 def test_what_has_no_network_in_it_has_no_map(name, squares):
     spec = choose_encoder(name).spec

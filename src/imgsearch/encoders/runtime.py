@@ -143,11 +143,17 @@ class OpenVinoEncoder:
             yield self._finish(running, free)
 
     def encode_with_features(self, image: Pixels) -> EncodedImage:
-        request = self._requests[0]
-        request.infer([image[None]])
+        request = self._infer(image)
         embedding = unit_rows(np.array(request.get_output_tensor(0).data, np.float32))[0]
         has_map = len(self._model.outputs) > 1
         return EncodedImage(embedding, np.array(request.get_output_tensor(1).data[0], np.float32) if has_map else None)
+
+    def _infer(self, image: Pixels) -> Any:
+        """Run the encoder on one image; returns the request, which has the outputs until its next run."""
+        request = self._requests[0]
+        # Shared, as in a stream: to copy it would be to write into the batch that the request shared before.
+        request.infer([image[None]], share_inputs=True)
+        return request
 
     def _finish(self, running: deque[tuple[Any, Pixels]], free: deque[Any]) -> Embeddings:
         request, _ = running.popleft()

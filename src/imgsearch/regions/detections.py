@@ -71,8 +71,7 @@ class Detector(OpenVinoEncoder):
 
     def detect(self, image: Pixels) -> Detected:
         """Detect what is in one image, RGB, uint8 (size, size, 3), fitted."""
-        request = self._requests[0]
-        request.infer([image[None]])
+        request = self._infer(image)
         outputs = [np.array(request.get_output_tensor(number).data, np.float32) for number in range(4)]
         embedding, scores, boxes, mask = outputs
         return Detected(unit_rows(embedding)[0], scores[0], boxes[0], mask[0])
