@@ -9,6 +9,12 @@ STAMP := $(VENV)/.set-up
 # One process of pytest for each processor; tests of one file stay together, and share what they have built.
 PARALLEL := -n auto --dist loadfile
 
+# There is a process for each processor already; libraries that start as many threads again only get in their way.
+test coverage slow: export OMP_NUM_THREADS := 1
+test coverage slow: export OPENBLAS_NUM_THREADS := 1
+test coverage slow: export TF_NUM_INTRAOP_THREADS := 1
+test coverage slow: export TF_NUM_INTEROP_THREADS := 1
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo lint format type test coverage slow bench docs clean
 

@@ -240,7 +240,7 @@ def test_too_few_images_to_adapt_to_are_a_usage_error_and_publish_nothing(small,
     assert read_manifest(tmp_path / "index").adaptation is None
 
 
-def test_copies_of_a_image_count_once(small, tmp_path):
+def test_copies_of_an_image_count_once(small, tmp_path):
     for number, file in itertools.product(range(3), sorted(small.rglob("*.png"))):
         shutil.copy(file, file.with_name(f"{number}-{file.name}"))
 

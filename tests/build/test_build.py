@@ -353,7 +353,7 @@ def test_the_day_a_file_was_first_rejected_is_kept(build, index, bad, small, pai
     assert after == before
 
 
-def test_a_image_in_which_the_encoder_finds_nothing_is_rejected_not_indexed(build, index, small, monkeypatch):
+def test_an_image_in_which_the_encoder_finds_nothing_is_rejected_not_indexed(build, index, small, monkeypatch):
     real = runtime.HandcraftedEncoder.encode_stream
 
     def blind(self, batches):

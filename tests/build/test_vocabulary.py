@@ -60,7 +60,7 @@ def test_an_index_holds_its_vocabulary_and_names_it_by_its_content(learned):
     assert manifest.encoder.dims == 64
 
 
-def test_a_image_of_the_catalog_is_found_by_its_words(shop, empty_cache):
+def test_an_image_of_the_catalog_is_found_by_its_words(shop, empty_cache):
     file = shop / "catalog/cups/cups-00.png"
     (shop / "photo.png").write_bytes(file.read_bytes() + b"\0")
 

@@ -32,7 +32,7 @@ def test_classes_look_as_they_did(ask, snapshot, how):
     snapshot(f"classify.{how}.txt", re.sub(r"(\d\.\d\d)\d+", r"\1", done.stdout))
 
 
-def test_json_is_an_array_and_jsonl_a_line_a_image_with_the_same_objects(ask):
+def test_json_is_an_array_and_jsonl_a_line_an_image_with_the_same_objects(ask):
     images = ("cups/cups-00.png", "fish/fish-00.png")
 
     array = json.loads(ask(*images, "--format", "json").stdout)

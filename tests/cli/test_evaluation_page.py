@@ -38,7 +38,7 @@ RECALL = IndexRecall(
     {k: np.array([0.5, 1.0]) for k in (1, 10)},
     dict.fromkeys((1, 10), LATENCY),
     LATENCY,
-    tuple(CurvePoint(k, 0.9, LATENCY) for k in (10, 100)),
+    tuple(CurvePoint("search_k", k, 0.9, LATENCY) for k in (10, 100)),
 )
 RELIABILITY = Reliability(
     Calibration("category", 24, 0.02, *[Curve("isotonic", (0.1, 0.9), (0.0, 1.0))] * 2),
@@ -141,7 +141,7 @@ def test_the_worst_are_those_with_no_right_answer_and_of_them_the_surest():
     assert "1 more such queries are not shown" in page.text
 
 
-def test_a_image_that_cannot_be_had_is_an_empty_tile(drawn):
+def test_an_image_that_cannot_be_had_is_an_empty_tile(drawn):
     page = page_of(WHOLE, drawn / "gone", lambda _: b"no image")
 
     assert page.images("image/jpeg") == []

@@ -1,11 +1,11 @@
 """Encoders of keras.applications, with weights of chance: their layout, their preprocessing, and their export."""
 
 import gc
+import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
-import sklearn.datasets
 
 from imgsearch.encoders.choice import choose_encoder
 from imgsearch.encoders.export import exported_encoder
@@ -31,7 +31,7 @@ BIG = ("vgg19", "resnet50", "convnext_tiny", "efficientnetv2-b0", "vgg16")
 
 @pytest.fixture(scope="module")
 def images():
-    folder = Path(sklearn.datasets.__file__).parent / "images"
+    folder = Path(importlib.util.find_spec("sklearn").origin).parent / "datasets" / "images"
     return np.stack([fit(decode((folder / name).read_bytes()), 224) for name in ("flower.jpg", "china.jpg")])
 
 

@@ -82,7 +82,7 @@ def test_a_file_of_another_name_is_no_model(tiny_models, tmp_path):
     ("data", "cause"),
     [(b"", "empty"), (b"text", "not_an_image"), (None, "vanished"), (b"\x89PNG\r\n\x1a\n", "corrupt")],
 )
-def test_a_image_that_cannot_be_used_is_a_image_error(classifier, tmp_path, data, cause):
+def test_an_image_that_cannot_be_used_is_an_image_error(classifier, tmp_path, data, cause):
     if data is not None:
         (tmp_path / "image.png").write_bytes(data)
 
@@ -101,7 +101,7 @@ def test_a_model_that_was_trained_again_is_exported_again(tiny_models, tmp_path,
     assert [one.probability for one in after] != [one.probability for one in before]
 
 
-def test_the_class_of_a_image_is_the_same_as_whichever_file_it_is(classifier, images, tmp_path):
+def test_the_class_of_an_image_is_the_same_as_whichever_file_it_is(classifier, images, tmp_path):
     shutil.copy(images[3], tmp_path / "another name.jpg")  # a PNG all the same
 
     assert classifier.classify(str(tmp_path / "another name.jpg")) == classifier.classify(images[3])

@@ -1,8 +1,8 @@
+import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
-import sklearn.datasets
 
 from imgsearch.encoders.choice import choose_encoder
 from imgsearch.encoders.export import exported_encoder
@@ -48,7 +48,7 @@ REFERENCE_EMBEDDING = {
 
 
 def photo(name: str) -> np.ndarray:
-    file = Path(sklearn.datasets.__file__).parent / "images" / name
+    file = Path(importlib.util.find_spec("sklearn").origin).parent / "datasets" / "images" / name
     return fit(decode(file.read_bytes()), 224, "crop")
 
 

@@ -59,7 +59,7 @@ def test_a_vocabulary_has_as_many_words_as_were_asked_for(vocabulary):
     assert (vocabulary.idf >= 0).all()
 
 
-def test_a_image_is_a_unit_vector_of_as_many_numbers_as_there_are_words(vectors):
+def test_an_image_is_a_unit_vector_of_as_many_numbers_as_there_are_words(vectors):
     assert (vectors.shape, vectors.dtype) == ((24, WORDS), np.float32)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     assert (vectors >= 0).all()
@@ -84,7 +84,7 @@ def test_the_same_image_gives_the_same_vector(images, vectors, vocabulary):
     assert np.array_equal(describe(images[0].copy(), vocabulary), vectors[0])
 
 
-def test_a_image_turned_by_quarters_is_nearest_to_itself(images, vectors, vocabulary):
+def test_an_image_turned_by_quarters_is_nearest_to_itself(images, vectors, vocabulary):
     for row, image in enumerate(images):
         for quarters in (1, 2, 3):
             turned = np.ascontiguousarray(np.rot90(image, quarters))
@@ -107,7 +107,7 @@ def test_most_products_are_found_by_a_photo_like_image(files, vectors, vocabular
 
 @settings(max_examples=30, deadline=None)
 @given(st.tuples(*[st.integers(0, 255)] * 3), st.sampled_from([32, 96, 256]))
-def test_a_image_of_one_color_has_no_words(vocabulary, color, size):
+def test_an_image_of_one_color_has_no_words(vocabulary, color, size):
     image = np.empty((size, size, 3), np.uint8)
     image[:] = color
 

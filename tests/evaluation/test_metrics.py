@@ -8,7 +8,6 @@ import pytest
 import pytrec_eval
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, ndcg_score
 
 from imgsearch.evaluation.metrics import hit_rate, measures, precision_at_recall
 
@@ -141,6 +140,8 @@ def test_map_at_r_is_that_of_a_loop(query):
 
 @given(st.lists(st.booleans(), min_size=2, max_size=40).filter(any))
 def test_map_and_ndcg_are_those_of_scikit_learn_where_everything_is_ranked(ranking):
+    from sklearn.metrics import average_precision_score, ndcg_score
+
     scores = -np.arange(len(ranking))
 
     found = values_of(ranking)

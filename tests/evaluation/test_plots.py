@@ -2,10 +2,8 @@ import base64
 import io
 from xml.etree import ElementTree as ET
 
-import matplotlib as mpl
 import numpy as np
 import pytest
-from matplotlib.image import imread
 
 from imgsearch.charts import drawable
 from imgsearch.evaluation import plots
@@ -48,7 +46,7 @@ def reliability(hits: list[int]) -> Reliability:
 
 
 def all_charts(queries: list[QueryResult]) -> list[bytes]:
-    points = tuple(CurvePoint(k, 0.9, Latency(k / 1e5, k / 1e5, k / 1e5, 1.0)) for k in (10, 100, 100_000))
+    points = tuple(CurvePoint("search_k", k, 0.9, Latency(k / 1e5, k / 1e5, k / 1e5, 1.0)) for k in (10, 100, 100_000))
     return [
         plots.draw_recall(recall(points)),
         plots.draw_precision_recall(np.linspace(1, 0, 11)),
@@ -103,6 +101,8 @@ def test_drawings_are_whole_svg_whatever_names_are_in_them():
 
 
 def test_one_evaluation_gives_the_same_bytes_whatever_the_users_own_settings_are():
+    import matplotlib as mpl
+
     queries = [judged("1", "cups", "fish", "cups"), judged("2", "fish", "cups"), judged("3", "cups", "cups")]
     first = all_charts(queries)
 
@@ -120,6 +120,8 @@ def test_the_drawing_of_few_or_many_categories_has_a_bar_for_each(count):
 
 
 def test_a_heat_map_is_as_dark_as_the_share_is_large():
+    from matplotlib.image import imread
+
     found = plots.Confusion(("a", "b"), np.array([[1.0, 0.0], [0.5, 0.5]]), (), 0)
 
     tree = ET.fromstring(plots.draw_confusion(found))
@@ -148,7 +150,7 @@ def test_a_reliability_diagram_leaves_out_bins_without_hits(hits):
 
 @pytest.mark.parametrize("latencies", [[0.001], [0.001, 0.0011], [1e-5, 1e-4, 0.01, 0.5]])
 def test_a_curve_of_one_point_and_one_over_powers_of_ten_are_drawn(latencies):
-    points = tuple(CurvePoint(100, 0.5, Latency(p50, p50, p50, 1.0)) for p50 in latencies)
+    points = tuple(CurvePoint("search_k", 100, 0.5, Latency(p50, p50, p50, 1.0)) for p50 in latencies)
 
     drawn = plots.draw_recall(recall(points))
 

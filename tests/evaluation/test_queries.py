@@ -120,7 +120,7 @@ def photos(shop_copy, names):
     return shop_copy / "photos"
 
 
-def test_the_folder_of_a_image_is_its_label(shop_copy):
+def test_the_folder_of_an_image_is_its_label(shop_copy):
     folder = photos(shop_copy, {"balls/x.png": "balls/balls-00.png", "cups/y.png": "fish/fish-01.png"})
     retrieval, found = asked(shop_copy / "index", queries=folder, labels="category")
 
@@ -286,7 +286,7 @@ def test_a_self_test_searches_for_variants_of_items_the_same_every_time(shop):
     assert {path: found[path] for path in again} == again
 
 
-def test_copies_of_a_image_are_right_too(shop_copy):
+def test_copies_of_an_image_are_right_too(shop_copy):
     for name in ("copy.png", "other/copy.png"):
         file = shop_copy / "catalog" / name
         file.parent.mkdir(exist_ok=True)

@@ -76,7 +76,7 @@ def test_a_long_item_has_several_anchors_although_none_is_like_it():
     assert np.all(shared[kinds == ITEM] >= 0.8 * shared.max())
 
 
-def test_a_image_of_nothing_is_all_background():
+def test_an_image_of_nothing_is_all_background():
     kinds, nearest = match_anchors(FEW, np.empty((0, 4), np.float32))
 
     assert np.all(kinds == BACKGROUND)

@@ -112,7 +112,7 @@ def test_dirt_is_no_part_of_an_item():
     assert (np.asarray(speck) > 200).all()
 
 
-def test_white_is_put_where_a_image_is_clear():
+def test_white_is_put_where_an_image_is_clear():
     image = np.full((2, 3, 3), 100, np.uint8)
     opacity = np.array([[0, 0.5, 1], [1, 1, 0]], np.float32)
 

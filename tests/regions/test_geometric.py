@@ -35,7 +35,7 @@ def points_at(positions):
 SCATTERED = np.random.default_rng(2).uniform(0.2, 0.8, (40, 2))
 
 
-def test_a_image_seen_askew_is_proved_and_the_homography_says_how():
+def test_an_image_seen_askew_is_proved_and_the_homography_says_how():
     image = textured(0)
     seen, warp = seen_askew(image)
 
@@ -169,7 +169,7 @@ def test_odd_shapes_have_few_points_and_no_proof_of_another(shape):
     assert verify_geometry(points, find_points(textured(7))).inliers == 0
 
 
-def test_a_image_without_detail_has_no_points():
+def test_an_image_without_detail_has_no_points():
     points = find_points(np.full((300, 300, 3), 200, np.uint8))
 
     assert (points.positions.shape, points.descriptors.shape) == ((0, 2), (0, 128))

@@ -187,7 +187,7 @@ def test_regions_that_make_no_sense_are_refused_for_any_image(index, photo, shop
             index.search(file, regions=regions)
 
 
-def test_a_image_of_the_catalog_needs_no_encoder_and_has_no_box(shop, tmp_path):
+def test_an_image_of_the_catalog_needs_no_encoder_and_has_no_box(shop, tmp_path):
     copy = shutil.copytree(shop / "index", tmp_path / "index")
     for file in copy.glob("encoders/*/*"):
         file.write_bytes(bytes(file.stat().st_size))
@@ -200,7 +200,7 @@ def test_a_image_of_the_catalog_needs_no_encoder_and_has_no_box(shop, tmp_path):
     assert {hit.box for hit in hits} == {None}
 
 
-def test_a_image_of_the_catalog_is_looked_at_in_parts_when_a_number_is_given(index, shop):
+def test_an_image_of_the_catalog_is_looked_at_in_parts_when_a_number_is_given(index, shop):
     hits = index.search(shop / "catalog" / ITEM, k=24, regions=4)
 
     check_hits(hits, 24)

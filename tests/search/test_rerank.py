@@ -196,7 +196,7 @@ def link(path):
 
 
 @pytest.mark.parametrize("make", [vanish, change, link])
-def test_a_image_that_is_not_there_as_it_was_indexed_proves_nothing(shop, make):
+def test_an_image_that_is_not_there_as_it_was_indexed_proves_nothing(shop, make):
     make(shop.catalog / "09.png")
 
     found = asked(shop, turned(9))
@@ -258,7 +258,7 @@ def test_the_part_of_a_photo_lies_about_the_box():
     assert (part_of(photo, Box(200, 100, 100, 60)) == photo.pixels[45:85, 95:155]).all()
 
 
-def test_a_image_that_only_a_process_of_its_own_may_decode_is_not_compared(shop):
+def test_an_image_that_only_a_process_of_its_own_may_decode_is_not_compared(shop):
     _, encoded = cv2.imencode(".jpg", textured(1))
     data = encoded.tobytes() + b"\xff\xda" * 100
     (shop.catalog / "odd.jpg").write_bytes(data)

@@ -31,7 +31,7 @@ def vector_of(index, image):
 
 
 @BOTH
-def test_a_image_of_the_catalog_finds_itself_without_an_encoder(built, opened, backend, monkeypatch):
+def test_an_image_of_the_catalog_finds_itself_without_an_encoder(built, opened, backend, monkeypatch):
     monkeypatch.setattr(views, "open_encoder", lambda *_, **__: pytest.fail("an encoder was opened"))
 
     for file in sorted((built / "catalog").rglob("*.png")):
@@ -48,7 +48,7 @@ class FindsNothing:
         return np.zeros(0, np.int64)
 
 
-def test_a_image_of_the_catalog_is_found_even_where_the_forest_does_not_propose_it(built, opened, photo):
+def test_an_image_of_the_catalog_is_found_even_where_the_forest_does_not_propose_it(built, opened, photo):
     file = sorted((built / "catalog").rglob("*.png"))[5]
     index = opened["annoy"]
 

@@ -24,10 +24,10 @@ def easy():
 
 @pytest.fixture(scope="module")
 def hard():
-    """6,000 vectors in 200 wide clusters of many directions: neighbors lie in many leaves."""
+    """4,400 vectors in 200 wide clusters of many directions: neighbors lie in many leaves."""
     random = np.random.default_rng(0)
     centers = random.normal(size=(200, 48))
-    return unit(centers[random.integers(200, size=6000)] + 2 * random.normal(size=(6000, 48)))
+    return unit(centers[random.integers(200, size=4400)] + 2 * random.normal(size=(4400, 48)))
 
 
 def recall_of(folder, vectors, search_k, rows=None, k=10):

@@ -69,7 +69,7 @@ def test_a_backbone_is_asked_about_each_image_and_its_mirror_image(shapes):
         assert np.array_equal(pair, encode(encoder, np.stack([square, mirrored])))
 
 
-def test_a_image_that_a_backbone_can_do_nothing_with_has_features_of_zero():
+def test_an_image_that_a_backbone_can_do_nothing_with_has_features_of_zero():
     class Blind:
         def encode_stream(self, batches):
             for batch in batches:

@@ -115,13 +115,13 @@ def test_an_empty_class_is_refused_by_name(tmp_path):
     assert "hats" in refused(tmp_path)
 
 
-def test_a_image_outside_of_every_class_is_refused_by_name(tmp_path):
+def test_an_image_outside_of_every_class_is_refused_by_name(tmp_path):
     make(tmp_path, "shoes/a.png", "hats/b.png", "cover.png")
 
     assert "'cover.png'" in refused(tmp_path)
 
 
-def test_a_image_between_the_classes_of_train_is_refused_by_name(tmp_path):
+def test_an_image_between_the_classes_of_train_is_refused_by_name(tmp_path):
     make(tmp_path, "train/shoes/a.png", "train/hats/b.png", "val/shoes/c.png", "train/stray.png")
 
     assert "'train/stray.png'" in refused(tmp_path)

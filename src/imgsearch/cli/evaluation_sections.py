@@ -123,8 +123,8 @@ def sections(evaluation: Evaluation, index: Path, comparison: Comparison | None 
 
 def _summary(evaluation: Evaluation, index: Path) -> Section:
     facts = evaluation.facts
-    names = {"annoy": ("trees", "search_k"), "faiss": ("lists", "probes")}.get(facts.get("plan", ""), ())
-    settings = [f"{facts[name]} {name}" if name in ("trees", "lists") else f"{name} {facts[name]}" for name in names]
+    settings = [f"{facts[name]} {name}" for name in ("trees", "lists") if name in facts]
+    settings += [f"{name} {facts[name]}" for name in ("search_k", "probes") if name in facts]
     line = [f"{facts.get('count')} images", f"generation {facts.get('generation')}", facts.get("encoder", "")]
     blocks: list[Block] = [
         Note(f"{index}: {', '.join([*line, facts.get('plan', ''), *settings])}", only="text"),
@@ -193,10 +193,9 @@ def _index_recall(recall: IndexRecall, evaluation: Evaluation) -> Section:
     if recall.curve:
         title = f"recall of the {nearest} nearest against latency"
         title += ", had the index a forest" if recall.plan == "exact" else ""
-        effort = "probes" if recall.plan == "faiss" else "search_k"
         curve = [(f"{point.effort}", f"{point.recall:.4f}", *_times(point.latency)) for point in recall.curve]
         blocks += [
-            Table(title, (effort, "recall", *_LATENCY), curve),
+            Table(title, (recall.curve[0].setting, "recall", *_LATENCY), curve),
             Chart(functools.partial(plots.draw_recall, recall), f"{title}, for {len(curve)} settings."),
         ]
     return Section("Does the index find the nearest?", blocks)

@@ -90,7 +90,7 @@ def _points(
     lowest, highest = backend_of(settings).effort_range(settings, k + 1, len(index))
     for tried in sorted({min(highest, max(lowest, round(settings.effort * share))) for share in _EFFORTS}):
         found, latency = measure(_scores(functools.partial(_search_with, index, opened(tried))), sample, k)
-        yield CurvePoint(tried, float(found.mean()), latency)
+        yield CurvePoint(settings.effort_name, tried, float(found.mean()), latency)
 
 
 def _search_with(index: Index, backend: Candidates, vector: Embeddings, k: int) -> list[Hit]:

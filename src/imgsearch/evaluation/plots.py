@@ -70,7 +70,7 @@ def draw_recall(recall: IndexRecall) -> bytes:
         axes = figure.subplots()
         milliseconds = [1000 * point.latency.p50 for point in recall.curve]
         found = [point.recall for point in recall.curve]
-        label = "other settings: " + ("probes" if recall.plan == "faiss" else "search_k")
+        label = f"other settings: {recall.curve[0].setting}"
         axes.plot(milliseconds, found, color=_RIGHT, marker="o", markersize=4, label=label)
         if 10 in recall.recall.keys() & recall.latency.keys():
             used = 1000 * recall.latency[10].p50, float(np.mean(recall.recall[10]))

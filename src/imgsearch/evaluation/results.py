@@ -21,7 +21,8 @@ Kind = Literal["labels", "queries", "self-test"]
 class CurvePoint:
     """Recall and latency of a search at one setting of the backend."""
 
-    effort: int  # `search_k` of Annoy, or `probes` of Faiss
+    setting: str  # its name: `search_k` of Annoy, `probes` of Faiss
+    effort: int  # its value
     recall: float  # mean recall of the 10 nearest, 0 to 1
     latency: Latency
 

@@ -1,7 +1,7 @@
 """How an index is searched: the user's options, what was chosen, and what that was measured to find."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 from imgsearch.records import Check, Count, Missing, Share, between, matching
 
@@ -44,13 +44,19 @@ class BackendSettings:
             raise ValueError(f"expected 1 to {self.lists} probes, found {self.probes}")
 
     @property
+    def effort_name(self) -> str:
+        """The setting that says what a search does at least: `probes` where there are lists, else `search_k`."""
+        return "probes" if self.lists else "search_k"
+
+    @property
     def effort(self) -> int:
-        """What a search does at least: `probes` where there are lists, else `search_k`."""
-        return self.probes if self.lists else self.search_k
+        """What a search does at least."""
+        return int(getattr(self, self.effort_name))
 
     def with_effort(self, effort: int) -> "BackendSettings":
         """Change what a search does at least."""
-        return replace(self, probes=effort) if self.lists else replace(self, search_k=effort)
+        changed: dict[str, Any] = {self.effort_name: effort}
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True, slots=True)
