@@ -10,7 +10,7 @@ from imgsearch.encoders import handcrafted
 from imgsearch.encoders.handcrafted import describe_all, describe_version_1
 from imgsearch.encoders.table import TABLE
 from imgsearch.images.decode import decode, decode_rgba
-from imgsearch.images.foreground import SIDE, cut_out, foreground, pooling
+from imgsearch.images.foreground import SIDE, centered_item, foreground, pooling
 from imgsearch.images.transform import fit
 from imgsearch.synthetic.augment import photo_like
 
@@ -273,7 +273,7 @@ def test_a_busy_background_is_foreground():
 
 
 def test_an_item_that_was_cut_out_is_centered_on_white():
-    item = cut_out(drawn_shape("disc", background=smooth_background(), center=(50, 75), radius=25))
+    item = centered_item(drawn_shape("disc", background=smooth_background(), center=(50, 75), radius=25))
 
     across, down = (np.average(np.arange(SIDE), weights=item.weights.sum(axis=axis)) for axis in (0, 1))
     assert (across, down) == (pytest.approx(SIDE / 2 - 0.5, abs=0.5), pytest.approx(SIDE / 2 - 0.5, abs=0.5))
@@ -283,7 +283,7 @@ def test_an_item_that_was_cut_out_is_centered_on_white():
 
 def test_an_image_in_which_nothing_stands_out_is_cut_out_whole():
     noise = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-    item = cut_out(noise)
+    item = centered_item(noise)
 
     assert np.array_equal(item.pixels, noise)
     assert (item.weights == 1).all()

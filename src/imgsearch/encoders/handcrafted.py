@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from imgsearch.encoders import color, shape, texture
 from imgsearch.encoders.vectors import concatenate
 from imgsearch.images.decode import Pixels
-from imgsearch.images.foreground import cut_out
+from imgsearch.images.foreground import centered_item
 
 _PARTS = (color.describe_item, texture.describe_item, shape.describe_item)
 # Light changes colors more than anything else, so they count for less.
@@ -21,23 +21,23 @@ _ORIENTATIONS = 8
 
 def describe_all(image: Pixels) -> NDArray[np.float32]:
     """Describe an image, of a size of at least 32, by color, texture and shape."""
-    item = cut_out(image)
+    item = centered_item(image)
     return concatenate([describe(item) for describe in _PARTS], _WEIGHTS)
 
 
 def describe_color(image: Pixels) -> NDArray[np.float32]:
     """Describe an image by its colors alone."""
-    return color.describe_item(cut_out(image))
+    return color.describe_item(centered_item(image))
 
 
 def describe_texture(image: Pixels) -> NDArray[np.float32]:
     """Describe an image by its texture alone."""
-    return texture.describe_item(cut_out(image))
+    return texture.describe_item(centered_item(image))
 
 
 def describe_shape(image: Pixels) -> NDArray[np.float32]:
     """Describe an image by its shape alone."""
-    return shape.describe_item(cut_out(image))
+    return shape.describe_item(centered_item(image))
 
 
 def describe_version_1(image: Pixels) -> NDArray[np.float32]:

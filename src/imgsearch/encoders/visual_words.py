@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from imgsearch.encoders.vectors import read_arrays, unit
 from imgsearch.errors import DamagedIndexError, UsageError
 from imgsearch.images.decode import Pixels
-from imgsearch.images.foreground import cut_out
+from imgsearch.images.foreground import centered_item
 
 # Side of the square that an item is brought to before its features are looked for, in pixels.
 _SIDE = 96
@@ -90,7 +90,7 @@ def learn_vocabulary(images: Iterable[Pixels], *, words: int, seed: int = 0) -> 
 
 def _features(image: Pixels) -> NDArray[np.uint8]:
     """Find the local features of an image's item by ORB (Rublee et al., 2011): uint8 (n, 32), 256 bits each."""
-    gray = cv2.cvtColor(cut_out(image, _SIDE).pixels, cv2.COLOR_RGB2GRAY)
+    gray = cv2.cvtColor(centered_item(image, _SIDE).pixels, cv2.COLOR_RGB2GRAY)
     finder = cv2.ORB.create(
         nfeatures=_FEATURES_OF_IMAGE,
         scaleFactor=_SCALE_STEP,

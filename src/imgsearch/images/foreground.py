@@ -109,7 +109,7 @@ class Item:
     weights: NDArray[np.float32]  # (side, side), from 0 (background) to 1 (item)
 
 
-def cut_out(image: Pixels, side: int = SIDE) -> Item:
+def centered_item(image: Pixels, side: int = SIDE) -> Item:
     """Find the item of a square image, RGB, and bring it to a square of its own; all of it where no item stands out."""
     mask = foreground(image)
     if mask.all():  # its frame is no edge, so it must not be shown on white
@@ -152,7 +152,7 @@ def foreground(image: Pixels) -> _Mask:
         # The item's edge is a mixture of both, a pixel wide.
         smaller = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) == 1
         mask = smaller if smaller.any() else mask
-    mask = _large_parts(mask)
+    mask = large_parts(mask, _MIN_PART)
     return mask if mask.mean() >= _MIN_SHARE else np.ones_like(mask)
 
 
@@ -184,12 +184,12 @@ def _reached(image: NDArray[np.uint8] | NDArray[np.float32], seeds: _Mask, step:
     return np.asarray(mark[1:-1, 1:-1] == 1, np.bool_)
 
 
-def _large_parts(mask: _Mask) -> _Mask:
-    """Keep connected parts that are not much smaller than the largest."""
+def large_parts(mask: _Mask, min_part: float) -> _Mask:
+    """Keep connected parts of at least this share of the largest."""
     count, labels, facts, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     areas = np.asarray(facts)[:, cv2.CC_STAT_AREA].copy()
     areas[0] = 0
-    large = areas >= max(1.0, _MIN_PART * areas.max())
+    large = areas >= max(1.0, min_part * areas.max())
     return np.asarray(large[labels], np.bool_) if count > 1 else mask
 
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from imgsearch.images.boxes import Box, stretched
 from imgsearch.images.decode import Pixels
+from imgsearch.images.foreground import large_parts
 from imgsearch.images.transform import reduce
 
 # GrabCut's time grows with the pixels; more of them brought no better answers.
@@ -54,7 +55,7 @@ def cut_out(photo: Pixels, box: Box, proposal: NDArray[np.float32]) -> Region | 
     cv2.setRNGSeed(0)  # its k-means starts at random
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.grabCut(np.ascontiguousarray(small), marks, (0, 0, 1, 1), *models, _ROUNDS, cv2.GC_INIT_WITH_MASK)
-    item = _large_parts(np.isin(marks, (cv2.GC_FGD, cv2.GC_PR_FGD)))
+    item = large_parts(np.isin(marks, (cv2.GC_FGD, cv2.GC_PR_FGD)), _MIN_PART)
     if np.count_nonzero(item) < max(9, _MIN_SHARE * inner.area):
         return None
     found = stretched(Box(*cv2.boundingRect(item.astype(np.uint8))), (height, width), photo.shape[:2])
@@ -71,12 +72,3 @@ def on_white(image: Pixels, opacity: NDArray[np.float32]) -> Pixels:
 def crop(plane: NDArray, box: Box) -> NDArray:  # type: ignore[type-arg]  # of any type, and the same that it gets
     """Return the part of a plane that a box, which lies in it, covers."""
     return plane[box.y : box.y + box.height, box.x : box.x + box.width]
-
-
-def _large_parts(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    count, labels, facts, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-    if count < 2:
-        return mask
-    areas = np.asarray(facts)[:, cv2.CC_STAT_AREA].copy()
-    areas[0] = 0
-    return np.asarray((areas >= _MIN_PART * areas.max())[labels] & mask, np.bool_)
