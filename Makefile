@@ -15,6 +15,9 @@ test coverage slow: export OPENBLAS_NUM_THREADS := 1
 test coverage slow: export TF_NUM_INTRAOP_THREADS := 1
 test coverage slow: export TF_NUM_INTEROP_THREADS := 1
 
+# Tests start the program hundreds of times, and must not compile it as often.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo lint format type test coverage slow bench docs clean
 

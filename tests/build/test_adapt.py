@@ -12,7 +12,7 @@ from imgsearch import Index, build_index, check, embed
 from imgsearch.build import adapt as adapt_module
 from imgsearch.cli import main
 from imgsearch.encoders import adaptation
-from imgsearch.encoders.adaptation import AdaptationGain
+from imgsearch.encoders.projection import AdaptationGain
 from imgsearch.errors import UsageError
 from imgsearch.images.decode import decode_rgba
 from imgsearch.store import generations

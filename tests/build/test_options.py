@@ -13,8 +13,8 @@ from imgsearch.build.update import _plan
 from imgsearch.cli import main
 from imgsearch.cli.commands import build_index as build_index_command
 from imgsearch.cli.commands import embed as embed_command
-from imgsearch.encoders.adaptation import AdaptationGain
 from imgsearch.encoders.choice import Choice
+from imgsearch.encoders.projection import AdaptationGain
 from imgsearch.encoders.spec import DEFAULT_BACKBONE
 from imgsearch.encoders.table import TABLE
 from imgsearch.errors import UsageError

@@ -10,12 +10,11 @@ from imgsearch.encoders.adaptation import (
     MIN_IMAGES,
     SCENES,
     VARIANTS,
-    AdaptationGain,
     embedded_variants,
     learn_adaptation,
     measure_gain,
 )
-from imgsearch.encoders.projection import DIMS, SMALLEST_CATALOG, Projection
+from imgsearch.encoders.projection import DIMS, SMALLEST_CATALOG, AdaptationGain, Projection
 from imgsearch.encoders.runtime import HandcraftedEncoder
 from imgsearch.encoders.table import TABLE
 from imgsearch.errors import UsageError

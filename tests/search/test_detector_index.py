@@ -10,7 +10,8 @@ import pytest
 
 from imgsearch import Index, build_index, check, embed, rollback
 from imgsearch.build.adapt import item_embedder
-from imgsearch.encoders.adaptation import LOOKS, AdaptationGain
+from imgsearch.encoders.adaptation import LOOKS
+from imgsearch.encoders.projection import AdaptationGain
 from imgsearch.encoders.runtime import GRAPH_FILE, encode, open_encoder
 from imgsearch.errors import DamagedIndexError, MissingComponentError, UsageError
 from imgsearch.images.boxes import Box

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgsearch.encoders.adaptation import AdaptationGain
 from imgsearch.encoders.choice import choose_encoder
+from imgsearch.encoders.projection import AdaptationGain
 from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.encoders.table import TABLE
 from imgsearch.errors import DamagedIndexError, LockedError, NoIndexError, OutputError

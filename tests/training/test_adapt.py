@@ -5,8 +5,8 @@ import pytest
 
 from imgsearch import GateError, train
 from imgsearch.cli import main
-from imgsearch.encoders.adaptation import AdaptationGain
 from imgsearch.encoders.model_file import read_card
+from imgsearch.encoders.projection import AdaptationGain
 from imgsearch.training import adapt
 
 # Keras' variables do not know NumPy 2's keyword yet; Keras itself copies them when it saves a model.

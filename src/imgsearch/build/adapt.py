@@ -12,12 +12,11 @@ from imgsearch.build.encoder_source import EncoderSource
 from imgsearch.encoders.adaptation import (
     LOOKS,
     MAX_IMAGES,
-    AdaptationGain,
     embedded_variants,
     learn_adaptation,
     measure_gain,
 )
-from imgsearch.encoders.projection import Projection
+from imgsearch.encoders.projection import AdaptationGain, Projection
 from imgsearch.encoders.runtime import GRAPH_FILE, Embeddings, Encoder, open_encoder
 from imgsearch.errors import UsageError
 from imgsearch.images.decode import Pixels

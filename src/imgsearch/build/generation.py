@@ -9,8 +9,7 @@ import numpy as np
 from imgsearch.build.adapt import Adapter
 from imgsearch.build.options import BuildOptions
 from imgsearch.build.report import Stopwatch
-from imgsearch.encoders.adaptation import AdaptationGain
-from imgsearch.encoders.projection import LARGEST_SAMPLE, SMALLEST_CATALOG, Projection, learn_projection
+from imgsearch.encoders.projection import LARGEST_SAMPLE, SMALLEST_CATALOG, AdaptationGain, Projection, learn_projection
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError
 from imgsearch.files import sync

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from imgsearch.build.journal import Changes
 from imgsearch.build.pipeline import EmbedCounts
-from imgsearch.encoders.adaptation import AdaptationGain
+from imgsearch.encoders.projection import AdaptationGain
 from imgsearch.images.scan import Reject
 from imgsearch.store.manifest import Manifest
 

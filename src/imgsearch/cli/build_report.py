@@ -9,7 +9,7 @@ from typing import Any
 
 from imgsearch.build.report import BuildReport
 from imgsearch.cli.output import REJECTED_EXIT_CODE, print_text, printable, require_writable, say, say_rejects
-from imgsearch.encoders.adaptation import AdaptationGain
+from imgsearch.encoders.projection import AdaptationGain
 from imgsearch.errors import ImgsearchError, OutputError
 from imgsearch.records import as_json
 from imgsearch.store.info import info

@@ -10,14 +10,12 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsearch.encoders.projection import DIMS, SMALLEST_CATALOG, WHITENING, Projection
+from imgsearch.encoders.projection import DIMS, SMALLEST_CATALOG, WHITENING, AdaptationGain, Projection
 from imgsearch.encoders.runtime import Embeddings, Encoder
 from imgsearch.errors import ImageError, UsageError
 from imgsearch.images.decode import Pixels
@@ -25,7 +23,6 @@ from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import Steps
 from imgsearch.images.workers.pool import decoded_files
 from imgsearch.progress import Progress
-from imgsearch.records import Count, Key, Share
 from imgsearch.synthetic.variant_worker import VariantWorker
 
 logger = logging.getLogger(__name__)
@@ -47,20 +44,6 @@ _FIRST = 16
 # How much of an even spread over all directions is added to what was seen, in units of their mean. Little fits the
 # images that were adapted on; much helps those that come later. docs/benchmarks.md has the figures.
 _SHRINKAGE = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class AdaptationGain:
-    """What an adaptation is worth, on variants that it was not learned from."""
-
-    images: Annotated[Count, Key("pictures")]  # that it was learned from
-    before: Share  # of held-out variants whose own image was nearest, without it
-    after: Share  # the same with it
-
-    @property
-    def helps(self) -> bool:
-        """Whether it is worth keeping."""
-        return self.after > self.before
 
 
 def embedded_variants(

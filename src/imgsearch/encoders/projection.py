@@ -1,13 +1,14 @@
 """From D dimensions to d: principal components with partial whitening, learned on the catalog."""
 
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.encoders.vectors import read_arrays
+from imgsearch.records import Count, Key, Share
 
 DIMS = 256
 # Below this, d directions learned from the catalog would be mostly noise, and full embeddings are cheap.
@@ -40,6 +41,20 @@ class Projection:
     def load(cls, path: str, dims_in: int, dims_out: int) -> "Projection":
         """Read what `save` wrote; FileNotFoundError or DamagedIndexError if it is no map of `dims_in` to `dims_out`."""
         return cls(*read_arrays(path, {"mean": (dims_in,), "components": (dims_out, dims_in)}))
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptationGain:
+    """What an adaptation is worth, on variants that it was not learned from."""
+
+    images: Annotated[Count, Key("pictures")]  # that it was learned from
+    before: Share  # of held-out variants whose own image was nearest, without it
+    after: Share  # the same with it
+
+    @property
+    def helps(self) -> bool:
+        """Whether it is worth keeping."""
+        return self.after > self.before
 
 
 def learn_projection(sample: Embeddings) -> Projection | None:

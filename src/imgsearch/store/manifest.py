@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Annotated, Any
 
 from imgsearch._version import __version__
-from imgsearch.encoders.adaptation import AdaptationGain
+from imgsearch.encoders.projection import AdaptationGain
 from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.images.policy import FilePolicy
 from imgsearch.records import Count, Key, Missing, as_json, matching, read

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imgsearch._version import __version__
-from imgsearch.encoders.adaptation import AdaptationGain
 from imgsearch.encoders.model_file import ModelCard, save_model
+from imgsearch.encoders.projection import AdaptationGain
 from imgsearch.files import replaced_file, writing
 from imgsearch.images.scan import Reject
 from imgsearch.training.dataset import Dataset
