@@ -172,15 +172,6 @@ def test_saving_gives_the_same_bytes_each_time():
     assert saved(SMALL) == saved(SMALL)
 
 
-@pytest.fixture(autouse=True)
-def files_left_open_are_closed():
-    """NumPy leaves a file open that turns out to be no archive; `test_a_refused_file_is_closed` says so once."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
-
-
 def refused(tmp_path, data: bytes, dims_in: int = 3, dims_out: int = 2) -> str:
     path = tmp_path / "projection.npz"
     path.write_bytes(data)

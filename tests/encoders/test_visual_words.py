@@ -1,10 +1,8 @@
-import gc
 import io
 import os
 import re
 import subprocess
 import sys
-import warnings
 import zipfile
 
 import numpy as np
@@ -41,15 +39,6 @@ def vocabulary(images):
 @pytest.fixture(scope="module")
 def vectors(images, vocabulary):
     return np.stack([describe(image, vocabulary) for image in images])
-
-
-@pytest.fixture(autouse=True)
-def files_left_open_are_closed():
-    """NumPy leaves a file open that turns out to be no archive; `test_projection.py` says so of the same reading."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 def test_a_vocabulary_has_as_many_words_as_were_asked_for(vocabulary):
