@@ -6,8 +6,8 @@ import pytest
 
 from imgsearch.encoders import adaptation
 from imgsearch.encoders.adaptation import (
-    LOOKS,
     MIN_IMAGES,
+    SCENE_VIEWS,
     SCENES,
     VARIANTS,
     embedded_variants,
@@ -196,13 +196,15 @@ def test_items_in_scenes_come_between_the_image_and_its_variants(drawn, paths, e
 
     def embed_item(scene):
         scenes.append(scene)
-        return np.full((LOOKS, encoder.spec.dims), len(scenes), np.float32)
+        return np.full((SCENE_VIEWS, encoder.spec.dims), len(scenes), np.float32)
 
     seen = embedded_variants(drawn, paths[:6], FilePolicy(), encoder, silent, embed_item)
 
-    assert seen.shape == (6, 2 + SCENES * LOOKS + VARIANTS, encoder.spec.dims)
-    assert np.array_equal(np.delete(seen, np.s_[1 : 1 + SCENES * LOOKS], axis=1), embedded[:6])
-    assert seen[:, 1 : 1 + SCENES * LOOKS, 0].reshape(-1, LOOKS)[:, 0].tolist() == list(range(1, 6 * SCENES + 1))
+    assert seen.shape == (6, 2 + SCENES * SCENE_VIEWS + VARIANTS, encoder.spec.dims)
+    assert np.array_equal(np.delete(seen, np.s_[1 : 1 + SCENES * SCENE_VIEWS], axis=1), embedded[:6])
+    assert seen[:, 1 : 1 + SCENES * SCENE_VIEWS, 0].reshape(-1, SCENE_VIEWS)[:, 0].tolist() == list(
+        range(1, 6 * SCENES + 1)
+    )
     assert {scene.shape for scene in scenes} == {(encoder.spec.size, encoder.spec.size, 3)}
     assert len({scene.tobytes() for scene in scenes}) == len(scenes)
 

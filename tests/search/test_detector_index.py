@@ -10,7 +10,7 @@ import pytest
 
 from imgsearch import Index, build_index, check, embed, rollback
 from imgsearch.build.adapt import item_embedder
-from imgsearch.encoders.adaptation import LOOKS
+from imgsearch.encoders.adaptation import SCENE_VIEWS
 from imgsearch.encoders.projection import AdaptationGain
 from imgsearch.encoders.runtime import GRAPH_FILE, encode, open_encoder
 from imgsearch.errors import DamagedIndexError, MissingComponentError, UsageError
@@ -249,7 +249,7 @@ def test_items_in_scenes_are_seen_as_queries_are_and_scenes_without_one_as_a_who
 
     seen = look(scene)
 
-    assert (seen.shape, seen.dtype) == ((LOOKS, spec.dims), np.float32)
+    assert (seen.shape, seen.dtype) == ((SCENE_VIEWS, spec.dims), np.float32)
     with Index.open(index) as opened:
         regions = [
             view.vector for view in opened.viewer.views_of_photo(Photo(scene, scene.shape[:2]), "auto") if view.box

@@ -10,8 +10,8 @@ import numpy as np
 
 from imgsearch.build.encoder_source import EncoderSource
 from imgsearch.encoders.adaptation import (
-    LOOKS,
     MAX_IMAGES,
+    SCENE_VIEWS,
     embedded_variants,
     learn_adaptation,
     measure_gain,
@@ -72,16 +72,16 @@ class Adapter:
 
 
 def item_embedder(detector: Detector, encoder: Encoder) -> Callable[[Pixels], Embeddings]:
-    """Make what embeds the item of a scene, RGB uint8 (size, size, 3), as queries are: float32 (`LOOKS`, D)."""
+    """Make what embeds the item of a scene, RGB uint8 (size, size, 3), as queries are: float32 (`SCENE_VIEWS`, D)."""
 
     # What a detector and its cuts leave of the background, and take from the item, is so learned as noise.
     def embed_item(scene: Pixels) -> Embeddings:
         detected = detector.detect(scene)
         proposal = propose_detected(detected, scene.shape[:2], encoder.spec.fit)
         if proposal is None:
-            return np.stack([detected.embedding] * LOOKS)
+            return np.stack([detected.embedding] * SCENE_VIEWS)
         views = list(crop_and_cutout(scene, proposal.boxes[0], proposal.plane, proposal.item))
-        views += views[:1] * (LOOKS - len(views))
+        views += views[:1] * (SCENE_VIEWS - len(views))
         return embed_regions(views, encoder)
 
     return embed_item

@@ -29,9 +29,9 @@ logger = logging.getLogger(__name__)
 
 # Variants of each image that are learned from. One more is held out, to see what was gained.
 VARIANTS = 6
-# Scenes that each item is put into, where a detector can find it there, and how often it is then embedded.
+# Scenes that each item is put into, where a detector can find it there, and views of each that are embedded.
 SCENES = 2
-LOOKS = 2
+SCENE_VIEWS = 2
 
 # Fewer images than this say next to nothing about hundreds of directions.
 MIN_IMAGES = 20
@@ -54,7 +54,7 @@ def embedded_variants(
     progress: Progress,
     embed_item: Callable[[Pixels], Embeddings] | None = None,
 ) -> Embeddings:
-    """Embed images, their items in scenes, and `VARIANTS` + 1 variants: float32 (images, 2 + `VARIANTS` + looks, D)."""
+    """Embed images, their items in scenes, and `VARIANTS` + 1 variants: float32 (images, rows of each, D)."""
     spec = encoder.spec
     steps, scenes = Steps.parse(spec.steps), SCENES if embed_item else 0
     make = functools.partial(

@@ -57,7 +57,7 @@ def image_format(data: bytes) -> str:
 def checked_size(data: bytes, kind: str, max_pixels: int) -> tuple[int, int] | None:
     """Read (height, width) of the first frame; ImageError if over the limit, or `corrupt` for an empty JPEG.
 
-    None where the header is too odd to say: then the decoder, which has limits of its own, is left to find out.
+    None where the header does not say: then the decoder, which has limits of its own, is left to find out.
     """
     try:
         size = _SIZE_READERS[kind](data)

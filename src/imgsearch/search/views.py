@@ -294,7 +294,7 @@ def _open_projection(directory: Path, manifest: Manifest) -> Projection | None:
 
 def _require_photo(query: QueryImage) -> Photo:
     if query.photo is None:
-        raise ImageError("too_large", "too large, or too odd, to look at parts of it")
+        raise ImageError("too_large", "too large to search parts of it")
     return query.photo
 
 
