@@ -9,7 +9,6 @@ import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -25,6 +24,7 @@ from imgsearch.images.scan import file_time
 from imgsearch.images.steps import Steps
 from imgsearch.images.workers.decoders import DecodeWorker
 from imgsearch.images.workers.pool import bounded_map, map_with_workers, processors, while_decoder_works
+from imgsearch.images.workers.threads import Call, Threads
 from imgsearch.progress import Progress
 from imgsearch.store.manifest import Manifest
 
@@ -77,7 +77,7 @@ def embed_pending(
     counts = EmbedCounts()
     count = max(1, min(processors(), -(-total // _IMAGES_A_DECODER)))
     workers = [DecodeWorker(spec.size, spec.fit, policy, steps=Steps.parse(spec.steps)) for _ in range(count)]
-    with journal.transaction(), ThreadPoolExecutor(count + 1) as threads, contextlib.ExitStack() as at_the_end:
+    with journal.transaction(), Threads(count + 1) as threads, contextlib.ExitStack() as at_the_end:
         read = partial(_read, root, policy)
         contents = bounded_map(threads, read, journal.pending(), 2 * count, lambda file: file.size)
         unknown = _skip_known(contents, journal, counts)
@@ -170,7 +170,7 @@ def _reject_unusable(contents: Iterator[_Content], journal: Journal, counts: Emb
             counts.rejected += 1
 
 
-def _encoded(contents: Iterator[_Content], opening: Future[Encoder]) -> Iterator[tuple[_Content, Embeddings]]:
+def _encoded(contents: Iterator[_Content], opening: Call[Encoder]) -> Iterator[tuple[_Content, Embeddings]]:
     """Encode in batches; pair each image with its embedding."""
     encoder = opening.result()
     under_way: deque[_Content] = deque()

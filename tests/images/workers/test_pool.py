@@ -1,10 +1,12 @@
+import subprocess
+import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from imgsearch.images.workers.pool import MOST_BYTES, bounded_map, map_with_workers
+from imgsearch.images.workers.threads import Threads
 
 
 class Worker:
@@ -88,6 +90,34 @@ def test_no_more_bytes_are_under_way_than_a_stage_may_hold():
         return size
 
     sizes = [MOST_BYTES // 3] * 10 + [2 * MOST_BYTES] + [MOST_BYTES // 3] * 10
-    with ThreadPoolExecutor(8) as threads:
+    with Threads(8) as threads:
         assert list(bounded_map(threads, work, sizes, 8, lambda size: size)) == sizes
     assert most[0] == 2 * MOST_BYTES
+
+
+INTERRUPTED = """
+import contextlib, signal
+from imgsearch.images.workers.pool import map_with_workers
+
+class Worker:
+    kill = close = lambda self: None
+
+class Interruption(BaseException):
+    pass
+
+def interrupt(*_):
+    raise Interruption
+
+signal.signal(signal.SIGALRM, interrupt)
+for number in range(1000):
+    with contextlib.suppress(Interruption):
+        signal.setitimer(signal.ITIMER_REAL, 0.0002 + number % 100 * 3e-5)
+        with contextlib.closing(map_with_workers(lambda _, given: given, range(100_000), [Worker(), Worker()])) as map:
+            for _ in map:
+                pass
+        raise SystemExit("it was done before it was interrupted")
+"""
+
+
+def test_a_map_that_is_interrupted_at_any_moment_ends():
+    subprocess.run([sys.executable, "-c", INTERRUPTED], check=True, timeout=100)

@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ from imgsearch.errors import ImageError, RefusedError
 from imgsearch.images.decode import read_file
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.workers.process import WorkerProcess
+from imgsearch.images.workers.threads import Call, Threads
 
 # Bytes of files that a stage holds at most, so that a folder of huge ones does not fill the memory.
 MOST_BYTES = 256_000_000
@@ -66,29 +67,29 @@ def while_decoder_works(results: Iterable[Result], error_of: Callable[[Result], 
 
 
 def bounded_map(
-    executor: ThreadPoolExecutor,
+    threads: Threads,
     work: Callable[[Given], Result],
     given: Iterable[Given],
     depth: int,
     weight: Callable[[Given], int] = lambda _: 0,
 ) -> Generator[Result]:
     """Map in order with at most `depth` results under way, and at most `MOST_BYTES` by `weight` unless one has more."""
-    running: deque[tuple[Future[Result], int]] = deque()
+    running: deque[tuple[Call[Result], int]] = deque()
     bytes_under_way = 0
     try:
         for argument in given:
             coming = weight(argument)
             while running and (len(running) >= depth or bytes_under_way + coming > MOST_BYTES):
-                future, done = running.popleft()
+                call, done = running.popleft()
                 bytes_under_way -= done
-                yield future.result()
-            running.append((executor.submit(work, argument), coming))
+                yield call.result()
+            running.append((threads.submit(partial(work, argument)), coming))
             bytes_under_way += coming
         while running:
             yield running.popleft()[0].result()
     finally:
-        for future, _ in running:
-            future.cancel()
+        for call, _ in running:
+            call.cancel()
 
 
 def map_with_workers(
@@ -114,7 +115,7 @@ def map_with_workers(
             worker.kill()
 
     try:
-        with ThreadPoolExecutor(len(workers)) as threads, contextlib.ExitStack() as at_the_end:
+        with Threads(len(workers)) as threads, contextlib.ExitStack() as at_the_end:
             # An interruption must not wait for the half minute that a file under way may take.
             at_the_end.callback(kill)
             yield from bounded_map(threads, lend, given, 4 * len(workers), weight)
