@@ -98,6 +98,7 @@ if __name__ == "__main__":
     write(folder / "two.keras", HOSTILE)
     write(folder / "metric.keras")
     write(folder / "again.keras", ("boots", "hats", "gloves"), seed=7)
+    write(folder / "metric-again.keras", seed=7)
     write(folder / "gray.keras", steps="grayscale")
     write_detector(folder / "detector.keras", folder / "metric.keras")
     write_detector(folder / "detector-of-gray.keras", folder / "gray.keras")

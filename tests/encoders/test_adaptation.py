@@ -202,9 +202,8 @@ def test_items_in_scenes_come_between_the_image_and_its_variants(drawn, paths, e
 
     assert seen.shape == (6, 2 + SCENES * SCENE_VIEWS + VARIANTS, encoder.spec.dims)
     assert np.array_equal(np.delete(seen, np.s_[1 : 1 + SCENES * SCENE_VIEWS], axis=1), embedded[:6])
-    assert seen[:, 1 : 1 + SCENES * SCENE_VIEWS, 0].reshape(-1, SCENE_VIEWS)[:, 0].tolist() == list(
-        range(1, 6 * SCENES + 1)
-    )
+    of_scenes = seen[:, 1 : 1 + SCENES * SCENE_VIEWS, 0].reshape(-1, SCENE_VIEWS)
+    assert of_scenes[:, 0].tolist() == list(range(1, 6 * SCENES + 1))
     assert {scene.shape for scene in scenes} == {(encoder.spec.size, encoder.spec.size, 3)}
     assert len({scene.tobytes() for scene in scenes}) == len(scenes)
 

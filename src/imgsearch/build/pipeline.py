@@ -24,7 +24,7 @@ from imgsearch.images.scan import file_time
 from imgsearch.images.steps import Steps
 from imgsearch.images.workers.decoders import DecodeWorker
 from imgsearch.images.workers.pool import bounded_map, map_with_workers, processors, while_decoder_works
-from imgsearch.images.workers.threads import Call, Threads
+from imgsearch.images.workers.threads import Threads
 from imgsearch.progress import Progress
 from imgsearch.store.manifest import Manifest
 
@@ -85,7 +85,7 @@ def embed_pending(
         if first is None:
             progress("embed", counts.done, total)
             return counts
-        opening = threads.submit(open_encoder)  # for new content only, while the first images are decoded
+        opened = threads.submit(open_encoder)  # for new content only, while the first images are decoded
         unknown = itertools.chain([first], unknown)
         decoded = map_with_workers(_decode, unknown, workers, lambda content: len(content.data))
         at_the_end.callback(decoded.close)  # first of all: an interruption must not wait for what is under way
@@ -93,7 +93,7 @@ def embed_pending(
         usable = _reject_unusable(watched, journal, counts)
         batch: list[tuple[_Content, Embeddings]] = []
         try:
-            for pair in _encoded(usable, opening):
+            for pair in _encoded(usable, opened):
                 batch.append(pair)
                 if len(batch) == COMMIT_IMAGES:
                     full, batch = batch, []
@@ -170,9 +170,9 @@ def _reject_unusable(contents: Iterator[_Content], journal: Journal, counts: Emb
             counts.rejected += 1
 
 
-def _encoded(contents: Iterator[_Content], opening: Call[Encoder]) -> Iterator[tuple[_Content, Embeddings]]:
+def _encoded(contents: Iterator[_Content], opened: Callable[[], Encoder]) -> Iterator[tuple[_Content, Embeddings]]:
     """Encode in batches; pair each image with its embedding."""
-    encoder = opening.result()
+    encoder = opened()
     under_way: deque[_Content] = deque()
 
     def batches() -> Iterator[Pixels]:

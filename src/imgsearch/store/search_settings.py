@@ -1,7 +1,7 @@
 """How an index is searched: the user's options, what was chosen, and what that was measured to find."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated
 
 from imgsearch.records import Check, Count, Missing, Share, between, matching
 
@@ -51,12 +51,11 @@ class BackendSettings:
     @property
     def effort(self) -> int:
         """What a search does at least."""
-        return int(getattr(self, self.effort_name))
+        return self.probes if self.lists else self.search_k
 
     def with_effort(self, effort: int) -> "BackendSettings":
         """Change what a search does at least."""
-        changed: dict[str, Any] = {self.effort_name: effort}
-        return replace(self, **changed)
+        return replace(self, probes=effort) if self.lists else replace(self, search_k=effort)
 
 
 @dataclass(frozen=True, slots=True)

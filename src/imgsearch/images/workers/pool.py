@@ -12,7 +12,7 @@ from imgsearch.errors import ImageError, RefusedError
 from imgsearch.images.decode import read_file
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.workers.process import WorkerProcess
-from imgsearch.images.workers.threads import Call, Threads
+from imgsearch.images.workers.threads import Threads
 
 # Bytes of files that a stage holds at most, so that a folder of huge ones does not fill the memory.
 MOST_BYTES = 256_000_000
@@ -74,22 +74,19 @@ def bounded_map(
     weight: Callable[[Given], int] = lambda _: 0,
 ) -> Generator[Result]:
     """Map in order with at most `depth` results under way, and at most `MOST_BYTES` by `weight` unless one has more."""
-    running: deque[tuple[Call[Result], int]] = deque()
+    running: deque[tuple[Callable[[], Result], int]] = deque()
     bytes_under_way = 0
-    try:
-        for argument in given:
-            coming = weight(argument)
-            while running and (len(running) >= depth or bytes_under_way + coming > MOST_BYTES):
-                call, done = running.popleft()
-                bytes_under_way -= done
-                yield call.result()
-            running.append((threads.submit(partial(work, argument)), coming))
-            bytes_under_way += coming
-        while running:
-            yield running.popleft()[0].result()
-    finally:
-        for call, _ in running:
-            call.cancel()
+    for argument in given:
+        coming = weight(argument)
+        while running and (len(running) >= depth or bytes_under_way + coming > MOST_BYTES):
+            result, done = running.popleft()
+            bytes_under_way -= done
+            yield result()
+        running.append((threads.submit(partial(work, argument)), coming))
+        bytes_under_way += coming
+    while running:
+        result, _ = running.popleft()
+        yield result()
 
 
 def map_with_workers(

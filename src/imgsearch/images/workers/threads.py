@@ -7,45 +7,18 @@ lock taken, and the thread that wants it next never ends. What the main thread d
 from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 Result = TypeVar("Result")
-
-
-class Call(Generic[Result]):
-    """A call that a thread makes."""
-
-    def __init__(self, work: Callable[[], Result]) -> None:
-        self._work = work
-        self._outcome: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
-        self._is_cancelled = False
-
-    def cancel(self) -> None:
-        """Do not make the call, if it has not begun; there is no result to wait for then."""
-        self._is_cancelled = True
-
-    def make(self) -> None:
-        """Make the call."""
-        if self._is_cancelled:
-            return
-        try:
-            self._outcome.put((self._work(), None))
-        except BaseException as error:  # noqa: BLE001  # raised where the result is wanted
-            self._outcome.put((None, error))
-
-    def result(self) -> Result:
-        """Wait for what the call returned, or raise what it raised; once."""
-        result, error = self._outcome.get()
-        if error is not None:
-            raise error
-        return result  # type: ignore[no-any-return]
+_Outcome = SimpleQueue[tuple[Any, BaseException | None]]
 
 
 class Threads:
-    """Threads that make calls in the order in which they were submitted; at the end it waits for all of them."""
+    """Threads that make calls in the order in which they were submitted; at the end, those that have begun."""
 
     def __init__(self, count: int) -> None:
-        self._calls: SimpleQueue[Call[Any] | None] = SimpleQueue()
+        self._calls: SimpleQueue[tuple[Callable[[], Any], _Outcome] | None] = SimpleQueue()
+        self._is_over = False
         # A daemon that is interrupted while it starts does not keep the program from ending.
         self._threads = [Thread(target=self._work, daemon=True) for _ in range(count)]
 
@@ -55,18 +28,33 @@ class Threads:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._is_over = True
         for _thread in self._threads:
             self._calls.put(None)
         for thread in self._threads:
             if thread.is_alive():
                 thread.join()
 
-    def submit(self, work: Callable[[], Result]) -> Call[Result]:
-        """Let a thread make a call."""
-        call = Call(work)
-        self._calls.put(call)
-        return call
+    def submit(self, work: Callable[[], Result]) -> Callable[[], Result]:
+        """Let a thread make a call; returns what waits for its result, or raises what it raised, once."""
+        outcome: _Outcome = SimpleQueue()
+        self._calls.put((work, outcome))
+
+        def result() -> Result:
+            returned, error = outcome.get()
+            if error is not None:
+                raise error
+            return returned  # type: ignore[no-any-return]
+
+        return result
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
-            call.make()
+            work, outcome = call
+            if self._is_over:
+                continue
+            try:
+                outcome.put((work(), None))
+            except BaseException as error:  # noqa: BLE001  # raised where the result is wanted
+                outcome.put((None, error))
+            del call, work, outcome  # what was returned may be large, and the next call may be long in coming
