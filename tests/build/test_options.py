@@ -114,6 +114,18 @@ def test_an_option_that_says_what_is_so_anyway_is_accepted(plan):
     assert plan(plan(), trees=5).search.backend == "annoy"  # who gives trees wants a forest
 
 
+def test_an_encoder_keeps_its_old_pixels_only_when_asked_and_only_where_nothing_else_changes(plan):
+    now = plan()
+    old = replace(now, encoder=replace(now.encoder, pixels=1))
+    old = replace(old, fingerprint=old.encoder.fingerprint)
+
+    assert plan(old) == plan(now)
+    assert plan(old, keep_pixels=True) == old
+    assert plan(now, keep_pixels=True) == now
+    assert plan(old, keep_pixels=True, trim=False) == plan(now, trim=False)
+    assert plan(keep_pixels=True) == now
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -86,6 +86,7 @@ def test_an_encoder_of_an_index_of_long_ago_is_read_unchanged(backend):
         ("precision", "bf16"),
         ("version", 2),
         ("steps", "grayscale"),
+        ("pixels", 2),
     ],
 )
 def test_the_fingerprint_changes_with_every_field(field, value):
@@ -94,15 +95,20 @@ def test_the_fingerprint_changes_with_every_field(field, value):
 
 def test_every_field_is_tried_above_and_parts_below():
     assert set(asdict(DEFAULT)) == {
-        *("name", "kind", "size", "fit", "dims", "weights", "precision", "version", "steps", "parts"),
+        *("name", "kind", "size", "fit", "dims", "weights", "precision", "version", "steps", "pixels", "parts"),
     }
 
 
-def test_the_fingerprint_changes_with_the_version_of_pixels(monkeypatch):
-    before = DEFAULT.fingerprint
-    monkeypatch.setattr("imgsearch.images.decode.PIXELS_VERSION", 999)
+def test_the_identity_of_a_network_depends_on_nothing_that_is_done_to_images_before():
+    assert replace(DEFAULT, precision="bf16", steps="grayscale", pixels=2).identity == DEFAULT.identity
+    assert replace(DEFAULT, weights="sha256:0").identity != DEFAULT.identity
 
-    assert DEFAULT.fingerprint != before
+
+def test_encoders_are_fed_otherwise_only_where_nothing_else_differs():
+    assert replace(DEFAULT, pixels=2).is_fed_otherwise_than(DEFAULT)
+    assert not DEFAULT.is_fed_otherwise_than(DEFAULT)
+    assert not replace(DEFAULT, pixels=2, precision="bf16").is_fed_otherwise_than(DEFAULT)
+    assert not replace(DEFAULT, pixels=2, steps="grayscale").is_fed_otherwise_than(DEFAULT)
 
 
 def test_the_fingerprint_of_a_hybrid_changes_with_its_parts_their_weights_and_their_order():

@@ -4,11 +4,13 @@ import importlib.util
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from imgsearch import Filter, Index, build_index, check
+from imgsearch.images.decode import PIXELS_VERSION
 from imgsearch.store import generations, integrity
 from imgsearch.store.search_settings import BackendSettings
 
@@ -86,14 +88,14 @@ def test_a_newer_index_gives_its_stored_answers_and_is_whole(maker, tmp_path, na
 
 
 @ALL
-def test_a_build_over_the_same_images_embeds_nothing_anew_and_keeps_all_options(maker, tmp_path, name):
+def test_a_build_that_keeps_pixels_embeds_nothing_anew_and_keeps_all_options(maker, tmp_path, name):
     directory = Path(shutil.copytree(NEWER / name, tmp_path / "index"))
     before = generations.read_manifest(directory)
     maker.lay_out(tmp_path / "catalog", NEWER / "damaged.jpg")
     (tmp_path / "products.csv").write_text(maker.PRODUCTS)
     metadata = tmp_path / "products.csv" if before.metadata_file else None
 
-    report = build_index(tmp_path / "catalog", directory, metadata=metadata)
+    report = build_index(tmp_path / "catalog", directory, metadata=metadata, keep_pixels=True)
 
     after = generations.read_manifest(directory)
     assert (report.embedded, report.published, after.generation) == (0, True, 2)  # the catalog lies elsewhere now
@@ -101,7 +103,25 @@ def test_a_build_over_the_same_images_embeds_nothing_anew_and_keeps_all_options(
         assert getattr(after, field) == getattr(before, field), field
     assert (after.count, after.rejected, after.damaged) == (before.count, before.rejected, before.damaged)
     assert after.calibration == before.calibration
-    assert not build_index(tmp_path / "catalog", directory, metadata=metadata).published
+    assert not build_index(tmp_path / "catalog", directory, metadata=metadata, keep_pixels=True).published
+    assert check(directory, deep=True) == []
+
+
+def test_a_build_says_once_that_another_decoder_embeds_all_again_and_for_how_long(maker, tmp_path, caplog):
+    directory = Path(shutil.copytree(NEWER / "adapted", tmp_path / "index"))
+    before = generations.read_manifest(directory)
+    maker.lay_out(tmp_path / "catalog", NEWER / "damaged.jpg")
+
+    reports = [build_index(tmp_path / "catalog", directory) for _ in range(2)]
+
+    after = generations.read_manifest(directory)
+    said = [record.getMessage() for record in caplog.records if "--keep-pixels" in record.getMessage()]
+    assert len(said) == 1
+    assert f"all {before.count + before.rejected} are embedded again" in said[0]
+    assert "minute" in said[0]
+    assert [(report.embedded, report.published) for report in reports] == [(before.count, True), (0, False)]
+    assert after.encoder == replace(before.encoder, pixels=PIXELS_VERSION)
+    assert (after.adaptation, after.projection_count) == (before.adaptation, before.projection_count)
     assert check(directory, deep=True) == []
 
 

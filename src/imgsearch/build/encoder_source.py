@@ -83,5 +83,5 @@ class EncoderSource:
 
 
 def _graph(spec: EncoderSpec) -> EncoderSpec:
-    """Return what decides an export: neither the precision nor the steps before it do."""
-    return replace(with_precision(spec, "f32"), steps="")
+    """Return what decides an export: neither the precision nor what is done to images before it do."""
+    return replace(with_precision(spec, "f32"), steps="", pixels=1)

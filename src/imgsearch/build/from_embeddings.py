@@ -89,7 +89,7 @@ def _refuse_late_options(job: Job, given: Manifest, previous: Manifest | None) -
 
 
 def _has_effect(name: str, value: object, given: Manifest) -> bool:
-    alone = cast("BuildOptions", {name: value})
+    alone = cast("BuildOptions", {name: value, "keep_pixels": True})
     if name == "metadata":
         metadata = resolve_metadata(alone, given)
         return (os.fspath(metadata) if metadata else "") != given.metadata_file

@@ -117,7 +117,7 @@ def _kept(
     """Keep the projection while the encoder is the same, so that scores do not drift from night to night."""
     # It is given up, too, when the catalog has doubled since it was learned, or is to be adapted, or no longer to be,
     # or was adapted to what another detector sees.
-    if previous is None or previous.fingerprint != draft.fingerprint:
+    if previous is None or replace(previous.encoder, pixels=draft.encoder.pixels) != draft.encoder:
         return None
     gain = previous.adaptation
     sees_otherwise = draft.detector is not None and draft.detector_fingerprint != previous.detector_fingerprint

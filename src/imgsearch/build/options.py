@@ -13,6 +13,7 @@ from imgsearch.encoders.runtime import best_precision
 from imgsearch.encoders.spec import DEFAULT_BACKBONE, EncoderSpec, Precision
 from imgsearch.errors import RefusedError, UsageError
 from imgsearch.files import require_space
+from imgsearch.images.decode import PIXELS_VERSION
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import Steps
 from imgsearch.search.backends import BACKENDS
@@ -60,6 +61,7 @@ class RunOptions(TypedDict, total=False):
     """Options of a single run, which nothing remembers."""
 
     force: bool  # go on though most of the catalog has vanished, or the decoder dies again and again
+    keep_pixels: bool  # keep embeddings of images that an earlier imgsearch decoded otherwise
     max_skipped: int | None  # refuse to publish when more files than this cannot be used
     wait_lock: float  # seconds to wait for another build to end
 
@@ -106,7 +108,10 @@ def resolve_encoder(options: BuildOptions, previous: Manifest | None) -> Choice:
         choice = Choice(_with_new_steps(options, known))
     else:
         choice = _choose_anew(options, known)
-    return replace(choice, spec=with_precision(choice.spec, _precision(options, known, choice.spec)))
+    spec = replace(with_precision(choice.spec, _precision(options, known, choice.spec)), pixels=PIXELS_VERSION)
+    if known and options.get("keep_pixels") and spec.is_fed_otherwise_than(known):
+        spec = known
+    return replace(choice, spec=spec)
 
 
 def _with_new_steps(options: BuildOptions, known: EncoderSpec) -> EncoderSpec:

@@ -4,6 +4,7 @@ import datetime as dt
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import UsageError
 from imgsearch.files import require_image_folder, sync
 from imgsearch.images.scan import Scan
-from imgsearch.progress import counted
+from imgsearch.progress import Progress, counted
 from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import BLOCK_ROWS, open_array, write_array
 from imgsearch.store.locking import writer_lock
@@ -193,8 +194,30 @@ def _embed(job: Job, plan: BuildPlan, journal: Journal, changes: Changes, source
     draft = plan.draft
     missing = None if os.path.isdir(job.directory / draft.encoder_folder) else source.find()
     check_resources(job.directory, draft, changes.seen - changes.rejected, journal.pending_count(), missing)
+    progress = job.progress
+    if plan.previous and draft.encoder.is_fed_otherwise_than(plan.previous.encoder):
+        progress = _announcing(progress)
     with job.watch.stage("embed"):
-        return embed_pending(journal, draft, source.open, job.progress, tolerant=job.options.get("force", False))
+        return embed_pending(journal, draft, source.open, progress, tolerant=job.options.get("force", False))
+
+
+def _announcing(progress: Progress) -> Progress:
+    """Say once, as soon as the speed is known, why all images are embedded again and how long that takes."""
+    calls: list[tuple[float, int]] = []
+
+    def announce(stage: str, done: int, total: int) -> None:
+        calls.append((time.monotonic(), done))
+        if len(calls) == 2 or (len(calls) == 1 and done == total):
+            seconds = (calls[-1][0] - calls[0][0]) / max(1, done - calls[0][1]) * (total - done)
+            logger.warning(
+                "this imgsearch reads the colors of some images otherwise than the one that built the index: all %d are"
+                " embedded again, which takes %s; --keep-pixels puts that off",
+                total,
+                "about a minute" if seconds < 90 else f"about {seconds / 60:.0f} minutes",
+            )
+        progress(stage, done, total)
+
+    return announce
 
 
 def _publish(job: Job, plan: BuildPlan, journal: Journal, sources: Sequence[EncoderSource]) -> Manifest:

@@ -94,6 +94,12 @@ ForceOption = Annotated[
     bool,
     typer.Option("--force", help="Continue even if most of the catalog has vanished or the decoder keeps crashing."),
 ]
+KeepPixelsOption = Annotated[
+    bool,
+    typer.Option(
+        "--keep-pixels", help="Keep the embeddings of an older imgsearch, which read the colors of some images wrongly."
+    ),
+]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Exit with 3 for any rejected file, not only new ones.")]
 MaxBytesOption = Annotated[
     int | None, typer.Option(metavar="N", help="Reject larger files. [default: as the index, or 100000000]")

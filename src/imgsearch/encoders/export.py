@@ -76,7 +76,7 @@ def _lock(file: Path) -> Iterator[bool]:
 
 
 def _fill(staging: Path, spec: EncoderSpec, files: Mapping[str, Path]) -> None:
-    plain = replace(spec, precision="f32", steps="")
+    plain = replace(spec, precision="f32", steps="", pixels=1)
     if spec.parts:
         for number, part in enumerate(spec.parts):
             if names := files_of(part.spec):

@@ -38,6 +38,7 @@ class EncoderSpec:
     precision: Precision = "f32"  # what networks compute in
     version: Annotated[int, Missing(1)] = 1  # a later imgsearch may describe images otherwise under the same name
     steps: Annotated[str, Missing("")] = ""  # done to an image before it is fitted, as `images.steps.Steps` spells them
+    pixels: Annotated[int, Missing(1)] = 1  # version of the decoder, `images.decode.PIXELS_VERSION`, that fed it
     # Of a hybrid, whose embedding is theirs in a row, each times its weight.
     parts: Annotated[tuple["Part", ...], Missing(())] = ()
 
@@ -55,11 +56,9 @@ class EncoderSpec:
     @property
     def fingerprint(self) -> str:
         """Sixteen hex digits that stand for everything that changes a vector."""
-        # Imported here: the table is read by commands that never decode, and OpenCV costs a tenth of a second.
-        from imgsearch.images.decode import PIXELS_VERSION
-
-        facts = self.to_json() | {"encoder_version": self.version, "pixels_version": PIXELS_VERSION}
+        facts = self.to_json() | {"encoder_version": self.version, "pixels_version": self.pixels}
         facts.pop("version", None)
+        facts.pop("pixels", None)
         if self.steps == "crop-foreground":  # on which alone the decoder shrinks large images more than it once did
             facts["trim_version"] = 2
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
@@ -67,7 +66,11 @@ class EncoderSpec:
     @property
     def identity(self) -> str:
         """Sixteen hex digits for the network alone, whatever it computes in and whatever is done to images before."""
-        return replace(self, precision="f32", steps="").fingerprint
+        return replace(self, precision="f32", steps="", pixels=1).fingerprint
+
+    def is_fed_otherwise_than(self, other: "EncoderSpec") -> bool:
+        """Whether two encoders differ in nothing but the version of the decoder that fed them."""
+        return self != other and replace(self, pixels=other.pixels) == other
 
     @property
     def uses_openvino(self) -> bool:
@@ -79,9 +82,9 @@ class EncoderSpec:
         return tuple(part.spec for part in self.parts) or (self,)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as plain data; the last three only where they say something."""
+        """Return the fields as plain data; the last four only where they say something."""
         data: dict[str, Any] = as_json(self)
-        for name, nothing in (("version", 1), ("steps", ""), ("parts", [])):
+        for name, nothing in (("version", 1), ("steps", ""), ("pixels", 1), ("parts", [])):
             if data[name] == nothing:
                 del data[name]
         if self.parts:

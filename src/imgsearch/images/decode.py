@@ -30,7 +30,7 @@ from imgsearch.images.policy import MAX_BYTES
 
 # Part of every encoder's fingerprint. Raise it when the same file would give other pixels (decoder choices,
 # fitting), so that no index mixes vectors of two ways of seeing.
-PIXELS_VERSION = 1
+PIXELS_VERSION = 2
 
 Pixels = NDArray[np.uint8]
 

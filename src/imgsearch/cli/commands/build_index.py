@@ -62,6 +62,7 @@ def build_index(
     ] = False,
     strict: options.StrictOption = False,
     force: options.ForceOption = False,
+    keep_pixels: options.KeepPixelsOption = False,
     max_skipped: options.MaxSkippedOption = None,
     wait_lock: options.WaitLockOption = 0,
     report_file: Annotated[

@@ -23,6 +23,7 @@ def embed(
     preprocess: options.PreprocessOption = None,
     trim: options.TrimOption = None,
     force: options.ForceOption = False,
+    keep_pixels: options.KeepPixelsOption = False,
     max_skipped: options.MaxSkippedOption = None,
     wait_lock: options.WaitLockOption = 0,
     quiet: options.QuietOption = False,
