@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from imgsearch.encoders import model_file
@@ -355,6 +355,42 @@ def test_a_configuration_nested_ever_so_deep_is_read_or_refused(tiny, depth, ope
 
 
 # --- cards
+
+
+# What a folder can be called, and what somebody can write into a table of labels.
+NAMES = st.binary(min_size=1, max_size=255).map(lambda name: name.decode("utf-8", "surrogateescape")) | st.text(
+    min_size=1
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(labels=st.lists(NAMES, min_size=2, max_size=8, unique=True), backbone=NAMES)
+@example(labels=["M\udcf6bel", "St\udcfchle\n"], backbone="M\udcf6bel.keras")
+@example(
+    labels=['"', "\\", "\u202eabc", "\ufffe", "\0", "\udcf0\udc9f\udc98\udc80", "\U0001f600"], backbone="x" * 100_000
+)
+def test_a_card_is_read_as_it_was_written_whatever_the_classes_are_called(tiny, labels, backbone):
+    card = replace(CARD_OF_TINY, labels=tuple(labels), backbone=backbone)
+    rewritten(tiny, {CARD: None})
+
+    model_file._add_card(tiny, card)
+
+    assert read_card(tiny) == card
+
+
+@pytest.mark.parametrize("label", ["\ud83d", "\ud83d\ude00", "a\udfff"])
+def test_a_class_whose_name_could_not_be_written_out_has_no_card(label):
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        replace(CARD_OF_TINY, labels=("boots", "hats", label))
+
+
+def test_a_model_that_would_be_refused_is_not_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(model_file, "_MOST_BYTES", 1000)
+
+    with pytest.raises(UsageError, match="too large"):
+        save_model(network(), tmp_path / "model.keras", CARD_OF_SMALL)
+
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

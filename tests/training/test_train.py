@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from imgsearch import train
+from imgsearch import classify, train
 from imgsearch.encoders.model_file import load_model, read_card
 from imgsearch.errors import OutputError, UsageError
 from imgsearch.images.policy import FilePolicy
@@ -308,3 +308,16 @@ def test_an_output_that_cannot_be_written_is_refused_at_once(shapes, tmp_path):
         quick(shapes, tmp_path / "model.keras")
 
     tmp_path.chmod(0o700)
+
+
+@pytest.mark.slow
+def test_classes_of_any_name_are_learned_and_named(own_shapes, tmp_path):
+    names = [os.fsdecode(b"M\xf6bel"), 'new\nline "quoted"', "\u202eright to left\ufffe"]
+    for folder, name in zip(sorted(own_shapes.iterdir()), names, strict=True):
+        folder.rename(own_shapes / name)
+
+    report = quick(own_shapes, tmp_path / os.fsdecode(b"m\xf6bel.keras"), epochs=1)
+    found = classify(next((own_shapes / names[0]).iterdir()), report.output)
+
+    assert sorted(each.label for each in found) == sorted(names)
+    assert json.loads(history_file(report.output).read_bytes())["classes"] == list(report.dataset.classes)

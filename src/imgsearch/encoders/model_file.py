@@ -56,7 +56,9 @@ class ModelCard:
             raise ValueError(f"expected several different labels or none, found {len(self.labels)}")
         if self.is_detector != bool(self.encoder) or (self.is_detector and self.labels):
             raise ValueError(f"expected a detector without labels to name its encoder, found {self.encoder!r}")
-        "".join((*self.labels, self.objective, self.backbone, self.encoder)).encode()  # no lone surrogate survives this
+        # Names of folders need not be UTF-8; their lone surrogates survive JSON, and are written out as their bytes.
+        # No other surrogate does both.
+        "".join((*self.labels, self.objective, self.backbone, self.encoder)).encode("utf-8", "surrogateescape")
 
     @property
     def is_detector(self) -> bool:
@@ -82,8 +84,13 @@ def save_model(model: Any, path: str | os.PathLike[str], card: ModelCard) -> Non
     require_shapes(model, card, file)
     with writing(file), replaced(file) as draft:
         model.save(draft)
-        with zipfile.ZipFile(draft, "a") as archive:
-            archive.writestr(CARD, json.dumps({"version": _VERSION, **asdict(card)}, indent=1) + "\n")
+        _add_card(draft, card)
+        read_card(draft)  # what would be refused later is not kept
+
+
+def _add_card(path: Path, card: ModelCard) -> None:
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(CARD, json.dumps({"version": _VERSION, **asdict(card)}, indent=1) + "\n")
 
 
 def read_card(path: Path) -> ModelCard:

@@ -72,6 +72,8 @@ def _train_labeled(folder: Path, output: Path, options: Given, progress: Progres
         raise UsageError(f"--validation has no effect: {folder} has val/", hint="leave it out")
     dataset = hold_out(dataset, settings.validation, settings.seed)
     require_enough(dataset, settings.batch_size)
+    labels = dataset.classes if settings.objective == "classify" else ()
+    card = ModelCard(settings.size, FIT, "", settings.dims, labels, settings.objective, settings.architecture)
     weights = choice.spec.weights if choice else ""
     identity = {**asdict(settings), "weights": weights, "dataset": dataset.fingerprint()}
     with Workspace(output) as workspace:
@@ -101,8 +103,6 @@ def _train_labeled(folder: Path, output: Path, options: Given, progress: Progres
             from imgsearch.training.plots import draw
 
             draw(report, outcome.predicted, policy)
-        labels = data.dataset.classes if settings.objective == "classify" else ()
-        card = ModelCard(settings.size, FIT, "", settings.dims, labels, settings.objective, settings.architecture)
         write_model(report, outcome.model, card)
         workspace.clear()
     return report
