@@ -85,3 +85,9 @@ class OutputError(ImgsearchError):
     """The output cannot be written, such as for want of disk space; nothing was published."""
 
     exit_code = 11
+
+
+def require_between(name: str, value: float, least: float, most: float) -> None:
+    """Raise `UsageError` unless a number lies in a range, ends included; NaN lies in none."""
+    if not least <= value <= most:
+        raise UsageError(f"{name} must be {least:,} to {most:,}, got {value:,}")

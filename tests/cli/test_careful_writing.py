@@ -121,6 +121,34 @@ def test_an_error_of_the_whole_call_leaves_nothing_on_standard_output(imgsearch,
     assert (done.returncode, done.stdout) == (2, "")
 
 
+@pytest.mark.parametrize("start", ["\ufeff", "\ufeff\n", "\ufeff\r\n"])
+def test_a_byte_order_mark_before_a_list_is_no_part_of_a_name(imgsearch, small, drawn, start):
+    ask = ("query", "-", "-k", 1, "--index", small, "--format", "paths")
+
+    done = imgsearch(*ask, cwd=drawn, input=f"{start}cups/cups-00.png\nfish/fish-01.png\n")
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "cups/cups-00.png\nfish/fish-01.png\n", "")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
+def test_a_list_in_utf_16_is_refused_by_its_name(imgsearch, small, drawn, encoding):
+    listed = "\ufeffcups/cups-00.png\r\nfish/fish-01.png\r\n".encode(encoding)
+
+    done = imgsearch("query", "-", "--index", small, cwd=drawn, input=listed)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("imgsearch: expected a list of names in UTF-8 on standard input, found UTF-16\n")
+
+
+def test_names_that_begin_like_utf_16_or_with_a_mark_are_found(imgsearch, small, drawn, tmp_path):
+    for name in (os.fsdecode(b"\xff\xfe.png"), "\ufeff.png"):
+        (tmp_path / name).write_bytes((drawn / "cups/cups-00.png").read_bytes())
+    ask = ("query", "-", "-k", 1, "--index", small, "--format", "paths")
+
+    assert imgsearch(*ask, input=b"\xff\xfe.png\n\xef\xbb\xbf.png\n").returncode == 0
+    assert imgsearch(*ask, "-0", input=b"\xef\xbb\xbf.png\0").returncode == 0
+
+
 def test_lists_with_blank_lines_and_line_ends_of_another_system_are_read(imgsearch, small, drawn):
     done = imgsearch(
         "query", "-", "-k", 1, "--index", small, "--format", "paths", cwd=drawn, input="cups/cups-00.png\r\n\r\n\n"

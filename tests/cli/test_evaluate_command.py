@@ -204,3 +204,15 @@ def test_the_script_of_the_page_keeps_a_good_night_and_goes_back_from_a_bad_one(
     assert [record for name, record in back.files.items() if name.endswith("vectors.npy")] == [
         record for name, record in good.files.items() if name.endswith("vectors.npy")
     ]
+
+
+@pytest.mark.parametrize(
+    "asked", [("--queries", "photos", "--sample", "10"), ("--recall", "--wait-lock", "5")], ids=lambda each: each[0]
+)
+def test_an_option_that_has_no_effect_is_refused(imgsearch, index, tmp_path, asked):
+    (tmp_path / "photos").mkdir()
+
+    done = imgsearch("evaluate", "--index", index, *asked)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{asked[-2]} has no effect" in done.stderr

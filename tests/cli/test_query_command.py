@@ -108,6 +108,8 @@ def test_a_damaged_file_exits_6_and_is_named(imgsearch, small, photo, tmp_path, 
         ["--where", "nonsense ("],
         ["--where", "x = 1"],
         ["--bad"],
+        *(["--min-score", number] for number in ("nan", "inf", "-inf", "1.01", "-2", "60")),
+        *(["--min-probability", number] for number in ("nan", "inf", "-0.1", "1.01")),
     ],
 )
 def test_a_usage_error_exits_2(imgsearch, small, photo, arguments):

@@ -4,11 +4,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgsearch.search.hits import Hit, vote
+from imgsearch import Filter, Hit, detect
+from imgsearch.errors import UsageError
+from imgsearch.search.hits import vote
 
 
 def hit(category: str, score: float) -> Hit:
     return Hit(1, "image.png", score, math.sqrt(max(0, 2 - 2 * score)), "", category, {})
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 2, -1.5])
+def test_a_limit_that_no_score_can_be_held_against_is_refused(number, tmp_path):
+    for name in ("min_score", "min_probability"):
+        with pytest.raises(UsageError, match=f"{name} must be"):
+            Filter(**{name: number})
+    with pytest.raises(UsageError, match="min_score must be 0 to 1"):
+        detect(tmp_path / "none", "photo.png", min_score=number)
 
 
 def test_a_vote_is_counted_as_by_hand():

@@ -11,7 +11,7 @@ from imgsearch.encoders.choice import Choice, choose_detector, choose_encoder, w
 from imgsearch.encoders.projection import DIMS, SMALLEST_CATALOG
 from imgsearch.encoders.runtime import best_precision
 from imgsearch.encoders.spec import DEFAULT_BACKBONE, EncoderSpec, Precision
-from imgsearch.errors import RefusedError, UsageError
+from imgsearch.errors import RefusedError, UsageError, require_between
 from imgsearch.files import require_space
 from imgsearch.images.decode import PIXELS_VERSION
 from imgsearch.images.policy import FilePolicy
@@ -85,10 +85,10 @@ def check_options(function: str, kind: type, options: Mapping[str, Any]) -> Buil
         if choices and value not in (None, *choices):
             raise UsageError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
     trees, seed, target = (options.get(name) for name in ("trees", "seed", "target_recall"))
-    if trees is not None and not 1 <= trees <= TREES_LIMIT:
-        raise UsageError(f"trees must be 1 to {TREES_LIMIT}, got {trees}")
-    if seed is not None and not 0 <= seed <= MAX_SEED:
-        raise UsageError(f"seed must be 0 to {MAX_SEED}, got {seed}")
+    if trees is not None:
+        require_between("trees", trees, 1, TREES_LIMIT)
+    if seed is not None:
+        require_between("seed", seed, 0, MAX_SEED)
     if target is not None and not 0 < target <= 1:
         raise UsageError(f"target_recall must be above 0 and at most 1, got {target}")
     return cast("BuildOptions", {name: value for name, value in options.items() if value is not None})

@@ -119,6 +119,7 @@ class FoundClasses:
     classes: Sequence["ClassProbability"]
     voters: Sequence["Hit"] | None = None
     image: "QueryImage | None" = None
+    rerank: str | None = None  # of the voters, as for `FoundHits`
 
     COLUMNS = ("query", "rank", "class", "probability")
 
@@ -128,7 +129,7 @@ class FoundClasses:
             {"rank": found.rank, "class": found.label, "probability": round(found.probability, 6)}
             for found in self.classes
         ]
-        return {**hits, "classes": classes}
+        return {**_rerank(self.rerank), **hits, "classes": classes}
 
     def rows(self) -> Iterator[Sequence[object]]:
         yield from ((found.rank, found.label, f"{found.probability:.6f}") for found in self.classes)
@@ -187,9 +188,10 @@ class FoundHits:
     manifest: "Manifest"
     draw: Callable[["Hit"], "Pixels | None"]  # the points that a hit has in common with the image
     image: "QueryImage"
+    rerank: str | None = None  # whether all hits that should be re-ranked were, some, or none; None if none should be
 
     def to_json(self) -> dict[str, Any]:
-        return {"hits": [_hit_to_json(hit) for hit in self.hits]}
+        return {**_rerank(self.rerank), "hits": [_hit_to_json(hit) for hit in self.hits]}
 
     def rows(self) -> Iterator[Sequence[object]]:
         yield from map(_hit_row, self.hits)
@@ -225,9 +227,11 @@ class FoundObjects:
     manifest: "Manifest"
     draw: Callable[["Hit"], "Pixels | None"]
     image: "QueryImage"
+    rerank: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
+            **_rerank(self.rerank),
             "objects": [
                 {
                     "box": _numbers(found.box),
@@ -235,7 +239,7 @@ class FoundObjects:
                     "hits": [_hit_to_json(hit) for hit in found.hits],
                 }
                 for found in self.objects
-            ]
+            ],
         }
 
     def rows(self) -> Iterator[Sequence[object]]:
@@ -264,6 +268,10 @@ def hit_columns(manifest: "Manifest", *, with_boxes: bool) -> tuple[str, ...]:
     """Return the columns of CSV for hits; `with_boxes` of `FoundObjects`."""
     columns = ("query", "rank", "path", "score", "distance", "product", "category")
     return columns + (("probability",) if manifest.calibration else ()) + (("box",) if with_boxes else ())
+
+
+def _rerank(state: str | None) -> dict[str, Any]:
+    return {} if state is None else {"rerank": state}
 
 
 def _hit_row(hit: "Hit") -> Sequence[object]:

@@ -1,5 +1,7 @@
 """The one loop of commands that answer: read the names of images, answer each, report the unusable, write."""
 
+import codecs
+import itertools
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -8,7 +10,7 @@ from pathlib import Path
 from imgsearch.cli.answers import Answer, Call
 from imgsearch.cli.formats import FORMATS, render
 from imgsearch.cli.output import output, printable, say, write
-from imgsearch.errors import BoxError, ImageError, ImgsearchError
+from imgsearch.errors import BoxError, ImageError, ImgsearchError, UsageError
 
 
 def answer_images(
@@ -51,14 +53,26 @@ def _names(images: Sequence[str], end: bytes) -> Iterator[str]:
         if image != "-":
             yield image
             continue
-        rest = b""
-        while part := os.read(0, 1 << 16):
-            *whole, rest = (rest + part).split(end)
-            yield from _decoded(whole, end)
-        yield from _decoded([rest], end)
+        listed = _parts_of_input(end) if end == b"\0" else _lines(_parts_of_input(end))
+        yield from (os.fsdecode(name) for name in listed if name)
 
 
-def _decoded(names: Sequence[bytes], end: bytes) -> Iterator[str]:
-    for name in names:
-        if exact := name if end == b"\0" else name.removesuffix(b"\r"):
-            yield os.fsdecode(exact)
+def _parts_of_input(end: bytes) -> Iterator[bytes]:
+    rest = b""
+    while part := os.read(0, 1 << 16):
+        *whole, rest = (rest + part).split(end)
+        yield from whole
+    yield rest
+
+
+def _lines(parts: Iterator[bytes]) -> Iterator[bytes]:
+    """Take away what editors of another system add to lines of text: carriage returns, and a byte order mark."""
+    first = next(parts)
+    # Only UTF-16 has zero bytes in a line; a name that is not UTF-8 may begin with the same two bytes.
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and b"\0" in first:
+        raise UsageError(
+            "expected a list of names in UTF-8 on standard input, found UTF-16",
+            hint="iconv -f UTF-16 -t UTF-8 makes one",
+        )
+    for line in itertools.chain([first.removeprefix(codecs.BOM_UTF8)], parts):
+        yield line.removesuffix(b"\r")

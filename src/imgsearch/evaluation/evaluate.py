@@ -108,6 +108,8 @@ def _checked(options: EvaluateOptions) -> EvaluateOptions:
         raise UsageError("--self-test cannot be combined with --queries or --labels")
     if chosen["sample"] < 1:
         raise UsageError(f"sample must be at least 1, got {chosen['sample']}")
+    if chosen["sample"] != _DEFAULTS["sample"] and chosen["queries"] is not None and not chosen["recall"]:
+        raise UsageError("--sample has no effect on --queries", hint="all images in that folder are searched for")
     if chosen["calibrate"] and _kind(chosen) is None:
         chosen["self_test"] = True
     return chosen

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-from imgsearch.errors import ImageError, OutputError, RefusedError, UsageError
+from imgsearch.errors import ImageError, OutputError, RefusedError, UsageError, require_between
 from imgsearch.files import require_image_folder, writing
 from imgsearch.images.decode import PIXELS_VERSION, read_file
 from imgsearch.images.policy import FilePolicy
@@ -79,7 +79,7 @@ class PreprocessOptions(TypedDict, total=False):
     """How `preprocess` makes outputs."""
 
     size: int | None  # side of squares in pixels, up to 16,383; by default images keep their size
-    fit: Fit  # with a size: `pad` (default: all of the image on white), `crop` (its middle) or `stretch`
+    fit: Fit  # only with a size: `pad` (default: all of the image on white), `crop` (its middle) or `stretch`
     # With a size images are brought down before to a longer side of 1,024 pixels, or of `size` if that is more, as in
     # an index. Black and white stay so: what fitting makes gray is split in the middle.
     steps: Steps
@@ -127,7 +127,7 @@ def preprocess(
     started = time.monotonic()
     settings = _Settings(**options)
     jobs = processors() if jobs is None else jobs
-    _require_range("jobs", jobs, 1, 1000)
+    require_between("jobs", jobs, 1, 1000)
     root, target = Path(os.path.realpath(source)), Path(os.path.realpath(destination))
     _require_apart(root, target)
     scan = Scan(
@@ -174,9 +174,11 @@ class _Settings:
 
     def __post_init__(self) -> None:
         if self.size is not None:
-            _require_range("a size", self.size, 1, _LARGEST_SIZE)
-        _require_range("augmented copies", self.augment, 0, _MAX_COPIES)
-        _require_range("a seed", self.seed, 0, 2**63 - 1)
+            require_between("size", self.size, 1, _LARGEST_SIZE)
+        require_between("augment", self.augment, 0, _MAX_COPIES)
+        require_between("seed", self.seed, 0, 2**63 - 1)
+        if self.size is None and self.fit != "pad":
+            raise UsageError("fit has no effect without a size", hint="give the side of the squares: --size")
 
     @property
     def digest(self) -> str:
@@ -294,11 +296,6 @@ class _Run:
         if not Path(os.path.realpath(path.parent)).is_relative_to(self._target):
             raise OutputError(f"{path.parent} leads out of {self._target}", hint="remove the link")
         return path
-
-
-def _require_range(name: str, number: int, least: int, most: int) -> None:
-    if not least <= number <= most:
-        raise UsageError(f"expected {name} of {least} to {most}, found {number}")
 
 
 def _named(found: Iterable[FoundFile]) -> Iterator[tuple[FoundFile, str]]:

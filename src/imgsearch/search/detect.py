@@ -2,6 +2,7 @@
 
 import os
 
+from imgsearch.errors import require_between
 from imgsearch.regions.detections import MIN_SCORE, Detection
 from imgsearch.search.index import Image, Index, as_query
 
@@ -22,7 +23,9 @@ def detect(index: str | os.PathLike[str] | Index, image: Image, *, min_score: fl
         NoIndexError: There is no index.
         MissingComponentError: The index has no detector.
         DamagedIndexError: The index is damaged.
+        UsageError: `min_score` is out of range.
     """
+    require_between("min_score", min_score, 0, 1)
     if not isinstance(index, Index):
         with Index.open(index) as opened:
             return detect(opened, image, min_score=min_score)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from imgsearch.encoders.classifier import ClassProbability
-from imgsearch.errors import UsageError
+from imgsearch.errors import require_between
 from imgsearch.images.boxes import Box
 
 # How much less a neighbor counts with each step in its score: 0.07 in the nearest-neighbor classifier of Wu et al.
@@ -31,8 +31,10 @@ class Filter:
     min_probability: float | None = None
 
     def __post_init__(self) -> None:
-        if self.min_probability is not None and not 0 <= self.min_probability <= 1:
-            raise UsageError(f"min_probability must be between 0 and 1, got {self.min_probability}")
+        if self.min_score is not None:
+            require_between("min_score", self.min_score, -1, 1)
+        if self.min_probability is not None:
+            require_between("min_probability", self.min_probability, 0, 1)
 
     @property
     def has_limits(self) -> bool:
@@ -58,7 +60,8 @@ class Hit:
         probability: That the hit is right, 0 to 1; None if the index is not calibrated
             (`imgsearch evaluate --calibrate`).
         box: The part of the query that it resembles, in pixels of the query, upright; None for all of it.
-        inliers: How many points of the query lie in it as they do in one plane; None without re-ranking.
+        inliers: How many points of the query lie in it as they do in one plane; None without re-ranking, and where
+            its image is not there to be compared.
     """
 
     rank: int

@@ -1,5 +1,6 @@
 """Open an index and search it."""
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from imgsearch.search.views import QueryImage, Regions, View, Viewer
 from imgsearch.store import generations, integrity
 from imgsearch.store.info import IndexInfo
 from imgsearch.store.manifest import Manifest
+
+logger = logging.getLogger(__name__)
 
 # A file name, or what `QueryImage` has read, to use its pixels again.
 Image = str | os.PathLike[str] | QueryImage
@@ -39,6 +42,7 @@ class Index:
         self.viewer = Viewer(directory, manifest)
         self.nearest = Nearest(directory, manifest)
         self.items = self.nearest.items
+        self._has_warned = False
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> "Index":
@@ -107,7 +111,8 @@ class Index:
                 a product on a plain background, or one item is far ahead already; `whole` none; a number so many.
             box: The only part of the image to compare, in its pixels, upright.
             rerank: Compare points of the image with those of the first 20 hits, and put first what has the same
-                points in the same places; see `regions.geometric`. Scores and probabilities stay what they are.
+                points in the same places; see `regions.geometric`. Scores and probabilities stay what they are. A hit
+                whose image cannot be read keeps its place, and has no `inliers`.
 
         Returns:
             Hits, best first; equal scores in the order of their paths. An item has the best score of all parts.
@@ -180,9 +185,20 @@ class Index:
     def _hits(self, search: Search, views: Sequence[View], k: int, compared: QueryImage | None) -> list[Hit]:
         """Find hits, and put first those that have points in common with a query, if one is given."""
         hits = search.hits(views)
-        if compared is not None and compared.photo is not None:
-            hits = rerank_hits(self.manifest, self.items, compared.photo, hits)
+        if compared is not None:
+            reason = "a query of this kind cannot be compared"
+            if compared.photo is not None:
+                hits = rerank_hits(self.manifest, self.items, compared.photo, hits)
+                reason = f"their images cannot be read in {self.manifest.catalog} as they were indexed"
+            self._warn_of_uncompared(hits[:CANDIDATES], reason)
         return hits[:k]
+
+    def _warn_of_uncompared(self, candidates: Sequence[Hit], reason: str) -> None:
+        """Say, once for an index, that hits keep the places they had before re-ranking."""
+        count = sum(hit.inliers is None for hit in candidates)
+        if count and not self._has_warned:
+            self._has_warned = True
+            logger.warning("%d of %d hits were not re-ranked: %s", count, len(candidates), reason)
 
 
 def as_query(image: Image, manifest: Manifest) -> QueryImage:

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypedDict, get_args
 from imgsearch.encoders.choice import Choice, choose_encoder
 from imgsearch.encoders.spec import DEFAULT_BACKBONE
 from imgsearch.encoders.table import TABLE
-from imgsearch.errors import UsageError
+from imgsearch.errors import UsageError, require_between
 from imgsearch.images import MAX_PIXELS
 from imgsearch.images.policy import MAX_BYTES, FilePolicy
 
@@ -202,6 +202,4 @@ def _require_one_of(value: str, option: str, literal: Any) -> None:
 def _require_ranges(settings: Settings, **ranges: tuple[float, float]) -> None:
     ranges |= {"epochs": (1, 100_000), "learning_rate": (1e-9, 100), "seed": (0, 2**32 - 1)}
     for name, (least, most) in ranges.items():
-        value = getattr(settings, name)
-        if not least <= value <= most:
-            raise UsageError(f"{_option(name)} must be {least:,} to {most:,}, got {value:,}")
+        require_between(_option(name), getattr(settings, name), least, most)

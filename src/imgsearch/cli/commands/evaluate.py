@@ -86,10 +86,9 @@ def evaluate(
 
     import json
 
-    from imgsearch.charts import require_matplotlib
     from imgsearch.cli.evaluation_sections import evaluation_text, sections
-    from imgsearch.cli.output import print_text, printable, progress_bar, require_writable, say, set_up_logging
-    from imgsearch.errors import GateError, ImageError, OutputError
+    from imgsearch.cli.output import print_text, printable, progress_bar, say, set_up_logging
+    from imgsearch.errors import GateError, ImageError, UsageError
     from imgsearch.evaluation import evaluate as evaluation
     from imgsearch.evaluation.calibrate import keep_calibration
     from imgsearch.evaluation.calibrate import require_writable as require_index
@@ -97,21 +96,15 @@ def evaluate(
     from imgsearch.evaluation.record import as_record, parse_record, read_record
 
     set_up_logging(quiet=quiet, verbose=verbose)
+    if wait_lock and not calibrate:
+        raise UsageError("--wait-lock has no effect without --calibrate", hint="only that writes into the index")
     gates = [parse_gate(text) for text in minima or ()]
     retrieval = labels is not None or queries is not None or self_test or calibrate
     if recall or retrieval:
         require_measured(gates, recall=recall, retrieval=retrieval)
     earlier = read_record(against) if against is not None else None
     # Fail now, before everything is measured, if what comes of it could not be written.
-    if json_file is not None:
-        require_writable(json_file)
-    if report is not None:
-        require_matplotlib("--report")
-        try:
-            report.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot write {report}: {error.strerror}") from error
-        require_writable(report / "index.html")
+    _require_places(json_file, report)
     if calibrate:
         require_index(index, wait_lock)
     with progress_bar(quiet=quiet) as progress:
@@ -135,6 +128,22 @@ def evaluate(
     if calibrate:
         keep_calibration(index, found, wait_lock)
     raise typer.Exit(ImageError.exit_code if unusable else 0)
+
+
+def _require_places(json_file: Path | None, report: Path | None) -> None:
+    from imgsearch.charts import require_matplotlib
+    from imgsearch.cli.output import require_writable
+    from imgsearch.errors import OutputError
+
+    if json_file is not None:
+        require_writable(json_file)
+    if report is not None:
+        require_matplotlib("--report")
+        try:
+            report.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot write {report}: {error.strerror}") from error
+        require_writable(report / "index.html")
 
 
 def _write_report(file: Path, found: "Evaluation", layout: "list[Section]", index: Path, queries: Path | None) -> None:

@@ -1,5 +1,6 @@
 """`imgsearch query`."""
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -8,7 +9,10 @@ import typer
 from imgsearch.cli import options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from imgsearch.images.boxes import Box
+    from imgsearch.search.hits import Hit
     from imgsearch.search.views import Regions
 
 
@@ -88,7 +92,7 @@ def query(
     from imgsearch.search.hits import Filter
     from imgsearch.search.hits import vote as count_votes
     from imgsearch.search.index import Index
-    from imgsearch.search.rerank import draw_hit
+    from imgsearch.search.rerank import CANDIDATES, draw_hit
     from imgsearch.search.views import QueryImage
 
     set_up_logging(quiet=quiet, verbose=verbose)
@@ -99,14 +103,22 @@ def query(
         conditions = Filter(where, min_score, min_probability)
         plan = opened.plan(filter=conditions, exact=exact)
         limits: dict[str, Any] = {"filter": conditions, "exact": exact, "rerank": rerank is not None}
+        k = max(top_k, CANDIDATES) if rerank else top_k  # to see which of the candidates were compared
 
         def find(image: str) -> Result:
             query = QueryImage.read(image, manifest.policy)
             draw = partial(draw_hit, manifest, opened.items, query)
             if objects:
-                return FoundObjects(opened.search_objects(query, top_k, **limits), manifest, draw, query)
-            hits = opened.search(query, top_k, regions=part, box=limited_to, **limits)
-            return FoundClasses(count_votes(hits), hits, query) if vote else FoundHits(hits, manifest, draw, query)
+                found = opened.search_objects(query, k, **limits)
+                state = _rerank_state([each.hits[:CANDIDATES] for each in found]) if rerank else None
+                found = [replace(each, hits=each.hits[:top_k]) for each in found]
+                return FoundObjects(found, manifest, draw, query, state)
+            hits = opened.search(query, k, regions=part, box=limited_to, **limits)
+            state = _rerank_state([hits[:CANDIDATES]]) if rerank else None
+            hits = hits[:top_k]
+            if vote:
+                return FoundClasses(count_votes(hits), hits, query, state)
+            return FoundHits(hits, manifest, draw, query, state)
 
         facts = {"generation": manifest.generation, "count": manifest.count, "encoder": manifest.encoder.name}
         if vote:
@@ -119,6 +131,12 @@ def query(
                 (plan, f"{manifest.count} images"),
             )
         raise typer.Exit(answer_images(call, images, format_, output_file, null=null))
+
+
+def _rerank_state(candidates: "Sequence[Sequence[Hit]]") -> str:
+    """Say, for JSON, how many of the candidates of an answer could be compared with the query."""
+    is_compared = {hit.inliers is not None for hits in candidates for hit in hits}
+    return "skipped" if is_compared == {False} else "partial" if False in is_compared else "done"
 
 
 def _regions(text: str) -> "Regions":
