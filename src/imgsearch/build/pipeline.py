@@ -23,8 +23,9 @@ from imgsearch.images.policy import FilePolicy
 from imgsearch.images.scan import file_time
 from imgsearch.images.steps import Steps
 from imgsearch.images.workers.decoders import DecodeWorker
-from imgsearch.images.workers.pool import bounded_map, map_with_workers, processors, while_decoder_works
+from imgsearch.images.workers.pool import bounded_map, map_with_workers, while_decoder_works
 from imgsearch.images.workers.threads import Threads
+from imgsearch.processors import processor_count
 from imgsearch.progress import Progress
 from imgsearch.store.manifest import Manifest
 
@@ -75,7 +76,7 @@ def embed_pending(
     root, policy, spec = draft.catalog, draft.policy, draft.encoder
     total = journal.pending_count()
     counts = EmbedCounts()
-    count = max(1, min(processors(), -(-total // _IMAGES_A_DECODER)))
+    count = max(1, min(processor_count(), -(-total // _IMAGES_A_DECODER)))
     workers = [DecodeWorker(spec.size, spec.fit, policy, steps=Steps.parse(spec.steps)) for _ in range(count)]
     with journal.transaction(), Threads(count + 1) as threads, contextlib.ExitStack() as at_the_end:
         read = partial(_read, root, policy)

@@ -26,6 +26,7 @@ from imgsearch.cli.commands.query import query
 from imgsearch.cli.commands.rollback import rollback
 from imgsearch.cli.commands.train import train
 from imgsearch.errors import ImgsearchError, UsageError
+from imgsearch.processors import limit_libraries
 
 # Plain help: the rich one takes twice as long to import as everything else the program needs to start.
 app = typer.Typer(
@@ -90,6 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run() -> None:
     """Run the program as a process."""
     _insist_on_utf8()
+    limit_libraries()
     _open_standard_streams()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited as ignored, it would hide how our children ended
     # By default these end Python on the spot; as an exit they let a build commit what it has and end its workers.

@@ -22,6 +22,7 @@ from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.encoders.weights import downloaded, require_download
 from imgsearch.errors import ImgsearchError, MissingComponentError, UsageError
 from imgsearch.files import sha256_of, user_cache
+from imgsearch.processors import limit_libraries
 
 logger = logging.getLogger(__name__)
 
@@ -185,6 +186,7 @@ def export_graph(spec: EncoderSpec, weights: Path | None, directory: Path) -> No
 
 
 def _export_requested(request: str) -> None:
+    limit_libraries()
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     options = json.loads(request)
     weights = Path(options["weights"]) if options["weights"] else None

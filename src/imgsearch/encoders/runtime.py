@@ -19,6 +19,7 @@ from imgsearch.encoders.table import OLD_ROWS, TABLE
 from imgsearch.errors import DamagedIndexError
 from imgsearch.images.decode import Pixels
 from imgsearch.images.transform import fit
+from imgsearch.processors import processor_count
 
 Embeddings = NDArray[np.float32]
 
@@ -111,10 +112,11 @@ class OpenVinoEncoder:
         settings = {
             "PERFORMANCE_HINT": "LATENCY" if for_one else "THROUGHPUT",
             "INFERENCE_PRECISION_HINT": spec.precision,
+            "INFERENCE_NUM_THREADS": str(processor_count()),  # OpenVINO does not know of quotas
         }
         if not for_one:
             # One stream a core: OpenVINO's own choice leaves cores to themselves that our decoders do not fill.
-            settings["NUM_STREAMS"] = str(len(os.sched_getaffinity(0)))
+            settings["NUM_STREAMS"] = settings["INFERENCE_NUM_THREADS"]
         try:
             model = core.read_model(graph)
             if not with_map:

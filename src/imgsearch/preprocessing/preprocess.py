@@ -22,9 +22,10 @@ from imgsearch.images.policy import FilePolicy
 from imgsearch.images.scan import IMAGE_SUFFIXES, FoundFile, Reject, Scan, file_time
 from imgsearch.images.steps import NO_STEPS, Steps
 from imgsearch.images.transform import Fit
-from imgsearch.images.workers.pool import map_with_workers, processors, while_decoder_works
+from imgsearch.images.workers.pool import map_with_workers, while_decoder_works
 from imgsearch.preprocessing.file_worker import Ending, FileWorker
 from imgsearch.preprocessing.journal import Journal, Source, open_journal
+from imgsearch.processors import processor_count
 from imgsearch.progress import Progress, counted, no_progress
 
 JOURNAL = ".imgsearch-preprocess.sqlite"
@@ -126,7 +127,7 @@ def preprocess(
     """
     started = time.monotonic()
     settings = _Settings(**options)
-    jobs = processors() if jobs is None else jobs
+    jobs = processor_count() if jobs is None else jobs
     require_between("jobs", jobs, 1, 1000)
     root, target = Path(os.path.realpath(source)), Path(os.path.realpath(destination))
     _require_apart(root, target)

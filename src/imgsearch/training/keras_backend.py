@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from imgsearch.errors import MissingComponentError
+from imgsearch.processors import limit_libraries
 
 
 def require_keras(*, tensorboard: bool = False) -> None:
@@ -27,6 +28,7 @@ def require_keras(*, tensorboard: bool = False) -> None:
 
 def start_keras() -> None:
     """Import Keras and its backend, which takes seconds, when nothing is left to be done without them."""
+    limit_libraries()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # TensorFlow leaves these kernels out on processors without AVX-512, where they halve a training's time, too.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

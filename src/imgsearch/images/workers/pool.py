@@ -13,6 +13,7 @@ from imgsearch.images.decode import read_file
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.workers.process import WorkerProcess
 from imgsearch.images.workers.threads import Threads
+from imgsearch.processors import processor_count
 
 # Bytes of files that a stage holds at most, so that a folder of huge ones does not fill the memory.
 MOST_BYTES = 256_000_000
@@ -23,11 +24,6 @@ CRASHES_IN_A_ROW = 5
 Given = TypeVar("Given")
 Result = TypeVar("Result")
 Worker = TypeVar("Worker", bound=WorkerProcess)
-
-
-def processors() -> int:
-    """Count the processors that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def decoded_files(
@@ -47,7 +43,7 @@ def decoded_files(
         except ImageError as error:
             return error
 
-    workers = [make() for _ in range(processors())]
+    workers = [make() for _ in range(processor_count())]
     with contextlib.closing(map_with_workers(decode, paths, workers)) as results:
         yield from while_decoder_works(results, lambda result: result if isinstance(result, ImageError) else None)
 

@@ -10,7 +10,7 @@ from keras import ops
 from numpy.typing import NDArray
 
 from imgsearch.images.boxes import Box
-from imgsearch.images.workers.pool import processors
+from imgsearch.processors import processor_count
 from imgsearch.regions.anchors import ITEM, anchor_boxes, cells, match_anchors
 from imgsearch.regions.detections import decode_detections
 from imgsearch.synthetic.scenes import Example, Stock, make_example
@@ -40,7 +40,7 @@ class SceneBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no
     """Batches of an epoch, each made when it is needed, on threads beside the training; the same for the same seed."""
 
     def __init__(self, stock: Stock, settings: Settings, epoch: int) -> None:
-        threads = min(_MAX_THREADS, processors())
+        threads = min(_MAX_THREADS, processor_count())
         super().__init__(workers=threads, max_queue_size=2 * threads)
         self._stock, self._settings, self._epoch = stock, settings, epoch
         self._anchors = anchor_boxes(settings.size)
