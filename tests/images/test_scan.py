@@ -51,6 +51,29 @@ def test_hidden_files_and_folders_and_thumbnails_of_a_nas_are_left_out(tmp_path)
     assert paths(tmp_path) == ["a.jpg"]
 
 
+@pytest.mark.parametrize(
+    "folder",
+    [
+        *("#recycle", "@Recycle", "$RECYCLE.BIN", "$Recycle.Bin", ".Trash-1000", "Network Trash Folder"),
+        *("~snapshot", ".snapshot", "#snapshot", "@Recently-Snapshot", "lost+found", "System Volume Information"),
+    ],
+)
+def test_what_was_deleted_and_snapshots_are_left_out_and_counted(tmp_path, folder):
+    write(tmp_path, "a.jpg", f"{folder}/a.jpg", f"{folder}/hourly.0/a.jpg", f"shoes/{folder}/b.jpg", "shoes/c.jpg")
+
+    scan = Scan(str(tmp_path))
+
+    assert [file.path for file in scan] == ["a.jpg", "shoes/c.jpg"]
+    assert scan.left_out == {"hidden": 2}
+
+
+@pytest.mark.parametrize("folder", ["recycle", "recycled bags", "@home", "#1", "$", "~", "snapshot", "lost", "Trash"])
+def test_folders_of_a_shop_that_are_called_alike_are_walked(tmp_path, folder):
+    write(tmp_path, f"{folder}/a.jpg")
+
+    assert paths(tmp_path) == [f"{folder}/a.jpg"]
+
+
 def test_a_link_to_a_file_is_not_followed(tmp_path):
     write(tmp_path, "outside.jpg", "root/a.jpg")
     (tmp_path / "root/link.jpg").symlink_to(tmp_path / "outside.jpg")

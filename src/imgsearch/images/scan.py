@@ -20,6 +20,14 @@ IMAGE_SUFFIXES = (
     *(".heic", ".heif", ".jxl", ".jp2", ".j2k", ".psd", ".svg"),
 )
 
+# What systems keep beside the files of their users, in lower case: thumbnails of Synology; what was deleted, on
+# Synology, QNAP, Windows and macOS; snapshots of NetApp, Synology and QNAP; what repairs and indexes a disk. Other
+# names of the kind (.Trash-1000, .snapshot, .@__thumb) begin with a dot.
+_OF_THE_SYSTEM = {
+    *("@eadir", "#recycle", "@recycle", "$recycle.bin", "network trash folder"),
+    *("~snapshot", "#snapshot", "@recently-snapshot", "lost+found", "system volume information"),
+}
+
 _LARGEST_TIME = 2**63 - 1  # what SQLite can hold: a clock may have been wrong by centuries when a file was written
 
 
@@ -47,7 +55,7 @@ class Scan:
 
     A folder that cannot be listed is yielded itself, with its cause: nothing is lost in silence. With `follow_links`
     each folder is listed once, however many links lead to it, and under its own name if the catalog holds it.
-    `left_out` counts `hidden` entries (NAS thumbnails in `@eaDir`, too), each `link`, `index` (what `leave_out`
+    `left_out` counts `hidden` entries (see `is_hidden`), each `link`, `index` (what `leave_out`
     accepts), and `other` for files without an image's name.
     """
 
@@ -82,7 +90,7 @@ class Scan:
             folders = []
             for entry in entries:
                 path = f"{folder}/{entry.name}" if folder else entry.name
-                if entry.name.startswith(".") or entry.name == "@eaDir":
+                if is_hidden(entry.name):
                     self.left_out["hidden"] += 1
                 elif entry.is_symlink() and not self._follow_links:
                     self.left_out["link"] += 1
@@ -108,6 +116,11 @@ class Scan:
             return False
         self._listed.add(place)
         return True
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether an entry of a folder is not meant to be seen: a dot file, thumbnails of a NAS, a recycle bin."""
+    return name.startswith(".") or name.lower() in _OF_THE_SYSTEM
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

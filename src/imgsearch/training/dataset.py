@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from imgsearch.errors import UsageError
 from imgsearch.images.policy import FilePolicy
-from imgsearch.images.scan import Reject, Scan
+from imgsearch.images.scan import Reject, Scan, is_hidden
 
 # Names of folders that say what an image is for, not what it shows.
 _TRAINING, _VALIDATION, _TEST = "train", "val", "test"
@@ -172,9 +172,7 @@ def _folders(root: Path, policy: FilePolicy) -> list[str]:
                 (
                     entry.name
                     for entry in entries
-                    if not entry.name.startswith(".")
-                    and entry.name != "@eaDir"
-                    and entry.is_dir(follow_symlinks=policy.follow_links)
+                    if not is_hidden(entry.name) and entry.is_dir(follow_symlinks=policy.follow_links)
                 ),
                 key=os.fsencode,
             )
