@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
+from imgsearch.cli import html
+
 
 class Page(HTMLParser):
     """What a browser would make of a page: its elements with their attributes, and its text."""
@@ -47,6 +49,18 @@ def test_a_page_shows_each_query_and_its_hits_with_their_images(page_of, drawn):
     assert "1.000" in page.text
     shown = cv2.imdecode(np.frombuffer(base64.b64decode(images[0].partition(",")[2]), np.uint8), cv2.IMREAD_COLOR)
     assert shown.shape == (160, 160, 3)
+
+
+def test_an_image_that_is_found_for_many_queries_is_decoded_once(page_of, drawn, monkeypatch):
+    decoded = []
+    tile = html.tile
+    monkeypatch.setattr(html, "tile", lambda data, boxes=(): decoded.append(data) or tile(data, boxes))
+    html._hit_tile.cache_clear()
+
+    page = page_of("--top-k", 24, *sorted(drawn.rglob("*.png"))[:3])
+
+    assert len(page.attributes("img", "src")) == 3 * 25
+    assert len(decoded) == 24  # each image of the catalog; the queries were decoded for the search
 
 
 def test_a_page_says_what_cannot_be_shown(page_of, drawn, tmp_path):

@@ -35,6 +35,17 @@ def test_a_query_for_a_catalog_image_loads_no_encoder(network, drawn):
     assert json.loads(text)[0]["hits"][0]["score"] == 1.0
 
 
+def test_a_table_of_a_query_is_drawn_without_what_takes_longer_than_the_search(small, drawn):
+    program = (
+        "import sys\nfrom imgsearch.cli import main\nmain(sys.argv[1:])\n"
+        "print(*sorted({'rich.console', 'rich.table', 'rich.text'} & sys.modules.keys()), file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", program, "query", str(drawn / "cups/cups-00.png"), "--index", str(small)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+
+    assert ("cups/cups-00.png" in done.stdout, done.stderr) == (True, "\n")
+
+
 def test_a_build_with_nothing_changed_loads_no_encoder(network, drawn):
     loaded, text = modules_of("build-index", drawn, "--index", network)
 

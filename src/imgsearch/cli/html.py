@@ -4,6 +4,7 @@ import base64
 import hashlib
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from html import escape
 from typing import TYPE_CHECKING
 from urllib.parse import quote_from_bytes
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 _SIDE = 160
 # Boxes are drawn into an image so many times as large.
 _SHARP = 2
+# Of hits that are kept, of some 10 kB each.
+_MAX_TILES = 2000
 _STYLE = (
     "body{font:14px sans-serif;margin:24px;color:#222}"
     "section{display:flex;flex-wrap:wrap;gap:12px;border-top:1px solid #bbb;padding:12px 0}"
@@ -70,8 +73,14 @@ def _entry(entry: "Entry") -> str:
     if not entry.file:
         return f"<p>{caption}</p>\n"
     if entry.drawing is None:
-        return _figure(entry.file, caption, "hit", file_tile(entry.file))
+        return _figure(entry.file, caption, "hit", _hit_tile(entry.file))
     return _figure(entry.file, caption, "hit wide", jpeg(entry.drawing))
+
+
+@lru_cache(_MAX_TILES)
+def _hit_tile(path: str) -> str:
+    """Show a file as `tile` does; of many queries the same images are hits again and again."""
+    return file_tile(path)
 
 
 def shown(text: str) -> str:
