@@ -67,6 +67,30 @@ def test_a_new_file_has_the_rights_that_the_user_wants_of_new_files(tmp_path):
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
 
 
+def test_a_draft_of_a_file_that_only_its_owner_reads_is_read_by_nobody_else(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"secret")
+    path.chmod(0o640)
+
+    with replaced(path) as draft:
+        assert draft.stat().st_mode & 0o777 == 0o600
+        draft.write_bytes(b"also secret")
+
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_a_file_that_root_replaces_keeps_its_owner(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"before")
+    os.chown(path, 1234, 2345)
+
+    with replaced_file(path) as file:
+        file.write(b"after")
+
+    assert (path.stat().st_uid, path.stat().st_gid, path.read_bytes()) == (1234, 2345, b"after")
+
+
 @pytest.mark.parametrize(
     ("number", "hint"), [(errno.ENOSPC, "free some space"), (errno.EDQUOT, "free some space"), (errno.EROFS, "write")]
 )

@@ -84,12 +84,18 @@ def sync(path: Path) -> None:
 def replaced(path: Path, draft: Path | None = None) -> Iterator[Path]:
     """Yield the path of a draft to write; it takes the file's place, synced, unless the block fails.
 
-    Whoever looks, even after a crash, finds the file as it was before or the whole new one.
+    Whoever looks, even after a crash, finds the file as it was before or the whole new one. A file that was there
+    before keeps its mode, and its owner where that can be given.
     """
     draft = draft or path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     draft.unlink(missing_ok=True)
+    before = _regular_file(path)
     try:
+        if before is not None:  # until it is whole, nobody else reads what only some may read
+            os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         yield draft
+        if before is not None:
+            _give(draft, before)
         sync(draft)
         draft.replace(path)
     except BaseException:
@@ -98,6 +104,22 @@ def replaced(path: Path, draft: Path | None = None) -> Iterator[Path]:
         raise
     with contextlib.suppress(PermissionError):  # a folder in which one may write, but not read
         sync(path.parent)
+
+
+def _regular_file(path: Path) -> os.stat_result | None:
+    with contextlib.suppress(OSError):
+        status = path.lstat()
+        return status if stat.S_ISREG(status.st_mode) else None
+    return None
+
+
+def _give(path: Path, like: os.stat_result) -> None:
+    """Give a file the owner, the group and the mode of another, as far as we may and the disk knows of them."""
+    for owner, group in ((like.st_uid, -1), (-1, like.st_gid)):
+        with contextlib.suppress(OSError):
+            os.chown(path, owner, group)
+    with contextlib.suppress(OSError):
+        path.chmod(like.st_mode & 0o777)
 
 
 @contextlib.contextmanager

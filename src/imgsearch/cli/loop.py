@@ -9,8 +9,10 @@ from pathlib import Path
 
 from imgsearch.cli.answers import Answer, Call
 from imgsearch.cli.formats import FORMATS, render
-from imgsearch.cli.output import output, printable, say, write
+from imgsearch.cli.output import output, printable, refuse_to_replace, say, write
 from imgsearch.errors import BoxError, ImageError, ImgsearchError, UsageError
+
+_GIVEN = "one of the images"
 
 
 def answer_images(
@@ -20,10 +22,16 @@ def answer_images(
     end = "\0" if null else "\n"  # of the names that are read and the paths that are written
     form = FORMATS[format_name](call.columns, end)
     exit_code = 0
+    for image in images:
+        if image == "-":
+            refuse_to_replace(output_file, "the list of images", "/dev/stdin")
+        else:
+            refuse_to_replace(output_file, _GIVEN, image)
 
     def answers() -> Iterator[Answer]:
         nonlocal exit_code
         for image in _names(images, end.encode()):
+            refuse_to_replace(output_file, _GIVEN, image)  # also one that is listed
             answer = _answer(call, image)
             if isinstance(answer.result, ImgsearchError):
                 exit_code = max(exit_code, answer.result.exit_code)

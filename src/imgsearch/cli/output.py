@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from imgsearch.errors import OutputError
+from imgsearch.errors import OutputError, UsageError
 from imgsearch.files import replaced_file
+from imgsearch.images.scan import IMAGE_SUFFIXES
 from imgsearch.progress import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -78,6 +79,31 @@ def require_writable(path: Path) -> None:
         writable = os.access(Path(os.path.realpath(path)).parent, os.W_OK | os.X_OK)
     if not writable:
         raise OutputError(f"cannot write {path}: {path.absolute().parent} is no folder that may be written to")
+
+
+def refuse_to_replace(path: Path | None, what: str, other: str | os.PathLike[str]) -> None:
+    """Raise `UsageError` if `output` would replace another file, whatever links lead to it."""
+    if path is None or _descriptor(path) is not None or not os.path.isfile(path):
+        return
+    with contextlib.suppress(OSError, ValueError):  # there is no such other file
+        if path.samefile(other):
+            raise UsageError(f"expected a file of its own for the output, found {what}: {path}")
+
+
+def refuse_to_harm(path: Path | None, index: Path, catalog: str | Path, metadata: str | Path | None) -> None:
+    """Raise `UsageError` if `output` would write into an index, or replace an image of its catalog, or its metadata."""
+    if path is None or _descriptor(path) is not None:
+        return
+    place = Path(os.path.realpath(path))
+    if place.is_relative_to(os.path.realpath(index)):
+        raise UsageError(
+            f"expected a file outside of the index for the output, found {path}",
+            hint="an index has its directory to itself",
+        )
+    if place.is_relative_to(os.path.realpath(catalog)) and place.name.lower().endswith(IMAGE_SUFFIXES):
+        refuse_to_replace(path, "an image of the catalog", place)
+    if metadata:
+        refuse_to_replace(path, "the metadata", metadata)
 
 
 def _discard_buffer() -> None:

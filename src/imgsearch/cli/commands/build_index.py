@@ -97,9 +97,10 @@ def build_index(
     from imgsearch.build import build
     from imgsearch.build.options import BuildOptions
     from imgsearch.cli.build_report import ReportFile, report_build
-    from imgsearch.cli.output import progress_bar, set_up_logging
+    from imgsearch.cli.output import progress_bar, refuse_to_harm, set_up_logging
 
     set_up_logging(quiet=quiet, verbose=verbose)
+    refuse_to_harm(report_file, index, catalog, metadata)
     writer = ReportFile(report_file)
     with writer.of_failures():
         with progress_bar(quiet=quiet) as progress:

@@ -32,10 +32,11 @@ def classify(
     """
     from imgsearch.cli.answers import Call, FoundClasses
     from imgsearch.cli.loop import answer_images
-    from imgsearch.cli.output import set_up_logging
+    from imgsearch.cli.output import refuse_to_replace, set_up_logging
     from imgsearch.encoders import classifier as library
 
     set_up_logging(quiet=quiet, verbose=verbose)
+    refuse_to_replace(output_file, "the model", model)
     opened = library.Classifier.open(model)
     call = Call(
         FoundClasses.COLUMNS,

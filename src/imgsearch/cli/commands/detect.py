@@ -33,13 +33,14 @@ def detect(
     """
     from imgsearch.cli.answers import Call, FoundBoxes
     from imgsearch.cli.loop import answer_images
-    from imgsearch.cli.output import set_up_logging
+    from imgsearch.cli.output import refuse_to_harm, set_up_logging
     from imgsearch.search import detect as library
     from imgsearch.search.index import Index
     from imgsearch.search.views import QueryImage
 
     set_up_logging(quiet=quiet, verbose=verbose)
     with Index.open(index) as opened:
+        refuse_to_harm(output_file, index, opened.manifest.catalog, opened.manifest.metadata_file)
 
         def find(image: str) -> FoundBoxes:
             query = QueryImage.read(image, opened.manifest.policy)

@@ -104,7 +104,7 @@ def evaluate(
         require_measured(gates, recall=recall, retrieval=retrieval)
     earlier = read_record(against) if against is not None else None
     # Fail now, before everything is measured, if what comes of it could not be written.
-    _require_places(json_file, report)
+    _require_places(index, json_file, report, truth)
     if calibrate:
         require_index(index, wait_lock)
     with progress_bar(quiet=quiet) as progress:
@@ -130,11 +130,16 @@ def evaluate(
     raise typer.Exit(ImageError.exit_code if unusable else 0)
 
 
-def _require_places(json_file: Path | None, report: Path | None) -> None:
+def _require_places(index: Path, json_file: Path | None, report: Path | None, truth: Path | None) -> None:
     from imgsearch.charts import require_matplotlib
-    from imgsearch.cli.output import require_writable
+    from imgsearch.cli.output import refuse_to_harm, refuse_to_replace, require_writable
     from imgsearch.errors import OutputError
+    from imgsearch.store.generations import read_manifest
 
+    manifest = read_manifest(index)
+    refuse_to_harm(json_file, index, manifest.catalog, manifest.metadata_file)
+    if truth is not None:
+        refuse_to_replace(json_file, "the ground truth", truth)
     if json_file is not None:
         require_writable(json_file)
     if report is not None:

@@ -88,7 +88,7 @@ def query(
 
     from imgsearch.cli.answers import Call, FoundClasses, FoundHits, FoundObjects, Result, hit_columns
     from imgsearch.cli.loop import answer_images
-    from imgsearch.cli.output import set_up_logging
+    from imgsearch.cli.output import refuse_to_harm, set_up_logging
     from imgsearch.search.hits import Filter
     from imgsearch.search.hits import vote as count_votes
     from imgsearch.search.index import Index
@@ -100,6 +100,7 @@ def query(
     _refuse_contradictions(regions=regions != "auto", box=box is not None, objects=objects, vote=vote)
     with Index.open(index) as opened:
         manifest = opened.manifest
+        refuse_to_harm(output_file, index, manifest.catalog, manifest.metadata_file)
         conditions = Filter(where, min_score, min_probability)
         plan = opened.plan(filter=conditions, exact=exact)
         limits: dict[str, Any] = {"filter": conditions, "exact": exact, "rerank": rerank is not None}
