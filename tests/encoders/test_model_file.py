@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from any_names import FILE_NAMES, LABELS
 from imgsearch.encoders import model_file
 from imgsearch.encoders.model_file import CARD, ModelCard, load_model, read_card, save_model
 from imgsearch.errors import MissingComponentError, OutputError, UsageError
@@ -357,14 +358,8 @@ def test_a_configuration_nested_ever_so_deep_is_read_or_refused(tiny, depth, ope
 # --- cards
 
 
-# What a folder can be called, and what somebody can write into a table of labels.
-NAMES = st.binary(min_size=1, max_size=255).map(lambda name: name.decode("utf-8", "surrogateescape")) | st.text(
-    min_size=1
-)
-
-
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(labels=st.lists(NAMES, min_size=2, max_size=8, unique=True), backbone=NAMES)
+@given(labels=st.lists(LABELS, min_size=2, max_size=8, unique=True), backbone=FILE_NAMES)
 @example(labels=["M\udcf6bel", "St\udcfchle\n"], backbone="M\udcf6bel.keras")
 @example(
     labels=['"', "\\", "\u202eabc", "\ufffe", "\0", "\udcf0\udc9f\udc98\udc80", "\U0001f600"], backbone="x" * 100_000
