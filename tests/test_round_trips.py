@@ -72,7 +72,12 @@ def test_hits_are_read_back_from_each_format(path, category, product):
 
     (found,) = json.loads(written("json", answer))[0]["hits"]
     assert found == {
-        "rank": 1, "path": path, "score": 0.9, "distance": 0.1, "product": product, "category": category,
+        "rank": 1,
+        "path": path,
+        "score": 0.9,
+        "distance": 0.1,
+        "product": product,
+        "category": category,
         "metadata": {"name": product},
     }
     _, row = rows_of(written("csv", answer))

@@ -95,6 +95,20 @@ def test_rows_that_were_yielded_are_not_changed_by_later_ones(encoder, images):
     assert np.array_equal(np.concatenate(rows), np.concatenate(copies))
 
 
+@pytest.mark.parametrize("for_one", [True, False])
+def test_a_network_uses_no_more_threads_than_there_are_processors_to_use(network, monkeypatch, for_one):
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    usual = encode(open_encoder(*network, for_one=for_one), images)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+
+    limited = open_encoder(*network, for_one=for_one)
+
+    found = [limited._model.get_property(name) for name in ("INFERENCE_NUM_THREADS", "NUM_STREAMS")]
+    assert found == [1, 1]
+    assert np.allclose(encode(limited, images), usual, atol=1e-5)
+
+
 def test_every_kind_of_encoder_can_be_opened():
     assert set(OPENERS) == set(Kind.__args__)
 

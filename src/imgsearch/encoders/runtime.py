@@ -109,14 +109,16 @@ class OpenVinoEncoder:
         self.spec = spec
         openvino = import_openvino()
         core = openvino.Core()
+        count = processor_count()
         settings = {
             "PERFORMANCE_HINT": "LATENCY" if for_one else "THROUGHPUT",
             "INFERENCE_PRECISION_HINT": spec.precision,
-            "INFERENCE_NUM_THREADS": str(processor_count()),  # OpenVINO does not know of quotas
         }
+        if count < (os.cpu_count() or 1):  # OpenVINO does not know of quotas; where it may use all, it chooses itself
+            settings["INFERENCE_NUM_THREADS"] = str(count)
         if not for_one:
             # One stream a core: OpenVINO's own choice leaves cores to themselves that our decoders do not fill.
-            settings["NUM_STREAMS"] = settings["INFERENCE_NUM_THREADS"]
+            settings["NUM_STREAMS"] = str(count)
         try:
             model = core.read_model(graph)
             if not with_map:
