@@ -3,9 +3,45 @@
 import pytest
 
 from here_decoder import HereDecoder
+from imgsearch import build_index
+from imgsearch.store.generations import read_manifest
 
 
 @pytest.fixture(autouse=True)
 def decoding_here(monkeypatch):
     monkeypatch.setattr("imgsearch.build.pipeline.DecodeWorker", HereDecoder)
     monkeypatch.setattr("imgsearch.build.vocabulary.DecodeWorker", HereDecoder)
+
+
+@pytest.fixture
+def index(tmp_path):
+    return tmp_path / "index"
+
+
+@pytest.fixture
+def build(small, index):
+    """Bring the index of the small catalog up to date, and hold its report to its own arithmetic."""
+
+    def run(catalog=small, directory=index, **options):
+        report = build_index(catalog, directory, **{"backbone": "handcrafted", "backend": "exact", **options})
+        assert report.seen == report.unchanged + report.renamed + report.embedded + report.rejected
+        manifest = read_manifest(directory)
+        assert (report.count, report.rejected) == (manifest.count, manifest.rejected)
+        assert report.generation == manifest.generation
+        return report
+
+    return run
+
+
+@pytest.fixture
+def no_encoder(monkeypatch):
+    """Whoever opens an encoder fails."""
+
+    def refuse(*_, **__):
+        raise AssertionError("an encoder was opened")
+
+    def forbid():
+        monkeypatch.setattr("imgsearch.build.encoder_source.open_encoder", refuse)
+        monkeypatch.setattr("imgsearch.build.encoder_source.exported_encoder", refuse)
+
+    return forbid

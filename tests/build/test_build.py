@@ -1,4 +1,3 @@
-import csv
 import datetime as dt
 import os
 import random
@@ -32,40 +31,6 @@ from imgsearch.store.generations import read_manifest
 from imgsearch.store.search_settings import BackendSettings
 
 DIMS = TABLE["handcrafted"].spec.dims
-
-
-@pytest.fixture
-def index(tmp_path):
-    return tmp_path / "index"
-
-
-@pytest.fixture
-def build(small, index):
-    """Bring the index of the small catalog up to date, and hold its report to its own arithmetic."""
-
-    def run(catalog=small, directory=index, **options):
-        report = build_index(catalog, directory, **{"backbone": "handcrafted", "backend": "exact", **options})
-        assert report.seen == report.unchanged + report.renamed + report.embedded + report.rejected
-        manifest = read_manifest(directory)
-        assert (report.count, report.rejected) == (manifest.count, manifest.rejected)
-        assert report.generation == manifest.generation
-        return report
-
-    return run
-
-
-@pytest.fixture
-def no_encoder(monkeypatch):
-    """Whoever opens an encoder fails."""
-
-    def refuse(*_, **__):
-        raise AssertionError("an encoder was opened")
-
-    def forbid():
-        monkeypatch.setattr("imgsearch.build.encoder_source.open_encoder", refuse)
-        monkeypatch.setattr("imgsearch.build.encoder_source.exported_encoder", refuse)
-
-    return forbid
 
 
 def done(report):
@@ -442,6 +407,115 @@ def test_a_catalog_that_lost_just_half_is_believed(build, small):
     assert done(build()) == {"unchanged": 6, "removed": 6}
 
 
+def resized(folder, sizes):
+    """Give every file the size of another, by bytes behind the image that nobody reads."""
+    for file, size in zip(sorted(folder.rglob("*.png")), sizes, strict=False):
+        with file.open("ab") as image:
+            image.write(bytes(max(0, size - file.stat().st_size)))
+
+
+def test_another_folder_is_refused_before_it_is_read_and_the_old_index_answers(build, small, index, lay_out, contents):
+    build()
+    before = contents(index)
+    other = lay_out(small.with_name("other"), 20, first=300)
+    resized(other, [5000] * 20)  # no file has the size of one of before
+
+    with pytest.raises(RefusedError, match="has 0 of the 12 images") as caught:
+        build(other)
+    assert "--force" in caught.value.hint
+    assert "--index" in caught.value.hint
+    assert contents(index) == before
+    assert not (index / generations.PARTIAL).exists()
+    assert done(build(other, force=True)) == {"embedded": 20, "removed": 12}
+
+
+def test_another_folder_whose_files_have_the_same_sizes_is_refused_once_they_are_read(
+    build, small, index, lay_out, contents
+):
+    resized(small, [5000] * 12)
+    build()
+    before = contents(index)
+    other = lay_out(small.with_name("other"), 12, first=300)
+    resized(other, [5000] * 12)
+
+    with pytest.raises(RefusedError, match="has 0 of the 12 images"):
+        build(other)
+    assert contents(index) == before
+    assert build(other, force=True).resumed == 12  # what was embedded in vain is not embedded again
+
+
+@pytest.mark.parametrize(("kept", "is_refused"), [(5, True), (6, False)])
+def test_a_folder_with_half_of_the_images_is_believed(build, small, lay_out, kept, is_refused):
+    build()
+    other = lay_out(small.with_name("other"), 20, first=300)
+    for file in sorted(small.rglob("*.png"))[:kept]:
+        shutil.copyfile(file, other / file.name)  # under another path and time
+
+    if is_refused:
+        with pytest.raises(RefusedError, match="has 5 of the 12 images of the index, and 20 others"):
+            build(other)
+    else:
+        assert done(build(other)) == {"renamed": 6, "embedded": 20, "removed": 12}
+
+
+def copied(small):
+    return Path(shutil.copytree(small, small.with_name("copy"), copy_function=shutil.copyfile))
+
+
+def moved(small):
+    return small.rename(small.with_name("moved"))
+
+
+def parent(small):
+    shutil.copytree(small, small.parent / "parent" / "shop")
+    return small.parent / "parent"
+
+
+def flat(small):
+    folder = small.with_name("flat")
+    folder.mkdir()
+    for file in small.rglob("*.png"):
+        shutil.copy(file, folder)
+    return folder
+
+
+@pytest.mark.parametrize("root", [copied, moved, parent, flat])
+def test_the_same_images_in_another_folder_are_believed(build, small, root):
+    build()
+
+    assert build(root(small)).renamed == 12
+
+
+def test_new_images_under_the_names_of_before_are_believed_in_the_same_folder_only(build, small, painted):
+    build()
+    for number, file in enumerate(sorted(small.rglob("*.png"))):
+        file.write_bytes(painted(300 + number, side=64))
+    elsewhere = copied(small)
+
+    with pytest.raises(RefusedError, match="has 0 of the 12 images"):
+        build(elsewhere)
+    assert done(build()) == {"embedded": 12}
+
+
+def test_a_catalog_that_grows_threefold_is_believed(build, small, lay_out):
+    build()
+    lay_out(small, 30, first=100)
+
+    assert done(build()) == {"unchanged": 12, "embedded": 30}
+
+
+def test_embeddings_of_another_folder_are_refused(small, index, lay_out, tmp_path, contents):
+    for name, folder in (("one", small), ("two", lay_out(tmp_path / "other", 12, first=300))):
+        embed(folder, tmp_path / name, backbone="handcrafted")
+    build_index(tmp_path / "one", index)
+    before = contents(index)
+
+    with pytest.raises(RefusedError, match="has 0 of the 12 images"):
+        build_index(tmp_path / "two", index)
+    assert contents(index) == before
+    assert build_index(tmp_path / "two", index, force=True).published
+
+
 @pytest.mark.parametrize("kind", ["missing", "file"])
 def test_a_catalog_that_is_no_folder_is_a_usage_error(build, tmp_path, index, kind):
     if kind == "file":
@@ -468,124 +542,6 @@ def test_the_rest_of_an_interrupted_build_inside_the_catalog_is_no_part_of_it(bu
     (small / "rest" / "image.png").write_bytes(painted(70))
 
     assert build().seen == 12
-
-
-# --- the shop's data
-
-
-@pytest.fixture
-def products(tmp_path):
-    def write(text, name="products.csv"):
-        (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-        return tmp_path / name
-
-    return write
-
-
-def test_products_categories_and_other_columns_are_applied(build, index, products):
-    table = products(
-        "path,product,category,price,code,size,note\r\n"
-        'a/0000.png,Red mug,mugs,4.50,00123,12,"a ""good"" one,\nreally"\r\n'
-        "b/0001.png,,,-3,1e5,,=1+1\r\n"
-        "gone.png,Gone,gone,1,1,1,\r\n"
-    )
-    build(metadata=table)
-
-    first, second, third = (items(index)[path] for path in ("a/0000.png", "b/0001.png", "c/0002.png"))
-    assert (first.product, first.category) == ("Red mug", "mugs")
-    assert first.metadata == {"price": 4.5, "code": "00123", "size": 12, "note": 'a "good" one,\nreally'}
-    assert (second.product, second.category) == ("b/0001", "b")
-    assert second.metadata == {"price": -3, "code": "1e5", "size": None, "note": "=1+1"}
-    assert (third.product, third.category, third.metadata) == ("c/0002", "c", {})
-    with Index.open(index) as opened:
-        assert opened.items.rows_where("metadata->>'price' < 4.6") == [0, 4]
-
-
-def test_a_byte_order_mark_is_no_part_of_the_first_column(build, index, products):
-    build(metadata=products("\ufeffpath,product\na/0000.png,Tasse Größe 5\n"))
-
-    assert items(index)["a/0000.png"].product == "Tasse Größe 5"
-
-
-def test_a_table_in_latin1_is_taken_as_it_is(build, index, products):
-    build(metadata=products("path,product,category,note\na/0000.png,Café,Thé,Été\n".encode("latin-1")))
-
-    item = items(index)["a/0000.png"]
-    assert (item.product, item.category) == ("Caf\udce9", "Th\udce9")
-
-
-def test_products_of_images_whose_names_are_not_utf8_are_applied(build, index, products, small, painted):
-    (small / "caf\udce9.png").write_bytes(painted(80))
-    build(metadata=products(b"path,product\ncaf\xe9.png,Coffee\n"))
-
-    assert items(index)["caf\udce9.png"].product == "Coffee"
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "a column called path"),
-        ("name,price\na,1\n", "a column called path"),
-        ("path,price\na/0000.png,1\na/0000.png,2\n", "comes twice"),
-        ("path,price\na/0000.png\n", "line 2"),
-        ("path,price\nb/0001.png,1\na/0000.png,1,2\n", "line 3"),
-        ('path,price\na/0000.png,"open\n', "not a CSV file"),
-        ("path,price\na/0000.png,\0\n", None),
-        (b"PNG\x89\0\r\r\n" * 50, None),
-    ],
-)
-def test_a_table_that_cannot_be_understood_is_a_usage_error_and_publishes_nothing(
-    build, index, products, text, message
-):
-    build()
-    if message is None:  # whether NUL is text is Python's affair
-        try:
-            build(metadata=products(text))
-        except UsageError:
-            assert read_manifest(index).generation == 1
-        else:
-            assert read_manifest(index).generation == 2
-        return
-
-    with pytest.raises(UsageError, match=message):
-        build(metadata=products(text))
-    assert read_manifest(index).generation == 1
-
-
-def test_a_missing_table_is_a_usage_error_that_says_whose_it_is(build, small, index, products, tmp_path):
-    with pytest.raises(UsageError, match="expected a CSV file of products"):
-        build(metadata=tmp_path / "gone.csv")
-    table = products("path\n")
-    build(metadata=table)
-    table.unlink()
-
-    with pytest.raises(UsageError) as caught:
-        build_index(small, index)
-    assert "the index remembers it" in caught.value.hint
-    assert len(items(index)) == 12
-
-
-def test_a_changed_table_publishes_anew_without_embedding(build, index, products, no_encoder):
-    table = products("path,price\na/0000.png,1\n")
-    build(metadata=table)
-    no_encoder()
-    assert build(metadata=table).published is False
-    products("path,price\na/0000.png,2\n")
-
-    assert done(build()) == {"unchanged": 12}
-    assert items(index)["a/0000.png"].metadata == {"price": 2}
-
-
-def test_a_large_table_comes_back_row_by_row(build, index, products, small, tmp_path):
-    names = [str(path.relative_to(small)) for path in small.rglob("*.png")]
-    generator = random.Random(0)
-    cells = {name: "".join(generator.choices("ab,\";\n\r\t 'é", k=12)) + "x" for name in names}
-    with (tmp_path / "table.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("path", "cell"), *cells.items(), *((f"no/{row}.png", "x") for row in range(3000))])
-
-    build(metadata=tmp_path / "table.csv")
-
-    assert {path: item.metadata["cell"] for path, item in items(index).items()} == cells
 
 
 # --- what is written

@@ -29,6 +29,11 @@ ROUND_TRIPS = {
     "weights": ({"backbone": "vgg16"}, {"weights": "vgg16.h5"}, [{"weights": "none"}]),
     "precision": ({}, {"precision": "f32"}, [{"precision": "bf16"}, {"precision": "auto"}]),
     "metadata": ({}, {"metadata": "products.csv"}, [{"metadata": "none"}]),
+    "metadata_encoding": (
+        {"metadata": "products.csv"},
+        {"metadata_encoding": "CP1252"},
+        [{"metadata_encoding": "utf8"}],
+    ),
     "max_bytes": ({}, {"max_bytes": 5}, [{"max_bytes": MAX_BYTES}]),
     "max_pixels": ({}, {"max_pixels": 5}, [{"max_pixels": MAX_PIXELS}]),
     "damaged": ({}, {"damaged": "keep"}, [{"damaged": "skip"}]),

@@ -11,15 +11,16 @@ from typing import cast
 from imgsearch.build.encoder_source import EncoderSource
 from imgsearch.build.generation import Job, complete_generation
 from imgsearch.build.journal import Changes
+from imgsearch.build.loss import count_kept, guard_against_data_loss, guard_against_loss, shop_data
 from imgsearch.build.options import (
     BuildOptions,
     ImageOptions,
     check_resources,
-    guard_against_loss,
     option_names,
     resolve_detector,
     resolve_encoder,
     resolve_metadata,
+    resolve_metadata_encoding,
     resolve_policy,
     resolve_search,
 )
@@ -29,7 +30,7 @@ from imgsearch.encoders.export import exported_files
 from imgsearch.errors import NoIndexError, UsageError
 from imgsearch.files import sync
 from imgsearch.store import generations, integrity
-from imgsearch.store.items import Items
+from imgsearch.store.items import Items, connect, database_uri
 from imgsearch.store.locking import writer_lock
 from imgsearch.store.manifest import Manifest
 from imgsearch.store.publishing import install_encoder, new_generation, sweep
@@ -58,10 +59,10 @@ def index_embeddings(job: Job) -> BuildReport:
         if previous and _is_unchanged(job, draft, given, previous):
             sweep(directory, previous, None)
             return _report(job, previous, published=False)
-        guard_against_loss(given.count, given.rejected, previous, job.options)
         encoder_files = exported_files(given.encoder)
         for name in (*_truth(given), *(f"{given.encoder_folder}/{name}" for name in encoder_files)):
             integrity.check_truth(source, given, name)
+        _guard(job, given, previous)
         new_encoder = None if directory == source else source / given.encoder_folder
         check_resources(directory, draft, given.count, 0, new_encoder)
         with job.watch.stage("index"), new_generation(directory, draft.generation) as folder:
@@ -90,10 +91,29 @@ def _refuse_late_options(job: Job, given: Manifest, previous: Manifest | None) -
 
 def _has_effect(name: str, value: object, given: Manifest) -> bool:
     alone = cast("BuildOptions", {name: value, "keep_pixels": True})
+    if name == "metadata_encoding":
+        return resolve_metadata_encoding(alone, resolve_metadata({}, given), given) != given.metadata_encoding
     if name == "metadata":
         metadata = resolve_metadata(alone, given)
         return (os.fspath(metadata) if metadata else "") != given.metadata_file
     return resolve_encoder(alone, given).spec != given.encoder or resolve_policy(alone, given) != given.policy
+
+
+def _guard(job: Job, given: Manifest, previous: Manifest | None) -> None:
+    """Refuse embeddings of another catalog, or of one that lost much."""
+    if previous is None:
+        guard_against_loss(given.count, given.rejected, 0, None, job.options)
+        return
+    items, old = (at / of.folder / generations.ITEMS for at, of in ((job.catalog, given), (job.directory, previous)))
+    integrity.check_truth(job.directory, previous, f"{previous.folder}/{generations.ITEMS}")
+    with contextlib.closing(connect(items, read_only=True)) as connection:
+        connection.execute("ATTACH ? AS old", (database_uri(old),))
+        connection.execute("CREATE TEMP VIEW coming AS SELECT * FROM main.items")
+        kept = count_kept(connection, same_root=given.catalog == previous.catalog)
+        guard_against_loss(given.count, given.rejected, kept, previous, job.options)
+        if previous.metadata_file:
+            before, after = shop_data(connection, "old.items"), shop_data(connection, "coming")
+            guard_against_data_loss(before, after, os.fspath(job.catalog), job.options)
 
 
 def _adapt(job: Job) -> bool | None:

@@ -10,14 +10,16 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote_from_bytes
 
 import numpy as np
 
+from imgsearch.build.loss import ShopData, count_kept, shop_data
+from imgsearch.build.metadata import Product, comparable_name, relative_path
 from imgsearch.encoders.runtime import Embeddings
+from imgsearch.errors import UsageError
 from imgsearch.files import check_database
 from imgsearch.images.scan import FoundFile, Reject
-from imgsearch.store.items import SCHEMA, connect
+from imgsearch.store.items import SCHEMA, connect, database_uri, default_names
 from imgsearch.store.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -35,7 +37,9 @@ CREATE TABLE files (
     sha256 BLOB, cause TEXT NOT NULL, message TEXT NOT NULL DEFAULT ''
 );
 DROP TABLE IF EXISTS products;
-CREATE TABLE products (path TEXT PRIMARY KEY, product TEXT, category TEXT, metadata TEXT NOT NULL);
+CREATE TABLE products (
+    path TEXT PRIMARY KEY, line INTEGER NOT NULL, product TEXT, category TEXT, metadata TEXT NOT NULL
+);
 """
 
 # Stands for the published items where there are none, so that every question below has an answer.
@@ -71,13 +75,21 @@ SELECT 1 FROM files f WHERE cause != '' AND NOT EXISTS (
     WHERE r.path = f.path AND r.size = f.size AND r.mtime_ns = f.mtime_ns AND r.cause = f.cause
 ) LIMIT 1
 """
+# The items to be; one whose file was not read yet has no sha256.
+_COMING = """
+CREATE TEMP VIEW coming AS
+SELECT f.path, f.size, f.mtime_ns, f.sha256, coalesce(p.product, f.product) AS product,
+    coalesce(p.category, f.category) AS category, coalesce(p.metadata, '{}') AS metadata
+FROM files f LEFT JOIN products p ON p.path = f.path WHERE f.cause = ''
+"""
 _WRITE_ITEMS = """
 INSERT INTO new.items
-SELECT row_number() OVER (ORDER BY f.path) - 1, f.path, f.size, f.mtime_ns, f.sha256,
-    coalesce(p.product, f.product), coalesce(p.category, f.category), coalesce(p.metadata, '{}')
-FROM files f LEFT JOIN products p ON p.path = f.path
-WHERE f.sha256 IS NOT NULL AND f.cause = ''
+SELECT row_number() OVER (ORDER BY path) - 1, path, size, mtime_ns, sha256, product, category, metadata
+FROM coming WHERE sha256 IS NOT NULL
 """
+_IS_FILE = "SELECT 1 FROM files WHERE path = CAST(? AS TEXT)"
+_ADD_PRODUCT = "INSERT INTO products VALUES (CAST(? AS TEXT), ?, CAST(? AS TEXT), CAST(? AS TEXT), ?)"
+_STRAY_PRODUCTS = "SELECT count(*), min(path) FROM products WHERE path NOT IN (SELECT path FROM coming)"
 _WRITE_REJECTED = """
 INSERT INTO new.rejected
 SELECT f.path, f.size, f.mtime_ns, f.cause, f.message,
@@ -121,6 +133,15 @@ class Changes:
     left_out: Mapping[str, int] = field(default_factory=dict)  # entries of the catalog that are no images, by kind
 
 
+@dataclass(frozen=True, slots=True)
+class Products:
+    """How the shop's data fit the catalog."""
+
+    count: int  # rows
+    stray: int  # of these, without an image in the catalog
+    example: str  # path of one of these; empty for none
+
+
 class Journal:
     """The working state of one build, at `path`, beside what the published `items.sqlite` knows already, if any."""
 
@@ -130,13 +151,13 @@ class Journal:
         self._policy = draft.policy
         self._forgotten = 0
         # Whether paths mean the same files as then: else size and time say nothing about them.
-        same_root = previous is not None and previous.catalog == draft.catalog
+        self._same_root = previous is not None and previous.catalog == draft.catalog
         self._same_encoder = previous is not None and previous.fingerprint == draft.fingerprint
         # Under another policy rejected files are tried again.
         self._same_policy = previous is not None and previous.policy == draft.policy
         # How many pixels a published image has is not recorded: under a lower limit all headers are read again.
         lowered = previous is not None and draft.policy.max_pixels < previous.policy.max_pixels
-        self._is_known_by_time = self._same_encoder and same_root and not lowered
+        self._is_known_by_time = self._same_encoder and self._same_root and not lowered
         try:
             self._connection = self._open(draft.fingerprint)
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
@@ -149,16 +170,16 @@ class Journal:
             self._connection.execute("ATTACH ':memory:' AS old")
             self._connection.executescript(_NO_PREVIOUS)
         else:
-            uri = f"file:{quote_from_bytes(bytes(items.absolute()))}?mode=ro&immutable=1"
-            self._connection.execute("ATTACH ? AS old", (uri,))
+            self._connection.execute("ATTACH ? AS old", (database_uri(items),))
         known = "SELECT sha256, message FROM old.damaged"
         if not self._count("SELECT count(*) FROM old.sqlite_master WHERE name = 'damaged'"):
             known = "SELECT NULL AS sha256, '' AS message WHERE 0"  # the first index of version 1 has no such table
         self._connection.execute(f"CREATE TEMP VIEW known_damaged AS {known}")
         # In another folder the same path is another file, and news if it cannot be used.
         self._connection.execute(
-            f"CREATE TEMP VIEW known_rejected AS SELECT * FROM old.rejected WHERE {int(same_root)}"  # noqa: S608
+            f"CREATE TEMP VIEW known_rejected AS SELECT * FROM old.rejected WHERE {int(self._same_root)}"  # noqa: S608
         )
+        self._connection.execute(_COMING)
 
     def close(self, *, done: bool) -> None:
         """Close the file, and remove it when the build is done, or when it holds no vector to go on from."""
@@ -189,7 +210,10 @@ class Journal:
         self._connection.executemany(
             "INSERT INTO files (path, product, category, size, mtime_ns, cause)"
             " VALUES (CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?)",
-            ((*map(_sql_text, _names(file.path)), file.size, file.mtime_ns, file.cause) for file in found),
+            (
+                (*map(_sql_text, (file.path, *default_names(file.path))), file.size, file.mtime_ns, file.cause)
+                for file in found
+            ),
         )
 
     def compare(self, left_out: Mapping[str, int]) -> Changes:
@@ -280,16 +304,44 @@ class Journal:
             " (SELECT sha256 FROM vectors WHERE damage != '' UNION SELECT sha256 FROM known_damaged)"
         )
 
-    def add_products(self, products: Iterable[tuple[str, str | None, str | None, str]]) -> None:
-        """Take in the shop's data: path (IntegrityError if one comes twice), product, category, metadata as JSON."""
-        self._connection.executemany(
-            "INSERT INTO products VALUES (CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?)",
-            ((*map(_sql_text, names), data) for *names, data in products),
-        )
+    def add_products(self, products: Iterable[Product], file: str, roots: Sequence[str]) -> None:
+        """Take in the shop's data of a file; `roots` are names of the catalog that paths may begin with."""
+        run = self._connection.execute
+        for each in products:
+            path, relative = _sql_text(each.path), _sql_text(relative_path(each.path, roots))
+            if relative != path and run(_IS_FILE, (relative,)).fetchone() and not run(_IS_FILE, (path,)).fetchone():
+                path = relative
+            try:
+                run(_ADD_PRODUCT, (path, each.line, _sql_text(each.product), _sql_text(each.category), each.metadata))
+            except sqlite3.IntegrityError as error:
+                first = self._count("SELECT line FROM products WHERE path = CAST(? AS TEXT)", (path,))
+                raise UsageError(
+                    f"expected each path once in {file}, found {each.path!r} in lines {first} and {each.line}"
+                ) from error
 
-    def products_without_file(self) -> int:
-        """Count the shop's products whose image is not in the catalog."""
-        return self._count("SELECT count(*) FROM products WHERE path NOT IN (SELECT path FROM files WHERE cause = '')")
+    def products(self) -> Products:
+        """Count the shop's products, and find one whose image is not in the catalog."""
+        stray, example = self._connection.execute(_STRAY_PRODUCTS).fetchone()
+        return Products(self._count("SELECT count(*) FROM products"), stray, example or "")
+
+    def find_similar(self) -> tuple[str, str]:
+        """Return the path of a product and that of an image, of the same name if there is one among the first rows."""
+        rows = self._connection.execute("SELECT path FROM products ORDER BY line LIMIT 1000").fetchall()
+        by_name = {comparable_name(path): path for (path,) in reversed(rows)}
+        first = ""
+        for (image,) in self._connection.execute("SELECT path FROM coming ORDER BY path"):
+            first = first or image
+            if product := by_name.get(comparable_name(image)):
+                return product, image
+        return rows[0][0], first
+
+    def count_kept(self) -> int:
+        """Count the published items whose image is still in the catalog: at most, before all files were read."""
+        return count_kept(self._connection, same_root=self._same_root)
+
+    def shop_data(self) -> tuple[ShopData, ShopData]:
+        """Count what the shop said of the published items, and what it says of those to be."""
+        return shop_data(self._connection, "old.items"), shop_data(self._connection, "coming")
 
     def item_count(self) -> int:
         """Count the files that will be items."""
@@ -300,7 +352,7 @@ class Journal:
         with contextlib.closing(connect(path)) as connection:
             connection.executescript(SCHEMA)
         run = self._connection.execute
-        run("ATTACH ? AS new", (f"file:{quote_from_bytes(bytes(path.absolute()))}?mode=rw",))
+        run("ATTACH ? AS new", (database_uri(path, "?mode=rw"),))
         try:
             with self.transaction():
                 run(_WRITE_ITEMS)
@@ -370,10 +422,3 @@ _DISK_ERRORS = {
     *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY),
     *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PERM),
 }
-
-
-def _names(path: str) -> tuple[str, str, str]:
-    """Return a path with the product (it without its ending) and the category (its folder) that it is by default."""
-    folder, slash, name = path.rpartition("/")
-    stem, dot, _ = name.rpartition(".")
-    return path, folder + slash + (stem if dot and stem else name), folder

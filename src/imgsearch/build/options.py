@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, cast, get_args
 
+from imgsearch.build.metadata import DEFAULT_ENCODING, known_encoding
 from imgsearch.encoders.choice import Choice, choose_detector, choose_encoder, with_precision, with_weights
 from imgsearch.encoders.projection import DIMS, SMALLEST_CATALOG
 from imgsearch.encoders.runtime import best_precision
 from imgsearch.encoders.spec import DEFAULT_BACKBONE, EncoderSpec, Precision
-from imgsearch.errors import RefusedError, UsageError, require_between
+from imgsearch.errors import UsageError, require_between
 from imgsearch.files import require_space
 from imgsearch.images.decode import PIXELS_VERSION
 from imgsearch.images.policy import FilePolicy
@@ -38,6 +39,7 @@ class ImageOptions(TypedDict, total=False):
     weights: Location | None  # weights of an encoder of keras.applications; `none` for its usual ones
     precision: PrecisionOption | None  # what networks compute in; `auto`: the fastest here
     metadata: Location | None  # CSV file with a column `path`, read again by every build; `none` for none
+    metadata_encoding: str | None  # of that file, such as `cp1252`, unless it begins with a byte order mark; `utf-8`
     max_bytes: int | None  # larger files are rejected without being read
     max_pixels: int | None  # larger images are rejected without being decoded
     damaged: Damaged | None  # reject a damaged JPEG, or keep and flag what can be decoded of it
@@ -60,7 +62,7 @@ class IndexOptions(TypedDict, total=False):
 class RunOptions(TypedDict, total=False):
     """Options of a single run, which nothing remembers."""
 
-    force: bool  # go on though most of the catalog has vanished, or the decoder dies again and again
+    force: bool  # go on though most of the images or of the shop's data have vanished, or the decoder keeps crashing
     keep_pixels: bool  # keep embeddings of images that an earlier imgsearch decoded otherwise
     max_skipped: int | None  # refuse to publish when more files than this cannot be used
     wait_lock: float  # seconds to wait for another build to end
@@ -240,6 +242,17 @@ def resolve_metadata(options: BuildOptions, previous: Manifest | None) -> Path |
     return path
 
 
+def resolve_metadata_encoding(options: BuildOptions, metadata: Path | None, previous: Manifest | None) -> str:
+    """Choose the encoding of the file with the shop's data; another file need not have that of the one before."""
+    given = options.get("metadata_encoding")
+    if given is not None:
+        if metadata is None:
+            raise UsageError("--metadata-encoding has no effect without --metadata")
+        return known_encoding(given)
+    is_same = previous is not None and metadata is not None and previous.metadata_file == os.fspath(metadata)
+    return previous.metadata_encoding if previous and is_same else DEFAULT_ENCODING
+
+
 def option_names(options: Mapping[str, object]) -> list[str]:
     """Spell options as they are typed: `--no-trim`."""
     return [f"--{'no-' if value is False else ''}{name.replace('_', '-')}" for name, value in options.items()]
@@ -248,28 +261,6 @@ def option_names(options: Mapping[str, object]) -> list[str]:
 def _given(options: BuildOptions, kind: type) -> dict[str, Any]:
     """Return the options that are fields of a dataclass."""
     return {name: value for name, value in options.items() if name in kind.__annotations__ and value is not None}
-
-
-def guard_against_loss(usable: int, rejected: int, previous: Manifest | None, options: BuildOptions) -> None:
-    """Refuse a catalog that is empty, shrank to less than half (is its disk mounted?) or has too many bad files."""
-    limit = options.get("max_skipped")
-    if limit is not None and rejected > limit:
-        raise RefusedError(
-            f"{rejected} files cannot be used, more than --max-skipped {limit}; nothing was changed",
-            hint="run it without --max-skipped, then imgsearch info --rejected names them",
-        )
-    if options.get("force"):
-        return
-    if previous is None and not usable:
-        raise RefusedError(
-            "the catalog has no image that can be used",
-            hint="is it the right folder, and is its disk mounted? To publish an empty index, pass --force",
-        )
-    if previous is not None and usable < previous.count / 2:
-        raise RefusedError(
-            f"the catalog has {usable} usable images, the index has {previous.count}; nothing was changed",
-            hint="is the disk mounted? If the images are really gone, pass --force",
-        )
 
 
 def check_resources(directory: Path, draft: Manifest, count: int, pending: int, new_encoder: Path | None) -> None:

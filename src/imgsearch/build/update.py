@@ -3,7 +3,6 @@
 import datetime as dt
 import logging
 import os
-import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,14 +13,15 @@ from imgsearch.build.adapt import Adapter
 from imgsearch.build.encoder_source import EncoderSource
 from imgsearch.build.generation import Job, complete_generation
 from imgsearch.build.journal import Changes, Journal
+from imgsearch.build.loss import guard_against_data_loss, guard_against_loss
 from imgsearch.build.metadata import read_products
 from imgsearch.build.options import (
     check_resources,
-    guard_against_loss,
     resolve_adaptation,
     resolve_detector,
     resolve_encoder,
     resolve_metadata,
+    resolve_metadata_encoding,
     resolve_policy,
     resolve_search,
 )
@@ -29,7 +29,7 @@ from imgsearch.build.pipeline import EmbedCounts, embed_pending
 from imgsearch.build.report import BuildReport, report_of
 from imgsearch.build.vocabulary import vocabularies_of, with_vocabulary
 from imgsearch.encoders.runtime import Embeddings
-from imgsearch.errors import UsageError
+from imgsearch.errors import RefusedError, UsageError
 from imgsearch.files import require_image_folder, sync
 from imgsearch.images.scan import Scan
 from imgsearch.progress import Progress, counted
@@ -65,7 +65,9 @@ def update(job: Job) -> BuildReport:
         with _open_journal(job, plan) as journal:
             with job.watch.stage("scan"):
                 changes = _scan(job, plan, journal)
-            guard_against_loss(changes.seen - changes.rejected, changes.rejected, plan.previous, job.options)
+            usable, kept = changes.seen - changes.rejected, journal.count_kept()
+            guard_against_loss(usable, changes.rejected, kept, plan.previous, job.options)
+            _check_products(job, plan, journal)
             counts = EmbedCounts()
             unchanged = is_unchanged(job, plan, journal, changes, counts)
             if not unchanged:
@@ -78,7 +80,7 @@ def update(job: Job) -> BuildReport:
                 link_embeddings(job.directory, manifest)
             else:
                 count, rejected = journal.item_count(), changes.rejected + counts.rejected
-                guard_against_loss(count, rejected, plan.previous, job.options)
+                guard_against_loss(count, rejected, journal.count_kept(), plan.previous, job.options)
                 draft = replace(plan.draft, count=count, rejected=rejected, damaged=journal.damaged_count())
                 manifest = _publish(job, replace(plan, draft=draft), journal, sources)
             return report_of(
@@ -142,6 +144,7 @@ def _plan(job: Job, previous: Manifest | None) -> BuildPlan:
         search=search,
         metadata_file=os.fspath(metadata) if metadata else "",
         metadata_sha256=_digest(metadata) if metadata else "",
+        metadata_encoding=resolve_metadata_encoding(options, metadata, previous),
     )
     files = {**choice.files, **(detector.files if detector else {})}
     return BuildPlan(previous, draft, files, job.searchable and resolve_adaptation(options, previous, draft.detector))
@@ -179,15 +182,35 @@ def _scan(job: Job, plan: BuildPlan, journal: Journal) -> Changes:
         journal.add_files(counted(found, job.progress))
         changes = journal.compare(found.left_out)
         if metadata:
-            try:
-                journal.add_products(read_products(Path(metadata)))
-            except sqlite3.IntegrityError as error:
-                raise UsageError(f"a path comes twice in {metadata}") from error
-    if metadata and (missing := journal.products_without_file()):
-        logger.warning("%d products of %s have no image in the catalog", missing, metadata)
+            roots = (plan.draft.catalog, os.fspath(job.catalog.absolute()))
+            journal.add_products(read_products(Path(metadata), plan.draft.metadata_encoding), metadata, roots)
     if resumed := journal.resumed_count():
         logger.info("going on with %d embeddings of an interrupted build", resumed)
     return changes
+
+
+def _check_products(job: Job, plan: BuildPlan, journal: Journal) -> None:
+    """Refuse shop's data that fit no image, or far fewer than before."""
+    metadata = plan.draft.metadata_file
+    if not metadata:
+        return
+    found = journal.products()
+    if found.count and found.stray == found.count and not job.options.get("force"):
+        product, image = journal.find_similar()
+        raise RefusedError(
+            f"none of the {found.count} paths in {metadata} is that of an image: it has {product!r}, the catalog"
+            f" {image!r}; nothing was changed",
+            hint=f"paths are those below {plan.draft.catalog}. To go on without these data, pass --force",
+        )
+    if plan.previous and plan.previous.metadata_file:
+        guard_against_data_loss(*journal.shop_data(), metadata, job.options)
+    if found.stray:
+        logger.warning(
+            "%d of %d products of %s have no image in the catalog, such as %r",
+            *(found.stray, found.count, metadata, found.example),
+        )
+    elif not found.count:
+        logger.warning("%s names no image", metadata)
 
 
 def _embed(job: Job, plan: BuildPlan, journal: Journal, changes: Changes, source: EncoderSource) -> EmbedCounts:

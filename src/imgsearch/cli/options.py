@@ -90,9 +90,16 @@ MetadataOption = Annotated[
         help="Data about images: a column path, and any others. Read again by every later build; none: no data.",
     ),
 ]
+MetadataEncodingOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Encoding of FILE.csv, such as cp1252. [default: as the index, or utf-8]"),
+]
 ForceOption = Annotated[
     bool,
-    typer.Option("--force", help="Continue even if most of the catalog has vanished or the decoder keeps crashing."),
+    typer.Option(
+        "--force",
+        help="Continue even if most images or data have vanished, or the decoder keeps crashing.",
+    ),
 ]
 KeepPixelsOption = Annotated[
     bool,

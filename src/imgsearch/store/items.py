@@ -3,6 +3,7 @@
 Paths are the bytes of the file name, as SQL text, UTF-8 or not; in Python they are `str` as of `os.fsdecode`.
 """
 
+import difflib
 import json
 import os
 import sqlite3
@@ -13,6 +14,7 @@ from typing import Any
 from urllib.parse import quote_from_bytes
 
 from imgsearch.errors import DamagedIndexError, UsageError
+from imgsearch.store.conditions import Condition, parse, type_of, value_of
 from imgsearch.store.integrity import repair_hint
 
 SCHEMA = """
@@ -66,11 +68,22 @@ class Rejected:
     first_seen: str  # date and time (UTC, ISO 8601) of the build that first rejected it
 
 
+def default_names(path: str) -> tuple[str, str]:
+    """Return the product (a path without its ending) and the category (its folder) of an image by default."""
+    folder, slash, name = path.rpartition("/")
+    stem, dot, _ = name.rpartition(".")
+    return folder + slash + (stem if dot and stem else name), folder
+
+
+def database_uri(path: Path, options: str = "?mode=ro&immutable=1") -> str:
+    """Name a database so that no character of its path means anything to SQLite."""
+    # immutable needs no lock and no journal.
+    return f"file:{quote_from_bytes(os.fsencode(path.absolute()))}{options}"
+
+
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     """Open a database in autocommit mode, for names that are not UTF-8 too; `read_only` for a published file."""
-    # A URI, so that no character of the path means anything to SQLite; immutable needs no lock and no journal.
-    uri = f"file:{quote_from_bytes(os.fsencode(path.absolute()))}"
-    uri += "?mode=ro&immutable=1" if read_only else "?mode=rwc"
+    uri = database_uri(path, "?mode=ro&immutable=1" if read_only else "?mode=rwc")
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
     connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
     return connection
@@ -129,7 +142,22 @@ class Items:
 
     def rows_where(self, expression: str) -> list[int]:
         """Return the rows, ascending, where an SQL expression such as `category = 'fruit'` holds."""
+        condition = parse(expression)
+        self._require_values(expression, condition)
+        try:
+            return self._rows(condition.sql)
+        except UnicodeDecodeError as error:
+            raise self._damaged(error) from error
+        except (sqlite3.OperationalError, sqlite3.ProgrammingError, sqlite3.Warning, UnicodeEncodeError) as error:
+            _, is_unknown, name = str(error).partition("no such column: ")
+            hint = self._similar(name) if is_unknown else "columns: path, product, category, metadata->>'price'"
+            raise UsageError(f"--where {expression!r}: {error}", hint=hint) from error
+        except sqlite3.DatabaseError as error:
+            if "not authorized" in str(error) or "prohibited" in str(error):
+                raise UsageError(f"--where {expression!r}: it may only read the table items") from error
+            raise self._damaged(error) from error
 
+    def _rows(self, condition: str) -> list[int]:
         def authorize(action: int, table: str | None, *_: str | None) -> int:
             permitted = action in _PERMITTED_ACTIONS and (action != sqlite3.SQLITE_READ or table in ("items", ""))
             return sqlite3.SQLITE_OK if permitted else sqlite3.SQLITE_DENY
@@ -137,23 +165,38 @@ class Items:
         self._connection.set_authorizer(authorize)
         try:
             # The user means to give SQL: read-only, one statement, one table, no side effect.
-            query = f"SELECT row FROM items WHERE ({expression}\n) ORDER BY row"  # noqa: S608
+            query = f"SELECT row FROM items WHERE ({condition}\n) ORDER BY row"  # noqa: S608
             # Tried first in one more pair of parentheses: an expression that closes its own cannot close both.
-            self._connection.execute(f"EXPLAIN SELECT row FROM items WHERE ((({expression}\n)))")  # noqa: S608
+            self._connection.execute(f"EXPLAIN SELECT row FROM items WHERE ((({condition}\n)))")  # noqa: S608
             return [row for (row,) in self._connection.execute(query)]
-        except UnicodeDecodeError as error:
-            raise self._damaged(error) from error
-        except (sqlite3.OperationalError, sqlite3.ProgrammingError, sqlite3.Warning, UnicodeEncodeError) as error:
-            raise UsageError(
-                f"--where {expression!r}: {error}",
-                hint="columns: path, product, category, metadata (JSON: metadata->>'price' < 5)",
-            ) from error
-        except sqlite3.DatabaseError as error:
-            if "not authorized" in str(error) or "prohibited" in str(error):
-                raise UsageError(f"--where {expression!r}: it may only read the table items") from error
-            raise self._damaged(error) from error
         finally:
             self._connection.set_authorizer(None)
+
+    def _require_values(self, expression: str, condition: Condition) -> None:
+        """Refuse a condition on data that no item has, or that compares numbers with data that are texts only."""
+        for key in condition.keys:
+            if not self._first(f"{type_of(key)} IS NOT NULL"):
+                hint = self._similar(key)
+                raise UsageError(f"--where {expression!r}: no image has data called {key!r}", hint=hint)
+        for key in condition.numeric:
+            text = self._first(f"typeof({value_of(key)}) = 'text'", value_of(key))
+            if text and not self._first(f"typeof({value_of(key)}) IN ('integer', 'real')"):
+                raise UsageError(
+                    f"--where {expression!r}: {key!r} has texts only, such as {text[0]!r}, and no number",
+                    hint="compare it with a text, in single quotes; a number is written 12.50, without a unit",
+                )
+
+    def _first(self, condition: str, columns: str = "row") -> tuple[Any, ...] | None:
+        return next(self._run(f"SELECT {columns} FROM items WHERE {condition} LIMIT 1"), None)  # noqa: S608
+
+    def _similar(self, name: str) -> str:
+        """Return a hint that names the column most like an unknown name, or all."""
+        keys = self._run("SELECT DISTINCT key FROM items, json_each(metadata) LIMIT 1000")
+        columns = {str(key).casefold(): "metadata->>'{}'".format(key.replace("'", "''")) for (key,) in keys}
+        columns |= {column: column for column in ("path", "product", "category")}
+        similar = difflib.get_close_matches(name.casefold(), columns, 1)
+        found = f"did you mean {columns[similar[0]]}" if similar else f"columns: {', '.join(columns.values())}"
+        return f"{found}; texts stand in single quotes"
 
     def sample(self, most: int) -> list[str]:
         """Return the paths of a random but reproducible sample of different images: the first by sha256."""
@@ -177,7 +220,7 @@ class Items:
             return
         for (text,) in self._run("SELECT metadata FROM items ORDER BY row"):
             try:
-                value = json.loads(text).get(name)
+                value = json.loads(text, parse_float=str).get(name)  # 1.10 is another label than 1.1
             except (ValueError, TypeError, AttributeError, RecursionError) as error:
                 raise self._damaged(error) from error
             yield "" if value is None else str(value)

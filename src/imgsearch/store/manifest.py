@@ -24,7 +24,10 @@ _NAME = r"(?!\.\.?(/|\Z))[A-Za-z0-9_.-]+"
 _FilePath = Annotated[str, matching(rf"{_NAME}(/{_NAME})*", "the path of a file of an index")]
 
 # What a build compares with the generation before.
-_OPTIONS = ("fingerprint", "detector_fingerprint", "search", "catalog", "policy", "metadata_file", "metadata_sha256")
+_OPTIONS = (
+    *("fingerprint", "detector_fingerprint", "search", "catalog", "policy"),
+    *("metadata_file", "metadata_sha256", "metadata_encoding"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class Manifest:
     calibration: Annotated[Calibration | None, Missing(None)] = None
     metadata_file: str  # absolute path of the CSV file with products' data, or empty
     metadata_sha256: str  # of that file when it was read, or empty
+    metadata_encoding: Annotated[str, Missing("utf-8")] = "utf-8"  # as Python names it
     # Every file that counts, by its path below the index directory.
     files: Mapping[_FilePath, FileRecord] = field(default_factory=dict)
 
@@ -104,10 +108,17 @@ class Manifest:
             **as_json(self),
             "encoder": encoder,
             "detector": detector,
-            "metadata": {"file": self.metadata_file, "sha256": self.metadata_sha256},
+            "metadata": {
+                "file": self.metadata_file,
+                "sha256": self.metadata_sha256,
+                "encoding": self.metadata_encoding,
+            },
             "files": {name: as_json(record) for name, record in sorted(self.files.items())},
         }
-        for stored_elsewhere in ("fingerprint", "detector_fingerprint", "metadata_file", "metadata_sha256"):
+        for stored_elsewhere in (
+            *("fingerprint", "detector_fingerprint"),
+            *("metadata_file", "metadata_sha256", "metadata_encoding"),
+        ):
             del data[stored_elsewhere]
         return {**data, "sha256": _digest(data)}
 
@@ -129,6 +140,7 @@ class Manifest:
                 "detector_fingerprint": data["detector"]["fingerprint"] if data.get("detector") else "",
                 "metadata_file": data["metadata"]["file"],
                 "metadata_sha256": data["metadata"]["sha256"],
+                "metadata_encoding": data["metadata"].get("encoding", "utf-8"),
             },
         )
 

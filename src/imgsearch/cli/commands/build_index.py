@@ -43,6 +43,7 @@ def build_index(
         ),
     ] = None,
     metadata: options.MetadataOption = None,
+    metadata_encoding: options.MetadataEncodingOption = None,
     max_bytes: options.MaxBytesOption = None,
     max_pixels: options.MaxPixelsOption = None,
     damaged: options.DamagedOption = None,

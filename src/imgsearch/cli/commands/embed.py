@@ -16,6 +16,7 @@ def embed(
     weights: options.WeightsOption = None,
     precision: options.PrecisionOption = None,
     metadata: options.MetadataOption = None,
+    metadata_encoding: options.MetadataEncodingOption = None,
     max_bytes: options.MaxBytesOption = None,
     max_pixels: options.MaxPixelsOption = None,
     damaged: options.DamagedOption = None,
