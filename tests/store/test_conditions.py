@@ -1,0 +1,278 @@
+"""No filter selects nothing, or everything, because it was understood otherwise."""
+
+import json
+import os
+from contextlib import closing
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imgsearch.errors import UsageError
+from imgsearch.store.conditions import NUMBER, parse
+from imgsearch.store.items import SCHEMA, Items, connect
+
+SHOP = {
+    "sku": ["12345", "00123", '"AB-1"', "1.10", "1.1", "null"],
+    "price": ["4.50", "50", "-3", '"n/a"', "100", "null"],
+    "gross": ['"12,50"', '"9,90"', '"100,00"', "null", "null", "null"],
+    "added": ['"2024-01-05"', '"2023-12-31"', '"2024-02-01"', "null", "7", '"soon"'],
+    "color": ['"red"', '"M\\udcf6bel"', '"red"', '"blue"', "null", "null"],
+    "Größe (cm)": ["1", "2", "3", "4", "5", "6"],
+    "incl. VAT": ["1", "2", "3", "4", "5", "6"],
+    "2024": ["1", "2", "3", "4", "5", "6"],
+    "it's": ["1", "2", "3", "4", "5", "6"],
+    "empty": ["null"] * 6,
+}
+CATEGORIES = ["box", "box", "M\udcf6bel", "12345", "1.10", ""]
+
+
+def store(path, rows, metadata, categories):
+    with closing(connect(path)) as connection:
+        connection.executescript(f"PRAGMA synchronous = off; {SCHEMA}; BEGIN")
+        for row in range(rows):
+            connection.execute(
+                "INSERT INTO items VALUES (?, ?, 10, 2, ?, 'p', CAST(? AS TEXT), ?)",
+                (row, f"a/{row}.png", bytes([row]) * 32, os.fsencode(categories[row]), metadata[row]),
+            )
+        connection.execute("COMMIT")
+    return path
+
+
+@pytest.fixture(scope="module")
+def items(tmp_path_factory):
+    metadata = [
+        "{" + ", ".join(f"{json.dumps(name)}: {cells[row].lstrip('+')}" for name, cells in SHOP.items()) + "}"
+        for row in range(6)
+    ]
+    metadata = [text.replace(": 00123", ': "00123"') for text in metadata]
+    opened = Items(store(tmp_path_factory.mktemp("shop") / "items.sqlite", 6, metadata, CATEGORIES))
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize(
+    ("condition", "rows"),
+    [
+        # a number in quotes is the number that a cell would be
+        ("metadata->>'sku' = '12345'", [0]),
+        ("metadata->>'sku' = 12345", [0]),
+        ("'12345' = metadata->>'sku'", [0]),
+        ("metadata->>'sku' == '00123'", [1]),
+        ("metadata->>'sku' = 'AB-1'", [2]),
+        ("metadata->>'sku' IN ('12345', '00123', 'AB-1')", [0, 1, 2]),
+        ("metadata->>'sku' NOT IN ('12345', '00123')", [2, 3, 4]),
+        ("metadata->>'sku' IS '12345'", [0]),
+        ("metadata->>'sku' IS NOT '12345'", [1, 2, 3, 4, 5]),
+        ("metadata->>'sku' IS NOT DISTINCT FROM '12345'", [0]),
+        ("metadata->>'sku' != '12345'", [1, 2, 3, 4]),  # where there is nothing, nothing is other than it
+        ("metadata->>'sku' = '1.10'", [3, 4]),
+        ("metadata->'sku' = '1.10'", [3]),
+        ("metadata->>'sku' LIKE '123%'", [0]),
+        ("metadata->>'sku' GLOB '*23*'", [0, 1]),
+        ("json_extract(metadata, '$.sku') = '12345'", [0]),
+        ("json_extract(metadata, '$.\"sku\"') = '12345'", [0]),
+        ("(metadata->>'sku') = '12345'", [0]),
+        ("((metadata ->> 'sku')) = ('12345')", [0]),
+        ("items.metadata->>'sku' = 12345", [0]),
+        ('metadata->>"sku" = 12345', [0]),
+        ("\"metadata\"->>'sku' = '12345'", [0]),
+        ("METADATA->>'sku' = '12345'", [0]),
+        ("lower(metadata->>'sku') = 'ab-1'", [2]),
+        ("substr(metadata->>'sku', 1, 3) = '123'", [0]),
+        # order is that of numbers, or of texts
+        ("metadata->>'price' < '5'", [0, 2]),
+        ("metadata->>'price' < 5", [0, 2]),
+        ("metadata->>'price' > '5'", [1, 4]),
+        ("metadata->>'price' > 5", [1, 4]),
+        ("'5' < metadata->>'price'", [1, 4]),
+        ("-1 >= metadata->>'price'", [2]),
+        ("metadata->>'price' >= -3 AND metadata->>'price' <= '50'", [0, 1, 2]),
+        ("metadata->>'price' BETWEEN '4' AND '50' AND category = 'box'", [0, 1]),
+        ("metadata->>'price' NOT BETWEEN 4 AND 50", [2, 4]),
+        ("metadata->>'price' * 2 > '99'", [1, 4]),
+        ("coalesce(metadata->>'price', 0) < '5'", [0, 2, 5]),
+        ("abs(metadata->>'price') = '3'", [2]),
+        ("NOT metadata->>'price' < '5'", [1, 4]),
+        ("metadata->>'price' > 5 OR metadata->>'price' = 'n/a'", [1, 3, 4]),
+        ("metadata->>'added' >= '2024-01-01'", [0, 2, 5]),
+        ("metadata->>'added' < '2024'", [4]),  # a number
+        ("metadata->>'price' > 5 -- '5' < 'x'", [1, 4]),
+        ("metadata->>'price' /* in EUR */ > '5'", [1, 4]),
+        ("CASE WHEN metadata->>'price' > '5' THEN 1 END", [1, 4]),
+        # names of any kind
+        ("metadata->>'Größe (cm)' > '4'", [4, 5]),
+        ("metadata->>'incl. VAT' = 2", [1]),
+        ("metadata->>'2024' = 2", [1]),
+        ("metadata->>'it''s' = 2", [1]),
+        ("metadata->>'empty' > 2", []),
+        ("Category = 'box'", [0, 1]),
+        ("\"category\" = 'box'", [0, 1]),
+        ("[category] = 'box' AND `path` LIKE 'a/1%'", [1]),
+        ("category == 'box'", [0, 1]),
+        # texts of the catalog stay texts
+        ("category = '12345'", [3]),
+        ("category = '1.10'", [4]),
+        ("category = 12345", [3]),
+        ("category || '0' = '123450'", [3]),
+        ("category = ''", [5]),
+        ("size < '9'", []),
+        ("category IN ('12345', 'box')", [0, 1, 3]),
+        # which need not be UTF-8
+        ("category = 'M\udcf6bel'", [2]),
+        ("category IN ('box', 'M\udcf6bel')", [0, 1, 2]),
+        ("category != 'M\udcf6bel'", [0, 1, 3, 4, 5]),
+        ("metadata->>'color' = 'M\udcf6bel'", [1]),
+        # and what is no comparison is left alone
+        ("row IN (SELECT max(row) FROM items WHERE metadata->>'price' < '5')", [2]),
+        ("'box' IN (category, product)", [0, 1]),
+        ("'box' = category", [0, 1]),
+        ("metadata->>'color' IS NULL", [4, 5]),
+        ("date('2024-01-05') = metadata->>'added'", [0]),
+        ("length(metadata->>'sku') = '5'", [0, 1]),
+    ],
+)
+def test_a_condition_selects_what_it_says(items, condition, rows):
+    assert items.rows_where(condition) == rows
+
+
+@pytest.mark.parametrize(
+    ("condition", "message", "hint"),
+    [
+        ("\"catagory\" = 'box'", "no such column: catagory", "did you mean category"),
+        ('"price" > 50', "no such column: price", "did you mean metadata->>'price'"),
+        ("price > 50", "no such column: price", "did you mean metadata->>'price'"),
+        ("Prise > 50", "no such column: Prise", "did you mean metadata->>'price'"),
+        ("items.catagory = 'box'", "no such column", "category"),
+        ('category = "box"', "no such column: box", "texts stand in single quotes"),
+        ("[catagory] = 'box'", "no such column: catagory", "did you mean category"),
+        ('`a"b` = 1', 'no such column: a"b', "columns: metadata->>'sku'"),
+        ("metadata->>'prise' < 5", "no image has data called 'prise'", "did you mean metadata->>'price'"),
+        ("metadata->>'Price' < 5", "no image has data called 'Price'", "did you mean metadata->>'price'"),
+        ("metadata->'prise' < '5'", "no image has data called 'prise'", "did you mean metadata->>'price'"),
+        ("metadata->>'$.prise' < 5", "no image has data called 'prise'", "did you mean metadata->>'price'"),
+        ("json_extract(metadata, '$.prise') < 5", "no image has data called 'prise'", "metadata->>'price'"),
+        ("category = 'box' OR metadata->>'zzz' = 1", "no image has data called 'zzz'", "columns: "),
+        ("metadata->>'gross' < 50", "'gross' has texts only, such as '12,50'", "12.50"),
+        ("metadata->>'gross' > '50'", "'gross' has texts only", "12.50"),
+        ("metadata->>'gross' = 50", "'gross' has texts only", "12.50"),
+        ("metadata->>'color' IN (1, 2)", "'color' has texts only", "12.50"),
+        ("'category' = 'box'", "'category' is a text, not a column", "single quotes"),
+        ("category = 'box' AND 'price' > 50", "'price' is a text, not a column", "metadata->>'price'"),
+        ("'category' LIKE 'b%'", "'category' is a text, not a column", "single quotes"),
+        ("'category' IN ('box', 'bag')", "'category' is a text, not a column", "single quotes"),
+        ("NOT 'price' BETWEEN 1 AND 2", "'price' is a text, not a column", "single quotes"),
+        ("metadata->>'a\"b' = 1", "cannot be asked for", "rename it"),
+    ],
+)
+def test_a_condition_on_what_is_not_there_is_refused_and_what_was_meant_is_named(items, condition, message, hint):
+    with pytest.raises(UsageError) as caught:
+        items.rows_where(condition)
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_where_there_are_no_data_a_condition_on_them_says_so(tmp_path):
+    opened = Items(store(tmp_path / "items.sqlite", 2, ["{}", "{}"], ["a", "b"]))
+
+    with pytest.raises(UsageError, match="no image has data called 'price'"):
+        opened.rows_where("metadata->>'price' < 5")
+    opened.close()
+
+
+texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=6)
+cells = texts | st.from_regex(NUMBER, fullmatch=True) | st.sampled_from(["0", "00", "1.0", "-1", "1e5", "'", "n/a"])
+
+
+def quoted(text):
+    return "'" + text.replace("'", "''") + "'"
+
+
+def as_cell(cell):
+    """What the reader of the shop's data makes of a cell."""
+    return float(cell) if NUMBER.fullmatch(cell) else cell
+
+
+@given(
+    st.lists(st.tuples(cells, texts), min_size=1, max_size=6),
+    texts.filter(lambda key: not set(key) & {'"', "\\"} and not key.startswith("$")),
+)
+@settings(deadline=None, max_examples=100)
+def test_a_filter_by_any_value_returns_exactly_the_items_with_it(tmp_path_factory, rows, key):
+    file = tmp_path_factory.getbasetemp() / "any.sqlite"
+    file.unlink(missing_ok=True)
+    values = [cell for cell, _ in rows]
+    metadata = [f"{{{json.dumps(key)}: {each if NUMBER.fullmatch(each) else json.dumps(each)}}}" for each in values]
+    opened = Items(store(file, len(rows), metadata, [category for _, category in rows]))
+    with closing(opened):
+        for cell, category in rows:
+            same = [row for row, value in enumerate(values) if as_cell(value) == as_cell(cell)]
+            assert opened.rows_where(f"metadata->>{quoted(key)} = {quoted(cell)}") == same
+            assert opened.rows_where(f"metadata->>{quoted(key)} IN ({quoted(cell)}, 'no such text')") == same
+            below = [
+                r for r, v in enumerate(values) if type(as_cell(v)) is type(as_cell(cell)) and order(v) < order(cell)
+            ]
+            assert opened.rows_where(f"metadata->>{quoted(key)} < {quoted(cell)}") == below
+            named = [row for row, (_, name) in enumerate(rows) if name == category]
+            assert opened.rows_where(f"category = {quoted(category)}") == named
+
+
+def order(cell):
+    value = as_cell(cell)
+    return value.encode() if isinstance(value, str) else value
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *(
+                    "metadata",
+                    "->>",
+                    "->",
+                    "'price'",
+                    "'5'",
+                    "5",
+                    '"price"',
+                    "(",
+                    ")",
+                    "<",
+                    "=",
+                    "IN",
+                    "NOT",
+                    "IS",
+                    "-",
+                ),
+                *(
+                    "BETWEEN",
+                    "AND",
+                    ",",
+                    "json_extract",
+                    "'$.price'",
+                    "items",
+                    ".",
+                    "CASE",
+                    "WHEN",
+                    "END",
+                    "'",
+                    '"',
+                    "`",
+                ),
+            ]
+        ),
+        max_size=10,
+    ).map(" ".join)
+    | st.text(max_size=20)
+)
+@settings(deadline=None, max_examples=300)
+def test_any_text_is_read_or_refused_and_what_is_no_comparison_of_data_is_kept(condition):
+    try:
+        found = parse(condition)
+    except UsageError:
+        return
+    if (
+        "metadata" not in condition.lower()
+        and '"' not in condition
+        and not any("\ud800" <= c <= "\udfff" for c in condition)
+    ):
+        assert (found.sql, found.keys, found.numeric) == (condition, (), ())
