@@ -15,6 +15,13 @@ from typing import BinaryIO
 from imgsearch.errors import OutputError, UsageError
 
 
+def as_path(location: str | os.PathLike[str]) -> Path:
+    """Return a location as a path; `UsageError` for an empty one, which would stand for the working directory."""
+    if not os.fspath(location):
+        raise UsageError("expected a path, found an empty one", hint="is a variable not set?")
+    return Path(location)
+
+
 def open_regular(path: Path) -> BufferedReader:
     """Open a file for reading, but no FIFO or device, which might never answer."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -1,7 +1,6 @@
 """Build an index, or bring one up to date."""
 
 import os
-from pathlib import Path
 from typing import Unpack
 
 from imgsearch.build.from_embeddings import index_embeddings
@@ -9,6 +8,7 @@ from imgsearch.build.generation import Job
 from imgsearch.build.options import BuildOptions, EmbedOptions, Location, check_options
 from imgsearch.build.report import BuildReport
 from imgsearch.build.update import update
+from imgsearch.files import as_path
 from imgsearch.progress import Progress, no_progress
 from imgsearch.store import generations
 
@@ -35,7 +35,7 @@ def build_index(
         ImgsearchError: One of its kinds; nothing was published.
     """
     given = check_options("build_index", BuildOptions, options)
-    job = Job(Path(catalog), Path(index), given, progress)
+    job = Job(as_path(catalog), as_path(index), given, progress)
     return index_embeddings(job) if generations.is_index(os.fspath(catalog)) else update(job)
 
 
@@ -57,4 +57,4 @@ def embed(
         ImgsearchError: One of its kinds; nothing was published.
     """
     given = check_options("embed", EmbedOptions, options)
-    return update(Job(Path(catalog), Path(output), given, progress, searchable=False))
+    return update(Job(as_path(catalog), as_path(output), given, progress, searchable=False))

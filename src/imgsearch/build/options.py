@@ -83,6 +83,10 @@ def check_options(function: str, kind: type, options: Mapping[str, Any]) -> Buil
     for name, value in options.items():
         if name not in kind.__annotations__:
             raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
+        if name != "preprocess" and isinstance(value, str | os.PathLike) and not os.fspath(value):
+            raise UsageError(
+                f"expected a value for {option_names({name: value})[0]}, found nothing", hint="is a variable not set?"
+            )
         choices = (AUTO, *BACKENDS) if name == "backend" else _CHOICES.get(name)
         if choices and value not in (None, *choices):
             raise UsageError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

@@ -67,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the program with arguments, those of the process by default; returns the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
+        _refuse_empty(given)
         ended = app(args=given, prog_name="imgsearch", standalone_mode=False)
         return ended if isinstance(ended, int) else 0
     except SystemExit as end:
@@ -140,6 +141,15 @@ class _StandardError(io.FileIO):
             return super().write(data)
         except OSError:
             return len(data)
+
+
+def _refuse_empty(arguments: list[str]) -> None:
+    """Refuse what a variable that is not set becomes: as a path it would stand for the working directory."""
+    for before, argument in itertools.pairwise(["", *arguments]):
+        if not argument or (argument.startswith("--") and argument.find("=") == len(argument) - 1):
+            name = argument.rstrip("=") or before
+            place = f" for {name}" if name.strip("-") and name.startswith("-") else ""
+            raise UsageError(f"expected a value{place}, found nothing", hint="is a variable not set?")
 
 
 def _wants_json(arguments: list[str]) -> bool:

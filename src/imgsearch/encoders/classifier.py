@@ -2,13 +2,13 @@
 
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from imgsearch.encoders.choice import choose_encoder
 from imgsearch.encoders.export import exported_encoder
 from imgsearch.encoders.model_file import read_card
 from imgsearch.encoders.runtime import Encoder, encode, open_encoder
 from imgsearch.errors import ImageError, MissingComponentError, UsageError
+from imgsearch.files import as_path
 from imgsearch.images.decode import read_file
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import Steps
@@ -52,7 +52,7 @@ class Classifier:
             MissingComponentError: It is not there, or cannot be exported.
             UsageError: It is no such file, or has no classes.
         """
-        path = Path(model)
+        path = as_path(model)
         card = read_card(path)
         if not card.labels:
             raise UsageError(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from imgsearch.errors import MissingComponentError, UsageError
-from imgsearch.files import replaced, writing
+from imgsearch.files import as_path, replaced, writing
 from imgsearch.images.steps import Steps
 from imgsearch.images.transform import Fit
 from imgsearch.records import Missing, between, read
@@ -80,7 +80,7 @@ def save_model(model: Any, path: str | os.PathLike[str], card: ModelCard) -> Non
         OutputError: It cannot be written.
         UsageError: The model is not what the card says.
     """
-    file = Path(path)
+    file = as_path(path)
     require_shapes(model, card, file)
     with writing(file), replaced(file) as draft:
         model.save(draft)

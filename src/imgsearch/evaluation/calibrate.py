@@ -2,13 +2,13 @@
 
 import dataclasses
 import os
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.errors import RefusedError, UsageError
 from imgsearch.evaluation.results import Evaluation, Reliability, Retrieval, Values
+from imgsearch.files import as_path
 from imgsearch.store import generations
 from imgsearch.store.calibration import Calibration, Curve
 from imgsearch.store.locking import writer_lock
@@ -58,8 +58,8 @@ def calibrate(retrieval: Retrieval) -> Reliability:
 
 def require_writable(index: str | os.PathLike[str], wait_lock: float = 0) -> None:
     """Fail now, before everything is measured for an index, if nothing could be stored in it."""
-    generations.read_manifest(Path(index))  # before a lock is left where no index is
-    with writer_lock(Path(index), wait_lock):
+    generations.read_manifest(as_path(index))  # before a lock is left where no index is
+    with writer_lock(as_path(index), wait_lock):
         pass
 
 
@@ -77,7 +77,7 @@ def keep_calibration(index: str | os.PathLike[str], evaluation: Evaluation, wait
         OutputError: It cannot be written.
     """
     assert evaluation.reliability is not None
-    directory, evaluated = Path(index), evaluation.facts
+    directory, evaluated = as_path(index), evaluation.facts
     with writer_lock(directory, wait_lock):
         current = generations.read_manifest(directory)
         if (current.generation, current.fingerprint) != (evaluated["generation"], evaluated["fingerprint"]):

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TypedDict, Unpack
 
 import numpy as np
@@ -14,6 +13,7 @@ from imgsearch.evaluation.index_recall import index_recall
 from imgsearch.evaluation.queries import Labels, QuerySet, from_folder, from_items, from_variants, labels_of
 from imgsearch.evaluation.results import Evaluation, IndexRecall, Kind, Reliability, Retrieval
 from imgsearch.evaluation.retrieval import per_category, rank_all
+from imgsearch.files import as_path
 from imgsearch.progress import Progress, no_progress
 from imgsearch.search.index import Index
 from imgsearch.search.views import Regions
@@ -130,8 +130,8 @@ def _queries(index: Index, kind: Kind, labels: Labels, options: EvaluateOptions,
     if kind == "self-test":
         return from_variants(index, labels, categories, options["sample"], options["regions"], progress)
     assert options["queries"] is not None
-    truth = Path(options["truth"]) if options["truth"] else None
-    return from_folder(index, Path(options["queries"]), truth, labels, categories, options["regions"], progress)
+    truth = as_path(options["truth"]) if options["truth"] is not None else None
+    return from_folder(index, as_path(options["queries"]), truth, labels, categories, options["regions"], progress)
 
 
 def _has_categories(index: Index) -> bool:

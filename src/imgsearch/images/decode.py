@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsearch.errors import ImageError
+from imgsearch.errors import ImageError, UsageError
 from imgsearch.images import MAX_PIXELS
 from imgsearch.images.headers import (
     avif_turn,
@@ -58,6 +58,8 @@ def read_file(path: str, *, follow_links: bool = True, max_bytes: int = MAX_BYTE
     ImageError: `vanished`, `unreadable`, `not_regular_file`, `too_many_bytes`, `empty` or `changed`, twice. In a
     catalog links are not followed: what was a file when the folder was scanned may be a link out of it by now.
     """
+    if not path:
+        raise UsageError("expected the path of an image, found an empty one", hint="is a variable not set?")
     # O_NONBLOCK: opening a FIFO nobody writes to would otherwise wait for ever.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow_links else os.O_NOFOLLOW)
     for _ in range(2):

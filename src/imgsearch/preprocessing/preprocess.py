@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 from imgsearch.errors import ImageError, OutputError, RefusedError, UsageError, require_between
-from imgsearch.files import require_image_folder, writing
+from imgsearch.files import as_path, require_image_folder, writing
 from imgsearch.images.decode import PIXELS_VERSION, read_file
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.scan import IMAGE_SUFFIXES, FoundFile, Reject, Scan, file_time
@@ -129,7 +129,7 @@ def preprocess(
     settings = _Settings(**options)
     jobs = processor_count() if jobs is None else jobs
     require_between("jobs", jobs, 1, 1000)
-    root, target = Path(os.path.realpath(source)), Path(os.path.realpath(destination))
+    root, target = (Path(os.path.realpath(as_path(folder))) for folder in (source, destination))
     _require_apart(root, target)
     scan = Scan(
         os.fspath(root),

@@ -12,7 +12,7 @@ import numpy as np
 from imgsearch.encoders.projection import Projection
 from imgsearch.encoders.runtime import GRAPH_FILE, open_encoder
 from imgsearch.errors import DamagedIndexError, MissingComponentError, NoIndexError
-from imgsearch.files import check_database
+from imgsearch.files import as_path, check_database
 from imgsearch.search.backends import backend_files, backend_of, generation_files
 from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import BLOCK_ROWS, open_array
@@ -58,7 +58,7 @@ def check(index: str | os.PathLike[str], *, deep: bool = False) -> list[Finding]
         NoIndexError: There is none.
         MissingComponentError: This processor cannot run Annoy, or Faiss is not installed.
     """
-    directory = Path(index)
+    directory = as_path(index)
     attempts = 3  # two builds may sweep the generation that is being read
     while True:
         attempts -= 1

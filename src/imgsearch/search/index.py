@@ -8,6 +8,7 @@ from typing import Self
 
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError, NoIndexError, UsageError
+from imgsearch.files import as_path
 from imgsearch.images.boxes import Box
 from imgsearch.search.hits import NO_FILTER, Filter, Hit, ObjectHits
 from imgsearch.search.nearest import Nearest, Search
@@ -55,7 +56,7 @@ class Index:
             NoIndexError: There is none, or only embeddings.
             DamagedIndexError: A file is missing or damaged, or the format is newer.
         """
-        path = Path(directory)
+        path = as_path(directory)
         attempts = 3  # a writer may sweep the generation after we read the manifest and before we open its files
         while True:
             manifest = generations.read_manifest(path)

@@ -3,8 +3,8 @@
 import contextlib
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
+from imgsearch.files import as_path
 from imgsearch.store.generations import ITEMS, read_manifest
 from imgsearch.store.integrity import check_truth
 from imgsearch.store.items import Items, Rejected
@@ -37,7 +37,7 @@ def info(index: str | os.PathLike[str], *, rejected: bool = False) -> IndexInfo:
         NoIndexError: There is none.
         DamagedIndexError: It is damaged, or its format is newer.
     """
-    directory = Path(index)
+    directory = as_path(index)
     manifest = read_manifest(directory)
     if not rejected:
         return IndexInfo(manifest)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from imgsearch.errors import DamagedIndexError, NoIndexError
-from imgsearch.files import sync
+from imgsearch.files import as_path, sync
 from imgsearch.store import generations, integrity
 from imgsearch.store.locking import writer_lock
 from imgsearch.store.manifest import Manifest
@@ -32,7 +32,7 @@ def rollback(index: str | os.PathLike[str], *, wait_lock: float = 0) -> Manifest
         LockedError: A build holds the index.
         OutputError: It cannot be written.
     """
-    directory = Path(index)
+    directory = as_path(index)
     generations.read_manifest(directory)  # before a lock is left where no index is
     with writer_lock(directory, wait_lock):
         current = generations.read_manifest(directory)

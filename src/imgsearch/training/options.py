@@ -10,6 +10,7 @@ from imgsearch.encoders.choice import Choice, choose_encoder
 from imgsearch.encoders.spec import DEFAULT_BACKBONE
 from imgsearch.encoders.table import TABLE
 from imgsearch.errors import UsageError, require_between
+from imgsearch.files import as_path
 from imgsearch.images import MAX_PIXELS
 from imgsearch.images.policy import MAX_BYTES, FilePolicy
 
@@ -124,7 +125,7 @@ def file_policy(options: Given) -> FilePolicy:
 
 def path_option(path: Location | None) -> Path | None:
     """Return an option as a path, if it is given."""
-    return None if path is None else Path(path)
+    return None if path is None else as_path(path)
 
 
 def choose_network(options: Given, kinds: tuple[str, ...] = ("network",)) -> Choice:

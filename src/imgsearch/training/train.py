@@ -8,6 +8,7 @@ from typing import Unpack
 from imgsearch.charts import require_matplotlib
 from imgsearch.encoders.model_file import SUFFIX, ModelCard
 from imgsearch.errors import UsageError
+from imgsearch.files import as_path
 from imgsearch.progress import Progress, no_progress
 from imgsearch.training.adapt import adapt
 from imgsearch.training.data import FIT, load_data
@@ -54,7 +55,7 @@ def train(
         UsageError: The dataset or the options are not as they should be, or the training diverged.
     """
     given = check_options(options)
-    folder, model = Path(dataset), Path(output)
+    folder, model = as_path(dataset), as_path(output)
     _require_output(model, folder)
     run = {"adapt": adapt, "detect": train_detector}.get(given["objective"], _train_labeled)
     return run(folder, model, given, progress)

@@ -23,11 +23,11 @@ def query(
     format_: options.AnswerFormatOption = "table",
     output_file: options.OutputOption = None,
     where: Annotated[
-        str | None,
+        str,
         typer.Option(
             metavar="SQL", help="SQL condition on path, product, category and metadata that hits must satisfy."
         ),
-    ] = None,
+    ] = "",
     min_score: Annotated[float | None, typer.Option(metavar="S", help="Minimum score (cosine, -1 to 1).")] = None,
     min_probability: Annotated[
         float | None,
@@ -82,11 +82,8 @@ def query(
 
       find new -name '*.jpg' -print0 | imgsearch query - -0 --format csv -o answers.csv
     """
-    from imgsearch.errors import UsageError
     from imgsearch.search.backends import require_backend
 
-    if where == "":
-        raise UsageError("expected a condition for --where, found nothing", hint="is a variable not set?")
     require_backend(index, exact=exact or bool(where))
 
     from imgsearch.cli.answers import Call, FoundClasses, FoundHits, FoundObjects, Result, hit_columns
@@ -104,7 +101,7 @@ def query(
     with Index.open(index) as opened:
         manifest = opened.manifest
         refuse_to_harm(output_file, index, manifest.catalog, manifest.metadata_file)
-        conditions = Filter(where or "", min_score, min_probability)
+        conditions = Filter(where, min_score, min_probability)
         plan = opened.plan(filter=conditions, exact=exact)
         limits: dict[str, Any] = {"filter": conditions, "exact": exact, "rerank": rerank is not None}
         k = max(top_k, CANDIDATES) if rerank else top_k  # to see which of the candidates were compared
