@@ -70,7 +70,7 @@ class MissingComponentError(ImgsearchError):
 
 
 class RefusedError(ImgsearchError):
-    """Too much of the catalog has vanished or cannot be decoded; nothing was changed."""
+    """Too much of the catalog or of the shop's data is gone or cannot be used; nothing was changed."""
 
     exit_code = 9
 

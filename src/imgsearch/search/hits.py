@@ -20,7 +20,7 @@ class Filter:
     """Conditions that hits must satisfy.
 
     Attributes:
-        where: SQL expression over path, product, category and metadata; empty for none.
+        where: SQL expression over path, product, category and `metadata->>'COLUMN'`; empty for none.
         min_score: Leave out hits below this cosine, -1 to 1.
         min_probability: Leave out hits that are right with a lower probability, 0 to 1; needs a calibrated index
             (`imgsearch evaluate --calibrate`).

@@ -25,7 +25,8 @@ def query(
     where: Annotated[
         str,
         typer.Option(
-            metavar="SQL", help="SQL condition on path, product, category and metadata that hits must satisfy."
+            metavar="SQL",
+            help="SQL condition that hits must satisfy, on path, product, category, and metadata->>'COLUMN'.",
         ),
     ] = "",
     min_score: Annotated[float | None, typer.Option(metavar="S", help="Minimum score (cosine, -1 to 1).")] = None,
