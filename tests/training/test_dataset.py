@@ -70,6 +70,14 @@ def test_a_table_names_the_classes_of_images_wherever_they_lie(tmp_path):
     assert dataset.labels.tolist() == [1, 0]
 
 
+def test_a_table_may_be_what_a_spreadsheet_writes(tmp_path):
+    folder = make(tmp_path / "photos", "1.png", "2.png")
+    table = tmp_path / "labels.csv"
+    table.write_text("path;label;\n1.png;Hüte;\n2.png;Schuhe;\n;;\n;;\n", encoding="utf-16")
+
+    assert read_dataset(folder, labels=table).classes == ("Hüte", "Schuhe")
+
+
 def test_names_that_are_not_utf_8_survive_in_folders_and_in_tables(tmp_path):
     folder = make(tmp_path / "photos", "caf\udce9/a\udcff.png", "bar/b.png")
     table = tmp_path / "labels.csv"
@@ -149,18 +157,18 @@ def test_a_folder_beside_train_and_val_is_refused_by_name(tmp_path):
     ("text", "message"),
     [
         ("path,category\na.png,x\n", "expected the columns path and label"),
-        ("", "found none"),
+        ("", "found nothing"),
         ("path,label\na.png,x\nmissing.png,y\n", "1 missing: 'missing.png'"),
         ("path,label\na.png,x\na.png,y\n", "'a.png' again in line 3"),
         ("path,label\na.png,x\n./a.png,x\n", "'a.png' again in line 3"),
-        ("path,label\na.png\n", "line 2: not as many cells"),
-        ("path,label\na.png,x,y\n", "line 2: not as many cells"),
+        ("path,label\na.png\n", "line 2: expected 2 cells"),
+        ("path,label\na.png,x,y\n", "line 2: 'y' stands in a column without a name"),
         ("path,label\na.png,\n", "line 2: expected a path and a label"),
         ("path,label\n,x\n", "line 2: expected a path and a label"),
         ("path,label\n../a.png,x\n", "line 2: expected a path below the dataset"),
         ("path,label\n/etc/passwd,x\n", "line 2: expected a path below the dataset"),
-        ('path,label\n"a.png,x\n', "is not a CSV file"),
-        ("path,label\na\0.png,x\n", "missing"),
+        ('path,label\n"a.png,x\n', "line 2: not CSV"),
+        ("path,label\na\0.png,x\n", "NUL byte"),
     ],
 )
 def test_a_table_that_is_not_as_it_should_be_is_refused_with_the_place(tmp_path, text, message):

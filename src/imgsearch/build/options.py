@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, cast, get_args
 
-from imgsearch.build.metadata import DEFAULT_ENCODING, known_encoding
 from imgsearch.encoders.choice import Choice, choose_detector, choose_encoder, with_precision, with_weights
 from imgsearch.encoders.projection import DIMS, SMALLEST_CATALOG
 from imgsearch.encoders.runtime import best_precision
@@ -21,6 +20,7 @@ from imgsearch.search.backends import BACKENDS
 from imgsearch.search.tuning import chosen_backend
 from imgsearch.store.manifest import Manifest
 from imgsearch.store.search_settings import AUTO, MAX_SEED, TREES_LIMIT, SearchOptions
+from imgsearch.tables import UTF8, known_encoding
 
 logger = logging.getLogger(__name__)
 
@@ -254,7 +254,7 @@ def resolve_metadata_encoding(options: BuildOptions, metadata: Path | None, prev
             raise UsageError("--metadata-encoding has no effect without --metadata")
         return known_encoding(given)
     is_same = previous is not None and metadata is not None and previous.metadata_file == os.fspath(metadata)
-    return previous.metadata_encoding if previous and is_same else DEFAULT_ENCODING
+    return previous.metadata_encoding if previous and is_same else UTF8
 
 
 def option_names(options: Mapping[str, object]) -> list[str]:

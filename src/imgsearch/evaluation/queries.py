@@ -1,8 +1,6 @@
 """Queries whose relevant items are known, by labels or ground truth."""
 
-import csv
 import functools
-import io
 import logging
 import os
 from collections import defaultdict
@@ -15,7 +13,6 @@ from numpy.typing import NDArray
 
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import ImageError, UsageError
-from imgsearch.files import open_regular
 from imgsearch.images.decode import Pixels
 from imgsearch.images.photo import Photo
 from imgsearch.images.policy import FilePolicy
@@ -29,6 +26,7 @@ from imgsearch.search.views import QueryImage, Regions, View
 from imgsearch.store.items import Items
 from imgsearch.synthetic.augment import FRAME
 from imgsearch.synthetic.variant_worker import VariantWorker
+from imgsearch.tables import Table
 
 logger = logging.getLogger(__name__)
 
@@ -221,28 +219,15 @@ def from_folder(
 def _read_truth(file: Path, column: str) -> tuple[bool, Mapping[str, list[str]]]:
     """Read what is relevant for each query, and whether it is named by its path: a CSV file, a query on many lines."""
     wanted: dict[str, list[str]] = defaultdict(list)
-    try:
-        with (
-            open_regular(file) as data,
-            io.TextIOWrapper(data, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines,
-        ):
-            reader = csv.DictReader(lines, strict=True)
-            names = reader.fieldnames or ()
-            target = next((name for name in ("path", column) if name in names), None)
-            if "query" not in names or target is None:
-                raise UsageError(
-                    f"{file} must have columns query and path, or query and {column},"
-                    f" but has {', '.join(names) or 'none'}"
-                )
-            for row in reader:
-                if None in row or not row["query"] or not row[target]:
-                    raise UsageError(f"{file}, line {reader.line_num}: a query and its {target} must be given")
-                name = row[target].removeprefix("./")
-                query = row["query"].removeprefix("./")
-                if name not in wanted[query]:
-                    wanted[query].append(name)
-    except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error.strerror}") from error
-    except csv.Error as error:
-        raise UsageError(f"{file} is not a CSV file: {error}") from error
-    return target == "path", wanted
+    is_path = False
+    table = Table(file, [["query"], ["path", column]], names_of_files=["query", "path", column])
+    for line, row in table.rows():
+        is_path = "path" in row
+        target = "path" if is_path else column
+        if not row["query"] or not row[target]:
+            raise UsageError(f"{file}, line {line}: a query and its {target} must be given")
+        name = row[target].removeprefix("./")
+        query = row["query"].removeprefix("./")
+        if name not in wanted[query]:
+            wanted[query].append(name)
+    return is_path, wanted

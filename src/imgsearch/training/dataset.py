@@ -1,6 +1,5 @@
 """Labeled images: a folder per class, `train/` and `val/` with such folders, or a table of labels."""
 
-import csv
 import hashlib
 import json
 import os
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from imgsearch.errors import UsageError
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.scan import Reject, Scan, is_hidden
+from imgsearch.tables import Table
 
 # Names of folders that say what an image is for, not what it shows.
 _TRAINING, _VALIDATION, _TEST = "train", "val", "test"
@@ -182,26 +182,11 @@ def _folders(root: Path, policy: FilePolicy) -> list[str]:
 
 def _from_table(root: Path, table: Path) -> Dataset:
     names: dict[str, str] = {}
-    try:
-        with table.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            if missing := {"path", "label"} - set(reader.fieldnames or ()):
-                found = ", ".join(reader.fieldnames or ()) or "none"
-                raise UsageError(
-                    f"expected the columns path and label in {table}, found {found}",
-                    hint=f"its first line must name a column {min(missing)}",
-                )
-            for row in reader:
-                path, label = _table_row(row, f"{table}, line {reader.line_num}")
-                if path in names:
-                    raise UsageError(
-                        f"expected each image once in {table}, found {path!r} again in line {reader.line_num}"
-                    )
-                names[path] = label
-    except OSError as error:
-        raise UsageError(f"{table} cannot be read: {error.strerror}") from error
-    except csv.Error as error:
-        raise UsageError(f"{table} is not a CSV file: {error}") from error
+    for line, row in Table(table, [["path"], ["label"]], names_of_files=["path", "label"]).rows():
+        path, label = _table_row(row, f"{table}, line {line}")
+        if path in names:
+            raise UsageError(f"expected each image once in {table}, found {path!r} again in line {line}")
+        names[path] = label
     if missing_files := [path for path in names if not _exists(root, path)]:
         raise UsageError(
             f"expected the images of {table} in {root}, found {len(missing_files)} missing: {missing_files[0]!r}",
@@ -211,8 +196,6 @@ def _from_table(root: Path, table: Path) -> Dataset:
 
 
 def _table_row(row: dict[str, str], place: str) -> tuple[str, str]:
-    if None in row or None in row.values():
-        raise UsageError(f"{place}: not as many cells as the header has")
     path, label = os.path.normpath(row["path"]), row["label"].strip()
     if not label or not row["path"]:
         raise UsageError(f"{place}: expected a path and a label, found {row['path']!r} and {label!r}")

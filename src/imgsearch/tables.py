@@ -1,0 +1,185 @@
+"""CSV files as spreadsheets write them, read as they are, or refused by the place of their fault."""
+
+import codecs
+import csv
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import TextIOWrapper
+from itertools import chain, zip_longest
+from pathlib import Path
+
+from imgsearch.errors import UsageError
+from imgsearch.files import open_regular
+
+UTF8 = "utf-8"
+_BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+# What spreadsheets put between cells: with a decimal comma it is a semicolon.
+_DELIMITERS = (",", ";", "\t")
+_LARGEST_CELL = 1_000_000  # characters
+_LARGEST_LINE = 16 * _LARGEST_CELL  # also of a cell: one whose quotation mark is not closed takes in all the rest
+
+
+def known_encoding(name: str) -> str:
+    """Return Python's name for an encoding of text; `UsageError` if there is none."""
+    try:
+        "path".encode(name)
+        return codecs.lookup(name).name
+    except (LookupError, ValueError) as error:
+        raise UsageError(
+            f"expected the name of an encoding, found {name!r}", hint="such as utf-8, cp1252 or shift_jis"
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A CSV file that is read by `rows`.
+
+    Attributes:
+        path: The file.
+        required: Columns that its header must have: of each group one.
+        names_of_files: Columns that may hold bytes that are no text, as of `os.fsdecode`.
+        encoding: Of the file, unless it begins with a byte order mark.
+        hint: What to do about another encoding.
+    """
+
+    path: Path
+    required: Sequence[Sequence[str]]
+    names_of_files: Collection[str] = ()
+    encoding: str = UTF8
+    hint: str = "save it as UTF-8"
+
+    def rows(self) -> Iterator[tuple[int, dict[str, str]]]:
+        """Yield each row's line, from 1, and its cells by column; `UsageError` for what is not such a file.
+
+        Cells are separated by commas, semicolons or tabs. Left out are empty rows, and empty cells in columns without
+        a name.
+        """
+        encoding = self.encoding
+        try:
+            with open_regular(self.path) as data:
+                start = data.peek(4)
+                encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if start.startswith(mark)), encoding)
+                errors = "surrogateescape" if encoding.startswith(UTF8) else "strict"
+                text = TextIOWrapper(data, encoding=encoding, errors=errors, newline="")
+                with _large_cells():
+                    yield from self._rows(text, encoding)
+        except UnicodeError as error:
+            raise self._not_text(encoding) from error
+        except OSError as error:
+            raise UsageError(f"{self.path} cannot be read: {error.strerror}") from error
+
+    def _rows(self, text: TextIOWrapper, encoding: str) -> Iterator[tuple[int, dict[str, str]]]:
+        begin, names = 1, None
+        try:
+            lines = _lines(text)
+            first = next(lines, "")
+            delimiter = max(_DELIMITERS, key=lambda mark: self._found(next(csv.reader([first], delimiter=mark), [])))
+            reader = csv.reader(chain([first], lines), delimiter=delimiter, strict=True)
+            for cells in reader:
+                if names is None:
+                    names = self._names(cells, encoding)
+                elif any(cell.strip() for cell in cells):
+                    yield begin, self._row(begin, names, cells, encoding)
+                begin = reader.line_num + 1
+        except csv.Error as error:
+            said = str(error)
+            is_open = "unexpected end" in said or "field larger" in said
+            raise self._wrong(begin, f"not CSV: {'a quotation mark is not closed' if is_open else said}") from error
+        if names is None:
+            self._names([], encoding)
+
+    def _found(self, cells: Sequence[str]) -> int:
+        return sum(any(name in cells for name in group) for group in self.required)
+
+    def _names(self, cells: Sequence[str], encoding: str) -> list[str]:
+        """Check the header; columns without a name at its end are none."""
+        found = ", ".join(map(repr, cells)) or "nothing"
+        if any("\0" in cell for cell in cells):
+            raise self._wrong(1, f"expected the names of columns, found NUL bytes: {_brief(found)}", self.hint)
+        if any(map(_has_raw_bytes, cells)):
+            raise self._not_text(encoding)
+        if self._found(cells) < len(self.required):
+            wanted = " and ".join(" or ".join(group) for group in self.required)
+            first = self.required[0][0]
+            alike = next((cell for cell in cells if cell != first and cell.strip().casefold() == first), "")
+            hint = f"rename {alike!r}" if alike else "its first line must name the columns"
+            raise self._wrong(
+                1, f"expected the column{'s' * (len(self.required) > 1)} {wanted}, found {_brief(found)}", hint
+            )
+        known: dict[str, str] = {}
+        for name in filter(None, cells):
+            # SQL does not tell letter cases of names apart.
+            if (other := known.setdefault(name.casefold(), name)) != name or cells.count(name) > 1:
+                raise self._wrong(1, f"two columns have the same name: {other!r} and {name!r}", "rename one of them")
+        return list(cells[: max(place for place, name in enumerate(cells) if name) + 1])
+
+    def _row(self, line: int, names: Sequence[str], cells: Sequence[str], encoding: str) -> dict[str, str]:
+        if len(cells) < len(names):
+            raise self._wrong(line, f"expected {len(names)} cells, as the header has, found {len(cells)}")
+        row = {}
+        for name, cell in zip_longest(names, cells, fillvalue=""):
+            if name:
+                row[name] = cell
+            elif cell.strip():
+                problem = f"{_brief(repr(cell))} stands in a column without a name"
+                raise self._wrong(line, problem, "is it part of a cell whose quotation marks are missing?")
+            if len(cell) > _LARGEST_CELL:
+                raise self._wrong(line, f"column {name!r} has {len(cell):,} characters, more than {_LARGEST_CELL:,}")
+            if "\0" in cell:
+                raise self._wrong(line, f"column {name!r} has a NUL byte")
+            if name not in self.names_of_files and _has_raw_bytes(cell):
+                raise self._not_text(encoding, line)
+        return row
+
+    def _wrong(self, line: int, problem: str, hint: str = "") -> UsageError:
+        return UsageError(f"{self.path}, line {line}: {problem}", hint=hint)
+
+    def _not_text(self, encoding: str, begin: int = 1) -> UsageError:
+        """Name the first byte, from a line on, that is not of the encoding."""
+        decoder = codecs.getincrementaldecoder(encoding)()
+        line, offset = 1, 0
+        with open_regular(self.path) as file:
+            while part := file.readline(1 << 16):
+                try:
+                    decoder.decode(part)
+                except UnicodeDecodeError as error:
+                    # The decoder may have kept the beginning of a character from the part before.
+                    place = offset + len(part) - len(error.object) + error.start
+                    if line >= begin:
+                        byte = error.object[error.start]
+                        return self._wrong(line, f"byte {place} (0x{byte:02x}) is not {encoding}", self.hint)
+                    decoder.reset()
+                except UnicodeError as error:  # of UTF-16 without a byte order mark
+                    return self._wrong(line, f"not {encoding}: {error}", self.hint)
+                line += part.endswith(b"\n")
+                offset += len(part)
+        return UsageError(f"{self.path} is not {encoding}: it ends within a character", hint=self.hint)
+
+
+@contextmanager
+def _large_cells() -> Iterator[None]:
+    before = csv.field_size_limit(_LARGEST_LINE)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _lines(text: TextIOWrapper) -> Iterator[str]:
+    while line := text.readline(_LARGEST_LINE):
+        if len(line) == _LARGEST_LINE:
+            raise csv.Error(f"a line has more than {_LARGEST_LINE:,} characters")
+        yield line
+
+
+def _has_raw_bytes(cell: str) -> bool:
+    return not cell.isascii() and any("\udc80" <= character <= "\udcff" for character in cell)
+
+
+def _brief(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}..."
