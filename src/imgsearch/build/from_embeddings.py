@@ -92,7 +92,8 @@ def _refuse_late_options(job: Job, given: Manifest, previous: Manifest | None) -
 def _has_effect(name: str, value: object, given: Manifest) -> bool:
     alone = cast("BuildOptions", {name: value, "keep_pixels": True})
     if name == "metadata_encoding":
-        return resolve_metadata_encoding(alone, resolve_metadata({}, given), given) != given.metadata_encoding
+        file = Path(given.metadata_file) if given.metadata_file else None
+        return resolve_metadata_encoding(alone, file, given) != given.metadata_encoding
     if name == "metadata":
         metadata = resolve_metadata(alone, given)
         return (os.fspath(metadata) if metadata else "") != given.metadata_file

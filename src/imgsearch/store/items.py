@@ -179,8 +179,9 @@ class Items:
                 hint = self._similar(key)
                 raise UsageError(f"--where {expression!r}: no image has data called {key!r}", hint=hint)
         for key in condition.numeric:
-            text = self._first(f"typeof({value_of(key)}) = 'text'", value_of(key))
-            if text and not self._first(f"typeof({value_of(key)}) IN ('integer', 'real')"):
+            if self._first(f"typeof({value_of(key)}) IN ('integer', 'real')"):
+                continue
+            if text := self._first(f"typeof({value_of(key)}) = 'text'", value_of(key)):
                 raise UsageError(
                     f"--where {expression!r}: {key!r} has texts only, such as {text[0]!r}, and no number",
                     hint="compare it with a text, in single quotes; a number is written 12.50, without a unit",
