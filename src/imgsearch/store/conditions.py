@@ -9,8 +9,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from imgsearch.errors import UsageError
-
 # Whole and decimal numbers are numbers, in the shop's data and in conditions on them. A leading zero means an article
 # number, which is text. JSON knows the same numbers.
 NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?")
@@ -42,6 +40,7 @@ class Condition:
     sql: str
     keys: tuple[str, ...]  # of the metadata, which must exist
     numeric: tuple[str, ...]  # of these, those that are compared with a number
+    texts: tuple[str, ...]  # compared with a literal: where one is the name of a column, that was meant
 
 
 @dataclass(slots=True)
@@ -63,23 +62,27 @@ class _Token:
 
 
 def parse(condition: str) -> Condition:
-    """Read a condition; `UsageError` where it compares a text in place of a column."""
+    """Read a condition: values of the metadata will be compared with what is like them, and names are names."""
     tokens = [_Token(str(found.lastgroup), found[0]) for found in _TOKENS.finditer(condition)]
     shown = [token for token in tokens if token.kind != "space"]
     _quote_names(shown)
     shown = _unwrapped(list(_with_values(shown)))
     numeric: list[str] = []
+    texts: list[str] = []
     for place, token in enumerate(shown):
         if token.word in _COMPARISONS:
-            _refuse_text_for_column(condition, shown, place)
+            texts += _text_in_place_of_column(shown, place)
             numeric += _compare(shown, place)
     for token in tokens:
         if token.kind == "text":
             token.text = _without_raw_bytes(token.text)
     keys = dict.fromkeys(token.key for token in shown if token.kind in ("value", "json"))
-    if strange := next((key for key in keys if set(key) & {'"', "\\"}), None):
-        raise UsageError(f"--where {condition!r}: a column called {strange!r} cannot be asked for", hint="rename it")
-    return Condition("".join(token.text for token in tokens), tuple(keys), tuple(dict.fromkeys(numeric)))
+    return Condition("".join(token.text for token in tokens), tuple(keys), tuple(dict.fromkeys(numeric)), tuple(texts))
+
+
+def can_be_asked_for(key: str) -> bool:
+    """Return whether SQLite finds a key: it ends its names at the first quotation mark, escaped or not."""
+    return bool(key) and not set(key) & {'"', "\\"}
 
 
 def value_of(key: str) -> str:
@@ -116,33 +119,33 @@ def _with_values(shown: Sequence[_Token]) -> Iterator[_Token]:
     place = 0
     while place < len(shown):
         first = shown[place]
-        is_of_other_table = place > 0 and shown[place - 1].word == "."
-        length, first.kind, key = (1, first.kind, "") if is_of_other_table else _value_at(shown[place : place + 6])
-        if key:
+        length, kind, key = _value_at(shown[place : place + 6])
+        if key and not (place > 0 and shown[place - 1].word == "."):  # of another table
+            first.kind = kind
             first.key = key
             first.text = value_of(key) if first.kind == "value" else f"metadata->{_path_of(key)}"
             for token in shown[place + 1 : place + length]:
                 token.text = ""
+            place += length - 1
         yield first
-        place += length
+        place += 1
 
 
 def _value_at(shown: Sequence[_Token]) -> tuple[int, str, str]:
     """Return how many tokens are one, its kind, and the key that it is the value of; empty if it is none."""
     words = [token.content.upper() if token.kind == "name" else token.word for token in shown]
-    if words[:2] in (["METADATA", "->>"], ["METADATA", "->"]):
-        length, label = 3, 2
+    column = 2 if words[:2] == ["ITEMS", "."] else 0
+    if words[column : column + 2] in (["METADATA", "->>"], ["METADATA", "->"]):
+        label, length = column + 2, column + 3
     elif words[:4] == ["JSON_EXTRACT", "(", "METADATA", ","] and words[5:] == [")"]:
-        length, label = 6, 4
+        label, length = 4, 6
     else:
-        return 1, shown[0].kind, ""
+        return 1, "", ""
     key = shown[label].content if len(shown) > label and shown[label].kind == "text" else ""
     if key.startswith("$") or length == 6:
         path = re.fullmatch(r'\$\.(?:"([^"]+)"|([^".\[\]]+))', key)
         key = path[1] or path[2] if path else ""
-    if not key:
-        return 1, shown[0].kind, ""
-    return length, "json" if words[1] == "->" else "value", key
+    return length, "json" if words[column + 1] == "->" else "value", key
 
 
 def _unwrapped(shown: list[_Token]) -> list[_Token]:
@@ -160,13 +163,10 @@ def _unwrapped(shown: list[_Token]) -> list[_Token]:
     return shown
 
 
-def _refuse_text_for_column(condition: str, shown: Sequence[_Token], place: int) -> None:
+def _text_in_place_of_column(shown: Sequence[_Token], place: int) -> list[str]:
     left, right = _left_of(shown, place), _right_of(shown, place)
-    if [token.kind for token in left] == ["text"] and right and right[0].kind in ("text", "number"):
-        raise UsageError(
-            f"--where {condition!r}: {left[0].text} is a text, not a column",
-            hint="names of columns stand alone, your own as metadata->>'price'; only texts stand in single quotes",
-        )
+    compares_literals = [token.kind for token in left] == ["text"] and right and right[0].kind in ("text", "number")
+    return [left[0].content] if compares_literals else []
 
 
 def _compare(shown: Sequence[_Token], place: int) -> Iterator[str]:
@@ -210,18 +210,26 @@ def _left_of(shown: Sequence[_Token], place: int) -> Sequence[_Token]:
 
 def _right_of(shown: Sequence[_Token], place: int) -> Sequence[_Token]:
     """Return what a comparison compares with: literals, or the first token of anything else."""
+    if shown[place].word == "IN":
+        return list(_literals_in_list(shown, place + 1))
     start = place + 1
     while start < len(shown) and shown[start].word in ("NOT", "DISTINCT", "FROM", "(", "-", "+"):
         start += 1
-    joint = {"BETWEEN": "AND", "IN": ","}.get(shown[place].word)
-    end = start
-    while end < len(shown) and shown[end].kind in ("text", "number"):
-        end += 1
-        if end < len(shown) and shown[end].word == joint:
-            end += 1
-            joint = None if joint == "AND" else joint
-    is_whole = end == len(shown) or shown[end].word in _BOUNDARIES or shown[end].word in (")", "END", "COLLATE")
-    return shown[start : max(end, start + 1)] if is_whole or end == start else ()
+    end = start + 1
+    if shown[place].word == "BETWEEN" and [token.word for token in shown[end : end + 1]] == ["AND"]:
+        end += 2
+    is_whole = end >= len(shown) or shown[end].word in {*_BOUNDARIES, ")", "END", "COLLATE"}
+    return shown[start:end] if is_whole or shown[start].kind == "value" else ()
+
+
+def _literals_in_list(shown: Sequence[_Token], start: int) -> Iterator[_Token]:
+    depth = 0
+    for before, token, after in zip(shown[start:], shown[start + 1 :], shown[start + 2 :], strict=False):
+        depth += (before.word == "(") - (before.word == ")")
+        if depth == 0:
+            return
+        if depth == 1 and token.kind in ("text", "number") and {before.word, after.word} <= {"(", ",", ")"}:
+            yield token
 
 
 def _is_of_values(operand: Sequence[_Token]) -> bool:
@@ -233,5 +241,8 @@ def _without_raw_bytes(literal: str, errors: str = "surrogateescape") -> str:
     """Write a text that is not UTF-8 in SQL, which must be."""
     if literal.isascii() or not re.search("[\ud800-\udfff]", literal):
         return literal
-    content = literal[1:-1].replace("''", "'")
-    return f"CAST(x'{content.encode('utf-8', errors).hex()}' AS TEXT)"
+    try:
+        content = literal[1:-1].replace("''", "'").encode("utf-8", errors)
+    except UnicodeEncodeError:  # no bytes of a file name: SQLite refuses it
+        return literal
+    return f"CAST(x'{content.hex()}' AS TEXT)"

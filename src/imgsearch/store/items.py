@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote_from_bytes
 
 from imgsearch.errors import DamagedIndexError, UsageError
-from imgsearch.store.conditions import Condition, parse, type_of, value_of
+from imgsearch.store.conditions import Condition, can_be_asked_for, parse, type_of, value_of
 from imgsearch.store.integrity import repair_hint
 
 SCHEMA = """
@@ -45,6 +45,8 @@ CREATE TABLE damaged (
 
 # What a --where expression may do: read columns and call functions that only compute.
 _PERMITTED_ACTIONS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION}
+
+_TEXT_COLUMNS = ("path", "product", "category")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +176,16 @@ class Items:
 
     def _require_values(self, expression: str, condition: Condition) -> None:
         """Refuse a condition on data that no item has, or that compares numbers with data that are texts only."""
+        for name in condition.texts:
+            if name.casefold() in _TEXT_COLUMNS or self._has_data(name):
+                raise UsageError(
+                    f"--where {expression!r}: {name!r} is a text, not a column",
+                    hint="columns stand alone, your own as metadata->>'price'; only texts stand in single quotes",
+                )
         for key in condition.keys:
-            if not self._first(f"{type_of(key)} IS NOT NULL"):
+            if not can_be_asked_for(key):
+                raise UsageError(f"--where {expression!r}: no column called {key!r} can be asked for", hint="rename it")
+            if not self._has_data(key):
                 hint = self._similar(key)
                 raise UsageError(f"--where {expression!r}: no image has data called {key!r}", hint=hint)
         for key in condition.numeric:
@@ -187,6 +197,9 @@ class Items:
                     hint="compare it with a text, in single quotes; a number is written 12.50, without a unit",
                 )
 
+    def _has_data(self, key: str) -> bool:
+        return can_be_asked_for(key) and self._first(f"{type_of(key)} IS NOT NULL") is not None
+
     def _first(self, condition: str, columns: str = "row") -> tuple[Any, ...] | None:
         return next(self._run(f"SELECT {columns} FROM items WHERE {condition} LIMIT 1"), None)  # noqa: S608
 
@@ -194,7 +207,7 @@ class Items:
         """Return a hint that names the column most like an unknown name, or all."""
         keys = self._run("SELECT DISTINCT key FROM items, json_each(metadata) LIMIT 1000")
         columns = {str(key).casefold(): "metadata->>'{}'".format(key.replace("'", "''")) for (key,) in keys}
-        columns |= {column: column for column in ("path", "product", "category")}
+        columns |= {column: column for column in _TEXT_COLUMNS}
         similar = difflib.get_close_matches(name.casefold(), columns, 1)
         found = f"did you mean {columns[similar[0]]}" if similar else f"columns: {', '.join(columns.values())}"
         return f"{found}; texts stand in single quotes"
@@ -215,7 +228,7 @@ class Items:
 
     def column(self, name: str) -> Iterator[str]:
         """Yield each item's value in a column, by row: `path`, `product`, `category` or metadata; empty for none."""
-        if name in ("path", "product", "category"):
+        if name in _TEXT_COLUMNS:
             for (value,) in self._run(f"SELECT {name} FROM items ORDER BY row"):  # noqa: S608  # one of three words
                 yield str(value)
             return
