@@ -75,6 +75,7 @@ class Table:
 
     def _rows(self, text: TextIOWrapper, encoding: str) -> Iterator[tuple[int, dict[str, str]]]:
         begin, names = 1, None
+        is_utf8: set[bool] = set()  # whether what is not ASCII would be UTF-8, too
         try:
             lines = _lines(text)
             first = next(lines, "")
@@ -85,6 +86,8 @@ class Table:
                     names = self._names(cells, encoding)
                 elif any(cell.strip() for cell in cells):
                     yield begin, self._row(begin, names, cells, encoding)
+                    if not encoding.startswith("utf"):
+                        is_utf8 |= {_is_utf8(cell.encode(encoding)) for cell in cells if not cell.isascii()}
                 begin = reader.line_num + 1
         except csv.Error as error:
             said = str(error)
@@ -92,6 +95,8 @@ class Table:
             raise self._wrong(begin, f"not CSV: {'a quotation mark is not closed' if is_open else said}") from error
         if names is None:
             self._names([], encoding)
+        if is_utf8 == {True}:  # no other text happens to be
+            raise UsageError(f"{self.path} is UTF-8, expected {encoding}", hint="name its encoding, utf-8")
 
     def _found(self, cells: Sequence[str]) -> int:
         return sum(any(name in cells for name in group) for group in self.required)
@@ -175,6 +180,14 @@ def _lines(text: TextIOWrapper) -> Iterator[str]:
         if len(line) == _LARGEST_LINE:
             raise csv.Error(f"a line has more than {_LARGEST_LINE:,} characters")
         yield line
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _has_raw_bytes(cell: str) -> bool:

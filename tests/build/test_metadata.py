@@ -105,6 +105,13 @@ def test_a_named_encoding_is_used_and_remembered_for_that_file(build, index, pro
     assert items(index)["a/0000.png"].product == "Café 5 €"
 
 
+def test_a_file_that_has_become_utf8_is_not_read_in_the_encoding_of_before(products):
+    assert "is UTF-8, expected cp1252" in refusal(products("path,note\na.png,Größe\n"), "cp1252").message
+    assert rows(products("path,note\na.png,Größe\nb.png,Ã¼\n".encode("cp1252")), "cp1252")["a.png"][3] == {
+        "note": "Größe"
+    }
+
+
 @pytest.mark.parametrize("name", ["klingon", "base64", "rot13", "a\0b"])
 def test_an_encoding_nobody_knows_is_a_usage_error(build, products, name):
     with pytest.raises(UsageError, match="expected the name of an encoding"):
