@@ -6,6 +6,7 @@ import struct
 from collections.abc import Callable
 
 from imgsearch.errors import ImageError
+from imgsearch.images.tiff import first_directory
 
 _ORIENTATION_TAG = 0x0112
 # Stray and fill bytes, and markers without a body, are skipped, as decoders do.
@@ -14,7 +15,6 @@ _JPEG_SEGMENT = re.compile(rb"\xff([^\xff\0\x01\xd0-\xd8])")
 _MAX_PARTS = 10_000
 _LAST_HUFFMAN_FRAME = 0xC7  # later ones are coded arithmetically
 _SCAN = b"\xda"
-_TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _WIDTH_TAG, _HEIGHT_TAG = 0x0100, 0x0101
 
 
@@ -132,21 +132,9 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _tiff_size(data: bytes) -> tuple[int, int] | None:
-    """Read the first directory (TIFF 6.0, section 2; in BigTIFF all fields are wider)."""
-    order = "<" if data.startswith(b"II") else ">"
-    big = data[2:4] in (b"+\0", b"\0+")
-    (start,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
-    head, entry_length = (order + "Q", 20) if big else (order + "H", 12)
-    (count,) = struct.unpack_from(head, data, start)
-    found: dict[int, int] = {}
-    for entry in range(min(count, 0xFFFF)):
-        place = start + struct.calcsize(head) + entry_length * entry
-        tag, kind = struct.unpack_from(order + "HH", data, place)
-        if tag in (_WIDTH_TAG, _HEIGHT_TAG):
-            if kind not in _TIFF_NUMBERS:
-                return None
-            (found[tag],) = struct.unpack_from(order + _TIFF_NUMBERS[kind], data, place + (12 if big else 8))
-    return (found[_HEIGHT_TAG], found[_WIDTH_TAG]) if len(found) == 2 else None
+    fields = first_directory(data)
+    size = fields.number(_HEIGHT_TAG, 0), fields.number(_WIDTH_TAG, 0)
+    return size if all(size) else None
 
 
 def _avif_size(data: bytes) -> tuple[int, int] | None:
