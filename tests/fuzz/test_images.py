@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from imgsearch.errors import ImageError
 from imgsearch.images import MAX_PIXELS
-from imgsearch.images.headers import avif_turn, checked_size, exif_orientation, image_format, sample_bits
+from imgsearch.images.headers import avif_turn, checked_size, exif_orientation, image_format
+from imgsearch.images.layouts import layout_of
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.workers.decoders import DecodeWorker
 
@@ -67,11 +68,11 @@ def read_header(data: bytes, max_pixels: int = MAX_PIXELS) -> None:
         kind = image_format(data)
         size = checked_size(data, kind, max_pixels)
         assert size is None or 0 <= size[0] * size[1] <= max_pixels
+        assert layout_of(data, kind).bits in (10, 12, 16)
     except ImageError as error:
         if error.cause not in REASONS:
             raise
         return
-    assert sample_bits(data, kind) in (10, 12, 16)
     turn = avif_turn(data)
     assert turn is None or (turn[0] in range(4) and turn[1] in ("", "vertical", "horizontal"))
 

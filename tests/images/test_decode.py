@@ -451,7 +451,6 @@ def test_every_kind_of_png_shows_its_colors_over_white(data, colors):
     assert differs_by(decode(data), over_white) == 0
 
 
-@pytest.mark.xfail(reason="OpenCV drops the tRNS of a gray PNG", strict=True)
 def test_a_gray_png_with_one_transparent_gray_shows_white_there():
     data = png((2, 1), 8, 0, [bytes([10, 200])], png_chunk(b"tRNS", struct.pack(">H", 10)))
 

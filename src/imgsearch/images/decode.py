@@ -18,14 +18,16 @@ from numpy.typing import NDArray
 
 from imgsearch.errors import ImageError, UsageError
 from imgsearch.images import MAX_PIXELS
+from imgsearch.images.bmp import read_bmp
 from imgsearch.images.headers import (
     avif_turn,
     checked_size,
     exif_orientation,
     image_format,
-    sample_bits,
+    without_animation,
     without_stray_bytes,
 )
+from imgsearch.images.layouts import Layout, layout_of
 from imgsearch.images.policy import MAX_BYTES
 
 # Part of every encoder's fingerprint. Raise it when the same file would give other pixels (decoder choices,
@@ -139,36 +141,85 @@ def _decode_native(data: bytes, shrink_to: int, max_pixels: int) -> tuple[Pixels
     """Decode to upright 8-bit gray, BGR or BGRA; return also what damage the decoder passed over, if any."""
     kind = image_format(data)
     size = checked_size(data, kind, max_pixels)
-    # libjpeg speaks of the first irregularity only: stray bytes in the head would hide damage behind them.
-    buffer = np.frombuffer(without_stray_bytes(data) if kind == "jpeg" else data, np.uint8)
-    metadata: list[Pixels] = []
+    layout = layout_of(data, kind)
+    exif = b""
     try:
         with _captured_stderr() as said:
-            if kind == "jpeg":
+            if layout.reader == "bmp":
+                image: object = read_bmp(data)
+            elif layout.reader == "pillow":
+                image = _read_tiff_by_pillow(data)
+            elif kind == "jpeg":
+                # libjpeg speaks of the first irregularity only: stray bytes in the head would hide damage behind them.
+                buffer = np.frombuffer(without_stray_bytes(data), np.uint8)
                 image = cv2.imdecode(buffer, _jpeg_flag(size, shrink_to))
             else:
-                # UNCHANGED keeps transparency and all 16 bits, but does not turn the image upright.
-                image, kinds, contents = cv2.imdecodeWithMetadata(buffer, flags=cv2.IMREAD_UNCHANGED)
-                metadata = [
-                    _as_pixels(content)
-                    for what, content in zip(np.ravel(kinds), contents, strict=True)
-                    if what == cv2.IMAGE_METADATA_EXIF
-                ]
+                image, exif = _read_by_opencv(without_animation(data) if kind == "png" else data)
     except cv2.error as error:
         raise _refusal(error) from None
-    if image is None or image.size == 0:
+    pixels = _corrected(image, layout)
+    turn = avif_turn(data) if kind == "avif" else None
+    if turn:
+        pixels = _turned(pixels, *turn)
+    elif exif:
+        pixels = _upright(pixels, exif_orientation(exif))
+    return pixels, _damage(said, data) if kind == "jpeg" else ""
+
+
+def _read_by_opencv(data: bytes) -> tuple[object, bytes]:
+    """Decode any format but JPEG to what OpenCV makes of it; return EXIF data, too."""
+    # UNCHANGED keeps transparency and all 16 bits, but does not turn the image upright.
+    image, kinds, contents = cv2.imdecodeWithMetadata(np.frombuffer(data, np.uint8), flags=cv2.IMREAD_UNCHANGED)
+    for kind, content in zip(np.ravel(kinds), contents, strict=True):
+        if kind == cv2.IMAGE_METADATA_EXIF:
+            return image, _as_pixels(content).tobytes()
+    return image, b""
+
+
+def _read_tiff_by_pillow(data: bytes) -> Pixels:
+    """Decode a TIFF to upright 8-bit BGR or BGRA."""
+    from PIL.TiffImagePlugin import TiffImageFile
+
+    try:
+        with TiffImageFile(io.BytesIO(data)) as image:  # not `Image.open`, whose limit of pixels is not ours
+            image.load()
+            has_alpha = image.mode in ("LA", "RGBA", "RGBa")
+            pixels = _as_pixels(image.convert("RGBA" if has_alpha else "RGB"))
+    except (OSError, SyntaxError, ValueError):
+        raise ImageError("corrupt", "cut short or damaged") from None
+    return _as_pixels(cv2.cvtColor(pixels, cv2.COLOR_RGBA2BGRA if has_alpha else cv2.COLOR_RGB2BGR))
+
+
+def _corrected(image: object, layout: Layout) -> Pixels:
+    """Make 8-bit gray, BGR or BGRA with straight alpha of what a reader gave; where it gave none, `corrupt`."""
+    if not isinstance(image, np.ndarray) or image.size == 0:
         raise ImageError("corrupt", "cut short or damaged")
+    transparent = None if layout.transparent_gray is None else image == layout.transparent_gray
     if image.dtype == np.uint16:
-        image = cv2.convertScaleAbs(image, alpha=255 / (2 ** sample_bits(data, kind) - 1))
+        image = cv2.convertScaleAbs(image, alpha=255 / (2**layout.bits - 1))
     if image.dtype != np.uint8 or (image.ndim == 3 and image.shape[2] not in (3, 4)):
         channels = 1 if image.ndim == 2 else image.shape[2]
         raise ImageError("unsupported_format", f"{channels} channel(s) of {image.dtype} samples")
-    turn = avif_turn(data) if kind == "avif" else None
-    if turn:
-        image = _turned(_as_pixels(image), *turn)
-    elif metadata:
-        image = _upright(_as_pixels(image), exif_orientation(metadata[0].tobytes()))
-    return _as_pixels(image), _damage(said, data) if kind == "jpeg" else ""
+    if layout.is_inverted:
+        image = cv2.bitwise_not(image)
+    if transparent is not None:
+        return np.dstack([image, image, image, np.where(transparent, 0, 255).astype(np.uint8)])
+    if image.ndim == 3 and image.shape[2] == 4:
+        if layout.alpha == "none":
+            image = cv2.cvtColor(image, cv2.COLOR_BGRA2BGR)
+        elif layout.alpha == "premultiplied":
+            image = cv2.cvtColor(image, cv2.COLOR_mRGBA2RGBA)
+    elif layout.frame:
+        image = _clear_around(_as_pixels(image), layout.frame)
+    return _as_pixels(image)
+
+
+def _clear_around(image: Pixels, frame: tuple[int, int, int, int]) -> Pixels:
+    """Make transparent what lies outside the first frame of an animation."""
+    x, y, width, height = frame
+    alpha = np.zeros(image.shape[:2], np.uint8)
+    alpha[y : y + height, x : x + width] = 255
+    return image if alpha.all() else np.dstack([image, alpha])
 
 
 @contextlib.contextmanager

@@ -1,11 +1,13 @@
-"""What an image file says of itself before it is decoded: format, size, orientation, depth."""
+"""What an image file says of itself before it is decoded: format, size, orientation."""
 
 import itertools
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from imgsearch.errors import ImageError
+from imgsearch.images.bmp import bmp_header
 from imgsearch.images.tiff import first_directory
 
 _ORIENTATION_TAG = 0x0112
@@ -14,6 +16,7 @@ _JPEG_SEGMENT = re.compile(rb"\xff([^\xff\0\x01\xd0-\xd8])")
 # More segments or boxes than any image has; a file of nothing else would keep us for long.
 _MAX_PARTS = 10_000
 _LAST_HUFFMAN_FRAME = 0xC7  # later ones are coded arithmetically
+_JPEG_LS_FRAME = 0xF7
 _SCAN = b"\xda"
 _WIDTH_TAG, _HEIGHT_TAG = 0x0100, 0x0101
 
@@ -34,15 +37,18 @@ def image_format(data: bytes) -> str:
         "gif": head.startswith((b"GIF87a", b"GIF89a")),
         "avif": is_media and re.search(rb"avi[fs]", brands) is not None,
     }
-    for name, matches in known.items():
-        if matches:
-            return name
     unsupported = {
-        "HEIC or another ISO media file": is_media,
+        "HEIC or another ISO media file": is_media and not known["avif"],
         "JPEG XL": head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")),
         "JPEG 2000": head.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")),
+        "JPEG XR": head.startswith(b"II\xbc\x01"),
+        "Apple's variant of PNG (CgBI)": known["png"] and head[12:] == b"CgBI",
+        "camera raw": head.startswith((b"IIU\0", b"IIRO", b"IIRS", b"MMOR", b"FUJIFILMCCD-RAW", b"FOVb")),
         "Photoshop": head.startswith(b"8BPS"),
-        "SVG": b"<svg" in data[:1024].lower(),
+        "GIMP": head.startswith(b"gimp xcf"),
+        "OpenEXR": head.startswith(b"v/1\x01"),
+        "a Windows icon": head.startswith(b"\0\0\1\0"),
+        "SVG": b"<svg" in data[:1024].lower() and not any(known.values()),
     }
     for name, matches in unsupported.items():
         if matches:
@@ -51,6 +57,9 @@ def image_format(data: bytes) -> str:
                 f"{name} is not supported",
                 hint="convert it to JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF",
             )
+    for name, matches in known.items():
+        if matches:
+            return name
     raise ImageError("not_an_image", "the content is not an image")
 
 
@@ -69,23 +78,39 @@ def checked_size(data: bytes, kind: str, max_pixels: int) -> tuple[int, int] | N
     if height * width > max_pixels:
         raise ImageError("too_large", f"{width} x {height} pixels, more than the limit of {max_pixels:,}")
     # Huffman codes take a bit at least for each block of 64 pixels.
-    if kind == "jpeg" and _jpeg_frame(data)[0] <= _LAST_HUFFMAN_FRAME and height * width > 512 * len(data):
+    if kind == "jpeg" and jpeg_frame(data).marker <= _LAST_HUFFMAN_FRAME and height * width > 512 * len(data):
         raise ImageError("corrupt", "holds less than its header promises")
     return size
 
 
-def _jpeg_frame(data: bytes) -> tuple[int, int, int]:
-    """Read marker, height and width from the frame header (ITU-T T.81, B.2.2)."""
+@dataclass(frozen=True, slots=True)
+class JpegFrame:
+    """A frame header (ITU-T T.81, B.2.2)."""
+
+    marker: int  # how the image is coded
+    bits: int  # of a sample
+    height: int
+    width: int
+    samplings: tuple[tuple[int, int], ...]  # of each component, across and down
+
+
+def jpeg_frame(data: bytes) -> JpegFrame:
+    """Read the frame header of a JPEG, or of a JPEG-LS, which has one of the same form."""
     position = 2
     for _ in range(_MAX_PARTS):
         found = _JPEG_SEGMENT.search(data, position)
-        if not found or found.end() + 7 > len(data):
+        if not found or found.end() + 8 > len(data):
             break
-        marker = found[1][0]
-        length, height, width = struct.unpack_from(">HxHH", data, found.end())
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return marker, height, width
-        position = found.end() + max(length, 2)
+        marker, start = found[1][0], found.end()
+        (length,) = struct.unpack_from(">H", data, start)
+        if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == _JPEG_LS_FRAME:
+            bits, height, width, components = struct.unpack_from(">BHHB", data, start + 2)
+            factors = data[start + 9 : start + 8 + 3 * components : 3]
+            if len(factors) < components:
+                break
+            samplings = tuple((factor >> 4, factor & 15) for factor in factors)
+            return JpegFrame(marker, bits, height, width, samplings)
+        position = start + max(length, 2)
     raise ImageError("corrupt", "a JPEG without a frame header: cut short or damaged")
 
 
@@ -105,16 +130,38 @@ def without_stray_bytes(data: bytes) -> bytes:
     return data if sum(map(len, kept)) == position else b"".join([*kept, data[position:]])
 
 
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    frame = jpeg_frame(data)
+    return frame.height, frame.width
+
+
+def _bmp_size(data: bytes) -> tuple[int, int]:
+    header = bmp_header(data)
+    return header.height, header.width
+
+
 def _size_at(data: bytes, place: int, layout: str) -> tuple[int, int]:
     width, height = struct.unpack_from(layout, data, place)
     return height, width
 
 
-def _bmp_size(data: bytes) -> tuple[int, int]:
-    """Read the information header; a negative height means rows from the top."""
-    (length,) = struct.unpack_from("<I", data, 14)
-    height, width = _size_at(data, 18, "<HH" if length == 12 else "<ii")
-    return abs(height), abs(width)
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Name the chunks of a PNG up to its pixels, and say where each begins and ends (PNG, 5.3)."""
+    start = 8
+    for _ in range(_MAX_PARTS):
+        length, name = int.from_bytes(data[start : start + 4], "big"), data[start + 4 : start + 8]
+        if name in (b"IDAT", b""):
+            break
+        yield name, start, start + 12 + length
+        start += 12 + length
+
+
+def without_animation(data: bytes) -> bytes:
+    """Make of an animated PNG the still image that programs show which know of no animation (PNG, 4.9)."""
+    for name, start, end in png_chunks(data):
+        if name == b"acTL":
+            return data[:start] + data[end:]
+    return data
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:
@@ -145,7 +192,7 @@ def _avif_size(data: bytes) -> tuple[int, int] | None:
 
 
 _SIZE_READERS: dict[str, Callable[[bytes], tuple[int, int] | None]] = {
-    "jpeg": lambda data: _jpeg_frame(data)[1:],
+    "jpeg": _jpeg_size,
     "png": lambda data: _size_at(data, 16, ">II"),  # the chunk IHDR (PNG, 11.2.1)
     "gif": lambda data: _size_at(data, 6, "<HH"),  # the logical screen descriptor (GIF89a, 18)
     "bmp": _bmp_size,
@@ -171,14 +218,6 @@ def exif_orientation(exif: bytes) -> int:
     except struct.error:
         pass  # offsets that point nowhere: the image is fine, its metadata is not
     return 1
-
-
-def sample_bits(data: bytes, kind: str) -> int:
-    """Return how many bits a sample has that OpenCV gives in 16: AVIF has 10 or 12 (AV1-ISOBMFF, 2.3.3), others all."""
-    if kind != "avif":
-        return 16
-    flags = data[data.find(b"av1C") + 6 :][:1]
-    return 12 if flags and flags[0] & 0x60 == 0x60 else 10
 
 
 def avif_turn(data: bytes) -> tuple[int, str] | None:

@@ -17,6 +17,10 @@ class Directory:
     is_big: bool  # BigTIFF
     entries: dict[int, tuple[int, int, int]]  # tag to field type, count of items, and where in `data` they begin
 
+    def has(self, tag: int) -> bool:
+        """Return whether there is such a field."""
+        return tag in self.entries
+
     def content(self, tag: int) -> bytes:
         """Return the bytes of a field, such as an ICC profile (34675); nothing where it is missing or cut short."""
         kind, count, place = self.entries.get(tag, (0, 0, 0))
