@@ -59,7 +59,8 @@ def read_bmp(data: bytes) -> NDArray[np.uint8]:
     """Read the pixels of an uncompressed BMP: BGR, or BGRA if it has an alpha mask and anything to see through it."""
     header = bmp_header(data)
     row_bytes = (header.width * header.bits + 31) // 32 * 4
-    if header.pixels_start < header.palette_start or len(data) < header.pixels_start + row_bytes * header.height:
+    end = header.pixels_start + row_bytes * header.height
+    if not row_bytes * header.height or header.pixels_start < header.palette_start or len(data) < end:
         raise ImageError("corrupt", "cut short or damaged")
     rows = np.frombuffer(data, np.uint8, row_bytes * header.height, header.pixels_start)
     rows = rows.reshape(header.height, row_bytes)[:: 1 if header.is_top_down else -1]
@@ -101,6 +102,8 @@ def _channel(rows: NDArray[np.uint8], header: BmpHeader, mask: int) -> NDArray[n
     """Read the samples under a mask, of whose bits the upper eight count, and spread them over 0 to 255."""
     bits = min(mask.bit_count(), 8)
     shift = mask.bit_length() - bits
+    if mask == 0xFF << shift and shift % 8 == 0:  # a byte by itself, as in nearly all of 32 bits
+        return rows[:, shift // 8 :: header.bits // 8][:, : header.width]
     brightness = np.rint(np.arange(2**bits) * (255 / (2**bits - 1))).astype(np.uint8)
     result = np.empty((header.height, header.width), np.uint8)
     for top in range(0, header.height, _ROWS):

@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import threading
+import warnings
 from collections.abc import Iterator
 
 import cv2
@@ -178,13 +179,17 @@ def _read_by_opencv(data: bytes) -> tuple[object, bytes]:
 
 def _read_tiff_by_pillow(data: bytes) -> Pixels:
     """Decode a TIFF to upright 8-bit BGR or BGRA."""
+    from PIL.Image import DecompressionBombError
     from PIL.TiffImagePlugin import TiffImageFile
 
     try:
-        with TiffImageFile(io.BytesIO(data)) as image:  # not `Image.open`, whose limit of pixels is not ours
+        # It warns of fields that it skips, as OpenCV does not.
+        with warnings.catch_warnings(action="ignore"), TiffImageFile(io.BytesIO(data)) as image:
             image.load()
             has_alpha = image.mode in ("LA", "RGBA", "RGBa")
             pixels = _as_pixels(image.convert("RGBA" if has_alpha else "RGB"))
+    except DecompressionBombError:
+        raise ImageError("too_large", "more pixels than Pillow's limit") from None
     except (OSError, SyntaxError, ValueError):
         raise ImageError("corrupt", "cut short or damaged") from None
     return _as_pixels(cv2.cvtColor(pixels, cv2.COLOR_RGBA2BGRA if has_alpha else cv2.COLOR_RGB2BGR))
@@ -194,7 +199,7 @@ def _corrected(image: object, layout: Layout) -> Pixels:
     """Make 8-bit gray, BGR or BGRA with straight alpha of what a reader gave; where it gave none, `corrupt`."""
     if not isinstance(image, np.ndarray) or image.size == 0:
         raise ImageError("corrupt", "cut short or damaged")
-    transparent = None if layout.transparent_gray is None else image == layout.transparent_gray
+    transparent = image == layout.transparent_gray if layout.transparent_gray is not None and image.ndim == 2 else None
     if image.dtype == np.uint16:
         image = cv2.convertScaleAbs(image, alpha=255 / (2**layout.bits - 1))
     if image.dtype != np.uint8 or (image.ndim == 3 and image.shape[2] not in (3, 4)):
@@ -217,9 +222,11 @@ def _corrected(image: object, layout: Layout) -> Pixels:
 def _clear_around(image: Pixels, frame: tuple[int, int, int, int]) -> Pixels:
     """Make transparent what lies outside the first frame of an animation."""
     x, y, width, height = frame
+    if x == y == 0 and height >= image.shape[0] and width >= image.shape[1]:
+        return image
     alpha = np.zeros(image.shape[:2], np.uint8)
     alpha[y : y + height, x : x + width] = 255
-    return image if alpha.all() else np.dstack([image, alpha])
+    return np.dstack([image, alpha])
 
 
 @contextlib.contextmanager
