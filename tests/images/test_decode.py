@@ -16,6 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import image_files
+from image_files import jpeg_segment, png_chunk
 from imgsearch.errors import ImageError
 from imgsearch.images.decode import decode, decode_rgba, salvage
 
@@ -68,10 +70,6 @@ def exif(orientation: int, order: str = "<") -> bytes:
     return magic + struct.pack(order + "IH", 8, 1) + entry + bytes(4)
 
 
-def png_chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
 def png(
     size: tuple[int, int], depth: int, color_type: int, rows: list[bytes], extra: bytes = b"", interlace: int = 0
 ) -> bytes:
@@ -90,10 +88,6 @@ def png(
 
 def png_with_exif(data: bytes, content: bytes) -> bytes:
     return data[:33] + png_chunk(b"eXIf", content) + data[33:]
-
-
-def jpeg_segment(marker: int, content: bytes) -> bytes:
-    return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
 
 
 def jpeg_with_exif(data: bytes, content: bytes) -> bytes:
@@ -196,6 +190,9 @@ def quarters_gif(**options) -> bytes:
     return gif(numbers, palette=[RED, GREEN, BLUE, YELLOW], **options)
 
 
+MASKED = {"width": WIDTH, "compression": 3, "masks": (0xF800, 0x7E0, 0x1F)}
+
+
 def every_format() -> dict[str, bytes]:
     image = quarters()
     half_clear = np.dstack([image, np.full(image.shape[:2], 128, np.uint8)])
@@ -214,7 +211,9 @@ def every_format() -> dict[str, bytes]:
         "webp-exif": webp_with_exif(image, exif(8)),
         "bmp": encoded(".bmp", image),
         "tiff": encoded(".tif", image),
+        "bmp-masks": image_files.bmp(image_files.masked(image, (0xF800, 0x7E0, 0x1F), 16), 16, **MASKED),
         "tiff-plain": tiff(image, 7),
+        "tiff-tiles": image_files.tiff(image, tile=16, compression=8),
         "gif": quarters_gif(),
         "avif": encoded(".avif", image, LOSSLESS_AVIF),
         "avif-exif": with_exif(".avif", image, exif(3)),

@@ -11,7 +11,7 @@ from typing import cast
 from imgsearch.build.encoder_source import EncoderSource
 from imgsearch.build.generation import Job, complete_generation
 from imgsearch.build.journal import Changes
-from imgsearch.build.loss import count_kept, guard_against_data_loss, guard_against_loss, shop_data
+from imgsearch.build.loss import Found, count_kept, guard_against_data_loss, guard_against_loss, shop_data
 from imgsearch.build.options import (
     BuildOptions,
     ImageOptions,
@@ -103,7 +103,7 @@ def _has_effect(name: str, value: object, given: Manifest) -> bool:
 def _guard(job: Job, given: Manifest, previous: Manifest | None) -> None:
     """Refuse embeddings of another catalog, or of one that lost much."""
     if previous is None:
-        guard_against_loss(given.count, given.rejected, 0, None, job.options)
+        guard_against_loss(Found(given.count, given.rejected, 0), None, job.options)
         return
     items, old = (at / of.folder / generations.ITEMS for at, of in ((job.catalog, given), (job.directory, previous)))
     integrity.check_truth(job.directory, previous, f"{previous.folder}/{generations.ITEMS}")
@@ -111,7 +111,7 @@ def _guard(job: Job, given: Manifest, previous: Manifest | None) -> None:
         connection.execute("ATTACH ? AS old", (database_uri(old),))
         connection.execute("CREATE TEMP VIEW coming AS SELECT * FROM main.items")
         kept = count_kept(connection, same_root=given.catalog == previous.catalog)
-        guard_against_loss(given.count, given.rejected, kept, previous, job.options)
+        guard_against_loss(Found(given.count, given.rejected, kept), previous, job.options)
         if previous.metadata_file:
             before, after = shop_data(connection, "old.items"), shop_data(connection, "coming")
             guard_against_data_loss(before, after, os.fspath(job.catalog), job.options)

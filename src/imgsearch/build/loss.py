@@ -4,10 +4,11 @@ import logging
 import os
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from imgsearch.build.options import BuildOptions
 from imgsearch.errors import RefusedError
+from imgsearch.images.scan import hint_for_unused, unused_in_words
 from imgsearch.store.items import default_names
 from imgsearch.store.manifest import Manifest
 
@@ -24,6 +25,17 @@ SELECT count(*) FROM {} WHERE EXISTS (SELECT 1 FROM json_each(metadata) WHERE ty
 OR has_given_names(CAST(path AS BLOB), CAST(product AS BLOB), CAST(category AS BLOB))
 """
 _VALUES = "SELECT key, count(*) FROM {}, json_each(metadata) WHERE type != 'null' GROUP BY key"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What there is in a catalog."""
+
+    usable: int  # images
+    rejected: int
+    kept: int  # of the published items, those whose image is still there
+    left_out: Mapping[str, int] = field(default_factory=dict)  # as `Scan` counts
+    causes: Mapping[str, int] = field(default_factory=dict)  # of what was rejected
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,30 +64,31 @@ def _has_given_names(*names: bytes) -> bool:
     return tuple(given) != default_names(path)
 
 
-def guard_against_loss(usable: int, rejected: int, kept: int, previous: Manifest | None, options: BuildOptions) -> None:
+def guard_against_loss(found: Found, previous: Manifest | None, options: BuildOptions) -> None:
     """Refuse a catalog that is empty, lost more than half of its images, is another, or has too many bad files."""
     limit = options.get("max_skipped")
-    if limit is not None and rejected > limit:
+    if limit is not None and found.rejected > limit:
         raise RefusedError(
-            f"{rejected} files cannot be used, more than --max-skipped {limit}; nothing was changed",
+            f"{found.rejected} files cannot be used, more than --max-skipped {limit}; nothing was changed",
             hint="run it without --max-skipped, then imgsearch info --rejected names them",
         )
     if options.get("force"):
         return
-    if previous is None and not usable:
+    unused = unused_in_words(found.left_out, found.causes)
+    if previous is None and not found.usable:
         raise RefusedError(
-            "the catalog has no image that can be used",
-            hint="is it the right folder, and is its disk mounted? To publish an empty index, pass --force",
+            f"the catalog has no image that can be used{unused}",
+            hint=f"{hint_for_unused(found.left_out, found.causes)} (To publish an empty index, pass --force.)",
         )
-    if previous is not None and usable < previous.count / 2:
+    if previous is not None and found.usable < previous.count / 2:
         raise RefusedError(
-            f"the catalog has {usable} usable images, the index has {previous.count}; nothing was changed",
+            f"the catalog has {found.usable} usable images, the index has {previous.count}; nothing was changed{unused}",
             hint="is the disk mounted? If the images are really gone, pass --force",
         )
-    if previous is not None and kept < previous.count / 2:
+    if previous is not None and found.kept < previous.count / 2:
         raise RefusedError(
-            f"the catalog has {kept} of the {previous.count} images of the index, and {usable - kept} others;"
-            " nothing was changed",
+            f"the catalog has {found.kept} of the {previous.count} images of the index, and"
+            f" {found.usable - found.kept} others; nothing was changed",
             hint=f"is it the right folder? The index is of {previous.catalog}. To index another, choose another index"
             " with --index; to replace all images, pass --force",
         )

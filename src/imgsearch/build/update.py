@@ -13,7 +13,7 @@ from imgsearch.build.adapt import Adapter
 from imgsearch.build.encoder_source import EncoderSource
 from imgsearch.build.generation import Job, complete_generation
 from imgsearch.build.journal import Changes, Journal
-from imgsearch.build.loss import guard_against_data_loss, guard_against_loss
+from imgsearch.build.loss import Found, guard_against_data_loss, guard_against_loss
 from imgsearch.build.metadata import read_products
 from imgsearch.build.options import (
     check_resources,
@@ -65,8 +65,7 @@ def update(job: Job) -> BuildReport:
         with _open_journal(job, plan) as journal:
             with job.watch.stage("scan"):
                 changes = _scan(job, plan, journal)
-            usable, kept = changes.seen - changes.rejected, journal.count_kept()
-            guard_against_loss(usable, changes.rejected, kept, plan.previous, job.options)
+            _guard(job, plan, journal, changes, changes.rejected)
             _check_products(job, plan, journal)
             counts = EmbedCounts()
             unchanged = is_unchanged(job, plan, journal, changes, counts)
@@ -80,7 +79,7 @@ def update(job: Job) -> BuildReport:
                 link_embeddings(job.directory, manifest)
             else:
                 count, rejected = journal.item_count(), changes.rejected + counts.rejected
-                guard_against_loss(count, rejected, journal.count_kept(), plan.previous, job.options)
+                _guard(job, plan, journal, changes, rejected)
                 draft = replace(plan.draft, count=count, rejected=rejected, damaged=journal.damaged_count())
                 manifest = _publish(job, replace(plan, draft=draft), journal, sources)
             return report_of(
@@ -109,6 +108,11 @@ def is_unchanged(job: Job, plan: BuildPlan, journal: Journal, changes: Changes, 
             and plan.draft.has_settings_of(previous)
             and integrity.is_whole(job.directory, previous)
         )
+
+
+def _guard(job: Job, plan: BuildPlan, journal: Journal, changes: Changes, rejected: int) -> None:
+    found = Found(changes.seen - rejected, rejected, journal.count_kept(), changes.left_out, journal.causes())
+    guard_against_loss(found, plan.previous, job.options)
 
 
 def _require_folder(job: Job) -> None:

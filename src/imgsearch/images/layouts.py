@@ -113,29 +113,33 @@ def _tiff_layout(data: bytes) -> Layout:
     declared = fields.numbers(338)
     extra = (*declared, *[_UNSPECIFIED] * samples)[: samples - colors]
     is_tiled, is_separate = fields.has(322), samples > 1 and fields.number(284, 1) == 2
+    kind = name, len(extra)
     # Up to 8 bits OpenCV has libtiff make RGBA of everything: planes may be separate then, but tiles get mirrored.
-    by_opencv = bits in _OPENCV_BITS.get((name, len(extra)), ()) and not (is_tiled if bits <= 8 else is_separate)
-    if by_opencv:
+    if bits in _OPENCV_BITS.get(kind, ()) and not (is_tiled if bits <= 8 else is_separate):
         return Layout(is_inverted=photometric == 0 and bits > 8, alpha=_alpha_by_opencv(extra, declared, bits))
-    by_pillow = (
-        bits in _PILLOW_BITS.get((name, len(extra)), ())
-        and not (
-            is_separate
-            or fields.is_big  # it does not know the big-endian ones
-            or fields.number(266, 1) != 1  # bits in reverse
-            or (is_tiled and fields.number(259, 1) in _FAX)
-            or (name == "gray" and extra and (photometric == 0 or extra[0] == _PREMULTIPLIED))
-            or (name == "palette" and max(fields.numbers(320, 3 * 256), default=0) < 256)  # 8 bits where 16 belong
-            or (name == "CMYK" and any(extra))
-            or any(extra[1:])
-            or (extra and not declared and (name, len(extra)) != ("RGB", 1))
-        )
-    )
-    if by_pillow:
+    if bits in _PILLOW_BITS.get(kind, ()) and not _is_beyond_pillow(fields, name, extra):
         return Layout("pillow")
     beyond = f" with {len(extra)} more channel(s)" if extra else ""
     how = " in separate planes" if is_separate else " in tiles" if is_tiled else ""
     raise _unsupported(f"a TIFF of {bits}-bit {name} samples{beyond}{how}")
+
+
+def _is_beyond_pillow(fields: Directory, name: str, extra: tuple[int, ...]) -> bool:
+    """Return whether Pillow, though it knows such samples, does not know how these are stored, or gets them wrong."""
+    return any(
+        (
+            fields.number(284, 1) != 1,  # separate planes, be it a single one
+            fields.number(266, 1) != 1,  # bits in reverse
+            fields.is_big,  # of which it does not know the big-endian ones
+            fields.has(322) and fields.number(259, 1) in _FAX,
+            name == "palette" and max(fields.numbers(320, 3 * 256), default=0) < 256,  # 8 bits where 16 belong
+            name == "gray" and extra and fields.number(262, -1) == 0,
+            name == "gray" and extra[:1] == (_PREMULTIPLIED,),
+            name == "CMYK" and any(extra),
+            any(extra[1:]),
+            extra and not fields.has(338) and (name, len(extra)) != ("RGB", 1),
+        )
+    )
 
 
 def _refuse_other_tiffs(fields: Directory) -> None:

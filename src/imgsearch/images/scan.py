@@ -7,16 +7,17 @@ import logging
 import os
 import stat
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-# What OpenCV reads, and what it does not: shops also keep HEIC and PSD files, and want to be told that these
-# are not searched rather than miss them in silence.
+# What is decoded, and what is not: shops also keep HEIC and PSD files, and want to be told that these are not
+# searched rather than miss them in silence.
 IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif"),
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib"),
+    *(".tif", ".tiff", ".gif", ".avif"),
     *(".heic", ".heif", ".jxl", ".jp2", ".j2k", ".psd", ".svg"),
 )
 
@@ -29,6 +30,9 @@ _OF_THE_SYSTEM = {
 }
 
 _LARGEST_TIME = 2**63 - 1  # what SQLite can hold: a clock may have been wrong by centuries when a file was written
+
+# The kinds of `Scan.left_out`, behind how many there are.
+_LEFT_OUT = {"other": "without an image's ending", "hidden": "hidden", "link": "linked", "index": "of an index"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +125,29 @@ class Scan:
 def is_hidden(name: str) -> bool:
     """Return whether an entry of a folder is not meant to be seen: a dot file, thumbnails of a NAS, a recycle bin."""
     return name.startswith(".") or name.lower() in _OF_THE_SYSTEM
+
+
+def unused_in_words(left_out: Mapping[str, int], causes: Mapping[str, int]) -> str:
+    """Say in brackets what a scan did not look at, and what of the rest was rejected; empty where all was used."""
+    parts = (
+        ("left out", [f"{left_out[kind]:,} {words}" for kind, words in _LEFT_OUT.items() if left_out.get(kind)]),
+        ("rejected", [f"{count:,} {cause}" for cause, count in sorted(causes.items()) if count]),
+    )
+    words = "; ".join(f"{what}: {', '.join(counts)}" for what, counts in parts if counts)
+    return f" ({words})" if words else ""
+
+
+def hint_for_unused(left_out: Mapping[str, int], causes: Mapping[str, int]) -> str:
+    """Say what to do where nothing can be used: about what there is, or about a folder that may be another."""
+    if any(causes.values()):
+        return "docs/formats.md says which files are read"
+    if left_out.get("other"):
+        return "give images an image's ending, such as .jpg"
+    if left_out.get("link"):
+        return "if the images are behind links, pass --follow-links"
+    if left_out.get("hidden"):
+        return "names that begin with a dot are not looked at: rename the images"
+    return "is it the right folder, and is its disk mounted?"
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

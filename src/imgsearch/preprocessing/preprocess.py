@@ -19,7 +19,15 @@ from imgsearch.errors import ImageError, OutputError, RefusedError, UsageError, 
 from imgsearch.files import as_path, require_image_folder, writing
 from imgsearch.images.decode import PIXELS_VERSION, read_file
 from imgsearch.images.policy import FilePolicy
-from imgsearch.images.scan import IMAGE_SUFFIXES, FoundFile, Reject, Scan, file_time
+from imgsearch.images.scan import (
+    IMAGE_SUFFIXES,
+    FoundFile,
+    Reject,
+    Scan,
+    file_time,
+    hint_for_unused,
+    unused_in_words,
+)
 from imgsearch.images.steps import NO_STEPS, Steps
 from imgsearch.images.transform import Fit
 from imgsearch.images.workers.pool import map_with_workers, while_decoder_works
@@ -140,7 +148,10 @@ def preprocess(
     found = iter(scan)
     first = next(found, None)
     if first is None:
-        raise RefusedError(f"there is no image in {source}", hint="is the disk mounted?")
+        raise RefusedError(
+            f"there is no image in {source}{unused_in_words(scan.left_out, {})}",
+            hint=hint_for_unused(scan.left_out, {}),
+        )
     with writing(target, "what is there is whole"):
         _claim(target)
         with open_journal(target / JOURNAL, settings.digest) as journal, _scratch_folder(target) as scratch:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from imgsearch.errors import UsageError
 from imgsearch.images.policy import FilePolicy
-from imgsearch.images.scan import Reject, Scan, is_hidden
+from imgsearch.images.scan import Reject, Scan, is_hidden, unused_in_words
 from imgsearch.tables import Table
 
 # Names of folders that say what an image is for, not what it shows.
@@ -132,11 +132,13 @@ def _from_two_folders(root: Path, folders: Sequence[str], policy: FilePolicy) ->
 
 def _dataset(root: Path, policy: FilePolicy, of_class: dict[str, str], held_out: set[str]) -> Dataset:
     """Collect the images below folders, of which `of_class` has the class and `held_out` those for validation."""
-    found = list(_images(root, of_class, policy))
+    scan = Scan(os.fspath(root), follow_links=policy.follow_links)
+    found = list(_images(scan, root, of_class))
     filled = {folder for _, folder, _ in found}
     if empty := [folder for folder in of_class if folder not in filled]:
         raise UsageError(
-            f"expected images in every class, found none in {os.path.join(root, empty[0])}",
+            f"expected images in every class, found none in {os.path.join(root, empty[0])}"
+            + unused_in_words(scan.left_out, {}),
             hint="give it images, or remove the folder",
         )
     names = {path: of_class[folder] for path, folder, _ in found}
@@ -151,10 +153,10 @@ def _labeled(root: Path, names: dict[str, str], held_out: Sequence[bool]) -> Dat
     return Dataset(os.fspath(root), tuple(names), labels, classes, np.array(held_out, bool))
 
 
-def _images(root: Path, of_class: dict[str, str], policy: FilePolicy) -> Iterator[tuple[str, str, str]]:
+def _images(scan: Scan, root: Path, of_class: dict[str, str]) -> Iterator[tuple[str, str, str]]:
     """Yield path, folder of a class, and cause if it cannot be opened, of each image; refuse those of no class."""
     depth = max((folder.count("/") for folder in of_class), default=0) + 1
-    for file in Scan(os.fspath(root), follow_links=policy.follow_links):
+    for file in scan:
         folder = "/".join(file.path.split("/")[:depth])
         if folder in of_class:
             yield file.path, folder, file.cause
