@@ -356,8 +356,11 @@ def test_a_catalog_of_bad_files_only_is_refused_and_nothing_published(build, tmp
     for number in range(5):
         (tmp_path / "bad" / f"{number}.jpg").write_bytes(b"x" * number)
 
-    with pytest.raises(RefusedError, match="no image that can be used"):
+    with pytest.raises(
+        RefusedError, match=r"no image that can be used \(rejected: 1 empty, 4 not_an_image\)"
+    ) as refused:
         build(tmp_path / "bad")
+    assert "mounted" not in refused.value.hint
     with pytest.raises(NoIndexError):
         Index.open(index)
 
@@ -365,10 +368,25 @@ def test_a_catalog_of_bad_files_only_is_refused_and_nothing_published(build, tmp
 def test_an_empty_catalog_is_refused(build, tmp_path, index):
     (tmp_path / "nothing").mkdir()
 
-    with pytest.raises(RefusedError, match="no image that can be used"):
+    with pytest.raises(RefusedError, match=r"no image that can be used$") as refused:
         build(tmp_path / "nothing")
+    assert "is its disk mounted?" in refused.value.hint
     with pytest.raises(NoIndexError):
         Index.open(index)
+
+
+def test_a_catalog_of_names_that_are_no_images_is_refused_and_says_how_many_were_left_out(
+    build, small, tmp_path, index
+):
+    build()
+    for number, file in enumerate(sorted(small.rglob("*.png"))):
+        file.rename(file.with_name(f"{number}.png?v=1"))
+
+    with pytest.raises(RefusedError, match=r"nothing was changed \(left out: 12 without an image's ending\)"):
+        build()
+    with pytest.raises(RefusedError, match=r"\(left out: 12 without an image's ending\)") as refused:
+        build(small, tmp_path / "another")
+    assert "mounted" not in refused.value.hint
 
 
 def test_a_catalog_of_which_most_has_gone_bad_is_refused_and_the_old_index_answers(build, small, index, contents):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from imgsearch.images.scan import IMAGE_SUFFIXES, FoundFile, Scan
+from imgsearch.images.scan import IMAGE_SUFFIXES, FoundFile, Scan, hint_for_unused, unused_in_words
 
 
 def write(root, *names: str, content: bytes = b"x") -> None:
@@ -215,6 +215,40 @@ def test_files_without_an_images_suffix_are_passed_over(tmp_path):
     write(tmp_path, "a.txt", "b", "jpg", "c.jpg.part", "d.jpg~", "Thumbs.db", "e.pdf", "f.npy")
 
     assert paths(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["a.mpo", "a.pjpeg", "a.pjp", "a.apng"])
+def test_names_that_cameras_and_browsers_give_to_images_are_images(tmp_path, name):
+    write(tmp_path, name)
+
+    assert paths(tmp_path) == [name]
+
+
+def test_what_was_left_out_and_rejected_is_said_in_words(tmp_path):
+    write(tmp_path, "a.jpg?v=1", "b.jpg_large", "C.JPG.tmp", "d", ".hidden.jpg")
+    (tmp_path / "link.jpg").symlink_to("d")
+    scan = Scan(str(tmp_path))
+
+    assert list(scan) == []
+    assert unused_in_words(scan.left_out, {}) == " (left out: 4 without an image's ending, 1 hidden, 1 linked)"
+    assert unused_in_words({}, {"corrupt": 1200, "empty": 1}) == " (rejected: 1,200 corrupt, 1 empty)"
+    assert unused_in_words({"index": 1}, {"empty": 2}) == " (left out: 1 of an index; rejected: 2 empty)"
+    assert unused_in_words({}, {}) == ""
+
+
+@pytest.mark.parametrize(
+    ("left_out", "causes", "hint"),
+    [
+        ({}, {}, "is its disk mounted?"),
+        ({"index": 1}, {}, "is its disk mounted?"),
+        ({"other": 3, "link": 1}, {}, "an image's ending"),
+        ({"link": 1, "hidden": 2}, {}, "--follow-links"),
+        ({"hidden": 2}, {}, "begin with a dot"),
+        ({"other": 3}, {"unsupported_format": 2}, "docs/formats.md"),
+    ],
+)
+def test_only_a_folder_of_nothing_may_be_a_disk_that_is_not_mounted(left_out, causes, hint):
+    assert hint in hint_for_unused(left_out, causes)
 
 
 def test_size_and_time_of_change_are_those_of_the_file(tmp_path):

@@ -423,6 +423,17 @@ def test_an_empty_or_unmounted_source_is_refused_and_nothing_is_made(tmp_path, s
     assert contents(destination) == before
 
 
+def test_a_source_of_names_that_are_no_images_is_refused_and_says_how_many_were_left_out(tmp_path, destination):
+    (tmp_path / "source").mkdir()
+    for name in ("a.jpg?v=1", "b.jpg_large", ".c.jpg"):
+        (tmp_path / "source" / name).write_bytes(b"x")
+
+    with pytest.raises(RefusedError, match=r"\(left out: 2 without an image's ending, 1 hidden\)") as refused:
+        preprocess(tmp_path / "source", destination)
+    assert "mounted" not in refused.value.hint
+    assert not destination.exists()
+
+
 def test_a_source_of_nothing_that_can_be_opened_is_refused(tmp_path, destination):
     (tmp_path / "source").mkdir()
     os.mkfifo(tmp_path / "source" / "a.png")

@@ -82,7 +82,8 @@ def guard_against_loss(found: Found, previous: Manifest | None, options: BuildOp
         )
     if previous is not None and found.usable < previous.count / 2:
         raise RefusedError(
-            f"the catalog has {found.usable} usable images, the index has {previous.count}; nothing was changed{unused}",
+            f"the catalog has {found.usable} usable images, the index has {previous.count}; nothing was changed"
+            + unused,
             hint="is the disk mounted? If the images are really gone, pass --force",
         )
     if previous is not None and found.kept < previous.count / 2:
