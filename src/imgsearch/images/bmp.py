@@ -6,6 +6,7 @@ The layouts are those of Microsoft's BITMAPCOREHEADER to BITMAPV5HEADER and of O
 import struct
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -104,9 +105,9 @@ def _channel(rows: NDArray[np.uint8], header: BmpHeader, mask: int) -> NDArray[n
     shift = mask.bit_length() - bits
     if mask == 0xFF << shift and shift % 8 == 0:  # a byte by itself, as in nearly all of 32 bits
         return rows[:, shift // 8 :: header.bits // 8][:, : header.width]
-    brightness = np.rint(np.arange(2**bits) * (255 / (2**bits - 1))).astype(np.uint8)
+    brightness = np.rint(np.arange(256) % 2**bits * (255 / (2**bits - 1))).astype(np.uint8)
     result = np.empty((header.height, header.width), np.uint8)
     for top in range(0, header.height, _ROWS):
         pixels = np.ascontiguousarray(rows[top : top + _ROWS]).view(f"<u{header.bits // 8}")[:, : header.width]
-        result[top : top + _ROWS] = brightness[pixels >> shift & (2**bits - 1)]
+        result[top : top + _ROWS] = cv2.LUT((pixels >> shift).astype(np.uint8), brightness)
     return result

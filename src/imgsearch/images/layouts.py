@@ -224,17 +224,21 @@ def _has_uneven_sampling(frame: JpegFrame) -> bool:
     return any(number == 0 or max(factors) % number for factors in (across, down) for number in factors)
 
 
+# Compressions by header: of OS/2 2.x, which is the only one of 64 bytes, and of Windows.
+_OS2_HEADER = 64
+_OS2_COMPRESSIONS = {1: "RLE", 2: "RLE", 3: "Huffman", 4: "RLE"}
+_BMP_COMPRESSIONS = {1: "RLE", 2: "RLE", 4: "JPEG", 5: "PNG"}
+
+
 def _bmp_layout(data: bytes) -> Layout:
     header = bmp_header(data)
-    is_os2 = header.header_bytes == 64
-    if (header.compression, header.bits) in {(1, 8), (2, 4)}:
+    compression, is_os2 = header.compression, header.header_bytes == _OS2_HEADER
+    if (compression, header.bits) in {(1, 8), (2, 4)}:
         return Layout()
-    others = {1: "RLE", 2: "RLE", 3: "Huffman" if is_os2 else "", 4: "RLE" if is_os2 else "JPEG", 5: "PNG"}
-    if name := others.get(
-        header.compression, "" if header.compression in (0, 6) else f"unknown ({header.compression})"
-    ):
-        raise _unsupported(f"a BMP of {header.bits} bits a pixel in {name} compression")
-    if header.bits not in ((1, 2, 4, 8, 16, 24, 32) if header.compression == 0 else (16, 32)):
+    if compression not in ((0,) if is_os2 else (0, 3, 6)):  # none, and masks
+        name = (_OS2_COMPRESSIONS if is_os2 else _BMP_COMPRESSIONS).get(compression, f"unknown ({compression})")
+        raise _unsupported(f"a BMP in {name} compression")
+    if header.bits not in ((1, 2, 4, 8, 16, 24, 32) if compression == 0 else (16, 32)):
         raise _unsupported(f"a BMP of {header.bits} bits a pixel")
     *colors, alpha = header.masks
     if header.bits in (16, 32) and not (all(colors) and all(map(_is_one_run, (*colors, alpha)))):
