@@ -453,6 +453,11 @@ def gifs() -> Iterator[Case]:
     yield "GIF87a", gif(GRAY.astype(int), PALETTE, version=b"87a"), PALETTE[GRAY]
 
 
+def large_gifs() -> Iterator[Case]:
+    for screen, place in (((HEIGHT, 10), (0, 0)), ((10, WIDTH), (0, 0)), ((HEIGHT, WIDTH), (0, 1))):
+        yield f"{screen} {place}", gif(GRAY.astype(int), PALETTE, screen=screen, place=place), PALETTE[GRAY]
+
+
 def animation(suffix: str) -> Iterator[Case]:
     frames = [Image.fromarray(pixels).quantize(16) if suffix == "GIF" else Image.fromarray(pixels) for pixels in PAIR]
     file = io.BytesIO()
@@ -604,6 +609,7 @@ LINES: dict[str, Callable[[], Iterator[Case]]] = {
     "PNG: Apple's": apple_png,
     "GIF: 1 to 8 bits": gifs,
     "GIF: an animation": lambda: animation("GIF"),
+    "GIF: a first frame": large_gifs,
     "WebP: lossy": webps,
     "WebP: an animation": animated_webps,
     "AVIF: 8 to 12": avifs,

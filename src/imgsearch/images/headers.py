@@ -48,7 +48,7 @@ def image_format(data: bytes) -> str:
         "GIMP": head.startswith(b"gimp xcf"),
         "OpenEXR": head.startswith(b"v/1\x01"),
         "a Windows icon": head.startswith(b"\0\0\1\0"),
-        "SVG": b"<svg" in data[:1024].lower() and not any(known.values()),
+        "SVG": not any(known.values()) and b"<svg" in data[:1024].lower(),
     }
     for name, matches in unsupported.items():
         if matches:

@@ -269,7 +269,11 @@ def _gif_layout(data: bytes) -> Layout:
             in_extension = True
             position += 2
         elif data[position] == _GIF_FRAME:
-            return Layout(frame=struct.unpack_from("<HHHH", data, position + 1))
+            x, y, width, height = struct.unpack_from("<HHHH", data, position + 1)
+            across, down = struct.unpack_from("<HH", data, 6)
+            if x + width > across or y + height > down:
+                raise _unsupported("a GIF whose first frame is larger than its screen")
+            return Layout(frame=(x, y, width, height))
         else:
             break
     return Layout()
