@@ -404,6 +404,14 @@ def test_data_may_be_taken_back(build, index, products, small):
     assert items(index)["a/0000.png"].metadata == {}
 
 
+def test_data_that_go_with_their_images_are_not_missed(build, index, products, small):
+    build(metadata=products(first_rows(PRICES, 5)))
+    for row in range(4):
+        (small / f"{'abc'[row % 3]}/{row:04d}.png").unlink()
+
+    assert build_index(small, index).removed == 4
+
+
 def test_data_whose_images_have_moved_are_not_lost_with_them(build, index, products, small):
     build(metadata=products(PRICES))
     (small / "moved").mkdir()

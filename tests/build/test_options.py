@@ -135,6 +135,7 @@ def test_an_encoder_keeps_its_old_pixels_only_when_asked_and_only_where_nothing_
     "wrong",
     [
         *({"precision": "f64"}, {"damaged": "maybe"}, {"backend": "hnsw"}, {"trees": 0}, {"trees": 10_001}),
+        {"metadata_encoding": "cp1252"},  # without metadata
         *({"seed": -1}, {"seed": 2**31}, {"target_recall": 0}, {"target_recall": 1.1}, {"max_bytes": 0}),
     ],
 )

@@ -11,7 +11,7 @@ from typing import cast
 from imgsearch.build.encoder_source import EncoderSource
 from imgsearch.build.generation import Job, complete_generation
 from imgsearch.build.journal import Changes
-from imgsearch.build.loss import Found, count_kept, guard_against_data_loss, guard_against_loss, shop_data
+from imgsearch.build.loss import Found, compare_items, guard_against_data_loss, guard_against_loss, shop_data
 from imgsearch.build.options import (
     BuildOptions,
     ImageOptions,
@@ -110,10 +110,11 @@ def _guard(job: Job, given: Manifest, previous: Manifest | None) -> None:
     with contextlib.closing(connect(items, read_only=True)) as connection:
         connection.execute("ATTACH ? AS old", (database_uri(old),))
         connection.execute("CREATE TEMP VIEW coming AS SELECT * FROM main.items")
-        kept = count_kept(connection, same_root=given.catalog == previous.catalog)
+        compare_items(connection, same_root=given.catalog == previous.catalog)
+        (kept,) = connection.execute("SELECT count(*) FROM kept").fetchone()
         guard_against_loss(Found(given.count, given.rejected, kept), previous, job.options)
         if previous.metadata_file:
-            before, after = shop_data(connection, "old.items"), shop_data(connection, "coming")
+            before, after = shop_data(connection, "kept"), shop_data(connection, "coming")
             guard_against_data_loss(before, after, os.fspath(job.catalog), job.options)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imgsearch.build.loss import ShopData, count_kept, shop_data
+from imgsearch.build.loss import ShopData, compare_items, shop_data
 from imgsearch.build.metadata import Product, comparable_name, relative_path
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import UsageError
@@ -151,13 +151,13 @@ class Journal:
         self._policy = draft.policy
         self._forgotten = 0
         # Whether paths mean the same files as then: else size and time say nothing about them.
-        self._same_root = previous is not None and previous.catalog == draft.catalog
+        same_root = previous is not None and previous.catalog == draft.catalog
         self._same_encoder = previous is not None and previous.fingerprint == draft.fingerprint
         # Under another policy rejected files are tried again.
         self._same_policy = previous is not None and previous.policy == draft.policy
         # How many pixels a published image has is not recorded: under a lower limit all headers are read again.
         lowered = previous is not None and draft.policy.max_pixels < previous.policy.max_pixels
-        self._is_known_by_time = self._same_encoder and self._same_root and not lowered
+        self._is_known_by_time = self._same_encoder and same_root and not lowered
         try:
             self._connection = self._open(draft.fingerprint)
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
@@ -177,9 +177,10 @@ class Journal:
         self._connection.execute(f"CREATE TEMP VIEW known_damaged AS {known}")
         # In another folder the same path is another file, and news if it cannot be used.
         self._connection.execute(
-            f"CREATE TEMP VIEW known_rejected AS SELECT * FROM old.rejected WHERE {int(self._same_root)}"  # noqa: S608
+            f"CREATE TEMP VIEW known_rejected AS SELECT * FROM old.rejected WHERE {int(same_root)}"  # noqa: S608
         )
         self._connection.execute(_COMING)
+        compare_items(self._connection, same_root=same_root)
 
     def close(self, *, done: bool) -> None:
         """Close the file, and remove it when the build is done, or when it holds no vector to go on from."""
@@ -337,11 +338,11 @@ class Journal:
 
     def count_kept(self) -> int:
         """Count the published items whose image is still in the catalog: at most, before all files were read."""
-        return count_kept(self._connection, same_root=self._same_root)
+        return self._count("SELECT count(*) FROM kept")
 
     def shop_data(self) -> tuple[ShopData, ShopData]:
-        """Count what the shop said of the published items, and what it says of those to be."""
-        return shop_data(self._connection, "old.items"), shop_data(self._connection, "coming")
+        """Count what the shop said of the published items that are kept, and what it says of those to be."""
+        return shop_data(self._connection, "kept"), shop_data(self._connection, "coming")
 
     def item_count(self) -> int:
         """Count the files that will be items."""

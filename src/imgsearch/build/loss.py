@@ -14,11 +14,12 @@ from imgsearch.store.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
-# What follows compares the tables `old.items` and `coming`, which is like it. The parameter says whether paths mean the
-# same files in both. Until a file is read its content is not known; with another size it has other content.
+# Compares the published items with those to be, in the table `coming`. Until a file is read its content is not known;
+# with another size it has other content.
 _KEPT = """
-SELECT count(*) FROM old.items WHERE sha256 IN (SELECT sha256 FROM coming WHERE sha256 IS NOT NULL)
-OR (? AND path IN (SELECT path FROM coming)) OR size IN (SELECT size FROM coming WHERE sha256 IS NULL)
+CREATE TEMP VIEW kept AS
+SELECT * FROM old.items WHERE sha256 IN (SELECT sha256 FROM coming WHERE sha256 IS NOT NULL)
+OR ({} AND path IN (SELECT path FROM coming)) OR size IN (SELECT size FROM coming WHERE sha256 IS NULL)
 """
 _WITH_DATA = """
 SELECT count(*) FROM {} WHERE EXISTS (SELECT 1 FROM json_each(metadata) WHERE type != 'null')
@@ -46,10 +47,9 @@ class ShopData:
     values: Mapping[str, int]  # how many items have one, by column
 
 
-def count_kept(connection: sqlite3.Connection, *, same_root: bool) -> int:
-    """Count the published items whose image is still in the catalog: at most, before all files were read."""
-    (count,) = connection.execute(_KEPT, (same_root,)).fetchone()
-    return int(count)
+def compare_items(connection: sqlite3.Connection, *, same_root: bool) -> None:
+    """Make a view `kept` of the published items whose image is still there, in the same root by its path, too."""
+    connection.execute(_KEPT.format(int(same_root)))
 
 
 def shop_data(connection: sqlite3.Connection, table: str) -> ShopData:
@@ -96,7 +96,7 @@ def guard_against_loss(found: Found, previous: Manifest | None, options: BuildOp
 
 
 def guard_against_data_loss(before: ShopData, after: ShopData, source: str, options: BuildOptions) -> None:
-    """Refuse data of the shop that say nothing of more than half of the items that they spoke of; warn of columns."""
+    """Refuse shop's data for less than half of the items that had some and are still there; warn of lost columns."""
     if after.items < before.items / 2 and not options.get("force"):
         raise RefusedError(
             f"{source} has data for {after.items} images, the index has them for {before.items}; nothing was changed",
