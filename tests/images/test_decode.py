@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import image_files
 from image_files import jpeg_segment, png_chunk
 from imgsearch.errors import ImageError
-from imgsearch.images.decode import decode, decode_rgba, salvage
+from imgsearch.images.decode import decode, decode_image, decode_rgba
 
 HEIGHT, WIDTH = 32, 48
 RED, GREEN, BLUE, YELLOW = (200, 40, 40), (40, 200, 40), (40, 40, 200), (200, 200, 40)
@@ -227,6 +227,12 @@ def refusal(data: bytes, **options) -> ImageError:
     with pytest.raises(ImageError) as refused:
         decode(data, **options)
     return refused.value
+
+
+def salvaged(data: bytes) -> tuple[np.ndarray, str]:
+    """What there is of an image that may be damaged, and what is damaged."""
+    found = decode_image(data, keep_damaged=True)
+    return found.pixels, found.remarks.get("damaged", "")
 
 
 def differs_by(left: np.ndarray, right: np.ndarray) -> float:
@@ -859,7 +865,7 @@ def test_a_jpeg_that_decodes_though_it_is_damaged_is_corrupt_and_what_is_left_ca
     data = damage(whole)
 
     error = refusal(data)
-    image, said = salvage(data)
+    image, said = salvaged(data)
 
     assert error.cause == "corrupt"
     assert said
@@ -924,7 +930,7 @@ def test_what_does_a_jpeg_no_harm_is_not_taken_for_damage(change, options):
     whole = encoded(".jpg", grained(2), options)
     odd = change(whole)
 
-    image, damage = salvage(odd)
+    image, damage = salvaged(odd)
 
     assert odd != whole
     assert differs_by(decode(odd), decode(whole)) == 0
@@ -933,7 +939,7 @@ def test_what_does_a_jpeg_no_harm_is_not_taken_for_damage(change, options):
 
 @pytest.mark.parametrize("name", EVERY_FORMAT)
 def test_of_a_whole_image_salvage_gives_what_decode_gives(name):
-    image, damage = salvage(EVERY_FORMAT[name])
+    image, damage = salvaged(EVERY_FORMAT[name])
 
     assert (differs_by(image, decode(EVERY_FORMAT[name])), damage) == (0, "")
 
@@ -943,7 +949,7 @@ def test_of_a_jpeg_that_was_cut_short_the_upper_part_can_be_had(share):
     whole = encoded(".jpg", grained(3))
     start, end = entropy_coded(whole)
 
-    image, damage = salvage(whole[: start + int((end - start) * share)])
+    image, damage = salvaged(whole[: start + int((end - start) * share)])
 
     rows = int(share * 300) - 16  # each row of blocks takes about as much
     assert damage
@@ -954,7 +960,7 @@ def test_of_a_jpeg_that_was_cut_short_the_upper_part_can_be_had(share):
 @pytest.mark.parametrize("name", [name for name in EVERY_FORMAT if not name.startswith("jpeg")])
 def test_of_other_formats_that_were_cut_short_nothing_can_be_had(name):
     with pytest.raises(ImageError) as refused:
-        salvage(EVERY_FORMAT[name][:-30])
+        decode_image(EVERY_FORMAT[name][:-30], keep_damaged=True)
 
     assert refused.value.cause == "corrupt"
 
@@ -962,10 +968,10 @@ def test_of_other_formats_that_were_cut_short_nothing_can_be_had(name):
 def test_salvage_has_the_limits_of_decode():
     for data, cause in ((BOMBS["png"], "too_large"), (BOMBS["jpeg"], "too_large"), (b"", "empty")):
         with pytest.raises(ImageError) as refused:
-            salvage(data)
+            decode_image(data, keep_damaged=True)
         assert refused.value.cause == cause
     with pytest.raises(ImageError) as refused:
-        salvage(EVERY_FORMAT["jpeg"], max_pixels=HEIGHT * WIDTH - 1)
+        decode_image(EVERY_FORMAT["jpeg"], max_pixels=HEIGHT * WIDTH - 1, keep_damaged=True)
     assert refused.value.cause == "too_large"
 
 
@@ -974,7 +980,7 @@ def test_threads_are_told_of_the_damage_of_their_own_images_only(capfd):
     files = [change(encoded(".jpg", grained(seed))) for seed in range(8) for change in changes]
 
     def damage_of(data: bytes) -> str:
-        return salvage(data)[1]
+        return salvaged(data)[1]
 
     alone = [damage_of(data) for data in files]
     with ThreadPoolExecutor(8) as pool:
@@ -1000,10 +1006,11 @@ def test_standard_error_is_the_same_afterwards_and_goes_to_children():
 DECODE_WITHOUT_STANDARD_STREAMS = """
 import json, os, sys
 from pathlib import Path
-from imgsearch.images.decode import salvage
+from imgsearch.images.decode import decode_image
 kept = [os.path.exists(f"/proc/self/fd/{number}") for number in range(3)]
 open_before = len(os.listdir("/proc/self/fd"))
-damages = [salvage(Path(name).read_bytes())[1] for name in sys.argv[1:]]
+files = [Path(name).read_bytes() for name in sys.argv[1:]]
+damages = [decode_image(data, keep_damaged=True).remarks.get("damaged", "") for data in files]
 open_after = len(os.listdir("/proc/self/fd"))
 assert [os.path.exists(f"/proc/self/fd/{number}") for number in range(3)] == kept, kept
 assert open_before == open_after

@@ -18,6 +18,7 @@ from imgsearch.build.metadata import Product, comparable_name, relative_path
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import UsageError
 from imgsearch.files import check_database
+from imgsearch.images.decode import Remarks
 from imgsearch.images.scan import FoundFile, Reject
 from imgsearch.store.items import SCHEMA, connect, database_uri, default_names
 from imgsearch.store.manifest import Manifest
@@ -29,6 +30,9 @@ CREATE TABLE IF NOT EXISTS encoder (fingerprint TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS vectors (
     sha256 BLOB PRIMARY KEY, vector BLOB NOT NULL, crc32 INTEGER NOT NULL, damage TEXT NOT NULL,
     resumed INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS remarks (
+    sha256 BLOB NOT NULL, kind TEXT NOT NULL, message TEXT NOT NULL, PRIMARY KEY (sha256, kind)
 );
 DROP TABLE IF EXISTS files;
 CREATE TABLE files (
@@ -47,6 +51,7 @@ _NO_PREVIOUS = """
 CREATE TABLE old.items (row, path, size, mtime_ns, sha256);
 CREATE TABLE old.rejected (path, size, mtime_ns, cause, message, first_seen);
 CREATE TABLE old.damaged (sha256, message);
+CREATE TABLE old.remarks (sha256, kind, message);
 """
 
 # A file rejected for a passing cause may be fine the next time though its size and time are the same.
@@ -101,6 +106,15 @@ INSERT INTO new.damaged
 SELECT sha256, message FROM (
     SELECT sha256, damage AS message FROM vectors WHERE damage != '' UNION ALL SELECT sha256, message FROM known_damaged
 ) WHERE sha256 IN (SELECT sha256 FROM new.items) GROUP BY sha256
+"""
+# A content that this build has embedded has the remarks of this build.
+_ALL_REMARKS = """
+CREATE TEMP VIEW all_remarks AS
+SELECT sha256, kind, message FROM remarks UNION ALL
+SELECT sha256, kind, message FROM known_remarks WHERE sha256 NOT IN (SELECT sha256 FROM vectors)
+"""
+_WRITE_REMARKS = """
+INSERT INTO new.remarks SELECT * FROM all_remarks WHERE sha256 IN (SELECT sha256 FROM new.items)
 """
 # The parameter says whether the published embeddings are of use.
 _READ_EMBEDDINGS = """
@@ -171,10 +185,12 @@ class Journal:
             self._connection.executescript(_NO_PREVIOUS)
         else:
             self._connection.execute("ATTACH ? AS old", (database_uri(items),))
-        known = "SELECT sha256, message FROM old.damaged"
-        if not self._count("SELECT count(*) FROM old.sqlite_master WHERE name = 'damaged'"):
-            known = "SELECT NULL AS sha256, '' AS message WHERE 0"  # the first index of version 1 has no such table
-        self._connection.execute(f"CREATE TEMP VIEW known_damaged AS {known}")
+        for table, columns in (("damaged", "sha256, message"), ("remarks", "sha256, kind, message")):
+            # The first indexes of version 1 have no such table.
+            known = self._count("SELECT count(*) FROM old.sqlite_master WHERE name = ?", (table,))
+            source = f"{columns} FROM old.{table}" if known else "NULL AS sha256, '' AS kind, '' AS message WHERE 0"
+            self._connection.execute(f"CREATE TEMP VIEW known_{table} AS SELECT {source}")
+        self._connection.execute(_ALL_REMARKS)
         # In another folder the same path is another file, and news if it cannot be used.
         self._connection.execute(
             f"CREATE TEMP VIEW known_rejected AS SELECT * FROM old.rejected WHERE {int(same_root)}"  # noqa: S608
@@ -283,16 +299,18 @@ class Journal:
             (cause, message, size, mtime_ns, file.id),
         )
 
-    def add_vectors(self, vectors: Iterable[tuple[bytes, Embeddings, str]]) -> None:
-        """Record embeddings by the sha256 of their images, each with what is damaged in that image, if anything."""
-        self._connection.executemany(
-            "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?, 0)",
-            (
-                (sha256, data, zlib.crc32(sha256 + data), damage)
-                for sha256, vector, damage in vectors
-                for data in (vector.astype("<f4").tobytes(),)
-            ),
-        )
+    def add_vectors(self, vectors: Iterable[tuple[bytes, Embeddings, Remarks]]) -> None:
+        """Record embeddings by the sha256 of their images, each with the remarks on its image."""
+        for sha256, vector, remarks in vectors:
+            data = vector.astype("<f4").tobytes()
+            self._connection.execute(
+                "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?, 0)",
+                (sha256, data, zlib.crc32(sha256 + data), remarks.get("damaged", "")),
+            )
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO remarks VALUES (?, ?, ?)",
+                ((sha256, kind, message) for kind, message in remarks.items() if kind != "damaged"),
+            )
 
     def causes(self) -> dict[str, int]:
         """Count the rejected files by cause."""
@@ -304,6 +322,11 @@ class Journal:
             "SELECT count(*) FROM files WHERE cause = '' AND sha256 IN"
             " (SELECT sha256 FROM vectors WHERE damage != '' UNION SELECT sha256 FROM known_damaged)"
         )
+
+    def remark_counts(self) -> dict[str, int]:
+        """Count the items with other remarks, by kind: `blank` and `ignored_profile`."""
+        query = "SELECT kind, count(*) FROM files JOIN all_remarks USING (sha256) WHERE cause = '' GROUP BY kind"
+        return dict(self._connection.execute(query))
 
     def add_products(self, products: Iterable[Product], file: str, roots: Sequence[str]) -> None:
         """Take in the shop's data of a file; `roots` are names of the catalog that paths may begin with."""
@@ -359,6 +382,7 @@ class Journal:
                 run(_WRITE_ITEMS)
                 run(_WRITE_REJECTED, (now,))
                 run(_WRITE_DAMAGED)
+                run(_WRITE_REMARKS)
         finally:
             run("DETACH new")
 
@@ -379,6 +403,7 @@ class Journal:
             check_database(connection)
             if connection.execute("SELECT fingerprint FROM encoder").fetchall() != [(fingerprint,)]:
                 connection.execute("DELETE FROM vectors")
+                connection.execute("DELETE FROM remarks")
                 connection.execute("DELETE FROM encoder")
                 connection.execute("INSERT INTO encoder VALUES (?)", (fingerprint,))
             self._forget_damaged_vectors(connection)

@@ -9,7 +9,7 @@ import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from imgsearch.build.journal import Journal, PendingFile
 from imgsearch.encoders.runtime import Embeddings, Encoder
 from imgsearch.errors import ImageError
-from imgsearch.images.decode import Pixels, read_file
+from imgsearch.images.decode import Pixels, Remarks, read_file
 from imgsearch.images.headers import checked_size, image_format
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.scan import file_time
@@ -60,7 +60,7 @@ class _Content:
     mtime_ns: int = 0
     data: bytes = b""
     pixels: Pixels | None = None
-    damage: str = ""
+    remarks: Remarks = field(default_factory=dict)
     error: ImageError | None = None
 
 
@@ -109,10 +109,10 @@ def embed_pending(
 
 def _decode(worker: DecodeWorker, content: _Content) -> _Content:
     try:
-        pixels, damage = worker.decode(content.data)
+        pixels, remarks = worker.decode(content.data)
     except ImageError as error:
         return replace(content, data=b"", error=error)
-    return replace(content, data=b"", pixels=pixels, damage=damage)
+    return replace(content, data=b"", pixels=pixels, remarks=remarks)
 
 
 def _read(root: str, policy: FilePolicy, file: PendingFile) -> _Content:
@@ -151,7 +151,7 @@ def _skip_known(contents: Iterator[_Content], journal: Journal, counts: EmbedCou
 def _record(encoded: list[tuple[_Content, Embeddings]], journal: Journal, counts: EmbedCounts) -> None:
     """Hand embeddings over to the journal, and reject images that the encoder could do nothing with."""
     usable = [(content, vector) for content, vector in encoded if np.isfinite(vector).all()]
-    journal.add_vectors((content.sha256, vector, content.damage) for content, vector in usable)
+    journal.add_vectors((content.sha256, vector, content.remarks) for content, vector in usable)
     for content, _ in usable:
         journal.set_content(content.file, content.sha256, content.size, content.mtime_ns)
     for content, vector in encoded:

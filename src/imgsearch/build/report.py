@@ -27,6 +27,8 @@ class BuildReport:
         resumed: Of these, embedded by a build before that was interrupted.
         forgotten: Embeddings of that build that were damaged, and were made again.
         damaged: Items of whose image only a part could be decoded.
+        blank: Items whose image is of one color.
+        ignored_profiles: Items whose image has a color profile of no use.
         rejected: Files that cannot be used.
         removed: Published before, gone now.
         causes: How many files were rejected for which cause.
@@ -49,6 +51,8 @@ class BuildReport:
     resumed: int
     forgotten: int
     damaged: int
+    blank: int
+    ignored_profiles: int
     rejected: int
     removed: int
     causes: Mapping[str, int]
@@ -93,6 +97,8 @@ def report_of(
         resumed=counts.resumed,
         forgotten=changes.forgotten,
         damaged=manifest.damaged,
+        blank=manifest.blank,
+        ignored_profiles=manifest.ignored_profiles,
         rejected=changes.rejected + counts.rejected,
         removed=changes.removed,
         causes=causes,

@@ -80,7 +80,15 @@ def update(job: Job) -> BuildReport:
             else:
                 count, rejected = journal.item_count(), changes.rejected + counts.rejected
                 _guard(job, plan, journal, changes, rejected)
-                draft = replace(plan.draft, count=count, rejected=rejected, damaged=journal.damaged_count())
+                remarks = journal.remark_counts()
+                draft = replace(
+                    plan.draft,
+                    count=count,
+                    rejected=rejected,
+                    damaged=journal.damaged_count(),
+                    blank=remarks.get("blank", 0),
+                    ignored_profiles=remarks.get("ignored_profile", 0),
+                )
                 manifest = _publish(job, replace(plan, draft=draft), journal, sources)
             return report_of(
                 manifest,

@@ -65,6 +65,8 @@ class ReportFile:
             "rejected_new": len(report.new_rejects),
             "rejected_by_cause": dict(sorted(report.causes.items())),
             "damaged": report.damaged,
+            "blank": report.blank,
+            "ignored_profiles": report.ignored_profiles,
             "forgotten": report.forgotten,
             "left_out": dict(sorted(report.left_out.items())),
         }
@@ -77,6 +79,8 @@ class ReportFile:
                     {"path": each.path, "cause": each.cause, "first_seen": each.first_seen} for each in found.rejected
                 ],
                 "damaged": [{"path": path, "message": message} for path, message in found.damaged],
+                "blank": [{"path": path, "color": color} for path, color in found.blank],
+                "ignored_profiles": [{"path": path, "message": message} for path, message in found.ignored_profiles],
                 "seconds": {stage: round(seconds, 3) for stage, seconds in report.seconds.items()},
                 "images_per_second": round(report.images_per_second, 2),
                 **{name: facts[name] for name in ("peak_rss_bytes", "encoder", "plan", "adaptation")},
@@ -97,14 +101,16 @@ class ReportFile:
 def _summary(report: BuildReport, directory: str) -> str:
     state = f"{directory}: {report.count} images, generation {report.generation}"
     rejected = f", {report.rejected} rejected" if report.rejected else ""
-    damaged = f", {report.damaged} damaged but kept" if report.damaged else ""
+    odd = f", {report.damaged} damaged but kept" if report.damaged else ""
+    odd += f", {report.blank} of one color" if report.blank else ""
+    odd += f", {report.ignored_profiles} with a color profile of no use" if report.ignored_profiles else ""
     adapted = f", adapted: {gain_in_words(report.adaptation)}" if report.adaptation else ""
     seconds = report.seconds["total"]
     if not report.published:
-        return f"{state}, nothing changed{rejected}{damaged} ({seconds:.1f} s)"
+        return f"{state}, nothing changed{rejected}{odd} ({seconds:.1f} s)"
     return (
         f"{state}: {report.embedded} embedded, {report.renamed} renamed or copied, {report.removed} removed,"
-        f" {report.unchanged} unchanged{rejected}{damaged}{adapted} ({seconds:.1f} s)"
+        f" {report.unchanged} unchanged{rejected}{odd}{adapted} ({seconds:.1f} s)"
     )
 
 

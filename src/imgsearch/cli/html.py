@@ -4,6 +4,7 @@ import base64
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from html import escape
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ import cv2
 from imgsearch.cli.output import printable
 from imgsearch.errors import ImageError
 from imgsearch.images.decode import Pixels, read_file
-from imgsearch.images.photo import Photo, drawn, open_photo
+from imgsearch.images.photo import drawn, open_photo
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.transform import fit, reduce
 from imgsearch.images.workers.decoders import decode_and_fit_guarded
@@ -60,8 +61,12 @@ def section(path: str, part: "Section") -> str:
     except ImageError:  # an image of the index, of which a part is damaged
         photo = None
     if photo:
-        photo = Photo(reduce(photo.pixels, _SHARP * _SIDE), photo.size)
-    found = jpeg(fit(drawn(photo, part.boxes), _SIDE)) if photo else file_tile(path, part.boxes)
+        photo = replace(photo, pixels=reduce(photo.pixels, _SHARP * _SIDE))
+    found = (
+        jpeg(fit(drawn(photo, part.boxes), _SIDE, background=photo.background))
+        if photo
+        else file_tile(path, part.boxes)
+    )
     message = f"<p>{shown(part.message)}</p>\n" if part.message else ""
     entries = "".join(map(_entry, part.entries))
     return f"<section>\n{_figure(path, shown(path), 'query', found)}{entries}{message}</section>\n"
@@ -107,7 +112,7 @@ def _square(data: bytes, boxes: Sequence["Box"]) -> Pixels:
     photo = open_photo(data, FilePolicy(), _SHARP * _SIDE) if boxes else None
     if photo is None:
         return decode_and_fit_guarded(data, _SIDE, "pad", FilePolicy())
-    return fit(drawn(photo, boxes), _SIDE)
+    return fit(drawn(photo, boxes), _SIDE, background=photo.background)
 
 
 def file_tile(path: str, boxes: Sequence["Box"] = ()) -> str:

@@ -11,7 +11,8 @@ import re
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from imgsearch.errors import ImageError, UsageError
 from imgsearch.images import MAX_PIXELS
 from imgsearch.images.bmp import read_bmp
+from imgsearch.images.color import to_srgb
 from imgsearch.images.headers import (
     avif_turn,
     checked_size,
@@ -36,6 +38,18 @@ from imgsearch.images.policy import MAX_BYTES
 PIXELS_VERSION = 2
 
 Pixels = NDArray[np.uint8]
+Color = tuple[int, int, int]
+
+# What is transparent is laid on white, as product images are cut out to stand on it. White goods would vanish there:
+# where nearly all that shows is about as light as this, and enough is transparent to be a cut-out, it is gray.
+WHITE: Color = (255, 255, 255)
+_GRAY: Color = (128, 128, 128)
+_NEARLY_WHITE = 235
+_NEARLY_ALL = 0.98
+_MIN_TRANSPARENT = 0.02
+
+# What is odd about an image that can be used, in words, by kind: `damaged`, `ignored_profile` or `blank`.
+Remarks = Mapping[str, str]
 
 _JPEG_START = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
@@ -99,47 +113,60 @@ def _read_all(file: io.FileIO, length: int) -> bytes:
     return data
 
 
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """An image as a person sees it: upright, first frame, in sRGB, transparency over a background."""
+
+    pixels: Pixels  # RGB, uint8 (height, width, 3)
+    background: Color  # also what the image is to be padded with
+    remarks: Remarks
+
+
 def decode(data: bytes, *, shrink_to: int = 0, max_pixels: int = MAX_PIXELS) -> Pixels:
-    """Decode an image file as a person sees it: upright, first frame, transparency over white; RGB, uint8 (h, w, 3).
+    """Decode an image file as `decode_image` does, to its pixels alone; a damaged one is `corrupt`."""
+    return decode_image(data, shrink_to=shrink_to, max_pixels=max_pixels).pixels
+
+
+def decode_image(
+    data: bytes, *, shrink_to: int = 0, max_pixels: int = MAX_PIXELS, keep_damaged: bool = False
+) -> Decoded:
+    """Decode an image file as a person sees it; of a damaged JPEG what there is, if damage is let in.
 
     With `shrink_to` a JPEG may be decoded at a half, a quarter or an eighth, which saves most of the work, as long as
     its longer side keeps so many pixels. ImageError: `empty`, `not_an_image`, `unsupported_format`, `too_large` (for
     OpenCV's own limit of pixels, too), `out_of_memory` or `corrupt`.
     """
-    return _as_rgb(_decode_whole(data, shrink_to, max_pixels))
-
-
-def salvage(data: bytes, *, shrink_to: int = 0, max_pixels: int = MAX_PIXELS) -> tuple[Pixels, str]:
-    """Decode as `decode` does, and of a damaged JPEG what there is; say what is damaged, nothing for a whole image."""
+    if not keep_damaged:
+        return _over_background(*_decode_whole(data, shrink_to, max_pixels))
     try:
-        native, damage = _decode_native(data, shrink_to, max_pixels)
+        native, remarks = _decode_native(data, shrink_to, max_pixels)
     except ImageError as error:
         if error.cause != "corrupt" or not data.startswith(_JPEG_START):
             raise
         # With an end-of-image marker the decoder takes what it has got so far for all there is.
-        native, damage = _decode_native(data + _JPEG_END, shrink_to, max_pixels)
-        damage = damage or "cut short"
-    return _as_rgb(native), damage
+        native, remarks = _decode_native(data + _JPEG_END, shrink_to, max_pixels)
+        remarks = {"damaged": "cut short", **remarks}
+    return _over_background(native, remarks)
 
 
 def decode_rgba(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Decode an image with its transparency: RGBA, not premultiplied, uint8 (h, w, 4)."""
-    native = _decode_whole(data, 0, max_pixels)
+    native, _ = _decode_whole(data, 0, max_pixels)
     if native.ndim == 2:
         return _as_pixels(cv2.cvtColor(native, cv2.COLOR_GRAY2RGBA))
     code = cv2.COLOR_BGR2RGBA if native.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
     return _as_pixels(cv2.cvtColor(native, code))
 
 
-def _decode_whole(data: bytes, shrink_to: int, max_pixels: int) -> Pixels:
-    native, damage = _decode_native(data, shrink_to, max_pixels)
-    if damage:
-        raise ImageError("corrupt", f"damaged: {damage}")
-    return native
+def _decode_whole(data: bytes, shrink_to: int, max_pixels: int) -> tuple[Pixels, Remarks]:
+    native, remarks = _decode_native(data, shrink_to, max_pixels)
+    if "damaged" in remarks:
+        raise ImageError("corrupt", f"damaged: {remarks['damaged']}")
+    return native, remarks
 
 
-def _decode_native(data: bytes, shrink_to: int, max_pixels: int) -> tuple[Pixels, str]:
-    """Decode to upright 8-bit gray, BGR or BGRA; return also what damage the decoder passed over, if any."""
+def _decode_native(data: bytes, shrink_to: int, max_pixels: int) -> tuple[Pixels, Remarks]:
+    """Decode to upright 8-bit gray, BGR or BGRA, in sRGB; `damaged` is what the decoder passed over."""
     kind = image_format(data)
     size = checked_size(data, kind, max_pixels)
     layout = layout_of(data, kind)
@@ -158,13 +185,15 @@ def _decode_native(data: bytes, shrink_to: int, max_pixels: int) -> tuple[Pixels
                 image, exif = _read_by_opencv(without_animation(data) if kind == "png" else data)
     except cv2.error as error:
         raise _refusal(error) from None
-    pixels = _corrected(image, layout)
+    pixels, ignored_profile = to_srgb(_corrected(image, layout), data, kind)
     turn = avif_turn(data) if kind == "avif" else None
     if turn:
         pixels = _turned(pixels, *turn)
     elif exif:
         pixels = _upright(pixels, exif_orientation(exif))
-    return pixels, _damage(said, data) if kind == "jpeg" else ""
+    damage = _damage(said, data) if kind == "jpeg" else ""
+    found = {"damaged": damage, "ignored_profile": ignored_profile}
+    return pixels, {name: message for name, message in found.items() if message}
 
 
 def _read_by_opencv(data: bytes) -> tuple[object, bytes]:
@@ -299,12 +328,13 @@ def _jpeg_flag(size: tuple[int, int] | None, shrink_to: int) -> int:
     return cv2.IMREAD_COLOR
 
 
-def _as_rgb(native: Pixels) -> Pixels:
+def _over_background(native: Pixels, remarks: Remarks) -> Decoded:
     if native.ndim == 2:
-        return _as_pixels(cv2.cvtColor(native, cv2.COLOR_GRAY2RGB))
+        return Decoded(_as_pixels(cv2.cvtColor(native, cv2.COLOR_GRAY2RGB)), WHITE, remarks)
     if native.shape[2] == 3:
-        return _as_pixels(cv2.cvtColor(native, cv2.COLOR_BGR2RGB))
-    return _over_white(native)
+        return Decoded(_as_pixels(cv2.cvtColor(native, cv2.COLOR_BGR2RGB)), WHITE, remarks)
+    background = _GRAY if _is_white_cutout(native) else WHITE
+    return Decoded(_laid_over(native, background), background, remarks)
 
 
 def _upright(image: Pixels, orientation: int) -> Pixels:
@@ -328,14 +358,25 @@ def _turned(image: Pixels, quarters: int, mirrored: str) -> Pixels:
     return np.ascontiguousarray(image)
 
 
-def _over_white(bgra: Pixels) -> Pixels:
-    """Lay a BGRA image on white paper, as product images are cut out to stand on it, and return RGB."""
+def _is_white_cutout(bgra: Pixels) -> bool:
+    """Return whether what shows of an image, weighted by its opacity, would hardly show on white."""
+    alpha = cv2.extractChannel(bgra, 3)
+    if np.count_nonzero(alpha == 0) < _MIN_TRANSPARENT * alpha.size:
+        return False
+    is_white = cv2.inRange(bgra, (_NEARLY_WHITE,) * 3 + (1,), (255,) * 4)
+    visible, white = (cv2.sumElems(plane)[0] for plane in (alpha, cv2.bitwise_and(alpha, is_white)))
+    return bool(visible) and white >= _NEARLY_ALL * visible
+
+
+def _laid_over(bgra: Pixels, background: Color) -> Pixels:
+    """Lay a BGRA image on a color, and return RGB."""
     # A few rows at a time, so that a large image needs no second copy in 16 bits.
     result = np.empty((*bgra.shape[:2], 3), np.uint8)
+    paper = np.array(background, np.uint16)
     for top in range(0, len(bgra), 256):
         rows = bgra[top : top + 256].astype(np.uint16)
         alpha = rows[:, :, 3:]
-        result[top : top + 256] = (rows[:, :, 2::-1] * alpha + 255 * (255 - alpha) + 127) // 255
+        result[top : top + 256] = (rows[:, :, 2::-1] * alpha + paper * (255 - alpha) + 127) // 255
     return result
 
 

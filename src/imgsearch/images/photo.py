@@ -8,7 +8,7 @@ import numpy as np
 
 from imgsearch.images import MAX_PIXELS
 from imgsearch.images.boxes import Box, stretched
-from imgsearch.images.decode import Pixels, decode, within_memory
+from imgsearch.images.decode import WHITE, Color, Pixels, decode_image, within_memory
 from imgsearch.images.headers import checked_size, image_format
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.transform import reduce
@@ -24,6 +24,7 @@ class Photo:
 
     pixels: Pixels  # RGB, uint8 (height, width, 3), the longer side at most `LONGEST`
     size: tuple[int, int]  # height and width of the file's image, upright, in its own pixels
+    background: Color = WHITE  # what it is to be padded with
 
 
 def open_photo(data: bytes, policy: FilePolicy, longest: int = LONGEST) -> Photo | None:
@@ -31,9 +32,10 @@ def open_photo(data: bytes, policy: FilePolicy, longest: int = LONGEST) -> Photo
     if needs_process(data, policy):
         return None
     with within_memory():
-        decoded = decode(data, shrink_to=longest)
-        reduced = reduce(decoded, longest)
-    return Photo(reduced, _upright_size(checked_size(data, image_format(data), MAX_PIXELS), decoded))
+        decoded = decode_image(data, shrink_to=longest)
+        reduced = reduce(decoded.pixels, longest)
+    size = _upright_size(checked_size(data, image_format(data), MAX_PIXELS), decoded.pixels)
+    return Photo(reduced, size, decoded.background)
 
 
 def _upright_size(of_file: tuple[int, int] | None, decoded: Pixels) -> tuple[int, int]:

@@ -41,9 +41,14 @@ class Directory:
 
 def first_directory(data: bytes) -> Directory:
     """Read the first directory of a TIFF or BigTIFF; struct.error or OverflowError for an offset past the end."""
-    order = "<" if data.startswith(b"II") else ">"
-    is_big = data[2:4] in (b"+\0", b"\0+")
+    order, is_big = _layout(data)
     (start,) = struct.unpack_from(order + ("Q" if is_big else "I"), data, 8 if is_big else 4)
+    return directory_at(data, start)
+
+
+def directory_at(data: bytes, start: int) -> Directory:
+    """Read the directory at an offset, which a field of another names; errors as of `first_directory`."""
+    order, is_big = _layout(data)
     head, entry_layout, offset = (order + "Q", order + "HHQ", "Q") if is_big else (order + "H", order + "HHI", "I")
     (entry_count,) = struct.unpack_from(head, data, start)
     room = struct.calcsize(order + offset)  # a field this small stands in the entry itself
@@ -56,3 +61,7 @@ def first_directory(data: bytes) -> Directory:
             (place,) = struct.unpack_from(order + offset, data, place)
         entries.setdefault(tag, (kind, count, place))
     return Directory(data, order, is_big, entries)
+
+
+def _layout(data: bytes) -> tuple[str, bool]:
+    return "<" if data.startswith(b"II") else ">", data[2:4] in (b"+\0", b"\0+")

@@ -5,11 +5,10 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from imgsearch.images.decode import Pixels
+from imgsearch.images.boxes import Box
+from imgsearch.images.decode import WHITE, Color, Pixels
 
 Fit = Literal["pad", "crop", "stretch"]
-
-WHITE = (255, 255, 255)
 
 # The angle of an image shows when its longer side has so many pixels.
 _PREVIEW_SIDE = 512
@@ -25,8 +24,8 @@ _SAME_ANGLE = 1.0
 _LONGEST_TURNED = 16_384
 
 
-def fit(image: Pixels, size: int, mode: Fit = "pad") -> Pixels:
-    """Bring an RGB image to uint8 (size, size, 3): `pad`ded with white, its middle (`crop`), or `stretch`ed."""
+def fit(image: Pixels, size: int, mode: Fit = "pad", background: Color = WHITE) -> Pixels:
+    """Bring an RGB image to uint8 (size, size, 3): `pad`ded with a color, its middle (`crop`), or `stretch`ed."""
     height, width = image.shape[:2]
     if mode == "stretch":
         return resize(image, size, size)
@@ -34,12 +33,19 @@ def fit(image: Pixels, size: int, mode: Fit = "pad") -> Pixels:
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
         return resize(image[top : top + side, left : left + side], size, size)
-    scale = size / max(height, width)
-    inner_height, inner_width = max(1, round(height * scale)), max(1, round(width * scale))
-    top, left = (size - inner_height) // 2, (size - inner_width) // 2
-    square = np.full((size, size, 3), 255, np.uint8)
-    square[top : top + inner_height, left : left + inner_width] = resize(image, inner_height, inner_width)
+    inner = fitted_box(image.shape, size, mode)
+    square = np.full((size, size, 3), background, np.uint8)
+    square[inner.y : inner.y + inner.height, inner.x : inner.x + inner.width] = resize(image, inner.height, inner.width)
     return square
+
+
+def fitted_box(shape: tuple[int, ...], size: int, mode: Fit) -> Box:
+    """Return where in its square, which `fit` makes, an image shows: all of it unless it is padded."""
+    if mode != "pad":
+        return Box(0, 0, size, size)
+    scale = size / max(shape[:2])
+    inner_height, inner_width = (max(1, round(side * scale)) for side in shape[:2])
+    return Box((size - inner_width) // 2, (size - inner_height) // 2, inner_width, inner_height)
 
 
 def reduce(image: Pixels, longest: int) -> Pixels:
@@ -51,7 +57,7 @@ def reduce(image: Pixels, longest: int) -> Pixels:
     return resize(image, max(1, round(height * scale)), max(1, round(width * scale)))
 
 
-def deskew(image: Pixels, corners: tuple[int, int, int] = WHITE) -> Pixels:
+def deskew(image: Pixels, corners: Color = WHITE) -> Pixels:
     """Turn upright what stands askew by up to 20 degrees; what the image does not cover is of the color `corners`.
 
     The angle is the one that most of the straight lines have (line segment detector of Grompone von Gioi et al.,
@@ -61,7 +67,7 @@ def deskew(image: Pixels, corners: tuple[int, int, int] = WHITE) -> Pixels:
     return rotate(image, angle, corners) if _MIN_ASKEW <= abs(angle) <= _MAX_ASKEW else image
 
 
-def rotate(image: Pixels, degrees: float, corners: tuple[int, int, int] = WHITE) -> Pixels:
+def rotate(image: Pixels, degrees: float, corners: Color = WHITE) -> Pixels:
     """Turn an RGB image counterclockwise; it grows, up to 16,384 pixels, to show all, on the color `corners`."""
     if degrees % 90 == 0:
         return np.ascontiguousarray(np.rot90(image, int(degrees // 90)))

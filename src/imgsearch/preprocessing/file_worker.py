@@ -57,7 +57,7 @@ def _answer(
     if size:
         image, _ = decode_square(data, policy, size, fit, parsed)
     else:
-        image = parsed.apply(decode_by_policy(data, policy)[0])
+        image = parsed.apply(decode_by_policy(data, policy).pixels)
     generator = generator_for(data, seed)
     copies = (augment_image(image, generator) for _ in range(augment))
     files = [_encode(pixels, parsed, ending) for pixels in itertools.chain([image], copies)]

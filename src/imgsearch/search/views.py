@@ -56,15 +56,16 @@ _BATCH = 16
 class QueryImage:
     """An image file that is asked with: read once, and decoded once, when its pixels are first needed."""
 
-    def __init__(self, data: bytes, policy: FilePolicy) -> None:
+    def __init__(self, data: bytes, policy: FilePolicy, path: str = "") -> None:
         self.data = data
+        self.path = path
         self._policy = policy
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], policy: FilePolicy) -> "QueryImage":
         """Read a file; raises `ImageError`."""
         data, _ = read_file(os.fspath(path), max_bytes=max(MAX_BYTES, policy.max_bytes))
-        return cls(data, policy)
+        return cls(data, policy, os.fspath(path))
 
     @cached_property
     def sha256(self) -> bytes:
@@ -211,7 +212,7 @@ class Viewer:
             mask = without_padding(detected.mask, size, spec.fit)
             return Proposal(mask, [each.box for each in detections]), [each.score for each in detections]
         else:
-            square = fit(photo.pixels, spec.size, spec.fit)
+            square = fit(photo.pixels, spec.size, spec.fit, photo.background)
             encoded = self._opened_encoder().encode_with_features(square)
             seen = propose_salient(photo.pixels, encoded.features, spec.fit)
             if seen is None:
@@ -224,7 +225,7 @@ class Viewer:
     ) -> tuple[Embeddings, Proposal | None]:
         """Embed the whole, and find where in it items may be, if `regions` asks for that and it is worth it."""
         spec = self._manifest.encoder
-        square = apply_steps_and_fit(photo.pixels, spec.size, spec.fit, self._steps)
+        square = apply_steps_and_fit(photo.pixels, spec.size, spec.fit, self._steps, photo.background)
         # Of an image that was trimmed or turned, the square shows other places than the photo does.
         shows_photo = not (is_plain or self._steps.moves)
         if self._manifest.detector and shows_photo and regions != "whole":
@@ -253,7 +254,7 @@ class Viewer:
 
     def _detect(self, photo: Photo) -> Detected:
         detector = self._opened_detector()
-        return detector.detect(fit(photo.pixels, detector.spec.size, detector.spec.fit))
+        return detector.detect(fit(photo.pixels, detector.spec.size, detector.spec.fit, photo.background))
 
     def _begin_encoder(self) -> None:
         """Open the encoder while the detector works; where there is one, nobody needs feature maps."""

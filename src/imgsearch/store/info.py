@@ -19,11 +19,15 @@ class IndexInfo:
         manifest: Counts, encoder, backend and all options of the published generation.
         rejected: Files of the catalog that could not be used.
         damaged: Path and problem of each JPEG that is kept although it is damaged.
+        blank: Path and color (`#rrggbb`) of each item whose image is of one color.
+        ignored_profiles: Path of each item whose image has a color profile of no use, and why that is so.
     """
 
     manifest: Manifest
     rejected: tuple[Rejected, ...] = ()
     damaged: tuple[tuple[str, str], ...] = ()
+    blank: tuple[tuple[str, str], ...] = ()
+    ignored_profiles: tuple[tuple[str, str], ...] = ()
 
 
 def info(index: str | os.PathLike[str], *, rejected: bool = False) -> IndexInfo:
@@ -31,7 +35,7 @@ def info(index: str | os.PathLike[str], *, rejected: bool = False) -> IndexInfo:
 
     Args:
         index: The index directory.
-        rejected: Also list the files that could not be used, and those that are damaged.
+        rejected: Also list the files that could not be used, and `damaged`, `blank` and `ignored_profiles`.
 
     Raises:
         NoIndexError: There is none.
@@ -43,4 +47,10 @@ def info(index: str | os.PathLike[str], *, rejected: bool = False) -> IndexInfo:
         return IndexInfo(manifest)
     check_truth(directory, manifest, f"{manifest.folder}/{ITEMS}")
     with contextlib.closing(Items(directory / manifest.folder / ITEMS)) as items:
-        return IndexInfo(manifest, tuple(items.rejected()), tuple(items.damaged()))
+        return IndexInfo(
+            manifest,
+            tuple(items.rejected()),
+            tuple(items.damaged()),
+            tuple(items.remarks("blank")),
+            tuple(items.remarks("ignored_profile")),
+        )

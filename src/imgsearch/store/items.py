@@ -41,6 +41,12 @@ CREATE TABLE damaged (
     sha256 BLOB PRIMARY KEY,
     message TEXT NOT NULL
 );
+CREATE TABLE remarks (
+    sha256 BLOB NOT NULL,
+    kind TEXT NOT NULL,
+    message TEXT NOT NULL,
+    PRIMARY KEY (sha256, kind)
+);
 """
 
 # What a --where expression may do: read columns and call functions that only compute.
@@ -136,10 +142,12 @@ class Items:
             raise DamagedIndexError(f"{self._path} is damaged: row {missing[0]} is not there")
         return [found[row] for row in rows]
 
-    def row_of_content(self, sha256: bytes) -> int | None:
-        """Return the first row whose image has these bytes."""
-        for (row,) in self._run("SELECT min(row) FROM items WHERE sha256 = ?", (sha256,)):
-            return int(row) if row is not None else None
+    def row_of_content(self, sha256: bytes, path: str = "") -> int | None:
+        """Return the row whose image has these bytes: that of a path, if it is one of several, or the first."""
+        # Bound as bytes and cast in SQL: a str with lone surrogates cannot be bound as text.
+        query = "SELECT row FROM items WHERE sha256 = ? ORDER BY path = CAST(? AS TEXT) DESC, row LIMIT 1"
+        for (row,) in self._run(query, (sha256, os.fsencode(path))):
+            return int(row)
         return None
 
     def rows_where(self, expression: str) -> list[int]:
@@ -246,8 +254,17 @@ class Items:
 
     def damaged(self) -> Iterator[tuple[str, str]]:
         """Yield path and message of items of whose image only a part could be decoded, by path."""
-        if any(True for _ in self._run("SELECT 1 FROM sqlite_master WHERE name = 'damaged'")):
+        if self._has_table("damaged"):
             yield from self._run("SELECT path, message FROM items JOIN damaged USING (sha256) ORDER BY path")
+
+    def remarks(self, kind: str) -> Iterator[tuple[str, str]]:
+        """Yield path and message of items with a remark of a kind: `blank` or `ignored_profile`; by path."""
+        if self._has_table("remarks"):
+            query = "SELECT path, message FROM items JOIN remarks USING (sha256) WHERE kind = ? ORDER BY path"
+            yield from self._run(query, (kind,))
+
+    def _has_table(self, name: str) -> bool:
+        return any(True for _ in self._run("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)))
 
     def _run(self, query: str, parameters: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
         try:

@@ -46,6 +46,8 @@ class Manifest:
     count: Count = 0  # items, which are the rows of the arrays
     rejected: Count = 0  # files that could not be used
     damaged: Annotated[Count, Missing(0)] = 0  # items of whose image only a part could be decoded
+    blank: Annotated[Count, Missing(0)] = 0  # items whose image is of one color
+    ignored_profiles: Annotated[Count, Missing(0)] = 0  # items whose image has a color profile of no use
     catalog: Annotated[str, Key("catalogue")]  # absolute path of the folder of images
     policy: Annotated[FilePolicy, Missing(FilePolicy())]
     encoder: EncoderSpec

@@ -64,7 +64,7 @@ def _answer(
 def decode_item(data: bytes, policy: FilePolicy, longest: int = decoders.WORKED_SIDE) -> Pixels:
     """Decode an image with its transparency, the longer side brought down to so many pixels: RGBA, uint8."""
     if image_format(data) == "jpeg":  # which knows no transparency
-        image, _ = decoders.decode_by_policy(data, policy, longest)
+        image = decoders.decode_by_policy(data, policy, longest).pixels
         item = np.dstack([image, np.full(image.shape[:2], 255, np.uint8)])
     else:
         item = decode_rgba(data, max_pixels=policy.max_pixels)

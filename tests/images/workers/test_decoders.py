@@ -324,13 +324,13 @@ def test_an_image_that_needs_more_memory_than_there_is_is_out_of_memory_and_the_
 def test_damage_is_told_where_it_is_let_in_and_refused_where_it_is_not(worker):
     cut = encoded(".jpg", 400, 300)[:-2000]
     with new_worker("pad", FilePolicy(keep_damaged=True)) as lenient:
-        pixels, damage = lenient.decode(cut)
-        whole, no_damage = lenient.decode(encoded(".jpg", 400, 300))
+        pixels, remarks = lenient.decode(cut)
+        whole, no_remarks = lenient.decode(encoded(".jpg", 400, 300))
 
     assert cause_of(worker, cut) == "corrupt"
     assert pixels.shape == whole.shape == (SIZE, SIZE, 3)
-    assert "remature end" in damage
-    assert no_damage == ""
+    assert "remature end" in remarks["damaged"]
+    assert no_remarks == {}
 
 
 def test_a_worker_started_without_standard_streams_decodes_all_the_same(tmp_path):

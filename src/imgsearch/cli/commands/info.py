@@ -53,6 +53,8 @@ def _rows(manifest: "Manifest") -> list[tuple[str, str]]:
         ("images", str(manifest.count)),
         ("rejected files", str(manifest.rejected)),
         ("damaged JPEGs", f"kept: {manifest.damaged}" if manifest.policy.keep_damaged else "rejected"),
+        ("of one color", str(manifest.blank)),
+        ("useless color profiles", str(manifest.ignored_profiles)),
         ("catalog", manifest.catalog),
         ("metadata", manifest.metadata_file or "none"),
         ("generation", str(manifest.generation)),

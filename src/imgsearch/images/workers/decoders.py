@@ -1,13 +1,16 @@
 """Decode images to the squares that encoders see: here, or in a process that a bad file may kill or stall."""
 
+import json
 import math
 
+import numpy as np
+
 from imgsearch.images import MAX_PIXELS
-from imgsearch.images.decode import Pixels, decode, salvage, within_memory
+from imgsearch.images.decode import WHITE, Color, Decoded, Pixels, Remarks, decode_image, within_memory
 from imgsearch.images.headers import checked_size, image_format
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import NO_STEPS, Steps
-from imgsearch.images.transform import Fit, reduce
+from imgsearch.images.transform import Fit, fitted_box, reduce
 from imgsearch.images.transform import fit as fit_square
 from imgsearch.images.workers.process import Part, WorkerProcess, run
 
@@ -20,8 +23,12 @@ WORKED_SIDE = 1024
 _TRIMMED = 2
 _TRIM = Steps(crop_foreground=True)
 
-# Room for what the decoder says of damage.
+# Room for remarks: of each kind one, of so many characters at most.
 _LONGEST_TEXT = 4096
+_LONGEST_REMARK = 200
+
+# No channel of an image that is blank differs by more: JPEG's noise, and a scanner's, on one color.
+_BLANK_RANGE = 8
 
 # A progressive JPEG has about ten scans. Each costs time, and no limit but a clock helps against thousands.
 _JPEG_START = b"\xff\xd8\xff"
@@ -30,7 +37,7 @@ _MANY_SCANS = 100
 
 
 class DecodeWorker(WorkerProcess):
-    """Does `decode_and_fit` in a process, whose answer is the pixels of one square, and then what is damaged."""
+    """Does `decode_square` in a process, whose answer is the pixels, and then remarks, if any, in JSON."""
 
     def __init__(
         self,
@@ -44,29 +51,40 @@ class DecodeWorker(WorkerProcess):
         super().__init__(__name__, policy or FilePolicy(), seconds, {"size": size, "fit": fit, "steps": str(steps)})
         self._shape = (size, size, 3)
 
-    def decode(self, data: bytes) -> tuple[Pixels, str]:
-        """Return the square, RGB, and what is damaged, if that is let in; or raise ImageError, as `decode.decode`."""
+    def decode(self, data: bytes) -> tuple[Pixels, Remarks]:
+        """Return the square, RGB, and remarks on it; or raise ImageError, as `decode.decode_image`."""
         count = math.prod(self._shape)
         answer = self._ask(data, count + _LONGEST_TEXT)
-        return answer[:count].reshape(self._shape), answer[count:].tobytes().decode()
+        return answer[:count].reshape(self._shape), json.loads(answer[count:].tobytes() or b"{}")
 
 
 def _answer(data: bytes, policy: FilePolicy, size: int, fit: Fit, steps: str) -> list[Part]:
-    square, damage = decode_square(data, policy, size, fit, Steps.parse(steps))
-    return [square.reshape(-1).data, damage.encode()[:_LONGEST_TEXT]]
+    square, remarks = decode_square(data, policy, size, fit, Steps.parse(steps))
+    short = {kind: message[:_LONGEST_REMARK] for kind, message in remarks.items()}
+    return [square.reshape(-1).data, json.dumps(short).encode() if short else b""]
 
 
-def decode_square(data: bytes, policy: FilePolicy, size: int, fit: Fit, steps: Steps) -> tuple[Pixels, str]:
-    """Decode an image file to an encoder's square; say what is damaged, if that is let in."""
-    image, damage = decode_by_policy(data, policy, _shrink_to(size, fit, steps))
-    return apply_steps_and_fit(image, size, fit, steps), damage
+def decode_square(data: bytes, policy: FilePolicy, size: int, fit: Fit, steps: Steps) -> tuple[Pixels, Remarks]:
+    """Decode an image file to an encoder's square, with remarks; `blank` if all the encoder sees is of one color."""
+    decoded = decode_by_policy(data, policy, _shrink_to(size, fit, steps))
+    image = _apply_steps(decoded.pixels, size, steps)
+    square = fit_square(image, size, fit, decoded.background)
+    inner = fitted_box(image.shape, size, fit)
+    shown = square[inner.y : inner.y + inner.height, inner.x : inner.x + inner.width]
+    remarks = decoded.remarks
+    # Most images are known not to be blank by a few of their pixels.
+    if _is_of_one_color(shown[::16, ::16]) and _is_of_one_color(shown):
+        remarks = {**remarks, "blank": "#{:02x}{:02x}{:02x}".format(*np.median(shown, axis=(0, 1)).astype(int))}
+    return square, remarks
 
 
-def decode_by_policy(data: bytes, policy: FilePolicy, shrink_to: int = 0) -> tuple[Pixels, str]:
-    """Decode an image as `decode.decode`, or what there is of a damaged one where that is let in."""
-    if policy.keep_damaged:
-        return salvage(data, shrink_to=shrink_to, max_pixels=policy.max_pixels)
-    return decode(data, shrink_to=shrink_to, max_pixels=policy.max_pixels), ""
+def _is_of_one_color(image: Pixels) -> bool:
+    return bool((np.ptp(image, axis=(0, 1)) <= _BLANK_RANGE).all())
+
+
+def decode_by_policy(data: bytes, policy: FilePolicy, shrink_to: int = 0) -> Decoded:
+    """Decode an image as `decode.decode_image`, or what there is of a damaged one where that is let in."""
+    return decode_image(data, shrink_to=shrink_to, max_pixels=policy.max_pixels, keep_damaged=policy.keep_damaged)
 
 
 def decode_and_fit(data: bytes, size: int, fit: Fit, *, steps: Steps = NO_STEPS) -> Pixels:
@@ -94,11 +112,13 @@ def needs_process(data: bytes, policy: FilePolicy) -> bool:
     return has_many_scans or dimensions[0] * dimensions[1] > MAX_PIXELS
 
 
-def apply_steps_and_fit(image: Pixels, size: int, fit: Fit, steps: Steps) -> Pixels:
+def apply_steps_and_fit(image: Pixels, size: int, fit: Fit, steps: Steps, background: Color = WHITE) -> Pixels:
     """Do to a decoded image what `decode_and_fit` does to one in a file."""
-    if steps:
-        image = steps.apply(reduce(image, _worked_side(size, steps)))
-    return fit_square(image, size, fit)
+    return fit_square(_apply_steps(image, size, steps), size, fit, background)
+
+
+def _apply_steps(image: Pixels, size: int, steps: Steps) -> Pixels:
+    return steps.apply(reduce(image, _worked_side(size, steps))) if steps else image
 
 
 def _worked_side(size: int, steps: Steps) -> int:
