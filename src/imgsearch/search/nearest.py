@@ -1,6 +1,7 @@
 """From views of a query to hits: what a backend proposes, scored exactly, each item where its score is best."""
 
 import contextlib
+import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -105,9 +106,11 @@ class Nearest:
         assert self.manifest.backend is not None
         return "exact" if where or exact else self.manifest.backend.name
 
-    def row_of(self, sha256: bytes) -> int | None:
-        """Find the item whose image has just these bytes."""
-        row = self.items.row_of_content(sha256)
+    def row_of(self, sha256: bytes, path: str = "") -> int | None:
+        """Find the item whose image has just these bytes; of several the one at `path`, or the first."""
+        folder, name = os.path.split(path)
+        below_catalog = os.path.relpath(os.path.join(os.path.realpath(folder), name), self.manifest.catalog)
+        row = self.items.row_of_content(sha256, below_catalog)
         if row is None or not 0 <= row < self.manifest.count:
             return None
         self._files.require_whole(generations.ITEMS)
@@ -146,12 +149,19 @@ class Nearest:
     def candidates(self, backend: Candidates, view: View, k: int, *, is_filtered: bool) -> Rows:
         """Propose rows for a view, at least the `k` nearest of what the backend finds."""
         rows = self._checked(backend.candidates(view.vector, min(k, self.manifest.count)))
+        if is_filtered or view.row is None:
+            return rows
         # Among thousands of copies of another a forest may not find even the image itself.
-        return rows if is_filtered or view.row is None else np.append(rows, view.row)
+        return np.append(rows, [view.row, *self._checked(self.items.duplicates_of(view.row)[:k])])
 
     def best_of(self, views: Sequence[View], candidates: Sequence[Rows]) -> list[Scored]:
-        """Score candidates exactly: each item once, the best score first, equal ones in the order of their rows."""
+        """Score candidates exactly: each item once, the best score first, equal ones in the order of their rows.
+
+        A query that is an item comes before all, then its copies, whatever else has the same vector.
+        """
         self._files.require_whole(generations.VECTORS, generations.ITEMS)
+        own = {view.row for view in views if view.row is not None}
+        copies = {copy for row in own for copy in self.items.duplicates_of(row)}
         found: dict[int, Scored] = {}
         for view, rows in zip(views, candidates, strict=True):
             near = self._vectors[rows]
@@ -163,7 +173,7 @@ class Nearest:
             for row, score, distance in zip(rows.tolist(), scores.tolist(), distances.tolist(), strict=True):
                 if row not in found or score > found[row].score:
                     found[row] = Scored(row, score, distance, view.box)
-        return sorted(found.values(), key=lambda each: (-each.score, each.row))
+        return sorted(found.values(), key=lambda at: (at.row not in own, at.row not in copies, -at.score, at.row))
 
     def _checked(self, rows: Rows | Sequence[int]) -> Rows:
         """Refuse rows that the arrays do not have: the files do not belong together."""
@@ -206,7 +216,7 @@ class Search:
     ) -> list[View]:
         """Make vectors of a query, at least one; an image of the index needs no encoder, for its vector is there."""
         require_regions(regions)
-        row = self._nearest.row_of(query.sha256) if isinstance(regions, str) and box is None else None
+        row = self._nearest.row_of(query.sha256, query.path) if isinstance(regions, str) and box is None else None
         if row is not None:
             return [View(np.array(self._nearest.vectors[row]), row=row)]
         return viewer.views(query, regions, box, self.is_settled)
