@@ -2,6 +2,7 @@
 
 import io
 import struct
+import warnings
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -80,6 +81,8 @@ def _inks(data: bytes, kind: str, size: tuple[int, ...]) -> "Image":
     """Decode a CMYK image upright, a JPEG as much reduced as OpenCV has done it, to (height, width) `size`."""
     from PIL import Image, ImageOps
 
+    # What Pillow thinks of a file's metadata is of no interest to who searches.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         picture: Image.Image = Image.open(io.BytesIO(data), formats=[kind])
         divisor = round(max(picture.size) / max(size))

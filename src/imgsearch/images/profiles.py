@@ -52,21 +52,33 @@ def color_profile(data: bytes, kind: str) -> bytes:
     reader = _READERS[kind]
     try:
         profile = reader(data)
+        is_cmyk = bool(profile) and _has_inks(data, kind)
     except (struct.error, OverflowError):  # an offset past the end: the decoder, too, will find that out
         return b""
     if not profile:
         return b""
     if len(profile) > MAX_PROFILE_BYTES:
         raise ProfileError(f"a color profile of more than {MAX_PROFILE_BYTES:,} bytes")
-    if profile[36:40] != b"acsp":
-        raise ProfileError("not a color profile")
+    space = profile[16:20]
+    if profile[36:40] != b"acsp" or space not in (b"RGB ", b"GRAY", b"CMYK"):
+        raise ProfileError("not a color profile of RGB, gray or CMYK")
+    if is_cmyk != (space == b"CMYK"):
+        raise ProfileError(
+            f"a color profile of {space.decode().strip()} in an image that is {'' if is_cmyk else 'not '}CMYK"
+        )
     return profile
+
+
+def _has_inks(data: bytes, kind: str) -> bool:
+    if kind == "jpeg":
+        return any(marker in _JPEG_FRAMES and content[5:6] == b"\4" for marker, content in _jpeg_segments(data))
+    return kind == "tiff" and first_directory(data).number(_TIFF_PHOTOMETRIC, 0) == _TIFF_SEPARATED
 
 
 def _jpeg_profile(data: bytes) -> bytes:
     """Put a profile together from its segments (ICC.1:2022, B.4); without one, EXIF may name Adobe RGB."""
     parts: dict[int, bytes] = {}
-    count = components = 0
+    count = 0
     exif = b""
     for marker, content in _jpeg_segments(data):
         if marker == 0xE1 and content.startswith(b"Exif\0\0"):
@@ -74,15 +86,11 @@ def _jpeg_profile(data: bytes) -> bytes:
         elif marker == 0xE2 and content.startswith(b"ICC_PROFILE\0") and len(content) > 14:
             parts.setdefault(content[12], content[14:])
             count = content[13]
-        elif marker in _JPEG_FRAMES:
-            components = int.from_bytes(content[5:6])
     if not parts:
-        return ADOBE_RGB if exif and components == 3 and _is_adobe_rgb(exif) else b""
+        return ADOBE_RGB if exif and _is_adobe_rgb(exif) else b""
     if set(parts) != set(range(1, count + 1)):
         raise ProfileError(f"{len(parts)} of {count} parts of a color profile")
-    profile = b"".join(parts[number] for number in sorted(parts))
-    _require_fit(profile, is_cmyk=components == 4)
-    return profile
+    return b"".join(parts[number] for number in sorted(parts))
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -134,9 +142,7 @@ def _png_profile(data: bytes) -> bytes:
             raise ProfileError("colors that are not RGB of full range")
         return _coded_profile(primaries, transfer)
     if b"iCCP" in chunks:
-        profile = _inflated(chunks[b"iCCP"].partition(b"\0")[2][1:])
-        _require_fit(profile, is_cmyk=False)
-        return profile
+        return _inflated(chunks[b"iCCP"].partition(b"\0")[2][1:])
     if b"sRGB" in chunks or b"gAMA" not in chunks:
         return b""
     (gamma,) = struct.unpack(">I", chunks[b"gAMA"])
@@ -166,9 +172,7 @@ def _webp_profile(data: bytes) -> bytes:
     for _ in range(_MAX_PARTS):
         name, length = struct.unpack_from("<4sI", data, position)
         if name == b"ICCP":
-            profile = data[position + 8 : position + 8 + length]
-            _require_fit(profile, is_cmyk=False)
-            return profile
+            return data[position + 8 : position + 8 + length]
         if name in (b"VP8 ", b"VP8L", b"ANMF"):
             break
         position += 8 + length + length % 2
@@ -177,11 +181,7 @@ def _webp_profile(data: bytes) -> bytes:
 
 def _tiff_profile(data: bytes) -> bytes:
     """Read the field of a profile; the fields WhitePoint, PrimaryChromaticities and TransferFunction no one follows."""
-    directory = first_directory(data)
-    profile = directory.content(_TIFF_PROFILE)
-    if profile:
-        _require_fit(profile, is_cmyk=directory.number(_TIFF_PHOTOMETRIC, 0) == _TIFF_SEPARATED)
-    return profile
+    return first_directory(data).content(_TIFF_PROFILE)
 
 
 def _avif_profile(data: bytes) -> bytes:
@@ -191,7 +191,6 @@ def _avif_profile(data: bytes) -> bytes:
         length = int.from_bytes(data[max(0, box.start() - 4) : box.start()])
         found.setdefault(box[1], data[box.end() : box.start() - 4 + length])
     if profile := found.get(b"prof") or found.get(b"rICC"):
-        _require_fit(profile, is_cmyk=False)
         return profile
     return _coded_profile(*struct.unpack_from(">HH", found[b"nclx"])) if b"nclx" in found else b""
 
@@ -202,9 +201,7 @@ def _bmp_profile(data: bytes) -> bytes:
     if length < 124 or space != b"DEBM":
         return b""
     start, size = struct.unpack_from("<II", data, 14 + 112)
-    profile = data[14 + start : 14 + start + size]
-    _require_fit(profile, is_cmyk=False)
-    return profile
+    return data[14 + start : 14 + start + size]
 
 
 def _gif_profile(data: bytes) -> bytes:
@@ -217,9 +214,7 @@ def _gif_profile(data: bytes) -> bytes:
     while (length := data[position : position + 1]) > b"\0":
         parts.append(data[position + 1 : position + 1 + length[0]])
         position += 1 + length[0]
-    profile = b"".join(parts)
-    _require_fit(profile, is_cmyk=False)
-    return profile
+    return b"".join(parts)
 
 
 _READERS: dict[str, Callable[[bytes], bytes]] = {
@@ -231,14 +226,6 @@ _READERS: dict[str, Callable[[bytes], bytes]] = {
     "bmp": _bmp_profile,
     "gif": _gif_profile,
 }
-
-
-def _require_fit(profile: bytes, *, is_cmyk: bool) -> None:
-    """Refuse a profile for other channels; for gray ones that of RGB does."""
-    space = profile[16:20]
-    if space not in ((b"CMYK",) if is_cmyk else (b"RGB ", b"GRAY")):
-        channels = "CMYK" if is_cmyk else "RGB or gray"
-        raise ProfileError(f"a color profile for {space.decode('latin-1').strip()!r} in an image that is {channels}")
 
 
 def _coded_profile(primaries: int, transfer: int) -> bytes:
@@ -272,13 +259,14 @@ def _matrix_profile(chromaticities: Chromaticities, curve: bytes) -> bytes:
 def _icc_profile(chromaticities: Chromaticities, curve: bytes) -> bytes:
     x, y = np.asarray(chromaticities, np.float64).reshape(4, 2).T
     try:
-        *primaries, white = np.stack([x / y, np.ones(4), (1 - x - y) / y], axis=1)
-        colorants = np.linalg.solve(np.transpose(primaries), white) * np.transpose(primaries)
-        # A profile is about paper in the light of D50; eyes adapt to it as Bradford's matrix tells.
-        scale = (_BRADFORD @ _D50) / (_BRADFORD @ white)
-        adapted = np.linalg.solve(_BRADFORD, scale[:, None] * (_BRADFORD @ colorants))
-        fixed = [_fixed(column) for column in adapted.T]
-    except (FloatingPointError, np.linalg.LinAlgError, struct.error, OverflowError, ValueError):
+        with np.errstate(divide="raise", invalid="raise", over="raise"):
+            *primaries, white = np.stack([x / y, np.ones(4), (1 - x - y) / y], axis=1)
+            colorants = np.transpose(primaries) * np.linalg.solve(np.transpose(primaries), white)
+            # A profile tells of paper in the light of D50, to which eyes adapt as Bradford's matrix says.
+            scale = (_BRADFORD @ _D50) / (_BRADFORD @ white)
+            adapted = np.linalg.solve(_BRADFORD, scale[:, None] * (_BRADFORD @ colorants))
+            fixed = [_fixed(column) for column in adapted.T]
+    except (ArithmeticError, np.linalg.LinAlgError, struct.error, ValueError):
         raise ProfileError("primaries that are no colors") from None
     contents = [b"XYZ \0\0\0\0" + column for column in (_fixed(_D50), *fixed)] + [curve]
     places = np.cumsum([132 + 12 * 7, *map(len, contents)]).tolist()
