@@ -149,10 +149,13 @@ class Nearest:
     def candidates(self, backend: Candidates, view: View, k: int, *, is_filtered: bool) -> Rows:
         """Propose rows for a view, at least the `k` nearest of what the backend finds."""
         rows = self._checked(backend.candidates(view.vector, min(k, self.manifest.count)))
-        if is_filtered or view.row is None:
+        if view.row is None:
             return rows
-        # Among thousands of copies of another a forest may not find even the image itself.
-        return np.append(rows, [view.row, *self._checked(self.items.duplicates_of(view.row)[:k])])
+        # Among thousands of others with the same vector a backend may not find the image itself.
+        own = self._checked([view.row, *self.items.duplicates_of(view.row)[:k]])
+        if is_filtered:
+            own = backend.among(own) if isinstance(backend, ExactCandidates) else own[:0]
+        return np.append(rows, own)
 
     def best_of(self, views: Sequence[View], candidates: Sequence[Rows]) -> list[Scored]:
         """Score candidates exactly: each item once, the best score first, equal ones in the order of their rows.

@@ -49,6 +49,10 @@ class ExactCandidates:
         self._vectors = vectors
         self._rows = rows
 
+    def among(self, rows: Rows) -> Rows:
+        """Return which of some rows are compared here."""
+        return rows if self._rows is None else rows[np.isin(rows, self._rows)]
+
     def candidates(self, vector: Embeddings, k: int) -> Rows:
         best_rows, best_scores = np.empty(0, np.int64), np.empty(0, np.float32)
         for rows, block in self._blocks():
