@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgsearch.images.decode import WHITE, decode, decode_image, decode_rgba
+from imgsearch.images.decode import decode, decode_image, decode_rgba
 from imgsearch.images.foreground import centered_item, crop_foreground
 from imgsearch.images.photo import open_photo
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import NO_STEPS, Steps
 from imgsearch.images.workers.decoders import decode_square
 
-GRAY = (128, 128, 128)
+GRAY, PAPER = 128, 255
+WHITE = (255, 255, 255)
 SHAPES = {
     "disc": lambda canvas: cv2.circle(canvas, (60, 40), 30, 255, -1, cv2.LINE_AA),
     "bar": lambda canvas: cv2.rectangle(canvas, (10, 30), (110, 50), 255, -1),
@@ -49,7 +50,7 @@ def test_a_white_cutout_is_laid_on_gray_and_padded_with_it(shape, color):
     shown, remarks = square(data)
 
     assert found.background == GRAY
-    assert found.pixels[0, 0].tolist() == list(GRAY)
+    assert found.pixels[0, 0].tolist() == [GRAY] * 3
     assert found.pixels.max() >= 236
     assert (shown[:10] == GRAY).all()
     assert remarks == {}
@@ -96,7 +97,7 @@ def test_every_other_image_is_laid_on_white(image):
 
     found = decode_image(written(image))
 
-    assert found.background == WHITE
+    assert found.background == PAPER
     assert np.abs(found.pixels - (255 + alpha * (image[:, :, :3].astype(float) - 255))).max() <= 1
 
 
@@ -117,7 +118,7 @@ def test_a_photo_says_what_it_is_to_be_padded_with():
 
     assert photo is not None
     assert other is not None
-    assert (photo.background, other.background) == (GRAY, WHITE)
+    assert (photo.background, other.background) == (GRAY, PAPER)
 
 
 # Images of one color.

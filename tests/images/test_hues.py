@@ -16,13 +16,13 @@ ENCODERS = ["handcrafted:color", pytest.param("efficientnet-lite0+handcrafted:co
 
 def product(hue: int) -> np.ndarray:
     """A bottle with a label and a cap, RGB; only the hue of the bottle differs."""
-    color = cv2.cvtColor(np.uint8([[[180 * hue // HUES, 130, 190]]]), cv2.COLOR_HSV2RGB)[0, 0].tolist()
+    color = cv2.cvtColor(np.uint8([[[180 * hue // HUES, 140, 190]]]), cv2.COLOR_HSV2RGB)[0, 0].tolist()
     image = np.full((320, 320, 3), 255, np.uint8)
-    cv2.rectangle(image, (110, 90), (210, 290), color, -1, cv2.LINE_AA)
-    cv2.ellipse(image, (160, 90), (50, 40), 0, 180, 360, color, -1, cv2.LINE_AA)
+    cv2.rectangle(image, (90, 90), (230, 300), color, -1, cv2.LINE_AA)
+    cv2.ellipse(image, (160, 90), (70, 45), 0, 180, 360, color, -1, cv2.LINE_AA)
     cv2.rectangle(image, (142, 25), (178, 60), (70, 70, 75), -1, cv2.LINE_AA)
-    cv2.rectangle(image, (122, 150), (198, 230), (235, 230, 215), -1, cv2.LINE_AA)
-    cv2.circle(image, (160, 190), 22, color, -1, cv2.LINE_AA)
+    cv2.rectangle(image, (130, 165), (190, 215), (235, 230, 215), -1, cv2.LINE_AA)
+    cv2.circle(image, (160, 190), 16, color, -1, cv2.LINE_AA)
     return image
 
 
@@ -33,7 +33,9 @@ def photographed(hue: int, space: str, *, with_profile: bool = True) -> bytes:
     icc = cmyk_profile() if space == "CMYK" else rgb_profile(space)
     file = io.BytesIO()
     mode = "CMYK" if space == "CMYK" else "RGB"
-    Image.fromarray(pixels, mode).save(file, "JPEG", quality=92, icc_profile=icc if with_profile else None)
+    Image.fromarray(pixels, mode).save(
+        file, "JPEG", quality=95, subsampling=0, icc_profile=icc if with_profile else None
+    )
     return file.getvalue()
 
 

@@ -38,12 +38,10 @@ from imgsearch.images.policy import MAX_BYTES
 PIXELS_VERSION = 2
 
 Pixels = NDArray[np.uint8]
-Color = tuple[int, int, int]
 
 # What is transparent is laid on white, as product images are cut out to stand on it. White goods would vanish there:
 # where nearly all that shows is about as light as this, and enough is transparent to be a cut-out, it is gray.
-WHITE: Color = (255, 255, 255)
-_GRAY: Color = (128, 128, 128)
+WHITE, _GRAY = 255, 128
 _NEARLY_WHITE = 235
 _NEARLY_ALL = 0.98
 _MIN_TRANSPARENT = 0.02
@@ -118,7 +116,7 @@ class Decoded:
     """An image as a person sees it: upright, first frame, in sRGB, transparency over a background."""
 
     pixels: Pixels  # RGB, uint8 (height, width, 3)
-    background: Color  # also what the image is to be padded with
+    background: int  # the gray that it is laid on, where it is transparent, and the image is to be padded with
     remarks: Remarks
 
 
@@ -368,15 +366,14 @@ def _is_white_cutout(bgra: Pixels) -> bool:
     return bool(visible) and white >= _NEARLY_ALL * visible
 
 
-def _laid_over(bgra: Pixels, background: Color) -> Pixels:
-    """Lay a BGRA image on a color, and return RGB."""
+def _laid_over(bgra: Pixels, background: int) -> Pixels:
+    """Lay a BGRA image on a gray, or white, and return RGB."""
     # A few rows at a time, so that a large image needs no second copy in 16 bits.
     result = np.empty((*bgra.shape[:2], 3), np.uint8)
-    paper = np.array(background, np.uint16)
     for top in range(0, len(bgra), 256):
         rows = bgra[top : top + 256].astype(np.uint16)
         alpha = rows[:, :, 3:]
-        result[top : top + 256] = (rows[:, :, 2::-1] * alpha + paper * (255 - alpha) + 127) // 255
+        result[top : top + 256] = (rows[:, :, 2::-1] * alpha + background * (255 - alpha) + 127) // 255
     return result
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from imgsearch.images import MAX_PIXELS
 from imgsearch.images.boxes import Box, stretched
-from imgsearch.images.decode import WHITE, Color, Pixels, decode_image, within_memory
+from imgsearch.images.decode import WHITE, Pixels, decode_image, within_memory
 from imgsearch.images.headers import checked_size, image_format
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.transform import reduce
@@ -24,7 +24,7 @@ class Photo:
 
     pixels: Pixels  # RGB, uint8 (height, width, 3), the longer side at most `LONGEST`
     size: tuple[int, int]  # height and width of the file's image, upright, in its own pixels
-    background: Color = WHITE  # what it is to be padded with
+    background: int = WHITE  # the gray that it is to be padded with
 
 
 def open_photo(data: bytes, policy: FilePolicy, longest: int = LONGEST) -> Photo | None:

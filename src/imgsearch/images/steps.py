@@ -73,13 +73,12 @@ class Steps:
     def apply(self, image: "Pixels") -> "Pixels":
         """Do the steps to an RGB image of any size, which is not changed; some change the size."""
         from imgsearch.images import foreground, transform
-        from imgsearch.images.decode import WHITE
 
         if self.crop_foreground:
             image = foreground.crop_foreground(image)
         if self.deskew:
             background = foreground.plain_background(image)
-            image = transform.deskew(image, WHITE if background is None else tuple(background.tolist()))
+            image = transform.deskew(image, transform.WHITE if background is None else tuple(background.tolist()))
         if self.rotate:
             image = transform.rotate(image, self.rotate)
         if self.denoise:

@@ -6,9 +6,11 @@ import cv2
 import numpy as np
 
 from imgsearch.images.boxes import Box
-from imgsearch.images.decode import WHITE, Color, Pixels
+from imgsearch.images.decode import Pixels
 
 Fit = Literal["pad", "crop", "stretch"]
+
+WHITE = (255, 255, 255)
 
 # The angle of an image shows when its longer side has so many pixels.
 _PREVIEW_SIDE = 512
@@ -24,8 +26,8 @@ _SAME_ANGLE = 1.0
 _LONGEST_TURNED = 16_384
 
 
-def fit(image: Pixels, size: int, mode: Fit = "pad", background: Color = WHITE) -> Pixels:
-    """Bring an RGB image to uint8 (size, size, 3): `pad`ded with a color, its middle (`crop`), or `stretch`ed."""
+def fit(image: Pixels, size: int, mode: Fit = "pad", background: int = 255) -> Pixels:
+    """Bring an RGB image to uint8 (size, size, 3): `pad`ded with a gray, its middle (`crop`), or `stretch`ed."""
     height, width = image.shape[:2]
     if mode == "stretch":
         return resize(image, size, size)
@@ -57,7 +59,7 @@ def reduce(image: Pixels, longest: int) -> Pixels:
     return resize(image, max(1, round(height * scale)), max(1, round(width * scale)))
 
 
-def deskew(image: Pixels, corners: Color = WHITE) -> Pixels:
+def deskew(image: Pixels, corners: tuple[int, int, int] = WHITE) -> Pixels:
     """Turn upright what stands askew by up to 20 degrees; what the image does not cover is of the color `corners`.
 
     The angle is the one that most of the straight lines have (line segment detector of Grompone von Gioi et al.,
@@ -67,7 +69,7 @@ def deskew(image: Pixels, corners: Color = WHITE) -> Pixels:
     return rotate(image, angle, corners) if _MIN_ASKEW <= abs(angle) <= _MAX_ASKEW else image
 
 
-def rotate(image: Pixels, degrees: float, corners: Color = WHITE) -> Pixels:
+def rotate(image: Pixels, degrees: float, corners: tuple[int, int, int] = WHITE) -> Pixels:
     """Turn an RGB image counterclockwise; it grows, up to 16,384 pixels, to show all, on the color `corners`."""
     if degrees % 90 == 0:
         return np.ascontiguousarray(np.rot90(image, int(degrees // 90)))

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from imgsearch.images import MAX_PIXELS
-from imgsearch.images.decode import WHITE, Color, Decoded, Pixels, Remarks, decode_image, within_memory
+from imgsearch.images.decode import WHITE, Decoded, Pixels, Remarks, decode_image, within_memory
 from imgsearch.images.headers import checked_size, image_format
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import NO_STEPS, Steps
@@ -112,7 +112,7 @@ def needs_process(data: bytes, policy: FilePolicy) -> bool:
     return has_many_scans or dimensions[0] * dimensions[1] > MAX_PIXELS
 
 
-def apply_steps_and_fit(image: Pixels, size: int, fit: Fit, steps: Steps, background: Color = WHITE) -> Pixels:
+def apply_steps_and_fit(image: Pixels, size: int, fit: Fit, steps: Steps, background: int = WHITE) -> Pixels:
     """Do to a decoded image what `decode_and_fit` does to one in a file."""
     return fit_square(_apply_steps(image, size, steps), size, fit, background)
 
