@@ -41,9 +41,9 @@ def gray3(gray: np.ndarray) -> np.ndarray:
     return np.dstack([gray] * 3)
 
 
-def over_white(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+def laid_over(image: np.ndarray, alpha: np.ndarray, background: int = 255) -> np.ndarray:
     share = alpha[:, :, None] / 255
-    return np.rint(image * share + 255 * (1 - share)).astype(np.uint8)
+    return np.rint(image * share + background * (1 - share)).astype(np.uint8)
 
 
 def scaled(image: np.ndarray, bits: int) -> np.ndarray:

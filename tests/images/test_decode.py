@@ -450,10 +450,10 @@ SMALL_PNGS = {
 def test_every_kind_of_png_shows_its_colors_over_white(data, colors):
     rgba = np.array([colors], np.float64)
     alpha = rgba[:, :, 3:] / 255
-    over_white = np.rint(rgba[:, :, :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+    laid_over = np.rint(rgba[:, :, :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
 
     assert decode_rgba(data).tolist() == [[list(color) for color in colors]]
-    assert differs_by(decode(data), over_white) == 0
+    assert differs_by(decode(data), laid_over) == 0
 
 
 def test_a_gray_png_with_one_transparent_gray_shows_white_there():

@@ -25,9 +25,9 @@ from image_files import (
     gif,
     gray3,
     jpeg_segment,
+    laid_over,
     masked,
     opacity,
-    over_white,
     packed,
     picture,
     png,
@@ -91,7 +91,7 @@ def tiff_kinds() -> Iterator[tuple[str, np.ndarray, dict, np.ndarray]]:
             f"RGB alpha {bits}",
             scaled(np.dstack([RGB, ALPHA]), bits),
             {"bits": bits, "extra": [2]},
-            over_white(coarse(RGB, bits), coarse(ALPHA, bits)),
+            laid_over(coarse(RGB, bits), coarse(ALPHA, bits)),
         )
         # Premultiplied in so few bits, hardly a color is left where it is half transparent.
         yield (
@@ -101,9 +101,9 @@ def tiff_kinds() -> Iterator[tuple[str, np.ndarray, dict, np.ndarray]]:
                 "bits": bits,
                 "extra": [1],
             },
-            over_white(RGB, ALPHA),
+            laid_over(RGB, ALPHA),
         )
-        yield f"RGB undeclared {bits}", scaled(np.dstack([RGB, ALPHA]), bits), {"bits": bits}, over_white(RGB, ALPHA)
+        yield f"RGB undeclared {bits}", scaled(np.dstack([RGB, ALPHA]), bits), {"bits": bits}, laid_over(RGB, ALPHA)
         yield (
             f"RGB spare {bits}",
             scaled(np.dstack([RGB, SPARE]), bits),
@@ -113,7 +113,7 @@ def tiff_kinds() -> Iterator[tuple[str, np.ndarray, dict, np.ndarray]]:
         yield f"CMYK {bits}", scaled(INKS, bits), {"bits": bits, "photometric": 5}, PRINTED
         for name, extra in (("spare", 0), ("alpha", 2), ("premultiplied", 1)):
             fields = {"bits": bits, "photometric": 1, "extra": [extra]}
-            truth = gray3(GRAY) if extra == 0 else over_white(gray3(GRAY), ALPHA)
+            truth = gray3(GRAY) if extra == 0 else laid_over(gray3(GRAY), ALPHA)
             color = GRAY if extra != 1 else np.rint(GRAY * (ALPHA / 255))
             yield f"gray {name} {bits}", scaled(np.dstack([color, ALPHA]), bits), fields, truth
     for bits in (1, 2, 4, 8):
@@ -125,8 +125,8 @@ def tiff_kinds() -> Iterator[tuple[str, np.ndarray, dict, np.ndarray]]:
     for name, extra, truth in (
         ("two spare", [0, 0], RGB),
         ("three spare", [0, 0, 0], RGB),
-        ("alpha and spare", [2, 0], over_white(RGB, ALPHA)),
-        ("spare and alpha", [0, 2], over_white(RGB, ALPHA)),
+        ("alpha and spare", [2, 0], laid_over(RGB, ALPHA)),
+        ("spare and alpha", [0, 2], laid_over(RGB, ALPHA)),
         ("two undeclared", None, RGB),
     ):
         more = [ALPHA] * (len(extra) if extra else 2)
@@ -134,7 +134,7 @@ def tiff_kinds() -> Iterator[tuple[str, np.ndarray, dict, np.ndarray]]:
             yield f"RGB {name} {bits}", scaled(np.dstack([RGB, *more]), bits), {"bits": bits, "extra": extra}, truth
     for name, extra in (("spare", [0]), ("two spare", [0, 0]), ("alpha", [2]), ("undeclared", None)):
         more = [ALPHA] * (len(extra) if extra else 1)
-        truth = over_white(PRINTED, ALPHA) if extra == [2] else PRINTED
+        truth = laid_over(PRINTED, ALPHA) if extra == [2] else PRINTED
         for bits in (8, 16):
             fields = {"bits": bits, "photometric": 5, "extra": extra}
             yield f"CMYK {name} {bits}", scaled(np.dstack([INKS, *more]), bits), fields, truth
@@ -268,8 +268,8 @@ def png_types() -> Iterator[tuple[str, np.ndarray, int, int, np.ndarray]]:
         yield f"gray {depth}", scaled(GRAY[:, :, None], depth), depth, 0, gray3(coarse(GRAY, depth))
     for depth in (8, 16):
         yield f"RGB {depth}", scaled(RGB, depth), depth, 2, RGB
-        yield f"gray alpha {depth}", scaled(np.dstack([GRAY, ALPHA]), depth), depth, 4, over_white(gray3(GRAY), ALPHA)
-        yield f"RGB alpha {depth}", scaled(np.dstack([RGB, ALPHA]), depth), depth, 6, over_white(RGB, ALPHA)
+        yield f"gray alpha {depth}", scaled(np.dstack([GRAY, ALPHA]), depth), depth, 4, laid_over(gray3(GRAY), ALPHA)
+        yield f"RGB alpha {depth}", scaled(np.dstack([RGB, ALPHA]), depth), depth, 6, laid_over(RGB, ALPHA)
 
 
 def pngs() -> Iterator[Case]:
@@ -293,21 +293,22 @@ def transparent_pngs() -> Iterator[Case]:
         for gray in {0, int(samples[5, 20]), 2**depth - 1}:
             chunk = png_chunk(b"tRNS", struct.pack(">H", gray))
             data = png(samples[:, :, None], depth, 0, chunk, interlaced=interlaced)
-            yield f"gray {depth}: {gray}", data, over_white(shown, np.where(samples == gray, 0, 255))
+            background = 128 if (depth, gray) == (1, 0) else 255  # all that shows is white
+            yield f"gray {depth}: {gray}", data, laid_over(shown, np.where(samples == gray, 0, 255), background)
         if depth >= 8:
             for place in ((5, 6), (12, 18), (0, 0)):
                 color = scaled(RGB, depth)[place]
                 chunk = png_chunk(b"tRNS", struct.pack(">3H", *color.tolist()))
                 alpha = np.where((scaled(RGB, depth) == color).all(axis=2), 0, 255)
                 data = png(scaled(RGB, depth), depth, 2, chunk, interlaced=interlaced)
-                yield f"RGB {depth}: {color}", data, over_white(RGB, alpha)
+                yield f"RGB {depth}: {color}", data, laid_over(RGB, alpha)
         if depth <= 8:
             numbers = GRAY.astype(int) >> 8 - depth
             opacities = np.append(np.linspace(0, 200, 2**depth // 2 + 1), [255] * 2**depth).astype(np.uint8)
             some = png_chunk(b"tRNS", opacities[: 2**depth // 2 + 1].tobytes())
             colors = png_chunk(b"PLTE", PALETTE[: 2**depth].tobytes())
             data = png(numbers[:, :, None], depth, 3, colors + some, interlaced=interlaced)
-            yield f"palette {depth}", data, over_white(PALETTE[numbers], opacities[numbers])
+            yield f"palette {depth}", data, laid_over(PALETTE[numbers], opacities[numbers])
 
 
 def animated_pngs() -> Iterator[Case]:
@@ -322,7 +323,7 @@ def animated_pngs() -> Iterator[Case]:
         yield f"{name}, its still image apart", png(samples, depth, color_type, begin, control(0) + later), truth
     gray = png_chunk(b"tRNS", struct.pack(">H", int(GRAY[12, 20])))
     data = png(GRAY[:, :, None], 8, 0, png_chunk(b"acTL", struct.pack(">II", 1, 0)) + gray + control(0))
-    yield "a transparent gray", data, over_white(gray3(GRAY), np.where(GRAY[12, 20] == GRAY, 0, 255))
+    yield "a transparent gray", data, laid_over(gray3(GRAY), np.where(GRAY[12, 20] == GRAY, 0, 255))
 
 
 def apple_png() -> Iterator[Case]:
@@ -393,7 +394,7 @@ def masked_bmps() -> Iterator[Case]:
             data = bmp(lines, bits, header=header, compression=compression, masks=masks)
             depths = [min(8, mask.bit_count()) for mask in masks]
             shown = np.dstack([coarse(RGB[:, :, number], depths[number]) for number in range(3)])
-            truth = over_white(shown, coarse(ALPHA, depths[3])) if len(masks) == 4 else shown
+            truth = laid_over(shown, coarse(ALPHA, depths[3])) if len(masks) == 4 else shown
             yield f"{bits} bits, header {header}, masks {masks}", data, truth
     no_alpha = np.dstack([RGB[:, :, ::-1], np.zeros_like(GRAY)]).reshape(HEIGHT, -1)
     masks = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
@@ -445,11 +446,11 @@ def gifs() -> Iterator[Case]:
         for transparent, background in ((None, 0), (None, 1), (0, 1), (2**bits - 1, 0)):
             options = {"local": local, "interlaced": interlaced, "transparent": transparent, "background": background}
             alpha = np.where(numbers == transparent, 0, 255)
-            yield f"{bits} bits, {options}", gif(numbers, palette, **options), over_white(palette[numbers], alpha)
+            yield f"{bits} bits, {options}", gif(numbers, palette, **options), laid_over(palette[numbers], alpha)
             outside = np.zeros_like(alpha)
             outside[3:13, 5:17] = alpha[3:13, 5:17]
             data = gif(small, palette, screen=GRAY.shape, place=(3, 5), **options)
-            yield f"{bits} bits, smaller, {options}", data, over_white(palette[numbers], outside)
+            yield f"{bits} bits, smaller, {options}", data, laid_over(palette[numbers], outside)
     yield "GIF87a", gif(GRAY.astype(int), PALETTE, version=b"87a"), PALETTE[GRAY]
 
 
@@ -536,9 +537,9 @@ CUTOUT = np.dstack([SMOOTH, SMOOTH_ALPHA])
 
 def webps() -> Iterator[Case]:
     yield "lossless", saved(SMOOTH, "WEBP", lossless=True), SMOOTH
-    yield "lossless, alpha", saved(CUTOUT, "WEBP", lossless=True, exact=True), over_white(SMOOTH, SMOOTH_ALPHA)
+    yield "lossless, alpha", saved(CUTOUT, "WEBP", lossless=True, exact=True), laid_over(SMOOTH, SMOOTH_ALPHA)
     yield "lossy", saved(SMOOTH, "WEBP", quality=95), SMOOTH
-    yield "lossy, alpha", saved(CUTOUT, "WEBP", quality=95), over_white(SMOOTH, SMOOTH_ALPHA)
+    yield "lossy, alpha", saved(CUTOUT, "WEBP", quality=95), laid_over(SMOOTH, SMOOTH_ALPHA)
 
 
 def animated_webps() -> Iterator[Case]:
@@ -567,7 +568,7 @@ def avifs() -> Iterator[Case]:
         yield f"{depth} bits", cv2.imencode(".avif", samples, options)[1].tobytes(), SMOOTH
     for premultiplied in (False, True):
         data = saved(CUTOUT, "AVIF", quality=95, alpha_premultiplied=premultiplied)
-        yield f"alpha, premultiplied={premultiplied}", data, over_white(SMOOTH, SMOOTH_ALPHA)
+        yield f"alpha, premultiplied={premultiplied}", data, laid_over(SMOOTH, SMOOTH_ALPHA)
 
 
 def cropped_avif() -> Iterator[Case]:

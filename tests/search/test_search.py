@@ -111,7 +111,7 @@ def test_hits_below_the_least_score_are_left_out(opened, photo, backend):
     least = hits[4].score
 
     assert opened[backend].search(photo, k=10, filter=Filter(min_score=least)) == hits[:5]
-    assert opened[backend].search(photo, k=10, filter=Filter(min_score=1.1)) == []
+    assert opened[backend].search(photo, k=10, filter=Filter(min_score=1.0)) == []
     assert opened[backend].search(photo, k=10, filter=Filter(min_score=-1)) == hits
 
 
