@@ -87,6 +87,12 @@ class OutputError(ImgsearchError):
     exit_code = 11
 
 
+class ResourceError(ImgsearchError):
+    """The system does not let a file be read, or has too little memory or open files; no damage is known."""
+
+    exit_code = 13
+
+
 def require_between(name: str, value: float, least: float, most: float) -> None:
     """Raise `UsageError` unless a number lies in a range, ends included; NaN lies in none."""
     if not least <= value <= most:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from imgsearch.errors import OutputError, UsageError
+from imgsearch.system import reason_of, refusal_of, words_of
 
 
 def as_path(location: str | os.PathLike[str]) -> Path:
@@ -27,7 +28,7 @@ def open_regular(path: Path) -> BufferedReader:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+        raise OSError(errno.ENXIO, "not a regular file", os.fspath(path))
     return open(descriptor, "rb")
 
 
@@ -65,12 +66,18 @@ def check_database(connection: sqlite3.Connection) -> None:
 
 @contextlib.contextmanager
 def writing(place: Path, assurance: str = "") -> Iterator[None]:
-    """Turn write errors, SQLite's too, into `OutputError`, which may add what is safe all the same."""
+    """Turn write errors, SQLite's too, into `OutputError`, which may add what is safe all the same.
+
+    Where the system lacks memory or open files they are `ResourceError`s.
+    """
     try:
         yield
     except (OSError, sqlite3.OperationalError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or str(error)
-        lacks_space = "full" in reason or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT)
+        cause = reason_of(error, place)
+        if refusal := refusal_of(cause):
+            raise refusal from error
+        reason = words_of(cause)
+        lacks_space = "full" in reason or getattr(cause, "errno", 0) in (errno.ENOSPC, errno.EDQUOT)
         raise OutputError(
             f"cannot write to {getattr(error, 'filename2', None) or place}: {reason}"
             + (f"; {assurance}" if assurance else ""),
@@ -79,12 +86,29 @@ def writing(place: Path, assurance: str = "") -> Iterator[None]:
 
 
 def sync(path: Path) -> None:
-    """Make a file's content, or a folder's list of names, survive a power cut."""
+    """Make a file's content survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Make a folder's list of names survive a power cut, where its file system can do that."""
+    # Some network and USB file systems cannot, nor can a user in a folder where one may write, but not read.
+    # PostgreSQL passes over the same errors (fsync_fname), SQLite over all.
+    try:
+        sync(path)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC_FOLDERS:
+            raise
+
+
+_CANNOT_SYNC_FOLDERS = {
+    *(errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EISDIR),
+    *(errno.EACCES, errno.EPERM),
+}
 
 
 @contextlib.contextmanager
@@ -109,8 +133,7 @@ def replaced(path: Path, draft: Path | None = None) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
         raise
-    with contextlib.suppress(PermissionError):  # a folder in which one may write, but not read
-        sync(path.parent)
+    sync_folder(path.parent)
 
 
 def _regular_file(path: Path) -> os.stat_result | None:

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from imgsearch.errors import DamagedIndexError, MissingComponentError, OutputError
+from imgsearch.errors import MissingComponentError, OutputError, ResourceError
 from imgsearch.store import generations
 
 FAULTS = [(number, for_ever) for number in (errno.ENOSPC, errno.EIO, errno.EINTR) for for_ever in (False, True)]
@@ -25,7 +25,7 @@ def tried(scene, disturbed, look, leftovers, unpublished, memory_disk):
             if "/cache/" in path:
                 permitted.add(MissingComponentError)
             if for_ever or reading:
-                permitted.add(DamagedIndexError)
+                permitted.add(ResourceError)
             if done["error"] not in {kind.__name__ for kind in permitted}:
                 yield done["traceback"]
         expected, final = [act.before, act.after], act.final
@@ -196,7 +196,7 @@ def test_a_read_that_fails_is_an_error_of_the_query_or_a_finding_of_the_check_an
                 break
             faults += 1
             if "error" in done:
-                assert done["error"] == DamagedIndexError.__name__, case
+                assert done["error"] == ResourceError.__name__, case
             elif what == "ask":
                 assert done["result"] == answer, case
         assert number > 3

@@ -286,7 +286,7 @@ def test_a_manifest_with_any_bytes_changed_is_understood_or_reported_as_damage(t
 def test_a_manifest_that_is_a_directory_is_reported_as_damage(tmp_path):
     (tmp_path / generations.MANIFEST).mkdir()
 
-    with pytest.raises(DamagedIndexError, match="cannot be read"):
+    with pytest.raises(DamagedIndexError, match="is damaged: not a regular file"):
         read_manifest(tmp_path)
 
 

@@ -22,6 +22,7 @@ from imgsearch.images.decode import Remarks
 from imgsearch.images.scan import FoundFile, Reject
 from imgsearch.store.items import SCHEMA, connect, database_uri, default_names
 from imgsearch.store.manifest import Manifest
+from imgsearch.system import is_of_system
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +176,7 @@ class Journal:
         try:
             self._connection = self._open(draft.fingerprint)
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DISK_ERRORS:
+            if is_of_system(error):  # which is no reason to throw the file away
                 raise
             logger.warning("%s of an interrupted build is damaged (%s); starting afresh", path, error)
             self._remove()
@@ -441,10 +442,3 @@ class Journal:
 def _sql_text(text: str | None) -> bytes | None:
     # Bound as bytes and cast in SQL: a str with lone surrogates cannot be bound as text.
     return None if text is None else text.encode("utf-8", "surrogateescape")
-
-
-# What says that the disk or the folder is at fault, not the file: it is no reason to throw the file away.
-_DISK_ERRORS = {
-    *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY),
-    *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PERM),
-}

@@ -25,8 +25,9 @@ from imgsearch.cli.commands.preprocess import preprocess
 from imgsearch.cli.commands.query import query
 from imgsearch.cli.commands.rollback import rollback
 from imgsearch.cli.commands.train import train
-from imgsearch.errors import ImgsearchError, UsageError
+from imgsearch.errors import ImgsearchError, ResourceError, UsageError
 from imgsearch.processors import limit_libraries
+from imgsearch.system import refusal_of, require_address_space
 
 # Plain help: the rich one takes twice as long to import as everything else the program needs to start.
 app = typer.Typer(
@@ -83,10 +84,17 @@ def main(arguments: list[str] | None = None) -> int:
     except ImgsearchError as error:
         _report(error, as_json=_wants_json(given))
         return error.exit_code
-    except Exception:  # noqa: BLE001  # a bug of ours: said as one, whatever it is
+    except Exception as error:  # noqa: BLE001  # a bug of ours: said as one, unless the system is at fault
+        if refusal := refusal_of(error):
+            _report(refusal, as_json=_wants_json(given))
+            return refusal.exit_code
         traceback.print_exc()
         sys.stderr.write(f"imgsearch: this is a bug in imgsearch {__version__}; please report the lines above\n")
         return ImgsearchError.exit_code
+
+
+# Of address space, for NumPy, OpenCV and their threads on one processor: short of it they may crash.
+_LEAST_BYTES = 440_000_000
 
 
 def run() -> None:
@@ -99,6 +107,11 @@ def run() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
             signal.signal(number, _end)
+    try:
+        require_address_space(_LEAST_BYTES, "imgsearch")
+    except ResourceError as error:
+        _report(error, as_json=_wants_json(sys.argv[1:]))
+        sys.exit(error.exit_code)
     exit_code = main()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # there is nothing left to stop

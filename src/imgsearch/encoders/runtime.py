@@ -16,12 +16,17 @@ from numpy.typing import NDArray
 
 from imgsearch.encoders.spec import EncoderSpec, Kind, Precision
 from imgsearch.encoders.table import OLD_ROWS, TABLE
-from imgsearch.errors import DamagedIndexError
+from imgsearch.errors import DamagedIndexError, MissingComponentError
+from imgsearch.files import open_regular
 from imgsearch.images.decode import Pixels
 from imgsearch.images.transform import fit
 from imgsearch.processors import processor_count
+from imgsearch.system import reading, refusal_of, require_address_space
 
 Embeddings = NDArray[np.float32]
+
+# Of address space, for its libraries and the default encoder on one processor: short of it OpenVINO may abort.
+_OPENVINO_BYTES = 400_000_000
 
 GRAPH_FILE = "encoder.xml"
 VOCABULARY_FILE = "vocabulary.npz"
@@ -89,6 +94,8 @@ def import_openvino() -> Any:
     """Import OpenVINO without its telemetry, which otherwise reports each import to its makers."""
     # None forbids the import, and OpenVINO falls back to a stub.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    if "openvino" not in sys.modules:
+        require_address_space(_OPENVINO_BYTES, "OpenVINO")
     import openvino
 
     return openvino
@@ -119,14 +126,18 @@ class OpenVinoEncoder:
         if not for_one:
             # One stream a core: OpenVINO's own choice leaves cores to themselves that our decoders do not fill.
             settings["NUM_STREAMS"] = str(count)
+        model = _read_model(core, graph)
+        if not with_map:
+            model = openvino.Model([model.output(0)], model.get_parameters(), "encoder")
         try:
-            model = core.read_model(graph)
-            if not with_map:
-                model = openvino.Model([model.output(0)], model.get_parameters(), "encoder")
             self._model = core.compile_model(model, "CPU", settings)
-            outputs = self._model.output(0).partial_shape[1].get_length()
         except RuntimeError as error:
-            raise DamagedIndexError(f"the encoder in {graph.parent} cannot be read: {error}") from error
+            raise refusal_of(error) or MissingComponentError(
+                f"OpenVINO cannot compile the encoder {spec.name} on this machine: {_last_line(error)}",
+                hint="is executable memory forbidden here (systemd: MemoryDenyWriteExecute=no allows it)?"
+                " An index of --backbone handcrafted needs none",
+            ) from error
+        outputs = self._model.output(0).partial_shape[1].get_length()
         if outputs != spec.dims:
             raise DamagedIndexError(f"the encoder in {graph.parent} gives {outputs} numbers, expected {spec.dims}")
         # Twice what runs at once, so that no core waits while we fetch results and fill the next request.
@@ -165,6 +176,23 @@ class OpenVinoEncoder:
         free.append(request)
         rows = np.array(request.get_output_tensor(0).data, np.float32)
         return rows if self.spec.kind == "classifier" else unit_rows(rows)
+
+
+def _read_model(core: Any, graph: Path) -> Any:
+    # OpenVINO does not say why it cannot open a file.
+    with reading(graph, ""), open_regular(graph), open_regular(graph.with_suffix(".bin")):
+        pass
+    try:
+        return core.read_model(graph)
+    except RuntimeError as error:
+        raise refusal_of(error) or DamagedIndexError(
+            f"the encoder in {graph.parent} is damaged: {_last_line(error)}"
+        ) from error
+
+
+def _last_line(error: RuntimeError) -> str:
+    """Return what OpenVINO says after the places in its source."""
+    return (str(error).strip().splitlines() or [repr(error)])[-1]
 
 
 class _ImageByImage:

@@ -1,14 +1,18 @@
 """Unit vectors, and arrays that are read from a file which may be damaged, or hostile."""
 
+import io
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.errors import DamagedIndexError
+from imgsearch.files import open_regular
+from imgsearch.system import reading
 
 
 def unit(vector: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -28,18 +32,16 @@ def read_arrays(path: str, shapes: Mapping[str, tuple[int, ...]]) -> list[NDArra
 
     Raises:
         FileNotFoundError: The file is missing.
-        DamagedIndexError: It cannot be read, or lacks an array of such a name, shape and type.
+        DamagedIndexError: It is no such file, or lacks an array of such a name, shape and type.
+        ResourceError: The system does not let it be read.
     """
+    with reading(Path(path), ""), open_regular(Path(path)) as file:
+        content = file.read()  # zipfile takes a disk that fails for an archive that is damaged
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             arrays: list[NDArray[Any]] = [archive[name] for name in shapes]
-    except FileNotFoundError:
-        raise
     # zipfile and NumPy raise many kinds for a damaged file, and all of them mean the same here.
-    except (
-        *(OSError, ValueError, KeyError, EOFError, RuntimeError, TypeError, MemoryError),
-        *(zlib.error, zipfile.BadZipFile),
-    ) as error:
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, TypeError, zlib.error, zipfile.BadZipFile) as error:
         raise DamagedIndexError(f"{path} cannot be read: {error}") from error
     found = {name: (array.shape, array.dtype.str) for name, array in zip(shapes, arrays, strict=True)}
     if found != {name: (shape, "<f4") for name, shape in shapes.items()}:

@@ -32,6 +32,7 @@ from imgsearch.images.headers import (
 )
 from imgsearch.images.layouts import Layout, layout_of
 from imgsearch.images.policy import MAX_BYTES
+from imgsearch.system import refusal_of
 
 # Part of every encoder's fingerprint. Raise it when the same file would give other pixels (decoder choices,
 # fitting), so that no index mixes vectors of two ways of seeing.
@@ -94,6 +95,8 @@ def read_file(path: str, *, follow_links: bool = True, max_bytes: int = MAX_BYTE
         except IsADirectoryError:
             raise ImageError("not_regular_file", "not a regular file") from None
         except (OSError, ValueError) as error:
+            if refusal := refusal_of(error):  # the file is not at fault
+                raise refusal from error
             reason = getattr(error, "strerror", None) or error
             raise ImageError("unreadable", f"cannot be read: {reason}") from error
         if len(data) == before.st_size == after.st_size and before.st_mtime_ns == after.st_mtime_ns:

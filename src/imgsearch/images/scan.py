@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from imgsearch.system import refusal_of
+
 logger = logging.getLogger(__name__)
 
 # What is decoded, and what is not: shops also keep HEIC and PSD files, and want to be told that these are not
@@ -153,8 +155,8 @@ def hint_for_unused(left_out: Mapping[str, int], causes: Mapping[str, int]) -> s
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads round in a circle
-        return False
+    except OSError:  # a link that leads round in a circle; or what cannot be looked at: to list it will say why
+        return not entry.is_symlink()
 
 
 def _found_file(entry: os.DirEntry[str], path: str) -> FoundFile:
@@ -173,6 +175,8 @@ def file_time(status: os.stat_result) -> int:
 
 
 def _cause(error: OSError) -> str:
+    if refusal := refusal_of(error):  # the files are there: to go on without them would be to lose them
+        raise refusal from error
     if error.errno == errno.ENAMETOOLONG:
         return "path_too_long"
     return "vanished" if error.errno == errno.ENOENT else "unreadable"

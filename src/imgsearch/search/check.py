@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +10,14 @@ import numpy as np
 
 from imgsearch.encoders.projection import Projection
 from imgsearch.encoders.runtime import GRAPH_FILE, open_encoder
-from imgsearch.errors import DamagedIndexError, MissingComponentError, NoIndexError
+from imgsearch.errors import DamagedIndexError, NoIndexError
 from imgsearch.files import as_path, check_database
 from imgsearch.search.backends import backend_files, backend_of, generation_files
 from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import BLOCK_ROWS, open_array
 from imgsearch.store.items import connect
 from imgsearch.store.manifest import Manifest, generation_folder
+from imgsearch.system import reading
 
 # A vector is computed from its embedding in float32, on whatever processor there was.
 _TOLERANCE = 1e-4
@@ -56,7 +56,8 @@ def check(index: str | os.PathLike[str], *, deep: bool = False) -> list[Finding]
 
     Raises:
         NoIndexError: There is none.
-        MissingComponentError: This processor cannot run Annoy, or Faiss is not installed.
+        MissingComponentError: This machine cannot run Annoy or the encoder, or Faiss is not installed.
+        ResourceError: The system does not let a file be read, or has too little memory: nothing is known of the index.
     """
     directory = as_path(index)
     attempts = 3  # two builds may sweep the generation that is being read
@@ -140,7 +141,7 @@ def _disagreements(directory: Path, manifest: Manifest) -> Iterator[Finding]:
         return
     try:
         open_encoder(manifest.encoder, directory / manifest.encoder_folder)
-    except (DamagedIndexError, MissingComponentError) as error:
+    except DamagedIndexError as error:
         name = f"{manifest.encoder_folder}/{GRAPH_FILE}"
         yield Finding(name, error.message, error.hint or integrity.repair_hint(name))
     for start in range(0, manifest.count, BLOCK_ROWS):
@@ -159,13 +160,13 @@ def _disagreements(directory: Path, manifest: Manifest) -> Iterator[Finding]:
 
 def _problem_of_items(path: Path, manifest: Manifest) -> str:
     try:
-        with contextlib.closing(connect(path, read_only=True)) as connection:
+        with reading(path, ""), contextlib.closing(connect(path, read_only=True)) as connection:
             check_database(connection)
             facts = connection.execute("SELECT count(*), coalesce(min(row), 0), coalesce(max(row), -1) FROM items")
             count, first, last = facts.fetchone()
             (rejected,) = connection.execute("SELECT count(*) FROM rejected").fetchone()
-    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-        return str(error)
+    except DamagedIndexError as error:
+        return error.message
     if (count, first, last) != (manifest.count, 0, manifest.count - 1):
         return f"{count} items in rows {first} to {last}, expected {manifest.count} from 0 on"
     return "" if rejected == manifest.rejected else f"{rejected} rejected files, expected {manifest.rejected}"

@@ -17,6 +17,7 @@ from imgsearch.search.views import QueryImage, Regions, View, Viewer
 from imgsearch.store import generations, integrity
 from imgsearch.store.info import IndexInfo
 from imgsearch.store.manifest import Manifest
+from imgsearch.system import read_error
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +74,8 @@ class Index:
                     hint = integrity.repair_hint(os.fspath(error.filename))
                     raise DamagedIndexError(f"{error.filename} is missing", hint=hint) from error
             except OSError as error:
-                hint = integrity.repair_hint(os.fspath(error.filename))
-                raise DamagedIndexError(f"{error.filename} cannot be read: {error.strerror}", hint=hint) from error
+                file = Path(error.filename or path)
+                raise read_error(error, file, integrity.repair_hint(file.name)) from error
 
     def __len__(self) -> int:
         return self.manifest.count

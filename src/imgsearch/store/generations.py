@@ -12,6 +12,7 @@ from shlex import quote
 from imgsearch.errors import DamagedIndexError, NoIndexError, UsageError
 from imgsearch.files import open_regular
 from imgsearch.store.manifest import FORMAT, VERSION, Manifest, generation_folder
+from imgsearch.system import read_error, refusal_of
 
 MANIFEST = "manifest.json"
 LOCK = "lock"
@@ -32,7 +33,9 @@ def is_index(directory: str) -> bool:
             return True
         with open_regular(path / MANIFEST) as file:
             return b'"format": "imgsearch"' in file.read(4096)
-    except OSError:
+    except OSError as error:
+        if refusal := refusal_of(error):
+            raise refusal from error
         return False
 
 
@@ -78,7 +81,7 @@ def _read_manifest(directory: Path, path: Path) -> Manifest:
             f"no index in {directory}", hint="make one: imgsearch build-index FOLDER_OF_IMAGES"
         ) from None
     except OSError as error:
-        raise DamagedIndexError(f"{path} cannot be read: {error.strerror}", hint=_repair_hint(directory)) from error
+        raise read_error(error, path, _repair_hint(directory)) from error
     try:
         data = json.loads(text)
         version = data["version"] if data["format"] == FORMAT else None

@@ -9,6 +9,7 @@ from imgsearch.errors import DamagedIndexError
 from imgsearch.files import open_regular
 from imgsearch.store.generations import EMBEDDINGS, ITEMS, REBUILD_HINT, find_copy_problem
 from imgsearch.store.manifest import FileRecord, Manifest
+from imgsearch.system import reading
 
 logger = logging.getLogger(__name__)
 
@@ -19,12 +20,8 @@ def check_sizes(directory: Path, manifest: Manifest) -> None:
     """Check the size of every file; FileNotFoundError, too: a generation may be swept while it is opened."""
     for name, record in manifest.files.items():
         path = directory / name
-        try:
+        with reading(path, _REBUILD):
             size = path.stat().st_size
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise DamagedIndexError(f"{path} cannot be read: {error.strerror}", hint=_REBUILD) from error
         if size != record.size:
             raise DamagedIndexError(f"{path} is damaged: {size} bytes, expected {record.size}", hint=repair_hint(name))
 
@@ -32,12 +29,8 @@ def check_sizes(directory: Path, manifest: Manifest) -> None:
 def check_content(directory: Path, manifest: Manifest, name: str) -> None:
     """Check a file's size and sha256; FileNotFoundError if it is missing."""
     path, expected = directory / name, manifest.files.get(name)
-    try:
+    with reading(path, repair_hint(name)):
         whole = expected is not None and file_record(path) == expected
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise DamagedIndexError(f"{path} cannot be read: {error.strerror}", hint=repair_hint(name)) from error
     if not whole:
         raise DamagedIndexError(f"{path} is damaged: its content has changed", hint=repair_hint(name))
 
@@ -45,10 +38,8 @@ def check_content(directory: Path, manifest: Manifest, name: str) -> None:
 def check_opened(file: BufferedReader, path: Path, expected: FileRecord | None) -> None:
     """Check the size and sha256 of an open file, which may be swept meanwhile, and close it."""
     with file:
-        try:
+        with reading(path, repair_hint(path.name)):
             found = _record(file)
-        except OSError as error:
-            raise DamagedIndexError(f"{path} cannot be read: {error.strerror}", hint=repair_hint(path.name)) from error
         if found != expected:
             raise DamagedIndexError(f"{path} is damaged: its content has changed", hint=repair_hint(path.name))
 
@@ -68,7 +59,10 @@ def check_truth(directory: Path, manifest: Manifest, name: str) -> None:
 
 
 def is_whole(directory: Path, manifest: Manifest) -> bool:
-    """Read every file and return whether all are as they were published; log the first that is not."""
+    """Read every file and return whether all are as they were published; log the first that is not.
+
+    Raises `ResourceError` where the system does not let a file be read, which says nothing of it.
+    """
     try:
         check_sizes(directory, manifest)
         for name in manifest.files:
@@ -83,13 +77,14 @@ def is_whole(directory: Path, manifest: Manifest) -> bool:
 
 
 def try_record(path: Path) -> FileRecord | str:
-    """Return `file_record`, or why there is none."""
+    """Return `file_record`, or why there is none; raise `ResourceError` where the system does not let it be read."""
     try:
-        return file_record(path)
+        with reading(path, ""):
+            return file_record(path)
     except FileNotFoundError:
         return "it is missing"
-    except OSError as error:
-        return f"it cannot be read: {error.strerror}"
+    except DamagedIndexError as error:
+        return error.message
 
 
 def file_record(path: Path) -> FileRecord:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote_from_bytes
 
-from imgsearch.errors import DamagedIndexError, UsageError
+from imgsearch.errors import DamagedIndexError, ResourceError, UsageError
 from imgsearch.store.conditions import Condition, can_be_asked_for, parse, type_of, value_of
 from imgsearch.store.integrity import repair_hint
+from imgsearch.system import is_of_system, read_error, reading
 
 SCHEMA = """
 CREATE TABLE items (
@@ -48,6 +49,9 @@ CREATE TABLE remarks (
     PRIMARY KEY (sha256, kind)
 );
 """
+
+# Of text and blobs, in bytes: no cell of the shop's data is near it, and a --where expression can build no larger one.
+_LARGEST_VALUE = 64_000_000
 
 # What a --where expression may do: read columns and call functions that only compute.
 _PERMITTED_ACTIONS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION}
@@ -103,12 +107,11 @@ class Items:
     def __init__(self, path: Path) -> None:
         self._path = path
         path.stat()
-        try:
+        with reading(path, repair_hint(path.name)):
             self._connection = connect(path, read_only=True)
+            self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LARGEST_VALUE)
             # SQLite opens a file when it is first read; we want it open before a writer can remove it.
             self._connection.execute("PRAGMA schema_version").fetchone()
-        except sqlite3.Error as error:
-            raise self._damaged(error) from error
 
     def close(self) -> None:
         """Close the file."""
@@ -136,7 +139,7 @@ class Items:
                 try:
                     found[row] = Item(row, path, product, category, json.loads(metadata))
                 except (ValueError, TypeError, RecursionError) as error:
-                    raise self._damaged(error) from error
+                    raise self._failure(error) from error
         missing = [row for row in rows if row not in found]
         if missing:
             raise DamagedIndexError(f"{self._path} is damaged: row {missing[0]} is not there")
@@ -157,15 +160,20 @@ class Items:
         try:
             return self._rows(condition.sql)
         except UnicodeDecodeError as error:
-            raise self._damaged(error) from error
-        except (sqlite3.OperationalError, sqlite3.ProgrammingError, sqlite3.Warning, UnicodeEncodeError) as error:
+            raise self._failure(error) from error
+        except (
+            *(sqlite3.OperationalError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.Warning),
+            UnicodeEncodeError,
+        ) as error:
+            if is_of_system(error):
+                raise self._failure(error) from error
             _, is_unknown, name = str(error).partition("no such column: ")
             hint = self._similar(name) if is_unknown else "columns: path, product, category, metadata->>'price'"
             raise UsageError(f"--where {expression!r}: {error}", hint=hint) from error
         except sqlite3.DatabaseError as error:
             if "not authorized" in str(error) or "prohibited" in str(error):
                 raise UsageError(f"--where {expression!r}: it may only read the table items") from error
-            raise self._damaged(error) from error
+            raise self._failure(error) from error
 
     def _rows(self, condition: str) -> list[int]:
         def authorize(action: int, table: str | None, *_: str | None) -> int:
@@ -244,7 +252,7 @@ class Items:
             try:
                 value = json.loads(text, parse_float=str).get(name)  # 1.10 is another label than 1.1
             except (ValueError, TypeError, AttributeError, RecursionError) as error:
-                raise self._damaged(error) from error
+                raise self._failure(error) from error
             yield "" if value is None else str(value)
 
     def rejected(self) -> Iterator[Rejected]:
@@ -267,11 +275,12 @@ class Items:
         return any(True for _ in self._run("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)))
 
     def _run(self, query: str, parameters: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
-        try:
-            yield from self._connection.execute(query, parameters)
-        # UnicodeDecodeError: SQLite's message quotes damaged bytes.
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            raise self._damaged(error) from error
+        with reading(self._path, repair_hint(self._path.name)):
+            try:
+                rows = self._connection.execute(query, parameters)
+            except sqlite3.ProgrammingError as error:  # of all that can be wrong, that alone is the caller's doing
+                raise UsageError("the index is closed") from error
+            yield from rows
 
-    def _damaged(self, error: Exception) -> DamagedIndexError:
-        return DamagedIndexError(f"{self._path} is damaged: {error}", hint=repair_hint(self._path.name))
+    def _failure(self, error: Exception) -> DamagedIndexError | ResourceError:
+        return read_error(error, self._path, repair_hint(self._path.name))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from imgsearch.errors import LockedError, UsageError
-from imgsearch.files import sync, writing
+from imgsearch.files import sync_folder, writing
 from imgsearch.store.generations import LOCK, PARTIAL, is_index
 
 
@@ -47,7 +47,7 @@ def _make_folder(directory: Path) -> None:
     missing = [folder for folder in (directory, *directory.absolute().parents) if not os.path.isdir(folder)]
     directory.mkdir(parents=True, exist_ok=True)
     for folder in missing:
-        sync(folder.absolute().parent)
+        sync_folder(folder.absolute().parent)
 
 
 def _is_locked_by_us(descriptor: int) -> bool:

@@ -9,8 +9,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from imgsearch.errors import DamagedIndexError
-from imgsearch.files import replaced, replaced_file, sync
+from imgsearch.errors import DamagedIndexError, ResourceError
+from imgsearch.files import replaced, replaced_file, sync, sync_folder
 from imgsearch.store.calibration import Calibration
 from imgsearch.store.generations import EMBEDDINGS, ITEMS, MANIFEST, PROJECTION, published
 from imgsearch.store.manifest import Manifest, generation_folder
@@ -41,7 +41,7 @@ def new_generation(directory: Path, generation: int) -> Iterator[Path]:
 def _may_be_published(directory: Path, generation: int) -> bool:
     try:
         manifest = published(directory)
-    except DamagedIndexError:
+    except (DamagedIndexError, ResourceError):
         return True
     return manifest is not None and manifest.generation == generation
 
@@ -57,18 +57,18 @@ def install_encoder(directory: Path, fingerprint: str, source: Path, names: tupl
         for name in names:
             shutil.copyfile(source / name, staging / name)
             sync(staging / name)
-        sync(staging)
+        sync_folder(staging)
         if target.is_dir():  # file by file, so that at no moment one is missing that a generation may need
             for name in names:
                 if (target / name).is_dir() and not (target / name).is_symlink():
                     shutil.rmtree(target / name)
                 (staging / name).replace(target / name)
-            sync(target)
+            sync_folder(target)
         else:
             target.unlink(missing_ok=True)
             staging.rename(target)
-        sync(target.parent)
-        sync(directory)
+        sync_folder(target.parent)
+        sync_folder(directory)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -91,7 +91,7 @@ def amend(directory: Path, manifest: Manifest) -> None:
     """Replace the manifest and its generation's copy: of a new generation, or of the current one calibrated anew."""
     # The copy first: between the two, it may only know better what scores mean.
     _replace_manifest(directory / manifest.folder, manifest)
-    sync(directory)
+    sync_folder(directory)
     _replace_manifest(directory, manifest)
 
 

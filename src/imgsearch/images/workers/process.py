@@ -27,6 +27,7 @@ import numpy as np
 from imgsearch.errors import ImageError, MissingComponentError
 from imgsearch.images.decode import Pixels, within_memory
 from imgsearch.images.policy import MAX_BYTES, FilePolicy
+from imgsearch.system import refusal_of
 
 # Of address space, which is what can be limited. OpenCV holds an image twice; 16-bit RGBA takes 8 bytes a pixel.
 # At the default limit of pixels all but the deepest images fit, and no bomb does.
@@ -107,7 +108,7 @@ class WorkerProcess:
                 env={**os.environ, **self._settings},
             )
         except OSError as error:
-            raise MissingComponentError(f"cannot start a decoder process: {error}") from error
+            raise refusal_of(error) or MissingComponentError(f"cannot start a decoder process: {error}") from error
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError):  # the system may grant no more; it is only slower then
                 fcntl.fcntl(_stream(pipe).fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)

@@ -17,8 +17,9 @@ import numpy as np
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError, MissingComponentError
 from imgsearch.files import sync
-from imgsearch.search.backends.protocol import Rows, utf8_name
+from imgsearch.search.backends.protocol import Rows, require_mappable, utf8_name
 from imgsearch.store.search_settings import BackendSettings, SearchOptions
+from imgsearch.system import refusal_of
 
 if TYPE_CHECKING:
     from subprocess import CompletedProcess
@@ -81,6 +82,7 @@ class AnnoyBackend:
 
     def check(self, folder: Path, vectors: Embeddings, settings: BackendSettings) -> None:
         path = folder / self.file
+        require_mappable(path)
         rows = np.unique(np.linspace(0, len(vectors) - 1, _SAMPLE).astype(int)).tolist()
         # Its folder is where the process runs: Annoy takes no name that is not UTF-8.
         task = {"file": self.file, "dims": vectors.shape[1], "rows": rows, "search_k": settings.search_k}
@@ -124,6 +126,7 @@ class AnnoyCandidates:
         # Imported where it is used: a processor that cannot run it still searches with `exact`.
         from annoy import AnnoyIndex
 
+        require_mappable(path)
         self._search_k = search_k
         self._forest = AnnoyIndex(dims, "angular")
         try:
@@ -166,7 +169,7 @@ def _run(task: Mapping[str, Any], folder: Path | None = None) -> "CompletedProce
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(command, 1, "", f"not done in {_SECONDS} s")
     except OSError as error:
-        raise MissingComponentError(f"cannot start a process: {error}") from error
+        raise refusal_of(error) or MissingComponentError(f"cannot start a process: {error}") from error
 
 
 def _reason(returncode: int, said: str) -> str:

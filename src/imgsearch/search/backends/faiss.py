@@ -15,9 +15,10 @@ import numpy as np
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError, MissingComponentError
 from imgsearch.files import sync
-from imgsearch.search.backends.protocol import Rows, scores_of, utf8_name
+from imgsearch.search.backends.protocol import Rows, require_mappable, scores_of, utf8_name
 from imgsearch.store.arrays import blocks_of
 from imgsearch.store.search_settings import BackendSettings, SearchOptions
+from imgsearch.system import refusal_of
 
 # Rows that are visited for each of the k results, if that is more than what was tuned for ten.
 _ROWS_FOR_EACH = 20
@@ -96,12 +97,13 @@ class FaissCandidates:
     def __init__(self, path: Path, count: int, dims: int, probes: int) -> None:
         self._faiss = import_faiss()
         self._probes = probes
+        require_mappable(path)
         try:
             with utf8_name(path.parent) as folder:
                 # IO_FLAG_MMAP, the older way to map a file, makes a search several times as slow.
                 self._index = self._faiss.read_index(f"{folder}/{path.name}", self._faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError as error:
-            raise DamagedIndexError(f"{path} is damaged: {error}") from error
+            raise refusal_of(error) or DamagedIndexError(f"{path} is damaged: {error}") from error
         if not isinstance(self._index, self._faiss.IndexIVFFlat):
             raise DamagedIndexError(f"{path} is damaged: {type(self._index).__name__}, expected IndexIVFFlat")
         found = (self._index.ntotal, self._index.d, self._index.metric_type)

@@ -1,6 +1,7 @@
 """What a backend is: it proposes rows that are worth an exact score. Scores always come from the vectors."""
 
 import contextlib
+import mmap
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.encoders.runtime import Embeddings
+from imgsearch.errors import DamagedIndexError
+from imgsearch.files import open_regular
+from imgsearch.store.integrity import repair_hint
 from imgsearch.store.search_settings import BackendSettings, SearchOptions
+from imgsearch.system import reading
 
 Rows = NDArray[np.int64]
 
@@ -107,6 +112,19 @@ def scores_of(vectors: Embeddings, vector: Embeddings) -> Embeddings:
     """Multiply rows with a vector, each by itself."""
     # `vectors @ vector` is no faster, and rounds a row by its place among the others: equal images would differ.
     return np.asarray(np.einsum("ij,j->i", vectors, vector), np.float32)
+
+
+def require_mappable(path: Path) -> None:
+    """Try to open and map a file, for a library that crashes where it cannot, or that does not say why.
+
+    Raises:
+        DamagedIndexError: It is empty, or no file.
+        ResourceError: The system refuses.
+    """
+    with reading(path, repair_hint(path.name)), open_regular(path) as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise DamagedIndexError(f"{path} is damaged: it is empty", hint=repair_hint(path.name))
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ).close()
 
 
 @contextlib.contextmanager
