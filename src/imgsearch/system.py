@@ -37,6 +37,7 @@ _HINTS = {
 
 # What native libraries say where Python would raise MemoryError or OSError.
 _WORDS = {
+    "memoryerror": _MEMORY_HINT,
     "bad_alloc": _MEMORY_HINT,
     "bad allocation": _MEMORY_HINT,
     "failed to map segment": _MEMORY_HINT,

@@ -15,7 +15,7 @@ from imgsearch.encoders.choice import choose_encoder
 from imgsearch.encoders.export import SPEC_FILE, exported_encoder, exported_files
 from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.encoders.table import TABLE
-from imgsearch.errors import MissingComponentError, UsageError
+from imgsearch.errors import MissingComponentError, OutputError, UsageError
 
 HANDCRAFTED = TABLE["handcrafted"].spec
 CHECKSUMS = "sha256.json"
@@ -83,12 +83,12 @@ def test_where_the_cache_cannot_be_written_the_export_is_for_this_run_only(tmp_p
     assert folder.is_relative_to(tmp_path / "passing")
 
 
-def test_where_nothing_can_be_written_the_encoder_is_a_missing_component(tmp_path, monkeypatch):
+def test_where_nothing_can_be_written_the_export_is_an_output_error(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("IMGSEARCH_CACHE", str(tmp_path / "file"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
 
-    with pytest.raises(MissingComponentError) as refused:
+    with pytest.raises(OutputError) as refused:
         exported_encoder(HANDCRAFTED)
 
     assert "IMGSEARCH_CACHE" in refused.value.hint

@@ -377,7 +377,7 @@ class Journal:
         with contextlib.closing(connect(path)) as connection:
             connection.executescript(SCHEMA)
         run = self._connection.execute
-        run("ATTACH ? AS new", (database_uri(path, "?mode=rw"),))
+        run("ATTACH ? AS new", (database_uri(path, "?mode=rw&nolock=1"),))
         try:
             with self.transaction():
                 run(_WRITE_ITEMS)

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,15 +21,18 @@ from pathlib import Path
 from imgsearch.encoders.runtime import GRAPH_FILE, VOCABULARY_FILE, files_of, import_openvino, part_file
 from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.encoders.weights import downloaded, require_download
-from imgsearch.errors import ImgsearchError, MissingComponentError, UsageError
-from imgsearch.files import sha256_of, user_cache
+from imgsearch.errors import ImgsearchError, MissingComponentError, OutputError, ResourceError, UsageError
+from imgsearch.files import sha256_of, user_cache, writing
 from imgsearch.processors import limit_libraries
+from imgsearch.system import refusal_of
 
 logger = logging.getLogger(__name__)
 
 SPEC_FILE = "spec.json"
 # Of what an export holds. Raise it when it holds more, so that one of before is not taken from the cache.
 _EXPORT_VERSION = 2
+_STAGING = "export-"
+_DAY = 24 * 60 * 60
 _CHECKSUMS_FILE = "sha256.json"  # in the cache only: an index has its manifest
 
 
@@ -39,24 +43,41 @@ def exported_files(spec: EncoderSpec) -> tuple[str, ...]:
 
 def exported_encoder(spec: EncoderSpec, files: Mapping[str, Path] | None = None) -> Path:
     """Return a folder in the user's cache with the files of `exported_files`; `files`: of weights, by their sha256."""
-    directory, names = user_cache("encoders") / f"{spec.fingerprint}-{_EXPORT_VERSION}", exported_files(spec)
-    if _is_whole(directory, names):
-        return directory
-    staging = _writable_folder(directory.parent)
-    directory = staging.parent / directory.name
+    cache, name = user_cache("encoders"), f"{spec.fingerprint}-{_EXPORT_VERSION}"
+    if _is_whole(cache / name, exported_files(spec)):
+        return cache / name
+    try:
+        with writing(cache):
+            return _exported(cache, name, spec, files or {})
+    except OutputError as error:  # a user without a home, a disk that is full: it only takes longer the next time
+        logger.info("%s; the encoder is exported for this run only", error)
+    folder = folder_for_this_run()
+    with writing(folder):
+        return _exported(folder, name, spec, files or {})
+
+
+def _exported(cache: Path, name: str, spec: EncoderSpec, files: Mapping[str, Path]) -> Path:
+    """Export an encoder into a cache."""
+    cache.mkdir(parents=True, exist_ok=True)
+    _sweep(cache)
+    directory, names = cache / name, exported_files(spec)
+    staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=cache))
     try:
         with _lock(directory.with_suffix(".lock")) as has_waited:
             if has_waited and _is_whole(directory, names):
                 return directory
-            _fill(staging, spec, files or {})
+            _fill(staging, spec, files)
             return _put_in_place(staging, directory, names)
-    except OSError as error:
-        raise MissingComponentError(
-            f"the exported encoder cannot be written to {staging.parent}: {error.strerror}",
-            hint="set IMGSEARCH_CACHE to a folder with room",
-        ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _sweep(cache: Path) -> None:
+    """Remove what exports have left that were killed."""
+    for folder in cache.glob(f"{_STAGING}*"):
+        with contextlib.suppress(OSError):  # of another user, or gone
+            if folder.lstat().st_mtime < time.time() - _DAY:
+                shutil.rmtree(folder)
 
 
 @contextlib.contextmanager
@@ -96,7 +117,8 @@ def _fill(staging: Path, spec: EncoderSpec, files: Mapping[str, Path]) -> None:
     (staging / SPEC_FILE).write_text(json.dumps(spec.to_json(), indent=2) + "\n")
     sums = {name: sha256_of(staging / name) for name in exported_files(spec)}
     (staging / _CHECKSUMS_FILE).write_text(json.dumps(sums) + "\n")
-    staging.chmod(0o755)  # a cache may be shared
+    with contextlib.suppress(PermissionError):  # where a file system knows no modes
+        staging.chmod(0o755)  # a cache may be shared
 
 
 def _copy_files(folder: Path, names: Iterable[str], staging: Path, prefix: str = "") -> None:
@@ -130,24 +152,15 @@ def _is_whole(directory: Path, names: tuple[str, ...]) -> bool:
     return False
 
 
-def _writable_folder(cache: Path) -> Path:
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix="export-", dir=cache))
-    except OSError as error:
-        logger.info("%s cannot be written (%s); the encoder is exported for this run only", cache, error.strerror)
-    try:
-        return Path(tempfile.mkdtemp(prefix="export-", dir=folder_for_this_run()))
-    except OSError as error:
-        raise MissingComponentError(
-            f"there is no folder to export the encoder into: {error.strerror}",
-            hint="set IMGSEARCH_CACHE to a folder that can be written",
-        ) from error
-
-
 def folder_for_this_run() -> Path:
     """Make a folder that is removed when the process ends."""
-    folder = Path(tempfile.mkdtemp(prefix="imgsearch-"))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="imgsearch-"))
+    except OSError as error:
+        raise refusal_of(error) or OutputError(
+            f"there is no temporary folder: {error.strerror}",
+            hint="set TMPDIR or IMGSEARCH_CACHE to a folder that can be written",
+        ) from error
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
@@ -163,18 +176,20 @@ def _export_elsewhere(spec: EncoderSpec, weights: Path | None, directory: Path) 
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
     )
-    for kind in (MissingComponentError, UsageError):
+    for kind in (MissingComponentError, UsageError, OutputError, ResourceError):
         if done.returncode == kind.exit_code:
             error = json.loads(done.stdout)
             raise kind(error["message"], hint=error["hint"])
     if done.returncode:
         last_words = "\n".join(done.stderr.strip().splitlines()[-12:])
-        raise MissingComponentError(f"{spec.name} could not be exported (exit code {done.returncode}):\n{last_words}")
+        raise refusal_of(RuntimeError(last_words)) or MissingComponentError(
+            f"{spec.name} could not be exported (exit code {done.returncode}):\n{last_words}"
+        )
 
 
 def export_graph(spec: EncoderSpec, weights: Path | None, directory: Path) -> None:
     """Export a network in this process, which imports Keras for it."""
-    import_openvino()  # before Keras imports it with its telemetry
+    openvino = import_openvino()  # before Keras imports it with its telemetry
     try:
         from imgsearch.encoders.networks import build_network, with_map
     except ImportError as error:
@@ -182,7 +197,17 @@ def export_graph(spec: EncoderSpec, weights: Path | None, directory: Path) -> No
     network = build_network(spec, weights)
     if spec.kind in ("network", "model"):
         network = with_map(network)
-    network.export(os.fspath(directory / GRAPH_FILE), format="openvino", verbose=False)
+    graph = os.fspath(directory / GRAPH_FILE)
+    try:
+        network.export(graph, format="openvino", verbose=False)
+    except RuntimeError as error:
+        if "iostream error" not in str(error):
+            raise
+        raise OutputError(f"cannot write to {directory}: {error}", hint="is there room?") from error
+    try:
+        openvino.Core().read_model(graph)  # the last bytes may be lost on a full disk without a word
+    except RuntimeError as error:
+        raise OutputError(f"{graph} was not written whole: {error}", hint="is there room?") from error
 
 
 def _export_requested(request: str) -> None:
@@ -190,7 +215,9 @@ def _export_requested(request: str) -> None:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     options = json.loads(request)
     weights = Path(options["weights"]) if options["weights"] else None
-    export_graph(EncoderSpec.from_json(options["spec"]), weights, Path(options["directory"]))
+    directory = Path(options["directory"])
+    with writing(directory):
+        export_graph(EncoderSpec.from_json(options["spec"]), weights, directory)
 
 
 if __name__ == "__main__":

@@ -95,7 +95,8 @@ def database_uri(path: Path, options: str = "?mode=ro&immutable=1") -> str:
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     """Open a database in autocommit mode, for names that are not UTF-8 too; `read_only` for a published file."""
-    uri = database_uri(path, "?mode=ro&immutable=1" if read_only else "?mode=rwc")
+    # What is written is under the lock of the index: SQLite's own would fail where the file system has none.
+    uri = database_uri(path, "?mode=ro&immutable=1" if read_only else "?mode=rwc&nolock=1")
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
     connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
     return connection

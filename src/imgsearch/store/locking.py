@@ -1,45 +1,28 @@
 """The lock of an index directory: one writer at a time, and none in a directory with other files."""
 
 import contextlib
-import fcntl
 import math
 import os
 import re
-import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from imgsearch.errors import LockedError, UsageError
+from imgsearch.errors import UsageError
 from imgsearch.files import sync_folder, writing
+from imgsearch.locks import exclusive_lock
 from imgsearch.store.generations import LOCK, PARTIAL, is_index
 
 
 @contextlib.contextmanager
 def writer_lock(directory: Path, wait: float = 0) -> Iterator[None]:
     """Hold the lock of an index directory, made if it is missing; write errors under it are `OutputError`s."""
-    # The kernel frees the lock when the process dies.
     if not 0 <= wait < math.inf:
         raise UsageError(f"wait_lock must be a number of seconds, got {wait}")
     with writing(directory, "what was published before is whole"):
         _refuse_foreign(directory)
         _make_folder(directory)
-        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            deadline = time.monotonic() + wait
-            while not _is_locked_by_us(descriptor):
-                if time.monotonic() >= deadline:
-                    holder = os.read(descriptor, 200).decode("utf-8", "replace").strip()
-                    raise LockedError(
-                        f"another build holds {directory / LOCK} ({holder or 'unknown'})",
-                        hint="wait until it is done, or let this one wait: --wait-lock SECONDS",
-                    )
-                time.sleep(min(0.1, wait))
-            os.truncate(descriptor, 0)
-            os.write(descriptor, f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
+        with exclusive_lock(directory / LOCK, "build", wait):
             yield
-        finally:
-            os.close(descriptor)
 
 
 def _make_folder(directory: Path) -> None:
@@ -48,14 +31,6 @@ def _make_folder(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     for folder in missing:
         sync_folder(folder.absolute().parent)
-
-
-def _is_locked_by_us(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _refuse_foreign(directory: Path) -> None:

@@ -1,6 +1,7 @@
 """Writing to an index, whose lock the caller holds: new generations, the commit, the sweep of what is old."""
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -19,6 +20,10 @@ logger = logging.getLogger(__name__)
 
 GENERATIONS_KEPT = 2  # the current one, and the one to roll back to
 _DRAFT = MANIFEST + ".tmp"
+
+
+# What a file system says that has no symbolic links, such as exFAT.
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 @contextlib.contextmanager
@@ -122,13 +127,20 @@ def sweep(directory: Path, current: Manifest, previous: Manifest | None) -> None
 
 def link_embeddings(directory: Path, manifest: Manifest) -> None:
     """Where there are embeddings only, link `embeddings.npy` and `items.sqlite`, for people and their scripts."""
-    for name in (EMBEDDINGS, ITEMS):
-        link, target = directory / name, f"{manifest.folder}/{name}"
-        if manifest.backend is not None and link.is_symlink():
-            link.unlink()
-        elif manifest.backend is None and _is_missing_or_another(link, target):
-            with replaced(link, link.with_name(name + ".tmp")) as draft:
-                draft.symlink_to(target)
+    try:
+        for name in (EMBEDDINGS, ITEMS):
+            link, target = directory / name, f"{manifest.folder}/{name}"
+            if manifest.backend is not None and link.is_symlink():
+                link.unlink()
+            elif manifest.backend is None and _is_missing_or_another(link, target):
+                with replaced(link, link.with_name(name + ".tmp")) as draft:
+                    draft.symlink_to(target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        logger.warning(
+            "this file system has no symbolic links: %s and %s are in %s only", EMBEDDINGS, ITEMS, manifest.folder
+        )
 
 
 def _is_missing_or_another(link: Path, target: str) -> bool:
