@@ -21,6 +21,7 @@ from imgsearch.errors import (
     NoIndexError,
     OutputError,
     RefusedError,
+    ResourceError,
     UsageError,
 )
 
@@ -81,6 +82,7 @@ __all__ = [
     "PreprocessOptions",
     "PreprocessReport",
     "RefusedError",
+    "ResourceError",
     "Steps",
     "TrainOptions",
     "TrainReport",

@@ -141,13 +141,11 @@ def _may_live(record: str) -> bool:
     if not found:
         return True
     pid, host, boot, namespace, started = found.groups()
-    here = _RECORD.fullmatch(_own_record())
-    assert here is not None
-    if host != here[2]:
+    if host != socket.gethostname():
         return True
-    if boot != here[3]:
+    if boot != _boot():
         return False
-    return namespace != here[4] or _is_running(int(pid), started)
+    return namespace != _namespace() or _is_running(int(pid), started)
 
 
 def _is_running(pid: int, started: str) -> bool:
@@ -200,6 +198,7 @@ def _content(file: Path) -> str | None:
 def _hint(holder: str, lock_file: Path) -> str:
     wait = "wait until it is done, or let this one wait: --wait-lock SECONDS"
     found = _RECORD.fullmatch(holder)
-    if lock_file.exists() and (not found or found[2] != socket.gethostname()):
-        return f"{wait}; if none runs on {found[2] if found else 'any host'}, delete {lock_file}"
-    return wait
+    is_seen = found is not None and (found[2], found[4]) == (socket.gethostname(), _namespace())
+    if is_seen or not lock_file.exists():
+        return wait
+    return f"{wait}; if it runs no more{f' on {found[2]}' if found else ''}, delete {lock_file}"

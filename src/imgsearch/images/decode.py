@@ -9,6 +9,7 @@ import io
 import os
 import re
 import stat
+import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
@@ -305,7 +306,7 @@ def _captured_stderr() -> Iterator[bytearray]:
             kept = os.dup(2)
         except OSError:  # standard error is closed, and will be closed again
             kept = -1
-        memory = os.memfd_create("stderr", os.MFD_CLOEXEC)
+        memory = _file_without_name()
         try:
             if memory != 2:
                 os.dup2(memory, 2)
@@ -319,6 +320,14 @@ def _captured_stderr() -> Iterator[bytearray]:
                 os.close(kept)
             if memory != 2:
                 os.close(memory)
+
+
+def _file_without_name() -> int:
+    try:
+        return os.memfd_create("stderr", os.MFD_CLOEXEC)
+    except OSError:  # forbidden, as a container may
+        with tempfile.TemporaryFile() as file:
+            return os.dup(file.fileno())
 
 
 def _jpeg_flag(size: tuple[int, int] | None, shrink_to: int) -> int:

@@ -39,6 +39,7 @@ class Index:
     """
 
     def __init__(self, directory: Path, manifest: Manifest) -> None:
+        self._is_open = True
         self.directory = directory
         self.manifest = manifest
         self.viewer = Viewer(directory, manifest)
@@ -56,6 +57,7 @@ class Index:
         Raises:
             NoIndexError: There is none, or only embeddings.
             DamagedIndexError: A file is missing or damaged, or the format is newer.
+            ResourceError: The system does not let a file be read, or has too little memory or open files.
         """
         path = as_path(directory)
         attempts = 3  # a writer may sweep the generation after we read the manifest and before we open its files
@@ -88,6 +90,7 @@ class Index:
 
     def close(self) -> None:
         """Close the files; the maps go with the last reference."""
+        self._is_open = False
         self.viewer.close()
         self.nearest.close()
 
@@ -121,8 +124,10 @@ class Index:
 
         Raises:
             ImageError: The image cannot be used.
-            UsageError: `k`, `filter`, `regions` or `box` makes no sense.
+            UsageError: `k`, `filter`, `regions` or `box` makes no sense, or the index is closed.
             DamagedIndexError: A file of the index is damaged.
+            MissingComponentError: The encoder, the detector or the backend does not run on this machine.
+            ResourceError: As for `open`.
         """
         search = self._search(k, filter, exact=exact, rerank=rerank)
         self.nearest.begin_checks(filter.where, exact=exact)  # while the encoder starts
@@ -180,6 +185,8 @@ class Index:
         return IndexInfo(self.manifest)
 
     def _search(self, k: int, filter: Filter, *, exact: bool, rerank: bool = False) -> Search:  # noqa: A002
+        if not self._is_open:
+            raise UsageError(f"the index {self.directory} is closed")
         if k < 1:
             raise UsageError(f"k must be at least 1, got {k}")
         return Search(self.nearest, max(k, CANDIDATES) if rerank else k, filter, exact=exact)

@@ -40,6 +40,7 @@ def info(index: str | os.PathLike[str], *, rejected: bool = False) -> IndexInfo:
     Raises:
         NoIndexError: There is none.
         DamagedIndexError: It is damaged, or its format is newer.
+        ResourceError: The system does not let it be read.
     """
     directory = as_path(index)
     manifest = read_manifest(directory)

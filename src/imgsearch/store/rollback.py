@@ -31,6 +31,7 @@ def rollback(index: str | os.PathLike[str], *, wait_lock: float = 0) -> Manifest
         DamagedIndexError: The generation before is damaged; nothing was changed.
         LockedError: A build holds the index.
         OutputError: It cannot be written.
+        ResourceError: The system does not let it be read; nothing was changed.
     """
     directory = as_path(index)
     generations.read_manifest(directory)  # before a lock is left where no index is
