@@ -33,11 +33,11 @@ class _HeldError(Exception):
 
 
 @contextlib.contextmanager
-def exclusive_lock(path: Path, user: str, wait: float = 0) -> Iterator[None]:
+def exclusive_lock(path: Path, user: str, wait: float = 0, hint: str = "wait until it is done") -> Iterator[None]:
     """Hold a lock, a file that is made if it is missing; LockedError if another `user` has it after `wait` seconds."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        release = _wait_for_lock(descriptor, path, user, wait)
+        release = _wait_for_lock(descriptor, path, user, wait, hint)
         try:
             yield
         finally:
@@ -47,7 +47,7 @@ def exclusive_lock(path: Path, user: str, wait: float = 0) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _wait_for_lock(descriptor: int, path: Path, user: str, wait: float) -> Callable[[], None]:
+def _wait_for_lock(descriptor: int, path: Path, user: str, wait: float, hint: str) -> Callable[[], None]:
     """Take the lock, and return what lets go of it."""
     lock_file = path.with_name(f"{path.name}.held")
     deadline = time.monotonic() + wait
@@ -59,7 +59,7 @@ def _wait_for_lock(descriptor: int, path: Path, user: str, wait: float) -> Calla
         if time.monotonic() >= deadline:
             raise LockedError(
                 f"another {user} holds {path} ({holder.strip() or 'unknown'})",
-                hint=_hint(holder, lock_file),
+                hint=hint + _way_out(holder, lock_file),
             )
         time.sleep(min(0.1, wait))
 
@@ -195,10 +195,10 @@ def _content(file: Path) -> str | None:
         return None
 
 
-def _hint(holder: str, lock_file: Path) -> str:
-    wait = "wait until it is done, or let this one wait: --wait-lock SECONDS"
+def _way_out(holder: str, lock_file: Path) -> str:
+    """Say what to do about a lock file that may be left by a process of which nothing can be seen from here."""
     found = _RECORD.fullmatch(holder)
     is_seen = found is not None and (found[2], found[4]) == (socket.gethostname(), _namespace())
     if is_seen or not lock_file.exists():
-        return wait
-    return f"{wait}; if it runs no more{f' on {found[2]}' if found else ''}, delete {lock_file}"
+        return ""
+    return f"; if it runs no more{f' on {found[2]}' if found else ''}, delete {lock_file}"

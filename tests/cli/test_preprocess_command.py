@@ -1,9 +1,7 @@
-import contextlib
 import json
 import os
 import resource
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -13,7 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-JOURNAL = ".imgsearch-preprocess.sqlite"
+from imgsearch.locks import exclusive_lock
+
+LOCK = ".imgsearch-preprocess.lock"
 
 
 def outputs(folder: Path) -> list[Path]:
@@ -136,11 +136,10 @@ def test_each_kind_of_failure_has_its_exit_code_and_one_line(imgsearch, catalog,
 
 def test_a_second_run_at_the_same_time_leaves_with_7(imgsearch, catalog, tmp_path):
     imgsearch("preprocess", catalog, "out", "--size", 32)
-    with contextlib.closing(sqlite3.connect(tmp_path / "out" / JOURNAL, isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")
+    with exclusive_lock(tmp_path / "out" / LOCK, "preprocess"):
         done = imgsearch("preprocess", catalog, "out", "--size", 32)
 
-    assert (done.returncode, "another preprocess is writing to" in done.stderr) == (7, True)
+    assert (done.returncode, "another preprocess holds" in done.stderr) == (7, True)
 
 
 def test_a_disk_that_is_full_leaves_whole_files_and_says_11(imgsearch, catalog, tmp_path):

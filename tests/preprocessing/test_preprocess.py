@@ -2,7 +2,6 @@ import functools
 import hashlib
 import os
 import shutil
-import sqlite3
 from pathlib import Path
 
 import cv2
@@ -14,9 +13,10 @@ from imgsearch.images.decode import decode
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import Steps
 from imgsearch.images.workers.decoders import decode_and_fit
+from imgsearch.locks import exclusive_lock
 from imgsearch.preprocessing import preprocess as module
 from imgsearch.preprocessing.file_worker import FileWorker
-from imgsearch.preprocessing.preprocess import JOURNAL
+from imgsearch.preprocessing.preprocess import JOURNAL, LOCK
 
 # For a few images a second process would take longer to start than to be of use.
 preprocess = functools.partial(module.preprocess, jobs=1)
@@ -50,7 +50,7 @@ def names(folder: Path) -> list[str]:
     """All files of a folder but for the record, and nothing else that is hidden."""
     found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
     assert found.count(JOURNAL) == 1
-    return [name for name in found if name != JOURNAL]
+    return [name for name in found if name not in (JOURNAL, LOCK)]
 
 
 def contents(folder: Path) -> dict[str, tuple[str, int]]:
@@ -58,7 +58,7 @@ def contents(folder: Path) -> dict[str, tuple[str, int]]:
     return {
         str(path.relative_to(folder)): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
         for path in folder.rglob("*")
-        if path.is_file() and path.name != JOURNAL
+        if path.is_file() and path.name not in (JOURNAL, LOCK)
     }
 
 
@@ -471,13 +471,8 @@ def test_a_destination_that_cannot_be_written_is_an_output_error(source, tmp_pat
 
 def test_two_runs_do_not_write_to_one_folder(source, destination):
     preprocess(source, destination)
-    other = sqlite3.connect(destination / JOURNAL, isolation_level=None)
-    other.execute("BEGIN EXCLUSIVE")
-    try:
-        with pytest.raises(LockedError, match="another preprocess"):
-            preprocess(source, destination)
-    finally:
-        other.close()
+    with exclusive_lock(destination / LOCK, "preprocess"), pytest.raises(LockedError, match="another preprocess"):
+        preprocess(source, destination)
     assert counts(preprocess(source, destination)) == (3, 0, 3, 0)
 
 
@@ -537,4 +532,4 @@ def test_an_output_in_an_index_is_an_image_and_the_record_is_not(source, destina
     scan = Scan(os.fspath(destination))
 
     assert [file.path for file in scan] == ["red.png", "shoes/blue.png", "shoes/green.png"]
-    assert scan.left_out == {"hidden": 1}
+    assert scan.left_out == {"hidden": 2}  # and its lock

@@ -364,6 +364,7 @@ def test_on_a_disk_without_locks_links_modes_and_folder_syncs_everything_works(
         ("query", photo, "--rerank", "geometric"),
         ("check", "--deep"),
         ("embed", small, "-o", "embeddings", "--backbone", "handcrafted:color"),
+        ("preprocess", small, "smaller", "--size", 16),
     ):
         done = imgsearch(*command, env=environment)
         assert done.returncode == 0, done.stderr

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import shutil
 from pathlib import Path
 
@@ -89,6 +91,16 @@ def test_a_checkpoint_with_objects_in_it_is_refused(place):
 def test_a_place_is_for_one_training_at_a_time(place, tmp_path):
     with pytest.raises(LockedError):
         Workspace(tmp_path / "shop.keras")
+
+
+def test_on_a_disk_without_locks_a_training_only_warns(monkeypatch, tmp_path, caplog):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+    with Workspace(tmp_path / "shop.keras"):
+        assert "cannot be locked (No locks available)" in caplog.text
 
 
 def test_a_place_that_holds_nothing_goes_away_and_one_with_a_checkpoint_stays(tmp_path):

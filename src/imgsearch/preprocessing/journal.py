@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote_from_bytes
 
-from imgsearch.errors import LockedError
 from imgsearch.files import check_database
 from imgsearch.images.scan import FoundFile
+from imgsearch.system import is_of_system
 
 logger = logging.getLogger(__name__)
 
@@ -142,14 +143,12 @@ class Journal:
 
 @contextmanager
 def open_journal(path: Path, settings: str) -> Iterator[Journal]:
-    """Open a destination's journal, a damaged one begun anew; LockedError while another process has it open."""
+    """Open a destination's journal, a damaged one begun anew; the caller holds the destination's lock."""
     try:
         connection = _open(path)
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-            raise
-        raise LockedError(f"another preprocess is writing to {path.parent}") from None
     except sqlite3.DatabaseError as error:
+        if is_of_system(error):
+            raise
         logger.warning("%s is damaged (%s); begun anew", path, error)
         path.unlink()
         connection = _open(path)
@@ -164,11 +163,10 @@ def open_journal(path: Path, settings: str) -> Iterator[Journal]:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=0, isolation_level=None)
+    # A URI, so that no character of the path means anything to SQLite; its own locks not every file system has.
+    uri = f"file:{quote_from_bytes(os.fsencode(path.absolute()))}?nolock=1"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None)
     try:
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        connection.execute("BEGIN EXCLUSIVE")
-        connection.execute("COMMIT")
         connection.executescript(_SCHEMA)
         check_database(connection)
         connection.execute("BEGIN")

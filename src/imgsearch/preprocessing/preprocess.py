@@ -31,12 +31,14 @@ from imgsearch.images.scan import (
 from imgsearch.images.steps import NO_STEPS, Steps
 from imgsearch.images.transform import Fit
 from imgsearch.images.workers.pool import map_with_workers, while_decoder_works
+from imgsearch.locks import exclusive_lock
 from imgsearch.preprocessing.file_worker import Ending, FileWorker
 from imgsearch.preprocessing.journal import Journal, Source, open_journal
 from imgsearch.processors import processor_count
 from imgsearch.progress import Progress, counted, no_progress
 
 JOURNAL = ".imgsearch-preprocess.sqlite"
+LOCK = ".imgsearch-preprocess.lock"
 _SCRATCH = ".imgsearch-preprocess.tmp"
 
 # Part of the settings that outputs are made with. Raise it when the same settings would give other files.
@@ -154,7 +156,11 @@ def preprocess(
         )
     with writing(target, "what is there is whole"):
         _claim(target)
-        with open_journal(target / JOURNAL, settings.digest) as journal, _scratch_folder(target) as scratch:
+        with (
+            exclusive_lock(target / LOCK, "preprocess"),
+            open_journal(target / JOURNAL, settings.digest) as journal,
+            _scratch_folder(target) as scratch,
+        ):
             seen, usable = journal.add_found(counted(_named(itertools.chain([first], found)), progress))
             if not usable:
                 raise RefusedError(f"no file in {source} can be opened ({first.cause})", hint="is the disk mounted?")
@@ -335,7 +341,7 @@ def _require_apart(root: Path, target: Path) -> None:
 def _claim(target: Path) -> None:
     """Make the destination if it is missing, and refuse one with files of somebody else."""
     target.mkdir(parents=True, exist_ok=True)
-    names = {path.name for path in target.iterdir()}
+    names = {path.name for path in target.iterdir() if not path.name.startswith(LOCK)}
     if names and JOURNAL not in names:
         raise UsageError(
             f"expected a new or empty folder, or one that preprocess has written, found other files in {target}",

@@ -21,7 +21,8 @@ def writer_lock(directory: Path, wait: float = 0) -> Iterator[None]:
     with writing(directory, "what was published before is whole"):
         _refuse_foreign(directory)
         _make_folder(directory)
-        with exclusive_lock(directory / LOCK, "build", wait):
+        hint = "wait until it is done, or let this one wait: --wait-lock SECONDS"
+        with exclusive_lock(directory / LOCK, "build", wait, hint):
             yield
 
 

@@ -54,6 +54,8 @@ class Workspace:
         except BlockingIOError:
             os.close(self._lock)
             raise LockedError(f"another training writes {output}", hint="wait for it, or name another output") from None
+        except OSError as error:  # as on some network disks
+            logger.warning("%s cannot be locked (%s): keep two trainings of it apart", self.folder, error.strerror)
 
     def __enter__(self) -> Self:
         return self
