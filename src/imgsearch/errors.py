@@ -64,7 +64,7 @@ class LockedError(ImgsearchError):
 
 
 class MissingComponentError(ImgsearchError):
-    """An encoder, its weights, or a library is not available."""
+    """An encoder, its weights, or a library is not available, or does not run here."""
 
     exit_code = 8
 
@@ -88,7 +88,7 @@ class OutputError(ImgsearchError):
 
 
 class ResourceError(ImgsearchError):
-    """The system does not let a file be read, or has too little memory or open files; no damage is known."""
+    """The system does not let a file be read, or has too little memory; no damage is known."""
 
     exit_code = 13
 

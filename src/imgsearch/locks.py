@@ -33,11 +33,11 @@ class _HeldError(Exception):
 
 
 @contextlib.contextmanager
-def exclusive_lock(path: Path, user: str, wait: float = 0, hint: str = "wait until it is done") -> Iterator[None]:
-    """Hold a lock, a file that is made if it is missing; LockedError if another `user` has it after `wait` seconds."""
+def exclusive_lock(path: Path, refusal: str, wait: float = 0, hint: str = "wait until it is done") -> Iterator[None]:
+    """Hold a lock, a file that is made if it is missing; LockedError that begins with `refusal` if another has it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        release = _wait_for_lock(descriptor, path, user, wait, hint)
+        release = _wait_for_lock(descriptor, path, refusal, wait, hint)
         try:
             yield
         finally:
@@ -47,24 +47,24 @@ def exclusive_lock(path: Path, user: str, wait: float = 0, hint: str = "wait unt
         os.close(descriptor)
 
 
-def _wait_for_lock(descriptor: int, path: Path, user: str, wait: float, hint: str) -> Callable[[], None]:
+def _wait_for_lock(descriptor: int, path: Path, refusal: str, wait: float, hint: str) -> Callable[[], None]:
     """Take the lock, and return what lets go of it."""
     lock_file = path.with_name(f"{path.name}.held")
     deadline = time.monotonic() + wait
     while True:
         try:
-            return _lock(descriptor, lock_file, user)
+            return _lock(descriptor, lock_file)
         except _HeldError as held:
             holder = str(held)
         if time.monotonic() >= deadline:
             raise LockedError(
-                f"another {user} holds {path} ({holder.strip() or 'unknown'})",
+                f"{refusal} {path} ({holder.strip() or 'unknown'})",
                 hint=hint + _way_out(holder, lock_file),
             )
         time.sleep(min(0.1, wait))
 
 
-def _lock(descriptor: int, lock_file: Path, user: str) -> Callable[[], None]:
+def _lock(descriptor: int, lock_file: Path) -> Callable[[], None]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -72,7 +72,7 @@ def _lock(descriptor: int, lock_file: Path, user: str) -> Callable[[], None]:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        return _make_lock_file(lock_file, descriptor, user, words_of(error))
+        return _make_lock_file(lock_file, descriptor, words_of(error))
     # First say that we are here, then look: of two that do so at once, at least one sees the other.
     os.truncate(descriptor, 0)
     os.pwrite(descriptor, _own_record().encode(), 0)
@@ -86,7 +86,7 @@ def _lock(descriptor: int, lock_file: Path, user: str) -> Callable[[], None]:
     return release
 
 
-def _make_lock_file(lock_file: Path, descriptor: int, user: str, reason: str) -> Callable[[], None]:
+def _make_lock_file(lock_file: Path, descriptor: int, reason: str) -> Callable[[], None]:
     _refuse_living(lock_file)
     try:
         made = os.open(lock_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
@@ -100,8 +100,8 @@ def _make_lock_file(lock_file: Path, descriptor: int, user: str, reason: str) ->
         lock_file.unlink()
         raise
     logger.warning(
-        "this file system has no locks (%s): %s stands for one, which a %s that is killed leaves behind",
-        *(reason, lock_file, user),
+        "this file system has no locks (%s): %s stands for one, which a process that is killed leaves behind",
+        *(reason, lock_file),
     )
 
     def release() -> None:

@@ -136,7 +136,7 @@ def test_each_kind_of_failure_has_its_exit_code_and_one_line(imgsearch, catalog,
 
 def test_a_second_run_at_the_same_time_leaves_with_7(imgsearch, catalog, tmp_path):
     imgsearch("preprocess", catalog, "out", "--size", 32)
-    with exclusive_lock(tmp_path / "out" / LOCK, "preprocess"):
+    with exclusive_lock(tmp_path / "out" / LOCK, "held by"):
         done = imgsearch("preprocess", catalog, "out", "--size", 32)
 
     assert (done.returncode, "another preprocess holds" in done.stderr) == (7, True)

@@ -471,7 +471,7 @@ def test_a_destination_that_cannot_be_written_is_an_output_error(source, tmp_pat
 
 def test_two_runs_do_not_write_to_one_folder(source, destination):
     preprocess(source, destination)
-    with exclusive_lock(destination / LOCK, "preprocess"), pytest.raises(LockedError, match="another preprocess"):
+    with exclusive_lock(destination / LOCK, "held by"), pytest.raises(LockedError, match="another preprocess"):
         preprocess(source, destination)
     assert counts(preprocess(source, destination)) == (3, 0, 3, 0)
 

@@ -248,7 +248,7 @@ def test_a_lock_file_that_cannot_be_written_whole_is_removed(without_locks, monk
     without_locks()
     monkeypatch.setattr("imgsearch.locks._own_record", lambda: fail(errno.ENOSPC))
 
-    with pytest.raises(OSError, match="No space"), exclusive_lock(tmp_path / "lock", "build"):
+    with pytest.raises(OSError, match="No space"), exclusive_lock(tmp_path / "lock", "held by"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
@@ -256,7 +256,7 @@ def test_a_lock_file_that_cannot_be_written_whole_is_removed(without_locks, monk
 def test_a_lock_is_let_go_of_after_an_error_under_it(without_locks, tmp_path):
     without_locks()
     for _ in range(2):
-        with contextlib.suppress(ZeroDivisionError), exclusive_lock(tmp_path / "lock", "build"):
+        with contextlib.suppress(ZeroDivisionError), exclusive_lock(tmp_path / "lock", "held by"):
             1 / 0  # noqa: B018
     assert not (tmp_path / "lock.held").exists()
 

@@ -157,7 +157,7 @@ def preprocess(
     with writing(target, "what is there is whole"):
         _claim(target)
         with (
-            exclusive_lock(target / LOCK, "preprocess"),
+            exclusive_lock(target / LOCK, "another preprocess holds"),
             open_journal(target / JOURNAL, settings.digest) as journal,
             _scratch_folder(target) as scratch,
         ):

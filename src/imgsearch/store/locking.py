@@ -22,7 +22,7 @@ def writer_lock(directory: Path, wait: float = 0) -> Iterator[None]:
         _refuse_foreign(directory)
         _make_folder(directory)
         hint = "wait until it is done, or let this one wait: --wait-lock SECONDS"
-        with exclusive_lock(directory / LOCK, "build", wait, hint):
+        with exclusive_lock(directory / LOCK, "another build holds", wait, hint):
             yield
 
 
