@@ -1,11 +1,14 @@
 """Exports in the cache: made once, made again where they are damaged, and by one process of many."""
 
+import errno
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
 import tempfile
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from imgsearch.encoders.choice import choose_encoder
 from imgsearch.encoders.export import SPEC_FILE, exported_encoder, exported_files
 from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.encoders.table import TABLE
-from imgsearch.errors import MissingComponentError, OutputError, UsageError
+from imgsearch.errors import MissingComponentError, OutputError, ResourceError, UsageError
 
 HANDCRAFTED = TABLE["handcrafted"].spec
 CHECKSUMS = "sha256.json"
@@ -102,6 +105,9 @@ SAID = {"message": "vgg16: no good", "hint": "--weights"}
     [
         (f"echo '{json.dumps(SAID)}'; exit 8", MissingComponentError, "vgg16: no good", "--weights"),
         (f"echo '{json.dumps(SAID)}'; exit 2", UsageError, "vgg16: no good", "--weights"),
+        (f"echo '{json.dumps(SAID)}'; exit 11", OutputError, "vgg16: no good", "--weights"),
+        (f"echo '{json.dumps(SAID)}'; exit 13", ResourceError, "vgg16: no good", "--weights"),
+        ("echo MemoryError >&2; exit 1", ResourceError, "memory", "free memory, or raise its limit"),
         ("echo last words >&2; exit 1", MissingComponentError, r"(?s)exit code 1.*last words", ""),
         ("kill -9 $$", MissingComponentError, "exit code -9", ""),
     ],
@@ -117,8 +123,76 @@ def test_what_the_exporting_process_says_is_what_the_user_is_told(
     with pytest.raises(kind, match=message) as refused:
         exported_encoder(TABLE["efficientnet-lite0"].spec)
 
-    assert refused.value.hint == hint
+    assert refused.value.hint.startswith(hint)
+    assert bool(refused.value.hint) == bool(hint)
     assert folders(cache) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO])
+def test_a_cache_without_room_costs_an_export_for_this_run_only(cache, tmp_path, monkeypatch, number):
+    fill = export._fill
+
+    def full(staging, *arguments):
+        fill(staging, *arguments)
+        if staging.is_relative_to(cache):
+            raise OSError(number, os.strerror(number), str(staging))
+
+    monkeypatch.setattr(export, "_fill", full)
+
+    folder = exported_encoder(HANDCRAFTED)
+
+    assert {file.name for file in folder.iterdir()} == {SPEC_FILE, CHECKSUMS}
+    assert not folder.is_relative_to(cache)
+    assert folders(cache) == []
+
+
+def test_a_cache_that_cannot_be_opened_for_want_of_descriptors_is_no_reason_to_go_without(cache, monkeypatch):
+    def mkdtemp(**_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", mkdtemp)
+
+    with pytest.raises(ResourceError, match="Too many open files"):
+        exported_encoder(HANDCRAFTED)
+
+
+def test_what_killed_exports_have_left_goes_after_a_day(cache, monkeypatch):
+    old, young, kept = (cache / name for name in ("export-old", "export-young", f"{'0' * 16}-2"))
+    for folder in (old, young, kept):
+        folder.mkdir(parents=True)
+        (folder / "encoder.bin").write_bytes(bytes(1000))
+    for folder in (old, kept):
+        os.utime(folder, (time.time() - 25 * 3600,) * 2)
+    (cache / "export-link").symlink_to(kept)
+
+    exported_encoder(HANDCRAFTED)
+
+    assert sorted(folders(cache)) == sorted([kept.name, young.name, "export-link", f"{HANDCRAFTED.fingerprint}-2"])
+    assert (kept / "encoder.bin").exists()
+
+
+class _Network:
+    """A network whose export does what it is told."""
+
+    def __init__(self, does) -> None:
+        self.export = does
+
+
+def cut_short(path, **_):
+    Path(path).write_text("<net>")
+
+
+def without_room(path, **_):
+    raise RuntimeError("basic_ios::clear: iostream error")
+
+
+@pytest.mark.parametrize("does", [cut_short, without_room])
+def test_an_export_that_a_full_disk_cuts_short_is_a_write_error(monkeypatch, tmp_path, does):
+    module = types.SimpleNamespace(build_network=lambda *_: _Network(does), with_map=lambda network: network)
+    monkeypatch.setitem(sys.modules, "imgsearch.encoders.networks", module)
+
+    with pytest.raises(OutputError, match=str(tmp_path)):
+        export.export_graph(TABLE["efficientnet-lite0"].spec, None, tmp_path)
 
 
 @pytest.mark.slow

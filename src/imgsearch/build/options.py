@@ -20,6 +20,7 @@ from imgsearch.search.backends import BACKENDS
 from imgsearch.search.tuning import chosen_backend
 from imgsearch.store.manifest import Manifest
 from imgsearch.store.search_settings import AUTO, MAX_SEED, TREES_LIMIT, SearchOptions
+from imgsearch.system import require_address_space
 from imgsearch.tables import UTF8, known_encoding
 
 logger = logging.getLogger(__name__)
@@ -267,8 +268,13 @@ def _given(options: BuildOptions, kind: type) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in kind.__annotations__ and value is not None}
 
 
+# Of address space, for threads and scikit-learn, whose libraries may crash without it.
+_LEAST_BYTES = 150_000_000
+
+
 def check_resources(directory: Path, draft: Manifest, count: int, pending: int, new_encoder: Path | None) -> None:
     """Find out what would make a build fail at its end, before its long part begins."""
+    require_address_space(_LEAST_BYTES, "a build")
     needed = count * (4 * draft.encoder.dims + 700)  # the embeddings; rows of items.sqlite and of the work file
     needed += pending * (4 * draft.encoder.dims + 200)  # in the work file
     if draft.search:

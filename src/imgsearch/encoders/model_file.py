@@ -17,6 +17,7 @@ from imgsearch.files import as_path, replaced, writing
 from imgsearch.images.steps import Steps
 from imgsearch.images.transform import Fit
 from imgsearch.records import Missing, between, read
+from imgsearch.system import refusal_of
 
 CARD = "imgsearch.json"
 SUFFIX = ".keras"
@@ -147,7 +148,9 @@ def load_model(path: Path) -> Any:
     # Keras, h5py and NumPy each have their own ways to say that a file is not what it should be.
     except Exception as error:
         reason = str(error).strip().splitlines()
-        raise UsageError(f"Keras cannot load {path}: {reason[0] if reason else error!r}") from error
+        raise refusal_of(error) or UsageError(
+            f"Keras cannot load {path}: {reason[0] if reason else error!r}"
+        ) from error
     require_shapes(model, card, path)
     return model
 

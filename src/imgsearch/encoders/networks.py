@@ -13,6 +13,7 @@ from imgsearch.encoders.spec import DEFAULT_BACKBONE, EncoderSpec
 from imgsearch.encoders.table import TABLE, Application
 from imgsearch.encoders.weights import Arrays, downloaded, lite0_arrays, require_download
 from imgsearch.errors import MissingComponentError
+from imgsearch.system import refusal_of
 
 # EfficientNet-Lite0: repeats, kernel, stride of the first, expansion, channels (TensorFlow's lite release).
 _LITE0_STAGES = (
@@ -123,7 +124,7 @@ def _features(spec: EncoderSpec, application: Application, images: Any, weights:
         )
     # Keras raises a bare Exception where a download fails, and ValueError or OSError where a file does not fit.
     except Exception as error:
-        raise MissingComponentError(
+        raise refusal_of(error) or MissingComponentError(
             f"the weights of {spec.name} are not available: {str(error).splitlines()[0] if str(error) else error!r}",
             hint=f"get Keras' file {application.keras_file} and pass it with --weights",
         ) from error
