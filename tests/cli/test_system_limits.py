@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -217,6 +218,28 @@ def test_too_few_threads_processes_or_bytes_are_no_bug_and_no_damage(run, monkey
 
     assert_system_is_blamed(run(name))
     assert held(index) == before
+
+
+def test_where_no_process_may_be_started_a_query_says_how_to_go_without(run, monkeypatch, index):
+    def fork():
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "fork", fork)
+
+    done = run("query")
+
+    assert (done.returncode, "query --exact" in done.stderr) == (8, True)
+    assert run("query", "--exact").returncode == 0
+
+
+def test_without_a_temporary_folder_there_is_no_curve_and_everything_else(monkeypatch, published, imgsearch, tmp_path):
+    build_index(published / "catalog", tmp_path / "index", backbone="handcrafted:color", backend="auto")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+
+    done = imgsearch("evaluate", "--recall", "--index", "index")
+
+    assert done.returncode == 0, done.stderr
+    assert "no curve: " in done.stderr
 
 
 # --- real limits

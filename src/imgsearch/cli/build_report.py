@@ -13,6 +13,7 @@ from imgsearch.encoders.projection import AdaptationGain
 from imgsearch.errors import ImgsearchError, OutputError
 from imgsearch.records import as_json
 from imgsearch.store.info import info
+from imgsearch.system import refusal_of
 
 _COUNTS = ("seen", "unchanged", "renamed", "embedded", "resumed", "removed", "rejected")
 
@@ -49,9 +50,12 @@ class ReportFile:
             self._write_failure(end.code, "ended by a signal")
             raise
         except Exception as error:
-            self._write_failure(
-                ImgsearchError.exit_code, f"a bug: {error!r}", "please report what is on standard error"
-            )
+            if refusal := refusal_of(error):
+                self._write_failure(refusal.exit_code, refusal.message, refusal.hint)
+            else:
+                self._write_failure(
+                    ImgsearchError.exit_code, f"a bug: {error!r}", "please report what is on standard error"
+                )
             raise
 
     def write(self, report: BuildReport, directory: Path, exit_code: int) -> None:

@@ -1,5 +1,6 @@
 """How many of the true nearest neighbors the index finds, and how fast."""
 
+import contextlib
 import functools
 import logging
 import tempfile
@@ -71,15 +72,16 @@ def _curve(index: Index, sample: Sample, k: int) -> tuple[CurvePoint, ...]:
         return ()
     settings = trial.trials(search, len(index))[0]
     vectors = index.nearest.vectors
-    with tempfile.TemporaryDirectory() as scratch:
+    with contextlib.ExitStack() as stack:
         try:
-            trial.build(Path(scratch), vectors, settings)
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            trial.build(scratch, vectors, settings)
         except OSError as error:
-            logger.warning("no curve: a forest cannot be written to %s: %s", scratch, error.strerror or error)
+            logger.warning("no curve: a forest cannot be written to a temporary folder: %s", error.strerror or error)
             return ()
 
         def opened(effort: int) -> Candidates:
-            return trial.open(Path(scratch), vectors, settings.with_effort(effort))
+            return trial.open(scratch, vectors, settings.with_effort(effort))
 
         return tuple(_points(index, opened, settings, sample, k))
 

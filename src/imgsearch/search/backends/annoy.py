@@ -51,7 +51,10 @@ class AnnoyBackend:
         if by_fork:
             from imgsearch.search.backends.annoy_child import returncode_of_fork
 
-            returncode, said = returncode_of_fork(), ""
+            try:
+                returncode, said = returncode_of_fork(), ""
+            except OSError as error:
+                raise refusal_of(error) or _no_process(error) from error
         else:
             done = _run({})
             returncode, said = done.returncode, done.stderr
@@ -169,7 +172,14 @@ def _run(task: Mapping[str, Any], folder: Path | None = None) -> "CompletedProce
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(command, 1, "", f"not done in {_SECONDS} s")
     except OSError as error:
-        raise refusal_of(error) or MissingComponentError(f"cannot start a process: {error}") from error
+        raise refusal_of(error) or _no_process(error) from error
+
+
+def _no_process(error: OSError) -> MissingComponentError:
+    return MissingComponentError(
+        f"no process can be started, in which Annoy is tried: {error.strerror}",
+        hint="go without Annoy: query --exact, build-index --backend exact",
+    )
 
 
 def _reason(returncode: int, said: str) -> str:
