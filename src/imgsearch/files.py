@@ -12,8 +12,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
-from imgsearch.errors import OutputError, UsageError
-from imgsearch.system import reason_of, refusal_of, words_of
+from imgsearch.errors import DamagedIndexError, OutputError, ResourceError, UsageError
+from imgsearch.system import refusal_of, unreadable, words_of
 
 
 def as_path(location: str | os.PathLike[str]) -> Path:
@@ -62,6 +62,52 @@ def check_database(connection: sqlite3.Connection) -> None:
     (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
     if verdict != "ok":
         raise sqlite3.DatabaseError(verdict)
+
+
+# Something else is where a file should be, or no file can have such a name.
+_NO_FILE = {errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG}
+
+_SQLITE_CODES = {
+    *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY),
+    *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PERM),
+}
+
+
+@contextlib.contextmanager
+def reading(path: Path, repair: str) -> Iterator[None]:
+    """Turn errors on reading a file of an index into what `read_error` says; a missing file stays FileNotFoundError."""
+    try:
+        yield
+    except FileNotFoundError:  # a writer may have swept it
+        raise
+    except (OSError, sqlite3.DatabaseError, UnicodeDecodeError) as error:  # SQLite's messages quote damaged bytes
+        raise read_error(error, path, repair) from error
+
+
+def read_error(error: Exception, path: Path, repair: str) -> DamagedIndexError | ResourceError:
+    """Return whose fault an error on reading is: the file's, which `repair` says how to mend, or the system's."""
+    reason = reason_of(error, path)
+    number = getattr(reason, "errno", None)
+    if number in _NO_FILE or (number is None and not is_of_system(error)):
+        return DamagedIndexError(f"{path} is damaged: {words_of(reason)}", hint=repair)
+    return unreadable(path, reason)
+
+
+def is_of_system(error: Exception) -> bool:
+    """Return whether SQLite speaks of the disk, the folder or the memory, and not of the file's content."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _SQLITE_CODES
+
+
+def reason_of(error: Exception, place: Path) -> Exception:
+    """Return the system's own reason where SQLite, which keeps it to itself, could not open a file."""
+    if is_of_system(error):
+        with contextlib.ExitStack() as opened:
+            try:
+                for _ in range(3):  # as many as SQLite may need: the file, its journal and their folder
+                    opened.callback(os.close, os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+            except OSError as reason:
+                return reason
+    return error
 
 
 @contextlib.contextmanager

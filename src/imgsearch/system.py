@@ -4,15 +4,11 @@ A file that may not be read, or a process that may open no more files, says noth
 damage might delete a good one.
 """
 
-import contextlib
 import errno
 import mmap
-import os
-import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
-from imgsearch.errors import DamagedIndexError, ResourceError
+from imgsearch.errors import ResourceError
 
 _MEMORY_HINT = "free memory, or raise its limit (ulimit -v, or that of the container)"
 _FILES_HINT = "raise the limit of open files (ulimit -n)"
@@ -34,6 +30,7 @@ _HINTS = {
     errno.ENODEV: "this file system cannot map files into memory: copy the index to another disk",
     **dict.fromkeys((errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EREMOTEIO), _NETWORK_HINT),
 }
+_DEFAULT_HINT = "mend what the system says, and try again: nothing is known to be wrong with the file"
 
 # What native libraries say where Python would raise MemoryError or OSError.
 _WORDS = {
@@ -49,53 +46,11 @@ _WORDS = {
     "too many open files": _FILES_HINT,
 }
 
-# Something else is where a file should be, or no file can have such a name.
-_NO_FILE = {errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG}
 
-_SQLITE_CODES = {
-    *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY),
-    *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PERM),
-}
-
-
-@contextlib.contextmanager
-def reading(path: Path, repair: str) -> Iterator[None]:
-    """Turn errors on reading a file of an index into what `read_error` says; a missing file stays FileNotFoundError."""
-    try:
-        yield
-    except FileNotFoundError:  # a writer may have swept it
-        raise
-    except (OSError, sqlite3.DatabaseError, UnicodeDecodeError) as error:  # SQLite's messages quote damaged bytes
-        raise read_error(error, path, repair) from error
-
-
-def read_error(error: Exception, path: Path, repair: str) -> DamagedIndexError | ResourceError:
-    """Return whose fault an error on reading is: the file's, which `repair` says how to mend, or the system's."""
-    reason = reason_of(error, path)
-    number = getattr(reason, "errno", None)
-    if number in _NO_FILE or (number is None and not is_of_system(error)):
-        return DamagedIndexError(f"{path} is damaged: {words_of(reason)}", hint=repair)
-    hint = _HINTS.get(
-        number or 0, "mend what the system says, and try again: nothing is known to be wrong with the file"
-    )
+def unreadable(path: Path, reason: Exception) -> ResourceError:
+    """Say that the system does not let a file be read, and what to do about it."""
+    hint = _HINTS.get(getattr(reason, "errno", None) or 0, _DEFAULT_HINT)
     return ResourceError(f"{path} cannot be read: {words_of(reason)}", hint=hint)
-
-
-def is_of_system(error: Exception) -> bool:
-    """Return whether SQLite speaks of the disk, the folder or the memory, and not of the file's content."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _SQLITE_CODES
-
-
-def reason_of(error: Exception, place: Path) -> Exception:
-    """Return the system's own reason where SQLite, which keeps it to itself, could not open a file."""
-    if is_of_system(error):
-        with contextlib.ExitStack() as opened:
-            try:
-                for _ in range(3):  # as many as SQLite may need: the file, its journal and their folder
-                    opened.callback(os.close, os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-            except OSError as reason:
-                return reason
-    return error
 
 
 def words_of(error: Exception) -> str:

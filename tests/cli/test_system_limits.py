@@ -11,12 +11,13 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import imgsearch.encoders.runtime
-from imgsearch import Index, build_index
+from imgsearch import Index, build_index, evaluate
 from imgsearch.encoders.choice import choose_encoder
 from imgsearch.encoders.runtime import open_encoder
 from imgsearch.errors import DamagedIndexError, MissingComponentError, ResourceError, UsageError
@@ -232,20 +233,18 @@ def test_where_no_process_may_be_started_a_query_says_how_to_go_without(run, mon
     assert run("query", "--exact").returncode == 0
 
 
-def test_without_a_temporary_folder_there_is_no_curve_and_everything_else(monkeypatch, published, imgsearch, tmp_path):
+def test_without_a_temporary_folder_there_is_no_curve_and_everything_else(monkeypatch, published, tmp_path, caplog):
     build_index(published / "catalog", tmp_path / "index", backbone="handcrafted:color", backend="auto")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
 
-    done = imgsearch("evaluate", "--recall", "--index", "index")
-
-    assert done.returncode == 0, done.stderr
-    assert "no curve: " in done.stderr
+    assert evaluate(tmp_path / "index", recall=True).recall.recall
+    assert "no curve: " in caplog.text
 
 
 # --- real limits
 
 
-@pytest.mark.parametrize("files", [4, 6, 8])
+@pytest.mark.parametrize("files", [5, 8])
 @pytest.mark.parametrize("name", ["query", "unchanged build"])
 def test_few_open_files_are_said_to_be_few(imgsearch, run, published, photo, index, name, files):
     def limit():
@@ -262,7 +261,7 @@ def test_few_open_files_are_said_to_be_few(imgsearch, run, published, photo, ind
     assert held(index) == before
 
 
-@pytest.mark.parametrize("megabytes", [90, 200, 300, 400])
+@pytest.mark.parametrize("megabytes", [90, 300])
 def test_a_small_address_space_is_said_to_be_small(imgsearch, index, photo, megabytes):
     def limit():
         resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
@@ -273,8 +272,7 @@ def test_a_small_address_space_is_said_to_be_small(imgsearch, index, photo, mega
     assert "ulimit -v" in done.stderr
 
 
-@pytest.mark.parametrize("megabytes", [550, 700])
-@pytest.mark.parametrize("command", [("query", "PHOTO"), ("check", "--deep")])
+@pytest.mark.parametrize(("command", "megabytes"), [(("query", "PHOTO"), 550), (("check", "--deep"), 700)])
 def test_an_address_space_too_small_for_openvino_is_said_to_be_small(imgsearch, network, photo, command, megabytes):
     def limit():
         resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
@@ -303,31 +301,36 @@ def test_where_executable_memory_is_forbidden_the_encoder_is_said_not_to_run(img
         assert (done.stdout, "damaged" in done.stderr) == ("", False)
 
 
-@pytest.mark.parametrize("file", ["manifest.json", "gen-000002/annoy.ann", "gen-000002/embeddings.npy", "gen-000002"])
-def test_what_another_user_may_not_read_is_not_called_damaged(published, tmp_path, file):
+@pytest.fixture
+def for_all(published) -> Iterator[Path]:
+    """A catalog and an index that every user may read and write; pytest's own folders are for one user alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(shutil.copytree(published, Path(folder, "shop")))
+        build_index(copy / "catalog", copy / "index")  # it has moved
+        for path in (Path(folder), copy, *copy.rglob("*")):
+            path.chmod(0o777 if path.is_dir() else 0o666)
+        yield copy
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "annoy.ann", "embeddings.npy", "gen-000003"])
+def test_what_another_user_may_not_read_is_not_called_damaged(for_all, name):
     """In a process that first does all as root, for the interpreter may lie where only root is let through."""
-    good, bad = (Path(shutil.copytree(published / "index", tmp_path / name)) for name in ("good", "bad"))
-    for path in (*tmp_path.parents, tmp_path):
-        if path.name.startswith(("pytest-", "popen-", "test_")):
-            path.chmod(0o755)
-    for path in (bad, *bad.rglob("*")):
-        path.chmod(0o777 if path.is_dir() else 0o666)
-    before, mode = held(bad), (bad / file).stat().st_mode
+    file = for_all / "index" / ("" if name in ("manifest.json", "gen-000003") else "gen-000003") / name
+    before, mode = held(for_all / "index"), file.stat().st_mode
     code = (
-        "import os, sys; from imgsearch.cli import main; good, bad, catalog = sys.argv[1:];"
-        "run = lambda index: [main(['build-index', catalog, '--index', index]), main(['check', '--index', index])];"
-        "run(good); os.geteuid() == 0 and os.setuid(65534); sys.exit(run(bad) != [13, 13])"
+        "import os, sys; from imgsearch.cli import main; catalog, index, file = sys.argv[1:];"
+        "run = lambda: [main(['build-index', catalog, '--index', index]), main(['check', '--index', index])];"
+        "run(); os.chmod(file, 0); os.geteuid() == 0 and os.setuid(65534); sys.exit(run() != [13, 13])"
     )
 
-    (bad / file).chmod(0)
-    command = [sys.executable, "-c", code, good, bad, published / "catalog"]
+    command = [sys.executable, "-c", code, for_all / "catalog", for_all / "index", file]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    (bad / file).chmod(mode)
+    file.chmod(mode)
 
     assert done.returncode == 0, done.stderr
     assert [word for word in DANGEROUS if word in done.stderr] == [], done.stderr
     assert done.stderr.count("Permission denied") == 2
-    assert held(bad) == before
+    assert held(for_all / "index") == before
 
 
 # --- libraries

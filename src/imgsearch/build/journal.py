@@ -17,12 +17,11 @@ from imgsearch.build.loss import ShopData, compare_items, shop_data
 from imgsearch.build.metadata import Product, comparable_name, relative_path
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import UsageError
-from imgsearch.files import check_database
+from imgsearch.files import check_database, is_of_system
 from imgsearch.images.decode import Remarks
 from imgsearch.images.scan import FoundFile, Reject
 from imgsearch.store.items import SCHEMA, connect, database_uri, default_names
 from imgsearch.store.manifest import Manifest
-from imgsearch.system import is_of_system
 
 logger = logging.getLogger(__name__)
 

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from imgsearch.encoders.spec import EncoderSpec, Kind, Precision
 from imgsearch.encoders.table import OLD_ROWS, TABLE
 from imgsearch.errors import DamagedIndexError, MissingComponentError
-from imgsearch.files import open_regular
+from imgsearch.files import open_regular, reading
 from imgsearch.images.decode import Pixels
 from imgsearch.images.transform import fit
 from imgsearch.processors import processor_count
-from imgsearch.system import reading, refusal_of, require_address_space
+from imgsearch.system import refusal_of, require_address_space
 
 Embeddings = NDArray[np.float32]
 

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.errors import DamagedIndexError
-from imgsearch.files import open_regular
-from imgsearch.system import reading
+from imgsearch.files import open_regular, reading
 
 
 def unit(vector: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote_from_bytes
 
-from imgsearch.files import check_database
+from imgsearch.files import check_database, is_of_system
 from imgsearch.images.scan import FoundFile
-from imgsearch.system import is_of_system
 
 logger = logging.getLogger(__name__)
 

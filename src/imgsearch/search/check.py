@@ -11,13 +11,12 @@ import numpy as np
 from imgsearch.encoders.projection import Projection
 from imgsearch.encoders.runtime import GRAPH_FILE, open_encoder
 from imgsearch.errors import DamagedIndexError, NoIndexError
-from imgsearch.files import as_path, check_database
+from imgsearch.files import as_path, check_database, reading
 from imgsearch.search.backends import backend_files, backend_of, generation_files
 from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import BLOCK_ROWS, open_array
 from imgsearch.store.items import connect
 from imgsearch.store.manifest import Manifest, generation_folder
-from imgsearch.system import reading
 
 # A vector is computed from its embedding in float32, on whatever processor there was.
 _TOLERANCE = 1e-4

@@ -8,7 +8,7 @@ from typing import Self
 
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError, NoIndexError, UsageError
-from imgsearch.files import as_path
+from imgsearch.files import as_path, read_error
 from imgsearch.images.boxes import Box
 from imgsearch.search.hits import NO_FILTER, Filter, Hit, ObjectHits
 from imgsearch.search.nearest import Nearest, Search
@@ -17,7 +17,6 @@ from imgsearch.search.views import QueryImage, Regions, View, Viewer
 from imgsearch.store import generations, integrity
 from imgsearch.store.info import IndexInfo
 from imgsearch.store.manifest import Manifest
-from imgsearch.system import read_error
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,8 @@ import numpy as np
 
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError
-from imgsearch.files import open_regular, sync
+from imgsearch.files import open_regular, reading, sync
 from imgsearch.store.integrity import repair_hint
-from imgsearch.system import reading
 
 BLOCK_ROWS = 4096
 

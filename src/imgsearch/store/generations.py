@@ -10,9 +10,9 @@ from pathlib import Path
 from shlex import quote
 
 from imgsearch.errors import DamagedIndexError, NoIndexError, UsageError
-from imgsearch.files import open_regular
+from imgsearch.files import open_regular, read_error
 from imgsearch.store.manifest import FORMAT, VERSION, Manifest, generation_folder
-from imgsearch.system import read_error, refusal_of
+from imgsearch.system import refusal_of
 
 MANIFEST = "manifest.json"
 LOCK = "lock"

@@ -6,10 +6,9 @@ from io import BufferedReader
 from pathlib import Path
 
 from imgsearch.errors import DamagedIndexError
-from imgsearch.files import open_regular
+from imgsearch.files import open_regular, reading
 from imgsearch.store.generations import EMBEDDINGS, ITEMS, REBUILD_HINT, find_copy_problem
 from imgsearch.store.manifest import FileRecord, Manifest
-from imgsearch.system import reading
 
 logger = logging.getLogger(__name__)
 

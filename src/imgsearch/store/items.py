@@ -14,9 +14,9 @@ from typing import Any
 from urllib.parse import quote_from_bytes
 
 from imgsearch.errors import DamagedIndexError, ResourceError, UsageError
+from imgsearch.files import is_of_system, read_error, reading
 from imgsearch.store.conditions import Condition, can_be_asked_for, parse, type_of, value_of
 from imgsearch.store.integrity import repair_hint
-from imgsearch.system import is_of_system, read_error, reading
 
 SCHEMA = """
 CREATE TABLE items (

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError
-from imgsearch.files import open_regular
+from imgsearch.files import open_regular, reading
 from imgsearch.store.integrity import repair_hint
 from imgsearch.store.search_settings import BackendSettings, SearchOptions
-from imgsearch.system import reading
 
 Rows = NDArray[np.int64]
 
