@@ -87,7 +87,7 @@ def _jpeg_profile(data: bytes) -> bytes:
             parts.setdefault(content[12], content[14:])
             count = content[13]
     if not parts:
-        return ADOBE_RGB if exif and _is_adobe_rgb(exif) else b""
+        return _matrix_profile(_ADOBE_RGB, _gamma_curve(563 / 256)) if exif and _is_adobe_rgb(exif) else b""
     if set(parts) != set(range(1, count + 1)):
         raise ProfileError(f"{len(parts)} of {count} parts of a color profile")
     return b"".join(parts[number] for number in sorted(parts))
@@ -252,11 +252,8 @@ def _coded_profile(primaries: int, transfer: int) -> bytes:
 
 def _matrix_profile(chromaticities: Chromaticities, curve: bytes) -> bytes:
     """Make an RGB profile of where its primaries and white lie, and of one curve; empty for sRGB."""
-    is_srgb = curve == _SRGB_CURVE and np.allclose(chromaticities, _SRGB, atol=0.001)
-    return b"" if is_srgb else _icc_profile(chromaticities, curve)
-
-
-def _icc_profile(chromaticities: Chromaticities, curve: bytes) -> bytes:
+    if curve == _SRGB_CURVE and np.allclose(chromaticities, _SRGB, atol=0.001):
+        return b""
     x, y = np.asarray(chromaticities, np.float64).reshape(4, 2).T
     try:
         with np.errstate(divide="raise", invalid="raise", over="raise"):
@@ -295,5 +292,3 @@ def _sampled_curve(light: np.ndarray) -> bytes:
 _D50 = np.array([0.9642, 1.0, 0.8249])
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 _SRGB_CURVE = b"para" + bytes(4) + b"\0\3\0\0" + _fixed([2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045])
-# Of DCF's option files, which name it by a word; Adobe's own is 563/256.
-ADOBE_RGB = _icc_profile(_ADOBE_RGB, _gamma_curve(563 / 256))
