@@ -54,7 +54,10 @@ def _rows(manifest: "Manifest") -> list[tuple[str, str]]:
         ("rejected files", str(manifest.rejected)),
         ("damaged JPEGs", f"kept: {manifest.damaged}" if manifest.policy.keep_damaged else "rejected"),
         ("of one color", str(manifest.blank)),
-        ("useless color profiles", str(manifest.ignored_profiles)),
+        (
+            "color profiles",
+            f"applied, {manifest.ignored_profiles} of no use" if manifest.ignored_profiles else "applied",
+        ),
         ("catalog", manifest.catalog),
         ("metadata", manifest.metadata_file or "none"),
         ("generation", str(manifest.generation)),
