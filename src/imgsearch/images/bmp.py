@@ -68,7 +68,7 @@ def read_bmp(data: bytes) -> NDArray[np.uint8]:
     if header.bits <= 8:
         return _colors(data, header)[_numbers(rows, header)]
     if header.bits == 24:
-        return np.ascontiguousarray(rows[:, : 3 * header.width]).reshape(header.height, header.width, 3)
+        return rows[:, : 3 * header.width].copy().reshape(header.height, header.width, 3)
     return _by_masks(rows, header)
 
 
