@@ -651,6 +651,7 @@ LINES: dict[str, Callable[[], Iterator[Case]]] = {
     "TIFF: camera raw": raw,
     "TIFF: channels of": lambda: itertools.chain(
         refused_tiffs(depths={258: (3, [8, 8, 16])}, unknown={262: (3, [7])}, stray={262: (3, [65000])}),
+        refused_tiffs(few={277: (3, [2])}, many={277: (4, [2**32 - 1])}),
         tiffs("(gray|palette) 4", predictor=2, compression=8),
     ),
     "others:": other_formats,

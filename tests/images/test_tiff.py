@@ -47,3 +47,11 @@ def test_content_that_ends_behind_the_file_is_none_and_numbers_there_are_an_erro
 def test_a_directory_behind_the_end_is_an_error(place):
     with pytest.raises(struct.error):
         first_directory(b"II*\0" + struct.pack("<I", place) + b"\xff\xff")
+
+
+def test_signed_numbers_are_numbers_too():
+    data = tiff(picture(), more={PROFILE: (3, [0xFFFE])})
+    entry = data.index(struct.pack("<HHI", PROFILE, 3, 1))
+    signed = data[: entry + 2] + struct.pack("<H", 8) + data[entry + 4 :]
+
+    assert first_directory(signed).number(PROFILE, 0) == -2

@@ -239,7 +239,7 @@ def _corrected(image: object, layout: Layout) -> Pixels:
     if layout.is_inverted:
         image = cv2.bitwise_not(image)
     if transparent is not None:
-        return np.dstack([image, image, image, np.where(transparent, 0, 255).astype(np.uint8)])
+        return np.dstack([image, image, image, np.where(transparent, np.uint8(0), np.uint8(255))])
     if image.ndim == 3 and image.shape[2] == 4:
         if layout.alpha == "none":
             image = cv2.cvtColor(image, cv2.COLOR_BGRA2BGR)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from imgsearch.errors import ImageError
 from imgsearch.images.bmp import bmp_header
-from imgsearch.images.tiff import first_directory
+from imgsearch.images.tiff import Tag, first_directory
 
 _ORIENTATION_TAG = 0x0112
 # Stray and fill bytes, and markers without a body, are skipped, as decoders do.
@@ -18,7 +18,6 @@ _MAX_PARTS = 10_000
 _LAST_HUFFMAN_FRAME = 0xC7  # later ones are coded arithmetically
 _JPEG_LS_FRAME = 0xF7
 _SCAN = b"\xda"
-_WIDTH_TAG, _HEIGHT_TAG = 0x0100, 0x0101
 
 
 def image_format(data: bytes) -> str:
@@ -180,8 +179,8 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
 
 def _tiff_size(data: bytes) -> tuple[int, int] | None:
     fields = first_directory(data)
-    size = fields.number(_HEIGHT_TAG, 0), fields.number(_WIDTH_TAG, 0)
-    return size if all(size) else None
+    size = fields.number(Tag.IMAGE_LENGTH, 0), fields.number(Tag.IMAGE_WIDTH, 0)
+    return size if min(size) > 0 else None
 
 
 def _avif_size(data: bytes) -> tuple[int, int] | None:

@@ -14,7 +14,7 @@ from typing import Literal
 from imgsearch.errors import ImageError
 from imgsearch.images.bmp import bmp_header
 from imgsearch.images.headers import JpegFrame, jpeg_frame, png_chunks
-from imgsearch.images.tiff import Directory, first_directory
+from imgsearch.images.tiff import Directory, Tag, first_directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,7 @@ _OTHER_COLORS = {
 }
 # What a channel beyond the colors is (TIFF 6.0, ExtraSamples).
 _UNSPECIFIED, _PREMULTIPLIED, _STRAIGHT = 0, 1, 2
+_MAX_EXTRA = 16
 _UNSIGNED = 1  # SampleFormat
 # Depths that come out right. OpenCV, however many channels beyond the colors it is asked for, gives one at most.
 _OPENCV_BITS = {
@@ -106,13 +107,17 @@ _PILLOW_BITS = {
 def _tiff_layout(data: bytes) -> Layout:
     fields = first_directory(data)
     _refuse_other_tiffs(fields)
-    photometric, bits, samples = fields.number(262, -1), fields.number(258, 1), fields.number(277, 1)
+    photometric, bits, samples = (
+        fields.number(Tag.PHOTOMETRIC, -1),
+        fields.number(Tag.BITS_PER_SAMPLE, 1),
+        fields.number(Tag.SAMPLES_PER_PIXEL, 1),
+    )
     name, colors = _COLORS[photometric]
-    if samples < colors:
+    if not colors <= samples <= colors + _MAX_EXTRA:
         raise _unsupported(f"a TIFF of {name} samples, {samples} a pixel,")
-    declared = fields.numbers(338)
-    extra = (*declared, *[_UNSPECIFIED] * samples)[: samples - colors]
-    is_tiled, is_separate = fields.has(322), samples > 1 and fields.number(284, 1) == 2
+    declared = fields.numbers(Tag.EXTRA_SAMPLES)
+    extra = (*declared, *[_UNSPECIFIED] * _MAX_EXTRA)[: samples - colors]
+    is_tiled, is_separate = fields.has(Tag.TILE_WIDTH), samples > 1 and fields.number(Tag.PLANAR_CONFIGURATION, 1) == 2
     kind = name, len(extra)
     # Up to 8 bits OpenCV has libtiff make RGBA of everything: planes may be separate then, but tiles get mirrored.
     if bits in _OPENCV_BITS.get(kind, ()) and not (is_tiled if bits <= 8 else is_separate):
@@ -128,30 +133,37 @@ def _is_beyond_pillow(fields: Directory, name: str, extra: tuple[int, ...]) -> b
     """Return whether Pillow, though it knows such samples, does not know how these are stored, or gets them wrong."""
     return any(
         (
-            fields.number(284, 1) != 1,  # separate planes, be it a single one
-            fields.number(266, 1) != 1,  # bits in reverse
+            fields.number(Tag.PLANAR_CONFIGURATION, 1) != 1,  # separate planes, be it a single one
+            fields.number(Tag.FILL_ORDER, 1) != 1,  # bits in reverse
             fields.is_big,  # of which it does not know the big-endian ones
-            fields.has(322) and fields.number(259, 1) in _FAX,
-            name == "palette" and max(fields.numbers(320, 3 * 256), default=0) < 256,  # 8 bits where 16 belong
-            name == "gray" and extra and fields.number(262, -1) == 0,
+            fields.has(Tag.TILE_WIDTH) and fields.number(Tag.COMPRESSION, 1) in _FAX,
+            name == "palette"
+            and max(fields.numbers(Tag.COLOR_MAP, 3 * 256), default=0) < 256,  # 8 bits where 16 belong
+            name == "gray" and extra and fields.number(Tag.PHOTOMETRIC, -1) == 0,
             name == "gray" and extra[:1] == (_PREMULTIPLIED,),
             name == "CMYK" and any(extra),
             any(extra[1:]),
-            extra and not fields.has(338) and (name, len(extra)) != ("RGB", 1),
+            extra and not fields.has(Tag.EXTRA_SAMPLES) and (name, len(extra)) != ("RGB", 1),
         )
     )
 
 
 def _refuse_other_tiffs(fields: Directory) -> None:
-    photometric, compression, predictor = fields.number(262, -1), fields.number(259, 1), fields.number(317, 1)
-    depths = fields.numbers(258) or (1,)
-    formats = fields.numbers(339) or (_UNSIGNED,)
-    if fields.data[8:10] == b"CR" or fields.has(50706):
+    photometric, compression, predictor = (
+        fields.number(Tag.PHOTOMETRIC, -1),
+        fields.number(Tag.COMPRESSION, 1),
+        fields.number(Tag.PREDICTOR, 1),
+    )
+    depths = fields.numbers(Tag.BITS_PER_SAMPLE) or (1,)
+    formats = fields.numbers(Tag.SAMPLE_FORMAT) or (_UNSIGNED,)
+    if fields.data[8:10] == b"CR" or fields.has(Tag.DNG_VERSION):
         raise _unsupported("camera raw (CR2 or DNG)")
-    if fields.number(254, 0) & 1:
+    if fields.number(Tag.NEW_SUBFILE_TYPE, 0) & 1:
         raise _unsupported("a TIFF whose first picture is a thumbnail, as in camera raw,")
     if photometric not in _COLORS:
-        what = _OTHER_COLORS.get(photometric, "unknown colors" if fields.has(262) else "samples of no stated meaning")
+        what = _OTHER_COLORS.get(
+            photometric, "unknown colors" if fields.has(Tag.PHOTOMETRIC) else "samples of no stated meaning"
+        )
         raise _unsupported(f"a TIFF of {what}")
     if compression not in _COMPRESSIONS:
         name = _OTHER_COMPRESSIONS.get(compression, f"unknown ({compression})")
@@ -167,7 +179,7 @@ def _refuse_other_tiffs(fields: Directory) -> None:
         )
     if compression in _PREDICTED and predictor != 1 and (predictor != 2 or depths[0] not in (8, 16)):
         raise _unsupported(f"a TIFF of {depths[0]}-bit samples with predictor {predictor}")
-    if photometric == 5 and fields.number(332, 1) != 1:
+    if photometric == 5 and fields.number(Tag.INK_SET, 1) != 1:
         raise _unsupported("a TIFF of inks other than CMYK")
 
 

@@ -2,10 +2,32 @@
 
 import struct
 from dataclasses import dataclass
+from enum import IntEnum
 
-# Field types that hold unsigned numbers: BYTE, SHORT, LONG, LONG8.
-_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
+# Field types that hold whole numbers, as libtiff takes them for one another: BYTE to LONG8, and the signed ones.
+_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q", 6: "b", 8: "h", 9: "i", 17: "q"}
 _ITEM_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+
+
+class Tag(IntEnum):
+    """Fields that say how the samples are stored, and what they mean (TIFF 6.0 and its supplements; DNG)."""
+
+    NEW_SUBFILE_TYPE = 254
+    IMAGE_WIDTH = 256
+    IMAGE_LENGTH = 257
+    BITS_PER_SAMPLE = 258
+    COMPRESSION = 259
+    PHOTOMETRIC = 262
+    FILL_ORDER = 266
+    SAMPLES_PER_PIXEL = 277
+    PLANAR_CONFIGURATION = 284
+    PREDICTOR = 317
+    COLOR_MAP = 320
+    TILE_WIDTH = 322
+    INK_SET = 332
+    EXTRA_SAMPLES = 338
+    SAMPLE_FORMAT = 339
+    DNG_VERSION = 50706
 
 
 @dataclass(frozen=True, slots=True)
