@@ -5,6 +5,8 @@ import itertools
 import os
 import pkgutil
 import sys
+import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 
 from imgsearch.encoders.spec import EncoderSpec, Kind, Precision
 from imgsearch.encoders.table import OLD_ROWS, TABLE
-from imgsearch.errors import DamagedIndexError, MissingComponentError
+from imgsearch.errors import DamagedIndexError, MissingComponentError, UsageError
 from imgsearch.files import open_regular, reading
 from imgsearch.images.decode import Pixels
 from imgsearch.images.transform import fit
@@ -90,14 +92,28 @@ def open_encoder(spec: EncoderSpec, directory: Path, *, for_one: bool = False, w
     return OPENERS[spec.kind].open(spec, f"{directory}{os.sep}", for_one=for_one, with_map=with_map)
 
 
+_FIRST_USE = threading.Lock()
+_PROCESS: list[int] = []  # the one that OpenVINO has its threads in, once they are started
+
+
 def import_openvino() -> Any:
     """Import OpenVINO without its telemetry, which otherwise reports each import to its makers."""
+    if _PROCESS and _PROCESS[0] != os.getpid():
+        raise UsageError(
+            f"OpenVINO was started in another process (pid {_PROCESS[0]}) and does not run in a fork of it",
+            hint="fork before the first image is encoded, or start processes with multiprocessing's method spawn",
+        )
     # None forbids the import, and OpenVINO falls back to a stub.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     if "openvino" not in sys.modules:
         require_address_space(_OPENVINO_BYTES, "OpenVINO")
     import openvino
 
+    # It sets up its types when an array is first used. Two threads that come to that at once wait for each other
+    # forever, the one with Python's global lock, the other with that of a static variable.
+    with _FIRST_USE:
+        _ = openvino.Tensor(np.zeros(1, np.uint8), shared_memory=True).data
+        _PROCESS[:] = [os.getpid()]
     return openvino
 
 
@@ -105,6 +121,18 @@ def best_precision() -> Precision:
     """Return `bf16` where this processor computes in it, which is twice as fast, and `f32` elsewhere."""
     capabilities = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "bf16" if "BF16" in capabilities else "f32"
+
+
+def _keep_in_fork() -> None:
+    """Never free, in a fork, what OpenVINO runs: it would wait forever for its threads, which are not there."""
+    import ctypes
+
+    for encoder in _OPENED:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(encoder))
+
+
+_OPENED: "weakref.WeakSet[OpenVinoEncoder]" = weakref.WeakSet()
+os.register_at_fork(after_in_child=_keep_in_fork)
 
 
 class OpenVinoEncoder:
@@ -141,40 +169,47 @@ class OpenVinoEncoder:
         if outputs != spec.dims:
             raise DamagedIndexError(f"the encoder in {graph.parent} gives {outputs} numbers, expected {spec.dims}")
         # Twice what runs at once, so that no core waits while we fetch results and fill the next request.
-        count = 1 if for_one else 2 * self._model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-        self._requests = [self._model.create_infer_request() for _ in range(count)]
+        self._most_running = 1 if for_one else 2 * self._model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        # A request is for one thread at a time. There are never more than threads have run at once.
+        self._free_requests: deque[Any] = deque()
+        _OPENED.add(self)
 
     def encode_stream(self, batches: Iterable[Pixels]) -> Iterator[Embeddings]:
-        free = deque(self._requests)
         running: deque[tuple[Any, Pixels]] = deque()
         for batch in batches:
-            if not free:
-                yield self._finish(running, free)
-            request = free.popleft()
+            if len(running) == self._most_running:
+                yield self._finish(running)
+            request = self._take_request()
             # Shared, not copied: the batch is kept until its request is done.
             request.start_async([batch], share_inputs=True)
             running.append((request, batch))
         while running:
-            yield self._finish(running, free)
+            yield self._finish(running)
 
     def encode_with_features(self, image: Pixels) -> EncodedImage:
-        request = self._infer(image)
-        embedding = unit_rows(np.array(request.get_output_tensor(0).data, np.float32))[0]
-        has_map = len(self._model.outputs) > 1
-        return EncodedImage(embedding, np.array(request.get_output_tensor(1).data[0], np.float32) if has_map else None)
+        embedding, *features = self._infer(image)
+        return EncodedImage(unit_rows(embedding)[0], features[0][0] if features else None)
 
-    def _infer(self, image: Pixels) -> Any:
-        """Run the encoder on one image; returns the request, which has the outputs until its next run."""
-        request = self._requests[0]
+    def _infer(self, image: Pixels) -> list[NDArray[np.float32]]:
+        """Run the encoder on one image; returns copies of its outputs."""
+        request = self._take_request()
         # Shared, as in a stream: to copy it would be to write into the batch that the request shared before.
         request.infer([image[None]], share_inputs=True)
-        return request
+        outputs = [np.array(tensor.data, np.float32) for tensor in request.output_tensors]
+        self._free_requests.append(request)
+        return outputs
 
-    def _finish(self, running: deque[tuple[Any, Pixels]], free: deque[Any]) -> Embeddings:
+    def _take_request(self) -> Any:
+        try:
+            return self._free_requests.pop()
+        except IndexError:
+            return self._model.create_infer_request()
+
+    def _finish(self, running: deque[tuple[Any, Pixels]]) -> Embeddings:
         request, _ = running.popleft()
         request.wait()
-        free.append(request)
         rows = np.array(request.get_output_tensor(0).data, np.float32)
+        self._free_requests.append(request)
         return rows if self.spec.kind == "classifier" else unit_rows(rows)
 
 

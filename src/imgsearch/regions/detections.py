@@ -71,9 +71,7 @@ class Detector(OpenVinoEncoder):
 
     def detect(self, image: Pixels) -> Detected:
         """Detect what is in one image, RGB, uint8 (size, size, 3), fitted."""
-        request = self._infer(image)
-        outputs = [np.array(request.get_output_tensor(number).data, np.float32) for number in range(4)]
-        embedding, scores, boxes, mask = outputs
+        embedding, scores, boxes, mask, *_ = self._infer(image)
         return Detected(unit_rows(embedding)[0], scores[0], boxes[0], mask[0])
 
 
