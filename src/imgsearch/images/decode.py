@@ -67,6 +67,10 @@ _MAX_LEFT_OVER = 16
 _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 
 _STDERR_LOCK = threading.Lock()
+# A process that is forked meanwhile would never have its standard error back.
+os.register_at_fork(
+    before=_STDERR_LOCK.acquire, after_in_parent=_STDERR_LOCK.release, after_in_child=_STDERR_LOCK.release
+)
 
 
 def read_file(path: str, *, follow_links: bool = True, max_bytes: int = MAX_BYTES) -> tuple[bytes, os.stat_result]:
