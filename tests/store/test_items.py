@@ -1,6 +1,8 @@
 import json
 import os
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import numpy as np
@@ -316,3 +318,45 @@ def test_metadata_that_is_no_json_object_is_damage(tmp_path, metadata):
     with pytest.raises(DamagedIndexError):
         items.fetch([0])
     items.close()
+
+
+def test_threads_read_what_one_thread_reads_and_conditions_see_nothing_but_items(items, monkeypatch):
+    monkeypatch.setattr("imgsearch.store.items._BATCH", 2)
+    forbidden = "(SELECT count(*) FROM rejected) > 0"
+
+    def read_all():
+        with pytest.raises(UsageError, match="only read the table items"):
+            items.rows_where(forbidden)
+        return (
+            items.fetch([5, 0, 3]),
+            items.rows_where("metadata->>'stock' > 2"),
+            # One query within another, as evaluations ask them.
+            [
+                (path, items.duplicates_of(row), items.row_of_content(bytes([row]) * 32))
+                for row, path in items.shuffled()
+            ],
+            list(items.column("code")),
+            [each.path for each in items.rejected()],
+            list(items.damaged()),
+        )
+
+    expected = read_all()
+    start = threading.Barrier(8)
+
+    def work(_):
+        start.wait()
+        return [read_all() for _ in range(20)]
+
+    with ThreadPoolExecutor(8) as threads:
+        for found in threads.map(work, range(8)):
+            assert found == [expected] * 20
+
+
+def test_closed_items_say_so_and_wait_for_nobody(items):
+    rows = items.shuffled()
+    next(rows)
+    items.close()
+    items.close()
+    for ask in (lambda: items.fetch([0]), lambda: items.rows_where("row < 3"), lambda: list(items.rejected())):
+        with pytest.raises(UsageError, match="this Index is closed: open it anew"):
+            ask()

@@ -3,6 +3,7 @@
 Paths are the bytes of the file name, as SQL text, UTF-8 or not; in Python they are `str` as of `os.fsdecode`.
 """
 
+import contextlib
 import difflib
 import json
 import os
@@ -17,6 +18,7 @@ from imgsearch.errors import DamagedIndexError, ResourceError, UsageError
 from imgsearch.files import is_of_system, read_error, reading
 from imgsearch.store.conditions import Condition, can_be_asked_for, parse, type_of, value_of
 from imgsearch.store.integrity import repair_hint
+from imgsearch.store.lifetime import Lifetime
 
 SCHEMA = """
 CREATE TABLE items (
@@ -57,6 +59,9 @@ _LARGEST_VALUE = 64_000_000
 _PERMITTED_ACTIONS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION}
 
 _TEXT_COLUMNS = ("path", "product", "category")
+
+# Rows that a thread fetches before it lets another have the connection.
+_BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,21 +107,53 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     return connection
 
 
+def _authorize(action: int, table: str | None, *_: str | None) -> int:
+    """Let a --where expression read the items, and nothing else."""
+    is_permitted = action in _PERMITTED_ACTIONS and (action != sqlite3.SQLITE_READ or table in ("items", ""))
+    return sqlite3.SQLITE_OK if is_permitted else sqlite3.SQLITE_DENY
+
+
+class _Reader:
+    """A connection to a published file, for which threads take turns."""
+
+    def __init__(self, path: Path) -> None:
+        self._lifetime = Lifetime()
+        self.connection = connect(path, read_only=True)
+        self.connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LARGEST_VALUE)
+        # SQLite opens a file when it is first read; we want it open before a writer can remove it.
+        self.connection.execute("PRAGMA schema_version").fetchone()
+
+    def close(self) -> None:
+        if self._lifetime.end():
+            self.connection.close()
+
+    def run(self, query: str, parameters: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a query; whoever is slow to take them does not keep others waiting."""
+        with self._lifetime.locked():
+            cursor = self.connection.execute(query, parameters)
+            rows = cursor.fetchmany(_BATCH)
+        while rows:
+            yield from rows
+            with self._lifetime.locked():
+                rows = cursor.fetchmany(_BATCH)
+
+
 class Items:
     """The items of one published generation, in its `items.sqlite`; damage found at any time is `DamagedIndexError`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         path.stat()
-        with reading(path, repair_hint(path.name)):
-            self._connection = connect(path, read_only=True)
-            self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LARGEST_VALUE)
-            # SQLite opens a file when it is first read; we want it open before a writer can remove it.
-            self._connection.execute("PRAGMA schema_version").fetchone()
+        with reading(path, repair_hint(path.name)), contextlib.ExitStack() as opened:
+            self._reader = opened.enter_context(contextlib.closing(_Reader(path)))
+            # Conditions have a connection of their own: they may take long, and are not to be trusted.
+            self._filter = opened.enter_context(contextlib.closing(_Reader(path)))
+            self._filter.connection.set_authorizer(_authorize)
+            self._opened = opened.pop_all()
 
     def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
+        """Close the file, once what other threads are reading has been read."""
+        self._opened.close()
 
     def sha256_by_path(self, paths: Iterable[str]) -> dict[str, bytes]:
         """Return the sha256 of images by their paths."""
@@ -177,19 +214,11 @@ class Items:
             raise self._failure(error) from error
 
     def _rows(self, condition: str) -> list[int]:
-        def authorize(action: int, table: str | None, *_: str | None) -> int:
-            permitted = action in _PERMITTED_ACTIONS and (action != sqlite3.SQLITE_READ or table in ("items", ""))
-            return sqlite3.SQLITE_OK if permitted else sqlite3.SQLITE_DENY
-
-        self._connection.set_authorizer(authorize)
-        try:
-            # The user means to give SQL: read-only, one statement, one table, no side effect.
-            query = f"SELECT row FROM items WHERE ({condition}\n) ORDER BY row"  # noqa: S608
-            # Tried first in one more pair of parentheses: an expression that closes its own cannot close both.
-            self._connection.execute(f"EXPLAIN SELECT row FROM items WHERE ((({condition}\n)))")  # noqa: S608
-            return [row for (row,) in self._connection.execute(query)]
-        finally:
-            self._connection.set_authorizer(None)
+        # The user means to give SQL: read-only, one statement, one table, no side effect.
+        query = f"SELECT row FROM items WHERE ({condition}\n) ORDER BY row"  # noqa: S608
+        # Tried first in one more pair of parentheses: an expression that closes its own cannot close both.
+        list(self._filter.run(f"EXPLAIN SELECT row FROM items WHERE ((({condition}\n)))"))  # noqa: S608
+        return [row for (row,) in self._filter.run(query)]
 
     def _require_values(self, expression: str, condition: Condition) -> None:
         """Refuse a condition on data that no item has, or that compares numbers with data that are texts only."""
@@ -277,11 +306,7 @@ class Items:
 
     def _run(self, query: str, parameters: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
         with reading(self._path, repair_hint(self._path.name)):
-            try:
-                rows = self._connection.execute(query, parameters)
-            except sqlite3.ProgrammingError as error:  # of all that can be wrong, that alone is the caller's doing
-                raise UsageError("the index is closed") from error
-            yield from rows
+            yield from self._reader.run(query, parameters)
 
     def _failure(self, error: Exception) -> DamagedIndexError | ResourceError:
         return read_error(error, self._path, repair_hint(self._path.name))
