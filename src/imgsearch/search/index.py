@@ -129,7 +129,6 @@ class Index:
             ResourceError: As for `open`.
         """
         search = self._search(k, filter, exact=exact, rerank=rerank)
-        self.nearest.begin_checks(filter.where, exact=exact)  # while the encoder starts
         query = as_query(image, self.manifest)
         return self._hits(search, search.views_of(query, self.viewer, regions, box), k, query if rerank else None)
 
@@ -188,6 +187,7 @@ class Index:
             raise UsageError(f"the index {self.directory} is closed")
         if k < 1:
             raise UsageError(f"k must be at least 1, got {k}")
+        self.nearest.begin_checks(filter.where, exact=exact)  # while the encoder starts
         return Search(self.nearest, max(k, CANDIDATES) if rerank else k, filter, exact=exact)
 
     def _hits(self, search: Search, views: Sequence[View], k: int, compared: QueryImage | None) -> list[Hit]:

@@ -3,9 +3,8 @@
 import contextlib
 import os
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +17,13 @@ from imgsearch.search.backends import backend_files, backend_of
 from imgsearch.search.backends.exact import ExactCandidates
 from imgsearch.search.backends.protocol import Candidates, Rows, scores_of
 from imgsearch.search.hits import NO_FILTER, Filter, Hit
+from imgsearch.search.once import Once
 from imgsearch.search.views import QueryImage, Regions, View, Viewer, require_regions
 from imgsearch.store import generations
 from imgsearch.store.arrays import open_array
 from imgsearch.store.integrity import check_opened
 from imgsearch.store.items import Items
+from imgsearch.store.lifetime import Lifetime
 from imgsearch.store.manifest import Manifest
 
 # How far the best item must be ahead of the second, as a difference of cosines, for a further view of the photo to be
@@ -42,29 +43,29 @@ class Scored:
 
 
 class OpenedFiles:
-    """Files of a generation, each compared once with its sha256, in a thread; they may be swept in the meantime."""
+    """Files of a generation, each compared once with its sha256, in threads; they may be swept in the meantime."""
 
-    def __init__(self, directory: Path, manifest: Manifest, names: Sequence[str]) -> None:
+    def __init__(self, directory: Path, manifest: Manifest, names: Sequence[str], lifetime: Lifetime) -> None:
         self._folder = directory / manifest.folder
         self._expected = {name: manifest.files.get(f"{manifest.folder}/{name}") for name in names}
         with contextlib.ExitStack() as opened:
             self._files = {name: opened.enter_context(open_regular(self._folder / name)) for name in names}
             opened.pop_all()
-        self._checker = ThreadPoolExecutor(1, "imgsearch-check")
-        self._checks: dict[str, Future[None]] = {}
+        self._checks = {
+            name: Once(lifetime, partial(check_opened, file, self._folder / name, self._expected[name]))
+            for name, file in self._files.items()
+        }
 
     def close(self) -> None:
-        """Begin no more comparisons, and close the files."""
-        self._checker.shutdown(cancel_futures=True)
-        for file in self._files.values():
+        """Wait for comparisons that have begun, and close the files."""
+        for name, file in self._files.items():
+            self._checks[name].wait()
             file.close()
 
     def begin_checks(self, *names: str) -> None:
         """Begin to compare files, while others work: no answer leaves before that is done."""
         for name in names:
-            if name not in self._checks:
-                check = partial(check_opened, self._files[name], self._folder / name, self._expected[name])
-                self._checks[name] = self._checker.submit(check)
+            self._checks[name].begin()
 
     def require_whole(self, *names: str) -> None:
         """Wait until files are compared; raise `DamagedIndexError` if one was changed."""
@@ -80,10 +81,11 @@ class Nearest:
         self.manifest = manifest
         self._folder = directory / manifest.folder
         self._backend_files = backend_files(manifest.backend, manifest.count)
-        self._backend: Candidates | None = None
+        self._lifetime = Lifetime()
+        self._backend = Once(self._lifetime, self._open_backend)
         names = (generations.VECTORS, generations.ITEMS, *self._backend_files)
         with contextlib.ExitStack() as opened:
-            self._files = OpenedFiles(directory, manifest, names)
+            self._files = OpenedFiles(directory, manifest, names, self._lifetime)
             opened.callback(self._files.close)
             self.items = Items(self._folder / generations.ITEMS)
             opened.callback(self.items.close)
@@ -93,7 +95,9 @@ class Nearest:
 
     def close(self) -> None:
         """Close the files; the maps go with the last reference."""
-        self._opened.close()
+        if self._lifetime.end():
+            self._backend.wait()
+            self._opened.close()
 
     @property
     def vectors(self) -> Embeddings:
@@ -128,16 +132,18 @@ class Nearest:
             return ExactCandidates(self._vectors, self._checked(self.items.rows_where(where)))
         if exact or not self._backend_files:
             return self._exact
-        if self._backend is None:
-            assert self.manifest.backend is not None
-            self._files.require_whole(*self._backend_files)
-            try:
-                (self._folder / self._backend_files[0]).stat()
-                self._backend = self.backend_with_effort(self.manifest.backend.effort)
-            except FileNotFoundError:
-                # It was there when we opened: two newer generations have been published since. We have the vectors.
-                self._backend = self._exact
-        return self._backend
+        self._files.require_whole(*self._backend_files)
+        return self._backend.result()
+
+    def _open_backend(self) -> Candidates:
+        assert self.manifest.backend is not None
+        try:
+            return self.backend_with_effort(self.manifest.backend.effort)
+        except (DamagedIndexError, FileNotFoundError):
+            if os.path.lexists(self._folder / self._backend_files[0]):
+                raise
+            # It was there when we opened: two newer generations have been published since. We have the vectors.
+            return self._exact
 
     def backend_with_effort(self, effort: int) -> Candidates:
         """Open the backend's file with another effort (`BackendSettings.effort`), to see what that finds."""
@@ -207,12 +213,8 @@ class Search:
         self._k = k
         self._filter = filter
         self._is_exact = exact
-        self._given_backend = backend
+        self._backend = backend
         self._candidates: dict[View, Rows] = {}
-
-    @cached_property
-    def _backend(self) -> Candidates:
-        return self._given_backend or self._nearest.backend(self._filter.where, exact=self._is_exact)
 
     def views_of(
         self, query: QueryImage, viewer: Viewer, regions: Regions = "auto", box: Box | None = None
@@ -262,6 +264,8 @@ class Search:
     def scored(self, views: Sequence[View]) -> list[Scored]:
         """Score what the backend proposes for each view, best first; at least `k` items, where there are as many."""
         wanted = max(2, self._k)  # `is_settled` compares two
+        if self._backend is None:
+            self._backend = self._nearest.backend(self._filter.where, exact=self._is_exact)
         for view in views:
             if view not in self._candidates:
                 self._candidates[view] = self._nearest.candidates(

@@ -4,9 +4,7 @@ import hashlib
 import itertools
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -37,8 +35,10 @@ from imgsearch.regions.propose import (
     without_padding,
 )
 from imgsearch.regions.salience import LEVEL, Plane
+from imgsearch.search.once import Once
 from imgsearch.store import integrity
 from imgsearch.store.generations import PROJECTION
+from imgsearch.store.lifetime import Lifetime
 from imgsearch.store.manifest import Manifest
 
 # `auto`: regions of what is no plain product image; `whole`: none; a number: so many, of any image.
@@ -59,7 +59,9 @@ class QueryImage:
     def __init__(self, data: bytes, policy: FilePolicy, path: str = "") -> None:
         self.data = data
         self.path = path
+        self.sha256 = hashlib.sha256(data).digest()
         self._policy = policy
+        self._decoded: tuple[Photo | None] | None = None
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], policy: FilePolicy) -> "QueryImage":
@@ -67,15 +69,13 @@ class QueryImage:
         data, _ = read_file(os.fspath(path), max_bytes=max(MAX_BYTES, policy.max_bytes))
         return cls(data, policy, os.fspath(path))
 
-    @cached_property
-    def sha256(self) -> bytes:
-        """Digest of the file."""
-        return hashlib.sha256(self.data).digest()
-
-    @cached_property
+    @property
     def photo(self) -> Photo | None:
         """The decoded image; None for one that only a process of its own may decode (`open_photo`)."""
-        return open_photo(self.data, self._policy)
+        # Not a cached_property, which in Python 3.11 has one lock for all images.
+        if self._decoded is None:
+            self._decoded = (open_photo(self.data, self._policy),)
+        return self._decoded[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,20 +123,21 @@ class Viewer:
         self._manifest = manifest
         self._projection = _open_projection(directory, manifest)
         self._steps = Steps.parse(manifest.encoder.steps)
-        self._opener = ThreadPoolExecutor(1, "imgsearch-open")
-        self._encoder: Future[Encoder] | None = None
-        self._detector: Detector | None = None
-        self._checked_folders: set[str] = set()
+        self._lifetime = Lifetime()
+        self._encoder = Once(self._lifetime, self._open_encoder)
+        self._detector = Once(self._lifetime, self._open_detector)
 
     def close(self) -> None:
         """Wait for what is being opened."""
-        self._opener.shutdown()
+        if self._lifetime.end():
+            self._encoder.wait()
+            self._detector.wait()
 
     def whole(self, data: bytes) -> View:
         """Embed an image file as a whole, decoded as builds do it."""
         spec = self._manifest.encoder
         square = decode_and_fit_guarded(data, spec.size, spec.fit, self._manifest.policy, steps=self._steps)
-        (view,) = _require_any(self._usable(encode(self._opened_encoder(), square[None]), [None]))
+        (view,) = _require_any(self._usable(encode(self._encoder.result(), square[None]), [None]))
         return view
 
     def views(
@@ -144,6 +145,7 @@ class Viewer:
     ) -> list[View]:
         """Embed a query as a whole, first, and what may be an item in it, until `stop_when`; or a box of it alone."""
         require_regions(regions)
+        self._lifetime.require()
         if box is not None:
             photo = _require_photo(query)
             return _require_any([View(view.vector, box) for view in self.embed_box(photo, _in_photo(box, photo))])
@@ -157,7 +159,7 @@ class Viewer:
         if regions == "auto" and (is_plain or self._steps.moves):
             regions = "whole"
         if self._manifest.detector and regions != "whole":
-            self._begin_encoder()
+            self._encoder.begin()  # while the detector works
         embedding, proposal = self._embed_and_propose(photo, regions, is_plain=is_plain)
         views = self._usable(embedding[None], [None])
         if isinstance(regions, int):
@@ -177,6 +179,7 @@ class Viewer:
 
     def detections(self, query: QueryImage, least_score: float) -> list[Detection]:
         """Find items with the detector: the surest first, in pixels of the file, with a score from 0 to 1."""
+        self._lifetime.require()
         if self._manifest.detector is None:
             raise MissingComponentError(
                 f"the index {self._directory} has no detector",
@@ -189,8 +192,9 @@ class Viewer:
 
     def objects(self, query: QueryImage) -> list[DetectedObject]:
         """Embed each item in an image by itself; in reading order, none where nothing was found."""
+        self._lifetime.require()
         photo = _require_photo(query)
-        self._begin_encoder()
+        self._encoder.begin()
         size = photo.pixels.shape[:2]
         proposal, scores = self._propose_objects(photo)
         objects = []
@@ -213,7 +217,7 @@ class Viewer:
             return Proposal(mask, [each.box for each in detections]), [each.score for each in detections]
         else:
             square = fit(photo.pixels, spec.size, spec.fit, photo.background)
-            encoded = self._opened_encoder().encode_with_features(square)
+            encoded = self._encoder.result().encode_with_features(square)
             seen = propose_salient(photo.pixels, encoded.features, spec.fit)
             if seen is None:
                 return Proposal(_ANYWHERE, ()), ()
@@ -229,9 +233,9 @@ class Viewer:
         # Of an image that was trimmed or turned, the square shows other places than the photo does.
         shows_photo = not (is_plain or self._steps.moves)
         if self._manifest.detector and shows_photo and regions != "whole":
-            detected = self._opened_detector().detect(square)
+            detected = self._detector.result().detect(square)
             return detected.embedding, propose_detected(detected, photo.pixels.shape[:2], spec.fit)
-        encoded = self._opened_encoder().encode_with_features(square)
+        encoded = self._encoder.result().encode_with_features(square)
         features = encoded.features if shows_photo else None
         # Without a map only colors could tell where items are. Encoders without one take the background away by
         # themselves, and find fewer items on plain backgrounds when they are shown parts (docs/benchmarks.md).
@@ -244,7 +248,7 @@ class Viewer:
         for start in range(0, len(regions), _BATCH):
             batch = regions[start : start + _BATCH]
             boxes = [stretched(region.box, photo.pixels.shape[:2], photo.size) for region in batch]
-            views += self._usable(embed_regions(batch, self._opened_encoder()), boxes)
+            views += self._usable(embed_regions(batch, self._encoder.result()), boxes)
         return views
 
     def _usable(self, embeddings: Embeddings, boxes: Sequence[Box | None]) -> list[View]:
@@ -253,36 +257,24 @@ class Viewer:
         return [View(vector, box) for vector, box in zip(vectors, boxes, strict=True) if np.isfinite(vector).all()]
 
     def _detect(self, photo: Photo) -> Detected:
-        detector = self._opened_detector()
+        detector = self._detector.result()
         return detector.detect(fit(photo.pixels, detector.spec.size, detector.spec.fit, photo.background))
 
-    def _begin_encoder(self) -> None:
-        """Open the encoder while the detector works; where there is one, nobody needs feature maps."""
-        if self._encoder is None:
-            spec, folder = self._manifest.encoder, self._manifest.encoder_folder
-            self._require_whole(spec, folder)
-            with_map = self._manifest.detector is None
-            path = self._directory / folder
-            self._encoder = self._opener.submit(open_encoder, spec, path, for_one=True, with_map=with_map)
+    def _open_encoder(self) -> Encoder:
+        spec, folder = self._manifest.encoder, self._manifest.encoder_folder
+        self._require_whole(spec, folder)
+        # Where there is a detector, nobody needs feature maps.
+        return open_encoder(spec, self._directory / folder, for_one=True, with_map=self._manifest.detector is None)
 
-    def _opened_encoder(self) -> Encoder:
-        self._begin_encoder()
-        assert self._encoder is not None
-        return self._encoder.result()
-
-    def _opened_detector(self) -> Detector:
-        if self._detector is None:
-            spec, folder = self._manifest.detector, self._manifest.detector_folder
-            assert spec is not None
-            self._require_whole(spec, folder)
-            self._detector = Detector(spec, self._directory / folder / GRAPH_FILE)
-        return self._detector
+    def _open_detector(self) -> Detector:
+        spec, folder = self._manifest.detector, self._manifest.detector_folder
+        assert spec is not None
+        self._require_whole(spec, folder)
+        return Detector(spec, self._directory / folder / GRAPH_FILE)
 
     def _require_whole(self, spec: EncoderSpec, folder: str) -> None:
-        if folder not in self._checked_folders:
-            for name in exported_files(spec):
-                integrity.check_truth(self._directory, self._manifest, f"{folder}/{name}")
-            self._checked_folders.add(folder)
+        for name in exported_files(spec):
+            integrity.check_truth(self._directory, self._manifest, f"{folder}/{name}")
 
 
 def _open_projection(directory: Path, manifest: Manifest) -> Projection | None:

@@ -1,0 +1,44 @@
+"""Work done once for all threads."""
+
+import threading
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from imgsearch.errors import UsageError
+from imgsearch.search.once import Once
+from imgsearch.store.lifetime import Lifetime
+
+
+def test_a_call_is_made_once_for_all_threads():
+    calls = []
+    once = Once(Lifetime(), lambda: (calls.append(1), object())[1])
+    start = threading.Barrier(8)
+    with ThreadPoolExecutor(8) as threads:
+        results = set(threads.map(lambda _: (start.wait(), once.result())[1], range(8)))
+    assert (len(calls), len(results)) == (1, 1)
+
+
+def test_an_error_is_raised_each_time_and_does_not_grow():
+    once = Once(Lifetime(), lambda: 1 // 0)
+    depths = []
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError) as caught:
+            once.result()
+        depths.append(len(traceback.extract_tb(caught.tb)))
+    assert len(set(depths)) == 1
+
+
+def test_nothing_begins_once_it_is_over_and_what_has_begun_is_waited_for():
+    lifetime, may_end = Lifetime(), threading.Event()
+    begun, unused = Once(lifetime, lambda: may_end.wait(60)), Once(lifetime, lambda: 1)
+    begun.begin()
+    assert lifetime.end()
+    assert not lifetime.end()
+    may_end.set()
+    begun.wait()
+    unused.wait()
+    for once in (begun, unused):
+        with pytest.raises(UsageError, match="closed"):
+            once.result()
