@@ -16,6 +16,7 @@ BENCHMARKS = (
     "throughput",
     "isolation",
     "cold_query",
+    "threads",
     "large_index",
 )
 LIBRARIES = ("keras", "tensorflow", "openvino", "opencv-python-headless", "numpy", "annoy")

@@ -22,6 +22,12 @@ with Index.open(".imgsearch") as index:
     for hit in index.search("photo.jpg", k=5):
         print(f"{hit.rank} {hit.score:.3f} {hit.path}")
 ```
+
+Threads share one open `Index`: each gets the answers that it would get alone, and they run side by side, but for the
+Python between the calls of libraries ([figures](benchmarks.md#threads)). The index may be rebuilt meanwhile; open it
+anew to see that. Processes do not share one: in a fork it raises `UsageError`, and once the parent has encoded an
+image, a fork cannot encode any. Open the index after the fork, or start processes with the method `spawn`. While a file
+is decoded, what any thread writes to standard error is lost: log to a file.
 """
 
 

@@ -27,7 +27,8 @@ Image = str | os.PathLike[str] | QueryImage
 class Index:
     """One published generation of an index; it stays the same while the index is rebuilt.
 
-    Open it with `Index.open`; it is a context manager, and for one thread at a time.
+    Open it with `Index.open`; it is a context manager. Any number of threads may use it at once, and close it: what
+    others are doing then ends with its result, or with the `UsageError` that every later call raises.
 
     Attributes:
         directory: The index directory.
