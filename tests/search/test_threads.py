@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from imgsearch import Index, build_index, detect
+from imgsearch import Classifier, Index, build_index, detect
 from imgsearch.errors import ImgsearchError, UsageError
 from imgsearch.images.policy import FilePolicy
 from imgsearch.search import views
@@ -162,6 +162,26 @@ def test_threads_are_answered_by_their_generation_while_others_are_published_and
         assert not folder.exists()
         # What an index opens late has been removed by now; answers are the same, compared with every vector.
         in_threads(lambda _: [outcome(question, late) for question in questions] == expected or pytest.fail("other"))
+
+
+def test_an_index_whose_encoder_was_swept_before_it_was_needed_says_to_open_it_anew(shop, painted, tmp_path):
+    directory = shutil.copytree(shop / "index", tmp_path / "index")
+    catalog = shutil.copytree(shop / "catalog", tmp_path / "catalog")
+    with Index.open(directory) as index:
+        for new in range(2):
+            (catalog / f"new{new}.png").write_bytes(painted(600 + new))
+            build_index(catalog, directory, backbone="handcrafted", detector="none")
+        with pytest.raises(UsageError, match="was rebuilt with another encoder: open it anew"):
+            index.search(shop / "photo.png")
+        assert index.search(catalog / "b/0004.png")[0].path == "b/0004.png"
+
+
+def test_a_classifier_may_be_used_by_threads(tiny_models, shop):
+    classifier = Classifier.open(tiny_models / "classes.keras")
+    images = sorted((shop / "catalog").rglob("*.png"))
+    expected = [classifier.classify(image) for image in images]
+    for found in in_threads(lambda _: [classifier.classify(image) for image in images]):
+        assert found == expected
 
 
 CLOSED = (UsageError, "this Index is closed: open it anew")

@@ -14,7 +14,7 @@ from imgsearch.encoders.export import exported_files
 from imgsearch.encoders.projection import Projection
 from imgsearch.encoders.runtime import GRAPH_FILE, Embeddings, Encoder, encode, open_encoder
 from imgsearch.encoders.spec import EncoderSpec
-from imgsearch.errors import BoxError, ImageError, MissingComponentError, UsageError
+from imgsearch.errors import BoxError, DamagedIndexError, ImageError, MissingComponentError, UsageError
 from imgsearch.images.boxes import Box, in_reading_order, stretched
 from imgsearch.images.decode import read_file
 from imgsearch.images.foreground import has_plain_background, items_on_plain_background
@@ -274,7 +274,12 @@ class Viewer:
 
     def _require_whole(self, spec: EncoderSpec, folder: str) -> None:
         for name in exported_files(spec):
-            integrity.check_truth(self._directory, self._manifest, f"{folder}/{name}")
+            try:
+                integrity.check_truth(self._directory, self._manifest, f"{folder}/{name}")
+            except DamagedIndexError as error:
+                if os.path.lexists(self._directory / self._manifest.folder):
+                    raise
+                raise UsageError(f"{self._directory} was rebuilt with another encoder: open it anew") from error
 
 
 def _open_projection(directory: Path, manifest: Manifest) -> Projection | None:
