@@ -1,7 +1,9 @@
 """Work done once for all threads."""
 
+import gc
 import threading
 import traceback
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -42,3 +44,27 @@ def test_nothing_begins_once_it_is_over_and_what_has_begun_is_waited_for():
     for once in (begun, unused):
         with pytest.raises(UsageError, match="closed"):
             once.result()
+
+
+@pytest.mark.parametrize("is_used", [True, False])
+def test_whoever_has_it_goes_with_the_last_reference(is_used):
+    class Owner:
+        def __init__(self):
+            self.lifetime = Lifetime()
+            self.once = Once(self.lifetime, self.work)
+
+        def work(self):
+            return 1
+
+    owner = Owner()
+    if is_used:
+        assert owner.once.result() == 1
+    owner.lifetime.end()
+    owner.once.wait()
+    seen = weakref.ref(owner)
+    gc.disable()
+    try:
+        owner = None
+        assert seen() is None
+    finally:
+        gc.enable()

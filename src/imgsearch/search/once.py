@@ -17,7 +17,7 @@ class Once(Generic[Result]):
 
     def __init__(self, lifetime: Lifetime, call: Callable[[], Result]) -> None:
         self._lifetime = lifetime
-        self._call = call
+        self._calls = [call]  # until it is made: it often refers to whoever has this
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._returned: list[Result] = []
@@ -42,15 +42,16 @@ class Once(Generic[Result]):
         return self._returned[0]
 
     def wait(self) -> None:
-        """Wait for the call if it has begun."""
+        """Wait for the call if it has begun; if it has not, it never will."""
         with self._lock:
             thread = self._thread
         if thread is not None:
             thread.join()
+        self._calls.clear()
 
     def _run(self) -> None:
         try:
             self._lifetime.require()
-            self._returned.append(self._call())
+            self._returned.append(self._calls.pop()())
         except BaseException as error:  # noqa: BLE001  # raised where the result is wanted
             self._raised = error, error.__traceback__
