@@ -81,6 +81,8 @@ def reading(path: Path, repair: str) -> Iterator[None]:
     except FileNotFoundError:  # a writer may have swept it
         raise
     except (OSError, sqlite3.DatabaseError, UnicodeDecodeError) as error:  # SQLite's messages quote damaged bytes
+        if isinstance(reason := reason_of(error, path), FileNotFoundError):
+            raise reason from error
         raise read_error(error, path, repair) from error
 
 

@@ -32,7 +32,7 @@ def test_files_of_the_same_name_size_and_time_in_another_folder_are_not_taken_fo
             os.utime(copy, ns=(1, 1))
 
     imgsearch("build-index", "a", "--index", "idx", *FAST)
-    second = imgsearch("build-index", "b", "--index", "idx")
+    second = imgsearch("build-index", "b", "--index", "idx", "--force")
     found = imgsearch("query", "b/3.png", "--index", "idx", "-k", 1, "--format", "csv").stdout
 
     assert "12 embedded" in second.stdout

@@ -279,7 +279,7 @@ def test_a_hit_that_is_first_only_because_better_ones_were_left_out_is_none_that
 
 @pytest.mark.parametrize("least", [-0.1, 1.1, float("nan")])
 def test_a_least_probability_that_is_none_is_refused(calibrated, least):
-    with Index.open(calibrated / "index") as index, pytest.raises(UsageError, match="between 0 and 1"):
+    with Index.open(calibrated / "index") as index, pytest.raises(UsageError, match="0 to 1"):
         index.search(calibrated / "catalog/fish/fish-00.png", filter=Filter(min_probability=least))
 
 

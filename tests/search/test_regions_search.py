@@ -380,9 +380,9 @@ def test_odd_sizes_are_answered(index, tmp_path, size, regions):
 def test_a_photo_is_decoded_once_with_reranking_and_a_page_too(shop, photo, tmp_path, monkeypatch, options):
     decoded = []
     for module in (photo_module, decoders):
-        real = module.decode
+        real = module.decode_image
         monkeypatch.setattr(
-            module, "decode", lambda data, real=real, **more: decoded.append(data) or real(data, **more)
+            module, "decode_image", lambda data, real=real, **more: decoded.append(data) or real(data, **more)
         )
     arguments = ["query", str(photo[0]), "--index", str(shop / "index"), *options, "--rerank", "geometric"]
 

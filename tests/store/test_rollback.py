@@ -121,7 +121,7 @@ def test_the_encoder_of_the_generation_before_is_kept_and_returned_to(
     before, old = answers(directory, photo), read_manifest(directory)
     with monkeypatch.context() as patch:
         # So that it is another encoder, though as fast as this one.
-        patch.setattr("imgsearch.images.decode.PIXELS_VERSION", 1000)
+        patch.setattr("imgsearch.build.options.PIXELS_VERSION", 1000)
         build_index(small, directory)
         new = read_manifest(directory)
         after = answers(directory, photo)

@@ -215,8 +215,11 @@ class OpenVinoEncoder:
 
 def _read_model(core: Any, graph: Path) -> Any:
     # OpenVINO does not say why it cannot open a file.
-    with reading(graph, ""), open_regular(graph), open_regular(graph.with_suffix(".bin")):
-        pass
+    try:
+        with reading(graph, ""), open_regular(graph), open_regular(graph.with_suffix(".bin")):
+            pass
+    except FileNotFoundError as error:
+        raise DamagedIndexError(f"{error.filename} is missing") from error
     try:
         return core.read_model(graph)
     except RuntimeError as error:

@@ -39,7 +39,6 @@ class Index:
     """
 
     def __init__(self, directory: Path, manifest: Manifest) -> None:
-        self._is_open = True
         self.directory = directory
         self.manifest = manifest
         self.viewer = Viewer(directory, manifest)
@@ -90,7 +89,6 @@ class Index:
 
     def close(self) -> None:
         """Close the files; the maps go with the last reference."""
-        self._is_open = False
         self.viewer.close()
         self.nearest.close()
 
@@ -184,8 +182,6 @@ class Index:
         return IndexInfo(self.manifest)
 
     def _search(self, k: int, filter: Filter, *, exact: bool, rerank: bool = False) -> Search:  # noqa: A002
-        if not self._is_open:
-            raise UsageError(f"the index {self.directory} is closed")
         if k < 1:
             raise UsageError(f"k must be at least 1, got {k}")
         self.nearest.begin_checks(filter.where, exact=exact)  # while the encoder starts
