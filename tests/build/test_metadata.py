@@ -397,6 +397,14 @@ def test_a_column_that_is_lost_is_said(build, index, products, small, caplog):
     assert "price" not in caplog.text
 
 
+def test_of_images_with_the_same_name_that_in_the_same_folder_is_shown(build, products, small, painted):
+    for folder in "abc":
+        (small / folder / "front.png").write_bytes(painted(70 + ord(folder)))
+
+    with pytest.raises(RefusedError, match="it has '/mnt/C/front.png', the catalog 'c/front.png'"):
+        build(metadata=products("path,price\n/mnt/front.png,1\n/mnt/C/front.png,1\n"))
+
+
 def test_data_may_be_taken_back(build, index, products, small):
     build(metadata=products(PRICES))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from imgsearch.build.loss import ShopData, compare_items, shop_data
-from imgsearch.build.metadata import Product, comparable_name, relative_path
+from imgsearch.build.metadata import Product, comparable_names, relative_path
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import UsageError
 from imgsearch.files import check_database, is_of_system
@@ -349,15 +349,17 @@ class Journal:
         return Products(self._count("SELECT count(*) FROM products"), stray, example or "")
 
     def find_similar(self) -> tuple[str, str]:
-        """Return the path of a product and that of an image, of the same name if there is one among the first rows."""
+        """Return the path of a product, one of the first rows, and that of an image, as like as there are."""
         rows = self._connection.execute("SELECT path FROM products ORDER BY line LIMIT 1000").fetchall()
-        by_name = {comparable_name(path): path for (path,) in reversed(rows)}
-        first = ""
+        products = {name: path for (path,) in reversed(rows) for name in comparable_names(path)}
+        best = 0, rows[0][0], ""
         for (image,) in self._connection.execute("SELECT path FROM coming ORDER BY path"):
-            first = first or image
-            if product := by_name.get(comparable_name(image)):
-                return product, image
-        return rows[0][0], first
+            names = comparable_names(image)
+            like = next((number for number, name in enumerate(names) if name in products), len(names))
+            if len(names) - like > best[0] or not best[2]:
+                product = products[names[like]] if like < len(names) else best[1]
+                best = len(names) - like, product, image
+        return best[1:]
 
     def count_kept(self) -> int:
         """Count the published items whose image is still in the catalog: at most, before all files were read."""

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -58,7 +57,11 @@ def relative_path(path: str, roots: Sequence[str]) -> str:
     return path
 
 
-def comparable_name(path: str) -> str:
-    """Return a file's name without what makes paths differ: folders, letter case, Unicode's forms, escapes in URLs."""
-    name = re.split(r"[/\\]", unquote(path.partition("?")[0], errors="surrogateescape"))[-1]
-    return unicodedata.normalize("NFC", name).casefold().strip()
+def comparable_names(path: str) -> list[str]:
+    """Return a path, and it with ever fewer of its folders, without what else makes paths differ.
+
+    That is letter case, backslashes, Unicode's forms, and the escapes and questions of URLs.
+    """
+    plain = unquote(path.partition("?")[0], errors="surrogateescape").replace("\\", "/")
+    parts = unicodedata.normalize("NFC", plain).casefold().strip().split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]
