@@ -28,6 +28,7 @@ from color_profiles import (
     profile,
     rgb_profile,
 )
+from image_files import tiff
 from imgsearch.errors import ImageError
 from imgsearch.images import profiles
 from imgsearch.images.decode import decode, decode_image, decode_rgba
@@ -414,6 +415,13 @@ def test_a_profile_of_rgb_in_an_image_of_inks_is_ignored_and_said_to_be():
 
     assert np.array_equal(decode(data), decode(plain))
     assert "CMYK" in remark(data)
+
+
+@pytest.mark.parametrize("how", [{"reverse": True}, {"big": True, "order": ">"}])
+def test_inks_that_cannot_be_read_are_said_to_be_in_the_same_words_every_time(how):
+    data = tiff(INKS, photometric=5, more={34675: (1, CMYK)}, **how)
+
+    assert remark(data) == "the inks of a CMYK image cannot be read"
 
 
 def test_of_a_damaged_cmyk_jpeg_the_upper_part_has_its_colors():

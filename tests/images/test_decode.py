@@ -1097,3 +1097,10 @@ def mutated(draw) -> bytes:
 @given(mutated(), st.sampled_from([0, 16]))
 def test_a_damaged_image_never_raises_anything_else(data, shrink_to):
     check_that_only_image_errors_come(data, shrink_to)
+
+
+@pytest.mark.parametrize("offsets", [(5, [8, 1]), (5, [8, 1, 8, 1]), (5, [8, 0])])
+def test_a_tiff_whose_strips_lie_at_no_whole_number_is_corrupt(offsets):
+    data = image_files.tiff(image_files.picture()[:, :, :1] >> 4, bits=4, photometric=1, more={273: offsets})
+
+    assert refusal(data).cause == "corrupt"

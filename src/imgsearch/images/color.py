@@ -1,8 +1,7 @@
 """Brings the colors of decoded images to sRGB, as their files' color profiles say, with LittleCMS."""
 
+import contextlib
 import io
-import struct
-import warnings
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imgsearch.errors import ImageError
+from imgsearch.images.pillow import opened_by_pillow
 from imgsearch.images.profiles import ProfileError, color_profile
 
 if TYPE_CHECKING:  # Pillow is imported for the images that need it; a query of another has no time for that
@@ -79,23 +80,15 @@ def _without_inks(inks: "Image", transform: "ImageCmsTransform") -> _Pixels:
 
 def _inks(data: bytes, kind: str, size: tuple[int, ...]) -> "Image":
     """Decode a CMYK image upright, a JPEG as much reduced as OpenCV has done it, to (height, width) `size`."""
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
-    # What Pillow thinks of a file's metadata is of no interest to who searches.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    try:
-        picture: Image.Image = Image.open(io.BytesIO(data), formats=[kind])
+    with contextlib.suppress(ImageError), opened_by_pillow(data, kind) as picture:
         divisor = round(max(picture.size) / max(size))
         picture.draft("CMYK", (max(1, picture.width // divisor), max(1, picture.height // divisor)))
         ImageOps.exif_transpose(picture, in_place=True)
         if picture.mode == "CMYK":
             return picture
-    # Pillow's readers let out whatever they meet in a file that is not as they expect.
-    except (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, struct.error) as error:
-        raise ProfileError(f"the inks of a CMYK image cannot be read: {error}") from None
-    except (AttributeError, RecursionError, Image.DecompressionBombError) as error:
-        raise ProfileError(f"the inks of a CMYK image cannot be read: {error}") from None
-    raise ProfileError("a CMYK image with inks that cannot be read")
+    raise ProfileError("the inks of a CMYK image cannot be read")
 
 
 @lru_cache(_KEPT)

@@ -11,7 +11,6 @@ import re
 import stat
 import tempfile
 import threading
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -32,6 +31,7 @@ from imgsearch.images.headers import (
     without_stray_bytes,
 )
 from imgsearch.images.layouts import Layout, layout_of
+from imgsearch.images.pillow import opened_by_pillow
 from imgsearch.images.policy import MAX_BYTES
 from imgsearch.system import refusal_of
 
@@ -214,19 +214,10 @@ def _read_by_opencv(data: bytes) -> tuple[object, bytes]:
 
 def _read_tiff_by_pillow(data: bytes) -> Pixels:
     """Decode a TIFF to upright 8-bit BGR or BGRA."""
-    from PIL.Image import DecompressionBombError
-    from PIL.TiffImagePlugin import TiffImageFile
-
-    try:
-        # It warns of fields that it skips, as OpenCV does not.
-        with warnings.catch_warnings(action="ignore"), TiffImageFile(io.BytesIO(data)) as image:
-            image.load()
-            has_alpha = image.mode in ("LA", "RGBA", "RGBa")
-            pixels = _as_pixels(image.convert("RGBA" if has_alpha else "RGB"))
-    except DecompressionBombError:
-        raise ImageError("too_large", "more pixels than Pillow's limit") from None
-    except (OSError, SyntaxError, ValueError):
-        raise ImageError("corrupt", "cut short or damaged") from None
+    with opened_by_pillow(data, "tiff") as image:
+        image.load()
+        has_alpha = image.mode in ("LA", "RGBA", "RGBa")
+        pixels = _as_pixels(image.convert("RGBA" if has_alpha else "RGB"))
     return _as_pixels(cv2.cvtColor(pixels, cv2.COLOR_RGBA2BGRA if has_alpha else cv2.COLOR_RGB2BGR))
 
 
