@@ -266,6 +266,14 @@ def test_a_profile_is_unpacked_no_further_than_the_limit():
     assert most < 4 * profiles.MAX_PROFILE_BYTES
 
 
+def test_a_profile_in_small_blocks_is_read_no_further_than_the_limit(monkeypatch):
+    monkeypatch.setattr(profiles, "MAX_PROFILE_BYTES", 1000)
+    data = gif(COLORS, bytes(100_000))
+
+    assert len(profiles._gif_profile(data)) < 1000 + 256
+    assert remark(data) == "a color profile of more than 1,000 bytes"
+
+
 def test_a_packed_profile_that_is_damaged_is_ignored_and_said_to_be():
     assert "unpacked" in remark(png(COLORS, iCCP=b"name\0\0" + iccp(rgb_profile("exchanged"))[20:]))
 

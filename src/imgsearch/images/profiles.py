@@ -210,11 +210,11 @@ def _gif_profile(data: bytes) -> bytes:
     if position < 0:
         return b""
     position += 14
-    parts = []
-    while (length := data[position : position + 1]) > b"\0":
-        parts.append(data[position + 1 : position + 1 + length[0]])
+    profile = bytearray()
+    while len(profile) <= MAX_PROFILE_BYTES and (length := data[position : position + 1]) > b"\0":
+        profile += data[position + 1 : position + 1 + length[0]]
         position += 1 + length[0]
-    return b"".join(parts)
+    return bytes(profile)
 
 
 _READERS: dict[str, Callable[[bytes], bytes]] = {
