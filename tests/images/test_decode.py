@@ -727,6 +727,18 @@ def test_a_file_that_promises_a_giant_image_is_refused_from_its_header(data):
         decode_rgba(data)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        image_files.bmp(np.zeros((1, 2**18), np.uint8), 1, width=2**21),
+        image_files.tiff(np.zeros((2**21, 1, 1), int), bits=4, photometric=1),
+    ],
+    ids=["bmp", "tiff"],
+)
+def test_a_side_is_limited_whoever_reads_the_file(data):
+    assert (refusal(data).cause, refusal(data).message[:24]) == ("too_large", "a side of 2,097,152 pixe")
+
+
 def test_the_error_of_a_giant_image_names_its_size():
     assert "65500 x 65500" in refusal(BOMBS["jpeg"]).message
 
