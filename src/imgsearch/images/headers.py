@@ -12,9 +12,9 @@ from imgsearch.images.tiff import Tag, first_directory
 
 _ORIENTATION_TAG = 0x0112
 # Stray and fill bytes, and markers without a body, are skipped, as decoders do.
-_JPEG_SEGMENT = re.compile(rb"\xff([^\xff\0\x01\xd0-\xd8])")
+JPEG_SEGMENT = re.compile(rb"\xff([^\xff\0\x01\xd0-\xd8])")
 # More segments or boxes than any image has; a file of nothing else would keep us for long.
-_MAX_PARTS = 10_000
+MAX_PARTS = 10_000
 # OpenCV's limit for what it reads itself. To make an image smaller takes it 24 bytes a pixel of a side.
 _LONGEST_SIDE = 2**20
 _LAST_HUFFMAN_FRAME = 0xC7  # later ones are coded arithmetically
@@ -100,8 +100,8 @@ class JpegFrame:
 def jpeg_frame(data: bytes) -> JpegFrame:
     """Read the frame header of a JPEG, or of a JPEG-LS, which has one of the same form."""
     position = 2
-    for _ in range(_MAX_PARTS):
-        found = _JPEG_SEGMENT.search(data, position)
+    for _ in range(MAX_PARTS):
+        found = JPEG_SEGMENT.search(data, position)
         if not found or found.end() + 8 > len(data):
             break
         marker, start = found[1][0], found.end()
@@ -120,8 +120,8 @@ def jpeg_frame(data: bytes) -> JpegFrame:
 def without_stray_bytes(data: bytes) -> bytes:
     """Drop what lies between the segments of a JPEG up to its first scan; decoders skip it, with a remark."""
     kept, position = [data[:2]], 2
-    for _ in range(_MAX_PARTS):
-        found = _JPEG_SEGMENT.search(data, position)
+    for _ in range(MAX_PARTS):
+        found = JPEG_SEGMENT.search(data, position)
         if not found:
             break
         position = found.start()
@@ -151,7 +151,7 @@ def _size_at(data: bytes, place: int, layout: str) -> tuple[int, int]:
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Name the chunks of a PNG up to its pixels, and say where each begins and ends (PNG, 5.3)."""
     start = 8
-    for _ in range(_MAX_PARTS):
+    for _ in range(MAX_PARTS):
         length, name = int.from_bytes(data[start : start + 4], "big"), data[start + 4 : start + 8]
         if name in (b"IDAT", b""):
             break
@@ -189,7 +189,7 @@ def _tiff_size(data: bytes) -> tuple[int, int] | None:
 
 def _avif_size(data: bytes) -> tuple[int, int] | None:
     """Read the boxes `ispe`, of which the largest is of the whole image, others of its tiles."""
-    boxes = itertools.islice(re.finditer(rb"\0\0\0\x14ispe", data), _MAX_PARTS)
+    boxes = itertools.islice(re.finditer(rb"\0\0\0\x14ispe", data), MAX_PARTS)
     sizes = (struct.unpack_from(">II", data, found.end() + 4) for found in boxes)
     return max(((height, width) for width, height in sizes), key=lambda size: size[0] * size[1], default=None)
 

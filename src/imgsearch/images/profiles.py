@@ -11,17 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from imgsearch.images.tiff import Directory, directory_at, first_directory
+from imgsearch.images.headers import JPEG_SEGMENT, MAX_PARTS, jpeg_frame, png_chunks
+from imgsearch.images.tiff import Directory, Tag, directory_at, first_directory
 
 # A CMYK profile has tables of half a megabyte to three; one for RGB has 4 kB, or 0.3 MB with tables.
 MAX_PROFILE_BYTES = 4 << 20
 
-# More segments, chunks or blocks than any image has before its pixels.
-_MAX_PARTS = 10_000
-_JPEG_SEGMENT = re.compile(rb"\xff([^\xff\0\x01\xd0-\xd8])")
-_JPEG_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _EXIF_DIRECTORY, _INTEROP_DIRECTORY, _COLOR_SPACE, _INTEROP_INDEX = 0x8769, 0xA005, 0xA001, 1
-_TIFF_PHOTOMETRIC, _TIFF_SEPARATED, _TIFF_PROFILE = 262, 5, 34675
+_TIFF_SEPARATED, _TIFF_PROFILE = 5, 34675
 # PNG writes 100,000 times the gamma of encoding; this one stands for sRGB's curve (PNG, 3rd edition, 11.3.2.2).
 _SRGB_GAMMA = 45455
 
@@ -71,8 +68,8 @@ def color_profile(data: bytes, kind: str) -> bytes:
 
 def _has_inks(data: bytes, kind: str) -> bool:
     if kind == "jpeg":
-        return any(marker in _JPEG_FRAMES and content[5:6] == b"\4" for marker, content in _jpeg_segments(data))
-    return kind == "tiff" and first_directory(data).number(_TIFF_PHOTOMETRIC, 0) == _TIFF_SEPARATED
+        return len(jpeg_frame(data).samplings) == 4
+    return kind == "tiff" and first_directory(data).number(Tag.PHOTOMETRIC, 0) == _TIFF_SEPARATED
 
 
 def _jpeg_profile(data: bytes) -> bytes:
@@ -96,8 +93,8 @@ def _jpeg_profile(data: bytes) -> bytes:
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield marker and content of the segments before the first scan."""
     position = 2
-    for _ in range(_MAX_PARTS):
-        found = _JPEG_SEGMENT.search(data, position)
+    for _ in range(MAX_PARTS):
+        found = JPEG_SEGMENT.search(data, position)
         if not found or found[1] == b"\xda":
             return
         position = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2]))
@@ -125,17 +122,11 @@ def _linked(data: bytes, directory: Directory, tag: int) -> Directory | None:
 def _png_profile(data: bytes) -> bytes:
     """Follow the first of cICP, iCCP, sRGB, and gAMA with cHRM (PNG, 3rd edition, 4.3)."""
     chunks: dict[bytes, bytes] = {}
-    position = 8
-    for _ in range(_MAX_PARTS):
-        length, name = struct.unpack_from(">I4s", data, position)
-        if name == b"IDAT":
-            break
-        content = data[position + 8 : position + 8 + length]
+    for name, start, end in png_chunks(data):
         if name in (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM") and (
-            data[position + 8 + length : position + 12 + length] == struct.pack(">I", zlib.crc32(name + content))
+            data[end - 4 : end] == struct.pack(">I", zlib.crc32(data[start + 4 : end - 4]))
         ):
-            chunks.setdefault(name, content)
-        position += 12 + length
+            chunks.setdefault(name, data[start + 8 : end - 4])
     if b"cICP" in chunks:
         primaries, transfer, matrix, is_full = struct.unpack(">4B", chunks[b"cICP"])
         if matrix or not is_full:
@@ -169,7 +160,7 @@ def _webp_profile(data: bytes) -> bytes:
     if data[12:16] != b"VP8X":
         return b""
     position = 12
-    for _ in range(_MAX_PARTS):
+    for _ in range(MAX_PARTS):
         name, length = struct.unpack_from("<4sI", data, position)
         if name == b"ICCP":
             return data[position + 8 : position + 8 + length]
@@ -187,7 +178,7 @@ def _tiff_profile(data: bytes) -> bytes:
 def _avif_profile(data: bytes) -> bytes:
     """Read the `colr` boxes (ISO/IEC 14496-12, 12.1.5): a profile, else what the code points say."""
     found: dict[bytes, bytes] = {}
-    for box in itertools.islice(re.finditer(rb"colr(prof|rICC|nclx)", data), _MAX_PARTS):
+    for box in itertools.islice(re.finditer(rb"colr(prof|rICC|nclx)", data), MAX_PARTS):
         length = int.from_bytes(data[max(0, box.start() - 4) : box.start()])
         found.setdefault(box[1], data[box.end() : box.start() - 4 + length])
     if profile := found.get(b"prof") or found.get(b"rICC"):
