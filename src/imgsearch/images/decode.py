@@ -191,7 +191,9 @@ def _decode_native(data: bytes, shrink_to: int, max_pixels: int) -> tuple[Pixels
                 image, exif = _read_by_opencv(without_animation(data) if kind == "png" else data)
     except cv2.error as error:
         raise _refusal(error) from None
-    pixels, ignored_profile = to_srgb(_corrected(image, layout), data, kind)
+    pixels, ignored_profile = _corrected(image, layout), ""
+    if layout.has_metadata:
+        pixels, ignored_profile = to_srgb(pixels, data, kind)
     turn = avif_turn(data) if kind == "avif" else None
     if turn:
         pixels = _turned(pixels, *turn)

@@ -12,13 +12,14 @@ from imgsearch.images.tiff import Tag, first_directory
 
 _ORIENTATION_TAG = 0x0112
 # Stray and fill bytes, and markers without a body, are skipped, as decoders do.
-JPEG_SEGMENT = re.compile(rb"\xff([^\xff\0\x01\xd0-\xd8])")
+_JPEG_SEGMENT = re.compile(rb"\xff([^\xff\0\x01\xd0-\xd8])")
 # More segments or boxes than any image has; a file of nothing else would keep us for long.
 MAX_PARTS = 10_000
 # OpenCV's limit for what it reads itself. To make an image smaller takes it 24 bytes a pixel of a side.
 _LONGEST_SIDE = 2**20
 _LAST_HUFFMAN_FRAME = 0xC7  # later ones are coded arithmetically
-_JPEG_LS_FRAME = 0xF7
+_FRAMES = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})  # 0xF7: of JPEG-LS
+_METADATA = frozenset({0xE1, 0xE2})  # application segments of EXIF, and of color profiles
 _SCAN = b"\xda"
 
 
@@ -81,61 +82,65 @@ def checked_size(data: bytes, kind: str, max_pixels: int) -> tuple[int, int] | N
     if max(size) > _LONGEST_SIDE:
         raise ImageError("too_large", f"a side of {max(size):,} pixels, more than the limit of {_LONGEST_SIDE:,}")
     # Huffman codes take a bit at least for each block of 64 pixels.
-    if height * width > 512 * len(data) and kind == "jpeg" and jpeg_frame(data).marker <= _LAST_HUFFMAN_FRAME:
+    if height * width > 512 * len(data) and kind == "jpeg" and jpeg_head(data).marker <= _LAST_HUFFMAN_FRAME:
         raise ImageError("corrupt", "holds less than its header promises")
     return size
 
 
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Name the segments of a JPEG before its first scan by their markers, and say where each begins and ends."""
+    end = 2
+    for _ in range(MAX_PARTS):
+        found = _JPEG_SEGMENT.search(data, end)
+        if not found or found[1] == _SCAN:
+            return
+        end = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2], "big"))
+        yield found[1][0], found.start(), end
+
+
 @dataclass(frozen=True, slots=True)
-class JpegFrame:
-    """A frame header (ITU-T T.81, B.2.2)."""
+class JpegHead:
+    """What comes before the first scan: the frame header (ITU-T T.81, B.2.2), and which others there are."""
 
     marker: int  # how the image is coded
     bits: int  # of a sample
     height: int
     width: int
     samplings: tuple[tuple[int, int], ...]  # of each component, across and down
+    has_metadata: bool  # EXIF, or a color profile
 
 
-def jpeg_frame(data: bytes) -> JpegFrame:
-    """Read the frame header of a JPEG, or of a JPEG-LS, which has one of the same form."""
-    position = 2
-    for _ in range(MAX_PARTS):
-        found = JPEG_SEGMENT.search(data, position)
-        if not found or found.end() + 8 > len(data):
-            break
-        marker, start = found[1][0], found.end()
-        (length,) = struct.unpack_from(">H", data, start)
-        if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == _JPEG_LS_FRAME:
-            bits, height, width, components = struct.unpack_from(">BHHB", data, start + 2)
-            factors = data[start + 9 : start + 8 + 3 * components : 3]
-            if len(factors) < components:
-                break
+def jpeg_head(data: bytes) -> JpegHead:
+    """Read the head of a JPEG, or of a JPEG-LS, which has one of the same form."""
+    frame: tuple[int, int, int] | None = None
+    has_metadata = False
+    for segment in jpeg_segments(data):
+        has_metadata = has_metadata or segment[0] in _METADATA
+        if frame is None and segment[0] in _FRAMES:
+            frame = segment
+    if frame is not None and frame[1] + 10 <= len(data):
+        marker, start, _ = frame
+        bits, height, width, components = struct.unpack_from(">BHHB", data, start + 4)
+        factors = data[start + 11 : start + 10 + 3 * components : 3]
+        if len(factors) == components:
             samplings = tuple((factor >> 4, factor & 15) for factor in factors)
-            return JpegFrame(marker, bits, height, width, samplings)
-        position = start + max(length, 2)
+            return JpegHead(marker, bits, height, width, samplings, has_metadata)
     raise ImageError("corrupt", "a JPEG without a frame header: cut short or damaged")
 
 
 def without_stray_bytes(data: bytes) -> bytes:
     """Drop what lies between the segments of a JPEG up to its first scan; decoders skip it, with a remark."""
     kept, position = [data[:2]], 2
-    for _ in range(MAX_PARTS):
-        found = JPEG_SEGMENT.search(data, position)
-        if not found:
-            break
-        position = found.start()
-        if found[1] == _SCAN:
-            break
-        end = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2], "big"))
-        kept.append(data[position:end])
+    for _, start, end in jpeg_segments(data):
+        kept.append(data[start:end])
         position = end
-    return data if sum(map(len, kept)) == position else b"".join([*kept, data[position:]])
+    scan = max(position, data.find(b"\xff" + _SCAN, position))
+    return data if sum(map(len, kept)) == scan else b"".join([*kept, data[scan:]])
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    frame = jpeg_frame(data)
-    return frame.height, frame.width
+    head = jpeg_head(data)
+    return head.height, head.width
 
 
 def _bmp_size(data: bytes) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from imgsearch.errors import ImageError
 from imgsearch.images.bmp import bmp_header
-from imgsearch.images.headers import JpegFrame, jpeg_frame, png_chunks
+from imgsearch.images.headers import JpegHead, jpeg_head, png_chunks
 from imgsearch.images.tiff import Directory, Tag, first_directory
 
 
@@ -26,6 +26,7 @@ class Layout:
     is_inverted: bool = False  # zero is white, and the reader leaves it so
     alpha: Literal["straight", "premultiplied", "none"] = "straight"  # what a fourth channel means
     transparent_gray: int | None = None  # the gray, as OpenCV gives it, that is to be transparent
+    has_metadata: bool = True  # whether it may say what its colors mean
     frame: tuple[int, int, int, int] | None = None  # x, y, width and height outside which nothing was drawn
 
 
@@ -213,26 +214,26 @@ _JPEG_LS = 0xF7
 
 
 def _jpeg_layout(data: bytes) -> Layout:
-    frame = jpeg_frame(data)
-    if frame.marker == _JPEG_LS:
+    head = jpeg_head(data)
+    if head.marker == _JPEG_LS:
         raise _unsupported("JPEG-LS")
-    if frame.marker in _LOSSLESS:
+    if head.marker in _LOSSLESS:
         raise _unsupported("lossless JPEG")
-    if frame.marker in _HIERARCHICAL:
+    if head.marker in _HIERARCHICAL:
         raise _unsupported("hierarchical JPEG")
-    if frame.bits != 8:
-        raise _unsupported(f"a JPEG of {frame.bits} bits a sample")
-    if len(frame.samplings) not in (1, 3, 4):
-        raise _unsupported(f"a JPEG of {len(frame.samplings)} components")
-    if frame.height == 0:
+    if head.bits != 8:
+        raise _unsupported(f"a JPEG of {head.bits} bits a sample")
+    if len(head.samplings) not in (1, 3, 4):
+        raise _unsupported(f"a JPEG of {len(head.samplings)} components")
+    if head.height == 0:
         raise _unsupported("a JPEG whose height comes after its pixels")
-    if _has_uneven_sampling(frame):
+    if _has_uneven_sampling(head):
         raise _unsupported("a JPEG whose components are sampled in other ratios than whole ones")
-    return Layout()
+    return Layout(has_metadata=head.has_metadata)
 
 
-def _has_uneven_sampling(frame: JpegFrame) -> bool:
-    across, down = zip(*frame.samplings, strict=True)
+def _has_uneven_sampling(head: JpegHead) -> bool:
+    across, down = zip(*head.samplings, strict=True)
     return any(number == 0 or max(factors) % number for factors in (across, down) for number in factors)
 
 

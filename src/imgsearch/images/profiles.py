@@ -7,11 +7,11 @@ import itertools
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from imgsearch.images.headers import JPEG_SEGMENT, MAX_PARTS, jpeg_frame, png_chunks
+from imgsearch.images.headers import MAX_PARTS, jpeg_head, jpeg_segments, png_chunks
 from imgsearch.images.tiff import Directory, Tag, directory_at, first_directory
 
 # A CMYK profile has tables of half a megabyte to three; one for RGB has 4 kB, or 0.3 MB with tables.
@@ -68,7 +68,7 @@ def color_profile(data: bytes, kind: str) -> bytes:
 
 def _has_inks(data: bytes, kind: str) -> bool:
     if kind == "jpeg":
-        return len(jpeg_frame(data).samplings) == 4
+        return len(jpeg_head(data).samplings) == 4
     return kind == "tiff" and first_directory(data).number(Tag.PHOTOMETRIC, 0) == _TIFF_SEPARATED
 
 
@@ -77,7 +77,8 @@ def _jpeg_profile(data: bytes) -> bytes:
     parts: dict[int, bytes] = {}
     count = 0
     exif = b""
-    for marker, content in _jpeg_segments(data):
+    for marker, start, end in jpeg_segments(data):
+        content = data[start + 4 : end]
         if marker == 0xE1 and content.startswith(b"Exif\0\0"):
             exif = exif or content[6:]
         elif marker == 0xE2 and content.startswith(b"ICC_PROFILE\0") and len(content) > 14:
@@ -88,17 +89,6 @@ def _jpeg_profile(data: bytes) -> bytes:
     if set(parts) != set(range(1, count + 1)):
         raise ProfileError(f"{len(parts)} of {count} parts of a color profile")
     return b"".join(parts[number] for number in sorted(parts))
-
-
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield marker and content of the segments before the first scan."""
-    position = 2
-    for _ in range(MAX_PARTS):
-        found = JPEG_SEGMENT.search(data, position)
-        if not found or found[1] == b"\xda":
-            return
-        position = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2]))
-        yield found[1][0], data[found.end() + 2 : position]
 
 
 def _is_adobe_rgb(exif: bytes) -> bool:
