@@ -133,6 +133,10 @@ def items(tmp_path_factory):
         ("metadata->>'color' IS NULL", [4, 5]),
         ("date('2024-01-05') = metadata->>'added'", [0]),
         ("length(metadata->>'sku') = '5'", [0, 1]),
+        ("length(metadata->>'color') = 3", [0, 2]),
+        ("instr(metadata->>'color', 'ed') > 1", [0, 2]),
+        ("ifnull(metadata->>'color' = 'red', 0) = 0", [1, 3, 4, 5]),
+        ("CAST(metadata->>'color' AS INTEGER) = 0", [0, 1, 2, 3]),
     ],
 )
 def test_a_condition_selects_what_it_says(items, condition, rows):
@@ -154,6 +158,8 @@ def test_a_condition_selects_what_it_says(items, condition, rows):
         ("metadata->>'Price' < 5", "no image has data called 'Price'", "did you mean metadata->>'price'"),
         ("metadata->'prise' < '5'", "no image has data called 'prise'", "did you mean metadata->>'price'"),
         ("metadata->>'$.prise' < 5", "no image has data called 'prise'", "did you mean metadata->>'price'"),
+        ("metadata->>'$.price[0]' < 5", "no image has data called '$.price[0]'", "did you mean metadata->>'price'"),
+        ("metadata->>'$.shop.price' < 5", "no image has data called '$.shop.price'", "columns: "),
         ("json_extract(metadata, '$.prise') < 5", "no image has data called 'prise'", "metadata->>'price'"),
         ("category = 'box' OR metadata->>'zzz' = 1", "no image has data called 'zzz'", "columns: "),
         ("metadata->>'gross' < 50", "'gross' has texts only, such as '12,50'", "12.50"),
@@ -173,6 +179,15 @@ def test_a_condition_on_what_is_not_there_is_refused_and_what_was_meant_is_named
         items.rows_where(condition)
     assert message in caught.value.message
     assert hint in caught.value.hint
+
+
+def test_a_long_text_is_not_all_shown(tmp_path):
+    opened = Items(store(tmp_path / "items.sqlite", 1, ['{"description": "%s"}' % ("very " * 1000)], ["a"]))
+
+    with pytest.raises(UsageError, match="has texts only") as caught:
+        opened.rows_where("metadata->>'description' > 5")
+    assert len(caught.value.message) < 200
+    opened.close()
 
 
 def test_where_there_are_no_data_a_condition_on_them_says_so(tmp_path):

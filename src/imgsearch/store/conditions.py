@@ -31,6 +31,8 @@ _BOUNDARIES = {*_COMPARISONS, "AND", "OR", "NOT", "CASE", "WHEN", "THEN", "ELSE"
 # What makes a text of what it is given.
 _TO_TEXT = {"||", "TEXT", "CHAR", "DATE", "DATETIME", "FORMAT", "HEX", "LOWER", "LTRIM", "PRINTF", "QUOTE", "REPLACE"}
 _TO_TEXT |= {"RTRIM", "STRFTIME", "SUBSTR", "SUBSTRING", "TIME", "TRIM", "TYPEOF", "UPPER"}
+# What makes a number of a text, too.
+_TO_NUMBER = {*_COMPARISONS, "CAST", "INSTR", "JULIANDAY", "LENGTH", "UNICODE", "UNIXEPOCH"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ def _value_at(shown: Sequence[_Token]) -> tuple[int, str, str]:
     key = shown[label].content if len(shown) > label and shown[label].kind == "text" else ""
     if key.startswith("$") or length == 6:
         path = re.fullmatch(r'\$\.(?:"([^"]+)"|([^".\[\]]+))', key)
-        key = path[1] or path[2] if path else ""
+        key = path[1] or path[2] if path else key
     return length, "json" if words[column + 1] == "->" else "value", key
 
 
@@ -185,13 +187,14 @@ def _compare(shown: Sequence[_Token], place: int) -> Iterator[str]:
             else:
                 token.text = _without_raw_bytes(token.text, "surrogatepass")
     kinds = {token.kind for token in literals} & {"text", "number"}
+    is_counted = any(token.word in _TO_NUMBER for token in values)
     for token in values:
         if token.kind == "value" and len(kinds) == 1 and shown[place].word not in ("LIKE", "GLOB"):
             if shown[place].word in _ORDER and not any(each.word == "(" for each in values):
                 like = "<>" if kinds == {"number"} else "="
                 value = value_of(token.key)
                 token.text = f"CASE WHEN typeof({value}) {like} 'text' THEN {value} END"
-            if kinds == {"number"}:
+            if kinds == {"number"} and not is_counted:
                 yield token.key
 
 

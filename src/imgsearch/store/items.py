@@ -237,10 +237,10 @@ class Items:
         for key in condition.numeric:
             if self._first(f"typeof({value_of(key)}) IN ('integer', 'real')"):
                 continue
-            if text := self._first(f"typeof({value_of(key)}) = 'text'", value_of(key)):
+            if text := self._first(f"typeof({value_of(key)}) = 'text'", f"substr({value_of(key)}, 1, 50)"):
                 raise UsageError(
                     f"--where {expression!r}: {key!r} has texts only, such as {text[0]!r}, and no number",
-                    hint="compare it with a text, in single quotes; a number is written 12.50, without a unit",
+                    hint="compare it with such a text, in single quotes; a number is written 12.50, without a unit",
                 )
 
     def _has_data(self, key: str) -> bool:
