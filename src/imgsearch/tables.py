@@ -148,6 +148,7 @@ class Table:
         """Name the first byte, from a line on, that is not of the encoding."""
         decoder = codecs.getincrementaldecoder(encoding)()
         line, offset = 1, 0
+        first: UsageError | None = None  # where lines end in CR alone, all are the first one
         with open_regular(self.path) as file:
             while part := file.readline(1 << 16):
                 try:
@@ -155,15 +156,17 @@ class Table:
                 except UnicodeDecodeError as error:
                     # The decoder may have kept the beginning of a character from the part before.
                     place = offset + len(part) - len(error.object) + error.start
+                    byte = error.object[error.start]
+                    problem = self._wrong(line, f"byte {place} (0x{byte:02x}) is not {encoding}", self.hint)
                     if line >= begin:
-                        byte = error.object[error.start]
-                        return self._wrong(line, f"byte {place} (0x{byte:02x}) is not {encoding}", self.hint)
+                        return problem
+                    first = first or problem
                     decoder.reset()
                 except UnicodeError as error:  # of UTF-16 without a byte order mark
                     return self._wrong(line, f"not {encoding}: {error}", self.hint)
                 line += part.endswith(b"\n")
                 offset += len(part)
-        return UsageError(f"{self.path} is not {encoding}: it ends within a character", hint=self.hint)
+        return first or UsageError(f"{self.path} is not {encoding}: it ends within a character", hint=self.hint)
 
 
 @contextmanager

@@ -126,6 +126,7 @@ def test_an_encoding_nobody_knows_is_a_usage_error(build, products, name):
         ("path,größe\n".encode("latin-1"), "utf-8", "line 1: byte 7 (0xf6)"),
         (b"path,note\n\xe9.png,ok\nb.png,\xe9\n", "utf-8", "line 3: byte 25 (0xe9)"),  # a path may be of any bytes
         (b"path,note\na.png,\x81\n", "cp1252", "line 2: byte 16 (0x81)"),
+        (b"path,note\ra.png,x\rb.png,\x8a\r", "utf-8", "byte 24 (0x8a)"),  # as a Mac of old writes it
         (b"path,note\n" + b"a.png,x\n" * 9000 + b"b.png,\xc3\n", "utf-8", "line 9002: byte 72016 (0xc3)"),
         (b"path,note\n" + b"a.png,x\n" * 9000 + b"b.png,\x81\n", "cp1252", "line 9002: byte 72016 (0x81)"),
         (b"\xff\xfe" + "path\n".encode("utf-16-le") + b"a", "utf-8", "ends within a character"),
@@ -401,7 +402,7 @@ def test_of_images_with_the_same_name_that_in_the_same_folder_is_shown(build, pr
     for folder in "abc":
         (small / folder / "front.png").write_bytes(painted(70 + ord(folder)))
 
-    with pytest.raises(RefusedError, match="it has '/mnt/C/front.png', the catalog 'c/front.png'"):
+    with pytest.raises(RefusedError, match=r"it has '/mnt/C/front\.png', the catalog 'c/front\.png'"):
         build(metadata=products("path,price\n/mnt/front.png,1\n/mnt/C/front.png,1\n"))
 
 
