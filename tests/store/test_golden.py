@@ -125,6 +125,16 @@ def test_a_build_says_once_that_another_decoder_embeds_all_again_and_for_how_lon
     assert check(directory, deep=True) == []
 
 
+def test_a_build_does_not_say_that_nothing_is_embedded_again(tmp_path, caplog, monkeypatch):
+    (tmp_path / "catalog").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr("imgsearch.build.options.PIXELS_VERSION", 1)
+        build_index(tmp_path / "catalog", tmp_path / "index", backbone="handcrafted", force=True)
+
+    assert build_index(tmp_path / "catalog", tmp_path / "index").published
+    assert caplog.messages == []
+
+
 def test_each_newer_index_has_what_it_is_named_for():
     manifests = {name: generations.read_manifest(NEWER / name) for name in NEWER_ANSWERS}
 

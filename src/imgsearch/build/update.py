@@ -230,7 +230,7 @@ def _embed(job: Job, plan: BuildPlan, journal: Journal, changes: Changes, source
     missing = None if os.path.isdir(job.directory / draft.encoder_folder) else source.find()
     check_resources(job.directory, draft, changes.seen - changes.rejected, journal.pending_count(), missing)
     progress = job.progress
-    if plan.previous and draft.encoder.is_fed_otherwise_than(plan.previous.encoder):
+    if plan.previous and plan.previous.count and draft.encoder.is_fed_otherwise_than(plan.previous.encoder):
         progress = _announcing(progress)
     with job.watch.stage("embed"):
         return embed_pending(journal, draft, source.open, progress, tolerant=job.options.get("force", False))
