@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import hashlib
 import itertools
 import os
 import resource
@@ -239,6 +240,26 @@ def test_without_a_temporary_folder_there_is_no_curve_and_everything_else(monkey
 
     assert evaluate(tmp_path / "index", recall=True).recall.recall
     assert "no curve: " in caplog.text
+
+
+@pytest.mark.parametrize("place", ["spec.json", "vectors.npy", "items.sqlite", "annoy.ann"])
+def test_an_open_index_answers_again_once_the_system_lets_it(monkeypatch, index, photo, place):
+    """As in a service that had too many open files for a moment, or whose network disk was away."""
+    real = hashlib.file_digest
+
+    def refuse(file, *given):
+        found = real(file, *given)
+        if str(Path(f"/proc/self/fd/{file.fileno()}").readlink()).endswith(place):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return found
+
+    with Index.open(index) as opened:
+        with monkeypatch.context() as patch:
+            patch.setattr(hashlib, "file_digest", refuse)
+            for _ in range(2):
+                with pytest.raises(ResourceError, match=place):
+                    opened.search(photo)
+        assert len(opened.search(photo)) == 5
 
 
 # --- real limits

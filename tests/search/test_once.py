@@ -68,3 +68,41 @@ def test_whoever_has_it_goes_with_the_last_reference(is_used):
         assert seen() is None
     finally:
         gc.enable()
+
+
+def test_an_error_that_passes_does_not_stay():
+    outcomes = [OSError("too many open files"), MemoryError(), None]
+    calls = []
+
+    def call():
+        calls.append(1)
+        if error := outcomes[len(calls) - 1]:
+            raise error
+        return "done"
+
+    once = Once(Lifetime(), call)
+    for error in (OSError, MemoryError):
+        once.begin()
+        with pytest.raises(error):
+            once.result()
+    assert [once.result() for _ in range(3)] == ["done"] * 3
+    assert len(calls) == 3
+
+
+def test_threads_that_wait_for_a_call_that_fails_wait_for_the_same():
+    calls = []
+    may_fail = threading.Event()
+
+    def call():
+        calls.append(1)
+        may_fail.wait(60)
+        raise OSError("too many open files")
+
+    once = Once(Lifetime(), call)
+    begun = [once.begin() for _ in range(4)]
+    assert len(set(begun)) == 1
+    with ThreadPoolExecutor(4) as threads:
+        waiting = [threads.submit(once.result) for _ in range(4)]
+        may_fail.set()
+        assert all(isinstance(each.exception(60), OSError) for each in waiting)
+    assert 1 <= len(calls) <= 4

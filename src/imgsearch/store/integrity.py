@@ -35,12 +35,13 @@ def check_content(directory: Path, manifest: Manifest, name: str) -> None:
 
 
 def check_opened(file: BufferedReader, path: Path, expected: FileRecord | None) -> None:
-    """Check the size and sha256 of an open file, which may be swept meanwhile, and close it."""
-    with file:
-        with reading(path, repair_hint(path.name)):
-            found = _record(file)
-        if found != expected:
-            raise DamagedIndexError(f"{path} is damaged: its content has changed", hint=repair_hint(path.name))
+    """Check the size and sha256 of an open file, which may be swept meanwhile, and close it once they are right."""
+    with reading(path, repair_hint(path.name)):
+        file.seek(0)
+        found = _record(file)
+    if found != expected:
+        raise DamagedIndexError(f"{path} is damaged: its content has changed", hint=repair_hint(path.name))
+    file.close()
 
 
 def repair_hint(name: str) -> str:
