@@ -1,6 +1,7 @@
 """Work done once for all threads."""
 
 import gc
+import signal
 import threading
 import traceback
 import weakref
@@ -106,3 +107,24 @@ def test_threads_that_wait_for_a_call_that_fails_wait_for_the_same():
         may_fail.set()
         assert all(isinstance(each.exception(60), OSError) for each in waiting)
     assert 1 <= len(calls) <= 4
+
+
+def test_an_interruption_of_whoever_waits_leaves_the_call_to_the_next():
+    """As when Ctrl-C comes in a notebook while the encoder is opened."""
+    may_end = threading.Event()
+    once = Once(Lifetime(), lambda: may_end.wait(60))
+    once.begin()
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for wait in (once.result, once.wait):
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(KeyboardInterrupt):
+                wait()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    threading.Timer(0.2, may_end.set).start()
+    assert once.result() is True

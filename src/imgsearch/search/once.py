@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from imgsearch.store.lifetime import Lifetime
@@ -18,46 +19,67 @@ class Once(Generic[Result]):
     def __init__(self, lifetime: Lifetime, call: Callable[[], Result]) -> None:
         self._lifetime = lifetime
         self._calls = [call]  # until it has returned: it often refers to whoever has this
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
         self._returned: list[Result] = []
-        self._raised: tuple[BaseException, TracebackType | None] | None = None
+        self._lock = threading.Lock()
+        self._attempt: _Attempt[Result] | None = None
 
-    def begin(self) -> threading.Thread:
+    def begin(self) -> "_Attempt[Result]":
         """Begin the call, unless that has been done; raises as `Lifetime.require` does."""
         self._lifetime.require()
         with self._lock:
-            if self._thread is None:
-                thread = threading.Thread(target=self._run)
-                thread.start()
-                self._thread = thread
-            return self._thread
+            if self._attempt is None:
+                attempt = _Attempt(self._lifetime, self._calls, self._returned)
+                threading.Thread(target=attempt.run).start()
+                self._attempt = attempt
+            return self._attempt
 
     def result(self) -> Result:
         """Wait for the call, and return or raise what it did; after an error whoever asks next tries again."""
-        thread = self.begin()
-        thread.join()
+        attempt = self.begin()
+        attempt.wait()
         if self._returned:
             return self._returned[0]
         with self._lock:
-            if self._thread is thread:
-                self._thread = None
-        assert self._raised is not None
-        error, traceback = self._raised
+            if self._attempt is attempt:
+                self._attempt = None
+        assert attempt.raised is not None
+        error, traceback = attempt.raised
         raise error.with_traceback(traceback)  # which would otherwise get longer each time
 
     def wait(self) -> None:
         """Wait for the call if it has begun; if it has not, it never will."""
         with self._lock:
-            thread = self._thread
-        if thread is not None:
-            thread.join()
+            attempt = self._attempt
+        if attempt is not None:
+            attempt.wait()
         self._calls.clear()
 
-    def _run(self) -> None:
+
+class _Attempt(Generic[Result]):
+    """A call that a thread makes, for which others wait."""
+
+    def __init__(self, lifetime: Lifetime, calls: list[Callable[[], Result]], returned: list[Result]) -> None:
+        self.raised: tuple[BaseException, TracebackType | None] | None = None
+        self._lifetime = lifetime
+        self._calls = calls
+        self._returned = returned
+        self._is_over = False
+        # Not Thread.join: after an interruption (Ctrl-C) it takes a thread that runs for one that has ended.
+        self._waiting: list[SimpleQueue[None]] = []
+
+    def run(self) -> None:
         try:
             self._lifetime.require()
             self._returned.append(self._calls[0]())
             self._calls.clear()
         except BaseException as error:  # noqa: BLE001  # raised where the result is wanted
-            self._raised = error, error.__traceback__
+            self.raised = error, error.__traceback__
+        self._is_over = True
+        for each in self._waiting:
+            each.put(None)
+
+    def wait(self) -> None:
+        end: SimpleQueue[None] = SimpleQueue()
+        self._waiting.append(end)
+        if not self._is_over:
+            end.get()
