@@ -1,5 +1,7 @@
 """Signals to a build, and to what it has started: nothing is lost, nothing is left."""
 
+import contextlib
+import importlib
 import json
 import os
 import random
@@ -14,6 +16,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+
+from imgsearch.cli import _end
 
 FAST = ("--backbone", "handcrafted", "--backend", "exact")
 
@@ -281,3 +285,25 @@ def test_a_signal_during_a_query_is_quiet(small, drawn, tmp_path):
         assert (process.returncode, errors) == (code, "")
     os.close(reading)
     os.close(writing)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_while_python_imports_is_neither_lost_nor_leaves_a_lock_taken(monkeypatch, number):
+    frames = []
+
+    class Finder:
+        def find_spec(self, *_):
+            frames.append(sys._getframe(1))
+
+    monkeypatch.setattr("imgsearch.cli._SOON", 0.2)
+    before = signal.getsignal(signal.SIGALRM)
+    sys.meta_path.insert(0, Finder())
+    try:
+        with contextlib.suppress(ImportError):
+            importlib.import_module("imgsearch.no_such_module")
+        _end(number, frames[0])
+        with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit):
+            time.sleep(60)
+    finally:
+        del sys.meta_path[0]
+        signal.signal(signal.SIGALRM, before)

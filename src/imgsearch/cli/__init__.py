@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import traceback
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -93,6 +94,9 @@ def main(arguments: list[str] | None = None) -> int:
         return ImgsearchError.exit_code
 
 
+_IMPORTING = "<frozen importlib._bootstrap>"
+_SOON = 0.001  # seconds
+
 # Of address space, for NumPy, OpenCV and their threads on one processor: short of it they may crash.
 _LEAST_BYTES = 440_000_000
 
@@ -103,8 +107,8 @@ def run() -> None:
     limit_libraries()
     _open_standard_streams()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited as ignored, it would hide how our children ended
-    # By default these end Python on the spot; as an exit they let a build commit what it has and end its workers.
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # Two of these end Python on the spot; as an exit they let a build commit what it has and end its workers.
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
             signal.signal(number, _end)
     try:
@@ -113,7 +117,7 @@ def run() -> None:
         _report(error, as_json=_wants_json(sys.argv[1:]))
         sys.exit(error.exit_code)
     exit_code = main()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         signal.signal(number, signal.SIG_IGN)  # there is nothing left to stop
     sys.exit(exit_code)
 
@@ -125,7 +129,14 @@ def _insist_on_utf8() -> None:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606  # no shell is wanted
 
 
-def _end(number: int, _: object) -> None:
+def _end(number: int, frame: FrameType | None) -> None:
+    if frame is not None and frame.f_code.co_filename == _IMPORTING:
+        # Raised here it might be lost, or leave a lock taken that all who import wait for.
+        signal.signal(signal.SIGALRM, lambda _, later: _end(number, later))
+        signal.setitimer(signal.ITIMER_REAL, _SOON)
+        return
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     sys.exit(128 + number)
 
 
