@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from imgsearch import Filter, Index, build_index, check
+from imgsearch.cli import main
 from imgsearch.images.decode import PIXELS_VERSION
 from imgsearch.store import generations, integrity
 from imgsearch.store.search_settings import BackendSettings
@@ -159,3 +160,11 @@ def test_golden_indexes_are_small_and_hold_nothing_of_the_machine_that_made_them
         data = path.read_bytes()
         assert b"/tmp" not in data
         assert os.fsencode(Path.home()) not in data
+
+
+def test_info_claims_nothing_of_colors_that_an_older_decoder_read(capsys):
+    assert main(["info", "--index", str(NEWER / "adapted")]) == 0
+
+    said = capsys.readouterr().out
+    assert "color profiles  not applied: an older imgsearch read the images\n" in said
+    assert "of one color    not counted\n" in said

@@ -43,21 +43,23 @@ def info(
 
 def _rows(manifest: "Manifest") -> list[tuple[str, str]]:
     from imgsearch.cli.build_report import gain_in_words
+    from imgsearch.images.decode import PIXELS_VERSION
     from imgsearch.search.backends import backend_of
 
     encoder, detector = manifest.encoder, manifest.detector
     measured, calibration, backend = manifest.measured, manifest.calibration, manifest.backend
     search = "none: embeddings only" if backend is None else backend_of(backend).describe(backend)
     learned = manifest.projection_count
+    is_older = encoder.pixels < PIXELS_VERSION
+    profiles = "not applied: an older imgsearch read the images" if is_older else "applied"
+    if manifest.ignored_profiles and not is_older:
+        profiles += f", {manifest.ignored_profiles} of no use"
     return [
         ("images", str(manifest.count)),
         ("rejected files", str(manifest.rejected)),
         ("damaged JPEGs", f"kept: {manifest.damaged}" if manifest.policy.keep_damaged else "rejected"),
-        ("of one color", str(manifest.blank)),
-        (
-            "color profiles",
-            f"applied, {manifest.ignored_profiles} of no use" if manifest.ignored_profiles else "applied",
-        ),
+        ("of one color", "not counted" if is_older else str(manifest.blank)),
+        ("color profiles", profiles),
         ("catalog", manifest.catalog),
         ("metadata", manifest.metadata_file or "none"),
         ("generation", str(manifest.generation)),
