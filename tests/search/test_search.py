@@ -154,8 +154,9 @@ def test_equal_images_come_in_the_order_of_their_paths_but_the_one_asked_with_co
                 hits = [hit for hit in index.search(image, k=k) if "copy" in hit.path]
                 assert [hit.path for hit in hits] == sorted(hit.path for hit in hits)
                 assert len({hit.score for hit in hits}) <= 1
-        first = index.search(catalog / "c/copy-02.png", k=3)
-        assert [hit.path for hit in first] == ["c/copy-02.png", "a/copy-00.png", "a/copy-03.png"]
+        for regions in ("auto", "whole", 2):
+            first = index.search(catalog / "c/copy-02.png", k=3, regions=regions)
+            assert [hit.path for hit in first] == ["c/copy-02.png", "a/copy-00.png", "a/copy-03.png"]
 
 
 @BOTH

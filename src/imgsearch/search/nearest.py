@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -221,10 +221,11 @@ class Search:
     ) -> list[View]:
         """Make vectors of a query, at least one; an image of the index needs no encoder, for its vector is there."""
         require_regions(regions)
-        row = self._nearest.row_of(query.sha256, query.path) if isinstance(regions, str) and box is None else None
-        if row is not None:
+        row = self._nearest.row_of(query.sha256, query.path) if box is None else None
+        if row is not None and isinstance(regions, str):
             return [View(np.array(self._nearest.vectors[row]), row=row)]
-        return viewer.views(query, regions, box, self.is_settled)
+        views = viewer.views(query, regions, box, self.is_settled)
+        return views if row is None else [replace(views[0], row=row), *views[1:]]
 
     def is_settled(self, views: Sequence[View]) -> bool:
         """Whether one item is so far ahead that a further view would hardly bring another before it."""
