@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,6 +126,13 @@ def test_paths_come_from_standard_input(imgsearch, small, drawn):
     done = imgsearch("query", "-", "-k", 1, "--index", small, "--format", "paths", cwd=drawn, input=names)
 
     assert done.stdout == names
+
+
+def test_a_standard_input_that_cannot_be_read_is_not_called_an_output(imgsearch, small):
+    with Path(os.devnull).open("wb") as unreadable:
+        done = imgsearch("query", "-", "--index", small, stdin=unreadable)
+
+    assert (done.returncode, "standard input cannot be read" in done.stderr) == (13, True), done.stderr
 
 
 def test_where_min_score_and_exact_narrow_the_answer(imgsearch, small, photo):

@@ -10,7 +10,7 @@ from pathlib import Path
 from imgsearch.cli.answers import Answer, Call
 from imgsearch.cli.formats import FORMATS, render
 from imgsearch.cli.output import output, printable, refuse_to_replace, say, write
-from imgsearch.errors import BoxError, ImageError, ImgsearchError, UsageError
+from imgsearch.errors import BoxError, ImageError, ImgsearchError, ResourceError, UsageError
 
 _GIVEN = "one of the images"
 
@@ -67,10 +67,17 @@ def _names(images: Sequence[str], end: bytes) -> Iterator[str]:
 
 def _parts_of_input(end: bytes) -> Iterator[bytes]:
     rest = b""
-    while part := os.read(0, 1 << 16):
+    while part := _read_input():
         *whole, rest = (rest + part).split(end)
         yield from whole
     yield rest
+
+
+def _read_input() -> bytes:
+    try:
+        return os.read(0, 1 << 16)
+    except OSError as error:
+        raise ResourceError(f"standard input cannot be read: {error.strerror}") from error
 
 
 def _lines(parts: Iterator[bytes]) -> Iterator[bytes]:
