@@ -172,6 +172,8 @@ def test_a_condition_selects_what_it_says(items, condition, rows):
         ("'category' IN ('box', 'bag')", "'category' is a text, not a column", "single quotes"),
         ("NOT 'price' BETWEEN 1 AND 2", "'price' is a text, not a column", "single quotes"),
         ("metadata->>'a\"b' = 1", "can be asked for", "rename it"),
+        ("10 < metadata->>'price' < 60", "two comparisons in a row", "put and between them"),
+        ("category = product = 'box'", "two comparisons in a row", "put and between them"),
     ],
 )
 def test_a_condition_on_what_is_not_there_is_refused_and_what_was_meant_is_named(items, condition, message, hint):
@@ -285,7 +287,11 @@ def order(cell):
 )
 @settings(deadline=None, max_examples=300)
 def test_any_text_is_read_and_what_is_no_comparison_of_data_is_kept(condition):
-    found = parse(condition)
+    try:
+        found = parse(condition)
+    except UsageError as error:
+        assert "two comparisons in a row" in error.message
+        return
     if (
         "metadata" not in condition.lower()
         and '"' not in condition

@@ -13,6 +13,9 @@ from imgsearch.tables import UTF8, Table
 
 logger = logging.getLogger(__name__)
 
+# By which paths are compared to find what was meant by one that names no image.
+_MAX_FOLDERS = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Product:
@@ -58,10 +61,10 @@ def relative_path(path: str, roots: Sequence[str]) -> str:
 
 
 def comparable_names(path: str) -> list[str]:
-    """Return a path, and it with ever fewer of its folders, without what else makes paths differ.
+    """Return a path, and it with ever fewer of its last few folders, without what else makes paths differ.
 
     That is letter case, backslashes, Unicode's forms, and the escapes and questions of URLs.
     """
     plain = unquote(path.partition("?")[0], errors="surrogateescape").replace("\\", "/")
     parts = unicodedata.normalize("NFC", plain).casefold().strip().split("/")
-    return ["/".join(parts[start:]) for start in range(len(parts))]
+    return ["/".join(parts[start:]) for start in range(max(0, len(parts) - _MAX_FOLDERS), len(parts))]

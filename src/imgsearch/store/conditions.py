@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from imgsearch.errors import UsageError
+
 # Whole and decimal numbers are numbers, in the shop's data and in conditions on them. A leading zero means an article
 # number, which is text. JSON knows the same numbers.
 NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?")
@@ -25,6 +27,7 @@ _TOKENS = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _ORDER = {"<", "<=", ">", ">=", "BETWEEN"}
+_CHAINED = {"<", "<=", ">", ">=", "=", "==", "!=", "<>"}
 _COMPARISONS = {*_ORDER, "=", "==", "!=", "<>", "IS", "IN", "LIKE", "GLOB"}
 # What ends an operand of a comparison on its left.
 _BOUNDARIES = {*_COMPARISONS, "AND", "OR", "NOT", "CASE", "WHEN", "THEN", "ELSE", "WHERE", "SELECT", ","}
@@ -73,6 +76,11 @@ def parse(condition: str) -> Condition:
     texts: list[str] = []
     for place, token in enumerate(shown):
         if token.word in _COMPARISONS:
+            if token.word in _CHAINED and _is_chained(shown, place):
+                # To SQL the first comparison is a number, 0 or 1, which the second compares.
+                raise UsageError(
+                    f"--where {condition!r}: two comparisons in a row", hint="put and between them: 10 < x and x < 60"
+                )
             texts += _text_in_place_of_column(shown, place)
             numeric += _compare(shown, place)
     for token in tokens:
@@ -80,6 +88,11 @@ def parse(condition: str) -> Condition:
             token.text = _without_raw_bytes(token.text)
     keys = dict.fromkeys(token.key for token in shown if token.kind in ("value", "json"))
     return Condition("".join(token.text for token in tokens), tuple(keys), tuple(dict.fromkeys(numeric)), tuple(texts))
+
+
+def _is_chained(shown: Sequence[_Token], place: int) -> bool:
+    before = place - len(_left_of(shown, place)) - 1
+    return before >= 0 and shown[before].word in _CHAINED
 
 
 def can_be_asked_for(key: str) -> bool:
