@@ -295,15 +295,18 @@ def test_a_signal_that_comes_while_python_imports_is_neither_lost_nor_leaves_a_l
         def find_spec(self, *_):
             frames.append(sys._getframe(1))
 
+    def come_and_wait():
+        _end(number, frames[0])
+        time.sleep(60)
+
     monkeypatch.setattr("imgsearch.cli._SOON", 0.2)
     before = signal.getsignal(signal.SIGALRM)
     sys.meta_path.insert(0, Finder())
     try:
         with contextlib.suppress(ImportError):
             importlib.import_module("imgsearch.no_such_module")
-        _end(number, frames[0])
         with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit):
-            time.sleep(60)
+            come_and_wait()
     finally:
         del sys.meta_path[0]
         signal.signal(signal.SIGALRM, before)
