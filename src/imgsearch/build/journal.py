@@ -301,16 +301,24 @@ class Journal:
 
     def add_vectors(self, vectors: Iterable[tuple[bytes, Embeddings, Remarks]]) -> None:
         """Record embeddings by the sha256 of their images, each with the remarks on its image."""
-        for sha256, vector, remarks in vectors:
-            data = vector.astype("<f4").tobytes()
-            self._connection.execute(
-                "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?, 0)",
-                (sha256, data, zlib.crc32(sha256 + data), remarks.get("damaged", "")),
-            )
-            self._connection.executemany(
-                "INSERT OR REPLACE INTO remarks VALUES (?, ?, ?)",
-                ((sha256, kind, message) for kind, message in remarks.items() if kind != "damaged"),
-            )
+        batch = list(vectors)
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?, 0)",
+            (
+                (sha256, data, zlib.crc32(sha256 + data), remarks.get("damaged", ""))
+                for sha256, vector, remarks in batch
+                for data in (vector.astype("<f4").tobytes(),)
+            ),
+        )
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO remarks VALUES (?, ?, ?)",
+            (
+                (sha256, kind, message)
+                for sha256, _, remarks in batch
+                for kind, message in remarks.items()
+                if kind != "damaged"
+            ),
+        )
 
     def causes(self) -> dict[str, int]:
         """Count the rejected files by cause."""
