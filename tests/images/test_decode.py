@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import image_files
-from image_files import jpeg_segment, png_chunk
+from image_files import TURNS, jpeg_segment, png_chunk
 from imgsearch.errors import ImageError
 from imgsearch.images.decode import decode, decode_image, decode_rgba
 
@@ -51,17 +51,7 @@ def encoded(suffix: str, image: np.ndarray, options: tuple[int, ...] = ()) -> by
 
 def stored(image: np.ndarray, orientation: int) -> np.ndarray:
     """Turn an image to how a camera stores it that then says `orientation` (Exif 2.32, tag 274)."""
-    steps = {
-        1: lambda p: p,
-        2: lambda p: p[:, ::-1],
-        3: lambda p: p[::-1, ::-1],
-        4: lambda p: p[::-1],
-        5: lambda p: p.swapaxes(0, 1),
-        6: lambda p: np.rot90(p, 1),
-        7: lambda p: np.rot90(p.swapaxes(0, 1), 2),
-        8: lambda p: np.rot90(p, -1),
-    }
-    return np.ascontiguousarray(steps[orientation](image))
+    return np.ascontiguousarray(TURNS[orientation](image))
 
 
 def exif(orientation: int, order: str = "<") -> bytes:

@@ -11,7 +11,7 @@ import pytest
 
 from imgsearch import Filter, Index, build_index, check
 from imgsearch.cli import main
-from imgsearch.images.decode import PIXELS_VERSION
+from imgsearch.images import PIXELS_VERSION
 from imgsearch.store import generations, integrity
 from imgsearch.store.search_settings import BackendSettings
 

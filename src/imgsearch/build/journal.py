@@ -13,10 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from imgsearch.build.loss import ShopData, compare_items, shop_data
-from imgsearch.build.metadata import Product, comparable_names, relative_path
+from imgsearch.build.loss import compare_items
+from imgsearch.build.products import Products, sql_text
 from imgsearch.encoders.runtime import Embeddings
-from imgsearch.errors import UsageError
 from imgsearch.files import check_database, is_of_system
 from imgsearch.images.decode import Remarks
 from imgsearch.images.scan import FoundFile, Reject
@@ -92,9 +91,6 @@ INSERT INTO new.items
 SELECT row_number() OVER (ORDER BY path) - 1, path, size, mtime_ns, sha256, product, category, metadata
 FROM coming WHERE sha256 IS NOT NULL
 """
-_IS_FILE = "SELECT 1 FROM files WHERE path = CAST(? AS TEXT)"
-_ADD_PRODUCT = "INSERT INTO products VALUES (CAST(? AS TEXT), ?, CAST(? AS TEXT), CAST(? AS TEXT), ?)"
-_STRAY_PRODUCTS = "SELECT count(*), min(path) FROM products WHERE path NOT IN (SELECT path FROM coming)"
 _WRITE_REJECTED = """
 INSERT INTO new.rejected
 SELECT f.path, f.size, f.mtime_ns, f.cause, f.message,
@@ -147,15 +143,6 @@ class Changes:
     left_out: Mapping[str, int] = field(default_factory=dict)  # entries of the catalog that are no images, by kind
 
 
-@dataclass(frozen=True, slots=True)
-class Products:
-    """How the shop's data fit the catalog."""
-
-    count: int  # rows
-    stray: int  # of these, without an image in the catalog
-    example: str  # path of one of these; empty for none
-
-
 class Journal:
     """The working state of one build, at `path`, beside what the published `items.sqlite` knows already, if any."""
 
@@ -197,6 +184,7 @@ class Journal:
         )
         self._connection.execute(_COMING)
         compare_items(self._connection, same_root=same_root)
+        self.products = Products(self._connection)
 
     def close(self, *, done: bool) -> None:
         """Close the file, and remove it when the build is done, or when it holds no vector to go on from."""
@@ -228,7 +216,7 @@ class Journal:
             "INSERT INTO files (path, product, category, size, mtime_ns, cause)"
             " VALUES (CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?)",
             (
-                (*map(_sql_text, (file.path, *default_names(file.path))), file.size, file.mtime_ns, file.cause)
+                (*map(sql_text, (file.path, *default_names(file.path))), file.size, file.mtime_ns, file.cause)
                 for file in found
             ),
         )
@@ -336,46 +324,9 @@ class Journal:
         query = "SELECT kind, count(*) FROM files JOIN all_remarks USING (sha256) WHERE cause = '' GROUP BY kind"
         return dict(self._connection.execute(query))
 
-    def add_products(self, products: Iterable[Product], file: str, roots: Sequence[str]) -> None:
-        """Take in the shop's data of a file; `roots` are names of the catalog that paths may begin with."""
-        run = self._connection.execute
-        for each in products:
-            path, relative = _sql_text(each.path), _sql_text(relative_path(each.path, roots))
-            if relative != path and run(_IS_FILE, (relative,)).fetchone() and not run(_IS_FILE, (path,)).fetchone():
-                path = relative
-            try:
-                run(_ADD_PRODUCT, (path, each.line, _sql_text(each.product), _sql_text(each.category), each.metadata))
-            except sqlite3.IntegrityError as error:
-                first = self._count("SELECT line FROM products WHERE path = CAST(? AS TEXT)", (path,))
-                raise UsageError(
-                    f"expected each path once in {file}, found {each.path!r} in lines {first} and {each.line}"
-                ) from error
-
-    def products(self) -> Products:
-        """Count the shop's products, and find one whose image is not in the catalog."""
-        stray, example = self._connection.execute(_STRAY_PRODUCTS).fetchone()
-        return Products(self._count("SELECT count(*) FROM products"), stray, example or "")
-
-    def find_similar(self) -> tuple[str, str]:
-        """Return the path of a product, one of the first rows, and that of an image, as like as there are."""
-        rows = self._connection.execute("SELECT path FROM products ORDER BY line LIMIT 1000").fetchall()
-        products = {name: path for (path,) in reversed(rows) for name in comparable_names(path)}
-        best = 0, rows[0][0], ""
-        for (image,) in self._connection.execute("SELECT path FROM coming ORDER BY path"):
-            names = comparable_names(image)
-            like = next((number for number, name in enumerate(names) if name in products), len(names))
-            if len(names) - like > best[0] or not best[2]:
-                product = products[names[like]] if like < len(names) else best[1]
-                best = len(names) - like, product, image
-        return best[1:]
-
     def count_kept(self) -> int:
         """Count the published items whose image is still in the catalog: at most, before all files were read."""
         return self._count("SELECT count(*) FROM kept")
-
-    def shop_data(self) -> tuple[ShopData, ShopData]:
-        """Count what the shop said of the published items that are kept, and what it says of those to be."""
-        return shop_data(self._connection, "kept"), shop_data(self._connection, "coming")
 
     def item_count(self) -> int:
         """Count the files that will be items."""
@@ -446,8 +397,3 @@ class Journal:
     def _count(self, query: str, parameters: Sequence[object] = ()) -> int:
         (count,) = self._connection.execute(query, parameters).fetchone()
         return int(count)
-
-
-def _sql_text(text: str | None) -> bytes | None:
-    # Bound as bytes and cast in SQL: a str with lone surrogates cannot be bound as text.
-    return None if text is None else text.encode("utf-8", "surrogateescape")

@@ -13,7 +13,7 @@ from imgsearch.encoders.runtime import best_precision
 from imgsearch.encoders.spec import DEFAULT_BACKBONE, EncoderSpec, Precision
 from imgsearch.errors import UsageError, require_between
 from imgsearch.files import require_space
-from imgsearch.images.decode import PIXELS_VERSION
+from imgsearch.images import PIXELS_VERSION
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import Steps
 from imgsearch.search.backends import BACKENDS

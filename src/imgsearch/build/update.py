@@ -195,7 +195,7 @@ def _scan(job: Job, plan: BuildPlan, journal: Journal) -> Changes:
         changes = journal.compare(found.left_out)
         if metadata:
             roots = (plan.draft.catalog, os.fspath(job.catalog.absolute()))
-            journal.add_products(read_products(Path(metadata), plan.draft.metadata_encoding), metadata, roots)
+            journal.products.add(read_products(Path(metadata), plan.draft.metadata_encoding), metadata, roots)
     if resumed := journal.resumed_count():
         logger.info("going on with %d embeddings of an interrupted build", resumed)
     return changes
@@ -206,16 +206,16 @@ def _check_products(job: Job, plan: BuildPlan, journal: Journal) -> None:
     metadata = plan.draft.metadata_file
     if not metadata:
         return
-    found = journal.products()
+    found = journal.products.counts()
     if found.count and found.stray == found.count and not job.options.get("force"):
-        product, image = journal.find_similar()
+        product, image = journal.products.find_similar()
         raise RefusedError(
             f"none of the {found.count} paths in {metadata} is that of an image: it has {product!r}, the catalog"
             f" {image!r}; nothing was changed",
             hint=f"paths are those below {plan.draft.catalog}. To go on without these data, pass --force",
         )
     if plan.previous and plan.previous.metadata_file:
-        guard_against_data_loss(*journal.shop_data(), metadata, job.options)
+        guard_against_data_loss(*journal.products.compare(), metadata, job.options)
     if found.stray:
         logger.warning(
             "%d of %d products of %s have no image in the catalog, such as %r",

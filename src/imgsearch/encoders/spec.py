@@ -38,7 +38,7 @@ class EncoderSpec:
     precision: Precision = "f32"  # what networks compute in
     version: Annotated[int, Missing(1)] = 1  # a later imgsearch may describe images otherwise under the same name
     steps: Annotated[str, Missing("")] = ""  # done to an image before it is fitted, as `images.steps.Steps` spells them
-    pixels: Annotated[int, Missing(1)] = 1  # version of the decoder, `images.decode.PIXELS_VERSION`, that fed it
+    pixels: Annotated[int, Missing(1)] = 1  # version of the decoder, `images.PIXELS_VERSION`, that fed it
     # Of a hybrid, whose embedding is theirs in a row, each times its weight.
     parts: Annotated[tuple["Part", ...], Missing(())] = ()
 

@@ -4,6 +4,10 @@ import os
 
 from imgsearch.processors import processor_count
 
+# Part of every encoder's fingerprint. Raise it when the same file would give other pixels (decoder choices,
+# fitting), so that no index mixes vectors of two ways of seeing.
+PIXELS_VERSION = 2
+
 # Read by OpenCV when it is imported, so it stands where every import of our decoder passes. Without the limit a
 # GIF of 49 bytes asks for 6.8 GB; with it, OpenCV raises a clean error. The number is Pillow's.
 MAX_PIXELS = 178_956_970

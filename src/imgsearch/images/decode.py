@@ -35,10 +35,6 @@ from imgsearch.images.pillow import opened_by_pillow
 from imgsearch.images.policy import MAX_BYTES
 from imgsearch.system import refusal_of
 
-# Part of every encoder's fingerprint. Raise it when the same file would give other pixels (decoder choices,
-# fitting), so that no index mixes vectors of two ways of seeing.
-PIXELS_VERSION = 2
-
 Pixels = NDArray[np.uint8]
 
 # What is transparent is laid on white, as product images are cut out to stand on it. White goods would vanish there:

@@ -17,7 +17,8 @@ from typing import TypedDict, Unpack
 
 from imgsearch.errors import ImageError, OutputError, RefusedError, UsageError, require_between
 from imgsearch.files import as_path, require_image_folder, writing
-from imgsearch.images.decode import PIXELS_VERSION, read_file
+from imgsearch.images import PIXELS_VERSION
+from imgsearch.images.decode import read_file
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.scan import (
     IMAGE_SUFFIXES,

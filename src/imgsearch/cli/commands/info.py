@@ -43,7 +43,7 @@ def info(
 
 def _rows(manifest: "Manifest") -> list[tuple[str, str]]:
     from imgsearch.cli.build_report import gain_in_words
-    from imgsearch.images.decode import PIXELS_VERSION
+    from imgsearch.images import PIXELS_VERSION
     from imgsearch.search.backends import backend_of
 
     encoder, detector = manifest.encoder, manifest.detector
