@@ -6,8 +6,11 @@ BIN := $(VENV)/bin
 # What an installed environment depends on; setup runs again when one of these is newer.
 STAMP := $(VENV)/.set-up
 
-# One process of pytest for each processor; tests of one file stay together, and share what they have built.
-PARALLEL := -n auto --dist loadfile
+# One process of pytest for each processor; tests of one file stay together, and share what they have built. When one
+# of these processes dies the run ends: pytest-xdist may wait forever for the files that it had been given.
+PARALLEL := -n auto --dist loadfile --max-worker-restart 0
+# A test that hangs says where, and ends the run.
+FAST := -m 'not slow' -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 
 # There is a process for each processor already; libraries that start as many threads again only get in their way.
 test coverage slow: export OMP_NUM_THREADS := 1
@@ -46,10 +49,10 @@ type: $(STAMP) ## Check types
 	$(BIN)/mypy
 
 test: $(STAMP) ## Run the tests, but for the slow ones
-	$(BIN)/python -m pytest -m 'not slow' $(PARALLEL)
+	$(BIN)/python -m pytest $(FAST) $(PARALLEL)
 
 coverage: $(STAMP) ## Run the same tests with branch coverage
-	$(BIN)/python -m pytest -m 'not slow' $(PARALLEL) --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest $(FAST) $(PARALLEL) --cov --cov-report=term:skip-covered
 
 slow: $(STAMP) ## Run the slow tests: faults at every call, hundreds of kills, fuzzing
 	$(BIN)/python -m pytest -m slow $(PARALLEL)
