@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 
 from imgsearch import build_index, check
+from imgsearch.encoders.choice import choose_encoder
+from imgsearch.encoders.export import exported_encoder
+from imgsearch.encoders.runtime import encode, open_encoder
 from imgsearch.errors import UsageError
 from imgsearch.images.decode import decode
 from imgsearch.images.transform import fit
@@ -20,7 +23,7 @@ from imgsearch.store.generations import read_manifest
 
 @pytest.fixture
 def model(tiny_models, tmp_path) -> Path:
-    return Path(shutil.copy(tiny_models / "classes.keras", tmp_path / "shoes.keras"))
+    return Path(shutil.copy(tiny_models / "classes.keras", tmp_path))  # by that name it has been exported
 
 
 @pytest.fixture
@@ -28,14 +31,6 @@ def index(small, model, tmp_path) -> Path:
     build_index(small, tmp_path / "index", backbone=str(model), precision="f32", backend="exact")
     return tmp_path / "index"
 
-
-BY_KERAS = """
-import sys
-import numpy as np
-from pathlib import Path
-from imgsearch.encoders.model_file import load_model
-np.save(sys.argv[3], load_model(Path(sys.argv[1])).predict_on_batch(np.load(sys.argv[2]))[0])
-"""
 
 ASK = """
 import json, sys
@@ -49,12 +44,13 @@ print(json.dumps([view.vector.tolist(), hits[0].path, sorted(heavy)]))
 """
 
 
-def test_an_index_answers_without_keras_and_with_keras_own_numbers(small, model, index, tmp_path):
+def test_an_index_answers_without_keras_and_with_the_numbers_of_the_export(small, model, index, tmp_path):
+    """Which are those of Keras: tests/encoders/test_classifier.py."""
     file = sorted(small.rglob("*.png"))[5]
     (tmp_path / "photo.png").write_bytes(file.read_bytes() + b"\0")  # other bytes, the same image
-    np.save(tmp_path / "images.npy", fit(decode(file.read_bytes()), 32)[None])
-    command = [sys.executable, "-c", BY_KERAS, model, tmp_path / "images.npy", tmp_path / "rows.npy"]
-    subprocess.run(command, check=True, capture_output=True)
+    choice = choose_encoder(str(model))
+    encoder = open_encoder(choice.spec, exported_encoder(choice.spec, choice.files))
+    (expected,) = encode(encoder, fit(decode(file.read_bytes()), 32)[None])
     model.unlink()
 
     asked = [sys.executable, "-c", ASK, index, tmp_path / "photo.png"]
@@ -63,7 +59,7 @@ def test_an_index_answers_without_keras_and_with_keras_own_numbers(small, model,
 
     vector, path, heavy = json.loads(done.stdout)
     assert (path, heavy) == (file.relative_to(small).as_posix(), [])
-    assert np.allclose(vector, np.load(tmp_path / "rows.npy")[0], atol=1e-3)
+    assert np.allclose(vector, expected, atol=1e-5)
     assert check(index, deep=True) == []
 
 
@@ -75,7 +71,7 @@ def test_a_build_at_night_needs_neither_the_model_nor_its_name(small, index, mod
     report = build_index(small, index)
 
     assert (report.embedded, report.unchanged) == (1, 12)
-    assert read_manifest(index).encoder.name == "shoes.keras"
+    assert read_manifest(index).encoder.name == "classes.keras"
     assert not build_index(small, index).published
 
 
@@ -90,14 +86,14 @@ def test_a_model_that_was_trained_again_and_has_no_classes_embeds_everything_aga
 
     assert report.embedded == 12
     assert all(contents(index)[path] != before[path] for path in before)
-    assert read_manifest(index).encoder.name == "shoes.keras"
+    assert read_manifest(index).encoder.name == "classes.keras"
 
 
 def test_a_model_that_is_refused_leaves_the_index_as_it_was(small, index, model):
     before = read_manifest(index)
     model.write_bytes(model.read_bytes()[:-100])
 
-    with pytest.raises(UsageError, match=r"shoes\.keras"):
+    with pytest.raises(UsageError, match=r"classes\.keras"):
         build_index(small, index, backbone=str(model))
 
     assert read_manifest(index) == before

@@ -188,7 +188,7 @@ def test_a_model_is_trimmed_only_if_that_is_said(small, tiny_models, tmp_path):
 
 
 def test_other_steps_than_those_of_a_model_ask_for_the_model_itself(small, tiny_models, tmp_path):
-    model = Path(shutil.copy(tiny_models / "classes.keras", tmp_path / "model.keras"))
+    model = Path(shutil.copy(tiny_models / "classes.keras", tmp_path))  # exported under its name
     build_index(small, tmp_path / "index", backbone=str(model), backend="exact")
 
     with pytest.raises(UsageError) as refused:

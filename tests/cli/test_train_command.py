@@ -11,6 +11,7 @@ import pytest
 
 from drawn_catalog import draw_catalog
 from imgsearch.cli import main
+from training_options import draw_kinds
 
 # Keras' variables do not know NumPy 2's keyword yet; Keras itself copies them when it saves a model.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -21,11 +22,7 @@ SMALL = ("--architecture", "cnn", "--size", 16, "--dims", 8, "--batch-size", 8, 
 @pytest.fixture(scope="module")
 def labeled(tmp_path_factory) -> Path:
     """Eight drawn images of each of three kinds. Not to be changed."""
-    everything, folder = tmp_path_factory.mktemp("everything"), tmp_path_factory.mktemp("labeled")
-    draw_catalog(everything, per_kind=8)
-    for kind in ("balls", "stars", "tents"):
-        (everything / kind).rename(folder / kind)
-    return folder
+    return draw_kinds(tmp_path_factory.mktemp("labeled"), 8)
 
 
 @pytest.fixture

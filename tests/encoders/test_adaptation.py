@@ -163,6 +163,13 @@ def test_more_rows_than_a_block_are_all_counted():
 # --- images and their variants
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_variants():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adaptation, "VARIANTS", 2)
+        yield
+
+
 @pytest.fixture(scope="module")
 def encoder():
     return HandcraftedEncoder(TABLE["handcrafted:color"].spec)
@@ -183,7 +190,7 @@ def embedded(drawn, paths, encoder):
 
 
 def test_each_image_comes_with_its_variants(embedded, encoder):
-    assert (embedded.shape, embedded.dtype) == ((24, 2 + VARIANTS, encoder.spec.dims), np.float32)
+    assert (embedded.shape, embedded.dtype) == ((24, 2 + adaptation.VARIANTS, encoder.spec.dims), np.float32)
     assert np.allclose(np.linalg.norm(embedded, axis=2), 1, atol=1e-5)
     likeness = np.einsum("nd,nvd->nv", embedded[:, 0], embedded)
     assert np.allclose(likeness[:, 0], 1, atol=1e-5)
@@ -200,7 +207,7 @@ def test_items_in_scenes_come_between_the_image_and_its_variants(drawn, paths, e
 
     seen = embedded_variants(drawn, paths[:6], FilePolicy(), encoder, silent, embed_item)
 
-    assert seen.shape == (6, 2 + SCENES * SCENE_VIEWS + VARIANTS, encoder.spec.dims)
+    assert seen.shape == (6, 2 + SCENES * SCENE_VIEWS + adaptation.VARIANTS, encoder.spec.dims)
     assert np.array_equal(np.delete(seen, np.s_[1 : 1 + SCENES * SCENE_VIEWS], axis=1), embedded[:6])
     of_scenes = seen[:, 1 : 1 + SCENES * SCENE_VIEWS, 0].reshape(-1, SCENE_VIEWS)
     assert of_scenes[:, 0].tolist() == list(range(1, 6 * SCENES + 1))
@@ -225,7 +232,7 @@ def test_variants_are_the_same_in_any_order_and_what_cannot_be_had_is_left_out(
 
     assert np.array_equal(again, np.delete(embedded, [0, 5, 23], axis=0)[::-1])
     assert told == [("adapt", done, 24) for done in range(1, 22)]
-    assert "adapting to 24 images, 7 variants each: about" in caplog.text
+    assert "adapting to 24 images, 3 variants each: about" in caplog.text
 
 
 def test_too_few_images_are_a_usage_error(drawn, paths, encoder, monkeypatch):

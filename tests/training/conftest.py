@@ -11,17 +11,13 @@ from pathlib import Path
 import pytest
 
 from drawn_catalog import draw_catalog
-from training_options import DETECTOR, HEAD, KINDS, SMALL
+from training_options import DETECTOR, HEAD, SMALL, draw_kinds
 
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory) -> Path:
     """Twenty drawn images of each of three kinds, a folder for each. Not to be changed."""
-    everything, folder = tmp_path_factory.mktemp("everything"), tmp_path_factory.mktemp("shapes")
-    draw_catalog(everything, per_kind=20)
-    for kind in KINDS:
-        (everything / kind).rename(folder / kind)
-    return folder
+    return draw_kinds(tmp_path_factory.mktemp("shapes"), 20)
 
 
 @pytest.fixture
@@ -40,11 +36,21 @@ def classifier(shapes, tmp_path_factory):
     plots = importlib.util.find_spec("matplotlib") is not None
     # As strings: paths may be either.
     output = str(folder / "shapes.keras")
-    return train(str(shapes), output, **{**SMALL, "epochs": 16, "tensorboard": board, "plots": plots})
+    return train(str(shapes), output, **SMALL, tensorboard=board, plots=plots)
 
 
 @pytest.fixture(scope="session")
-def head(shapes, tmp_path_factory):
+def exporting_here():
+    """Export encoders in this process, which has Keras already; tests/encoders/test_export.py does it in another."""
+    from imgsearch.encoders import export
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "_export_elsewhere", export.export_graph)
+        yield
+
+
+@pytest.fixture(scope="session")
+def head(shapes, exporting_here, tmp_path_factory):
     """The report of a head that was trained on a frozen backbone."""
     from imgsearch import train
 
@@ -66,14 +72,27 @@ def few_scenes():
     from imgsearch.training.detector import fitting
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("SCENES", 8), ("_MEASURED", 4), ("_MEASURED_LAST", 8)):
+        for name, value in (("SCENES", 8), ("_MEASURED", 4), ("_MEASURED_LAST", 4)):
             patch.setattr(fitting, name, value)
         yield
 
 
+@pytest.fixture(scope="session", params=["cnn.keras", pytest.param("efficientnet-lite0", marks=pytest.mark.slow)])
+def architecture(request, tmp_path_factory) -> str:
+    """The encoder of a detector; a small one is traced in a fraction of the time of the default one."""
+    from imgsearch.encoders.model_file import ModelCard, save_model
+    from imgsearch.training.networks import build_cnn
+
+    if request.param != "cnn.keras":
+        return request.param
+    file = tmp_path_factory.mktemp("architecture") / request.param
+    save_model(build_cnn(DETECTOR["size"], 16), file, ModelCard(DETECTOR["size"], "pad", "", 16, (), "metric", "cnn"))
+    return str(file)
+
+
 @pytest.fixture(scope="session")
-def detector(items, few_scenes, tmp_path_factory):
+def detector(items, few_scenes, architecture, tmp_path_factory):
     """The report of a detector."""
     from imgsearch import train
 
-    return train(items, tmp_path_factory.mktemp("detector") / "detector.keras", **DETECTOR)
+    return train(items, tmp_path_factory.mktemp("detector") / "detector.keras", architecture=architecture, **DETECTOR)
