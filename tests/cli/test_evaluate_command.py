@@ -128,6 +128,9 @@ def test_a_report_is_one_page_with_the_images_of_the_queries(imgsearch, index, p
 
 
 def test_a_report_of_a_self_test_shows_the_variants(imgsearch, catalog, tmp_path):
+    for folder in sorted(catalog.iterdir()):
+        if folder.name not in ("balls", "boxes", "cups", "fish"):
+            shutil.rmtree(folder)
     imgsearch("build-index", catalog, "--index", "idx", "--backbone", "handcrafted")
     shutil.copy(catalog / "fish/fish-00.png", catalog / "cups/cups-00.png")  # which the index knows as a cup
 

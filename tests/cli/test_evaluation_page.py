@@ -15,6 +15,7 @@ from imgsearch.charts import require_matplotlib
 from imgsearch.cli.evaluation_page import evaluation_page
 from imgsearch.cli.evaluation_sections import Note, evaluation_text, sections
 from imgsearch.errors import MissingComponentError
+from imgsearch.evaluation import plots
 from imgsearch.evaluation.bootstrap import Interval
 from imgsearch.evaluation.results import (
     CurvePoint,
@@ -100,6 +101,13 @@ WHOLE = replace(
 )
 
 
+@pytest.fixture
+def no_charts(monkeypatch):
+    """Leave out the drawings, which take most of the time, where a test looks at the text alone."""
+    for name in ("recall", "precision_recall", "categories", "confusion", "scores", "reliability"):
+        monkeypatch.setattr(plots, f"draw_{name}", lambda *_: b"<svg/>")
+
+
 @pytest.fixture(scope="module")
 def page(drawn):
     return page_of(WHOLE, drawn, lambda query: (drawn / query.query).read_bytes())
@@ -125,6 +133,7 @@ def test_a_worst_query_stands_beside_what_was_returned_marked_right_and_wrong(pa
     assert "2. 0.800 \u2713 right" in page.text
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_the_worst_are_those_with_no_right_answer_and_of_them_the_surest():
     def wrong(name: str, score: float, *, later_right: bool = False) -> QueryResult:
         hits = (hit("a.png", "a", score, right=False), hit("b.png", "b", 0.1, right=later_right))
@@ -141,6 +150,7 @@ def test_the_worst_are_those_with_no_right_answer_and_of_them_the_surest():
     assert "1 more such queries are not shown" in page.text
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_an_image_that_cannot_be_had_is_an_empty_tile(drawn):
     page = page_of(WHOLE, drawn / "gone", lambda _: b"no image")
 
@@ -204,6 +214,7 @@ def test_no_name_becomes_markup(page):
     assert HOSTILE[5] in page.text
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_a_name_that_does_not_end_is_cut():
     longest = QueryResult("q" * 5000, "l" * 5000, "c" * 5000, 1, (hit("p" * 5000, "h" * 5000, 0.5, right=False),))
 
@@ -241,11 +252,13 @@ def test_odd_evaluations_have_a_page(evaluation, said):
     assert "nan" not in page.text
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_without_categories_there_is_no_chart_of_them():
     assert "by category" not in page_of(replace(NOTHING, retrieval=retrieval([UNLABELED]), categories={"": RATES})).text
     assert "by category" in page_of(replace(NOTHING, retrieval=retrieval([RIGHT]), categories={"fish": RATES})).text
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_of_ten_thousand_categories_the_largest_have_bars_and_the_worst_a_table():
     rate = dict.fromkeys(OF_CATEGORIES, Interval(1, 1, 1))
     categories = {f"{number:05d}": {"queries": Interval(1, 1, 1), **rate} for number in range(10_000)}

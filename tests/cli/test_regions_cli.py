@@ -322,9 +322,9 @@ def test_what_is_wrong_with_the_whole_call_leaves_output_that_can_be_parsed_afte
     assert page.stdout.endswith("</html>\n")
 
 
-def test_a_missing_image_is_reported_and_the_others_are_answered(imgsearch, network, photo):
+def test_a_missing_image_is_reported_and_the_others_are_answered(imgsearch, small, photo):
     for options in (("--objects",), ("--box", "0,0,50,50"), ("--rerank", "geometric"), ("--regions", "4")):
-        done = imgsearch("query", "missing.png", photo, "--index", network, "--format", "json", *options)
+        done = imgsearch("query", "missing.png", photo, "--index", small, "--format", "json", *options)
         missing, answered = json.loads(done.stdout)
         assert done.returncode == 4
         assert missing["error"]["code"] == 4
@@ -370,7 +370,10 @@ ODD = {
 
 @pytest.mark.parametrize(
     "options",
-    [(), ("--regions", "8"), ("--regions", "200"), ("--objects",), ("--box", "0,0,1,1"), ("--rerank", "geometric")],
+    [
+        *((), ("--regions", "8"), ("--objects",), ("--box", "0,0,1,1"), ("--rerank", "geometric")),
+        pytest.param(("--regions", "200"), marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("encoder", ["small", "network"])

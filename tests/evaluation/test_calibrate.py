@@ -205,7 +205,7 @@ def by_category(shop):
 @pytest.fixture(scope="module")
 def by_self_test(shop):
     """An evaluation of the shop's index with probabilities of the same product."""
-    return evaluate(shop / "index", calibrate=True)
+    return evaluate(shop / "index", calibrate=True, sample=24)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from imgsearch.search.backends.annoy import AnnoyBackend
 from imgsearch.search.recall import TIE, Sample, measure, sampled
 from imgsearch.store.search_settings import BackendSettings, SearchOptions
 
-COUNT = 12_000
+COUNT = 6000
 
 
 def silent(*_):
@@ -155,7 +155,7 @@ def test_a_small_index_is_given_a_forest_for_the_curve_unless_the_user_wants_non
 def test_which_of_equal_items_is_found_does_not_matter(backend, tmp_path, store_index, vectors):
     alike = np.repeat(vectors[:30], 40, axis=0)
     with Index.open(store_index(tmp_path / "index", alike, backend=backend)) as index:
-        found = index_recall(index, 200, silent)
+        found = index_recall(index, 60, silent)
 
     assert found.recall[1].mean() == found.recall[10].mean() == 1
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pytrec_eval
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgsearch.evaluation.metrics import hit_rate, measures, precision_at_recall
@@ -138,6 +138,7 @@ def test_map_at_r_is_that_of_a_loop(query):
     assert values_of(ranking, missing)["map@r"] == pytest.approx(total / relevant_count)
 
 
+@settings(deadline=None)  # the first call imports scikit-learn
 @given(st.lists(st.booleans(), min_size=2, max_size=40).filter(any))
 def test_map_and_ndcg_are_those_of_scikit_learn_where_everything_is_ranked(ranking):
     from sklearn.metrics import average_precision_score, ndcg_score

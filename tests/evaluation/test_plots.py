@@ -87,10 +87,16 @@ def test_labels_that_are_not_confused_are_no_confusion():
     assert (found.labels, found.pairs, found.shares.shape) == ((), (), (0, 0))
 
 
-def test_drawings_are_whole_svg_whatever_names_are_in_them():
-    queries = [judged(name, name, other) for name in NAMES for other in NAMES]
+QUERIES = [judged(name, name, other) for name in NAMES for other in NAMES]
 
-    for svg in all_charts(queries):
+
+@pytest.fixture(scope="module")
+def charts():
+    return all_charts(QUERIES)
+
+
+def test_drawings_are_whole_svg_whatever_names_are_in_them(charts):
+    for svg in charts:
         tree = ET.fromstring(svg)
         assert tree.tag == "{http://www.w3.org/2000/svg}svg"
         assert {node.tag.rpartition("}")[2] for node in tree.iter()} <= {
@@ -100,14 +106,11 @@ def test_drawings_are_whole_svg_whatever_names_are_in_them():
         assert all(link.startswith(("#", "data:image/png;base64,")) for link in links)
 
 
-def test_one_evaluation_gives_the_same_bytes_whatever_the_users_own_settings_are():
+def test_one_evaluation_gives_the_same_bytes_whatever_the_users_own_settings_are(charts):
     import matplotlib as mpl
 
-    queries = [judged("1", "cups", "fish", "cups"), judged("2", "fish", "cups"), judged("3", "cups", "cups")]
-    first = all_charts(queries)
-
     with mpl.rc_context({"font.size": 30, "svg.hashsalt": "other", "text.usetex": True}):
-        assert all_charts(queries) == first
+        assert all_charts(QUERIES) == charts
         assert mpl.rcParams["font.size"] == 30
 
 

@@ -10,7 +10,7 @@ from imgsearch.evaluation import retrieval
 from imgsearch.evaluation.queries import LabeledQuery, QuerySet, from_items, labels_of
 from imgsearch.evaluation.retrieval import per_category, rank_all
 
-COUNT = 240
+COUNT = 160
 
 
 def silent(*_):

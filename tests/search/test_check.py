@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from imgsearch import Finding, Index, build_index, check, embed, rollback
-from imgsearch.encoders import runtime
+from imgsearch.build import generation
+from imgsearch.encoders import projection, runtime
 from imgsearch.errors import NoIndexError
 from imgsearch.search.backends.annoy import AnnoyBackend
 from imgsearch.store import generations, integrity
@@ -130,10 +131,12 @@ def test_check_says_nothing_of_a_whole_index_and_changes_nothing(imgsearch, tmp_
     assert tree(tmp_path / "index") == before
 
 
-def test_check_says_nothing_of_an_index_with_a_projection(tmp_path, lay_out):
-    catalog = lay_out(tmp_path / "catalog", 512)
+def test_check_says_nothing_of_an_index_with_a_projection(tmp_path, small, monkeypatch):
+    catalog = small
+    monkeypatch.setattr(generation, "SMALLEST_CATALOG", 12)
+    monkeypatch.setattr(projection, "DIMS", 8)
     build_index(catalog, tmp_path / "index", backbone="handcrafted", backend="exact")
-    assert read_manifest(tmp_path / "index").projection_count == 512
+    assert read_manifest(tmp_path / "index").projection_count == 12
 
     assert check(tmp_path / "index", deep=True) == []
 
@@ -378,13 +381,21 @@ def test_a_forest_of_fewer_trees_or_items_is_found(copied):
         shutil.rmtree(index)
 
 
+@pytest.fixture(scope="module")
+def built_twice(tmp_path_factory, lay_out) -> Path:
+    """A catalog with an index in its second generation. Not to be changed: copy it."""
+    folder = tmp_path_factory.mktemp("second")
+    lay_out(folder / "catalog", 12)
+    build_index(folder / "catalog", folder / "index", backbone="handcrafted", trees=3)
+    (folder / "catalog" / "a" / "0000.png").unlink()
+    build_index(folder / "catalog", folder / "index")
+    return folder
+
+
 @pytest.fixture
-def second(tmp_path, small) -> Path:
+def second(built_twice, tmp_path) -> Path:
     """An index in its second generation."""
-    build_index(small, tmp_path / "second", backbone="handcrafted", trees=3)
-    (small / "a" / "0000.png").unlink()
-    build_index(small, tmp_path / "second")
-    return tmp_path / "second"
+    return Path(shutil.copytree(built_twice / "index", tmp_path / "second"))
 
 
 @pytest.mark.parametrize(

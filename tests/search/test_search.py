@@ -139,7 +139,7 @@ def test_an_index_of_one_image_answers(tmp_path, lay_out, photo, backend):
 
 
 @BOTH
-@pytest.mark.parametrize("copies", [7, 30, 61])
+@pytest.mark.parametrize("copies", [*(pytest.param(copies, marks=pytest.mark.slow) for copies in (7, 30)), 61])
 def test_equal_images_come_in_the_order_of_their_paths_but_the_one_asked_with_comes_first(
     tmp_path, lay_out, painted, photo, backend, copies
 ):
@@ -237,9 +237,8 @@ def living(built, tmp_path):
     """A catalog with an index that a test may rebuild."""
 
     def make(backend):
-        shutil.copytree(built / "catalog", tmp_path / "catalog")
-        build_index(tmp_path / "catalog", tmp_path / "index", backbone="handcrafted", backend=backend)
-        return tmp_path / "catalog", tmp_path / "index"
+        catalog = shutil.copytree(built / "catalog", tmp_path / "catalog")
+        return catalog, shutil.copytree(built / backend, tmp_path / "index")
 
     return make
 
@@ -248,8 +247,8 @@ def living(built, tmp_path):
     ("backend", "asked_before"),
     [
         ("exact", True),
-        ("exact", False),
-        ("annoy", True),
+        pytest.param("exact", False, marks=pytest.mark.slow),
+        pytest.param("annoy", True, marks=pytest.mark.slow),
         ("annoy", False),
     ],
 )

@@ -29,7 +29,7 @@ def shop(tiny_models, lay_out, painted, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("shop")
     lay_out(folder / "catalog", 24)
     models = {"backbone": str(tiny_models / "metric.keras"), "detector": tiny_models / "detector.keras"}
-    build_index(folder / "catalog", folder / "index", precision="f32", backend="annoy", trees=4, **models)
+    build_index(folder / "catalog", folder / "index", precision="f32", backend="annoy", trees=4, adapt=False, **models)
     scene = np.random.default_rng(0).integers(150, 256, (200, 400, 3), np.uint8)
     scene[0:100, 300:400] = 5
     scene[100:200, 100:200] = 20

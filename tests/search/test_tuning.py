@@ -6,11 +6,20 @@ import numpy as np
 import pytest
 
 from imgsearch import Index, build_index, embed
+from imgsearch.search import tuning
 from imgsearch.search.backends.annoy import FORESTS, MIN_SEARCH_K, AnnoyBackend, AnnoyCandidates
 from imgsearch.search.recall import measure, sampled
 from imgsearch.search.tuning import SMALL, chosen_backend, make_search, tune
 from imgsearch.store import generations
 from imgsearch.store.search_settings import BackendSettings, SearchOptions
+
+QUERIES = 150
+
+
+@pytest.fixture(autouse=True)
+def few_queries(monkeypatch):
+    """Measure with fewer queries than usual, which is what takes most of the time."""
+    monkeypatch.setattr(tuning, "_QUERIES", QUERIES)
 
 
 def unit(vectors):
@@ -59,7 +68,7 @@ def test_a_target_is_reached_on_items_that_it_was_not_tuned_on(target, tmp_path,
     settings, measured = tune(tmp_path, hard, SearchOptions("annoy", trees=10, target_recall=target))
 
     assert measured.recall >= target
-    others = np.setdiff1d(np.arange(len(hard)), np.random.default_rng(0).permutation(len(hard))[:500])[::8]
+    others = np.setdiff1d(np.arange(len(hard)), np.random.default_rng(0).permutation(len(hard))[:QUERIES])[::8]
     assert recall_of(tmp_path, hard, settings.search_k, others) >= target
 
 
@@ -74,10 +83,10 @@ def test_the_least_search_k_that_reaches_the_target_is_taken(tmp_path, hard):
     settings, _ = tune(tmp_path, hard, wish)
 
     assert settings.search_k > MIN_SEARCH_K  # it is a hard set
-    rows = np.random.default_rng(0).permutation(len(hard))[:500]
+    rows = np.random.default_rng(0).permutation(len(hard))[:QUERIES]
     backend = AnnoyCandidates(tmp_path / AnnoyBackend.file, *hard.shape, round(settings.search_k / 2**0.5))
     recall, _ = measure(make_search(backend, hard), sampled(hard, rows, [10]), 10)
-    assert recall.mean() - 2 * recall.std() / np.sqrt(500) < 0.99
+    assert recall.mean() - 2 * recall.std() / np.sqrt(QUERIES) < 0.99
 
 
 def test_a_higher_target_takes_no_less_effort(tmp_path, hard):
@@ -97,7 +106,7 @@ def test_trees_that_the_user_names_are_kept(tmp_path, easy):
 
 
 def test_a_forest_that_is_no_faster_is_given_up(tmp_path, hard):
-    settings, measured = tune(tmp_path, hard[: SMALL + 1], SearchOptions("auto", target_recall=1.0))
+    settings, measured = tune(tmp_path, hard[: SMALL + 1], SearchOptions("auto", trees=5, target_recall=1.0))
 
     # All of the nearest of 4,001 vectors: the forest has to look at nearly all of them.
     assert settings == BackendSettings("exact", 0, 0, 0)
@@ -108,8 +117,8 @@ def test_a_forest_that_is_no_faster_is_given_up(tmp_path, hard):
 def test_what_is_measured_belongs_to_what_is_chosen(tmp_path, hard):
     settings, measured = tune(tmp_path, hard, SearchOptions("annoy"))
 
-    rows = np.random.default_rng(0).permutation(len(hard))[:500]
-    assert measured.queries == 500
+    rows = np.random.default_rng(0).permutation(len(hard))[:QUERIES]
+    assert measured.queries == QUERIES
     assert measured.recall == pytest.approx(recall_of(tmp_path, hard, settings.search_k, rows), abs=1e-6)
     assert 0 < measured.p50_ms <= measured.p95_ms
     assert measured.exact_p50_ms > 0
@@ -119,7 +128,7 @@ def test_the_same_vectors_and_wish_are_tuned_alike(tmp_path, hard):
     found = []
     for name in "ab":
         (folder := tmp_path / name).mkdir()
-        settings, measured = tune(folder, hard, SearchOptions("annoy", seed=3))
+        settings, measured = tune(folder, hard, SearchOptions("annoy", trees=5, seed=3))
         found.append((settings, measured.recall, (folder / AnnoyBackend.file).read_bytes()))
 
     assert found[0] == found[1]
@@ -170,54 +179,53 @@ def test_auto_is_exact_for_a_small_catalog_and_maybe_annoy_for_a_larger_one(back
 
 
 @pytest.fixture
-def index(built, tmp_path):
-    """An index of forty images, and the catalog it is of."""
-    shutil.copytree(built / "catalog", tmp_path / "catalog")
-    build_index(tmp_path / "catalog", tmp_path / "index", backbone="handcrafted", backend="annoy", trees=4)
-    return tmp_path / "index"
+def index(copied):
+    """An index of the forty images of `built`, of eight trees."""
+    return copied("annoy")
 
 
 def test_the_manifest_says_what_was_wanted_chosen_and_measured(index):
     manifest = generations.read_manifest(index)
 
-    assert manifest.search == SearchOptions("annoy", 4, 0, 0.99)
-    assert manifest.backend == BackendSettings("annoy", 4, 0, MIN_SEARCH_K)
+    assert manifest.search == SearchOptions("annoy", 8, 0, 0.99)
+    assert manifest.backend == BackendSettings("annoy", 8, 0, MIN_SEARCH_K)
     assert manifest.measured.queries == 40
     assert manifest.measured.recall >= 0.99
     with Index.open(index) as opened:
         assert opened.plan() == "annoy"
 
 
-def test_a_night_on_which_nothing_changed_tunes_nothing(index, monkeypatch):
+def test_a_night_on_which_nothing_changed_tunes_nothing(index, built, monkeypatch):
     def refuse(*_):
         raise AssertionError("it was tuned")
 
     monkeypatch.setattr("imgsearch.build.generation.tune", refuse)
     before = generations.read_manifest(index)
 
-    assert not build_index(index.parent / "catalog", index).published
-    assert not build_index(index.parent / "catalog", index, target_recall=0.99, seed=0).published
+    assert not build_index(built / "catalog", index).published
+    assert not build_index(built / "catalog", index, target_recall=0.99, seed=0).published
     assert generations.read_manifest(index) == before
 
 
-def test_another_target_is_published_without_embedding_anything(index):
-    report = build_index(index.parent / "catalog", index, target_recall=0.9)
+def test_another_target_is_published_without_embedding_anything(index, built):
+    report = build_index(built / "catalog", index, target_recall=0.9)
 
     manifest = generations.read_manifest(index)
     assert (report.published, report.embedded, report.unchanged) == (True, 0, 40)
-    assert manifest.search == SearchOptions("annoy", 4, 0, 0.9)
+    assert manifest.search == SearchOptions("annoy", 8, 0, 0.9)
 
 
-def test_a_target_sticks(index):
-    build_index(index.parent / "catalog", index, target_recall=0.9)
-    (index.parent / "catalog/a/0000.png").unlink()
-    build_index(index.parent / "catalog", index)
+def test_a_target_sticks(index, built, tmp_path):
+    build_index(built / "catalog", index, target_recall=0.9)
+    catalog = shutil.copytree(built / "catalog", tmp_path / "catalog")
+    (catalog / "a/0000.png").unlink()
+    build_index(catalog, index)
 
-    assert generations.read_manifest(index).search == SearchOptions("annoy", 4, 0, 0.9)
+    assert generations.read_manifest(index).search == SearchOptions("annoy", 8, 0, 0.9)
 
 
-def test_who_leaves_the_choice_to_us_gets_trees_of_ours_again(index):
-    build_index(index.parent / "catalog", index, backend="auto")
+def test_who_leaves_the_choice_to_us_gets_trees_of_ours_again(index, built):
+    build_index(built / "catalog", index, backend="auto")
 
     manifest = generations.read_manifest(index)
     assert manifest.search == SearchOptions("auto", None, 0, 0.99)

@@ -209,7 +209,10 @@ ODD = {
 
 @pytest.mark.parametrize(
     ("encoder", "regions"),
-    [("network", "auto"), ("network", "whole"), ("network", 8), ("handcrafted", "auto"), ("handcrafted", MAX_REGIONS)],
+    [
+        *(("network", "auto"), ("network", "whole"), ("network", 8), ("handcrafted", "auto"), ("handcrafted", 8)),
+        pytest.param("handcrafted", MAX_REGIONS, marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("name", ODD)
 def test_odd_images_have_views_or_are_refused(viewer, without_map, name, encoder, regions):
