@@ -21,6 +21,21 @@ from imgsearch import Index, build_index, check
 from imgsearch.errors import NoIndexError
 from imgsearch.store import generations
 from imgsearch.store.manifest import generation_folder
+from remembered import building_here, making_files_here
+
+
+@pytest.fixture(scope="module")
+def quick_builds():
+    """Let builds of a file of tests decode in this process, and describe each image once."""
+    with building_here():
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick_preprocessing():
+    """Let `preprocess` make its files in this process."""
+    with making_files_here():
+        yield
 
 
 def painted(seed: int, side: int = 32) -> bytes:

@@ -297,10 +297,14 @@ def with_a_bad_code(data: bytes) -> bytes:
 
 def scan_bomb(scans: int, *, seed: int = 0) -> bytes:
     """Repeat the last scan of a progressive JPEG: each goes through 262,144 blocks to add nothing to them."""
-    flat = np.full((4096, 4096, 3), seed, np.uint8)
-    data = encoded(".jpg", flat, cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+    data = _progressive_jpeg(seed)
     last = data.rindex(b"\xff\xda")
     return data[:last] + data[last:-2] * scans + b"\xff\xd9"
+
+
+@cache
+def _progressive_jpeg(seed: int) -> bytes:
+    return encoded(".jpg", np.full((4096, 4096, 3), seed, np.uint8), cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
 
 
 def bombs() -> dict[str, tuple[str, bytes]]:

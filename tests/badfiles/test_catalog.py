@@ -475,7 +475,8 @@ def test_a_query_exits_4_for_a_bad_file_and_0_for_a_good_one(built, catalog, out
             chosen[fate].append(path)
 
     def ask(path: str) -> tuple[int, int, bool]:
-        done = run("query", "--index", "idx", catalog.folder / path, cwd=built.place, who=built.who)
+        who = {"who": built.who} if built.fates[path] == "unreadable" else {}
+        done = run("query", "--index", "idx", catalog.folder / path, cwd=built.place, **who)
         return done.code, len(done.err.splitlines()), bool(done.out)
 
     for fate, paths in chosen.items():

@@ -6,6 +6,8 @@ import pytest
 
 from imgsearch import Index
 
+pytestmark = pytest.mark.usefixtures("quick_builds")
+
 
 @pytest.mark.parametrize("count", [200, pytest.param(20_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("backend", ["annoy", "exact"])

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("quick_builds")
+
+
 BUILD = ("build-index", "catalog", "--index", "idx", "--report", "report.json")
 NEW = ("--backbone", "handcrafted", "--backend", "exact")
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("quick_builds")
+
+
 BUILD = ("build-index", "root", "--index", "idx", "--report", "report.json")
 NEW = ("--backbone", "handcrafted", "--backend", "exact")
 
@@ -114,7 +117,7 @@ def test_a_file_a_fifo_or_a_dangling_link_as_the_root_is_a_usage_error(make, run
         assert (name, done.code, len(done.err.splitlines())) == (name, 2, 1)
 
 
-@pytest.mark.parametrize("mode", [0o000, 0o444, 0o111])
+@pytest.mark.parametrize("mode", [pytest.param(0o000, marks=pytest.mark.slow), 0o444, 0o111])
 @pytest.mark.parametrize("who", ["another user", "root without its rights"], indirect=True)
 def test_an_unreadable_root_is_a_usage_error_that_names_it(make, run, who, mode, open_folder):
     place = open_folder / f"root-{who.name}-{mode:o}"
@@ -152,10 +155,19 @@ def test_a_root_that_becomes_unreadable_leaves_the_index_as_it_is(make, run, who
 
 
 DEEP = "d" * 200
+SOMEBODY = ("whoever runs the tests", "another user", "root without its rights")
 LONGEST_PATH = os.pathconf("/", "PC_PATH_MAX")
 
 
-@pytest.mark.parametrize("name", ["closed", "deep"])
+@pytest.mark.parametrize(
+    ("name", "who"),
+    [
+        *(("closed", somebody) for somebody in SOMEBODY),
+        ("deep", SOMEBODY[0]),
+        *(pytest.param("deep", somebody, marks=pytest.mark.slow) for somebody in SOMEBODY[1:]),
+    ],
+    indirect=["who"],
+)
 def test_a_folder_that_cannot_be_listed_is_named_and_the_rest_is_indexed(
     make, run, report, outcomes, who, open_folder, name
 ):

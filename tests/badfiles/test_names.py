@@ -163,6 +163,7 @@ def test_names_that_differ_in_folder_ending_case_or_normal_form_are_different_pr
     assert (hits["sub/photo.jpg"]["product"], hits["sub_photo.jpg"]["product"]) == ("sub/photo", "sub_photo")
 
 
+@pytest.mark.slow  # tests/cli/test_environment.py has a fast one
 def test_a_locale_changes_no_name(built, run):
     environment = {"LANG": "en_US.ISO-8859-1", "LC_ALL": "C", "PYTHONIOENCODING": "ascii:strict"}
     options = ("--index", "../idx", "-k", 1000, "--exact", "--format", "paths", "-0")

@@ -11,6 +11,9 @@ import pytest
 
 from imgsearch import Filter, Index, build_index, embed, info
 
+pytestmark = pytest.mark.usefixtures("quick_builds")
+
+
 OPTIONS = {"backbone": "handcrafted:color", "backend": "exact"}
 
 

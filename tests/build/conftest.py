@@ -1,16 +1,21 @@
-"""Builds of these tests decode in their own process."""
+"""Builds of these tests decode in their own process, and describe each image once."""
 
 import pytest
 
-from here_decoder import HereDecoder
+from here_annoy import run_here
 from imgsearch import build_index
 from imgsearch.store.generations import read_manifest
 
 
-@pytest.fixture(autouse=True)
-def decoding_here(monkeypatch):
-    monkeypatch.setattr("imgsearch.build.pipeline.DecodeWorker", HereDecoder)
-    monkeypatch.setattr("imgsearch.build.vocabulary.DecodeWorker", HereDecoder)
+@pytest.fixture(scope="module", autouse=True)
+def quickly(quick_builds):
+    """In all files of this folder."""
+
+
+@pytest.fixture
+def annoy_here(monkeypatch):
+    """Annoy opens what it built in this process."""
+    monkeypatch.setattr("imgsearch.search.backends.annoy._run", run_here)
 
 
 @pytest.fixture

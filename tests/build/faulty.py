@@ -2,10 +2,10 @@
 
 This is a process of its own: `python faulty.py`. It reads tasks, a JSON object a line, does each in a fork of
 itself, so that each starts fast and may die, and answers with a line. `Task` has the keys of a task and `Answer` those
-of an answer.
+of an answer. What forks have in common is done before: the images are described, and libraries set themselves up.
 
 Calls are counted where Python makes them. What SQLite and Annoy write in C goes by unseen; `largest` and a small disk
-reach it. Images are decoded in the process itself: what is tried here is the disk.
+reach it. Images are decoded, and Annoy is tried, in the process itself: what is tried here is the disk.
 """
 
 import builtins
@@ -25,14 +25,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict
 
+import numpy as np
+
+from here_annoy import run_here
 from here_decoder import HereDecoder
 from imgsearch.build import build, generation, pipeline  # noqa: F401  # for all forks
 from imgsearch.build import options as build_options
 from imgsearch.encoders import projection
 from imgsearch.errors import ImgsearchError
 from imgsearch.search import check
+from imgsearch.search.backends import annoy
 from imgsearch.search.index import Index
 from imgsearch.store import rollback  # noqa: F401
+from remembered import describe_images, descriptions_remembered
 
 DIED = 77
 SECONDS = 60
@@ -291,13 +296,28 @@ def _answer(write: Callable[..., int], descriptor: int, answer: Answer) -> None:
     _write_all(write, descriptor, json.dumps(answer).encode())
 
 
-def main() -> None:
-    """Do tasks until there are no more."""
+def prepare() -> None:
+    """Do once what each fork would do again."""
     pipeline.DecodeWorker = HereDecoder
     # So that a dozen images have a projection.
     generation.SMALLEST_CATALOG = projection.DIMS = 8
-    importlib.import_module("sklearn.decomposition")  # once, not in each fork
+    projection.learn_projection(np.eye(12, 16, dtype=np.float32))
+    annoy._run = run_here
+    run_here({})
+
+
+def main() -> None:
+    """Do tasks until there are no more."""
+    prepare()
+    with descriptions_remembered():
+        serve()
+
+
+def serve() -> None:
+    """Do each task in a fork."""
     for line in sys.stdin:
+        task = json.loads(line)
+        describe_images(task["arguments"])
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
@@ -305,7 +325,7 @@ def main() -> None:
             os.close(reading)
             write = os.write
             try:
-                do(json.loads(line), functools.partial(_answer, write, writing))
+                do(task, functools.partial(_answer, write, writing))
                 os._exit(0)
             finally:
                 traceback.print_exc()

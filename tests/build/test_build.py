@@ -31,6 +31,8 @@ from imgsearch.store import generations, integrity
 from imgsearch.store.generations import read_manifest
 from imgsearch.store.search_settings import BackendSettings
 
+pytestmark = pytest.mark.usefixtures("annoy_here")
+
 DIMS = TABLE["handcrafted"].spec.dims
 
 

@@ -15,7 +15,10 @@ import pytest
 
 from imgsearch.store import generations
 
+pytestmark = pytest.mark.usefixtures("annoy_here")
+
 DIED = 77
+QUICK = ("first build", "update", "embed", "rollback", "mending")
 SCENES = ("first build", "update", "embed", "index of embeddings", "rollback", "mending")
 
 
@@ -136,8 +139,10 @@ def survived(scene, disturbed, look, leftovers, memory_disk):
     return try_one
 
 
-@pytest.mark.parametrize("name", SCENES)
-@pytest.mark.parametrize(("stride", "times"), [(29, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SCENES]
+)
+@pytest.mark.parametrize(("stride", "times"), [(37, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
 def test_after_a_crash_or_a_power_cut_at_any_call_it_answers_as_before_or_after_and_the_next_build_mends_it(
     survived, figure, name, stride, times
 ):

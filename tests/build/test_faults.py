@@ -9,6 +9,8 @@ import pytest
 from imgsearch.errors import OutputError, ResourceError
 from imgsearch.store import generations
 
+pytestmark = pytest.mark.usefixtures("annoy_here")
+
 FAULTS = [(number, for_ever) for number in (errno.ENOSPC, errno.EIO, errno.EINTR) for for_ever in (False, True)]
 SCENES = ("first build", "update", "embed", "index of embeddings", "rollback", "mending")
 
@@ -86,7 +88,7 @@ def test_whatever_call_fails_the_index_answers_as_before_or_after_and_the_next_b
 # --- what SQLite and Annoy write, in C
 
 
-@pytest.mark.parametrize("stride", [9000, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [24_000, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["first build", "update"])
 def test_a_file_that_may_not_grow_beyond_any_size_is_an_output_error_and_the_index_answers_as_before(
     scene, disturbed, look, leftovers, memory_disk, figure, name, stride

@@ -9,6 +9,9 @@ import pytest
 
 from drawn_catalog import draw_catalog
 
+pytestmark = pytest.mark.usefixtures("quick_builds")
+
+
 FAST = ("--backbone", "handcrafted")
 
 

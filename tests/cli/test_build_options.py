@@ -14,6 +14,9 @@ import pytest
 
 from imgsearch.cli import main
 
+pytestmark = pytest.mark.usefixtures("quick_builds")
+
+
 FAST = ("--backbone", "handcrafted", "--backend", "exact")
 
 

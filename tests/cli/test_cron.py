@@ -13,6 +13,9 @@ import pytest
 
 from imgsearch import errors
 
+pytestmark = pytest.mark.usefixtures("quick_builds")
+
+
 PAGE = (Path(__file__).parents[2] / "docs" / "cron.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 

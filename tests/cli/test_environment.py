@@ -18,7 +18,7 @@ FAST = ("--backbone", "handcrafted", "--backend", "exact")
 NO_PRIVILEGES = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
 
 ENVIRONMENTS = [
-    pytest.param({}, id="nothing"),
+    pytest.param({}, id="nothing", marks=pytest.mark.slow),  # as in test_cron.py
     pytest.param({"LC_ALL": "POSIX"}, id="POSIX", marks=pytest.mark.slow),
     pytest.param({"PYTHONIOENCODING": "ascii:strict", "LANG": "C"}, id="ascii"),
     pytest.param({"LANG": "C"}, id="C", marks=pytest.mark.slow),
@@ -125,6 +125,9 @@ def test_the_answers_are_the_same_to_the_byte_under_a_locale_that_is_not_utf_8(u
     assert conversation(named, tmp_path, latin) == usual_conversation
 
 
+NO_HOMES = ("/dev/null", "relative")
+
+
 @pytest.fixture
 def read_only_home(tmp_path):
     home = tmp_path / "home"
@@ -133,7 +136,7 @@ def read_only_home(tmp_path):
     home.chmod(0o700)
 
 
-@pytest.mark.parametrize("home", ["/dev/null", "read-only", pytest.param("relative", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("home", ["read-only", *(pytest.param(home, marks=pytest.mark.slow) for home in NO_HOMES)])
 def test_without_a_home_to_write_to_a_build_leaves_nothing_behind(bare, drawn, tmp_path, read_only_home, home):
     (tmp_path / "tmp").mkdir()
     home = str(read_only_home) if home == "read-only" else home
@@ -222,10 +225,9 @@ CALLS = {
     "rollback": ("rollback", "--index", "idx"),
 }
 WRITERS = ("build", "rollback")
-EACH = [
-    pytest.param(name, marks=[pytest.mark.slow] if name in ("info", "models", "rollback", "check") else [])
-    for name in CALLS
-]
+EACH = [pytest.param(name, marks=[] if name in ("build", "query") else [pytest.mark.slow]) for name in CALLS]
+# Where `build` has nothing of its own that another test does not show.
+EACH_READER = [pytest.param(name, marks=[] if name == "query" else [pytest.mark.slow]) for name in CALLS]
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +263,7 @@ def test_closed_standard_input_is_no_obstacle(call, name):
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("name", EACH_READER)
 def test_an_answer_that_a_closed_standard_output_loses_is_no_success(call, name):
     done = call(name, ">&-")
 
@@ -269,7 +271,7 @@ def test_an_answer_that_a_closed_standard_output_loses_is_no_success(call, name)
     assert done.stderr == b"imgsearch: cannot write to standard output: it is closed\n"
 
 
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("name", EACH_READER)
 def test_closed_standard_error_is_no_obstacle(call, name):
     done = call(name, "2>&-")
 
@@ -315,7 +317,7 @@ def test_an_error_that_cannot_be_said_keeps_its_exit_code(two_generations, shell
     assert run_bare(two_generations, *arguments, shell=shell).returncode == code
 
 
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("name", EACH_READER)
 def test_a_reader_that_has_gone_is_no_error(call, name):
     reading, writing = os.pipe()
     os.close(reading)
@@ -327,7 +329,7 @@ def test_a_reader_that_has_gone_is_no_error(call, name):
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-@pytest.mark.parametrize("how", ["table", "jsonl"])
+@pytest.mark.parametrize("how", ["jsonl", pytest.param("table", marks=pytest.mark.slow)])
 def test_a_reader_that_has_seen_enough_ends_a_long_query_quietly(two_generations, tmp_path, how):
     ask = [sys.executable, "-B", "-m", "imgsearch", "query", *["few/0.png"] * 2000, "--format", how, "--index", "idx"]
 

@@ -9,6 +9,9 @@ import pytest
 
 from imgsearch import build_index
 
+pytestmark = pytest.mark.usefixtures("quick_builds")
+
+
 IMAGE = "catalog/cups/cups-00.png"
 
 

@@ -13,6 +13,9 @@ import pytest
 
 from imgsearch.locks import exclusive_lock
 
+pytestmark = pytest.mark.usefixtures("quick_preprocessing", "quick_builds")
+
+
 LOCK = ".imgsearch-preprocess.lock"
 
 

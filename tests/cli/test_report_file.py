@@ -16,6 +16,9 @@ import pytest
 from drawn_catalog import draw_catalog
 from imgsearch.cli import main
 
+pytestmark = pytest.mark.usefixtures("quick_builds")
+
+
 FAST = ("--backbone", "handcrafted", "--backend", "exact")
 # Stopped by permissions as others are: root gives up the capabilities that let it pass them by.
 NO_PRIVILEGES = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()

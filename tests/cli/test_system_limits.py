@@ -24,6 +24,9 @@ from imgsearch.encoders.runtime import open_encoder
 from imgsearch.errors import DamagedIndexError, MissingComponentError, ResourceError, UsageError
 from imgsearch.system import refusal_of
 
+pytestmark = pytest.mark.usefixtures("quick_builds")
+
+
 REFUSALS = [
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
     *(errno.ETIMEDOUT, errno.ENODEV, errno.ENOTCONN, errno.EREMOTEIO, errno.EINVAL),

@@ -11,7 +11,12 @@ from color_profiles import SPACES, cmyk_profile, in_space, inks_for, rgb_profile
 from imgsearch import Index, build_index
 
 HUES = 24
-ENCODERS = ["handcrafted:color", pytest.param("efficientnet-lite0+handcrafted:color=0.3", marks=pytest.mark.slow)]
+# Encoders, and which of the hues are photographed: each, or each third.
+TRIALS = [
+    ("handcrafted:color", 3),
+    pytest.param("handcrafted:color", 1, marks=pytest.mark.slow),
+    pytest.param("efficientnet-lite0+handcrafted:color=0.3", 1, marks=pytest.mark.slow),
+]
 
 
 def product(hue: int) -> np.ndarray:
@@ -39,16 +44,16 @@ def photographed(hue: int, space: str, *, with_profile: bool = True) -> bytes:
     return file.getvalue()
 
 
-def found_first(index: Index, folder, space: str, **options) -> int:
+def found_first(index: Index, folder, hues: range, space: str, **options) -> int:
     found = 0
-    for hue in range(HUES):
+    for hue in hues:
         (folder / "photo.jpg").write_bytes(photographed(hue, space, **options))
         found += index.search(folder / "photo.jpg", k=1)[0].path == f"{hue:02d}.png"
     return found
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
-def test_hue_variants_are_found_whatever_color_space_they_come_in(encoder, tmp_path):
+@pytest.mark.parametrize(("encoder", "step"), TRIALS)
+def test_hue_variants_are_found_whatever_color_space_they_come_in(encoder, step, tmp_path):
     (tmp_path / "catalog").mkdir()
     for hue in range(HUES):
         (tmp_path / f"catalog/{hue:02d}.png").write_bytes(cv2.imencode(".png", product(hue)[:, :, ::-1])[1].tobytes())
@@ -56,8 +61,10 @@ def test_hue_variants_are_found_whatever_color_space_they_come_in(encoder, tmp_p
     spaces = [*(name for name in SPACES if name != "linear"), "CMYK"]
 
     with Index.open(tmp_path / "idx") as index:
-        found = {space: found_first(index, tmp_path, space) for space in spaces}
-        unmanaged = {space: found_first(index, tmp_path, space, with_profile=False) for space in spaces}
+        hues = range(0, HUES, step)
+        found = {space: found_first(index, tmp_path, hues, space) for space in spaces}
+        if step == 1:
+            unmanaged = {space: found_first(index, tmp_path, hues, space, with_profile=False) for space in spaces}
+            print(f"{encoder}: with their profiles {found}, without {unmanaged}")  # noqa: T201  # for docs/benchmarks.md
 
-    print(f"{encoder}: with their profiles {found}, without {unmanaged}")  # noqa: T201  # for docs/benchmarks.md
-    assert min(found.values()) >= 23
+    assert min(found.values()) >= len(hues) - 1

@@ -13,12 +13,16 @@ from imgsearch.images.decode import decode
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import Steps
 from imgsearch.images.workers.decoders import decode_and_fit
+from imgsearch.images.workers.process import WorkerProcess
 from imgsearch.locks import exclusive_lock
 from imgsearch.preprocessing import preprocess as module
 from imgsearch.preprocessing.file_worker import FileWorker
 from imgsearch.preprocessing.preprocess import JOURNAL, LOCK
 
-# For a few images a second process would take longer to start than to be of use.
+pytestmark = pytest.mark.usefixtures("quick_preprocessing")
+
+
+# For a few images a process would take longer to start than to be of use.
 preprocess = functools.partial(module.preprocess, jobs=1)
 
 
@@ -499,6 +503,7 @@ def test_what_a_killed_run_left_half_done_is_cleared_away(source, destination):
 def test_decoders_that_die_one_after_another_end_the_run(source, destination, monkeypatch):
     for number in range(12):
         save(source / f"{number}.png", number)
+    monkeypatch.setattr(FileWorker, "_ask", WorkerProcess._ask)
     monkeypatch.setattr(FileWorker, "_start", dying(FileWorker._start))
 
     with pytest.raises(RefusedError, match="5 files in a row"):

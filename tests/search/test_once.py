@@ -118,12 +118,15 @@ def test_an_interruption_of_whoever_waits_leaves_the_call_to_the_next():
     def interrupt(*_):
         raise KeyboardInterrupt
 
+    def interrupted(wait):
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        wait()
+
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
         for wait in (once.result, once.wait):
-            signal.setitimer(signal.ITIMER_REAL, 0.1)
             with pytest.raises(KeyboardInterrupt):
-                wait()
+                interrupted(wait)
     finally:
         signal.signal(signal.SIGALRM, before)
     threading.Timer(0.2, may_end.set).start()

@@ -31,17 +31,23 @@ DERIVED = ("vectors.npy", "annoy.ann", "projection.npz")
 TRUTH = ("embeddings.npy", "items.sqlite")
 
 # Runs the program in one child after another. A child is a fork, so it starts fast and dies alone; an alarm ends what
-# hangs. A few images have a projection here.
+# hangs. A few images have a projection here. What children have in common is done before.
 RUNS = """
 import json, os, signal, sys
-import annoy, sklearn.decomposition
+import annoy, numpy
+from here_decoder import HereDecoder
 from imgsearch.cli import answers, build_report, loop, main, output
-from imgsearch.build import generation, update
-from imgsearch.encoders import handcrafted, projection
+from imgsearch.build import generation, pipeline, update
+from imgsearch.encoders import projection
 from imgsearch.search import check, index
+from remembered import describe_images, descriptions_remembered
 generation.SMALLEST_CATALOG, projection.DIMS = 10, 8
+projection.learn_projection(numpy.eye(12, 16, dtype=numpy.float32))
+pipeline.DecodeWorker = HereDecoder
 for line in sys.stdin:
     task = json.loads(line)
+    with descriptions_remembered():
+        describe_images(task["arguments"])
     child = os.fork()
     if child == 0:
         signal.alarm(30)
@@ -50,7 +56,8 @@ for line in sys.stdin:
             os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
         code = 99
         try:
-            code = main(task["arguments"])
+            with descriptions_remembered():
+                code = main(task["arguments"])
             sys.stdout.flush()
         finally:
             os._exit(code)
@@ -76,8 +83,9 @@ def run(tmp_path_factory) -> Iterator[Run]:
     """Run the program, each time in a process of its own."""
     folder = tmp_path_factory.mktemp("runs")
     files = {name: str(folder / name) for name in ("stdout", "stderr")}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     with subprocess.Popen(
-        [sys.executable, "-c", RUNS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", RUNS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as runner:
 
         def run_one(*arguments: object) -> Done:
