@@ -67,4 +67,4 @@ def test_hue_variants_are_found_whatever_color_space_they_come_in(encoder, step,
             unmanaged = {space: found_first(index, tmp_path, hues, space, with_profile=False) for space in spaces}
             print(f"{encoder}: with their profiles {found}, without {unmanaged}")  # noqa: T201  # for docs/benchmarks.md
 
-    assert min(found.values()) >= len(hues) - 1
+    assert min(found.values()) >= 23 / 24 * len(hues)

@@ -312,8 +312,15 @@ def test_a_damaged_generation_before_is_not_returned_to_and_nothing_is_changed(t
     damage(file)
     before = tree(directory)
 
-    with pytest.raises((DamagedIndexError, NoIndexError)) as refused:
-        rollback(directory)  # to open a FIFO that nobody writes to would be to wait for ever
+    # To open a FIFO that nobody writes to is to wait for ever.
+    previous = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it hangs"))
+    signal.alarm(10)
+    try:
+        with pytest.raises((DamagedIndexError, NoIndexError)) as refused:
+            rollback(directory)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)
 
     if (name, damage) == (generations.MANIFEST, Path.unlink):  # as in the first indexes of this format
         assert (refused.type, refused.value.message) == (NoIndexError, f"{directory} has no generation 1")

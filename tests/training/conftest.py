@@ -72,7 +72,7 @@ def few_scenes():
     from imgsearch.training.detector import fitting
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("SCENES", 8), ("_MEASURED", 4), ("_MEASURED_LAST", 4)):
+        for name, value in (("SCENES", 8), ("_MEASURED", 4), ("_MEASURED_LAST", 8)):
             patch.setattr(fitting, name, value)
         yield
 
