@@ -127,7 +127,8 @@ def test_an_adapted_index_says_what_it_gained_and_is_whole(adapted):
     assert (manifest.projection_count, manifest.dims) == (24, 360)
     assert check(adapted / "index", deep=True) == []
     stored = json.loads((adapted / "index/manifest.json").read_text())["adaptation"]
-    assert AdaptationGain(stored["pictures"], stored["before"], stored["after"]) == manifest.adaptation
+    assert AdaptationGain(*stored.values()) == manifest.adaptation
+    assert list(stored) == ["pictures", "before", "after", "drawings_before", "drawings_after"]
 
 
 def test_an_adapted_index_finds_more_photos_it_has_not_seen(shop, tmp_path):
@@ -230,7 +231,7 @@ def helpless(monkeypatch):
     """An adaptation that has learned the wrong thing."""
 
     def measured(*arguments):
-        return AdaptationGain(24, 0.9, 0.9)
+        return AdaptationGain(24, 0.9, 0.95, 0.6, 0.5)
 
     monkeypatch.setattr(adapt_module, "measure_gain", measured)
 
@@ -240,9 +241,10 @@ def test_an_adaptation_that_does_not_help_is_not_used_and_a_warning_says_so(
 ):
     report = build_index(catalog, tmp_path / "index", adapt=True, **COLOR)
 
-    assert "the adaptation does not help and is not used" in caplog.text
+    assert "the adaptation does not help and is not used: of held-out variants of 24 images 0.950" in caplog.text
+    assert "redrawn 0.500, 0.600 without" in caplog.text
     manifest = read_manifest(tmp_path / "index")
-    assert report.adaptation == manifest.adaptation == AdaptationGain(24, 0.9, 0.9)
+    assert report.adaptation == manifest.adaptation == AdaptationGain(24, 0.9, 0.95, 0.6, 0.5)
     assert (manifest.projection_count, manifest.dims) == (0, 360)
     assert all(embedding == vector for embedding, vector in contents(tmp_path / "index").values())
     assert not build_index(catalog, tmp_path / "index").published
@@ -366,7 +368,7 @@ def test_the_program_adapts_tells_what_it_gained_and_keeps_quiet_under_cron(draw
     assert "adapted: of held-out variants of 24 images " in capsys.readouterr().out
     gained = json.loads(report.read_text())["adaptation"]
     assert gained["pictures"] == 24
-    assert 0 <= gained["before"] < gained["after"] <= 1
+    assert 0 <= gained["drawings_before"] <= gained["drawings_after"] <= 1
     assert main(build) == 0
     assert capsys.readouterr().err == ""
     assert main(["info", *index]) == 0

@@ -1,11 +1,14 @@
+import itertools
 import logging
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from imgsearch.encoders import adaptation
 from imgsearch.encoders.adaptation import (
+    HELD_OUT,
     MIN_IMAGES,
     SCENE_VIEWS,
     SCENES,
@@ -19,6 +22,10 @@ from imgsearch.encoders.runtime import HandcraftedEncoder
 from imgsearch.encoders.table import TABLE
 from imgsearch.errors import UsageError
 from imgsearch.images.policy import FilePolicy
+from imgsearch.records import as_json, read
+from imgsearch.synthetic import variant_worker
+from imgsearch.synthetic.augment import photo_like, screenshot_like
+from imgsearch.synthetic.restyle import drawing_like
 
 NOISY = 5
 
@@ -28,19 +35,19 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 def photographed(images: int, dims: int, *, seed: int = 0, loud: float = 8.0) -> tuple[np.ndarray, np.ndarray]:
-    """Images with seven variants each, which differ in five known directions; and those directions."""
+    """Images with their variants, which differ in five known directions; and those directions."""
     chance = np.random.default_rng(seed)
     turn, _ = np.linalg.qr(chance.normal(size=(dims, dims)))
     own = chance.normal(size=(images, 1, dims))
-    noise = 0.02 * chance.normal(size=(images, 2 + VARIANTS, dims))
-    noise[:, 1:, :NOISY] += loud * chance.normal(size=(images, 1 + VARIANTS, NOISY))
+    noise = 0.02 * chance.normal(size=(images, 1 + VARIANTS + HELD_OUT, dims))
+    noise[:, 1:, :NOISY] += loud * chance.normal(size=(images, VARIANTS + HELD_OUT, NOISY))
     return unit((own + noise) @ turn), turn[:NOISY]
 
 
 def test_what_photos_of_one_image_differ_in_is_looked_at_less():
     rows, noisy = photographed(200, 40)
 
-    learned = learn_adaptation(rows[:, 0], rows[:, :-1])
+    learned = learn_adaptation(rows[:, 0], rows[:, :-HELD_OUT])
 
     loud = np.linalg.norm(noisy @ learned.components.T, axis=1)
     others = np.linalg.norm(np.eye(40) @ learned.components.T, axis=1)
@@ -50,7 +57,7 @@ def test_what_photos_of_one_image_differ_in_is_looked_at_less():
 def test_held_out_photos_find_their_image_more_often():
     rows, _ = photographed(200, 40)
 
-    gain = measure_gain(None, learn_adaptation(rows[:, 0], rows[:, :-1]), rows[:, 0], rows[:, -1])
+    gain = measure_gain(None, learn_adaptation(rows[:, 0], rows[:, :-HELD_OUT]), rows[:, 0], rows[:, -HELD_OUT:])
 
     assert gain.images == 200
     assert gain.helps
@@ -60,7 +67,9 @@ def test_held_out_photos_find_their_image_more_often():
 def test_it_helps_images_too_that_it_was_not_learned_from():
     rows, _ = photographed(300, 40)
 
-    gain = measure_gain(None, learn_adaptation(rows[:200, 0], rows[:200, :-1]), rows[200:, 0], rows[200:, -1])
+    gain = measure_gain(
+        None, learn_adaptation(rows[:200, 0], rows[:200, :-HELD_OUT]), rows[200:, 0], rows[200:, -HELD_OUT:]
+    )
 
     assert gain.after > gain.before + 0.1
 
@@ -68,9 +77,9 @@ def test_it_helps_images_too_that_it_was_not_learned_from():
 def test_it_agrees_with_a_whitening_by_hand(monkeypatch):
     monkeypatch.setattr(adaptation, "_SHRINKAGE", 1e-6)
     rows, _ = photographed(300, 12)
-    seen = rows[:, :-1].astype(np.float64)
+    seen = rows[:, :-HELD_OUT].astype(np.float64)
 
-    learned = learn_adaptation(rows[:, 0], rows[:, :-1])
+    learned = learn_adaptation(rows[:, 0], rows[:, :-HELD_OUT])
 
     noise = (seen - seen.mean(axis=1, keepdims=True)).reshape(-1, 12) @ learned.components.T
     covariance = noise.T @ noise
@@ -86,7 +95,7 @@ def test_only_a_large_catalog_loses_dimensions(count, dims, expected):
     rows, _ = photographed(60, dims)
     catalog, _ = photographed(count, dims, seed=1)
 
-    learned = learn_adaptation(catalog[:, 0], rows[:, :-1])
+    learned = learn_adaptation(catalog[:, 0], rows[:, :-HELD_OUT])
 
     assert (learned.mean.shape, learned.components.shape) == ((dims,), (expected, dims))
     assert {learned.mean.dtype, learned.components.dtype} == {np.dtype("f4")}
@@ -96,16 +105,16 @@ def test_only_a_large_catalog_loses_dimensions(count, dims, expected):
 def test_the_strongest_of_a_large_catalog_s_directions_are_kept():
     rows, _ = photographed(520, 280, loud=60)
 
-    learned = learn_adaptation(rows[:, 0], rows[:, :-1])
+    learned = learn_adaptation(rows[:, 0], rows[:, :-HELD_OUT])
 
-    assert measure_gain(None, learned, rows[:, 0], rows[:, -1]).helps
+    assert measure_gain(None, learned, rows[:, 0], rows[:, -HELD_OUT:]).helps
 
 
 @pytest.mark.parametrize("what", ["no noise", "one image many times", "zeros", "tiny numbers"])
 def test_images_that_teach_nothing_give_finite_numbers(what):
     rows, _ = photographed(600, 24)
     if what == "no noise":
-        rows = np.repeat(rows[:, :1], 8, axis=1)
+        rows = np.repeat(rows[:, :1], rows.shape[1], axis=1)
     elif what == "one image many times":
         rows = np.repeat(rows[:1], 600, axis=0)
     elif what == "zeros":
@@ -113,7 +122,7 @@ def test_images_that_teach_nothing_give_finite_numbers(what):
     else:
         rows = rows * np.float32(1e-18)
 
-    learned = learn_adaptation(rows[:, 0], rows[:, :-1])
+    learned = learn_adaptation(rows[:, 0], rows[:, :-HELD_OUT])
 
     assert np.isfinite(learned.mean).all()
     assert np.isfinite(learned.components).all()
@@ -124,31 +133,54 @@ def test_images_that_teach_nothing_give_finite_numbers(what):
 def test_the_same_images_teach_the_same():
     rows, _ = photographed(100, 40)
 
-    first, second = (learn_adaptation(rows[:, 0].copy(), rows[:, :-1].copy()) for _ in range(2))
+    first, second = (learn_adaptation(rows[:, 0].copy(), rows[:, :-HELD_OUT].copy()) for _ in range(2))
 
     assert first.components.tobytes() == second.components.tobytes()
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "helps"), [(0.5, 0.6, True), (0.5, 0.5, False), (1.0, 1.0, False), (0.6, 0.5, False)]
+    ("before", "after", "drawings", "helps"),
+    [
+        (0.5, 0.6, (0.3, 0.4), True),
+        (0.5, 0.6, (0.3, 0.3), True),
+        (0.5, 0.5, (0.3, 0.4), True),
+        (0.5, 0.6, (0.3, 0.2), False),
+        (0.6, 0.5, (0.3, 0.4), False),
+        (0.5, 0.5, (0.3, 0.3), False),
+        (0.5, 0.6, (), True),
+        (1.0, 1.0, (), False),
+        (0.6, 0.5, (), False),
+    ],
 )
-def test_only_what_finds_more_helps(before, after, helps):
-    assert AdaptationGain(100, before, after).helps is helps
+def test_only_what_finds_more_of_one_kind_and_not_less_of_the_other_helps(before, after, drawings, helps):
+    assert AdaptationGain(100, before, after, *drawings).helps is helps
+
+
+def test_a_gain_from_before_there_were_drawings_is_read_and_told_as_it_was():
+    old = read(AdaptationGain, {"pictures": 24, "before": 0.5, "after": 0.75})
+    new = replace(old, drawings_before=0.25, drawings_after=0.375)
+
+    assert old == AdaptationGain(24, 0.5, 0.75)
+    assert read(AdaptationGain, as_json(new)) == new
+    assert old.in_words() == "of held-out variants of 24 images 0.750 find theirs first, 0.500 without"
+    assert new.in_words() == f"{old.in_words()}; redrawn 0.375, 0.250 without"
 
 
 def test_the_gain_is_counted_by_hand():
     originals = np.eye(4, dtype=np.float32)
-    held_out = originals[[0, 1, 3, 3]]  # the third finds the fourth
+    # Of the photo-like the third finds the fourth, of the redrawn all find the first.
+    held_out = np.stack([originals[[0, 1, 3, 3]], originals[[0, 0, 0, 0]]], axis=1)
     turned = Projection(np.zeros(4, np.float32), np.eye(4, dtype=np.float32))
 
-    assert measure_gain(None, turned, originals, held_out) == AdaptationGain(4, 0.75, 0.75)
+    assert measure_gain(None, turned, originals, held_out) == AdaptationGain(4, 0.75, 0.75, 0.25, 0.25)
 
 
 def test_images_that_look_the_same_are_each_other_s_own():
     originals = np.eye(4, dtype=np.float32)[[0, 0, 1, 1]]
     turned = Projection(np.zeros(4, np.float32), np.eye(4, dtype=np.float32))
 
-    assert measure_gain(None, turned, originals, originals) == AdaptationGain(4, 1.0, 1.0)
+    held_out = np.stack([originals] * HELD_OUT, axis=1)
+    assert measure_gain(None, turned, originals, held_out) == AdaptationGain(4, 1.0, 1.0, 1.0, 1.0)
 
 
 def test_more_rows_than_a_block_are_all_counted():
@@ -157,7 +189,8 @@ def test_more_rows_than_a_block_are_all_counted():
     held_out[[0, 511, 512, 1099]] *= -1
     turned = Projection(np.zeros(16, np.float32), np.eye(16, dtype=np.float32))
 
-    assert measure_gain(None, turned, originals, held_out).before == 1096 / 1100
+    gain = measure_gain(None, turned, originals, np.stack([held_out, originals], axis=1))
+    assert (gain.before, gain.drawings_before) == (1096 / 1100, 1)
 
 
 # --- images and their variants
@@ -189,8 +222,15 @@ def embedded(drawn, paths, encoder):
     return embedded_variants(drawn, paths, FilePolicy(), encoder, silent)
 
 
+def test_a_photo_and_a_drawing_are_held_out_and_drawings_are_learned_from_too():
+    kinds = list(itertools.islice(itertools.cycle(variant_worker._VARIANT_KINDS), VARIANTS + HELD_OUT))
+
+    assert kinds[-HELD_OUT:] == [photo_like, drawing_like]
+    assert [kinds[:VARIANTS].count(kind) for kind in (photo_like, screenshot_like, drawing_like)] == [3, 1, 2]
+
+
 def test_each_image_comes_with_its_variants(embedded, encoder):
-    assert (embedded.shape, embedded.dtype) == ((24, 2 + adaptation.VARIANTS, encoder.spec.dims), np.float32)
+    assert (embedded.shape, embedded.dtype) == ((24, 1 + adaptation.VARIANTS + HELD_OUT, encoder.spec.dims), np.float32)
     assert np.allclose(np.linalg.norm(embedded, axis=2), 1, atol=1e-5)
     likeness = np.einsum("nd,nvd->nv", embedded[:, 0], embedded)
     assert np.allclose(likeness[:, 0], 1, atol=1e-5)
@@ -207,7 +247,7 @@ def test_items_in_scenes_come_between_the_image_and_its_variants(drawn, paths, e
 
     seen = embedded_variants(drawn, paths[:6], FilePolicy(), encoder, silent, embed_item)
 
-    assert seen.shape == (6, 2 + SCENES * SCENE_VIEWS + adaptation.VARIANTS, encoder.spec.dims)
+    assert seen.shape == (6, 1 + SCENES * SCENE_VIEWS + adaptation.VARIANTS + HELD_OUT, encoder.spec.dims)
     assert np.array_equal(np.delete(seen, np.s_[1 : 1 + SCENES * SCENE_VIEWS], axis=1), embedded[:6])
     of_scenes = seen[:, 1 : 1 + SCENES * SCENE_VIEWS, 0].reshape(-1, SCENE_VIEWS)
     assert of_scenes[:, 0].tolist() == list(range(1, 6 * SCENES + 1))
@@ -232,7 +272,7 @@ def test_variants_are_the_same_in_any_order_and_what_cannot_be_had_is_left_out(
 
     assert np.array_equal(again, np.delete(embedded, [0, 5, 23], axis=0)[::-1])
     assert told == [("adapt", done, 24) for done in range(1, 22)]
-    assert "adapting to 24 images, 3 variants each: about" in caplog.text
+    assert "adapting to 24 images, 4 variants each: about" in caplog.text
 
 
 def test_too_few_images_are_a_usage_error(drawn, paths, encoder, monkeypatch):

@@ -53,7 +53,7 @@ without_detector = st.builds(
     detector_fingerprint=st.just(""),
     dims=counts,
     projection_count=counts,
-    adaptation=st.none() | st.builds(AdaptationGain, counts, st.floats(0, 1), st.floats(0, 1)),
+    adaptation=st.none() | st.builds(AdaptationGain, counts, *[st.floats(0, 1)] * 4),
     search=st.none()
     | st.builds(
         SearchOptions,

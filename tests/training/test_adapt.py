@@ -18,7 +18,7 @@ def variants(monkeypatch):
     """In place of variants of images, which take minutes: embeddings with much noise in eight directions."""
     generator = np.random.default_rng(0)
     own = generator.normal(size=(40, 1, 1280)) * np.r_[np.zeros(8), np.full(1272, 0.1)]
-    noise = generator.normal(size=(40, 8, 1280)) * np.r_[np.ones(8), np.full(1272, 0.01)]
+    noise = generator.normal(size=(40, 9, 1280)) * np.r_[np.ones(8), np.full(1272, 0.01)]
     rows = (own + noise).astype(np.float32)
     monkeypatch.setattr(adapt, "embedded_variants", lambda *_: rows / np.linalg.norm(rows, axis=2, keepdims=True))
     monkeypatch.setattr(adapt, "exported_encoder", lambda *_: None)
@@ -39,12 +39,12 @@ def test_an_adaptation_that_helps_is_an_encoder_of_its_own(variants, items, tmp_
 
 def test_an_adaptation_that_does_not_help_is_a_gate_that_is_not_met(variants, items, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(adapt, "learn_adaptation", lambda *_: None)
-    monkeypatch.setattr(adapt, "measure_gain", lambda *_: AdaptationGain(40, 0.9, 0.9))
+    monkeypatch.setattr(adapt, "measure_gain", lambda *_: AdaptationGain(40, 0.95, 0.9, 0.6, 0.6))
     monkeypatch.chdir(tmp_path)
 
     with pytest.raises(GateError, match="the adaptation does not help"):
         train(items, "shop.keras", objective="adapt")
     assert main(["train", str(items), "-o", "shop.keras", "--objective", "adapt"]) == 10
 
-    assert "0.900 without it; no model was written" in capsys.readouterr().err
+    assert "redrawn 0.600, 0.600 without; no model was written" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -10,6 +10,7 @@ import numpy as np
 
 from imgsearch.build.encoder_source import EncoderSource
 from imgsearch.encoders.adaptation import (
+    HELD_OUT,
     MAX_IMAGES,
     SCENE_VIEWS,
     embedded_variants,
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """Learns a projection from photo-like variants of a catalog's images."""
+    """Learns a projection from variants of a catalog's images."""
 
     folder: Path  # of the generation in work, with its items
     sources: Sequence[EncoderSource]  # of the encoder, and of the detector if there is one
@@ -60,14 +61,10 @@ class Adapter:
                 raise
             logger.warning("the projection is not adapted to the catalog: %s", error)
             return plain, None
-        adapted = learn_adaptation(sample, seen[:, :-1])
-        gain = measure_gain(plain, adapted, seen[:, 0], seen[:, -1])
+        adapted = learn_adaptation(sample, seen[:, :-HELD_OUT])
+        gain = measure_gain(plain, adapted, seen[:, 0], seen[:, -HELD_OUT:])
         if not gain.helps:
-            logger.warning(
-                "the adaptation does not help and is not used: %.3f of held-out variants find theirs, %.3f without",
-                gain.after,
-                gain.before,
-            )
+            logger.warning("the adaptation does not help and is not used: %s", gain.in_words())
         return (adapted if gain.helps else plain), gain
 
 

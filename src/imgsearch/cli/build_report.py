@@ -120,8 +120,4 @@ def _summary(report: BuildReport, directory: str) -> str:
 
 def gain_in_words(gain: AdaptationGain) -> str:
     """Return what an adaptation is worth, and whether it is used."""
-    verdict = "" if gain.helps else ", which does not help, so it is not used"
-    return (
-        f"of held-out variants of {gain.images} images {gain.after:.3f} find theirs first,"
-        f" {gain.before:.3f} without{verdict}"
-    )
+    return gain.in_words() + ("" if gain.helps else ", which does not help, so it is not used")

@@ -1,4 +1,4 @@
-"""Learn from photo-like variants of a catalog's own images which directions of an embedding are noise.
+"""Learn from variants of a catalog's own images, photo-like and redrawn, which directions of an embedding are noise.
 
 Learned whitening (Mikolajczyk and Matas, 2007; Radenovic, Tolias and Chum, 2018, section 3.4), in closed form, with
 the covariance within classes in place of matching pairs: each image is its own class.
@@ -27,8 +27,10 @@ from imgsearch.synthetic.variant_worker import VariantWorker
 
 logger = logging.getLogger(__name__)
 
-# Variants of each image that are learned from. One more is held out, to see what was gained.
+# Variants of each image that are learned from.
 VARIANTS = 6
+# The last variants, which are held out to see what was gained: one like a photo, one redrawn.
+HELD_OUT = 2
 # Scenes that each item is put into, where a detector can find it there, and views of each that are embedded.
 SCENES = 2
 SCENE_VIEWS = 2
@@ -54,12 +56,10 @@ def embedded_variants(
     progress: Progress,
     embed_item: Callable[[Pixels], Embeddings] | None = None,
 ) -> Embeddings:
-    """Embed images, their items in scenes, and `VARIANTS` + 1 variants: float32 (images, rows of each, D)."""
+    """Embed images, their items in scenes, their variants, those held out last: float32 (images, rows of each, D)."""
     spec = encoder.spec
-    steps, scenes = Steps.parse(spec.steps), SCENES if embed_item else 0
-    make = functools.partial(
-        VariantWorker, spec.size, spec.fit, policy, steps=steps, variants=VARIANTS + 1, scenes=scenes
-    )
+    steps, scenes, variants = Steps.parse(spec.steps), SCENES if embed_item else 0, VARIANTS + HELD_OUT
+    make = functools.partial(VariantWorker, spec.size, spec.fit, policy, steps=steps, variants=variants, scenes=scenes)
     decoded = decoded_files(os.fspath(root), paths, policy, make, VariantWorker.decode_variants)
     seen: deque[Embeddings] = deque()  # in scenes whose image is still being embedded
     rows = []
@@ -71,7 +71,7 @@ def embedded_variants(
                 continue
             if embed_item:
                 seen.append(np.concatenate([embed_item(scene) for scene in squares[-scenes:]]))
-            yield squares[: 2 + VARIANTS]
+            yield squares[: 1 + variants]
 
     for done, encoded in enumerate(encoder.encode_stream(without_scenes()), start=1):
         embedding = np.concatenate([encoded[:1], seen.popleft(), encoded[1:]]) if embed_item else encoded
@@ -79,7 +79,7 @@ def embedded_variants(
             rows.append(embedding)
         if done == _FIRST and len(paths) > 2 * _FIRST:
             seconds = (time.monotonic() - started) / _FIRST * (len(paths) - _FIRST)
-            made = f"{VARIANTS + 1} variants" + (f" and {scenes} scenes" if scenes else "")
+            made = f"{variants} variants" + (f" and {scenes} scenes" if scenes else "")
             logger.warning("adapting to %d images, %s each: about %.0f s", len(paths), made, seconds)
         progress("adapt", done, len(paths))
     if len(rows) < MIN_IMAGES:
@@ -112,11 +112,12 @@ def learn_adaptation(catalog: Embeddings, seen: Embeddings) -> Projection:
 def measure_gain(
     plain: Projection | None, adapted: Projection, originals: Embeddings, held_out: Embeddings
 ) -> AdaptationGain:
-    """Compare how often a held-out variant, (n, D), finds its own image, (n, D), with an adaptation and without."""
+    """Compare how often variants held out, (n, `HELD_OUT`, D), find their image, (n, D), with and without."""
     rates = []
-    for projection in (plain, adapted):
-        rows, queries = (projection.apply(part) if projection else part for part in (originals, held_out))
-        rates.append(_nearest_is_own(rows, queries))
+    for kind in range(HELD_OUT):
+        for projection in (plain, adapted):
+            parts = originals, held_out[:, kind]
+            rates.append(_nearest_is_own(*(projection.apply(part) if projection else part for part in parts)))
     return AdaptationGain(len(originals), *rates)
 
 

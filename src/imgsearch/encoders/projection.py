@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.encoders.vectors import read_arrays
-from imgsearch.records import Count, Key, Share
+from imgsearch.records import Count, Key, Missing, Share
 
 DIMS = 256
 # Below this, d directions learned from the catalog would be mostly noise, and full embeddings are cheap.
@@ -48,13 +48,34 @@ class AdaptationGain:
     """What an adaptation is worth, on variants that it was not learned from."""
 
     images: Annotated[Count, Key("pictures")]  # that it was learned from
-    before: Share  # of held-out variants whose own image was nearest, without it
+    before: Share  # of held-out photo-like variants whose own image was nearest, without it
     after: Share  # the same with it
+    # The same of redrawn variants; None if it was learned before there were any.
+    drawings_before: Annotated[Share | None, Missing(None)] = None
+    drawings_after: Annotated[Share | None, Missing(None)] = None
 
     @property
     def helps(self) -> bool:
-        """Whether it is worth keeping."""
-        return self.after > self.before
+        """Whether it is worth keeping: variants of some kind are found more often, and of none less often."""
+        before, after = self._rates()
+        return after != before and all(now >= then for then, now in zip(before, after, strict=True))
+
+    def in_words(self) -> str:
+        """Return it in words, without a verdict."""
+        (photos_before, *before), (photos_after, *after) = self._rates()
+        words = (
+            f"of held-out variants of {self.images} images {photos_after:.3f} find theirs first,"
+            f" {photos_before:.3f} without"
+        )
+        return words + "".join(
+            f"; redrawn {now:.3f}, {then:.3f} without" for then, now in zip(before, after, strict=True)
+        )
+
+    def _rates(self) -> tuple[list[float], list[float]]:
+        """Return the rates of each kind without it and with it."""
+        if self.drawings_before is None or self.drawings_after is None:
+            return [self.before], [self.after]
+        return [self.before, self.drawings_before], [self.after, self.drawings_after]
 
 
 def learn_projection(sample: Embeddings) -> Projection | None:

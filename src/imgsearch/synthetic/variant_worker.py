@@ -1,4 +1,4 @@
-"""A process that makes variants of catalog images: photos and screenshots that a customer might send, and scenes."""
+"""A process that makes variants of catalog images: photos, drawings and screenshots that are sent, and scenes."""
 
 import itertools
 import math
@@ -17,9 +17,10 @@ from imgsearch.images.workers.process import Part, WorkerProcess, run
 from imgsearch.synthetic.augment import generator_for, photo_like, reduce_rgba, screenshot_like
 from imgsearch.synthetic.backgrounds import draw_background
 from imgsearch.synthetic.compose import Style, compose
+from imgsearch.synthetic.restyle import drawing_like
 
-# Two photos to each screenshot: what customers send.
-_VARIANT_KINDS = (photo_like, photo_like, screenshot_like)
+# Mostly what customers send; drawings among them, lest photos alone teach that the style of an image says what it is.
+_VARIANT_KINDS = (photo_like, drawing_like, screenshot_like, photo_like, photo_like, drawing_like)
 # How an item stands in a scene.
 _SCENE = Style((0.4, 0.85), quality=(30, 95))
 

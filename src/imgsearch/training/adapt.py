@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from imgsearch.encoders.adaptation import MAX_IMAGES, embedded_variants, learn_adaptation, measure_gain
+from imgsearch.encoders.adaptation import HELD_OUT, MAX_IMAGES, embedded_variants, learn_adaptation, measure_gain
 from imgsearch.encoders.choice import Choice, with_precision
 from imgsearch.encoders.export import exported_encoder
 from imgsearch.encoders.model_file import ModelCard, save_model
@@ -29,14 +29,13 @@ def adapt(folder: Path, output: Path, options: Given, progress: Progress) -> Ada
         spec = with_precision(choice.spec, best_precision())
         encoder = open_encoder(spec, exported_encoder(spec, choice.files))
         variants = embedded_variants(folder, paths, policy, encoder, progress)
-        originals, held_out = variants[:, 0], variants[:, -1]
-        adapted = learn_adaptation(originals, variants[:, :-1])
+        originals, held_out = variants[:, 0], variants[:, -HELD_OUT:]
+        adapted = learn_adaptation(originals, variants[:, :-HELD_OUT])
         plain = learn_projection(originals) if len(originals) >= SMALLEST_CATALOG else None
         gain = measure_gain(plain, adapted, originals, held_out)
         if not gain.helps:
             raise GateError(
-                f"the adaptation does not help: {gain.after:.3f} of held-out variants find their own image,"
-                f" {gain.before:.3f} without it; no model was written",
+                f"the adaptation does not help: {gain.in_words()}; no model was written",
                 hint=f"use --backbone {choice.spec.name} as it is",
             )
         _write(output, choice, adapted)
