@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from imgsearch.store.info import IndexInfo, info
     from imgsearch.store.rollback import rollback
     from imgsearch.training.options import TrainOptions
-    from imgsearch.training.report import AdaptReport, DetectReport, LabeledReport, TrainReport
+    from imgsearch.training.report import AdaptReport, DetectReport, LabeledReport, TrainReport, TunedReport
     from imgsearch.training.train import train
 
 __all__ = [
@@ -86,6 +86,7 @@ __all__ = [
     "Steps",
     "TrainOptions",
     "TrainReport",
+    "TunedReport",
     "UsageError",
     "__version__",
     "build_index",
@@ -125,7 +126,7 @@ _HOMES = {
     "store.info": ("IndexInfo", "info"),
     "store.rollback": ("rollback",),
     "training.options": ("TrainOptions",),
-    "training.report": ("AdaptReport", "DetectReport", "LabeledReport", "TrainReport"),
+    "training.report": ("AdaptReport", "DetectReport", "LabeledReport", "TrainReport", "TunedReport"),
     "training.train": ("train",),
 }
 

@@ -7,7 +7,7 @@ from imgsearch import GateError, train
 from imgsearch.cli import main
 from imgsearch.encoders.model_file import read_card
 from imgsearch.encoders.projection import AdaptationGain
-from imgsearch.training import adapt
+from imgsearch.training.adapt import train as adapt
 
 # Keras' variables do not know NumPy 2's keyword yet; Keras itself copies them when it saves a model.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from imgsearch.encoders.choice import choose_encoder
+from imgsearch.encoders.projection import Projection
 from imgsearch.encoders.table import TABLE
 from imgsearch.regions.anchors import anchor_boxes
 from imgsearch.training import networks
@@ -70,6 +71,40 @@ def test_unfreezing_leaves_the_first_blocks_and_all_normalization_of_the_backbon
     networks.unfreeze(with_head, BLOCKS["efficientnet-lite0"])
     assert "_blocks.0._depthwise_conv" in trainable(with_head)
     assert "_conv_stem" not in trainable(with_head)
+
+
+def test_a_network_in_two_parts_computes_what_it_computes_whole():
+    """Also where it pools maps of several blocks, of which only the last is trained."""
+    images = keras.Input((16, 16, 3), dtype="uint8")
+    maps = [keras.ops.cast(images, "float32") / 255.0]
+    for block in range(3):
+        maps.append(keras.layers.Conv2D(4, 3, 2, "same", activation="relu", name=f"_blocks.{block}._conv")(maps[-1]))
+    pooled = [keras.layers.GlobalAveragePooling2D()(each) for each in maps[1:]]
+    whole = keras.Model(images, keras.layers.UnitNormalization()(keras.layers.Concatenate()(pooled)))
+    networks.unfreeze(whole, 1)
+    squares = IMAGES[:, :16, :16]
+
+    frozen, tuned = networks.split(whole)
+
+    assert trainable(tuned) == {"last"}
+    assert [tuple(variable.shape) for variable in tuned.trainable_variables] == [(3, 3, 4, 4), (4,)]
+    assert frozen.trainable_variables == []
+    assert frozen.output_shape == (None, 4 * 4 * 4 + 4 + 4)  # the map that is gone on from, and what is pooled before
+    assert np.allclose(tuned(frozen([squares])), whole(squares), atol=1e-5)
+
+
+def test_an_adaptation_behind_a_network_is_its_projection_and_not_trained():
+    network = networks.build_cnn(8, 6)
+    generator = np.random.default_rng(0)
+    adapted = Projection(*(generator.normal(size=shape).astype(np.float32) for shape in ((6,), (4, 6))))
+
+    model = networks.with_adaptation(network, adapted)
+
+    squares = IMAGES[:, :8, :8]
+    rows = np.asarray(network(squares, training=False))
+    (found,) = keras.tree.flatten(model([squares], training=False))
+    assert np.allclose(found, adapted.apply(rows), atol=1e-5)
+    assert len(model.trainable_variables) == len(network.trainable_variables)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,14 @@ from imgsearch import train
 from imgsearch.cli import main
 from imgsearch.errors import MissingComponentError, UsageError
 from imgsearch.training import options as module
-from imgsearch.training.options import OPTIONS, TrainOptions, check_options, resolve_detector, resolve_labeled
+from imgsearch.training.options import (
+    OPTIONS,
+    TrainOptions,
+    check_options,
+    resolve_adaptation,
+    resolve_detector,
+    resolve_labeled,
+)
 
 # Of each option a value that would be all right if the objective took it, and how it is written.
 VALUES = {
@@ -35,6 +42,9 @@ VALUES = {
     "follow_links": (True, ["--follow-links"]),
 }
 
+# What has an effect only together with another option.
+TUNING = {("adapt", name) for name in ("epochs", "batch_size", "learning_rate", "seed", "resume")}
+
 
 def test_every_option_is_taken_by_an_objective_or_refused_by_name(tmp_path, monkeypatch, capsys):
     """In the library and on the command line; what is taken comes to the next check: the output's name."""
@@ -45,19 +55,29 @@ def test_every_option_is_taken_by_an_objective_or_refused_by_name(tmp_path, monk
         for name, (value, arguments) in VALUES.items():
             flag = f"--{name.replace('_', '-')}"
             expected = "must end in .keras" if name in taken else f"{flag} has no effect on --objective {objective}"
+            others, more = ({"unfreeze": 1}, ["--unfreeze", "1"]) if (objective, name) in TUNING else ({}, [])
             with pytest.raises(UsageError, match=expected):
-                train("cat", "m.h5", objective=objective, **{name: value})
-            assert main(["train", "cat", "-o", "m.h5", "--objective", objective, *arguments]) == 2
+                train("cat", "m.h5", objective=objective, **{name: value}, **others)
+            assert main(["train", "cat", "-o", "m.h5", "--objective", objective, *arguments, *more]) == 2
             assert expected in capsys.readouterr().err, (objective, name)
             train_options = check_options({name: None, "objective": objective})
             assert train_options == {"objective": objective}
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("unfreeze", [None, 0])
+def test_what_needs_tuned_blocks_to_adapt_is_refused_without_them(unfreeze):
+    for _, name in TUNING:
+        message = f"--{name.replace('_', '-')} has no effect on --objective adapt without --unfreeze"
+        with pytest.raises(UsageError, match=message):
+            check_options({"objective": "adapt", "unfreeze": unfreeze, name: VALUES[name][0]})
+
+
 def test_defaults_are_those_of_the_help():
     labeled, _ = resolve_labeled(check_options({}))
     small, choice = resolve_labeled(check_options({"architecture": "cnn", "objective": "metric"}))
     detector, _ = resolve_detector(check_options({"objective": "detect"}))
+    tuned, _ = resolve_adaptation(check_options({"objective": "adapt", "unfreeze": 3}))
 
     found = (labeled.size, labeled.dims, labeled.epochs, labeled.batch_size, labeled.learning_rate)
     assert found == (224, 256, 40, 64, 0.001)
@@ -66,6 +86,7 @@ def test_defaults_are_those_of_the_help():
     assert (small.size, small.dims, small.epochs, small.batch_size, small.loss) == (96, 512, 30, 128, "arcface")
     assert choice is None
     assert (detector.size, detector.epochs, detector.batch_size, detector.learning_rate) == (224, 16, 16, 0.002)
+    assert (tuned.size, tuned.epochs, tuned.batch_size, tuned.learning_rate) == (224, 30, 128, 0.0001)
     assert module.SCENES == 1024
 
 
@@ -89,6 +110,10 @@ def test_defaults_are_those_of_the_help():
         ({"max_bytes": 0}, "expected a limit of"),
         ({"batch_size": 500}, "at least a batch of 500"),
         ({"objective": "adapt"}, "--architecture must be a network, got 'cnn'"),
+        ({"objective": "adapt", "unfreeze": 1}, "--architecture must be a network, got 'cnn'"),
+        ({"objective": "adapt", "architecture": None, "unfreeze": 17}, "--unfreeze must be 1 to 16, got 17"),
+        ({"objective": "adapt", "architecture": None, "unfreeze": -1}, "--unfreeze must be 1 to 16, got -1"),
+        ({"objective": "adapt", "architecture": None, "unfreeze": 1, "batch_size": 2}, "--batch-size must be 4"),
         ({"objective": "detect"}, "--architecture must be a network, got 'cnn'"),
         ({"objective": "detect", "architecture": "handcrafted"}, "--architecture must be a network"),
         ({"objective": "detect", "architecture": None, "epochs": 0}, "--epochs must be 1 to 100,000"),

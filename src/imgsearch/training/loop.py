@@ -111,13 +111,13 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no ty
         self._report_progress(batch + 1)
 
 
-def adamw(peak: float, steps: int, **options: Any) -> Any:
+def adamw(peak: float, steps: int, kind: type = keras.optimizers.AdamW, **options: Any) -> Any:
     """Return AdamW whose rate rises to a peak, then falls along a cosine (Loshchilov and Hutter: SGDR, 2017)."""
     rising = max(1, int(_WARM_UP * steps))
     rate = keras.optimizers.schedules.CosineDecay(
         peak / 20, max(1, steps - rising), alpha=_LAST_RATE, warmup_target=peak, warmup_steps=rising
     )
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=_WEIGHT_DECAY, **options)
+    optimizer = kind(rate, weight_decay=_WEIGHT_DECAY, **options)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "centers"])
     return optimizer
 

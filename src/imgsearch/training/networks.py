@@ -10,6 +10,7 @@ import numpy as np
 from keras import layers
 
 from imgsearch.encoders.networks import build_network
+from imgsearch.encoders.projection import Projection
 from imgsearch.encoders.spec import EncoderSpec
 
 # Of the running means of batch normalization: with Keras' 0.99 those of a small dataset would lag behind.
@@ -50,15 +51,48 @@ def build_with_head(spec: EncoderSpec, weights: Path | None, dims: int) -> keras
 
 
 def unfreeze(encoder: keras.Model, blocks: int) -> None:
-    """Let the head and the last blocks of a backbone be trained, and nothing else."""
+    """Let the last blocks of a backbone be trained, and the head if there is one, and nothing else."""
     names = [layer.name for layer in encoder.layers]
-    backbone = names[: names.index("features")]
+    backbone = names[: names.index("features")] if "features" in names else names
     of_layer = [match.group() if (match := _BLOCK.search(name)) else "" for name in backbone]
     found = list(dict.fromkeys(name for name in of_layer if name))
     first = of_layer.index(found[-blocks])
     for number, layer in enumerate(encoder.layers[: len(backbone)]):
         # Small batches of a shop's images would spoil the means that were learned from a million.
         layer.trainable = number >= first and not isinstance(layer, layers.BatchNormalization)
+
+
+def split(network: keras.Model) -> tuple[keras.Model, keras.Model]:
+    """Split a network where training begins: images to maps in a row (N, numbers), and these to its first output."""
+    later: set[int] = set()  # the tensors that training changes
+    maps: dict[int, Any] = {}  # those that they are made of
+    for operation in network.operations:  # each comes after those it depends on
+        if isinstance(operation, layers.InputLayer):
+            continue
+        inputs = keras.tree.flatten(operation.input)
+        if later.isdisjoint(map(id, inputs)) and not getattr(operation, "trainable_weights", ()):
+            continue
+        maps |= {id(tensor): tensor for tensor in inputs if id(tensor) not in later}
+        later.update(map(id, keras.tree.flatten(operation.output)))
+    shapes = [tensor.shape[1:] for tensor in maps.values()]
+    ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
+    flat = [layers.Flatten()(tensor) for tensor in maps.values()]
+    frozen = keras.Model(network.inputs, layers.Concatenate()(flat) if len(flat) > 1 else flat[0], name="frozen")
+    row = keras.Input((ends[-1],), name="maps")
+    parts = [
+        layers.Reshape(shape)(row[:, end - math.prod(shape) : end]) for shape, end in zip(shapes, ends, strict=True)
+    ]
+    last = keras.Model(list(maps.values()), network.outputs[0], name="last")
+    return frozen, keras.Model(row, last(parts if len(parts) > 1 else parts[0]), name="tuned")
+
+
+def with_adaptation(network: keras.Model, adapted: Projection) -> keras.Model:
+    """Put an adaptation, which is not trained, behind the first output of a network."""
+    dims = len(adapted.components)
+    projection = layers.Dense(dims, trainable=False, name="adaptation")
+    embeddings = layers.UnitNormalization(name="adapted_embeddings")(projection(network.outputs[0]))
+    projection.set_weights([adapted.components.T, -(adapted.components @ adapted.mean)])
+    return keras.Model(network.inputs, [embeddings], name="encoder")
 
 
 def augmentation(size: int) -> keras.Model:

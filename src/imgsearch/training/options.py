@@ -46,10 +46,10 @@ class TrainOptions(TypedDict, total=False):
     dims: int | None  # length of the embedding; 256, or 512 for `cnn`
     weights: Location | None  # weights of a backbone of keras.applications
     validation: float | None  # share of each class to hold out where there is no `val/`, 0 for none; 0.1
-    epochs: int | None  # how many at most; 40, 30 for `cnn`, 16 (of 1,024 scenes) to detect
-    batch_size: int | None  # images in a batch; 64, 128 for `cnn`, 16 to detect
-    learning_rate: float | None  # at its peak; 0.001, or 0.002 to detect
-    unfreeze: int | None  # how many of a backbone's last blocks are tuned after its head; 0
+    epochs: int | None  # how many at most; 40, 30 for `cnn` and to adapt, 16 (of 1,024 scenes) to detect
+    batch_size: int | None  # images in a batch; 64, 128 for `cnn` and to adapt, 16 to detect
+    learning_rate: float | None  # at its peak; 0.001, 0.002 to detect, 0.0001 to adapt
+    unfreeze: int | None  # how many of a backbone's last blocks are tuned: after its head, or to adapt; 0
     augment: bool | None  # whether images are flipped and shifted (for a frozen backbone: flipped); True
     class_weights: bool | None  # whether all classes weigh the same, however many images they have; False
     seed: int | None  # random seed; 0
@@ -63,12 +63,13 @@ class TrainOptions(TypedDict, total=False):
 
 # Which options have an effect, by objective; any other is refused.
 _ALL = {"objective", "architecture", "weights", "max_bytes", "max_pixels", "follow_links"}
-_IN_EPOCHS = {"size", "epochs", "batch_size", "learning_rate", "seed", "resume"}
+_TUNING = {"epochs", "batch_size", "learning_rate", "seed", "resume"}
+_IN_EPOCHS = _TUNING | {"size"}
 _LABELED = {"labels", "dims", "validation", "unfreeze", "augment", "tensorboard", "plots"}
 OPTIONS: dict[Objective, set[str]] = {
     "classify": _ALL | _IN_EPOCHS | _LABELED | {"class_weights"},
     "metric": _ALL | _IN_EPOCHS | _LABELED | {"loss"},
-    "adapt": _ALL,
+    "adapt": _ALL | _TUNING | {"unfreeze"},
     "detect": _ALL | _IN_EPOCHS | {"backgrounds"},
 }
 
@@ -98,6 +99,13 @@ class LabeledSettings(Settings):
     class_weights: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptSettings(Settings):
+    """Settings of an adaptation that tunes the last blocks."""
+
+    unfreeze: int
+
+
 def check_options(options: TrainOptions) -> Given:
     """Return the options that are given, and the objective; refuse an option that has no effect on it."""
     given: Given = {"objective": "classify"} | {name: value for name, value in options.items() if value is not None}
@@ -110,6 +118,11 @@ def check_options(options: TrainOptions) -> Given:
             raise UsageError(
                 f"{_option(name)} has no effect on --objective {given['objective']}",
                 hint=f"it is for {' and '.join(takers)}",
+            )
+        if given["objective"] == "adapt" and name in _TUNING and not given.get("unfreeze"):
+            raise UsageError(
+                f"{_option(name)} has no effect on --objective adapt without --unfreeze",
+                hint="--unfreeze N tunes the last N blocks of the backbone",
             )
     return given
 
@@ -172,6 +185,23 @@ def resolve_labeled(options: Given) -> tuple[LabeledSettings, Choice | None]:
         unfreeze=(0, BLOCKS.get(settings.architecture, 0)),
         validation=(0, 0.9),
     )
+    return settings, choice
+
+
+def resolve_adaptation(options: Given) -> tuple[AdaptSettings, Choice]:
+    """Complete the options of an adaptation that tunes blocks; return the backbone too."""
+    choice = choose_network(options)
+    settings = AdaptSettings(
+        architecture=choice.spec.name,
+        objective="adapt",
+        size=choice.spec.size,
+        epochs=options.get("epochs", 30),
+        batch_size=options.get("batch_size", 128),
+        learning_rate=options.get("learning_rate", 1e-4),
+        seed=options.get("seed", 0),
+        unfreeze=options["unfreeze"],
+    )
+    _require_ranges(settings, batch_size=(4, 65_536), unfreeze=(1, BLOCKS[settings.architecture]))
     return settings, choice
 
 

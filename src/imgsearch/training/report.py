@@ -131,6 +131,29 @@ class DetectReport(EpochsReport):
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunedReport(EpochsReport):
+    """What an adaptation with `unfreeze` did.
+
+    Attributes:
+        gain: What it is worth, on variants that it was not learned from.
+        mix: The share of the tuned weights in those of the model; 0 if those from before did not find less.
+    """
+
+    gain: AdaptationGain
+    mix: float
+
+    def data_to_json(self) -> dict[str, Any]:
+        """Return how many images there are, and how the weights were mixed."""
+        return {"images": self.gain.images, "mix": self.mix}
+
+
+def gain_metrics(gain: AdaptationGain) -> dict[str, float]:
+    """Return what an adaptation gains as the metrics of its report."""
+    named = {name: getattr(gain, name) for name in ("before", "after", "drawings_before", "drawings_after")}
+    return {name: value for name, value in named.items() if value is not None}
+
+
 def history_file(output: Path) -> Path:
     """Return the file beside a model that says how it was trained."""
     return output.with_suffix(".history.json")

@@ -10,7 +10,7 @@ from imgsearch.encoders.model_file import SUFFIX, ModelCard
 from imgsearch.errors import UsageError
 from imgsearch.files import as_path
 from imgsearch.progress import Progress, no_progress
-from imgsearch.training.adapt import adapt
+from imgsearch.training.adapt.train import adapt
 from imgsearch.training.data import FIT, load_data
 from imgsearch.training.dataset import hold_out, read_dataset, require_enough
 from imgsearch.training.detector.train import train_detector

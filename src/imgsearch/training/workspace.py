@@ -83,7 +83,7 @@ class Workspace:
     def store(self, rows: Iterable[NDArray[Any]], count: int, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """Write arrays of one shape, `count` at most, to a file without a name and map it read-only: (rows, *shape)."""
         needed = count * math.prod(shape) * np.dtype(dtype).itemsize
-        hint = "free some space, or give a smaller --size"
+        hint = "free some space, or give a smaller --size or --unfreeze"
         require_space(self.folder.parent, needed, user="the training", hint=hint)
         found = 0
         # It is written, not mapped, while it grows: a full disk is then an error, not the end of the process.

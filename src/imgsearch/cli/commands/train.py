@@ -60,16 +60,18 @@ def train(
         typer.Option(metavar="SHARE", help="Share of each class to hold out if there is no val/. [default: 0.1]"),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(metavar="N", help="Maximum number. [default: 40; 30 for cnn; 16 for detect]")
+        int | None, typer.Option(metavar="N", help="Maximum number. [default: 40; 30 for cnn and adapt; 16 for detect]")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Images in a batch. [default: 64; 128 for cnn; 16 for detect]")
+        int | None,
+        typer.Option(metavar="N", help="Images in a batch. [default: 64; 128 for cnn and adapt; 16 for detect]"),
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(metavar="RATE", help="Peak learning rate. [default: 0.001; 0.002 for detect]")
+        float | None,
+        typer.Option(metavar="RATE", help="Peak learning rate. [default: 0.001; 0.002 for detect; 0.0001 for adapt]"),
     ] = None,
     unfreeze: Annotated[
-        int | None, typer.Option(metavar="N", help="Then fine-tune the last N blocks of the backbone. [default: 0]")
+        int | None, typer.Option(metavar="N", help="Fine-tune the last N blocks of the backbone, too. [default: 0]")
     ] = None,
     augment: Annotated[
         bool | None,
@@ -116,6 +118,8 @@ def train(
 
       imgsearch train ./catalog -o shop.keras --objective adapt
 
+      imgsearch train ./catalog -o shop.keras --objective adapt --unfreeze 3
+
       imgsearch train ./catalog -o detector.keras --objective detect --backgrounds ./rooms
 
     Exit codes: 0 done, 3 done but some images cannot be used, 2 the dataset or an option is not as it should be,
@@ -138,12 +142,17 @@ def train(
 def _summary(report: "TrainReport") -> str:
     from imgsearch.cli.build_report import gain_in_words
     from imgsearch.cli.output import printable
-    from imgsearch.training.report import AdaptReport, DetectReport, LabeledReport
+    from imgsearch.training.report import AdaptReport, DetectReport, LabeledReport, TunedReport
 
     parts = []
     metrics = report.metrics
     if isinstance(report, AdaptReport):
         parts.append(gain_in_words(report.gain))
+    elif isinstance(report, TunedReport):
+        used = (
+            f"{report.mix:.2f} of the tuned weights" if report.mix else "the tuned weights do not help and are left out"
+        )
+        parts += [f"{len(report.epochs)} epochs", used, gain_in_words(report.gain)]
     elif isinstance(report, DetectReport):
         others = f"recall in 5 boxes {metrics['recall']:.3f}, IoU of the mask {metrics['mask_overlap']:.3f}"
         parts += [

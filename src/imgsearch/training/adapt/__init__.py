@@ -1,0 +1,1 @@
+"""`train --objective adapt`: a backbone learns from images without labels which differences are noise."""
