@@ -86,7 +86,7 @@ def test_defaults_are_those_of_the_help():
     assert (small.size, small.dims, small.epochs, small.batch_size, small.loss) == (96, 512, 30, 128, "arcface")
     assert choice is None
     assert (detector.size, detector.epochs, detector.batch_size, detector.learning_rate) == (224, 16, 16, 0.002)
-    assert (tuned.size, tuned.epochs, tuned.batch_size, tuned.learning_rate) == (224, 30, 128, 0.0001)
+    assert (tuned.size, tuned.epochs, tuned.batch_size, tuned.learning_rate) == (224, 15, 128, 0.0003)
     assert module.SCENES == 1024
 
 

@@ -46,9 +46,9 @@ class TrainOptions(TypedDict, total=False):
     dims: int | None  # length of the embedding; 256, or 512 for `cnn`
     weights: Location | None  # weights of a backbone of keras.applications
     validation: float | None  # share of each class to hold out where there is no `val/`, 0 for none; 0.1
-    epochs: int | None  # how many at most; 40, 30 for `cnn` and to adapt, 16 (of 1,024 scenes) to detect
+    epochs: int | None  # how many at most; 40, 30 for `cnn`, 16 (of 1,024 scenes) to detect, 15 to adapt
     batch_size: int | None  # images in a batch; 64, 128 for `cnn` and to adapt, 16 to detect
-    learning_rate: float | None  # at its peak; 0.001, 0.002 to detect, 0.0001 to adapt
+    learning_rate: float | None  # at its peak; 0.001, 0.002 to detect, 0.0003 to adapt
     unfreeze: int | None  # how many of a backbone's last blocks are tuned: after its head, or to adapt; 0
     augment: bool | None  # whether images are flipped and shifted (for a frozen backbone: flipped); True
     class_weights: bool | None  # whether all classes weigh the same, however many images they have; False
@@ -195,9 +195,9 @@ def resolve_adaptation(options: Given) -> tuple[AdaptSettings, Choice]:
         architecture=choice.spec.name,
         objective="adapt",
         size=choice.spec.size,
-        epochs=options.get("epochs", 30),
+        epochs=options.get("epochs", 15),
         batch_size=options.get("batch_size", 128),
-        learning_rate=options.get("learning_rate", 1e-4),
+        learning_rate=options.get("learning_rate", 3e-4),
         seed=options.get("seed", 0),
         unfreeze=options["unfreeze"],
     )

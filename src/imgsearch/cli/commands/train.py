@@ -60,7 +60,8 @@ def train(
         typer.Option(metavar="SHARE", help="Share of each class to hold out if there is no val/. [default: 0.1]"),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(metavar="N", help="Maximum number. [default: 40; 30 for cnn and adapt; 16 for detect]")
+        int | None,
+        typer.Option(metavar="N", help="Maximum number. [default: 40; 30 for cnn; 16 for detect; 15 for adapt]"),
     ] = None,
     batch_size: Annotated[
         int | None,
@@ -68,7 +69,7 @@ def train(
     ] = None,
     learning_rate: Annotated[
         float | None,
-        typer.Option(metavar="RATE", help="Peak learning rate. [default: 0.001; 0.002 for detect; 0.0001 for adapt]"),
+        typer.Option(metavar="RATE", help="Peak learning rate. [default: 0.001; 0.002 for detect; 0.0003 for adapt]"),
     ] = None,
     unfreeze: Annotated[
         int | None, typer.Option(metavar="N", help="Fine-tune the last N blocks of the backbone, too. [default: 0]")
