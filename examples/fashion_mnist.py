@@ -33,7 +33,7 @@ PACKAGE = "dataset-fashion-mnist"
 CLASSES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle-boot")
 SIDE = 28
 SEED = 0
-EPOCHS = 40
+EPOCHS = 24
 # Enough to see which epoch is best: the more there is to learn from, the better.
 HELD_OUT = 0.02
 

@@ -6,7 +6,7 @@ from imgsearch.training import networks
 from imgsearch.training.data import TrainingData
 from imgsearch.training.dataset import Dataset
 from imgsearch.training.fitting import Inputs, Trainer
-from imgsearch.training.keras_backend import device_name
+from imgsearch.training.keras_backend import device_name, has_fast_bfloat16
 from imgsearch.training.options import check_options, resolve_labeled
 
 LABELS = np.repeat([0, 1, 2], [30, 20, 10])
@@ -85,6 +85,17 @@ def test_class_weights_let_all_classes_count_the_same():
     batches = stage.batches(0)
     assert np.array_equal(batches[0][2], weights[batches._rows[0] // 2])
     assert len(staged(trainer_for(""), of_features=True).batches(0)[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [("fpu avx512_bf16 amx_bf16 amx_tile", True), ("fpu avx512_bf16", False), (None, False)]
+)
+def test_a_processor_is_fast_in_bfloat16_if_it_has_matrix_units(tmp_path, flags, expected):
+    if flags:
+        (tmp_path / "proc").mkdir()
+        (tmp_path / "proc/cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n\n" * 2)
+
+    assert has_fast_bfloat16(tmp_path) == (expected and keras.backend.backend() == "tensorflow")
 
 
 def test_the_device_is_named_in_one_word():

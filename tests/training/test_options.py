@@ -83,8 +83,8 @@ def test_defaults_are_those_of_the_help():
     assert found == (224, 256, 40, 64, 0.001)
     assert (labeled.augment, labeled.class_weights, labeled.seed, labeled.unfreeze) == (True, False, 0, 0)
     assert (labeled.architecture, labeled.loss, labeled.validation) == ("efficientnet-lite0", "", 0.1)
-    assert (small.size, small.dims, small.epochs, small.batch_size, small.loss) == (96, 512, 30, 128, "arcface")
-    assert choice is None
+    assert (small.size, small.dims, small.epochs, small.batch_size, small.learning_rate) == (96, 256, 24, 128, 0.003)
+    assert (small.loss, choice) == ("arcface", None)
     assert (detector.size, detector.epochs, detector.batch_size, detector.learning_rate) == (224, 16, 16, 0.002)
     assert (tuned.size, tuned.epochs, tuned.batch_size, tuned.learning_rate) == (224, 15, 128, 0.0003)
     assert module.SCENES == 1024

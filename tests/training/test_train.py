@@ -265,7 +265,8 @@ def tiny_backbone(monkeypatch):
             name = f"_blocks.{block}._project_conv"
             convolution = keras.layers.Conv2D(filters, 4, 4, activation="relu", kernel_initializer=start, name=name)
             tensor = convolution(tensor)
-        return keras.Model(images, keras.layers.GlobalMaxPooling2D(name="gem")(tensor))
+        pooled = keras.layers.GlobalMaxPooling2D()(tensor)
+        return keras.Model(images, keras.layers.UnitNormalization(name="embeddings")(pooled))
 
     class Encoder:
         def __init__(self, spec, _) -> None:

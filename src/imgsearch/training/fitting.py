@@ -13,7 +13,7 @@ from imgsearch.encoders.runtime import Embeddings
 from imgsearch.training import networks
 from imgsearch.training.batches import Batches, Rows, balanced, in_order, shuffled
 from imgsearch.training.data import TrainingData
-from imgsearch.training.keras_backend import device_name, jit_compile
+from imgsearch.training.keras_backend import device_name, has_fast_bfloat16, jit_compile
 from imgsearch.training.loop import Loop, Metrics, Stage, adamw
 from imgsearch.training.losses import METRIC_LOSSES
 from imgsearch.training.options import LabeledSettings
@@ -59,7 +59,7 @@ def fit(settings: LabeledSettings, choice: Choice | None, data: TrainingData, lo
     policy = keras.config.dtype_policy()
     trainer = Trainer(settings, data)
     try:
-        if device_name() != "cpu":
+        if device_name() != "cpu" or (choice is None and has_fast_bfloat16()):
             # Not float16, whose largest number is smaller than the cubes that are pooled.
             keras.config.set_dtype_policy("mixed_bfloat16")
         encoder, centers, inputs = _run_stages(trainer, choice, loop)

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -54,6 +55,23 @@ def jit_compile() -> bool | str:
 
     # On a processor what XLA compiles is several times slower than TensorFlow without it. JAX cannot be without.
     return False if device_name() == "cpu" and keras.backend.backend() != "jax" else "auto"
+
+
+def has_fast_bfloat16(root: Path = Path("/")) -> bool:
+    """Return whether convolutions on this processor take a fraction of the time in bfloat16.
+
+    Args:
+        root: Where `proc` is.
+    """
+    import keras
+
+    # TensorFlow uses the matrix units (AMX); without them it would convert to float32 and back. Others were not tried.
+    if keras.backend.backend() != "tensorflow":
+        return False
+    try:
+        return "amx_bf16" in (root / "proc/cpuinfo").read_text().split()
+    except OSError:  # not Linux, or a sandbox
+        return False
 
 
 @contextlib.contextmanager

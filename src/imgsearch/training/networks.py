@@ -23,18 +23,17 @@ _BLOCK = re.compile(r"_blocks\.\d+|block\d+[a-z]?(?=_)|conv\d_block\d+|expanded_
 
 
 def build_cnn(size: int, dims: int) -> keras.Model:
-    """Build a small network to be trained from scratch, of images (N, size, size, 3) with size at least 8."""
+    """Build a small residual network to be trained from scratch, of images (N, size, size, 3), size at least 8."""
     images = keras.Input((size, size, 3), dtype="uint8", name="images")
     tensor = layers.Rescaling(1 / 127.5, -1.0, name="scaled")(images)
-    for number, channels in enumerate((32, 64, 128), 1):
-        tensor = layers.Conv2D(channels, 3, padding="same", use_bias=False, name=f"convolution_{number}")(tensor)
+    for number, channels in enumerate((32, 96, 192), 1):
         # Pooled first, there is a quarter left to normalize; the largest is the same before and after ReLU.
-        tensor = layers.MaxPooling2D(name=f"pooling_{number}")(tensor)
-        tensor = layers.BatchNormalization(momentum=_MOMENTUM, name=f"normalization_{number}")(tensor)
-        tensor = layers.ReLU(name=f"relu_{number}")(tensor)
-    tensor = layers.Dropout(0.5, name="dropout")(layers.Flatten(name="flat")(tensor))
-    tensor = layers.Dense(dims, activation="relu", name="dense")(tensor)
-    return keras.Model(images, _unit(tensor, "embeddings"), name="cnn")
+        tensor = _convolution(tensor, channels, f"{number}a", pooled=True)
+        if number > 1:  # the first sees only edges, on the largest map
+            change = _convolution(_convolution(tensor, channels, f"{number}b"), channels, f"{number}c")
+            tensor = layers.Add(name=f"sum_{number}")([tensor, change])
+    tensor = layers.Dropout(0.2, name="dropout")(layers.GlobalAveragePooling2D(name="average")(tensor))
+    return keras.Model(images, _unit(layers.Dense(dims, name="dense")(tensor), "embeddings"), name="cnn")
 
 
 def build_head(features: int, dims: int) -> keras.Model:
@@ -46,7 +45,7 @@ def build_head(features: int, dims: int) -> keras.Model:
 def build_with_head(spec: EncoderSpec, weights: Path | None, dims: int) -> keras.Model:
     """Build a backbone with its weights, and a head without."""
     backbone = build_network(spec, weights)
-    features = _unit(backbone.get_layer("gem").output, "features")
+    features = _unit(backbone.get_layer("embeddings").input, "features")
     return keras.Model(backbone.inputs, _head(features, dims), name="with_head")
 
 
@@ -159,6 +158,14 @@ def _head(features: Any, dims: int) -> Any:
     # Features of a network are positive and much alike; centered, their differences show.
     tensor = layers.BatchNormalization(momentum=_MOMENTUM, name="head_normalization")(features)
     return _unit(layers.Dense(dims, name="head_dense")(tensor), "embeddings")
+
+
+def _convolution(tensor: Any, channels: int, name: str, *, pooled: bool = False) -> Any:
+    tensor = layers.Conv2D(channels, 3, padding="same", use_bias=False, name=f"convolution_{name}")(tensor)
+    if pooled:
+        tensor = layers.MaxPooling2D(name=f"pooling_{name}")(tensor)
+    tensor = layers.BatchNormalization(momentum=_MOMENTUM, name=f"normalization_{name}")(tensor)
+    return layers.ReLU(name=f"relu_{name}")(tensor)
 
 
 def _unit(tensor: Any, name: str) -> Any:

@@ -21,6 +21,8 @@ Location = str | os.PathLike[str]
 Given = Mapping[str, Any]
 
 CNN = "cnn"
+# What a trained head is put on; adapting and detecting begin with the encoder that indexes have.
+BACKBONE = "efficientnet-lite0"
 VALIDATION = 0.1
 
 # Scenes of an epoch of a detector. Every scene is new, so this only says how often progress is measured and saved.
@@ -38,17 +40,17 @@ class TrainOptions(TypedDict, total=False):
     """
 
     objective: Objective | None  # one of the four; classify
-    architecture: str | None  # `cnn`, a network of the table or, to detect, a `.keras` file; efficientnet-lite0
+    architecture: str | None  # `cnn`, a network or, to detect, a `.keras` file; see `imgsearch train --help`
     loss: MetricLoss | None  # of `metric`; arcface
     labels: Location | None  # CSV file with the columns `path` and `label`, in place of a folder for each class
     backgrounds: Location | None  # to detect: a folder of photos without items; drawn ones
     size: int | None  # side of the images in pixels; that of the backbone, or 96 for `cnn`
-    dims: int | None  # length of the embedding; 256, or 512 for `cnn`
+    dims: int | None  # length of the embedding; 256
     weights: Location | None  # weights of a backbone of keras.applications
     validation: float | None  # share of each class to hold out where there is no `val/`, 0 for none; 0.1
-    epochs: int | None  # how many at most; 40, 30 for `cnn`, 16 (of 1,024 scenes) to detect, 15 to adapt
+    epochs: int | None  # how many at most; 40, 24 for `cnn`, 16 (of 1,024 scenes) to detect, 15 to adapt
     batch_size: int | None  # images in a batch; 64, 128 for `cnn` and to adapt, 16 to detect
-    learning_rate: float | None  # at its peak; 0.001, 0.002 to detect, 0.0003 to adapt
+    learning_rate: float | None  # at its peak; 0.001, 0.003 for `cnn`, 0.002 to detect, 0.0003 to adapt
     unfreeze: int | None  # how many of a backbone's last blocks are tuned: after its head, or to adapt; 0
     augment: bool | None  # whether images are flipped and shifted (for a frozen backbone: flipped); True
     class_weights: bool | None  # whether all classes weigh the same, however many images they have; False
@@ -143,7 +145,7 @@ def path_option(path: Location | None) -> Path | None:
 
 def choose_network(options: Given, kinds: tuple[str, ...] = ("network",)) -> Choice:
     """Choose the backbone, of one of the kinds of encoders, for images of the size that is asked for."""
-    name = options.get("architecture", DEFAULT_BACKBONE)
+    name = options.get("architecture", BACKBONE if options["objective"] in ("classify", "metric") else DEFAULT_BACKBONE)
     choice = None if name == CNN else choose_encoder(name, path_option(options.get("weights")))
     if choice is None or choice.spec.kind not in kinds:
         raise UsageError(f"--architecture must be a network, got {name!r}", hint="imgsearch models lists the encoders")
@@ -167,11 +169,11 @@ def resolve_labeled(options: Given) -> tuple[LabeledSettings, Choice | None]:
         objective=options["objective"],
         loss=options.get("loss", "arcface") if options["objective"] == "metric" else "",
         size=choice.spec.size if choice else options.get("size", 96),
-        dims=options.get("dims", 512 if is_cnn else 256),
+        dims=options.get("dims", 256),
         validation=options.get("validation", VALIDATION),
-        epochs=options.get("epochs", 30 if is_cnn else 40),
+        epochs=options.get("epochs", 24 if is_cnn else 40),
         batch_size=options.get("batch_size", 128 if is_cnn else 64),
-        learning_rate=options.get("learning_rate", 1e-3),
+        learning_rate=options.get("learning_rate", 3e-3 if is_cnn else 1e-3),
         unfreeze=options.get("unfreeze", 0),
         augment=options.get("augment", True),
         class_weights=options.get("class_weights", False),

@@ -24,7 +24,8 @@ def train(
             "--architecture",
             "-a",
             metavar="NAME",
-            help="cnn, or an encoder of imgsearch models. [default: efficientnet-lite0]",
+            help="cnn, or an encoder of imgsearch models. [default: efficientnet-lite0; to adapt and to detect,"
+            " lite0-retrieval]",
         ),
     ] = None,
     objective: Annotated[
@@ -49,9 +50,7 @@ def train(
         int | None,
         typer.Option(metavar="N", help="Side of the images in pixels. [default: the backbone's, or 96 for cnn]"),
     ] = None,
-    dims: Annotated[
-        int | None, typer.Option(metavar="N", help="Length of the embedding. [default: 256, or 512 for cnn]")
-    ] = None,
+    dims: Annotated[int | None, typer.Option(metavar="N", help="Length of the embedding. [default: 256]")] = None,
     weights: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Weights for a backbone of keras.applications, such as vgg16.")
     ] = None,
@@ -61,7 +60,7 @@ def train(
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Maximum number. [default: 40; 30 for cnn; 16 for detect; 15 for adapt]"),
+        typer.Option(metavar="N", help="Maximum number. [default: 40; 24 for cnn; 16 for detect; 15 for adapt]"),
     ] = None,
     batch_size: Annotated[
         int | None,
@@ -69,7 +68,10 @@ def train(
     ] = None,
     learning_rate: Annotated[
         float | None,
-        typer.Option(metavar="RATE", help="Peak learning rate. [default: 0.001; 0.002 for detect; 0.0003 for adapt]"),
+        typer.Option(
+            metavar="RATE",
+            help="Peak learning rate. [default: 0.001; 0.003 for cnn; 0.002 for detect; 0.0003 for adapt]",
+        ),
     ] = None,
     unfreeze: Annotated[
         int | None, typer.Option(metavar="N", help="Fine-tune the last N blocks of the backbone, too. [default: 0]")
