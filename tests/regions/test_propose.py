@@ -185,3 +185,18 @@ def test_parts_are_apart_not_tiny_and_the_strongest_is_first():
 
 def test_a_plane_that_is_strong_all_over_is_one_part():
     assert connected_boxes(np.ones((5, 9), np.float32), 0.5, (100, 300)) == [Box(0, 0, 300, 100)]
+
+
+@pytest.mark.parametrize("how", FITS)
+@pytest.mark.parametrize(("height", "width"), [(300, 400), (50, 1000), (61, 43)])
+def test_guesses_are_a_box_that_is_no_larger_and_the_middle_and_lie_in_the_photo(how, height, width):
+    photo = photo_of(height, width, Box(width // 3, height // 4, width // 4, height // 3))
+
+    found = propose_salient(photo, features_of(photo, how), how)
+
+    tight, middle = found.guesses
+    assert lies_in(tight, photo)
+    assert lies_in(middle, photo)
+    assert tight.area <= found.boxes[0].area
+    assert abs(2 * middle.x + middle.width - width) <= 1
+    assert abs(2 * middle.y + middle.height - height) <= 1

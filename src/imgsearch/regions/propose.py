@@ -11,8 +11,12 @@ from imgsearch.images.decode import Pixels
 from imgsearch.images.transform import Fit
 from imgsearch.regions.cut_out import Region, crop, cut_out
 from imgsearch.regions.detections import Detected, decode_detections
-from imgsearch.regions.salience import SIDE, Plane, salience, salient_box
+from imgsearch.regions.salience import LEVEL, SIDE, Plane, salience, salient_box
 
+# The box may be too wide, and then a box of what stands out by more than this fits better; or the item does not stand
+# out, and then it is most likely in the middle, of which this share of each side is seen.
+_TIGHT_LEVEL = 0.85
+_MIDDLE = 0.6
 # Boxes that share more of what they cover show the same.
 _SAME = 0.7
 # A photo whose colors differ by no more than this in any channel shows nothing.
@@ -36,6 +40,7 @@ class Proposal:
     plane: Plane  # float32, stretched over the photo: about 0 for background, about 1 for an item
     boxes: Sequence[Box]  # around items, the surest first, in the photo's pixels
     item: Box | None = None  # what is best cut out of its background; None for the first box
+    guesses: Sequence[Box] = ()  # where else a single item may be
 
 
 def propose_salient(photo: Pixels, features: Plane | None, fit: Fit) -> Proposal | None:
@@ -50,7 +55,15 @@ def propose_salient(photo: Pixels, features: Plane | None, fit: Fit) -> Proposal
         plane = salience(np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2LAB), np.float32))
     if plane is None:
         return None
-    return Proposal(plane, (stretched(salient_box(plane), (SIDE, SIDE), photo.shape[:2]),))
+    box, tight = (
+        stretched(salient_box(plane, level), (SIDE, SIDE), photo.shape[:2]) for level in (LEVEL, _TIGHT_LEVEL)
+    )
+    return Proposal(plane, (box,), guesses=(tight, _middle(*photo.shape[:2])))
+
+
+def _middle(height: int, width: int) -> Box:
+    left, top = (round((1 - _MIDDLE) / 2 * side) for side in (width, height))
+    return Box(left, top, max(1, width - 2 * left), max(1, height - 2 * top))
 
 
 def propose_detected(detected: Detected, size: tuple[int, int], fit: Fit) -> Proposal | None:

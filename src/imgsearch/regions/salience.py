@@ -47,10 +47,10 @@ def salience(features: NDArray[np.floating]) -> Plane | None:
     return np.asarray(plane / peak, np.float32)
 
 
-def salient_box(plane: Plane) -> Box:
+def salient_box(plane: Plane, level: float = LEVEL) -> Box:
     """Find the box, in cells, of the greatest sum of salience less a level, by Kadane's scan (Bentley, 1984)."""
     sums = np.zeros((SIDE + 1, SIDE + 1))
-    sums[1:, 1:] = (plane - LEVEL).cumsum(0).cumsum(1)
+    sums[1:, 1:] = (plane - level).cumsum(0).cumsum(1)
     best, found = -np.inf, Box(0, 0, SIDE, SIDE)
     for top in range(SIDE - _SMALLEST + 1):
         strips = sums[top + _SMALLEST :] - sums[top]  # of every lower edge: sums from the left edge to each column

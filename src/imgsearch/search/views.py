@@ -23,7 +23,7 @@ from imgsearch.images.policy import MAX_BYTES, FilePolicy
 from imgsearch.images.steps import Steps
 from imgsearch.images.transform import fit
 from imgsearch.images.workers.decoders import apply_steps_and_fit, decode_and_fit_guarded
-from imgsearch.regions.cut_out import Region
+from imgsearch.regions.cut_out import Region, crop
 from imgsearch.regions.detections import Detected, Detection, Detector, decode_detections
 from imgsearch.regions.propose import (
     Proposal,
@@ -166,11 +166,12 @@ class Viewer:
             views += self._embed_regions(photo, propose_regions(photo.pixels, proposal, regions))
         elif proposal:
             # One by one: to cut an item out takes longer than to encode it.
-            parts_of_item = crop_and_cutout(photo.pixels, proposal.boxes[0], proposal.plane, proposal.item)
-            for _ in range(2):
-                if views and stop_when and stop_when(views):
-                    break
-                views += self._embed_regions(photo, list(itertools.islice(parts_of_item, 1)))
+            parts = itertools.chain(
+                crop_and_cutout(photo.pixels, proposal.boxes[0], proposal.plane, proposal.item),
+                (Region(box, crop(photo.pixels, box)) for box in proposal.guesses),
+            )
+            while not (views and stop_when and stop_when(views)) and (part := next(parts, None)):
+                views += self._embed_regions(photo, [part])
         return _require_any(views)
 
     def embed_box(self, photo: Photo, box: Box, foreground: Plane = _ANYWHERE) -> list[View]:
