@@ -29,7 +29,7 @@ from imgsearch.evaluation.metrics import hit_rate
 SEED = 3
 PART = 150
 ASKED = 30
-HYBRIDS = ("efficientnet-lite0+handcrafted:color=0.3", "efficientnet-lite0+visual-words=0.5")
+HYBRIDS = ("lite0-retrieval+handcrafted:color=0.3", "lite0-retrieval+visual-words=0.5")
 
 # Keras' own names of the networks, to save weights of chance.
 _RANDOM = """

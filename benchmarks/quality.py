@@ -11,13 +11,13 @@ from catalogs import stamps
 from demo import ask, make_queries, rank_of
 from drawn_catalog import draw_catalog
 from imgsearch import build_index
-from imgsearch.encoders.spec import Precision
+from imgsearch.encoders.spec import DEFAULT_BACKBONE, Precision
 from imgsearch.evaluation.metrics import hit_rate
 
 SEEDS = (0, 1, 2, 3, 4)
 ENCODERS: tuple[tuple[str, Precision | None], ...] = (
-    ("efficientnet-lite0", None),
-    ("efficientnet-lite0", "f32"),
+    (DEFAULT_BACKBONE, None),
+    (DEFAULT_BACKBONE, "f32"),
     ("handcrafted", None),
 )
 

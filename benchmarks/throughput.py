@@ -19,7 +19,7 @@ from drawn_catalog import draw_catalog
 from imgsearch import build_index
 from imgsearch.encoders.choice import choose_encoder
 from imgsearch.encoders.networks import build_network
-from imgsearch.encoders.spec import Precision
+from imgsearch.encoders.spec import DEFAULT_BACKBONE, Precision
 from imgsearch.images.decode import decode
 
 COUNT = 400
@@ -33,7 +33,7 @@ def main(folder: Path) -> None:
     files = sorted(images.glob("*.jpg"))
     size = sum(file.stat().st_size for file in files) / len(files)
     print(f"  {len(files)} JPEGs of 1000 x 750 pixels, {size / 1000:.0f} kB each")
-    network = build_network(choose_encoder("efficientnet-lite0").spec)
+    network = build_network(choose_encoder(DEFAULT_BACKBONE).spec)
     keras_loop(network, files[:32])
     rates: dict[str, list[float]] = {"plain Keras loop": [], "build-index f32": [], "build-index auto": []}
     for _ in range(ROUNDS):

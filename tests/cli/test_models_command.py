@@ -30,7 +30,7 @@ def test_every_encoder_has_its_line_and_one_is_the_default(imgsearch, alone):
     lines = imgsearch("models", env=alone).stdout.splitlines()
 
     assert [line.split()[0].rstrip("*") for line in lines[:-1]] == list(TABLE)
-    assert [line.split()[0] for line in lines[:-1] if "*" in line] == ["efficientnet-lite0*"]
+    assert [line.split()[0] for line in lines[:-1] if "*" in line] == ["lite0-retrieval*"]
     assert max(map(len, lines)) < 300
 
 
@@ -44,7 +44,7 @@ def test_json_says_of_each_what_a_script_needs(imgsearch, alone, tmp_path):
     assert vgg16["file"] == str(tmp_path / "keras/models/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5")
     assert (vgg16["here"], vgg16["default"], vgg16["dims"], vgg16["megabytes"]) == (False, False, 512, 59)
     assert (found["handcrafted"]["here"], found["handcrafted"]["file"]) == (True, None)
-    assert found["efficientnet-lite0"]["default"]
+    assert found["lite0-retrieval"]["default"]
     assert set(vgg16) == {
         *("name", "size", "dims", "weights", "megabytes", "file", "here", "licence", "about", "default"),
     }

@@ -34,7 +34,7 @@ def test_every_row_of_the_table_is_listed_once_and_one_is_the_default():
     found = models()
 
     assert [encoder.row for encoder in found] == list(TABLE.values())
-    assert [encoder.row.spec.name for encoder in found if encoder.default] == ["efficientnet-lite0"]
+    assert [encoder.row.spec.name for encoder in found if encoder.default] == ["lite0-retrieval"]
 
 
 def test_what_needs_no_download_is_here(home):

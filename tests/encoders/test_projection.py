@@ -77,8 +77,8 @@ def test_the_whitening_in_use_is_the_partial_one_that_was_measured():
 
     found = cosines(learn_projection(data).apply(data))
 
-    assert projection.WHITENING == 0.25
-    assert np.abs(found - cosines(by_hand(data, 40, 0.25))).max() < 2e-3
+    assert projection.WHITENING == 0.5
+    assert np.abs(found - cosines(by_hand(data, 40, 0.5))).max() < 2e-3
     assert np.abs(found - cosines(by_hand(data, 40, 0.0))).max() > 0.02
     assert np.abs(found - cosines(by_hand(data, 40, 1.0))).max() > 0.02
 

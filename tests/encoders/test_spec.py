@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from imgsearch.encoders.choice import choose_encoder
 from imgsearch.encoders.spec import DEFAULT_BACKBONE, EncoderSpec, Part
-from imgsearch.encoders.table import LITE0_SHA256, TABLE
+from imgsearch.encoders.table import LITE0_SHA256, RETRIEVAL_HEAD_SHA256, TABLE
 
 DEFAULT = TABLE[DEFAULT_BACKBONE].spec
 GOLDEN = Path(__file__).parents[1] / "store" / "golden" / "v1"
@@ -29,6 +29,7 @@ HYBRID = EncoderSpec(
 # Of each row, plain and without its border, as indexes were built with. A row changes with PIXELS_VERSION and with its
 # own version, and with nothing else by accident: every image would be embedded again.
 FINGERPRINTS = {
+    "lite0-retrieval": ("964b92249b4abf78", "386a83aacba49634"),
     "efficientnet-lite0": ("58133ef528dc90e2", "2f7066cc8e194569"),
     "vgg16": ("98175580ed9ab97c", "cb6b7b2caddd7163"),
     "vgg19": ("7a9cefea17663b40", "2eb71726eae04a6f"),
@@ -300,7 +301,8 @@ def test_arbitrary_dictionaries_are_refused_with_a_value_error(data):
 
 
 def test_the_default_weights_are_named_by_their_sha256():
-    assert DEFAULT.weights == f"sha256:{LITE0_SHA256}"
+    assert DEFAULT.weights == f"sha256:{RETRIEVAL_HEAD_SHA256}"
+    assert TABLE["efficientnet-lite0"].spec.weights == f"sha256:{LITE0_SHA256}"
 
 
 def test_networks_models_and_hybrids_of_them_run_on_openvino():

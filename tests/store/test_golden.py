@@ -21,6 +21,7 @@ ANSWERS = json.loads((OLDEST / "answers.json").read_text())
 BOTH = pytest.mark.parametrize("backend", ["exact", "annoy"])
 NEWER = GOLDEN / "v1-2026-11"
 NEWER_ANSWERS = json.loads((NEWER / "answers.json").read_text())
+RETRIEVAL = GOLDEN / "v1-lite0-retrieval"
 ALL = pytest.mark.parametrize("name", sorted(NEWER_ANSWERS))
 
 
@@ -134,6 +135,25 @@ def test_a_build_does_not_say_that_nothing_is_embedded_again(tmp_path, caplog, m
 
     assert build_index(tmp_path / "catalog", tmp_path / "index").published
     assert caplog.messages == []
+
+
+def test_an_index_of_the_default_encoder_answers_as_it_did_when_a_build_has_put_the_encoder_back(maker, tmp_path):
+    directory = Path(shutil.copytree(RETRIEVAL / "retrieval", tmp_path / "index"))
+    expected = json.loads((RETRIEVAL / "answers.json").read_text())["retrieval"]
+    maker.lay_out(tmp_path / "catalog", RETRIEVAL / "damaged.jpg")
+
+    def assert_answers(number, within):
+        (tmp_path / "photo.bmp").write_bytes(maker.drawn(int(number)))
+        with Index.open(directory) as index:
+            hits = index.search(tmp_path / "photo.bmp", k=5)
+        assert [hit.path for hit in hits] == [hit["path"] for hit in expected[number]]
+        assert [hit.score for hit in hits] == pytest.approx([hit["score"] for hit in expected[number]], abs=within)
+
+    report = build_index(tmp_path / "catalog", directory)
+    assert (report.embedded, report.encoder) == (0, "lite0-retrieval")
+    assert_answers("2", 1e-5)  # which it knows
+    assert_answers("99", 1e-3)
+    assert check(directory, deep=True) == []
 
 
 def test_each_newer_index_has_what_it_is_named_for():

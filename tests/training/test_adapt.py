@@ -17,8 +17,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 def variants(monkeypatch):
     """In place of variants of images, which take minutes: embeddings with much noise in eight directions."""
     generator = np.random.default_rng(0)
-    own = generator.normal(size=(40, 1, 1280)) * np.r_[np.zeros(8), np.full(1272, 0.1)]
-    noise = generator.normal(size=(40, 9, 1280)) * np.r_[np.ones(8), np.full(1272, 0.01)]
+    own = generator.normal(size=(40, 1, 512)) * np.r_[np.zeros(8), np.full(504, 0.1)]
+    noise = generator.normal(size=(40, 9, 512)) * np.r_[np.ones(8), np.full(504, 0.01)]
     rows = (own + noise).astype(np.float32)
     monkeypatch.setattr(adapt, "embedded_variants", lambda *_: rows / np.linalg.norm(rows, axis=2, keepdims=True))
     monkeypatch.setattr(adapt, "exported_encoder", lambda *_: None)
@@ -33,7 +33,7 @@ def test_an_adaptation_that_helps_is_an_encoder_of_its_own(variants, items, tmp_
     printed = capsys.readouterr().out
     card = read_card(tmp_path / "shop.keras")
     assert printed.startswith("shop.keras: of held-out variants of 40 images 1.000 find theirs first, 0.")
-    assert (card.objective, card.backbone, card.labels, card.dims) == ("adapt", "efficientnet-lite0", (), 1280)
+    assert (card.objective, card.backbone, card.labels, card.dims) == ("adapt", "lite0-retrieval", (), 512)
     assert [path.name for path in tmp_path.iterdir()] == ["shop.keras"]
 
 

@@ -66,7 +66,7 @@ def made(data: bytes, *settings: object) -> np.ndarray:
 def small(monkeypatch):
     """A small backbone, and few images."""
     choose = options.choose_network
-    chosen = replace(choose({}), spec=replace(choose({}).spec, size=SIDE, dims=DIMS))
+    chosen = replace(choose(TUNED), spec=replace(choose(TUNED).spec, size=SIDE, dims=DIMS))
     monkeypatch.setattr(options, "choose_network", lambda _: chosen)
     monkeypatch.setattr(encoders, "build_network", build)
     monkeypatch.setattr(data, "VariantWorker", HereVariants)
@@ -80,7 +80,7 @@ def test_the_last_blocks_are_tuned_and_an_interrupted_training_goes_on_as_if_it_
     whole = train(items, tmp_path / "whole.keras", **TUNED)
 
     card, model, backbone = read_card(whole.output), load_model(whole.output), build(None)
-    assert (card.objective, card.backbone, card.dims, card.size) == ("adapt", "efficientnet-lite0", DIMS, SIDE)
+    assert (card.objective, card.backbone, card.dims, card.size) == ("adapt", "lite0-retrieval", DIMS, SIDE)
     kernels = [[each.get_layer(name).get_weights()[0] for each in (model, backbone)] for name in (FIRST, LAST)]
     assert np.array_equal(*kernels[0])
     assert np.array_equal(*kernels[1]) == (whole.mix == 0)

@@ -9,9 +9,9 @@ from keras import layers, ops
 
 from imgsearch.encoders.layers import GEM_EXPONENT, GeneralizedMean
 from imgsearch.encoders.model_file import load_model
-from imgsearch.encoders.spec import DEFAULT_BACKBONE, EncoderSpec
+from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.encoders.table import TABLE, Application
-from imgsearch.encoders.weights import Arrays, downloaded, lite0_arrays, require_download
+from imgsearch.encoders.weights import Arrays, downloaded, lite0_arrays, require_download, retrieval_head
 from imgsearch.errors import MissingComponentError
 from imgsearch.system import refusal_of
 
@@ -26,12 +26,17 @@ _LITE0_STAGES = (
     (1, 3, 1, 6, 320),
 )
 
+# What the head for retrieval pools: the features, what the last block's depthwise convolution gives, and what the sixth
+# stage begins with. Earlier maps tell apart what is much alike, and mind less in which style it is drawn.
+_HEAD_MAPS = ("_bn1_relu", "_blocks.15._bn1_relu", "_blocks.11._bn0_relu")
+
 _OPTION_OF_WEIGHTS = {"network": "--weights", "detector": "--detector"}
 
 
 def build_network(spec: EncoderSpec, weights: Path | None = None) -> keras.Model:
     """Build what `model_file.save_model` says; `weights` is the file that `spec` names by its sha256."""
-    if weights is None and spec.weights.startswith("sha256:") and spec.name != DEFAULT_BACKBONE:
+    row = TABLE.get(spec.name)
+    if weights is None and spec.weights.startswith("sha256:") and (row is None or spec.weights != row.spec.weights):
         raise MissingComponentError(
             f"{spec.name} was used with a file of weights ({spec.weights})",
             hint=f"give that file with {_OPTION_OF_WEIGHTS.get(spec.kind, '--backbone')}",
@@ -42,16 +47,39 @@ def build_network(spec: EncoderSpec, weights: Path | None = None) -> keras.Model
         if spec.kind == "detector":
             return model
         return keras.Model(model.inputs, model.outputs[0 if spec.kind == "model" else 1], name="encoder")
-    application = TABLE[spec.name].application
+    assert row is not None
+    application = row.application
     images = keras.Input((spec.size, spec.size, 3), dtype="uint8", name="images")
     pixels = ops.cast(images, "float32")
     features = _features(spec, application, pixels, weights) if application else lite0_features(lite0_scaled(pixels))
     exponent = 1.0 if application and application.pooling == "mean" else GEM_EXPONENT
-    embeddings = layers.UnitNormalization(name="embeddings")(GeneralizedMean(exponent, name="gem")(features))
+    if row.head:
+        described = _projected(keras.Model(images, features))
+    else:
+        described = GeneralizedMean(exponent, name="gem")(features)
+    embeddings = layers.UnitNormalization(name="embeddings")(described)
     network = keras.Model(images, embeddings, name=spec.name.replace("-", "_"))
     if application is None:
         assign_lite0(network, lite0_arrays())
     return network
+
+
+def pooled_maps(lite0: keras.Model) -> Any:
+    """Pool `_HEAD_MAPS` of EfficientNet-Lite0, each to unit length, side by side: (N, 3104)."""
+    parts = [
+        layers.UnitNormalization(name=f"unit_{name}")(GeneralizedMean(name=f"gem_{name}")(lite0.get_layer(name).output))
+        for name in _HEAD_MAPS
+    ]
+    return layers.Concatenate(name="pooled_maps")(parts)
+
+
+def _projected(lite0: keras.Model) -> Any:
+    """Put the head for retrieval on EfficientNet-Lite0: (N, 512)."""
+    kernel, bias = retrieval_head()
+    projection = layers.Dense(len(bias), name="projection")
+    projected = projection(pooled_maps(lite0))
+    projection.set_weights([kernel, bias])
+    return projected
 
 
 def with_map(network: keras.Model) -> keras.Model:
@@ -70,7 +98,7 @@ def lite0_features(scaled: Any) -> Any:
 
     def normalized(tensor: Any, name: str, *, active: bool = True) -> Any:
         tensor = layers.BatchNormalization(epsilon=1e-3, name=name)(tensor)
-        return layers.ReLU(6.0)(tensor) if active else tensor
+        return layers.ReLU(6.0, name=f"{name}_relu")(tensor) if active else tensor
 
     def convolved(tensor: Any, channels: int, kernel: int, name: str, strides: int = 1) -> Any:
         return layers.Conv2D(channels, kernel, strides, "same", use_bias=False, name=name)(tensor)

@@ -17,7 +17,7 @@ SMALLEST_CATALOG = 2 * DIMS
 LARGEST_SAMPLE = 20_000
 # 0 is plain PCA, 1 full whitening: a part keeps the few strong directions from drowning the rest, without
 # blowing the weak ones up to noise. docs/benchmarks.md has the figures.
-WHITENING = 0.25
+WHITENING = 0.5
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ Kind = Literal[
     "hybrid",  # several of these
 ]
 
-DEFAULT_BACKBONE = "efficientnet-lite0"
+DEFAULT_BACKBONE = "lite0-retrieval"
 
 
 @dataclass(frozen=True, slots=True)

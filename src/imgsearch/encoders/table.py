@@ -7,6 +7,8 @@ from imgsearch.encoders.spec import DEFAULT_BACKBONE, EncoderSpec
 
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
+RETRIEVAL_HEAD_SHA256 = "f2eb20626973bb1647b41110514dfc20781ddd7f2c4a9213876acb9469d1008f"
+
 
 @dataclass(frozen=True, slots=True)
 class Application:
@@ -28,7 +30,8 @@ class TableRow:
     license: str = ""  # of the weights
     megabytes: int = 0  # of the file of weights; 0 for none
     blocks: int = 0  # of layers that `train --unfreeze` can tune; `training.networks` knows them by their names
-    application: Application | None = None
+    application: Application | None = None  # of a network: None for EfficientNet-Lite0
+    head: bool = False  # whether that has the head for retrieval
     describe: str = ""  # if hand-crafted, "module:function": uint8 (size, size, 3) to unit float32 (dims,)
 
 
@@ -44,8 +47,16 @@ def _handcrafted(name: str, dims: int, about: str, function: str, version: int =
 
 _ROWS = (
     TableRow(
-        EncoderSpec(DEFAULT_BACKBONE, "network", 224, "pad", 1280, f"sha256:{LITE0_SHA256}"),
-        "EfficientNet-Lite0; its weights are installed with imgsearch",
+        EncoderSpec(DEFAULT_BACKBONE, "network", 224, "pad", 512, f"sha256:{RETRIEVAL_HEAD_SHA256}"),
+        "EfficientNet-Lite0 with a head for retrieval; its weights are installed with imgsearch",
+        license="Apache-2.0",
+        megabytes=21,
+        blocks=16,
+        head=True,
+    ),
+    TableRow(
+        EncoderSpec("efficientnet-lite0", "network", 224, "pad", 1280, f"sha256:{LITE0_SHA256}"),
+        "EfficientNet-Lite0 by itself: the default before, and to put a trained head on",
         license="Apache-2.0",
         megabytes=17,
         blocks=16,

