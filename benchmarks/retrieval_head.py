@@ -2,7 +2,7 @@
 
 Writes `FOLDER/retrieval_head.npz`, which `src/imgsearch/encoders/` holds. EfficientNet-Lite0 stays as it is: what is
 learned, in closed form, is which directions of its pooled maps are noise (learned whitening: Mikolajczyk and Matas,
-2007). It needs resvg_py, and what it is learned from is in nobody's catalog:
+2007). It needs the extra `bench`. What it is learned from:
 
 - clip art: Debian's openclipart-png (public domain), without what is a sign, a shape, an ornament or a program's icon;
 - emoji of two vendors in three styles: npm's @lobehub/fluent-emoji-3d and -flat (Microsoft, MIT) and
@@ -55,7 +55,7 @@ THINGS, DIMS = 1800, 512
 SCENES_EACH = 2
 FRAME = (480, 480)
 STYLE = Style((0.3, 0.8), quality=(30, 95))
-# How far a box is from where an item is, as a share of its sides; a photo's is found by the mask.
+# How far a box is from where an item is, as a share of its sides: that of a photo is a guess, too.
 JITTER = 0.08
 # What changes of a photo and what changes of a style count, and how much of an even spread is added to both: what was
 # best on the tuning halves of hard photos and other drawings (docs/benchmarks.md).

@@ -1,6 +1,5 @@
 """build-index --adapt: the catalog teaches its own projection."""
 
-import functools
 import itertools
 import json
 import shutil
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from here_variants import HereVariants, made_variants
 from imgsearch import Index, build_index, check, embed
 from imgsearch.build import adapt as adapt_module
 from imgsearch.cli import main
@@ -37,28 +37,6 @@ class Told:
             self._do()
 
 
-class HereVariants:
-    """Makes variants in this process, and those of an image once: they depend on its content alone."""
-
-    def __init__(self, size, fit, policy, *, variants, scenes, steps) -> None:
-        self._settings = (policy, size, fit, str(steps), variants, scenes, 0)
-
-    def decode_variants(self, data: bytes) -> np.ndarray:
-        return _made(data, *self._settings)
-
-    def kill(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-@functools.cache
-def _made(data: bytes, *settings: object) -> np.ndarray:
-    _, size, *_ = settings
-    return np.stack([np.reshape(part, (size, size, 3)) for part in variant_worker._answer(data, *settings)])
-
-
 @pytest.fixture(scope="module", autouse=True)
 def few_variants():
     """To make variants takes longer than everything else here."""
@@ -66,7 +44,7 @@ def few_variants():
         patch.setattr(adaptation, "VARIANTS", 2)
         patch.setattr(adaptation, "VariantWorker", HereVariants)
         yield
-    _made.cache_clear()
+    made_variants.cache_clear()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """`train --objective adapt --unfreeze N`: blocks are tuned without labels, and mixed with what they were."""
 
-import functools
 import json
 from dataclasses import replace
 
@@ -8,11 +7,11 @@ import keras
 import numpy as np
 import pytest
 
+from here_variants import HereVariants
 from imgsearch import GateError, UsageError, train
 from imgsearch.cli import main
 from imgsearch.encoders import networks as encoders
 from imgsearch.encoders.model_file import load_model, read_card
-from imgsearch.synthetic import variant_worker
 from imgsearch.training import options
 from imgsearch.training.adapt import data, fitting
 from imgsearch.training.adapt.data import LEARNED, VIEWS, pairs
@@ -39,27 +38,6 @@ def build(spec, weights=None) -> keras.Model:
         start = keras.initializers.GlorotUniform(seed=block)
         tensor = keras.layers.Conv2D(DIMS, 4, 4, kernel_initializer=start, name=name)(tensor)
     return keras.Model(images, keras.layers.UnitNormalization()(keras.layers.GlobalAveragePooling2D()(tensor)))
-
-
-class HereVariants:
-    """Makes variants in this process, and those of an image once."""
-
-    def __init__(self, size, fit, policy, **settings) -> None:
-        self._settings = (policy, size, fit, "", settings["variants"], settings["scenes"], settings["seed"])
-
-    def decode_variants(self, data: bytes) -> np.ndarray:
-        return made(data, *self._settings)
-
-    def kill(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-@functools.cache
-def made(data: bytes, *settings: object) -> np.ndarray:
-    return np.stack([np.reshape(part, (SIDE, SIDE, 3)) for part in variant_worker._answer(data, *settings)])
 
 
 @pytest.fixture
