@@ -1,5 +1,6 @@
 """What the operating system refuses is said to be its doing: no file is called damaged, and none is changed."""
 
+import _thread
 import ctypes
 import errno
 import hashlib
@@ -191,10 +192,11 @@ def test_images_are_not_lost_for_want_of_open_files_or_memory(
 
 
 def refuse_threads(monkeypatch):
-    def start(_):
+    def start(*_):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", start)
+    monkeypatch.setattr(_thread, "start_new_thread", start)  # which the threads of a build are started by
 
 
 def refuse_processes(monkeypatch):
