@@ -7,6 +7,7 @@ import pytest
 import imgsearch as package
 from imgsearch.cli import app, main
 from imgsearch.cli.output import printable
+from imgsearch.encoders.spec import DEFAULT_BACKBONE
 
 
 def test_the_program_says_its_version_and_its_commands(imgsearch):
@@ -26,6 +27,13 @@ def test_each_command_has_a_summary_that_the_list_of_commands_shows_uncut(imgsea
     for line in commands.splitlines():
         assert line.endswith("."), line
         assert not line.endswith("..."), line
+
+
+@pytest.mark.parametrize("command", ["build-index", "embed"])
+def test_help_names_the_default_encoder(imgsearch, command):
+    helped = " ".join(imgsearch(command, "--help").stdout.split())
+
+    assert f"[default: as the index, or {DEFAULT_BACKBONE}]" in helped
 
 
 def test_info_looks_as_it_did(imgsearch, small, snapshot, drawn):

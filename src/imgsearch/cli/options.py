@@ -55,7 +55,7 @@ BackboneOption = Annotated[
     typer.Option(
         metavar="NAME",
         help="Encoder: see imgsearch models; or FILE.keras; or several joined by +."
-        " [default: as the index, or efficientnet-lite0]",
+        " [default: as the index, or lite0-retrieval]",
     ),
 ]
 PreprocessOption = Annotated[

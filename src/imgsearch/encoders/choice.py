@@ -90,7 +90,7 @@ def _name_and_weight(part: str) -> tuple[str, float]:
     if not (name and 0 < number <= 1000):  # NaN is not between them
         raise UsageError(
             f"expected an encoder, or encoders with weights up to 1000, found {part!r}",
-            hint="for example efficientnet-lite0+handcrafted:color=0.3",
+            hint="for example lite0-retrieval+handcrafted:color=0.3",
         )
     return name, number
 

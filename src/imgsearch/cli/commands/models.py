@@ -28,7 +28,7 @@ def models(
 
       imgsearch models fetch resnet50
 
-      imgsearch build-index ./catalog --backbone efficientnet-lite0+handcrafted:color=0.3
+      imgsearch build-index ./catalog --backbone lite0-retrieval+handcrafted:color=0.3
     """
     import json
 

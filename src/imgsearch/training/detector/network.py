@@ -74,7 +74,7 @@ def _maps(encoder: keras.Model, size: int) -> dict[int, Any]:
     if STRIDES[0] not in found:
         raise UsageError(
             f"a detector needs an encoder with a map at stride {STRIDES[0]}, got {sorted(found) or 'none'}",
-            hint="efficientnet-lite0 has one",
+            hint="lite0-retrieval has one",
         )
     return found
 
