@@ -30,6 +30,7 @@ from encoders import row_of
 from fashion_mnist import average_precisions, fill
 from hard_set import backgrounds, hard_set
 from imgsearch import Index, build_index
+from imgsearch.encoders.choice import choose_encoder
 from imgsearch.encoders.spec import DEFAULT_BACKBONE
 from imgsearch.evaluation.bootstrap import mean_interval
 from npm import unpack_package
@@ -78,8 +79,8 @@ def main(folder: Path, encoders: list[str], half: Half, *, adapt: bool) -> None:
 
 
 def digest(encoder: str, *, adapt: bool) -> str:
-    """Return a name for an index of these options."""
-    return hashlib.sha256(f"{encoder} {adapt}".encode()).hexdigest()[:8]
+    """Return a name for an index of these options; an index would keep the encoder that it was built with once."""
+    return choose_encoder(encoder).spec.identity + ("-adapted" if adapt else "")
 
 
 def questions(folder: Path, half: Half) -> Iterator[Questions]:

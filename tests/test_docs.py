@@ -136,7 +136,7 @@ def facts() -> list[tuple[str, str, object]]:
     from imgsearch.regions import geometric
     from imgsearch.search import nearest, rerank, tuning
     from imgsearch.store.search_settings import SearchOptions
-    from imgsearch.training import loop, networks
+    from imgsearch.training import fitting, loop, networks
     from imgsearch.training.detector import data
 
     return [
@@ -159,7 +159,9 @@ def facts() -> list[tuple[str, str, object]]:
         ("training.md", r"shifted by up to (\d+) %", 100 * networks.SHIFT),
         ("training.md", r"more than ([\d,]+) images a sample", data.MAX_ITEMS),
         ("training.md", r"up to ([\d,]+) of them", data.MAX_BACKGROUNDS),
-        ("training.md", r"weight decay ([\d.]+)\.", loop._WEIGHT_DECAY),
+        ("training.md", r"weight decay ([\d.]+);", loop._WEIGHT_DECAY),
+        ("training.md", r"([\d.]+) for `cnn`\.", fitting._WEIGHT_DECAY),
+        ("training.md", r"multiplied by (\d+)", int(networks.class_scale(10))),
     ]
 
 

@@ -5,7 +5,7 @@ import pytest
 from imgsearch.training import networks
 from imgsearch.training.data import TrainingData
 from imgsearch.training.dataset import Dataset
-from imgsearch.training.fitting import Inputs, Trainer
+from imgsearch.training.fitting import Inputs, Trainer, _run_stages
 from imgsearch.training.keras_backend import device_name, has_fast_bfloat16
 from imgsearch.training.options import check_options, resolve_labeled
 
@@ -48,6 +48,25 @@ def test_every_stage_has_the_optimizer_and_the_rate_that_were_meant(loss, augmen
     assert max(rates) == pytest.approx(0.01)
     assert rates[0] < rates[-1] * 10
     assert rates[-1] == pytest.approx(0.0001, rel=0.01)
+
+
+@pytest.mark.parametrize(("begins_with", "decay"), [("pixels", 0.1), ("features", 0.0001)])
+def test_only_a_network_that_is_trained_from_the_beginning_has_much_weight_decay(begins_with, decay):
+    class Loop:
+        def is_past(self, _):
+            return False
+
+        def run(self, stage):
+            self.stage = stage
+
+    settings, choice = resolve_labeled(check_options(SMALL))
+    arrays = {"pixels": np.zeros((60, 16, 16, 3), np.uint8), "features": np.zeros((60, 2, 6), np.float32)}
+    data = TrainingData(DATASET, **{"pixels": None, "features": None, begins_with: arrays[begins_with]})
+    loop = Loop()
+
+    _run_stages(Trainer(settings, data), choice, loop)
+
+    assert loop.stage.model.optimizer.weight_decay == decay
 
 
 def test_batches_of_features_take_one_of_the_views_of_each_image_that_is_learned_from():

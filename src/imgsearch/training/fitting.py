@@ -18,6 +18,9 @@ from imgsearch.training.loop import Loop, Metrics, Stage, adamw
 from imgsearch.training.losses import METRIC_LOSSES
 from imgsearch.training.options import LabeledSettings
 
+# Of a network that is trained from the beginning.
+_WEIGHT_DECAY = 0.1
+
 # The last blocks of a backbone know a lot already.
 _TUNING_RATE = 0.1
 _TUNING_EPOCHS = 0.25
@@ -82,7 +85,8 @@ def _run_stages(
     if data.features is None:
         assert pixels is not None
         encoder = _build_encoder(settings, choice)
-        network, inner = trainer.stage("network", encoder, pixels, settings.epochs, settings.learning_rate)
+        epochs, rate = settings.epochs, settings.learning_rate
+        network, inner = trainer.stage("network", encoder, pixels, epochs, rate, weight_decay=_WEIGHT_DECAY)
         loop.run(network)
         return encoder, _centers(inner), pixels
     count, views, dims = data.features.shape
@@ -118,9 +122,9 @@ class Trainer:
         self._is_classifier = settings.objective == "classify"
 
     def stage(
-        self, name: str, encoder: keras.Model, inputs: Inputs, epochs: int, rate: float
+        self, name: str, encoder: keras.Model, inputs: Inputs, epochs: int, rate: float, **options: Any
     ) -> tuple[Stage, keras.Model]:
-        """Compile a stage; return it, and the encoder with its centers, if the loss has any, without augmentation."""
+        """Compile a stage, with the optimizer's options; return it and, not augmented, encoder and centers if any."""
         settings, dataset = self.settings, self._dataset
         classes = len(dataset.classes)
         inner = encoder
@@ -134,7 +138,7 @@ class Trainer:
         steps = epochs * (len(dataset.training_rows) // settings.batch_size)
         encoder.compile(jit_compile=jit_compile())  # first, as it may be the model itself
         loss, metrics = self._loss()
-        model.compile(adamw(rate, steps), loss, metrics=metrics, jit_compile=jit_compile())
+        model.compile(adamw(rate, steps, **options), loss, metrics=metrics, jit_compile=jit_compile())
         targets = np.repeat(dataset.labels, inputs.views)
         if self._is_classifier and classes == 2:  # one sigmoid
             targets = targets[:, None].astype(np.float32)

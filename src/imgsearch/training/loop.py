@@ -117,7 +117,7 @@ def adamw(peak: float, steps: int, kind: type = keras.optimizers.AdamW, **option
     rate = keras.optimizers.schedules.CosineDecay(
         peak / 20, max(1, steps - rising), alpha=_LAST_RATE, warmup_target=peak, warmup_steps=rising
     )
-    optimizer = kind(rate, weight_decay=_WEIGHT_DECAY, **options)
+    optimizer = kind(rate, **{"weight_decay": _WEIGHT_DECAY, **options})
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "centers"])
     return optimizer
 

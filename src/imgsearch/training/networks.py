@@ -111,7 +111,7 @@ def augmentation(size: int) -> keras.Model:
 def class_scale(classes: int) -> float:
     """Return what cosines with the centers of so many classes are multiplied by before the softmax."""
     # The more classes, the larger, for one of them to be sure (Wang et al.: CosFace, 2018, equation 6).
-    return 8.0 + math.log(max(classes, 10) / 10)
+    return 5.0 + math.log(max(classes, 10) / 10)
 
 
 def with_centers(encoder: keras.Model, count: int, scale: float) -> keras.Model:
