@@ -94,8 +94,8 @@ def main(folder: Path, detector: Path) -> None:
         "hard": {query.name: query.photo for query in hard},
     }
     costs(catalog, plain, taught, hard)
-    for name, index in (("salience", plain), ("detector", taught)):
-        print(f"  hard: what was cut out by {name}: {located(index, hard)}", flush=True)
+    for name, index, guesses in (("salience", plain, 2), ("detector", taught, 0)):
+        print(f"  hard: what was cut out by {name}: {located(index, hard, guesses)}", flush=True)
     for name, files in asked.items():
         for stage in stages:
             print(f"  {name:<5} {stage.name:<35} {rates(stage, files)}", flush=True)
@@ -163,13 +163,14 @@ def views_of(index: Index, file: Path, regions: Regions = "auto") -> list[View]:
     return Search(index.nearest, 2, exact=True).views_of(query, index.viewer, regions)
 
 
-def located(directory: Path, queries: Sequence[Any]) -> str:
-    """Compare what is cut out, where all looks are taken, with where the item is."""
+def located(directory: Path, queries: Sequence[Any], guesses: int) -> str:
+    """Compare what is cut out, after which come so many guesses, with where the item is; all looks are taken."""
     shares = []
     with closing(Viewer(directory, read_manifest(directory))) as viewer:
         for query in queries:
             boxes = [view.box for view in viewer.views(QueryImage.read(query.photo, FilePolicy())) if view.box]
-            shares.append(float(overlaps([query.box], boxes[-1:]).max()) if boxes else 0.0)
+            cut_out = boxes[: len(boxes) - guesses][-1:]
+            shares.append(float(overlaps([query.box], cut_out).max()) if cut_out else 0.0)
     found = np.array(shares)
     return f"IoU {found.mean():.3f}, above 0.5 {(found > 0.5).mean():.3f}, above 0.75 {(found > 0.75).mean():.3f}"
 
