@@ -71,14 +71,14 @@ def main(folder: Path, encoders: list[str], half: Half, *, adapt: bool) -> None:
         built: dict[Path, tuple[Path, str]] = {}
         for each in asked:
             if each.catalog not in built:
-                index = folder / f"answers-{each.catalog.name}-{digest(encoder, adapt=adapt)}.imgsearch"
+                index = folder / f"answers-{each.catalog.name}-{name_of(encoder, adapt=adapt)}.imgsearch"
                 report = build_index(each.catalog, index, backbone=encoder, adapt=adapt or None)
                 built[each.catalog] = index, row_of(index, report)
             index, costs = built[each.catalog]
             print(f"  {encoder:<42} {each.kind:<24} {answers(index, each)}   {costs}", flush=True)
 
 
-def digest(encoder: str, *, adapt: bool) -> str:
+def name_of(encoder: str, *, adapt: bool) -> str:
     """Return a name for an index of these options; an index would keep the encoder that it was built with once."""
     return choose_encoder(encoder).spec.identity + ("-adapted" if adapt else "")
 
