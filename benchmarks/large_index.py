@@ -8,7 +8,7 @@ import contextlib
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,9 @@ from imgsearch.encoders.runtime import Embeddings, unit_rows
 from imgsearch.progress import no_progress
 from imgsearch.store import generations, publishing
 from imgsearch.store.arrays import open_array, write_array
-from imgsearch.store.items import SCHEMA, connect
+from imgsearch.store.columns import write_columns
+from imgsearch.store.database import connect
+from imgsearch.store.items import SCHEMA
 from imgsearch.store.locking import writer_lock
 from imgsearch.store.search_settings import SearchOptions
 
@@ -50,7 +52,9 @@ def main(folder: Path) -> None:
     compare(commands)
 
 
-def make_index(folder: Path, directory: Path, search: SearchOptions | None = None) -> float:
+def make_index(
+    folder: Path, directory: Path, search: SearchOptions | None = None, metadata: Sequence[str] | None = None
+) -> float:
     shutil.rmtree(directory, ignore_errors=True)
     draw_catalog(folder / "drawn")
     embed(folder / "drawn", folder / "drawn-embeddings")
@@ -63,9 +67,13 @@ def make_index(folder: Path, directory: Path, search: SearchOptions | None = Non
             items.executescript(SCHEMA)
             items.execute("BEGIN")
             items.executemany(
-                "INSERT INTO items VALUES (?, ?, 0, 0, ?, ?, '', '{}')",
-                ((row, f"{row:06d}.jpg", row.to_bytes(32, "big"), f"{row:06d}") for row in range(COUNT)),
+                "INSERT INTO items VALUES (?, ?, 0, 0, ?, ?, '', ?)",
+                (
+                    (row, f"{row:06d}.jpg", row.to_bytes(32, "big"), f"{row:06d}", metadata[row] if metadata else "{}")
+                    for row in range(COUNT)
+                ),
             )
+            write_columns(items, "main", "main")
             items.execute("COMMIT")
         write_array(generation / generations.EMBEDDINGS, COUNT, given.encoder.dims, blends(base, generator))
         source = folder / "drawn-embeddings" / given.encoder_folder

@@ -20,6 +20,8 @@ import pytest
 from imgsearch import Index, build_index, check
 from imgsearch.errors import NoIndexError
 from imgsearch.store import generations
+from imgsearch.store.conditions import Conditions
+from imgsearch.store.items import Items
 from imgsearch.store.manifest import generation_folder
 from remembered import building_here, making_files_here
 
@@ -65,6 +67,11 @@ def contents(directory: Path) -> dict[str, tuple[bytes, bytes]]:
     vectors = np.load(folder / generations.VECTORS) if manifest.backend else embeddings
     assert len(rows) == len(embeddings) == len(vectors) == manifest.count
     return {path: (embeddings[row].tobytes(), vectors[row].tobytes()) for path, row in rows}
+
+
+def rows_where(items: Items, expression: str) -> list[int]:
+    """The rows of the items that an expression selects."""
+    return items.selector.rows(Conditions(where=expression))
 
 
 def leftovers(directory: Path) -> list[str]:

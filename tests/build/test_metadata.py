@@ -15,6 +15,7 @@ from imgsearch.build.metadata import read_products
 from imgsearch.errors import RefusedError, UsageError
 from imgsearch.store.conditions import NUMBER
 from imgsearch.store.generations import read_manifest
+from index_fixtures import rows_where
 
 
 @pytest.fixture
@@ -66,15 +67,15 @@ def test_products_categories_and_other_columns_are_applied(build, index, product
     assert second.metadata == {"price": -3, "code": "1e5", "size": None, "note": "=1+1"}
     assert (third.product, third.category, third.metadata) == ("c/0002", "c", {})
     with Index.open(index) as opened:
-        assert opened.items.rows_where("metadata->>'price' < 4.6") == [0, 4]
+        assert rows_where(opened.items, "metadata->>'price' < 4.6") == [0, 4]
 
 
 def test_a_number_keeps_the_text_that_it_is_written_with(build, index, products):
     build(metadata=products("path,version\na/0000.png,1.10\nb/0001.png,1.1\n"))
 
     with Index.open(index) as opened:
-        assert opened.items.rows_where("metadata->'version' = '1.10'") == [0]
-        assert opened.items.rows_where("metadata->>'version' = 1.1") == [0, 4]
+        assert rows_where(opened.items, "metadata->'version' = '1.10'") == [0]
+        assert rows_where(opened.items, "metadata->>'version' = 1.1") == [0, 4]
         assert list(opened.items.column("version"))[:5:4] == ["1.10", "1.1"]
 
 

@@ -19,7 +19,8 @@ from imgsearch.images.policy import FilePolicy
 from imgsearch.search.backends.annoy import AnnoyBackend
 from imgsearch.store import generations, integrity, publishing
 from imgsearch.store.arrays import write_array
-from imgsearch.store.items import SCHEMA, connect
+from imgsearch.store.database import connect
+from imgsearch.store.items import SCHEMA
 from imgsearch.store.manifest import Manifest, generation_folder
 from imgsearch.store.search_settings import BackendSettings, SearchOptions
 

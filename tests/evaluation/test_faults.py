@@ -28,7 +28,7 @@ from imgsearch.encoders.table import TABLE
 from imgsearch.images.decode import decode_rgba
 from imgsearch.search.backends.annoy import AnnoyBackend
 from imgsearch.store import generations
-from imgsearch.store.items import connect
+from imgsearch.store.database import connect
 from imgsearch.store.search_settings import BackendSettings
 from imgsearch.synthetic.augment import screenshot_like
 

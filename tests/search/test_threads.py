@@ -222,7 +222,7 @@ def test_a_closed_index_says_so(shop, questions):
 
 
 def test_what_iterates_over_items_ends_with_the_index(built, monkeypatch):
-    monkeypatch.setattr("imgsearch.store.items._BATCH", 2)
+    monkeypatch.setattr("imgsearch.store.database._BATCH", 2)
     index = Index.open(built / "exact")
     rows = index.items.shuffled()
     first = [next(rows), next(rows)]

@@ -14,6 +14,7 @@ from imgsearch.cli import main
 from imgsearch.images import PIXELS_VERSION
 from imgsearch.store import generations, integrity
 from imgsearch.store.search_settings import BackendSettings
+from index_fixtures import rows_where
 
 GOLDEN = Path(__file__).parent / "golden"
 OLDEST = GOLDEN / "v1"
@@ -47,7 +48,7 @@ def test_the_oldest_index_gives_its_stored_answers_and_is_whole_and_is_not_chang
         assert manifest.encoder.name == "handcrafted"
         assert [(bad.path, bad.cause) for bad in index.items.rejected()] == [("empty.jpg", "empty")]
         assert list(index.items.damaged()) == []
-        assert [item.path for item in index.items.fetch(index.items.rows_where("metadata->>'price' > 1"))] == [
+        assert [item.path for item in index.items.fetch(rows_where(index.items, "metadata->>'price' > 1"))] == [
             "fruit/00.png"
         ]
         assert "caf\udce9.png" in [item.path for item in index.items.fetch(range(13))]

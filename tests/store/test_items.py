@@ -11,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgsearch.errors import DamagedIndexError, UsageError
-from imgsearch.store.items import SCHEMA, Item, Items, connect
+from imgsearch.store.columns import write_columns
+from imgsearch.store.database import connect
+from imgsearch.store.items import SCHEMA, Item, Items
+from index_fixtures import rows_where
 
 NAMES = [
     "fruit/apple.png",
@@ -40,6 +43,7 @@ def write(path, names=NAMES):
                     json.dumps(data),
                 ),
             )
+        write_columns(connection, "main", "main")
         connection.execute("INSERT INTO rejected VALUES ('bad.jpg', 0, 0, 'empty', 'the file is empty', '2026')")
         connection.execute("COMMIT")
     return path
@@ -115,13 +119,12 @@ def test_rejected_files_are_told_with_their_causes(items):
     ],
 )
 def test_an_expression_finds_its_rows(items, expression, rows):
-    assert items.rows_where(expression) == rows
+    assert rows_where(items, expression) == rows
 
 
 @pytest.mark.parametrize(
     "expression",
     [
-        "",
         "category =",
         "color = 'red'",
         "fruit",
@@ -155,19 +158,19 @@ def test_an_expression_that_is_wrong_or_does_more_than_read_the_items_is_a_usage
     before = file.read_bytes()
 
     with pytest.raises(UsageError, match="--where"):
-        items.rows_where(expression)
+        rows_where(items, expression)
     assert file.read_bytes() == before
-    assert items.rows_where("row = 3") == [3]  # and the next one is answered
+    assert rows_where(items, "row = 3") == [3]  # and the next one is answered
     assert [item.row for item in items.fetch([0])] == [0]
 
 
 def test_texts_that_are_not_utf8_can_be_asked_for(items):
-    assert items.rows_where("path = 'latin1/caf\udce9.png'") == [3]
+    assert rows_where(items, "path = 'latin1/caf\udce9.png'") == [3]
 
 
 def test_other_bytes_that_are_not_utf8_are_a_usage_error(items):
     with pytest.raises(UsageError, match="--where"):
-        items.rows_where("caf\udce9 = 1")
+        rows_where(items, "caf\udce9 = 1")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +184,7 @@ def test_other_bytes_that_are_not_utf8_are_a_usage_error(items):
 )
 def test_an_expression_that_closes_its_bracket_adds_no_rows_of_its_own(items, expression):
     with pytest.raises(UsageError, match="--where"):
-        items.rows_where(expression)
+        rows_where(items, expression)
 
 
 expressions = st.lists(
@@ -207,7 +210,7 @@ def test_no_expression_changes_the_file_or_raises_anything_but_a_usage_error(tmp
     before = (file.read_bytes(), sorted(file.parent.iterdir()))
     items = Items(file)
     try:
-        assert set(items.rows_where(expression)) <= set(range(len(NAMES)))
+        assert set(rows_where(items, expression)) <= set(range(len(NAMES)))
     except UsageError as error:
         assert "--where" in error.message  # noqa: PT017  # either outcome is right
     finally:
@@ -321,15 +324,15 @@ def test_metadata_that_is_no_json_object_is_damage(tmp_path, metadata):
 
 
 def test_threads_read_what_one_thread_reads_and_conditions_see_nothing_but_items(items, monkeypatch):
-    monkeypatch.setattr("imgsearch.store.items._BATCH", 2)
+    monkeypatch.setattr("imgsearch.store.database._BATCH", 2)
     forbidden = "(SELECT count(*) FROM rejected) > 0"
 
     def read_all():
-        with pytest.raises(UsageError, match="only read the table items"):
-            items.rows_where(forbidden)
+        with pytest.raises(UsageError, match="only read the items"):
+            rows_where(items, forbidden)
         return (
             items.fetch([5, 0, 3]),
-            items.rows_where("metadata->>'stock' > 2"),
+            rows_where(items, "metadata->>'stock' > 2"),
             # One query within another, as evaluations ask them.
             [
                 (path, items.duplicates_of(row), items.row_of_content(bytes([row]) * 32))
@@ -357,6 +360,6 @@ def test_closed_items_say_so_and_wait_for_nobody(items):
     next(rows)
     items.close()
     items.close()
-    for ask in (lambda: items.fetch([0]), lambda: items.rows_where("row < 3"), lambda: list(items.rejected())):
+    for ask in (lambda: items.fetch([0]), lambda: rows_where(items, "row < 3"), lambda: list(items.rejected())):
         with pytest.raises(UsageError, match="this Index is closed: open it anew"):
             ask()

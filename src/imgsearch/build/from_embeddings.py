@@ -30,7 +30,8 @@ from imgsearch.encoders.export import exported_files
 from imgsearch.errors import NoIndexError, UsageError
 from imgsearch.files import sync
 from imgsearch.store import generations, integrity
-from imgsearch.store.items import Items, connect, database_uri
+from imgsearch.store.database import connect, database_uri
+from imgsearch.store.items import Items
 from imgsearch.store.locking import writer_lock
 from imgsearch.store.manifest import Manifest
 from imgsearch.store.publishing import install_encoder, new_generation, sweep

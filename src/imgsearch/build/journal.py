@@ -19,7 +19,9 @@ from imgsearch.encoders.runtime import Embeddings
 from imgsearch.files import check_database, is_of_system
 from imgsearch.images.decode import Remarks
 from imgsearch.images.scan import FoundFile, Reject
-from imgsearch.store.items import SCHEMA, connect, database_uri, default_names
+from imgsearch.store.columns import write_columns
+from imgsearch.store.database import connect, database_uri
+from imgsearch.store.items import ITEMS_VERSION, SCHEMA, default_names
 from imgsearch.store.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -237,6 +239,10 @@ class Journal:
             left_out=dict(left_out),
         )
 
+    def lacks_tables(self) -> bool:
+        """Return whether an earlier imgsearch wrote the published items, without what this one would add."""
+        return self._count("PRAGMA old.user_version") < ITEMS_VERSION
+
     def new_rejects(self) -> Iterator[Reject]:
         """Yield the files that were not rejected before, by path."""
         return (Reject(*row) for row in self._connection.execute(_NEW_REJECTS))
@@ -344,6 +350,7 @@ class Journal:
                 run(_WRITE_REJECTED, (now,))
                 run(_WRITE_DAMAGED)
                 run(_WRITE_REMARKS)
+                write_columns(self._connection, "new", "new")
         finally:
             run("DETACH new")
 

@@ -113,6 +113,7 @@ def is_unchanged(job: Job, plan: BuildPlan, journal: Journal, changes: Changes, 
             and not changes.removed
             and not changes.rejected_gone
             and not journal.rejects_changed()
+            and not journal.lacks_tables()
             and plan.draft.has_settings_of(previous)
             and integrity.is_whole(job.directory, previous)
         )

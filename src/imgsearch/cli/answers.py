@@ -214,6 +214,8 @@ class FoundHits:
         note = "" if hit.probability is None else f"({100 * hit.probability:.0f} %) "
         if hit.inliers:
             note += f"{hit.inliers} inliers "
+        if hit.others:
+            note += f"+{hit.others} "
         file = os.path.join(self.manifest.catalog, hit.path)
         drawing = self.draw(hit) if hit.inliers else None
         return Entry(f"{hit.score:.3f}", hit.path, hit.rank, note, file, drawing)
@@ -264,10 +266,11 @@ class FoundObjects:
             yield FoundHits(found.hits, self.manifest, self.draw, self.image).section([found.box])
 
 
-def hit_columns(manifest: "Manifest", *, with_boxes: bool) -> tuple[str, ...]:
-    """Return the columns of CSV for hits; `with_boxes` of `FoundObjects`."""
-    columns = ("query", "rank", "path", "score", "distance", "product", "category")
-    return columns + (("probability",) if manifest.calibration else ()) + (("box",) if with_boxes else ())
+def hit_columns(manifest: "Manifest", *, with_others: bool = False, with_boxes: bool = False) -> tuple[str, ...]:
+    """Return the columns of CSV for hits: `with_others` of distinct ones, `with_boxes` of `FoundObjects`."""
+    columns = ["query", "rank", "path", "score", "distance", "product", "category"]
+    more = {"probability": manifest.calibration is not None, "others": with_others, "box": with_boxes}
+    return (*columns, *(name for name, is_there in more.items() if is_there))
 
 
 def _rerank(state: str | None) -> dict[str, Any]:
@@ -275,8 +278,9 @@ def _rerank(state: str | None) -> dict[str, Any]:
 
 
 def _hit_row(hit: "Hit") -> Sequence[object]:
-    probability = [] if hit.probability is None else [f"{hit.probability:.6f}"]
-    return hit.rank, hit.path, f"{hit.score:.6f}", f"{hit.distance:.6f}", hit.product, hit.category, *probability
+    more = [] if hit.probability is None else [f"{hit.probability:.6f}"]
+    more += [] if hit.others is None else [str(hit.others)]
+    return hit.rank, hit.path, f"{hit.score:.6f}", f"{hit.distance:.6f}", hit.product, hit.category, *more
 
 
 def _hit_to_json(hit: "Hit") -> dict[str, Any]:
@@ -292,6 +296,7 @@ def _hit_table(title: str, hits: Sequence["Hit"], *, calibrated: bool) -> TextTa
     # A product's default name is its path without the ending: not worth a column of its own.
     named = any(not hit.path.startswith(hit.product + ".") for hit in hits)
     verified = any(hit.inliers is not None for hit in hits)
+    distinct = any(hit.others is not None for hit in hits)
 
     def row(hit: "Hit") -> dict[str, str]:
         return {
@@ -302,6 +307,7 @@ def _hit_table(title: str, hits: Sequence["Hit"], *, calibrated: bool) -> TextTa
             "image": hit.path,
             **({"product": hit.product} if named else {}),
             "category": hit.category,
+            **({"others": str(hit.others)} if distinct else {}),
         }
 
     rows = [row(hit) for hit in hits]

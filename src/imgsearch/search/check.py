@@ -15,7 +15,7 @@ from imgsearch.files import as_path, check_database, reading
 from imgsearch.search.backends import backend_files, backend_of, generation_files
 from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import BLOCK_ROWS, open_array
-from imgsearch.store.items import connect
+from imgsearch.store.database import connect
 from imgsearch.store.manifest import Manifest, generation_folder
 
 # A vector is computed from its embedding in float32, on whatever processor there was.

@@ -9,6 +9,7 @@ from typing import Any
 from imgsearch.encoders.classifier import ClassProbability
 from imgsearch.errors import require_between
 from imgsearch.images.boxes import Box
+from imgsearch.store.conditions import Conditions
 
 # How much less a neighbor counts with each step in its score: 0.07 in the nearest-neighbor classifier of Wu et al.
 # (Unsupervised Feature Learning via Non-Parametric Instance Discrimination, 2018, section 3.4).
@@ -16,17 +17,18 @@ _TEMPERATURE = 0.07
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
-    """Conditions that hits must satisfy.
+class Filter(Conditions):
+    """What hits must satisfy.
 
     Attributes:
-        where: SQL expression over path, product, category and `metadata->>'COLUMN'`; empty for none.
+        where: SQL expression over path, product, category and the shop's columns; empty for none.
+        category: Its category, or one that this one lies in (`shoes` has `shoes/boots`); empty for any.
+        ranges: Of columns of numbers or dates.
         min_score: Leave out hits below this cosine, -1 to 1.
         min_probability: Leave out hits that are right with a lower probability, 0 to 1; needs a calibrated index
             (`imgsearch evaluate --calibrate`).
     """
 
-    where: str = ""
     min_score: float | None = None
     min_probability: float | None = None
 
@@ -35,6 +37,11 @@ class Filter:
             require_between("min_score", self.min_score, -1, 1)
         if self.min_probability is not None:
             require_between("min_probability", self.min_probability, 0, 1)
+
+    @property
+    def conditions(self) -> Conditions:
+        """What is asked of the items, without the limits of scores."""
+        return Conditions(self.where, self.category, self.ranges)
 
     @property
     def has_limits(self) -> bool:
@@ -60,6 +67,8 @@ class Hit:
         probability: That the hit is right, 0 to 1; None if the index is not calibrated
             (`imgsearch evaluate --calibrate`).
         box: The part of the query that it resembles, in pixels of the query, upright; None for all of it.
+        others: How many other images of the same product, or with the same value of the column of which hits are
+            distinct, satisfy the conditions; None where nobody asked for distinct hits.
         inliers: How many points of the query lie in it as they do in one plane; None without re-ranking, and where
             its image is not there to be compared.
     """
@@ -74,6 +83,7 @@ class Hit:
     probability: float | None = None
     box: Box | None = None
     inliers: int | None = None
+    others: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,7 @@ class Index:
         *,
         filter: Filter = NO_FILTER,  # noqa: A002  # the field's word
         exact: bool = False,
+        distinct: str = "",
         regions: Regions = "auto",
         box: Box | None = None,
         rerank: bool = False,
@@ -110,6 +111,8 @@ class Index:
             k: How many hits at most; at least 1.
             filter: What hits must satisfy.
             exact: Compare with every vector, whatever the backend.
+            distinct: Name of a column, such as `product`: only the best hit for each of its values, and `k` counts
+                these. What has no value stands alone.
             regions: Which parts to compare beside the whole image: `auto` what stands out, unless the image is that of
                 a product on a plain background, or one item is far ahead already; `whole` none; a number so many.
             box: The only part of the image to compare, in its pixels, upright.
@@ -127,7 +130,7 @@ class Index:
             MissingComponentError: The encoder, the detector or the backend does not run on this machine.
             ResourceError: As for `open`.
         """
-        search = self._search(k, filter, exact=exact, rerank=rerank)
+        search = self._search(k, filter, exact=exact, distinct=distinct, rerank=rerank)
         query = as_query(image, self.manifest)
         return self._hits(search, search.views_of(query, self.viewer, regions, box), k, query if rerank else None)
 
@@ -138,13 +141,14 @@ class Index:
         *,
         filter: Filter = NO_FILTER,  # noqa: A002  # the field's word
         exact: bool = False,
+        distinct: str = "",
     ) -> list[Hit]:
         """Find the catalog images nearest to a vector of the searched space: unit float32 (d,).
 
         Raises:
             UsageError, DamagedIndexError: As for `search`.
         """
-        return self._search(k, filter, exact=exact).hits([View(vector)])
+        return self._search(k, filter, exact=exact, distinct=distinct).hits([View(vector)])
 
     def search_objects(
         self,
@@ -153,6 +157,7 @@ class Index:
         *,
         filter: Filter = NO_FILTER,  # noqa: A002  # the field's word
         exact: bool = False,
+        distinct: str = "",
         rerank: bool = False,
     ) -> list[ObjectHits]:
         """Search for each item in an image by itself, with at most `k` hits each.
@@ -166,7 +171,7 @@ class Index:
         Raises:
             ImageError, UsageError, DamagedIndexError: As for `search`.
         """
-        search = self._search(k, filter, exact=exact, rerank=rerank)
+        search = self._search(k, filter, exact=exact, distinct=distinct, rerank=rerank)
         query = as_query(image, self.manifest)
         return [
             ObjectHits(each.box, each.score, self._hits(search, each.views, k, query if rerank else None))
@@ -174,18 +179,26 @@ class Index:
         ]
 
     def plan(self, *, filter: Filter = NO_FILTER, exact: bool = False) -> str:  # noqa: A002  # the field's word
-        """Name the backend that answers a query: `annoy`, `faiss` or `exact`."""
-        return self.nearest.plan(filter.where, exact=exact)
+        """Name the backend that answers a query: `annoy`, `faiss` or `exact`, as for a filter that few items pass."""
+        return self.nearest.plan(filter.conditions, exact=exact)
 
     def info(self) -> IndexInfo:
         """Return what the index holds and how it was built, as `imgsearch info` prints it."""
         return IndexInfo(self.manifest)
 
-    def _search(self, k: int, filter: Filter, *, exact: bool, rerank: bool = False) -> Search:  # noqa: A002
+    def _search(
+        self,
+        k: int,
+        filter: Filter,  # noqa: A002
+        *,
+        exact: bool,
+        distinct: str,
+        rerank: bool = False,
+    ) -> Search:
         if k < 1:
             raise UsageError(f"k must be at least 1, got {k}")
-        self.nearest.begin_checks(filter.where, exact=exact)  # while the encoder starts
-        return Search(self.nearest, max(k, CANDIDATES) if rerank else k, filter, exact=exact)
+        self.nearest.begin_checks(filter.conditions, exact=exact)  # while the encoder starts
+        return Search(self.nearest, max(k, CANDIDATES) if rerank else k, filter, exact=exact, distinct=distinct)
 
     def _hits(self, search: Search, views: Sequence[View], k: int, compared: QueryImage | None) -> list[Hit]:
         """Find hits, and put first those that have points in common with a query, if one is given."""

@@ -1,6 +1,7 @@
 """From views of a query to hits: what a backend proposes, scored exactly, each item where its score is best."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,21 +11,31 @@ from pathlib import Path
 import numpy as np
 
 from imgsearch.encoders.runtime import Embeddings
-from imgsearch.errors import DamagedIndexError, UsageError
+from imgsearch.errors import DamagedIndexError, MissingComponentError, UsageError
 from imgsearch.files import open_regular
 from imgsearch.images.boxes import Box
 from imgsearch.search.backends import backend_files, backend_of
 from imgsearch.search.backends.exact import ExactCandidates
 from imgsearch.search.backends.protocol import Candidates, Rows, scores_of
+from imgsearch.search.filtered import FEW, FilteredCandidates
 from imgsearch.search.hits import NO_FILTER, Filter, Hit
 from imgsearch.search.once import Once
 from imgsearch.search.views import QueryImage, Regions, View, Viewer, require_regions
 from imgsearch.store import generations
 from imgsearch.store.arrays import open_array
+from imgsearch.store.conditions import NO_CONDITIONS, Conditions
 from imgsearch.store.integrity import check_opened
 from imgsearch.store.items import Items
 from imgsearch.store.lifetime import Lifetime
 from imgsearch.store.manifest import Manifest
+
+logger = logging.getLogger(__name__)
+
+# Of items that are to be distinct, so many are looked at first for each hit, and then so many times more.
+_IMAGES_OF_EACH = 4
+
+# Conditions whose items stay known, for the next query with the same ones.
+_FILTERS_KEPT = 8
 
 # How far the best item must be ahead of the second, as a difference of cosines, for a further view of the photo to be
 # spared: after the whole, which its background may have fooled, and after a part of it (docs/benchmarks.md).
@@ -92,6 +103,7 @@ class Nearest:
             self._vectors = open_array(self._folder / generations.VECTORS, manifest.count, manifest.dims)
             self._opened = opened.pop_all()
         self._exact = ExactCandidates(self._vectors)
+        self._filters: dict[tuple[Conditions, bool], Candidates] = {}
 
     def close(self) -> None:
         """Close the files; the maps go with the last reference."""
@@ -105,10 +117,16 @@ class Nearest:
         self._files.require_whole(generations.VECTORS)
         return self._vectors
 
-    def plan(self, where: str = "", *, exact: bool = False) -> str:
-        """Name the backend that answers a query."""
+    def plan(self, conditions: Conditions, *, exact: bool = False) -> str:
+        """Name the backend that answers a query: with conditions that few items satisfy, `exact`."""
         assert self.manifest.backend is not None
-        return "exact" if where or exact else self.manifest.backend.name
+        is_exact = exact or (conditions.has_conditions and self.matching(conditions) is not None)
+        return "exact" if is_exact else self.manifest.backend.name
+
+    def matching(self, conditions: Conditions) -> int | None:
+        """Count the items that satisfy conditions; None for so many that the index is asked."""
+        found = self.backend(conditions)
+        return len(found.rows) if isinstance(found, ExactCandidates) and found.rows is not None else None
 
     def row_of(self, sha256: bytes, path: str = "") -> int | None:
         """Find the item whose image has just these bytes; of several the one at `path`, or the first."""
@@ -120,20 +138,50 @@ class Nearest:
         self._files.require_whole(generations.ITEMS)
         return row
 
-    def begin_checks(self, where: str, *, exact: bool) -> None:
+    def begin_checks(self, conditions: Conditions, *, exact: bool) -> None:
         """Begin to compare the files that a query needs with their sha256, while others work."""
-        of_backend = () if where or exact else self._backend_files
+        of_backend = () if conditions.has_conditions or exact else self._backend_files
         self._files.begin_checks(generations.ITEMS, generations.VECTORS, *of_backend)
 
-    def backend(self, where: str = "", *, exact: bool = False) -> Candidates:
+    def backend(self, conditions: Conditions = NO_CONDITIONS, *, exact: bool = False) -> Candidates:
         """Open what answers a query; raises `UsageError` for a condition that SQLite refuses."""
-        if where:
-            self._files.require_whole(generations.ITEMS)
-            return ExactCandidates(self._vectors, self._checked(self.items.rows_where(where)))
+        if conditions.has_conditions:
+            return self._filtered(conditions, exact=exact or not self._backend_files)
         if exact or not self._backend_files:
             return self._exact
         self._files.require_whole(*self._backend_files)
         return self._backend.result()
+
+    def _filtered(self, conditions: Conditions, *, exact: bool) -> Candidates:
+        """Compare with all items that satisfy conditions, if they are few; else let the backend propose some."""
+        key = conditions, exact
+        found = self._filters.get(key)
+        if found is None:
+            self._files.require_whole(generations.ITEMS)
+            selector = self.items.selector
+            rows = selector.rows(conditions, None if exact else FEW + 1)
+            if exact or len(rows) <= FEW:
+                found = ExactCandidates(self._vectors, self._checked(rows))
+            else:
+                found = self._filtered_backend(conditions)
+            if selector.is_constant(conditions):
+                while len(self._filters) >= _FILTERS_KEPT:
+                    self._filters.pop(next(iter(self._filters)), None)
+                self._filters[key] = found
+        return found
+
+    def _filtered_backend(self, conditions: Conditions) -> Candidates:
+        try:
+            backend = self.backend()
+        except MissingComponentError as error:
+            logger.info("all items that satisfy the conditions are compared: %s", error)
+            return self._filtered(conditions, exact=True)
+        return FilteredCandidates(
+            backend,
+            self.manifest.count,
+            lambda rows: self._checked(self.items.selector.among(conditions, rows.tolist())),
+            lambda: self._filtered(conditions, exact=True),
+        )
 
     def _open_backend(self) -> Candidates:
         assert self.manifest.backend is not None
@@ -160,7 +208,7 @@ class Nearest:
         # Among thousands of others with the same vector a backend may not find the image itself.
         own = self._checked([view.row, *self.items.duplicates_of(view.row)[:k]])
         if is_filtered:
-            own = backend.among(own) if isinstance(backend, ExactCandidates) else own[:0]
+            own = backend.among(own) if isinstance(backend, ExactCandidates | FilteredCandidates) else own[:0]
         return np.append(rows, own)
 
     def best_of(self, views: Sequence[View], candidates: Sequence[Rows]) -> list[Scored]:
@@ -194,7 +242,10 @@ class Nearest:
 
 
 class Search:
-    """One question to an index: its backend, or `backend`, is opened once, and each view is compared once."""
+    """One question to an index: its backend, or `backend`, is opened once, and each view is compared once.
+
+    With `distinct`, the name of a column, there is one hit for each of its values: the best.
+    """
 
     def __init__(
         self,
@@ -203,6 +254,7 @@ class Search:
         filter: Filter = NO_FILTER,  # noqa: A002  # as `Index.search` calls it
         *,
         exact: bool = False,
+        distinct: str = "",
         backend: Candidates | None = None,
     ) -> None:
         if filter.min_probability is not None and nearest.manifest.calibration is None:
@@ -212,9 +264,11 @@ class Search:
         self._nearest = nearest
         self._k = k
         self._filter = filter
+        self._conditions = filter.conditions
         self._is_exact = exact
+        self._distinct = distinct
         self._backend = backend
-        self._candidates: dict[View, Rows] = {}
+        self._candidates: dict[tuple[View, int], Rows] = {}
 
     def views_of(
         self, query: QueryImage, viewer: Viewer, regions: Regions = "auto", box: Box | None = None
@@ -237,14 +291,16 @@ class Search:
 
     def hits(self, views: Sequence[View]) -> list[Hit]:
         """Find the items nearest to any of the views, best first; equal scores in the order of their paths."""
+        scored = self._distinct_of(views) if self._distinct else self.scored(views)
         least = self._filter.min_score
-        scored = [each for each in self.scored(views)[: self._k] if least is None or each.score >= least]
+        scored = [each for each in scored[: self._k] if least is None or each.score >= least]
         calibration = self._nearest.manifest.calibration
         probabilities: Sequence[float | None] = [None] * len(scored)
         if calibration is not None and scored:
-            is_first = not self._filter.where or scored[0].score >= self._best_score_of_all(views)
+            is_first = not self._conditions.has_conditions or scored[0].score >= self._best_score_of_all(views)
             probabilities = calibration.of_answer([each.score for each in scored], is_first=is_first)
-        items = self._nearest.items.fetch([each.row for each in scored])
+        rows = [each.row for each in scored]
+        others = self._others_of(rows) if self._distinct else {}
         hits = [
             Hit(
                 rank,
@@ -256,23 +312,50 @@ class Search:
                 item.metadata,
                 probability,
                 each.box,
+                others=others.get(item.row),
             )
-            for rank, (item, each, probability) in enumerate(zip(items, scored, probabilities, strict=True), start=1)
+            for rank, (item, each, probability) in enumerate(
+                zip(self._nearest.items.fetch(rows), scored, probabilities, strict=True), start=1
+            )
         ]
         least = self._filter.min_probability
         return hits if least is None else [hit for hit in hits if (hit.probability or 0.0) >= least]
 
     def scored(self, views: Sequence[View]) -> list[Scored]:
         """Score what the backend proposes for each view, best first; at least `k` items, where there are as many."""
-        wanted = max(2, self._k)  # `is_settled` compares two
+        return self._scored(views, max(2, self._k))  # `is_settled` compares two
+
+    def _scored(self, views: Sequence[View], wanted: int) -> list[Scored]:
         if self._backend is None:
-            self._backend = self._nearest.backend(self._filter.where, exact=self._is_exact)
+            self._backend = self._nearest.backend(self._conditions, exact=self._is_exact)
         for view in views:
-            if view not in self._candidates:
-                self._candidates[view] = self._nearest.candidates(
-                    self._backend, view, wanted, is_filtered=bool(self._filter.where)
+            if (view, wanted) not in self._candidates:
+                self._candidates[view, wanted] = self._nearest.candidates(
+                    self._backend, view, wanted, is_filtered=self._conditions.has_conditions
                 )
-        return self._nearest.best_of(views, [self._candidates[view] for view in views])
+        return self._nearest.best_of(views, [self._candidates[view, wanted] for view in views])
+
+    def _distinct_of(self, views: Sequence[View]) -> list[Scored]:
+        """Find the best item of each value of the column, as many as are wanted; one without a value stands alone."""
+        wanted = max(2, _IMAGES_OF_EACH * self._k)
+        while True:
+            scored = self._scored(views, wanted)
+            values = self._nearest.items.selector.values(self._distinct, [each.row for each in scored])
+            best: dict[object, Scored] = {}
+            for each in scored:
+                value = values[each.row]
+                best.setdefault((each.row,) if value is None else value, each)
+            if len(best) >= self._k or wanted >= self._nearest.manifest.count:
+                return list(best.values())
+            wanted *= _IMAGES_OF_EACH
+
+    def _others_of(self, rows: Sequence[int]) -> dict[int, int]:
+        """Count the other items that have the same value and satisfy the conditions."""
+        selector = self._nearest.items.selector
+        values = selector.values(self._distinct, rows)
+        known = [value for value in values.values() if value is not None]
+        counts = selector.counts(self._conditions, self._distinct, known)
+        return {row: 0 if value is None else counts.get(value, 1) - 1 for row, value in values.items()}
 
     def _best_score_of_all(self, views: Sequence[View]) -> float:
         # Compared with everything: a filtered query needs no library, and must not come to need one.

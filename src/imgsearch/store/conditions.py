@@ -1,19 +1,38 @@
-"""Conditions of `--where`: what SQL would silently take for something else is mended or refused before SQLite sees it.
+"""Conditions on items: `--where` and its short forms, made one statement that SQLite may run.
 
-SQLite compares a number with a text as if every text were larger, takes names in double quotes that it does not know
-for texts, and finds nothing under a key that is not there. Whether a condition may be run is not decided here.
+What SQL would silently take for something else is mended or refused before SQLite sees it: it compares a number with a
+text as if every text were larger, takes names in double quotes that it does not know for texts, and is not told which
+columns hold numbers. Whether a condition may be run is not decided here.
 """
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from imgsearch.errors import UsageError
+from imgsearch.store.columns import BOOLEANS, NUMERIC, SURROGATES, Column, Columns, Kind, folded, row_number, sql_bytes
 
 # Whole and decimal numbers are numbers, in the shop's data and in conditions on them. A leading zero means an article
 # number, which is text. JSON knows the same numbers.
 NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?")
+# What a date can be compared with: one, or the beginning of one.
+_DATE_START = re.compile(r"\d{4}(-\d\d(-\d\d([T ][\d:.]*.*)?)?)?")
+
+# The columns of the table `items`. The shop's own of the same name come before the last four.
+_KINDS: Mapping[str, Kind] = {
+    "path": "text",
+    "product": "text",
+    "category": "text",
+    "metadata": "text",
+    "row": "integer",
+    "size": "integer",
+    "mtime_ns": "integer",
+    "sha256": "mixed",
+}
+ITEM_COLUMNS: Mapping[str, Column] = {name: Column(name, kind) for name, kind in _KINDS.items()}
+NAMES_OF_ITEMS = ("path", "product", "category")
+_FIXED = (*NAMES_OF_ITEMS, "metadata")
 
 # The tokens of SQLite (sqlite.org/lang_expr.html, tokenize.c); whatever is none of them is an operator.
 _TOKENS = re.compile(
@@ -28,31 +47,193 @@ _TOKENS = re.compile(
 )
 _ORDER = {"<", "<=", ">", ">=", "BETWEEN"}
 _CHAINED = {"<", "<=", ">", ">=", "=", "==", "!=", "<>"}
-_COMPARISONS = {*_ORDER, "=", "==", "!=", "<>", "IS", "IN", "LIKE", "GLOB"}
+_PATTERNS = {"LIKE", "GLOB"}
+_COMPARISONS = {*_ORDER, "=", "==", "!=", "<>", "IS", "IN", *_PATTERNS}
 # What ends an operand of a comparison on its left.
 _BOUNDARIES = {*_COMPARISONS, "AND", "OR", "NOT", "CASE", "WHEN", "THEN", "ELSE", "WHERE", "SELECT", ","}
+# Words that are no names of columns unless they stand in quotes.
+_KEYWORDS = {*_BOUNDARIES, "END", "NULL", "ISNULL", "NOTNULL", "TRUE", "FALSE", "EXISTS", "FROM", "AS", "CAST"}
+_KEYWORDS |= {"COLLATE", "ESCAPE", "DISTINCT", "BY", "LIMIT", "ITEMS"}
 # What makes a text of what it is given.
 _TO_TEXT = {"||", "TEXT", "CHAR", "DATE", "DATETIME", "FORMAT", "HEX", "LOWER", "LTRIM", "PRINTF", "QUOTE", "REPLACE"}
 _TO_TEXT |= {"RTRIM", "STRFTIME", "SUBSTR", "SUBSTRING", "TIME", "TRIM", "TYPEOF", "UPPER"}
+# What need not be the same in the next query.
+_CHANGING = {"CURRENT_DATE", "CURRENT_TIME", "CURRENT_TIMESTAMP", "DATE", "DATETIME", "JULIANDAY"}
+_CHANGING |= {"RANDOM", "RANDOMBLOB", "STRFTIME", "TIME", "UNIXEPOCH"}
 # What makes a number of a text, too.
-_TO_NUMBER = {*_COMPARISONS, "CAST", "INSTR", "JULIANDAY", "LENGTH", "UNICODE", "UNIXEPOCH"}
+_TO_NUMBER = {*_COMPARISONS, "CAST", "HAS", "INSTR", "JULIANDAY", "LENGTH", "UNICODE", "UNIXEPOCH"}
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Values from `low` to `high` of a column of numbers or dates, both included; None for no limit."""
+
+    column: str
+    low: float | str | None = None
+    high: float | str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What must hold for an item.
+
+    Attributes:
+        where: SQL expression over path, product, category and the shop's columns; empty for none.
+        category: Its category, or one that this one lies in (`shoes` has `shoes/boots`); empty for any.
+        ranges: Of columns of numbers or dates.
+    """
+
+    where: str = ""
+    category: str = ""
+    ranges: tuple[Range, ...] = ()
+
+    @property
+    def has_conditions(self) -> bool:
+        """Whether anything must hold."""
+        return bool(self.where or self.category or self.ranges)
+
+
+NO_CONDITIONS = Conditions()
+
+# The row in the arrays; no column of a shop is called so.
+ROW = '"row of the arrays"'
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """Conditions as SQLite may have them.
+
+    Attributes:
+        items: A table of the columns that are asked for, by the name `items`, and the row of each item as ROW.
+        holds: What must hold.
+        parameters: What is bound in it.
+        is_constant: Whether it holds for the same items whenever it is asked.
+    """
+
+    items: str
+    holds: str
+    parameters: tuple[object, ...] = ()
+    is_constant: bool = True
+
+    def select(self, also: str = "", what: str = ROW, holds: str = "") -> str:
+        """Return a statement that selects something of the items where the conditions, or others, hold."""
+        return f"{self.items} SELECT {what} FROM items WHERE {holds or self.holds} {also}"  # noqa: S608
+
+
+# Of a column, a value that shows what it holds.
+Example = Callable[[Column], str]
+
+
+def known_columns(columns: Columns) -> Columns:
+    """Return what conditions may be on: the shop's columns, and those of the items."""
+    return {**ITEM_COLUMNS, **columns, **{name: ITEM_COLUMNS[name] for name in _FIXED}}
+
+
+def statement_of(
+    conditions: Conditions, columns: Columns, example: Example, selected: Collection[str] = ()
+) -> Statement:
+    """Make one statement of conditions on items with these columns; `UsageError` for what would mean nothing.
+
+    Columns that are `selected` are asked for, too; names are `folded`.
+    """
+    known = known_columns(columns)
+    mentioned = set(selected)
+    parts: list[str] = []
+    parameters: list[object] = []
+    is_constant = True
+    if conditions.where:
+        condition = parse(conditions.where, known, example)
+        is_constant = condition.is_constant
+        mentioned |= condition.mentioned
+        parts.append(f"({condition.sql}\n)")
+    if conditions.category:
+        mentioned.add("category")
+        below = sql_bytes(conditions.category.rstrip("/") + "/")
+        parts.append("(category = CAST(? AS TEXT) OR (category > CAST(? AS TEXT) AND category < CAST(? AS TEXT)))")
+        parameters += [below[:-1], below, below[:-1] + b"0"]  # the character after /
+    for each in conditions.ranges:
+        column = column_called(each.column, known)
+        if column.kind not in (*NUMERIC, "date", "mixed"):
+            raise UsageError(f"expected a column of numbers or dates, found {column.name!r}, which holds {column.kind}")
+        mentioned.add(folded(each.column))
+        for sign, limit in (("<=", _limit(each.low, column, "")), (">=", _limit(each.high, column, "\x7f"))):
+            if limit is not None:
+                parts.append(f"? {sign} {column.sql}")
+                parameters.append(limit)
+        if column.kind == "mixed":
+            parts.append(f"typeof({column.sql}) <> 'text'")
+        parts.append(f"{column.sql} IS NOT NULL")
+    items = _table_of(mentioned, known, columns)
+    return Statement(items, " AND ".join(parts) or "1", tuple(parameters), is_constant)
+
+
+def _table_of(mentioned: set[str], known: Columns, columns: Columns) -> str:
+    """Return the table `items` with the columns that are mentioned; what is not read costs nothing."""
+    of_shop = [key for key in columns if key in mentioned and known[key] is columns[key]]
+    of_items = [key for key in ITEM_COLUMNS if known[key] is ITEM_COLUMNS[key]]
+    number = f"d.{row_number(columns)}"
+    if not of_shop:
+        source, row = "main.items AS i", "i.row"
+    elif mentioned.isdisjoint(of_items):
+        source, row, of_items = "data AS d", number, []
+    else:
+        source, row = f"main.items AS i JOIN data AS d ON {number} = i.row", "i.row"
+    selected = [f"{row} AS {ROW}", *(f"i.{key} AS {key}" for key in of_items)]
+    selected += [f"d.{known[key].sql} AS {known[key].sql}" for key in of_shop]
+    return f"WITH items AS (SELECT {', '.join(selected)} FROM {source})"  # noqa: S608
+
+
+def column_called(name: str, known: Columns) -> Column:
+    """Return a column; a `UsageError` names the nearest."""
+    column = known.get(folded(name))
+    if column is None:
+        raise UsageError(f"no column is called {name!r}", hint=hint_for(name, known))
+    return column
+
+
+def _limit(limit: float | str | None, column: Column, after: str) -> float | str | None:
+    """Return a limit as it is bound; `after` makes a date that is cut short the last of those that begin so."""
+    if limit is None or not isinstance(limit, str):
+        return limit
+    if column.kind == "date":
+        if not _DATE_START.fullmatch(limit):
+            raise UsageError(f"expected a date such as 2024-01-31 for {column.name!r}, found {limit!r}")
+        return limit + after
+    if not NUMBER.fullmatch(limit):
+        raise UsageError(f"expected a number for {column.name!r}, found {limit!r}", hint="it is written 12.50")
+    return float(limit)
+
+
+def hint_for(name: str, known: Columns) -> str:
+    """Return a hint that names the column most like an unknown name, or all."""
+    import difflib
+
+    shown = {key: _shown(column.name) for key, column in known.items() if key not in ("metadata", "mtime_ns", "sha256")}
+    similar = difflib.get_close_matches(folded(name), list(shown)[:10_000], 1)
+    names = ", ".join([*shown.values()][:50])
+    return (f"did you mean {shown[similar[0]]}" if similar else f"columns: {names}") + "; texts stand in single quotes"
+
+
+def _shown(name: str) -> str:
+    """Return a name as a person writes it in a condition."""
+    is_word = re.fullmatch(r"[A-Za-z_]\w*", name) and name.upper() not in _KEYWORDS
+    return name if is_word else '"' + name.replace('"', '""') + '"'
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A condition as SQLite may have it, and what must hold for it to mean anything."""
+    """An expression as SQLite may have it."""
 
     sql: str
-    keys: tuple[str, ...]  # of the metadata, which must exist
-    numeric: tuple[str, ...]  # of these, those that are compared with a number
-    texts: tuple[str, ...]  # compared with a literal: where one is the name of a column, that was meant
+    mentioned: frozenset[str]  # the columns in it, `folded`
+    is_constant: bool  # whether it will hold tomorrow for the same items
 
 
 @dataclass(slots=True)
 class _Token:
-    kind: str  # as in `_TOKENS`; or `value`, that of a key of the metadata, or `json`, the same as JSON
+    kind: str  # as in `_TOKENS`; or `column`, or `json`, a value of the metadata as JSON
     text: str
-    key: str = ""  # of these
+    columns: tuple[Column, ...] = field(default=())  # that it is
 
     @property
     def word(self) -> str:
@@ -66,54 +247,21 @@ class _Token:
         return self.text[1:-1] if quote == "[" else self.text[1:-1].replace(quote * 2, quote)
 
 
-def parse(condition: str) -> Condition:
-    """Read a condition: values of the metadata will be compared with what is like them, and names are names."""
+def parse(condition: str, known: Columns, example: Example) -> Condition:
+    """Read an expression: columns are compared with what is like them, and names are names."""
+    reader = _Reader(condition, known, example)
     tokens = [_Token(str(found.lastgroup), found[0]) for found in _TOKENS.finditer(condition)]
     shown = [token for token in tokens if token.kind != "space"]
     _quote_names(shown)
-    shown = _unwrapped(list(_with_values(shown)))
-    numeric: list[str] = []
-    texts: list[str] = []
+    shown = _unwrapped(list(reader.with_columns(shown)))
     for place, token in enumerate(shown):
         if token.word in _COMPARISONS:
-            if token.word in _CHAINED and _is_chained(shown, place):
-                # To SQL the first comparison is a number, 0 or 1, which the second compares.
-                raise UsageError(
-                    f"--where {condition!r}: two comparisons in a row", hint="put and between them: 10 < x and x < 60"
-                )
-            texts += _text_in_place_of_column(shown, place)
-            numeric += _compare(shown, place)
+            reader.compare(shown, place)
     for token in tokens:
         if token.kind == "text":
             token.text = _without_raw_bytes(token.text)
-    keys = dict.fromkeys(token.key for token in shown if token.kind in ("value", "json"))
-    return Condition("".join(token.text for token in tokens), tuple(keys), tuple(dict.fromkeys(numeric)), tuple(texts))
-
-
-def _is_chained(shown: Sequence[_Token], place: int) -> bool:
-    before = place - len(_left_of(shown, place)) - 1
-    return before >= 0 and shown[before].word in _CHAINED
-
-
-def can_be_asked_for(key: str) -> bool:
-    """Return whether SQLite finds a key: it ends its names at the first quotation mark, escaped or not."""
-    return bool(key) and not set(key) & {'"', "\\"}
-
-
-def value_of(key: str) -> str:
-    """Return SQL for the value of a key of the metadata, whatever its name."""
-    return f"metadata->>{_path_of(key)}"
-
-
-def type_of(key: str) -> str:
-    """Return SQL for the JSON type of the value of a key: `null` where it has none, NULL where there is no key."""
-    return f"json_type(metadata, {_path_of(key)})"
-
-
-def _path_of(key: str) -> str:
-    # The label as it is stored: until 3.45 SQLite does not read the escapes of either.
-    label = json.dumps(key).replace("'", "''")
-    return f"'$.{label}'"
+    is_constant = _CHANGING.isdisjoint(token.word for token in shown)
+    return Condition("".join(token.text for token in tokens), frozenset(reader.mentioned), is_constant)
 
 
 def _quote_names(shown: Sequence[_Token]) -> None:
@@ -129,21 +277,144 @@ def _quote_names(shown: Sequence[_Token]) -> None:
         previous = token.text
 
 
-def _with_values(shown: Sequence[_Token]) -> Iterator[_Token]:
-    """Yield the tokens with `metadata->>'key'` and `json_extract(metadata, '$.key')` made one."""
-    place = 0
-    while place < len(shown):
-        first = shown[place]
-        length, kind, key = _value_at(shown[place : place + 6])
-        if key and not (place > 0 and shown[place - 1].word == "."):  # of another table
-            first.kind = kind
-            first.key = key
-            first.text = value_of(key) if first.kind == "value" else f"metadata->{_path_of(key)}"
-            for token in shown[place + 1 : place + length]:
-                token.text = ""
-            place += length - 1
-        yield first
-        place += 1
+class _Reader:
+    """Finds the columns in an expression, and what they are compared with."""
+
+    def __init__(self, condition: str, known: Columns, example: Example) -> None:
+        self._condition = condition
+        self._known = known
+        self._example = example
+        self.mentioned: set[str] = set()
+
+    def wrong(self, problem: str, hint: str = "") -> UsageError:
+        """Return what is raised for an expression that would not mean what it says."""
+        return UsageError(f"--where {self._condition!r}: {problem}", hint=hint)
+
+    def with_columns(self, shown: Sequence[_Token]) -> Iterator[_Token]:
+        """Yield the tokens with those made one that are a column: `price`, `metadata->>'price'`, ..."""
+        place = 0
+        while place < len(shown):
+            first = shown[place]
+            before = shown[place - 1].word if place else ""
+            after = shown[place + 1].word if place + 1 < len(shown) else ""
+            length, kind, key = _value_at(shown[place : place + 6])
+            if key and before != ".":  # of another table
+                self._name_value(first, kind, key)
+                for token in shown[place + 1 : place + length]:
+                    token.text = ""
+                place += length - 1
+            elif after == "." and place + 2 < len(shown) and (column := self._column_at(shown, place + 2)):
+                first.kind, first.text, first.columns = "column", f"{first.text}.{column.sql}", (column,)
+                for token in shown[place + 1 : place + 3]:
+                    token.text = ""
+                place += 2
+            elif before != "." and (column := self._column_at(shown, place)):
+                first.kind, first.text, first.columns = "column", column.sql, (column,)
+            yield first
+            place += 1
+
+    def _column_at(self, shown: Sequence[_Token], place: int) -> Column | None:
+        token = shown[place]
+        after = shown[place + 1].word if place + 1 < len(shown) else ""
+        is_word = token.kind == "word" and token.word not in _KEYWORDS
+        is_name = token.kind == "name" or (is_word and after not in ("(", "BY"))
+        column = self._known.get(folded(token.content if token.kind == "name" else token.text)) if is_name else None
+        if column is not None:
+            self.mentioned.add(folded(column.name))
+        return column
+
+    def _name_value(self, token: _Token, kind: str, key: str) -> None:
+        column = self._known.get(folded(key))
+        if column is None:
+            raise self.wrong(f"no image has data called {key!r}", hint_for(key, self._known))
+        if kind == "json":
+            self.mentioned.add("metadata")
+            label = json.dumps(column.name).replace("'", "''")
+            token.kind, token.text = kind, f"metadata->'$.{label}'"
+        else:
+            self.mentioned.add(folded(column.name))
+            token.kind, token.text, token.columns = "column", column.sql, (column,)
+
+    def compare(self, shown: Sequence[_Token], place: int) -> None:
+        """Let columns be compared with what is like them."""
+        word = shown[place].word
+        left, right = _left_of(shown, place), _right_of(shown, place)
+        if word in _CHAINED and _is_chained(shown, place, left):
+            # To SQL the first comparison is a number, 0 or 1, which the second compares.
+            raise self.wrong("two comparisons in a row", "put and between them: 10 < x and x < 60")
+        if [token.kind for token in left] == ["text"] and right and right[0].kind in ("text", "number"):
+            if folded(left[0].content) in self._known:
+                raise self.wrong(
+                    f"{left[0].content!r} is a text, not a column",
+                    "columns stand alone or in double quotes; only texts stand in single quotes",
+                )
+            return
+        if _has_columns(left):
+            values, literals = left, right
+        elif left and right and right[0].kind == "column" and all(token.word in ("", "-", "+") for token in left):
+            values, literals = right[:1], left
+        else:
+            return
+        if word in _PATTERNS or any(token.word in _TO_TEXT for token in values):
+            return
+        given = [token for token in literals if token.kind in ("text", "number")]
+        is_number = any(token.word in _TO_NUMBER for token in values)  # whatever the columns are
+        kinds = {column.kind for token in values for column in token.columns}
+        for token in given:
+            self._make_alike(token, kinds, is_number=is_number)
+        if not is_number:
+            for token in values:
+                for column in token.columns:
+                    self._require_alike(column, given, word, is_alone=len(values) == 1)
+        if kinds == {"mixed"} and word in _ORDER and not any(each.word == "(" for each in values):
+            _compare_with_like(values, {token.kind for token in given})
+
+    def _make_alike(self, token: _Token, kinds: set[Kind], *, is_number: bool) -> None:
+        """Make a literal in quotes the number that it is as a cell."""
+        if token.kind != "text":
+            return
+        content = token.content
+        if NUMBER.fullmatch(content) and (is_number or kinds & {*NUMERIC, "mixed"}):
+            token.kind, token.text = "number", f" {content} "
+        elif kinds == {"boolean"} and content.lower() in BOOLEANS:
+            token.kind, token.text = "number", f" {BOOLEANS[content.lower()]} "
+
+    def _require_alike(self, column: Column, given: Sequence[_Token], word: str, *, is_alone: bool) -> None:
+        """Refuse what can only be compared by mistake."""
+        numbers = [token for token in given if token.kind == "number"]
+        texts = [token for token in given if token.kind == "text"]
+        of_items = ITEM_COLUMNS.get(folded(column.name)) is column
+        if column.kind == "list" and given and is_alone:
+            raise self.wrong(f"{column.name!r} holds lists", f"ask for one value: has({_shown(column.name)}, 'value')")
+        if column.kind == "text":
+            orders = [token for token in texts if word in _ORDER and NUMBER.fullmatch(token.content)]
+            if orders or (numbers and not texts and (word in _ORDER or not of_items)):
+                raise self.wrong(
+                    f"{column.name!r} has texts only, such as {self._example(column)!r}, and no number",
+                    "compare it with such a text, in single quotes; a number is written 12.50, without a unit",
+                )
+        if column.kind == "date" and is_alone:
+            wrong = [token.content for token in texts if not _DATE_START.fullmatch(token.content)]
+            wrong += [token.text for token in numbers if not re.fullmatch(r"\s*\d{4}\s*", token.text)]
+            if wrong:
+                raise self.wrong(
+                    f"{column.name!r} holds dates such as {self._example(column)!r}, found {wrong[0]!r}",
+                    "a date is written '2024-01-31'",
+                )
+        if column.kind in NUMERIC and is_alone and texts and not numbers and not of_items:
+            raise self.wrong(
+                f"{column.name!r} holds numbers, found {texts[0].content!r}",
+                f"where there is no value: {_shown(column.name)} IS NULL",
+            )
+
+
+def _compare_with_like(values: Sequence[_Token], kinds: set[str]) -> None:
+    """Compare numbers in columns with numbers, or texts with texts; what is of the other kind is not found."""
+    if len(kinds) == 1:
+        like = "<>" if kinds == {"number"} else "="
+        for token in values:
+            if token.kind == "column":
+                token.text = f"CASE WHEN typeof({token.text}) {like} 'text' THEN {token.text} END"
 
 
 def _value_at(shown: Sequence[_Token]) -> tuple[int, str, str]:
@@ -160,16 +431,17 @@ def _value_at(shown: Sequence[_Token]) -> tuple[int, str, str]:
     if key.startswith("$") or length == 6:
         path = re.fullmatch(r'\$\.(?:"([^"]+)"|([^".\[\]]+))', key)
         key = path[1] or path[2] if path else key
-    return length, "json" if words[column + 1] == "->" else "value", key
+    return length, "json" if words[column + 1] == "->" else "column", key
 
 
 def _unwrapped(shown: list[_Token]) -> list[_Token]:
-    """Take values out of parentheses that are theirs alone."""
+    """Take columns out of parentheses that are theirs alone."""
     place = 0
     while place < len(shown) - 2:
         before, value, after = shown[place : place + 3]
         is_call = place > 0 and shown[place - 1].kind in ("word", "name") and shown[place - 1].word not in _BOUNDARIES
-        if (before.word, value.kind, after.word) == ("(", "value", ")") and not is_call:
+        is_call = is_call or (place > 0 and shown[place - 1].word == "IN")
+        if (before.word, value.kind, after.word) == ("(", "column", ")") and not is_call:
             before.text = after.text = " "
             shown[place : place + 3] = [value]
             place = max(0, place - 1)
@@ -178,37 +450,9 @@ def _unwrapped(shown: list[_Token]) -> list[_Token]:
     return shown
 
 
-def _text_in_place_of_column(shown: Sequence[_Token], place: int) -> list[str]:
-    left, right = _left_of(shown, place), _right_of(shown, place)
-    compares_literals = [token.kind for token in left] == ["text"] and right and right[0].kind in ("text", "number")
-    return [left[0].content] if compares_literals else []
-
-
-def _compare(shown: Sequence[_Token], place: int) -> Iterator[str]:
-    """Let values be compared with what is like them; yields the keys of those compared with a number."""
-    left, right = _left_of(shown, place), _right_of(shown, place)
-    if _is_of_values(left):
-        values, literals = left, right
-    elif left and right and right[0].kind == "value" and all(token.word in ("", "-", "+") for token in left):
-        values, literals = right[:1], left
-    else:
-        return
-    for token in literals:
-        if token.kind == "text":
-            if NUMBER.fullmatch(token.content) and shown[place].word not in ("LIKE", "GLOB"):
-                token.kind, token.text = "number", f" {token.content} "
-            else:
-                token.text = _without_raw_bytes(token.text, "surrogatepass")
-    kinds = {token.kind for token in literals} & {"text", "number"}
-    is_counted = any(token.word in _TO_NUMBER for token in values)
-    for token in values:
-        if token.kind == "value" and len(kinds) == 1 and shown[place].word not in ("LIKE", "GLOB"):
-            if shown[place].word in _ORDER and not any(each.word == "(" for each in values):
-                like = "<>" if kinds == {"number"} else "="
-                value = value_of(token.key)
-                token.text = f"CASE WHEN typeof({value}) {like} 'text' THEN {value} END"
-            if kinds == {"number"} and not is_counted:
-                yield token.key
+def _is_chained(shown: Sequence[_Token], place: int, left: Sequence[_Token]) -> bool:
+    before = place - len(left) - 1
+    return before >= 0 and shown[before].word in _CHAINED
 
 
 def _left_of(shown: Sequence[_Token], place: int) -> Sequence[_Token]:
@@ -235,7 +479,7 @@ def _right_of(shown: Sequence[_Token], place: int) -> Sequence[_Token]:
     if shown[place].word == "BETWEEN" and [token.word for token in shown[end : end + 1]] == ["AND"]:
         end += 2
     is_whole = end >= len(shown) or shown[end].word in {*_BOUNDARIES, ")", "END", "COLLATE"}
-    return shown[start:end] if is_whole or shown[start].kind == "value" else ()
+    return shown[start:end] if is_whole or shown[start].kind == "column" else ()
 
 
 def _literals_in_list(shown: Sequence[_Token], start: int) -> Iterator[_Token]:
@@ -248,17 +492,12 @@ def _literals_in_list(shown: Sequence[_Token], start: int) -> Iterator[_Token]:
             yield token
 
 
-def _is_of_values(operand: Sequence[_Token]) -> bool:
-    """Return whether an operand is a value of the metadata, or computed from one and not made a text."""
-    return any(token.kind == "value" for token in operand) and not any(token.word in _TO_TEXT for token in operand)
+def _has_columns(operand: Sequence[_Token]) -> bool:
+    return any(token.kind == "column" for token in operand)
 
 
-def _without_raw_bytes(literal: str, errors: str = "surrogateescape") -> str:
+def _without_raw_bytes(literal: str) -> str:
     """Write a text that is not UTF-8 in SQL, which must be."""
-    if literal.isascii() or not re.search("[\ud800-\udfff]", literal):
+    if literal.isascii() or not SURROGATES.search(literal):
         return literal
-    try:
-        content = literal[1:-1].replace("''", "'").encode("utf-8", errors)
-    except UnicodeEncodeError:  # no bytes of a file name: SQLite refuses it
-        return literal
-    return f"CAST(x'{content.hex()}' AS TEXT)"
+    return f"CAST(x'{sql_bytes(literal[1:-1].replace(2 * chr(39), chr(39))).hex()}' AS TEXT)"

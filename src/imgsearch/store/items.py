@@ -4,23 +4,25 @@ Paths are the bytes of the file name, as SQL text, UTF-8 or not; in Python they 
 """
 
 import contextlib
-import difflib
 import json
 import os
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote_from_bytes
 
-from imgsearch.errors import DamagedIndexError, ResourceError, UsageError
-from imgsearch.files import is_of_system, read_error, reading
-from imgsearch.store.conditions import Condition, can_be_asked_for, parse, type_of, value_of
+from imgsearch.errors import DamagedIndexError, ResourceError
+from imgsearch.files import read_error, reading
+from imgsearch.store.conditions import NAMES_OF_ITEMS
+from imgsearch.store.database import Reader
 from imgsearch.store.integrity import repair_hint
-from imgsearch.store.lifetime import Lifetime
+from imgsearch.store.selector import Selector
 
-SCHEMA = """
+# Which tables there are beside those that every index has. (The first indexes have version 0.)
+ITEMS_VERSION = 1
+
+SCHEMA = f"""
+PRAGMA user_version = {ITEMS_VERSION};
 CREATE TABLE items (
     row INTEGER PRIMARY KEY,
     path TEXT NOT NULL UNIQUE,
@@ -32,6 +34,8 @@ CREATE TABLE items (
     metadata TEXT NOT NULL
 );
 CREATE INDEX items_sha256 ON items (sha256);
+CREATE INDEX items_product ON items (product);
+CREATE INDEX items_category ON items (category);
 CREATE TABLE rejected (
     path TEXT PRIMARY KEY,
     size INTEGER NOT NULL,
@@ -51,17 +55,6 @@ CREATE TABLE remarks (
     PRIMARY KEY (sha256, kind)
 );
 """
-
-# Of text and blobs, in bytes: no cell of the shop's data is near it, and a --where expression can build no larger one.
-_LARGEST_VALUE = 64_000_000
-
-# What a --where expression may do: read columns and call functions that only compute.
-_PERMITTED_ACTIONS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION}
-
-_TEXT_COLUMNS = ("path", "product", "category")
-
-# Rows that a thread fetches before it lets another have the connection.
-_BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,52 +85,6 @@ def default_names(path: str) -> tuple[str, str]:
     return folder + slash + (stem if dot and stem else name), folder
 
 
-def database_uri(path: Path, options: str = "?mode=ro&immutable=1") -> str:
-    """Name a database so that no character of its path means anything to SQLite."""
-    # immutable needs no lock and no journal.
-    return f"file:{quote_from_bytes(os.fsencode(path.absolute()))}{options}"
-
-
-def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """Open a database in autocommit mode, for names that are not UTF-8 too; `read_only` for a published file."""
-    # What is written is under the lock of the index: SQLite's own would fail where the file system has none.
-    uri = database_uri(path, "?mode=ro&immutable=1" if read_only else "?mode=rwc&nolock=1")
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-    connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
-    return connection
-
-
-def _authorize(action: int, table: str | None, *_: str | None) -> int:
-    """Let a --where expression read the items, and nothing else."""
-    is_permitted = action in _PERMITTED_ACTIONS and (action != sqlite3.SQLITE_READ or table in ("items", ""))
-    return sqlite3.SQLITE_OK if is_permitted else sqlite3.SQLITE_DENY
-
-
-class _Reader:
-    """A connection to a published file, for which threads take turns."""
-
-    def __init__(self, path: Path) -> None:
-        self._lifetime = Lifetime()
-        self.connection = connect(path, read_only=True)
-        self.connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LARGEST_VALUE)
-        # SQLite opens a file when it is first read; we want it open before a writer can remove it.
-        self.connection.execute("PRAGMA schema_version").fetchone()
-
-    def close(self) -> None:
-        if self._lifetime.end():
-            self.connection.close()
-
-    def run(self, query: str, parameters: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows of a query; whoever is slow to take them does not keep others waiting."""
-        with self._lifetime.locked():
-            cursor = self.connection.execute(query, parameters)
-            rows = cursor.fetchmany(_BATCH)
-        while rows:
-            yield from rows
-            with self._lifetime.locked():
-                rows = cursor.fetchmany(_BATCH)
-
-
 class Items:
     """The items of one published generation, in its `items.sqlite`; damage found at any time is `DamagedIndexError`."""
 
@@ -145,10 +92,8 @@ class Items:
         self._path = path
         path.stat()
         with reading(path, repair_hint(path.name)), contextlib.ExitStack() as opened:
-            self._reader = opened.enter_context(contextlib.closing(_Reader(path)))
-            # Conditions have a connection of their own: they may take long, and are not to be trusted.
-            self._filter = opened.enter_context(contextlib.closing(_Reader(path)))
-            self._filter.connection.set_authorizer(_authorize)
+            self._reader = opened.enter_context(contextlib.closing(Reader(path)))
+            self.selector = opened.enter_context(contextlib.closing(Selector(path)))
             self._opened = opened.pop_all()
 
     def close(self) -> None:
@@ -188,75 +133,10 @@ class Items:
         # Bound as bytes and cast in SQL: a str with lone surrogates cannot be bound as text.
         query = "SELECT row FROM items WHERE sha256 = ? ORDER BY path = CAST(? AS TEXT) DESC, row LIMIT 1"
         for (row,) in self._run(query, (sha256, os.fsencode(path))):
-            return int(row)
+            if not isinstance(row, int):
+                raise DamagedIndexError(f"{self._path} is damaged: a row has no number")
+            return row
         return None
-
-    def rows_where(self, expression: str) -> list[int]:
-        """Return the rows, ascending, where an SQL expression such as `category = 'fruit'` holds."""
-        condition = parse(expression)
-        self._require_values(expression, condition)
-        try:
-            return self._rows(condition.sql)
-        except UnicodeDecodeError as error:
-            raise self._failure(error) from error
-        except (
-            *(sqlite3.OperationalError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.Warning),
-            UnicodeEncodeError,
-        ) as error:
-            if is_of_system(error):
-                raise self._failure(error) from error
-            _, is_unknown, name = str(error).partition("no such column: ")
-            hint = self._similar(name) if is_unknown else "columns: path, product, category, metadata->>'price'"
-            raise UsageError(f"--where {expression!r}: {error}", hint=hint) from error
-        except sqlite3.DatabaseError as error:
-            if "not authorized" in str(error) or "prohibited" in str(error):
-                raise UsageError(f"--where {expression!r}: it may only read the table items") from error
-            raise self._failure(error) from error
-
-    def _rows(self, condition: str) -> list[int]:
-        # The user means to give SQL: read-only, one statement, one table, no side effect.
-        query = f"SELECT row FROM items WHERE ({condition}\n) ORDER BY row"  # noqa: S608
-        # Tried first in one more pair of parentheses: an expression that closes its own cannot close both.
-        list(self._filter.run(f"EXPLAIN SELECT row FROM items WHERE ((({condition}\n)))"))  # noqa: S608
-        return [row for (row,) in self._filter.run(query)]
-
-    def _require_values(self, expression: str, condition: Condition) -> None:
-        """Refuse a condition on data that no item has, or that compares numbers with data that are texts only."""
-        for name in condition.texts:
-            if name.casefold() in _TEXT_COLUMNS or self._has_data(name):
-                raise UsageError(
-                    f"--where {expression!r}: {name!r} is a text, not a column",
-                    hint="columns stand alone, your own as metadata->>'price'; only texts stand in single quotes",
-                )
-        for key in condition.keys:
-            if not can_be_asked_for(key):
-                raise UsageError(f"--where {expression!r}: no column called {key!r} can be asked for", hint="rename it")
-            if not self._has_data(key):
-                hint = self._similar(key)
-                raise UsageError(f"--where {expression!r}: no image has data called {key!r}", hint=hint)
-        for key in condition.numeric:
-            if self._first(f"typeof({value_of(key)}) IN ('integer', 'real')"):
-                continue
-            if text := self._first(f"typeof({value_of(key)}) = 'text'", f"substr({value_of(key)}, 1, 50)"):
-                raise UsageError(
-                    f"--where {expression!r}: {key!r} has texts only, such as {text[0]!r}, and no number",
-                    hint="compare it with such a text, in single quotes; a number is written 12.50, without a unit",
-                )
-
-    def _has_data(self, key: str) -> bool:
-        return can_be_asked_for(key) and self._first(f"{type_of(key)} IS NOT NULL") is not None
-
-    def _first(self, condition: str, columns: str = "row") -> tuple[Any, ...] | None:
-        return next(self._run(f"SELECT {columns} FROM items WHERE {condition} LIMIT 1"), None)  # noqa: S608
-
-    def _similar(self, name: str) -> str:
-        """Return a hint that names the column most like an unknown name, or all."""
-        keys = self._run("SELECT DISTINCT key FROM items, json_each(metadata) LIMIT 1000")
-        columns = {str(key).casefold(): "metadata->>'{}'".format(key.replace("'", "''")) for (key,) in keys}
-        columns |= {column: column for column in _TEXT_COLUMNS}
-        similar = difflib.get_close_matches(name.casefold(), columns, 1)
-        found = f"did you mean {columns[similar[0]]}" if similar else f"columns: {', '.join(columns.values())}"
-        return f"{found}; texts stand in single quotes"
 
     def sample(self, most: int) -> list[str]:
         """Return the paths of a random but reproducible sample of different images: the first by sha256."""
@@ -274,7 +154,7 @@ class Items:
 
     def column(self, name: str) -> Iterator[str]:
         """Yield each item's value in a column, by row: `path`, `product`, `category` or metadata; empty for none."""
-        if name in _TEXT_COLUMNS:
+        if name in NAMES_OF_ITEMS:
             for (value,) in self._run(f"SELECT {name} FROM items ORDER BY row"):  # noqa: S608  # one of three words
                 yield str(value)
             return

@@ -26,8 +26,29 @@ def query(
         str,
         typer.Option(
             metavar="SQL",
-            help="SQL condition that hits must satisfy, on path, product, category, and metadata->>'COLUMN'.",
+            help="SQL condition that hits must satisfy, on path, product, category, and the columns of --metadata.",
         ),
+    ] = "",
+    category: Annotated[
+        str, typer.Option(metavar="NAME", help="Only hits of this category, or of one below it: shoes, shoes/boots.")
+    ] = "",
+    price: Annotated[
+        str | None, typer.Option(metavar="LOW..HIGH", help="Short for --range price=LOW..HIGH; either may be missing.")
+    ] = None,
+    range_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--range",
+            metavar="COLUMN=LOW..HIGH",
+            help="Only hits with a number or date in this range, ends included; may be repeated.",
+        ),
+    ] = None,
+    by: Annotated[
+        Literal["product"] | None,
+        typer.Option(help="One hit for each product: its best image, and how many others match; K counts products."),
+    ] = None,
+    distinct: Annotated[
+        str, typer.Option(metavar="COLUMN", help="One hit for each value of a column, such as a color; the best.")
     ] = "",
     min_score: Annotated[float | None, typer.Option(metavar="S", help="Minimum score (cosine, -1 to 1).")] = None,
     min_probability: Annotated[
@@ -73,7 +94,9 @@ def query(
 
       imgsearch query photo.jpg --format json | jq -r '.[0].hits[].path'
 
-      imgsearch query photo.jpg --where "category LIKE 'shoes%' AND metadata->>'price' < 50"
+      imgsearch query photo.jpg --where "price < 50 and stock > 0"
+
+      imgsearch query photo.jpg --category shoes --price ..50 --by product
 
       imgsearch query photo.jpg --vote --top-k 20
 
@@ -83,28 +106,37 @@ def query(
 
       find new -name '*.jpg' -print0 | imgsearch query - -0 --format csv -o answers.csv
     """
-    from imgsearch.search.backends import require_backend
+    from imgsearch.cli.output import set_up_logging
+    from imgsearch.cli.ranges import ranges_of
+    from imgsearch.errors import UsageError
+    from imgsearch.search.backends import require_backend, runs_backend
+    from imgsearch.search.hits import Filter
 
-    require_backend(index, exact=exact or bool(where))
+    set_up_logging(quiet=quiet, verbose=verbose)
+    ranges = ranges_of(range_ or [], price)
+    conditions = Filter(where, category, ranges, min_score=min_score, min_probability=min_probability)
+    if conditions.has_conditions:
+        exact = exact or not runs_backend(index)
+    require_backend(index, exact=exact)
 
     from imgsearch.cli.answers import Call, FoundClasses, FoundHits, FoundObjects, Result, hit_columns
     from imgsearch.cli.loop import answer_images
-    from imgsearch.cli.output import refuse_to_harm, set_up_logging
-    from imgsearch.search.hits import Filter
+    from imgsearch.cli.output import refuse_to_harm
     from imgsearch.search.hits import vote as count_votes
     from imgsearch.search.index import Index
     from imgsearch.search.rerank import CANDIDATES, draw_hit
     from imgsearch.search.views import QueryImage
 
-    set_up_logging(quiet=quiet, verbose=verbose)
     part, limited_to = _regions(regions), _box(box)
     _refuse_contradictions(regions=regions != "auto", box=box is not None, objects=objects, vote=vote)
+    if by and distinct:
+        raise UsageError("--by and --distinct cannot be combined", hint=f"--distinct {distinct} alone, or --by product")
     with Index.open(index) as opened:
         manifest = opened.manifest
         refuse_to_harm(output_file, index, manifest.catalog, manifest.metadata_file)
-        conditions = Filter(where, min_score, min_probability)
         plan = opened.plan(filter=conditions, exact=exact)
         limits: dict[str, Any] = {"filter": conditions, "exact": exact, "rerank": rerank is not None}
+        limits["distinct"] = by or distinct
         k = max(top_k, CANDIDATES) if rerank else top_k  # to see which of the candidates were compared
 
         def find(image: str) -> Result:
@@ -122,14 +154,17 @@ def query(
                 return FoundClasses(count_votes(hits), hits, query, state)
             return FoundHits(hits, manifest, draw, query, state)
 
+        # How many images satisfy the conditions, where they were counted.
+        matching = opened.nearest.matching(conditions.conditions) if conditions.has_conditions else None
+        how: dict[str, Any] = {"plan": plan} if matching is None else {"plan": plan, "matching": matching}
         facts = {"generation": manifest.generation, "count": manifest.count, "encoder": manifest.encoder.name}
         if vote:
-            call = Call(FoundClasses.COLUMNS, find, {"seconds": 0, "plan": plan, "index": facts})
+            call = Call(FoundClasses.COLUMNS, find, {"seconds": 0, **how, "index": facts})
         else:
             call = Call(
-                hit_columns(manifest, with_boxes=objects),
+                hit_columns(manifest, with_others=bool(by or distinct), with_boxes=objects),
                 find,
-                {"plan": plan, "seconds": 0, "index": facts},
+                {**how, "seconds": 0, "index": facts},
                 (plan, f"{manifest.count} images"),
             )
         raise typer.Exit(answer_images(call, images, format_, output_file, null=null))

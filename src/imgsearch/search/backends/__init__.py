@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from imgsearch.encoders.export import exported_files
-from imgsearch.errors import DamagedIndexError
+from imgsearch.errors import DamagedIndexError, MissingComponentError
 from imgsearch.search.backends.annoy import AnnoyBackend
 from imgsearch.search.backends.exact import ExactBackend
 from imgsearch.search.backends.faiss import FaissBackend
@@ -33,6 +33,15 @@ def require_backend(index: Path, *, exact: bool = False) -> None:
     settings = generations.read_manifest(index).backend
     if settings is not None and not exact:
         backend_of(settings).ensure_available(by_fork=True)
+
+
+def runs_backend(index: Path) -> bool:
+    """Return whether the backend of an index runs here; as for `require_backend`."""
+    try:
+        require_backend(index)
+    except MissingComponentError:
+        return False
+    return True
 
 
 def generation_files(manifest: Manifest) -> set[str]:

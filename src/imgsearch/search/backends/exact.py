@@ -47,11 +47,11 @@ class ExactCandidates:
 
     def __init__(self, vectors: Embeddings, rows: Rows | None = None) -> None:
         self._vectors = vectors
-        self._rows = rows
+        self.rows = rows
 
     def among(self, rows: Rows) -> Rows:
         """Return which of some rows are compared here."""
-        return rows if self._rows is None else rows[np.isin(rows, self._rows)]
+        return rows if self.rows is None else rows[np.isin(rows, self.rows)]
 
     def candidates(self, vector: Embeddings, k: int) -> Rows:
         best_rows, best_scores = np.empty(0, np.int64), np.empty(0, np.float32)
@@ -65,12 +65,12 @@ class ExactCandidates:
         return best_rows
 
     def _blocks(self) -> Iterator[tuple[Rows, Embeddings]]:
-        if self._rows is None:
+        if self.rows is None:
             start = 0
             for block in blocks_of(self._vectors):
                 yield np.arange(start, start + len(block)), block
                 start += len(block)
         else:
-            for start in range(0, len(self._rows), BLOCK_ROWS):
-                part = self._rows[start : start + BLOCK_ROWS]
+            for start in range(0, len(self.rows), BLOCK_ROWS):
+                part = self.rows[start : start + BLOCK_ROWS]
                 yield part, self._vectors[part]

@@ -1,0 +1,37 @@
+"""Candidates where conditions hold: all of few, and of many what the index proposes, with growing effort."""
+
+from collections.abc import Callable
+
+from imgsearch.encoders.runtime import Embeddings
+from imgsearch.search.backends.protocol import Candidates, Rows
+
+# So many items that satisfy conditions are compared one by one: about as fast as to look for ten of more in an index,
+# and exact (docs/benchmarks.md).
+FEW = 5_000
+
+# The index is asked for so many times as many neighbors as results are wanted, and then for so many times more, until
+# enough of them satisfy the conditions; beyond a part of the catalog all are compared.
+_GROWTH = 4
+_LARGEST_PART = 8
+
+
+class FilteredCandidates:
+    """A backend, whose candidates are kept where conditions hold; `all_rows` of them are compared where that fails."""
+
+    def __init__(
+        self, backend: Candidates, count: int, among: Callable[[Rows], Rows], all_rows: Callable[[], Candidates]
+    ) -> None:
+        self._backend = backend
+        self._count = count
+        self.among = among
+        self._all_rows = all_rows
+
+    def candidates(self, vector: Embeddings, k: int) -> Rows:
+        """Propose rows as every backend does."""
+        wanted = _GROWTH * k
+        while wanted <= self._count // _LARGEST_PART:
+            rows = self.among(self._backend.candidates(vector, wanted))
+            if len(rows) >= 2 * k:  # the farthest of what is proposed may have nearer ones that are not
+                return rows
+            wanted *= _GROWTH
+        return self._all_rows().candidates(vector, k)

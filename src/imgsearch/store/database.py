@@ -1,0 +1,77 @@
+"""SQLite files: opened so that no name means anything to SQLite, and read by several threads."""
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote_from_bytes
+
+from imgsearch.store.lifetime import Lifetime
+
+# Of text and blobs, in bytes: no cell of the shop's data is near it, and a --where expression can build no larger one.
+_LARGEST_VALUE = 64_000_000
+
+# Rows that a thread fetches before it lets another have the connection.
+_BATCH = 1000
+
+# Instructions of SQLite between two looks at the clock.
+_INSTRUCTIONS = 10_000
+
+
+def database_uri(path: Path, options: str = "?mode=ro&immutable=1") -> str:
+    """Name a database so that no character of its path means anything to SQLite."""
+    # immutable needs no lock and no journal.
+    return f"file:{quote_from_bytes(os.fsencode(path.absolute()))}{options}"
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """Open a database in autocommit mode, for names that are not UTF-8 too; `read_only` for a published file."""
+    # What is written is under the lock of the index: SQLite's own would fail where the file system has none.
+    uri = database_uri(path, "?mode=ro&immutable=1" if read_only else "?mode=rwc&nolock=1")
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
+    return connection
+
+
+class Reader:
+    """A connection to a published file, for which threads take turns."""
+
+    def __init__(self, path: Path) -> None:
+        self.lifetime = Lifetime()
+        self.connection = connect(path, read_only=True)
+        self.connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LARGEST_VALUE)
+        # SQLite opens a file when it is first read; we want it open before a writer can remove it.
+        self.connection.execute("PRAGMA schema_version").fetchone()
+
+    def close(self) -> None:
+        """Close the connection, once what other threads are reading has been read."""
+        if self.lifetime.end():
+            self.connection.close()
+
+    def run(
+        self, query: str, parameters: Sequence[object] = (), most_seconds: float = 0.0
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a query; whoever is slow to take them does not keep others waiting.
+
+        Raises `sqlite3.OperationalError` for one that takes more than `most_seconds`, if they are not 0.
+        """
+        spent = 0.0
+        with self.lifetime.locked():
+            started = self._set_clock(most_seconds)
+            cursor = self.connection.execute(query, parameters)
+            rows = cursor.fetchmany(_BATCH)
+            spent += time.monotonic() - started
+        while rows:
+            yield from rows
+            with self.lifetime.locked():
+                started = self._set_clock(max(most_seconds - spent, 1e-9) if most_seconds else 0.0)
+                rows = cursor.fetchmany(_BATCH)
+                spent += time.monotonic() - started
+
+    def _set_clock(self, most_seconds: float) -> float:
+        now = time.monotonic()
+        is_over = (lambda: time.monotonic() > now + most_seconds) if most_seconds else None
+        self.connection.set_progress_handler(is_over, _INSTRUCTIONS)
+        return now

@@ -1,0 +1,181 @@
+"""Which items satisfy conditions: asked of SQLite, which may read the items, compute, and take two seconds."""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from imgsearch.errors import UsageError
+from imgsearch.files import is_of_system, read_error, reading
+from imgsearch.store.columns import Column, Columns, folded, read_columns, sql_bytes, write_columns
+from imgsearch.store.conditions import (
+    ROW,
+    Conditions,
+    Statement,
+    column_called,
+    hint_for,
+    known_columns,
+    statement_of,
+)
+from imgsearch.store.database import Reader
+from imgsearch.store.integrity import repair_hint
+
+# What an expression may do: read columns and call functions that only compute.
+_PERMITTED_ACTIONS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION}
+_PERMITTED_TABLES = ("items", "data", "json_each", "")
+
+# A condition that takes longer, such as one on all pairs of items, is a mistake: a million items take a tenth of it.
+MOST_SECONDS = 2.0
+
+_AMONG = f"AND {ROW} IN (SELECT value FROM json_each(?))"  # noqa: S608  # of a constant
+
+# Rows that are looked up in the order of an index lie anywhere in the file.
+_CACHE_KIB = 32_768
+
+# Statements are few: those of the queries of a program, or of the forms of a page.
+_MOST_STATEMENTS = 100
+
+# A value of a column: of texts those that are not UTF-8 as of `os.fsdecode`.
+Value = str | int | float | None
+
+
+class Selector:
+    """Conditions on the items of one `items.sqlite`.
+
+    It has a connection of its own: expressions may take long, and are not to be trusted.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._reader = Reader(path)
+        self._columns: Columns | None = None
+        self._statements: dict[tuple[Conditions, str], Statement] = {}
+
+    def close(self) -> None:
+        """Close the file, once what other threads are reading has been read."""
+        self._reader.close()
+
+    def columns(self) -> Columns:
+        """Return the shop's columns."""
+        if self._columns is None:
+            with reading(self._path, repair_hint(self._path.name)), self._reader.lifetime.locked():
+                if self._columns is None:
+                    self._columns = self._prepare()
+        return self._columns
+
+    def _prepare(self) -> Columns:
+        """Find the columns, and make their table where an earlier imgsearch wrote the file."""
+        connection = self._reader.connection
+        connection.create_function("has", 2, _has, deterministic=True)
+        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            connection.execute("PRAGMA temp_store = MEMORY")
+            try:
+                write_columns(connection, "main", "temp")
+            except (ValueError, AttributeError, RecursionError) as error:  # of JSON
+                raise read_error(error, self._path, repair_hint(self._path.name)) from error
+        columns = read_columns(connection)
+        connection.execute("SELECT 1 FROM json_each('[]')").fetchone()  # which is made when it is first used
+        connection.set_authorizer(_authorize)
+        return columns
+
+    def is_constant(self, conditions: Conditions) -> bool:
+        """Return whether conditions hold for the same items whenever they are asked."""
+        return self._statement(conditions).is_constant
+
+    def rows(self, conditions: Conditions, most: int | None = None) -> list[int]:
+        """Return the rows where conditions hold, ascending; or any `most` of them, where there are more."""
+        # Not in SQL, where the order may keep SQLite from using the index of a column.
+        statement = self._statement(conditions)
+        also = "" if most is None else f"LIMIT {int(most)}"
+        return sorted(row for (row,) in self._run(conditions, statement.select(also), statement.parameters))
+
+    def among(self, conditions: Conditions, rows: Iterable[int]) -> list[int]:
+        """Return those of some rows where conditions hold."""
+        statement = self._statement(conditions)
+        parameters = (*statement.parameters, json.dumps(list(rows)))
+        return [row for (row,) in self._run(conditions, statement.select(_AMONG), parameters)]
+
+    def values(self, column: str, rows: Iterable[int]) -> dict[int, Value]:
+        """Return the value of a column for each of some rows."""
+        statement = self._statement(Conditions(), column)
+        query = statement.select(_AMONG, f"{ROW}, {self._column(column).sql}")
+        return dict(self._run(Conditions(), query, (json.dumps(list(rows)),)))
+
+    def counts(self, conditions: Conditions, column: str, values: Sequence[Value]) -> dict[Value, int]:
+        """Count the items where conditions hold, for each of some values of a column that are not None."""
+        statement = self._statement(conditions, column)
+        name = self._column(column).sql
+        marks = ", ".join("CAST(? AS TEXT)" if isinstance(value, str) else "?" for value in values)
+        query = statement.select(f"AND {name} IN ({marks}) GROUP BY 1", f"{name}, count(*)")
+        bound = [sql_bytes(value) if isinstance(value, str) else value for value in values]
+        return dict(self._run(conditions, query, (*statement.parameters, *bound)))
+
+    def _column(self, name: str) -> Column:
+        return column_called(name, known_columns(self.columns()))
+
+    def _statement(self, conditions: Conditions, column: str = "") -> Statement:
+        found = self._statements.get((conditions, column))
+        if found is None:
+            mentioned = {folded(self._column(column).name)} if column else set()
+            found = statement_of(conditions, self.columns(), self._example, mentioned)
+            # Tried first in more parentheses: an expression that closes its own cannot close both.
+            trial = found.select(holds=f"(({found.holds}))")
+            list(self._run(conditions, f"EXPLAIN {trial}", found.parameters))
+            if len(self._statements) >= _MOST_STATEMENTS:
+                self._statements.clear()
+            self._statements[conditions, column] = found
+        return found
+
+    def _example(self, column: Column) -> str:
+        """Return the beginning of a text in a column, to show."""
+        statement = statement_of(Conditions(), self.columns(), str, {folded(column.name)})
+        query = statement.select("LIMIT 1", f"substr({column.sql}, 1, 50)", f"typeof({column.sql}) = 'text'")
+        return next((str(text) for (text,) in self._run(Conditions(), query)), "")
+
+    def _run(self, conditions: Conditions, query: str, parameters: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
+        where = f"--where {conditions.where!r}: "
+        repair = repair_hint(self._path.name)
+        try:
+            yield from self._reader.run(query, parameters, MOST_SECONDS)
+        except UnicodeDecodeError as error:
+            raise read_error(error, self._path, repair) from error
+        except (
+            *(sqlite3.OperationalError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.Warning),
+            UnicodeEncodeError,
+        ) as error:
+            if is_of_system(error):
+                raise read_error(error, self._path, repair) from error
+            if "interrupted" in str(error):
+                raise UsageError(
+                    f"{where}took more than {MOST_SECONDS:g} s", hint="does it compare all items with one another?"
+                ) from error
+            _, is_unknown, name = str(error).partition("no such column: ")
+            place = conditions.where.find(name) + 1 if is_unknown else 0
+            at = f" (character {place})" if place else ""
+            hint = hint_for(name if is_unknown else "", known_columns(self.columns()))
+            raise UsageError(f"{where}{error}{at}", hint=hint) from error
+        except sqlite3.DatabaseError as error:
+            if "not authorized" in str(error) or "prohibited" in str(error):
+                raise UsageError(f"{where}it may only read the items") from error
+            raise read_error(error, self._path, repair) from error
+
+
+def _authorize(action: int, table: str | None, *_: str | None) -> int:
+    """Let an expression read the items, and nothing else."""
+    is_permitted = action in _PERMITTED_ACTIONS and (action != sqlite3.SQLITE_READ or table in _PERMITTED_TABLES)
+    return sqlite3.SQLITE_OK if is_permitted else sqlite3.SQLITE_DENY
+
+
+def _has(cell: Value, value: Value) -> bool:
+    """Return whether a list has a value: one in JSON, or a text with its parts between `|`."""
+    if not isinstance(cell, str):
+        return cell is not None and cell == value
+    if cell.startswith("["):
+        try:
+            return value in json.loads(cell)
+        except (ValueError, RecursionError):
+            pass
+    return value in [part.strip() for part in cell.split("|")]
