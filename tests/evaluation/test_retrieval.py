@@ -134,6 +134,21 @@ def test_real_scores_are_ranked_as_naively(tmp_path, store_index, unit):
         assert {name: values[number] for name, values in found.measures.items()} == pytest.approx(expected)
 
 
+def test_products_are_ranked_by_their_best_image_and_each_counts_once(tmp_path, store_index, vectors):
+    products = [f"product {row // 4}" for row in range(COUNT)]
+    with Index.open(store_index(tmp_path / "products", vectors, products=products)) as index:
+        labels = labels_of(index.items, "product", COUNT)
+        queries = from_items(index, labels, labels, COUNT)
+        judged = rank_all(index, queries, "labels", labels, silent, by_label=True)
+
+        for number, (query, result) in enumerate(zip(queries.queries, judged.results, strict=True)):
+            ranked = list(dict.fromkeys(products[row] for row in ranking(vectors, query.vectors[0], query.own_row)))
+            relevant = [product == query.label for product in ranked]
+            for name, value in naive(relevant, 1).items():
+                assert judged.measures[name][number] == pytest.approx(value), name
+            assert [hit.label for hit in result.hits] == ranked[:10]
+
+
 def test_a_query_that_is_no_item_may_be_answered_by_any(index, vectors):
     query = LabeledQuery("photo.jpg", "here", "", vectors[7:8], relevant=np.array([7, 9]), relevant_count=2)
     found = rank_all(index, QuerySet((query,)), "queries", labels_of(index.items, "product", COUNT), silent)

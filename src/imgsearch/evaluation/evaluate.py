@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import TypedDict, Unpack
+from typing import Literal, TypedDict, Unpack
 
 import numpy as np
 
@@ -26,6 +26,9 @@ class EvaluateOptions(TypedDict, total=False):
 
     recall: bool  # how many of the true nearest neighbors the index finds, and how fast
     labels: str | None  # column that says what is relevant, as `category`; without `queries`, search for items
+    by: (
+        Literal["product"] | None
+    )  # rank products, each by its best image, as distinct hits; for labels that are products
     queries: Location | None  # search for the images in this folder: a folder for each label, or see `truth`
     truth: Location | None  # CSV file with the columns `query` and `path`, or `query` and the column of the labels
     self_test: bool  # search for photo-like variants of the catalog's own images
@@ -35,7 +38,15 @@ class EvaluateOptions(TypedDict, total=False):
 
 
 _DEFAULTS = EvaluateOptions(
-    recall=False, labels=None, queries=None, truth=None, self_test=False, calibrate=False, sample=1000, regions="auto"
+    recall=False,
+    labels=None,
+    by=None,
+    queries=None,
+    truth=None,
+    self_test=False,
+    calibrate=False,
+    sample=1000,
+    regions="auto",
 )
 
 
@@ -65,7 +76,8 @@ def evaluate(
         retrieval = None
         if kind is not None:
             labels = labels_of(opened.items, chosen["labels"] or "product", len(opened))
-            retrieval = rank_all(opened, _queries(opened, kind, labels, chosen, progress), kind, labels, progress)
+            query_set = _queries(opened, kind, labels, chosen, progress)
+            retrieval = rank_all(opened, query_set, kind, labels, progress, by_label=chosen["by"] is not None)
         manifest = opened.manifest
     reliability = calibrate(retrieval) if chosen["calibrate"] and retrieval else None
     backend = manifest.backend
@@ -87,6 +99,7 @@ def evaluate(
             "sample": chosen["sample"],
             "recall": chosen["recall"],
             "regions": "whole" if kind in (None, "labels") else chosen["regions"],
+            **({"by": chosen["by"]} if chosen["by"] else {}),
         },
         recall=recall,
         retrieval=retrieval,
@@ -106,6 +119,13 @@ def _checked(options: EvaluateOptions) -> EvaluateOptions:
         raise UsageError("--labels needs the name of a column", hint="for example --labels category")
     if chosen["self_test"] and (chosen["queries"] is not None or chosen["labels"] is not None):
         raise UsageError("--self-test cannot be combined with --queries or --labels")
+    if chosen["by"] is not None and (_kind(chosen) is None or chosen["labels"] not in (None, "product")):
+        raise UsageError(
+            "--by product ranks products, so queries must be labeled by them",
+            hint="use it with --labels product, --self-test or --queries",
+        )
+    if chosen["by"] is not None and chosen["calibrate"]:
+        raise UsageError("--by product cannot be combined with --calibrate, which is about each hit")
     if chosen["sample"] < 1:
         raise UsageError(f"sample must be at least 1, got {chosen['sample']}")
     if chosen["sample"] != _DEFAULTS["sample"] and chosen["queries"] is not None and not chosen["recall"]:

@@ -22,27 +22,37 @@ _HITS = 10
 _BYTES = 64_000_000
 
 
-def rank_all(index: Index, query_set: QuerySet, kind: Kind, labels: Labels, progress: Progress) -> Retrieval:
-    """Rank all items for every query by exact search, and measure where the relevant ones are."""
+def rank_all(
+    index: Index, query_set: QuerySet, kind: Kind, labels: Labels, progress: Progress, *, by_label: bool = False
+) -> Retrieval:
+    """Rank all items for every query by exact search, and measure where the relevant ones are.
+
+    With `by_label` labels are ranked, each by its best item, as `Index.search` does it for distinct hits.
+    """
     queries = query_set.queries
     results: list[QueryResult] = []
     values: list[Mapping[str, float]] = []
     curves = []
-    for number, (query, ranking, scores) in enumerate(_rankings(index.nearest.vectors, queries), start=1):
+    for number, (query, ranked, scores) in enumerate(_rankings(index.nearest.vectors, queries), start=1):
         progress("rank", number, len(queries))
-        places = np.empty(len(ranking), np.int64)
-        places[ranking] = np.arange(1, len(ranking) + 1)
         relevant = query.relevant[query.relevant != query.own_row]
+        ranking, count = ranked if query.own_row is None else ranked[:-1], query.relevant_count
+        if by_label:
+            ranking, kinds = _best_of_labels(ranking, labels), np.unique(labels.codes[relevant])
+            count += len(kinds) - len(relevant)
+            relevant = ranking[np.isin(labels.codes[ranking], kinds)]
+        places = np.empty(len(labels.codes), np.int64)
+        places[ranking] = np.arange(1, len(ranking) + 1)
         ranks = np.sort(places[relevant])
-        values.append(measures(ranks, query.relevant_count))
-        curves.append(precision_at_recall(ranks, query.relevant_count))
-        first = ranking[: min(_HITS, len(ranking) - (query.own_row is not None))]
+        values.append(measures(ranks, count))
+        curves.append(precision_at_recall(ranks, count))
+        first = ranking[:_HITS]
         found = set(relevant.tolist())
         hits = tuple(
             RankedHit(item.path, labels.of(item.row), float(score), item.row in found, item.category)
             for item, score in zip(index.items.fetch(first.tolist()), scores[first], strict=True)
         )
-        results.append(QueryResult(query.path, query.label, query.category, query.relevant_count, hits))
+        results.append(QueryResult(query.path, query.label, query.category, count, hits))
     return Retrieval(
         kind=kind,
         label=labels.column,
@@ -52,6 +62,14 @@ def rank_all(index: Index, query_set: QuerySet, kind: Kind, labels: Labels, prog
         without_relevant=query_set.without_relevant,
         unusable=query_set.unusable,
     )
+
+
+def _best_of_labels(ranking: Rows, labels: Labels) -> Rows:
+    """Keep the best row of each label; rows without one stand alone."""
+    codes = labels.codes[ranking].astype(np.int64)
+    codes = np.where(codes < 0, len(labels.names) + ranking, codes)
+    _, first = np.unique(codes, return_index=True)
+    return ranking[np.sort(first)]
 
 
 def _rankings(

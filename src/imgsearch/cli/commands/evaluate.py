@@ -25,6 +25,10 @@ def evaluate(
             metavar="COLUMN", help="Search for items; right are others of the same category, product or other column."
         ),
     ] = None,
+    by: Annotated[
+        Literal["product"] | None,
+        typer.Option(help="Rank products, each by its best image, as query --by does; for labels that are products."),
+    ] = None,
     queries: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Search for these images: a folder for each product, or see --truth."),
