@@ -18,7 +18,7 @@ import pytest
 from drawn_catalog import draw_catalog
 from imgsearch.cli import main
 
-pytest_plugins = ["index_fixtures"]
+pytest_plugins = ["index_fixtures", "vector_indexes"]
 
 
 def pytest_addoption(parser):

@@ -1,106 +1,18 @@
 """What the tests of an evaluation need: indexes of given vectors, and indexes that a bug of ours has signed."""
 
 import csv
-import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from drawn_catalog import draw_catalog
 from imgsearch import build_index
-from imgsearch.encoders.table import TABLE
-from imgsearch.images.policy import FilePolicy
-from imgsearch.search.backends.annoy import AnnoyBackend
-from imgsearch.store import generations, integrity, publishing
-from imgsearch.store.arrays import write_array
-from imgsearch.store.database import connect
-from imgsearch.store.items import SCHEMA
-from imgsearch.store.manifest import Manifest, generation_folder
-from imgsearch.store.search_settings import BackendSettings, SearchOptions
-
-
-def build_annoy(folder, vectors, trees, seed):
-    AnnoyBackend().build(folder, vectors, BackendSettings("annoy", trees, seed, 2000))
-
-
-EXACT = BackendSettings("exact", 0, 0, 0)
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True), np.float32)
-
-
-def store_index(
-    directory: Path,
-    vectors: np.ndarray,
-    *,
-    paths: Sequence[str] | None = None,
-    products: Sequence[str] | None = None,
-    categories: Sequence[str] | None = None,
-    metadata: Sequence[Mapping[str, object]] | None = None,
-    contents: Sequence[str] | None = None,
-    backend: BackendSettings = EXACT,
-) -> Path:
-    """Publish an index of vectors that no encoder made; `contents` stand for the bytes of the images."""
-    count, dims = vectors.shape
-    names = paths or [f"{row:05d}.png" for row in range(count)]
-    folder = directory / generation_folder(1)
-    folder.mkdir(parents=True)
-    for name in (generations.EMBEDDINGS, generations.VECTORS):
-        write_array(folder / name, count, dims, [np.asarray(vectors, np.float32)])
-    with closing(connect(folder / generations.ITEMS)) as connection:
-        connection.executescript(SCHEMA)
-        connection.execute("BEGIN")
-        connection.executemany(
-            "INSERT INTO items VALUES (?, ?, 1, 1, ?, ?, ?, ?)",
-            (
-                (
-                    row,
-                    names[row],
-                    hashlib.sha256((contents or names)[row].encode()).digest(),
-                    products[row] if products else names[row].removesuffix(".png"),
-                    categories[row] if categories else "",
-                    json.dumps(metadata[row] if metadata else {}),
-                )
-                for row in range(count)
-            ),
-        )
-        connection.execute("COMMIT")
-    files = [generations.EMBEDDINGS, generations.ITEMS, generations.VECTORS]
-    if backend.name == "annoy":
-        build_annoy(folder, np.asarray(vectors, np.float32), backend.trees, backend.seed)
-        files.append(AnnoyBackend.file)
-    spec = TABLE["handcrafted"].spec
-    manifest = Manifest(
-        generation=1,
-        count=count,
-        rejected=0,
-        damaged=0,
-        catalog="/nowhere",
-        policy=FilePolicy(),
-        encoder=spec,
-        fingerprint=spec.fingerprint,
-        detector=None,
-        detector_fingerprint="",
-        dims=dims,
-        projection_count=0,
-        adaptation=None,
-        search=SearchOptions(backend.name),
-        backend=backend,
-        measured=None,
-        calibration=None,
-        metadata_file="",
-        metadata_sha256="",
-        files={f"{folder.name}/{name}": integrity.file_record(folder / name) for name in files},
-    )
-    publishing.publish(directory, manifest, None)
-    return directory
+from imgsearch.store import generations, integrity
+from imgsearch.store.manifest import Manifest
 
 
 def sign(directory: Path, **changes: object) -> Manifest:
@@ -117,18 +29,6 @@ def write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[str]],
     with file.open("w", encoding=encoding, newline="", errors="surrogateescape") as lines:
         csv.writer(lines).writerows([columns, *rows])
     return file
-
-
-@pytest.fixture(scope="session", name="unit")
-def unit_fixture() -> Callable[[np.ndarray], np.ndarray]:
-    """Bring rows to unit length."""
-    return unit
-
-
-@pytest.fixture(scope="session", name="store_index")
-def store_index_fixture() -> Callable[..., Path]:
-    """Publish an index of given vectors: store_index(directory, vectors, products=[...])."""
-    return store_index
 
 
 @pytest.fixture(scope="session", name="sign")
