@@ -145,8 +145,11 @@ def agrees(shop, condition, seed, k):
 
     hits = index.search_vector(query, k, filter=Filter(text))
 
-    assert [hit.path for hit in hits] == [f"{row:05d}.png" for row in expected]
-    np.testing.assert_allclose([hit.score for hit in hits], scores[expected], atol=1e-6)
+    found = [int(hit.path[:5]) for hit in hits]
+    assert len(set(found)) == len(expected)
+    assert all(holds(rows[row]) is True for row in found)
+    for of in (expected, found):  # scores may be equal but for rounding
+        np.testing.assert_allclose([hit.score for hit in hits], scores[of], atol=1e-6)
 
 
 @given(CONDITIONS.map(Condition), st.integers(0, 10**6), st.integers(1, 60))
