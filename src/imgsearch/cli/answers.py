@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
 from imgsearch.errors import ImgsearchError
@@ -40,6 +41,7 @@ class Entry:
     note: str = ""  # between score and text
     file: str = ""  # an image to show above; "" for a line of text alone
     drawing: "Pixels | None" = None  # in place of the file
+    details: Sequence[str] = ()  # what else there is to read, a line each; a page is searched for text and details
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ class Call:
     # In the JSON object after `query`, in this order; `seconds` may be among them to have its place.
     facts: Mapping[str, Any] = field(default_factory=dict)
     details: Sequence[str] = ()  # in the title of a table, after the image's name
+    command: str = ""  # in the title of a page
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +221,7 @@ class FoundHits:
             note += f"+{hit.others} "
         file = os.path.join(self.manifest.catalog, hit.path)
         drawing = self.draw(hit) if hit.inliers else None
-        return Entry(f"{hit.score:.3f}", hit.path, hit.rank, note, file, drawing)
+        return Entry(f"{hit.score:.3f}", hit.path, hit.rank, note, file, drawing, _details(hit))
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +293,14 @@ def _hit_to_json(hit: "Hit") -> dict[str, Any]:
     if hit.box is not None:
         facts["box"] = _numbers(hit.box)
     return {name: fact for name, fact in facts.items() if fact is not None}
+
+
+def _details(hit: "Hit") -> list[str]:
+    """Return title, product and category of a hit, where they say more than its path."""
+    path = PurePosixPath(hit.path)
+    said = {hit.path, path.name, path.stem, str(path.parent / path.stem), str(path.parent), path.parent.name}
+    texts = [str(hit.metadata.get("title") or ""), hit.product, hit.category]
+    return [text for text in dict.fromkeys(texts) if text and text not in said]
 
 
 def _hit_table(title: str, hits: Sequence["Hit"], *, calibrated: bool) -> TextTable:

@@ -6,31 +6,36 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from imgsearch.cli.evaluation_sections import Block, Chart, Gallery, Note, Section, Table
-from imgsearch.cli.html import TAIL, file_tile, head, shown, tile
+from imgsearch.cli.html import COLORS, TAIL, file_tile, head, shown, tile
 from imgsearch.evaluation.results import QueryResult, RankedHit
 
 _HITS_SHOWN = 6
 _MAX_LENGTH = 200
 
 _STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:32px auto;padding:0 24px;color:#222;"
-    "background:#fff}"
-    "h1{font-size:26px;margin:0 0 8px}h2{font-size:20px;margin:40px 0 8px;padding-top:16px;border-top:1px solid #bbb}"
-    "h3{font-size:16px;margin:24px 0 4px}p{max-width:76ch;margin:8px 0}caption{color:#555}"
+    f"{COLORS}body{{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:32px auto;padding:0 24px;"
+    "color:var(--text);background:var(--back)}"
+    "h1{font-size:26px;margin:0 0 8px}"
+    "h2{font-size:20px;margin:40px 0 8px;padding-top:16px;border-top:1px solid var(--line)}"
+    "h3{font-size:16px;margin:24px 0 4px}p{max-width:76ch;margin:8px 0}"
     "table{display:inline-table;border-collapse:collapse;margin:12px 24px 12px 0;font-size:14px;"
-    "vertical-align:top}caption{text-align:left;white-space:nowrap}"
-    "th,td{text-align:left;vertical-align:top;padding:4px 20px 4px 0;border-bottom:1px solid #e4e4e4;"
+    "vertical-align:top}caption{text-align:left;white-space:nowrap;color:var(--soft)}"
+    "th,td{text-align:left;vertical-align:top;padding:4px 20px 4px 0;border-bottom:1px solid var(--edge);"
     "overflow-wrap:anywhere}th{font-weight:600;overflow-wrap:normal}"
     ".number{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}"
     "h1~p{font-size:18px}"
     "img.chart{display:block;max-width:100%;height:auto;margin:12px 0}"
     ".query{display:grid;grid-template-columns:repeat(7,minmax(0,1fr));gap:12px;padding:12px 0;"
-    "border-top:1px solid #e4e4e4;break-inside:avoid}"
+    "border-top:1px solid var(--edge);break-inside:avoid}"
     "figure{margin:0;font-size:12px;line-height:1.35;overflow-wrap:anywhere}"
     "figure img,.none{display:block;box-sizing:border-box;width:100%;aspect-ratio:1;border:3px solid #999;"
-    "background:#fff;margin-bottom:4px}.none{background:#eee}"
-    "figure.right img,figure.right .none{border-color:#00804d}figure.wrong img,figure.wrong .none{border-color:#c62f1d;"
-    "border-style:dashed}figure b{display:block}figure.right b{color:#006b40}figure.wrong b{color:#b02413}"
+    "background:#fff;margin-bottom:4px}.none{background:var(--empty)}"
+    "figure.right img,figure.right .none{border-color:var(--right)}"
+    "figure.wrong img,figure.wrong .none{border-color:var(--wrong);border-style:dashed}"
+    "figure b{display:block}figure.right b{color:var(--right)}figure.wrong b{color:var(--wrong)}"
+    "@media (max-width:640px){body{margin:16px auto;padding:0 12px}"
+    ".query{grid-template-columns:repeat(3,minmax(0,1fr))}caption,th.number{white-space:normal}"
+    "th,td{font-size:12px;padding-right:8px}th{overflow-wrap:anywhere}}"
     "@media print{body{margin:0;max-width:none;font-size:12px}h2,h3{break-after:avoid}table,img{break-inside:avoid}}"
 )
 
@@ -40,7 +45,7 @@ QueryImage = Callable[[QueryResult], bytes | None]
 
 def evaluation_page(sections: Sequence[Section], catalog: str, query_image: QueryImage) -> Iterator[str]:
     """Render sections, piece by piece: no more images than those of one query are held at once."""
-    yield head("imgsearch: evaluation", _STYLE)
+    yield head("imgsearch: evaluation", _STYLE) + "<main>\n"
     for section in sections:
         yield f"<section>\n<h{section.level}>{shown(section.heading)}</h{section.level}>\n"
         for block in section.blocks:
@@ -51,7 +56,7 @@ def evaluation_page(sections: Sequence[Section], catalog: str, query_image: Quer
             else:
                 yield _block(block)
         yield "</section>\n"
-    yield TAIL
+    yield "</main>\n" + TAIL
 
 
 def _block(block: Block) -> str:
@@ -81,7 +86,7 @@ def _row(tag: str, cells: Sequence[str], numbers: Sequence[bool]) -> str:
 
 def _worst(query: QueryResult, catalog: str, query_image: QueryImage) -> str:
     about = f"<b>query</b>{_brief(query.label)}<br>{_brief(query.query)}"
-    first = f"<figure>{tile(query_image(query))}<figcaption>{about}</figcaption></figure>\n"
+    first = f"<figure>{tile(query_image(query), _cut(query.query))}<figcaption>{about}</figcaption></figure>\n"
     hits = "".join(_hit(rank, hit, catalog) for rank, hit in enumerate(query.hits[:_HITS_SHOWN], 1))
     return f'<div class="query">\n{first}{hits}</div>\n'
 
@@ -89,9 +94,13 @@ def _worst(query: QueryResult, catalog: str, query_image: QueryImage) -> str:
 def _hit(rank: int, hit: RankedHit, catalog: str) -> str:
     kind, mark = ("right", "\u2713") if hit.relevant else ("wrong", "\u2717")
     about = f"<b>{rank}. {hit.score:.3f} {mark} {kind}</b>{_brief(hit.label)}<br>{_brief(hit.path)}"
-    image = file_tile(os.path.join(catalog, hit.path))
+    image = file_tile(os.path.join(catalog, hit.path), _cut(hit.path))
     return f'<figure class="{kind}">{image}<figcaption>{about}</figcaption></figure>\n'
 
 
 def _brief(text: str) -> str:
-    return shown(text if len(text) <= _MAX_LENGTH else f"{text[: _MAX_LENGTH - 3]}...")
+    return shown(_cut(text))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_LENGTH else f"{text[: _MAX_LENGTH - 3]}..."

@@ -23,6 +23,7 @@ class Format:
 
     columns: Sequence[str] = ()  # of CSV
     path_end: str = "\n"  # of the format `paths`
+    title: str = "imgsearch"  # of a page
 
     # Whether answers say what is wrong with their images, so that standard error need not.
     carries_errors: ClassVar[bool] = False
@@ -105,7 +106,7 @@ class Html(Format):
     def opening(self) -> str:
         from imgsearch.cli import html
 
-        return html.HEAD
+        return html.opening(self.title)
 
     def piece(self, answer: "Answer", *, is_first: bool) -> str:  # noqa: ARG002
         from imgsearch.cli import html
@@ -115,7 +116,7 @@ class Html(Format):
     def closing(self, *, is_empty: bool) -> str:  # noqa: ARG002
         from imgsearch.cli import html
 
-        return html.TAIL
+        return html.CLOSING
 
 
 FORMATS: dict[str, type[Format]] = {

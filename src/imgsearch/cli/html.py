@@ -3,8 +3,6 @@
 import base64
 import hashlib
 import os
-from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 from html import escape
 from typing import TYPE_CHECKING
@@ -13,79 +11,140 @@ from urllib.parse import quote_from_bytes
 import cv2
 
 from imgsearch.cli.output import printable
-from imgsearch.errors import ImageError
-from imgsearch.images.decode import Pixels, read_file
-from imgsearch.images.photo import drawn, open_photo
-from imgsearch.images.policy import FilePolicy
-from imgsearch.images.transform import fit, reduce
-from imgsearch.images.workers.decoders import decode_and_fit_guarded
+from imgsearch.cli.thumbnails import file_thumbnail, query_thumbnail, thumbnail
+from imgsearch.images.decode import Pixels
 
 if TYPE_CHECKING:
     from imgsearch.cli.answers import Entry, Section
-    from imgsearch.images.boxes import Box
 
 _SIDE = 160
-# Boxes are drawn into an image so many times as large.
-_SHARP = 2
 # Of hits that are kept, of some 10 kB each.
 _MAX_TILES = 2000
+
+# Text on either background has a contrast of at least 4.5 to 1 (WCAG 2, level AA).
+COLORS = (
+    ":root{color-scheme:light dark;--back:#fff;--text:#222;--soft:#595959;--line:#bbb;--edge:#ddd;--empty:#eee;"
+    "--focus:#0b57d0;--right:#006b40;--wrong:#b02413}"
+    "@media screen and (prefers-color-scheme:dark){:root{--back:#17191c;--text:#e8e8e8;--soft:#b0b0b0;--line:#555;"
+    "--edge:#555;--empty:#2b2e33;--focus:#8ab4f8;--right:#5fd3a0;--wrong:#ff9585}}"
+    "@media print{:root{color-scheme:light}}"
+)
 _STYLE = (
-    "body{font:14px sans-serif;margin:24px;color:#222}"
-    "section{display:flex;flex-wrap:wrap;gap:12px;border-top:1px solid #bbb;padding:12px 0}"
-    f"figure{{margin:0;width:{_SIDE}px;overflow-wrap:anywhere}}"
-    "figure.query{margin-right:24px}figure.query img{border-color:#d60}"
-    f"figure.wide,figure.wide img{{width:{2 * _SIDE}px}}"
-    f"img,.none{{display:block;width:{_SIDE}px;height:{_SIDE}px;border:2px solid #ddd;background:#fff}}"
+    f"{COLORS}:root{{--side:{_SIDE}px;scroll-padding-top:64px}}"
+    "*{box-sizing:border-box}[hidden]{display:none!important}"
+    "body{font:14px/1.4 system-ui,sans-serif;margin:12px;color:var(--text);background:var(--back)}"
+    "a{color:inherit}:focus-visible{outline:3px solid var(--focus);outline-offset:1px}"
+    ".skip{position:absolute;left:-9999px;padding:8px;background:var(--back);z-index:2}.skip:focus{left:12px;top:4px}"
+    "h1{font-size:20px;margin:0}h2{font:inherit;margin:0}"
+    "[role=search]{display:flex;flex-wrap:wrap;align-items:center;gap:8px 24px;padding:8px 0;background:var(--back)}"
+    "@media (min-height:500px){[role=search]{position:sticky;top:0;z-index:1}}"
+    "label{display:flex;align-items:center;gap:8px}input{font:inherit;accent-color:var(--focus)}"
+    "input[type=search]{width:16em;max-width:100%;padding:4px}::placeholder{color:var(--soft);opacity:1}"
+    "section{display:flex;flex-wrap:wrap;gap:10px;border-top:1px solid var(--line);padding:12px 0}"
+    "figure{margin:0;width:var(--side);max-width:100%;overflow-wrap:anywhere}"
+    "figure.query{margin-right:16px}figure.query img{border-color:#d60}"
+    "figure.wide{width:calc(2*var(--side))}"
+    "img,.none{display:block;width:100%;aspect-ratio:1;border:2px solid var(--edge);background:#fff;object-fit:contain}"
+    ".none{background:var(--empty)}.wide img{aspect-ratio:2}.words span{display:block;color:var(--soft)}"
+    "section p{margin:0}"
+    "@media print{:root{--side:104px}.skip,[role=search]{display:none}body{margin:0}section,figure{break-inside:avoid}"
+    "a{text-decoration:none}}"
+)
+
+# Data is only read as text, and shown or hidden: none of it becomes markup.
+_SCRIPT = """"use strict";
+const [controls, search, size, found] = ["controls", "search", "size", "found"].map((id) =>
+  document.getElementById(id),
+);
+const plain = (text) => text.normalize("NFKD").replace(/\\p{M}/gu, "").toUpperCase();
+const wordsIn = (element) => plain(element.querySelector(".words").textContent);
+const sections = Array.from(document.querySelectorAll("section"), (section) => ({
+  section,
+  name: wordsIn(section.querySelector(".query")),
+  hits: Array.from(section.querySelectorAll(".hit"), (hit) => ({ hit, words: wordsIn(hit) })),
+}));
+search.addEventListener("input", () => {
+  const sought = plain(search.value).split(/\\s+/).filter(Boolean);
+  let count = 0;
+  for (const { section, name, hits } of sections) {
+    const isNamed = sought.every((word) => name.includes(word));
+    let isShown = isNamed;
+    for (const { hit, words } of hits) {
+      hit.hidden = !isNamed && !sought.every((word) => words.includes(word));
+      isShown ||= !hit.hidden;
+      count += !hit.hidden;
+    }
+    section.hidden = !isShown;
+  }
+  found.textContent = sought.length ? `${count} found` : "";
+});
+size.addEventListener("input", () => document.documentElement.style.setProperty("--side", `${size.value}px`));
+controls.hidden = false;
+"""
+_CONTROLS = (
+    '<div id="controls" role="search" hidden>\n'
+    '<label>Search <input id="search" type="search" autocomplete="off" spellcheck="false"'
+    ' placeholder="title, category, path"></label>\n'
+    f'<label>Image size <input id="size" type="range" min="80" max="320" step="10" value="{_SIDE}"'
+    ' autocomplete="off"></label>\n'
+    '<output id="found" for="search"></output>\n</div>\n'
 )
 
 
-def head(title: str, style: str) -> str:
-    """Open a page, to its body; a policy forbids what escaping prevents: nothing of it runs, and nothing is loaded."""
-    style_hash = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+def head(title: str, style: str, script: str = "") -> str:
+    """Open a page, to its body; a policy forbids what escaping prevents: only `script` runs, and nothing is loaded."""
+    allowed = f" script-src '{_sha256(script)}';" if script else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:;'
-        f" style-src 'sha256-{style_hash}'; base-uri 'none'; form-action 'none'\">\n"
-        f"<title>{title}</title>\n<style>{style}</style>\n</head>\n<body>\n"
+        f" style-src '{_sha256(style)}';{allowed} base-uri 'none'; form-action 'none'\">\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{shown(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n"
     )
 
 
-HEAD = head("imgsearch", _STYLE)
+def _sha256(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def opening(title: str) -> str:
+    """Open a page of sections, with its controls; those show where the script runs."""
+    return (
+        f'{head(title, _STYLE, _SCRIPT)}<a class="skip" href="#found-images">Skip to the images</a>\n'
+        f'<header>\n<h1>{shown(title)}</h1>\n</header>\n{_CONTROLS}<main id="found-images" tabindex="-1">\n'
+    )
+
+
 TAIL = "</body>\n</html>\n"
+CLOSING = f"</main>\n<script>{_SCRIPT}</script>\n{TAIL}"
 
 
 def section(path: str, part: "Section") -> str:
     """Show an image with boxes drawn into it, and beside it what was found in it, or why nothing was."""
-    try:
-        photo = part.image.photo if part.image else None
-    except ImageError:  # an image of the index, of which a part is damaged
-        photo = None
-    if photo:
-        photo = replace(photo, pixels=reduce(photo.pixels, _SHARP * _SIDE))
-    found = (
-        jpeg(fit(drawn(photo, part.boxes), _SIDE, background=photo.background))
-        if photo
-        else file_tile(path, part.boxes)
-    )
-    message = f"<p>{shown(part.message)}</p>\n" if part.message else ""
+    heading = f'<h2 class="words">{shown(path)}</h2>'
+    image = _image(_source(query_thumbnail(path, part, _SIDE)), path)
     entries = "".join(map(_entry, part.entries))
-    return f"<section>\n{_figure(path, shown(path), 'query', found)}{entries}{message}</section>\n"
+    message = f"<p>{shown(part.message)}</p>\n" if part.message else ""
+    return f"<section>\n{_figure(path, heading, 'query', image)}{entries}{message}</section>\n"
 
 
 def _entry(entry: "Entry") -> str:
     rank = "" if entry.rank is None else f"{entry.rank}. "
-    caption = f"{rank}<b>{entry.score}</b> {shown(entry.note)}{shown(entry.text)}"
+    details = "".join(f" <span>{shown(detail)}</span>" for detail in entry.details)
+    words = f'<span class="words">{shown(entry.text)}{details}</span>'
+    caption = f"{rank}<b>{shown(entry.score)}</b> {shown(entry.note)}{words}"
     if not entry.file:
-        return f"<p>{caption}</p>\n"
+        return f'<p class="hit">{caption}</p>\n'
+    alt = ", ".join([entry.text, *entry.details])
     if entry.drawing is None:
-        return _figure(entry.file, caption, "hit", _hit_tile(entry.file))
-    return _figure(entry.file, caption, "hit wide", jpeg(entry.drawing))
+        return _figure(entry.file, caption, "hit", _image(_hit_source(entry.file), alt))
+    return _figure(entry.file, caption, "hit wide", _image(_source(entry.drawing), alt))
 
 
 @lru_cache(_MAX_TILES)
-def _hit_tile(path: str) -> str:
-    """Show a file as `tile` does; of many queries the same images are hits again and again."""
-    return file_tile(path)
+def _hit_source(path: str) -> str | None:
+    """Return the address of a file's tile; of many queries the same images are hits again and again."""
+    return _source(file_thumbnail(path, _SIDE))
 
 
 def shown(text: str) -> str:
@@ -93,34 +152,28 @@ def shown(text: str) -> str:
     return escape(printable(text), quote=True)
 
 
-def tile(data: bytes | None, boxes: Sequence["Box"] = ()) -> str:
-    """Show the bytes of an image, small, with boxes in its own pixels; an empty tile for what cannot be shown."""
-    try:
-        pixels = None if data is None else _square(data, boxes)
-    except ImageError:
-        pixels = None
-    return '<span class="none"></span>' if pixels is None else jpeg(pixels)
+def tile(data: bytes | None, alt: str) -> str:
+    """Show the bytes of an image, small; an empty tile for what cannot be shown."""
+    return _image(_source(thumbnail(data, _SIDE)), alt)
 
 
-def jpeg(pixels: Pixels) -> str:
-    """Show pixels: HTML that holds all of them."""
-    _, encoded = cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
-    return f'<img src="data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode()}" alt="">'
-
-
-def _square(data: bytes, boxes: Sequence["Box"]) -> Pixels:
-    photo = open_photo(data, FilePolicy(), _SHARP * _SIDE) if boxes else None
-    if photo is None:
-        return decode_and_fit_guarded(data, _SIDE, "pad", FilePolicy())
-    return fit(drawn(photo, boxes), _SIDE, background=photo.background)
-
-
-def file_tile(path: str, boxes: Sequence["Box"] = ()) -> str:
+def file_tile(path: str, alt: str) -> str:
     """Show a file as `tile` does."""
-    try:
-        return tile(read_file(path)[0], boxes)
-    except ImageError:
-        return tile(None)
+    return _image(_source(file_thumbnail(path, _SIDE)), alt)
+
+
+def _source(pixels: Pixels | None) -> str | None:
+    """Return an address that holds all of the pixels."""
+    if pixels is None:
+        return None
+    _, encoded = cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode()}"
+
+
+def _image(source: str | None, alt: str) -> str:
+    if source is None:
+        return f'<span class="none" role="img" aria-label="{shown(alt)}, cannot be shown"></span>'
+    return f'<img src="{source}" alt="{shown(alt)}">'
 
 
 def _figure(path: str, caption: str, kind: str, image: str) -> str:

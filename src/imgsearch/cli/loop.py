@@ -16,11 +16,16 @@ _GIVEN = "one of the images"
 
 
 def answer_images(
-    call: Call, images: Sequence[str], format_name: str, output_file: Path | None, *, null: bool = False
+    call: Call,
+    images: Sequence[str],
+    format_name: str,
+    output_file: Path | None,
+    *,
+    null: bool = False,
 ) -> int:
     """Answer images, `-` for names on standard input; returns the highest exit code of those that cannot be used."""
     end = "\0" if null else "\n"  # of the names that are read and the paths that are written
-    form = FORMATS[format_name](call.columns, end)
+    form = FORMATS[format_name](call.columns, end, f"imgsearch {call.command}".rstrip())
     exit_code = 0
     for image in images:
         if image == "-":

@@ -42,5 +42,6 @@ def classify(
         FoundClasses.COLUMNS,
         lambda image: FoundClasses(library.classify(image, opened, top_k)),
         facts={"seconds": 0, "model": model.name},
+        command="classify",
     )
     raise typer.Exit(answer_images(call, images, format_, output_file, null=null))

@@ -46,5 +46,5 @@ def detect(
             query = QueryImage.read(image, opened.manifest.policy)
             return FoundBoxes(library.detect(opened, query, min_score=min_score), query)
 
-        call = Call(FoundBoxes.COLUMNS, find)
+        call = Call(FoundBoxes.COLUMNS, find, command="detect")
         raise typer.Exit(answer_images(call, images, format_, output_file, null=null))

@@ -159,13 +159,14 @@ def query(
         how: dict[str, Any] = {"plan": plan} if matching is None else {"plan": plan, "matching": matching}
         facts = {"generation": manifest.generation, "count": manifest.count, "encoder": manifest.encoder.name}
         if vote:
-            call = Call(FoundClasses.COLUMNS, find, {"seconds": 0, **how, "index": facts})
+            call = Call(FoundClasses.COLUMNS, find, {"seconds": 0, **how, "index": facts}, command="query")
         else:
             call = Call(
                 hit_columns(manifest, with_others=bool(by or distinct), with_boxes=objects),
                 find,
                 {**how, "seconds": 0, "index": facts},
                 (plan, f"{manifest.count} images"),
+                "query",
             )
         raise typer.Exit(answer_images(call, images, format_, output_file, null=null))
 
