@@ -59,6 +59,17 @@ class Table(Format):
         )
 
 
+class Preview(Table):
+    """A table, and below it the images: not in `FORMATS`, for only a terminal shows it."""
+
+    def found(self, answer: "Answer", result: "Result") -> str:
+        from imgsearch.cli import terminal
+
+        here = terminal.this_terminal()
+        images = "".join(terminal.section(answer.query, part, here) for part in result.sections())
+        return super().found(answer, result) + images
+
+
 class Json(Format):
     """One array of objects."""
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from imgsearch.cli.answers import Answer, Call
-from imgsearch.cli.formats import FORMATS, render
+from imgsearch.cli.formats import FORMATS, Preview, render
 from imgsearch.cli.output import output, printable, refuse_to_replace, say, write
 from imgsearch.errors import BoxError, ImageError, ImgsearchError, ResourceError, UsageError
 
@@ -22,10 +22,11 @@ def answer_images(
     output_file: Path | None,
     *,
     null: bool = False,
+    preview: bool = False,
 ) -> int:
     """Answer images, `-` for names on standard input; returns the highest exit code of those that cannot be used."""
     end = "\0" if null else "\n"  # of the names that are read and the paths that are written
-    form = FORMATS[format_name](call.columns, end, f"imgsearch {call.command}".rstrip())
+    form = (Preview if preview else FORMATS[format_name])(call.columns, end, f"imgsearch {call.command}".rstrip())
     exit_code = 0
     for image in images:
         if image == "-":

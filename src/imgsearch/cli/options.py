@@ -43,6 +43,10 @@ FormatOption = Annotated[Literal["table", "json"], typer.Option("--format", help
 OutputOption = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to FILE instead of standard output.")
 ]
+PreviewOption = Annotated[
+    bool,
+    typer.Option("--preview", help="Also show the images, in the terminal below the table."),
+]
 NullOption = Annotated[
     bool, typer.Option("--null", "-0", help="Paths read and written end with NUL instead of a line break.")
 ]

@@ -77,6 +77,7 @@ def query(
     vote: Annotated[
         bool, typer.Option("--vote", help="Predict the category by a weighted vote of the hits; try --top-k 20.")
     ] = False,
+    preview: options.PreviewOption = False,
     null: options.NullOption = False,
     quiet: options.QuietOption = False,
     verbose: options.VerboseOption = False,
@@ -89,6 +90,8 @@ def query(
     Examples:
 
       imgsearch query photo.jpg --top-k 5
+
+      imgsearch query photo.jpg --preview
 
       imgsearch query *.jpg --format html -o answers.html
 
@@ -113,6 +116,10 @@ def query(
     from imgsearch.search.hits import Filter
 
     set_up_logging(quiet=quiet, verbose=verbose)
+    if preview:
+        from imgsearch.cli.terminal import require_preview
+
+        require_preview(format_, output_file)
     ranges = ranges_of(range_ or [], price)
     conditions = Filter(where, category, ranges, min_score=min_score, min_probability=min_probability)
     if conditions.has_conditions:
@@ -168,7 +175,7 @@ def query(
                 (plan, f"{manifest.count} images"),
                 "query",
             )
-        raise typer.Exit(answer_images(call, images, format_, output_file, null=null))
+        raise typer.Exit(answer_images(call, images, format_, output_file, null=null, preview=preview))
 
 
 def _rerank_state(candidates: "Sequence[Sequence[Hit]]") -> str:
