@@ -9,6 +9,7 @@ import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from imgsearch.errors import UsageError
@@ -62,6 +63,7 @@ class Column:
 Columns = Mapping[str, Column]
 
 
+@lru_cache(10_000)
 def folded(name: str) -> str:
     """Return a name as SQLite compares it: only ASCII letters have no case."""
     return "".join(character.lower() if character.isascii() else character for character in name)
@@ -133,16 +135,12 @@ def _metadata(connection: sqlite3.Connection, schema: str) -> Iterator[tuple[int
 def _find_columns(rows: Iterable[tuple[int, Mapping[str, Any]]], longest: dict[str, int]) -> dict[str, Column]:
     """Find all columns, and the length of the longest text in each."""
     names: dict[str, str] = {}
-    keys: dict[str, str] = {}  # `folded`, once for each spelling
     kinds: dict[str, set[Kind]] = {}
     for _, data in rows:
         for name, value in data.items():
-            key = keys.get(name)
-            if key is None:
-                key = keys[name] = folded(name)
-                names.setdefault(key, name)
-                kinds.setdefault(key, set())
-                longest.setdefault(key, 0)
+            key = folded(name)
+            if key not in names:
+                names[key], kinds[key], longest[key] = name, set(), 0
             if value is None:
                 continue
             kinds[key].add(_kind_of(value))
