@@ -27,16 +27,17 @@ def main(folder: Path) -> None:
         "import keras": [sys.executable, "-c", "import keras"],
         "query, a new photo": [*program, "query", str(photo), "--index", str(index)],
         "query, a catalog image": [*program, "query", str(files[0]), "--index", str(index)],
+        "query --item": [*program, "query", "--item", str(files[0].relative_to(catalog)), "--index", str(index)],
         "build-index, nothing changed": [*program, "build-index", str(catalog), "--index", str(index)],
         "--help": [*program, "--help"],
     }
     compare(commands)
     listing = "import sys, imgsearch.cli as c; c.main(sys.argv[1:]); print(*sorted(sys.modules), file=sys.stderr)"
-    done = subprocess.run(
-        [sys.executable, "-c", listing, *commands["query, a new photo"][3:]], capture_output=True, text=True, check=True
-    )
     heavy = {"cv2", "numpy", "openvino", "annoy", "rich", "sqlite3", "tensorflow", "keras", "sklearn", "matplotlib"}
-    print(f"  imported by a query: {', '.join(sorted(heavy & set(done.stderr.split())))}")
+    for name in ("query, a new photo", "query --item"):
+        command = [sys.executable, "-c", listing, *commands[name][3:]]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        print(f"  imported by {name}: {', '.join(sorted(heavy & set(done.stderr.split())))}")
 
 
 # Run from a process as small as Python gets: a child's peak counts what its parent held when it was started.

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,7 @@ from imgsearch.images.policy import FilePolicy
 from imgsearch.images.transform import fit
 from imgsearch.regions.detections import Detector
 from imgsearch.search.nearest import Search
-from imgsearch.search.views import QueryImage, Regions, View, Viewer
-from imgsearch.store.generations import read_manifest
+from imgsearch.search.views import QueryImage, Regions, View
 from imgsearch.synthetic.compose import Style, compose
 
 EASY_SEED, HARD_SEED = 3, 1
@@ -160,15 +158,15 @@ def rates(stage: Stage, files: Mapping[str, Path]) -> str:
 def views_of(index: Index, file: Path, regions: Regions = "auto") -> list[View]:
     """Look at a photo as `Index.search` does with every vector."""
     query = QueryImage.read(file, index.manifest.policy)
-    return Search(index.nearest, 2, exact=True).views_of(query, index.viewer, regions)
+    return Search(index.nearest, 2, exact=True).views_of(query, lambda: index.viewer, regions)
 
 
 def located(directory: Path, queries: Sequence[Any], guesses: int) -> str:
     """Compare what is cut out, after which come so many guesses, with where the item is; all looks are taken."""
     shares = []
-    with closing(Viewer(directory, read_manifest(directory))) as viewer:
+    with Index.open(directory) as index:
         for query in queries:
-            boxes = [view.box for view in viewer.views(QueryImage.read(query.photo, FilePolicy())) if view.box]
+            boxes = [view.box for view in index.viewer.views(QueryImage.read(query.photo, FilePolicy())) if view.box]
             cut_out = boxes[: len(boxes) - guesses][-1:]
             shares.append(float(overlaps([query.box], cut_out).max()) if cut_out else 0.0)
     found = np.array(shares)

@@ -14,6 +14,7 @@ BENCHMARKS = (
     "adaptation",
     "regions",
     "calibration",
+    "combining",
     "throughput",
     "isolation",
     "cold_query",

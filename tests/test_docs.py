@@ -127,6 +127,7 @@ def test_the_demo_runs_on_the_drawn_catalog_where_nothing_can_be_fetched(tmp_pat
 def facts() -> list[tuple[str, str, object]]:
     """Page, pattern of a number that it names, and the number in the code."""
     from imgsearch.build import pipeline, vocabulary
+    from imgsearch.cli import _OPTIONAL_VALUES
     from imgsearch.encoders import adaptation, projection
     from imgsearch.encoders.table import TABLE
     from imgsearch.images import MAX_PIXELS
@@ -134,7 +135,7 @@ def facts() -> list[tuple[str, str, object]]:
     from imgsearch.images.workers.decoders import DECODE_SECONDS
     from imgsearch.images.workers.pool import CRASHES_IN_A_ROW
     from imgsearch.regions import geometric
-    from imgsearch.search import nearest, rerank, tuning
+    from imgsearch.search import diversity, fusion, index, nearest, rerank, tuning
     from imgsearch.store.search_settings import SearchOptions
     from imgsearch.training import fitting, loop, networks
     from imgsearch.training.detector import data
@@ -156,6 +157,10 @@ def facts() -> list[tuple[str, str, object]]:
         ("regions.md", r"or ([\d.]+) after the region", nearest._MIN_MARGIN_PART),
         ("regions.md", r"those of the first (\d+) hits", rerank.CANDIDATES),
         ("regions.md", r"If at least (\w+) pairs", {"five": geometric._FEWEST}),
+        ("searching.md", r"more than ([\d,]+) images cannot ask", index._MOST_OF_A_PRODUCT),
+        ("searching.md", r"chooses from (\w+) times", {"five": diversity.POOL}),
+        ("searching.md", r"`--diverse` alone is ([\d.]+)", float(_OPTIONAL_VALUES["--diverse"])),
+        ("searching.md", r"asked with, (a \w+) of the mean", {"a quarter": 20 * fusion.UNWANTED_WEIGHT}),
         ("training.md", r"shifted by up to (\d+) %", 100 * networks.SHIFT),
         ("training.md", r"more than ([\d,]+) images a sample", data.MAX_ITEMS),
         ("training.md", r"up to ([\d,]+) of them", data.MAX_BACKGROUNDS),

@@ -16,7 +16,7 @@ from imgsearch.encoders import export
 from imgsearch.encoders.choice import choose_detector, choose_encoder
 from imgsearch.encoders.layers import GeneralizedMean
 from imgsearch.encoders.model_file import ModelCard, read_card, save_model
-from imgsearch.images.transform import Fit
+from imgsearch.images import Fit
 
 SIDE = 32
 DIMS = 24

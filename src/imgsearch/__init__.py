@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from imgsearch.build.options import BuildOptions, EmbedOptions
     from imgsearch.build.report import BuildReport
     from imgsearch.encoders.available import AvailableEncoder, models
-    from imgsearch.encoders.classifier import Classifier, ClassProbability, classify
+    from imgsearch.encoders.class_probability import ClassProbability
+    from imgsearch.encoders.classifier import Classifier, classify
     from imgsearch.encoders.model_file import ModelCard, save_model
     from imgsearch.evaluation.calibrate import keep_calibration
     from imgsearch.evaluation.evaluate import EvaluateOptions, evaluate
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from imgsearch.search.detect import detect
     from imgsearch.search.hits import Filter, Hit, ObjectHits
     from imgsearch.search.index import Index
+    from imgsearch.search.views import Indexed
     from imgsearch.store.info import IndexInfo, info
     from imgsearch.store.rollback import rollback
     from imgsearch.training.options import TrainOptions
@@ -72,6 +74,7 @@ __all__ = [
     "ImgsearchError",
     "Index",
     "IndexInfo",
+    "Indexed",
     "LabeledReport",
     "LockedError",
     "MissingComponentError",
@@ -110,7 +113,8 @@ _HOMES = {
     "build.options": ("BuildOptions", "EmbedOptions"),
     "build.report": ("BuildReport",),
     "encoders.available": ("AvailableEncoder", "models"),
-    "encoders.classifier": ("ClassProbability", "Classifier", "classify"),
+    "encoders.class_probability": ("ClassProbability",),
+    "encoders.classifier": ("Classifier", "classify"),
     "encoders.model_file": ("ModelCard", "save_model"),
     "evaluation.calibrate": ("keep_calibration",),
     "evaluation.evaluate": ("EvaluateOptions", "evaluate"),
@@ -123,6 +127,7 @@ _HOMES = {
     "search.detect": ("detect",),
     "search.hits": ("Filter", "Hit", "ObjectHits"),
     "search.index": ("Index",),
+    "search.views": ("Indexed",),
     "store.info": ("IndexInfo", "info"),
     "store.rollback": ("rollback",),
     "training.options": ("TrainOptions",),

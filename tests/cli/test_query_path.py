@@ -35,6 +35,25 @@ def test_a_query_for_a_catalog_image_loads_no_encoder(network, drawn):
     assert json.loads(text)[0]["hits"][0]["score"] == 1.0
 
 
+# What decodes, embeds, draws; all that makes a start slow.
+NOT_FOR_ITEMS = {"cv2", "openvino", "PIL", "rich.console", "rich.table", "multiprocessing", "asyncio", "platformdirs"}
+
+
+def test_what_is_indexed_is_asked_with_without_what_decodes_or_embeds(network, drawn):
+    program = (
+        "import sys\nfrom imgsearch.cli import main\n"
+        "for how in ('table', 'json', 'csv', 'paths'):\n    assert main([*sys.argv[1:], '--format', how]) == 0\n"
+        "print(*sorted(sys.modules), file=sys.stderr)"
+    )
+    for asked in (["--item", "cups/cups-00.png", "--not", "cups/cups-01", "--diverse"], [drawn / "cups/cups-00.png"]):
+        command = [sys.executable, "-c", program, "query", *map(str, asked), "--index", str(network)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        loaded = set(done.stderr.split())
+
+        assert "numpy" in loaded
+        assert not loaded & (HEAVY | NOT_FOR_ITEMS)
+
+
 def test_a_table_of_a_query_is_drawn_without_what_takes_longer_than_the_search(small, drawn):
     program = (
         "import sys\nfrom imgsearch.cli import main\nmain(sys.argv[1:])\n"

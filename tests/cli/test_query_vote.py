@@ -18,7 +18,7 @@ def test_a_vote_is_counted_from_the_hits_that_the_same_answer_names(imgsearch, s
     done = imgsearch("query", "cups/cups-00.png", "--index", small, "--vote", "-k", 8, "--format", "json", cwd=drawn)
 
     (answer,) = json.loads(done.stdout)
-    assert list(answer) == ["query", "seconds", "plan", "index", "hits", "classes"]
+    assert list(answer) == ["query", "plan", "seconds", "index", "hits", "classes"]
     weights: dict[str, float] = {}
     for hit in answer["hits"]:
         weights[hit["category"]] = weights.get(hit["category"], 0) + math.exp((hit["score"] - 1) / 0.07)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from imgsearch.errors import ImageError
-from imgsearch.images.decode import read_file
+from imgsearch.images.reading import read_file
 
 
 def cause_of(path, **options) -> str:

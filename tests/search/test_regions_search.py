@@ -16,8 +16,8 @@ from imgsearch.images import photo as photo_module
 from imgsearch.images.boxes import Box, in_reading_order, overlaps
 from imgsearch.images.decode import decode, decode_rgba
 from imgsearch.images.workers import decoders
-from imgsearch.search import index as search_index
-from imgsearch.search import nearest, views
+from imgsearch.search import nearest, viewer
+from imgsearch.search import rerank as reranking
 from imgsearch.search.backends.exact import ExactCandidates
 from imgsearch.search.nearest import Search
 from imgsearch.search.rerank import CANDIDATES, draw_hit
@@ -72,7 +72,7 @@ def lies_in(box, other):
 
 def views_of(index, file, search=None):
     search = search or Search(index.nearest, 2)
-    return search.views_of(QueryImage.read(file, index.manifest.policy), index.viewer)
+    return search.views_of(QueryImage.read(file, index.manifest.policy), lambda: index.viewer)
 
 
 def check_hits(hits, k):
@@ -275,13 +275,13 @@ def test_a_calibrated_index_says_probabilities_of_regions_and_objects(shop, phot
 
 def test_reranking_asks_for_twenty_and_returns_what_was_asked_for_with_inliers(index, photo, monkeypatch):
     asked = []
-    real = search_index.rerank_hits
+    real = reranking.rerank_hits
 
     def counted(*arguments):
         asked.append(len(arguments[-1]))
         return real(*arguments)
 
-    monkeypatch.setattr(search_index, "rerank_hits", counted)
+    monkeypatch.setattr(reranking, "rerank_hits", counted)
 
     hits = index.search(photo[0], k=3, rerank=True)
 
@@ -358,8 +358,8 @@ def test_hits_with_boxes_can_be_written_as_json(index, photo):
 
 def test_a_viewer_opens_no_encoder_before_it_is_needed(shop, photo, monkeypatch):
     opened = []
-    real = views.open_encoder
-    monkeypatch.setattr(views, "open_encoder", lambda *what, **how: opened.append(1) or real(*what, **how))
+    real = viewer.open_encoder
+    monkeypatch.setattr(viewer, "open_encoder", lambda *what, **how: opened.append(1) or real(*what, **how))
 
     with Index.open(shop / "index") as index:
         index.search(shop / "catalog" / ITEM)

@@ -9,7 +9,7 @@ from imgsearch import Filter, Index, build_index
 from imgsearch.build import generation
 from imgsearch.encoders import projection
 from imgsearch.errors import DamagedIndexError, ImageError, NoIndexError, UsageError
-from imgsearch.search import nearest, views
+from imgsearch.search import nearest, viewer
 from imgsearch.search.nearest import Search
 from imgsearch.search.views import QueryImage, View
 from imgsearch.store import generations, integrity
@@ -32,7 +32,7 @@ def vector_of(index, image):
 
 @BOTH
 def test_an_image_of_the_catalog_finds_itself_without_an_encoder(built, opened, backend, monkeypatch):
-    monkeypatch.setattr(views, "open_encoder", lambda *_, **__: pytest.fail("an encoder was opened"))
+    monkeypatch.setattr(viewer, "open_encoder", lambda *_, **__: pytest.fail("an encoder was opened"))
 
     for file in sorted((built / "catalog").rglob("*.png")):
         best = opened[backend].search(file, k=3)[0]
@@ -54,7 +54,7 @@ def test_an_image_of_the_catalog_is_found_even_where_the_forest_does_not_propose
 
     def ask(image, where=""):
         search = Search(index.nearest, 3, Filter(where), backend=FindsNothing())
-        return search.hits(search.views_of(QueryImage.read(image, index.manifest.policy), index.viewer))
+        return search.hits(search.views_of(QueryImage.read(image, index.manifest.policy), lambda: index.viewer))
 
     (hit,) = ask(file)
 

@@ -12,7 +12,9 @@ from imgsearch.images.decode import decode_rgba
 from imgsearch.images.photo import open_photo
 from imgsearch.images.policy import FilePolicy
 from imgsearch.regions import propose
-from imgsearch.search.views import MAX_REGIONS, QueryImage, Viewer
+from imgsearch.search.index import open_projection
+from imgsearch.search.viewer import Viewer
+from imgsearch.search.views import MAX_REGIONS, QueryImage
 from imgsearch.store.generations import read_manifest
 from imgsearch.synthetic.compose import Style, compose
 
@@ -47,15 +49,20 @@ def shop(tmp_path_factory):
     return folder
 
 
+def opened(directory):
+    manifest = read_manifest(directory)
+    return ByBytes(directory, manifest, open_projection(directory, manifest))
+
+
 @pytest.fixture(scope="module")
 def viewer(shop):
     """Of the network; nothing that it is asked for changes it."""
-    return ByBytes(shop / "network", read_manifest(shop / "network"))
+    return opened(shop / "network")
 
 
 @pytest.fixture(scope="module")
 def without_map(shop):
-    return ByBytes(shop / "handcrafted", read_manifest(shop / "handcrafted"))
+    return opened(shop / "handcrafted")
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from imgsearch.images.steps import Steps
 from imgsearch.progress import Progress
 from imgsearch.regions.detections import Detector
 from imgsearch.regions.propose import crop_and_cutout, propose_detected
-from imgsearch.search.views import embed_regions
+from imgsearch.search.viewer import embed_regions
 from imgsearch.store import generations
 from imgsearch.store.items import Items
 from imgsearch.store.manifest import Manifest

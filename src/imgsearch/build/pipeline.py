@@ -17,9 +17,10 @@ import numpy as np
 from imgsearch.build.journal import Journal, PendingFile
 from imgsearch.encoders.runtime import Embeddings, Encoder
 from imgsearch.errors import ImageError
-from imgsearch.images.decode import Pixels, Remarks, read_file
+from imgsearch.images.decode import Pixels, Remarks
 from imgsearch.images.headers import checked_size, image_format
 from imgsearch.images.policy import FilePolicy
+from imgsearch.images.reading import read_file
 from imgsearch.images.scan import file_time
 from imgsearch.images.steps import Steps
 from imgsearch.images.workers.decoders import DecodeWorker

@@ -4,9 +4,11 @@ import io
 import itertools
 import json
 import os
+import re
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from types import FrameType
 from typing import Annotated, Any
 
@@ -30,17 +32,7 @@ from imgsearch.errors import ImgsearchError, ResourceError, UsageError
 from imgsearch.processors import limit_libraries
 from imgsearch.system import refusal_of, require_address_space
 
-# Plain help: the rich one takes twice as long to import as everything else the program needs to start.
-app = typer.Typer(
-    name="imgsearch",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
 COMMANDS = (preprocess, train, embed, build_index, query, detect, evaluate, classify, info, check, rollback, models)
-for command in COMMANDS:
-    app.command()(command)
 
 
 def _show_version(wanted: bool) -> None:
@@ -49,7 +41,6 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def imgsearch(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
@@ -65,12 +56,38 @@ def imgsearch(
     """
 
 
+def program(*commands: Callable[..., None]) -> typer.Typer:
+    """Make the program with some of its commands."""
+    app = typer.Typer(
+        name="imgsearch",
+        no_args_is_help=True,
+        # Plain help: the rich one takes twice as long to import as everything else the program needs to start.
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+    app.callback()(imgsearch)
+    for command in commands:
+        app.command()(command)
+    return app
+
+
+app = program(*COMMANDS)
+
+
+def _program_for(arguments: list[str]) -> typer.Typer:
+    """Return the program with the command that is asked for alone: the options of all take longer than a search."""
+    by_name = {command.__name__.replace("_", "-"): command for command in COMMANDS}
+    return program(by_name[arguments[0]]) if arguments and arguments[0] in by_name else app
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the program with arguments, those of the process by default; returns the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
         _refuse_empty(given)
-        ended = app(args=given, prog_name="imgsearch", standalone_mode=False)
+        given = _with_optional_values(given)
+        ended = _program_for(given)(args=given, prog_name="imgsearch", standalone_mode=False)
         return ended if isinstance(ended, int) else 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
@@ -93,6 +110,10 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"imgsearch: this is a bug in imgsearch {__version__}; please report the lines above\n")
         return ImgsearchError.exit_code
 
+
+# Options whose value may be left out, and what it is then, where no number comes after them.
+_OPTIONAL_VALUES = {"--diverse": "0.5", "--changes": "previous"}
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)", re.ASCII)
 
 _IMPORTING = "<frozen importlib._bootstrap>"
 _SOON = 0.001  # seconds
@@ -174,6 +195,19 @@ def _refuse_empty(arguments: list[str]) -> None:
             name = argument.rstrip("=") or before
             place = f" for {name}" if name.strip("-") and name.startswith("-") else ""
             raise UsageError(f"expected a value{place}, found nothing", hint="is a variable not set?")
+
+
+def _with_optional_values(arguments: list[str]) -> list[str]:
+    """Fill in values that were left out (`_OPTIONAL_VALUES`), up to `--`."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    filled: list[str] = []
+    for place, argument in enumerate(arguments):
+        filled.append(argument)
+        value = _OPTIONAL_VALUES.get(argument) if place < end else None
+        following = arguments[place + 1] if place + 1 < end else ""
+        if value is not None and following != value and not _NUMBER.fullmatch(following):
+            filled.append(value)
+    return filled
 
 
 def _wants_json(arguments: list[str]) -> bool:

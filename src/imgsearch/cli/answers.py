@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from imgsearch.errors import ImgsearchError
 
 if TYPE_CHECKING:
-    from imgsearch.encoders.classifier import ClassProbability
+    from imgsearch.encoders.class_probability import ClassProbability
     from imgsearch.images.boxes import Box
     from imgsearch.images.decode import Pixels
     from imgsearch.regions.detections import Detection
@@ -45,13 +45,37 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """An image that was asked with, on a page for people."""
+
+    caption: str
+    file: str
+    image: "QueryImage | None" = None  # spares reading it again
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What an answer was asked with, where that is more than the one image file that it is called by."""
+
+    pictures: Callable[[], Sequence[Picture]]
+    together: Sequence[str] = ()  # the names that were asked with at once
+    without: Sequence[str] = ()  # and those that were taken away
+
+    def to_json(self) -> dict[str, Any]:
+        """Return fields for the JSON object."""
+        names = {"queries": list(self.together), "not": list(self.without)}
+        return {name: fact for name, fact in names.items() if fact}
+
+
+@dataclass(frozen=True, slots=True)
 class Section:
-    """A part of a page for people: the image that was given, with boxes drawn into it, and what was found."""
+    """A part of a page for people: what was asked with, an image with boxes drawn into it, and what was found."""
 
     boxes: Sequence["Box"] = ()
     entries: Sequence[Entry] = ()
     message: str = ""
     image: "QueryImage | None" = None  # spares decoding it again
+    asked: Asked | None = None  # in place of the image
 
 
 class Result(Protocol):
@@ -123,6 +147,7 @@ class FoundClasses:
     voters: Sequence["Hit"] | None = None
     image: "QueryImage | None" = None
     rerank: str | None = None  # of the voters, as for `FoundHits`
+    asked: Asked | None = None
 
     COLUMNS = ("query", "rank", "class", "probability")
 
@@ -132,7 +157,7 @@ class FoundClasses:
             {"rank": found.rank, "class": found.label, "probability": round(found.probability, 6)}
             for found in self.classes
         ]
-        return {**_rerank(self.rerank), **hits, "classes": classes}
+        return {**_asked(self.asked), **_rerank(self.rerank), **hits, "classes": classes}
 
     def rows(self) -> Iterator[Sequence[object]]:
         yield from ((found.rank, found.label, f"{found.probability:.6f}") for found in self.classes)
@@ -145,9 +170,8 @@ class FoundClasses:
         yield TextTable(title, ("#", "probability", "class"), rows, _NO_HITS)
 
     def sections(self) -> Iterator[Section]:
-        yield Section(
-            entries=[Entry(f"{found.probability:.3f}", found.label) for found in self.classes], image=self.image
-        )
+        entries = [Entry(f"{found.probability:.3f}", found.label) for found in self.classes]
+        yield Section(entries=entries, image=self.image, asked=self.asked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +214,12 @@ class FoundHits:
     hits: Sequence["Hit"]
     manifest: "Manifest"
     draw: Callable[["Hit"], "Pixels | None"]  # the points that a hit has in common with the image
-    image: "QueryImage"
+    image: "QueryImage | None"  # None where there is `asked`
     rerank: str | None = None  # whether all hits that should be re-ranked were, some, or none; None if none should be
+    asked: Asked | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {**_rerank(self.rerank), "hits": [_hit_to_json(hit) for hit in self.hits]}
+        return {**_asked(self.asked), **_rerank(self.rerank), "hits": [_hit_to_json(hit) for hit in self.hits]}
 
     def rows(self) -> Iterator[Sequence[object]]:
         yield from map(_hit_row, self.hits)
@@ -211,7 +236,8 @@ class FoundHits:
 
     def section(self, boxes: Sequence["Box"]) -> Section:
         """Return the hits as a section of a page, with boxes drawn into the image."""
-        return Section(boxes, [self._entry(hit) for hit in self.hits], "" if self.hits else _NO_HITS, self.image)
+        entries = [self._entry(hit) for hit in self.hits]
+        return Section(boxes, entries, "" if self.hits else _NO_HITS, self.image, self.asked)
 
     def _entry(self, hit: "Hit") -> Entry:
         note = "" if hit.probability is None else f"({100 * hit.probability:.0f} %) "
@@ -274,6 +300,10 @@ def hit_columns(manifest: "Manifest", *, with_others: bool = False, with_boxes: 
     columns = ["query", "rank", "path", "score", "distance", "product", "category"]
     more = {"probability": manifest.calibration is not None, "others": with_others, "box": with_boxes}
     return (*columns, *(name for name, is_there in more.items() if is_there))
+
+
+def _asked(asked: Asked | None) -> dict[str, Any]:
+    return {} if asked is None else asked.to_json()
 
 
 def _rerank(state: str | None) -> dict[str, Any]:

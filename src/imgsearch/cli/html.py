@@ -10,6 +10,7 @@ from urllib.parse import quote_from_bytes
 
 import cv2
 
+from imgsearch.cli.answers import Picture
 from imgsearch.cli.output import printable
 from imgsearch.cli.thumbnails import file_thumbnail, query_thumbnail, thumbnail
 from imgsearch.images.decode import Pixels
@@ -120,12 +121,19 @@ CLOSING = f"</main>\n<script>{_SCRIPT}</script>\n{TAIL}"
 
 
 def section(path: str, part: "Section") -> str:
-    """Show an image with boxes drawn into it, and beside it what was found in it, or why nothing was."""
+    """Show what was asked with, an image with boxes drawn into it, and beside it what was found, or why nothing was."""
     heading = f'<h2 class="words">{shown(path)}</h2>'
-    image = _image(_source(query_thumbnail(path, part, _SIDE)), path)
+    pictures = part.asked.pictures() if part.asked else [Picture(path, path, part.image)]
+    captions = [heading, *(shown(picture.caption) for picture in pictures[1:])]
+    asked = "".join(
+        _figure(
+            picture.file, caption, "query", _image(_source(query_thumbnail(picture, part.boxes, _SIDE)), picture.file)
+        )
+        for picture, caption in zip(pictures, captions, strict=False)
+    )
     entries = "".join(map(_entry, part.entries))
     message = f"<p>{shown(part.message)}</p>\n" if part.message else ""
-    return f"<section>\n{_figure(path, heading, 'query', image)}{entries}{message}</section>\n"
+    return f"<section>\n{asked}{entries}{message}</section>\n"
 
 
 def _entry(entry: "Entry") -> str:

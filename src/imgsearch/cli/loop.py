@@ -4,10 +4,11 @@ import codecs
 import itertools
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-from imgsearch.cli.answers import Answer, Call
+from imgsearch.cli.answers import Answer, Call, Result
 from imgsearch.cli.formats import FORMATS, Preview, render
 from imgsearch.cli.output import output, printable, refuse_to_replace, say, write
 from imgsearch.errors import BoxError, ImageError, ImgsearchError, ResourceError, UsageError
@@ -22,28 +23,51 @@ def answer_images(
     output_file: Path | None,
     *,
     null: bool = False,
-    preview: bool = False,
 ) -> int:
     """Answer images, `-` for names on standard input; returns the highest exit code of those that cannot be used."""
-    end = "\0" if null else "\n"  # of the names that are read and the paths that are written
-    form = (Preview if preview else FORMATS[format_name])(call.columns, end, f"imgsearch {call.command}".rstrip())
-    exit_code = 0
+    names = names_of(images, output_file, null=null)
+    return answer_all(call, ((name, partial(call.find, name)) for name in names), format_name, output_file, null=null)
+
+
+def names_of(images: Sequence[str], output_file: Path | None, *, null: bool = False) -> Iterator[str]:
+    """Return the names of images, and in place of `-` those on standard input; no output file may replace one."""
     for image in images:
         if image == "-":
             refuse_to_replace(output_file, "the list of images", "/dev/stdin")
         else:
             refuse_to_replace(output_file, _GIVEN, image)
 
+    def names() -> Iterator[str]:
+        for image in _names(images, _end(null=null).encode()):
+            refuse_to_replace(output_file, _GIVEN, image)  # also one that is listed
+            yield image
+
+    return names()
+
+
+def answer_all(
+    call: Call,
+    questions: Iterable[tuple[str, Callable[[], Result]]],
+    format_name: str,
+    output_file: Path | None,
+    *,
+    null: bool = False,
+    preview: bool = False,
+) -> int:
+    """Answer questions, each a name and what finds its answer, or raises ImageError or BoxError; as `answer_images`."""
+    title = f"imgsearch {call.command}".rstrip()
+    form = (Preview if preview else FORMATS[format_name])(call.columns, _end(null=null), title)
+    exit_code = 0
+
     def answers() -> Iterator[Answer]:
         nonlocal exit_code
-        for image in _names(images, end.encode()):
-            refuse_to_replace(output_file, _GIVEN, image)  # also one that is listed
-            answer = _answer(call, image)
+        for name, find in questions:
+            answer = _answer(call, name, find)
             if isinstance(answer.result, ImgsearchError):
                 exit_code = max(exit_code, answer.result.exit_code)
                 if not form.carries_errors:
                     hint = f" ({answer.result.hint})" if answer.result.hint else ""
-                    say(printable(f"{image}: {answer.result.message}{hint}"))
+                    say(printable(f"{name}: {answer.result.message}{hint}"))
             yield answer
 
     with output(output_file) as file:
@@ -52,13 +76,18 @@ def answer_images(
     return exit_code
 
 
-def _answer(call: Call, image: str) -> Answer:
+def _end(*, null: bool) -> str:
+    """Return the end of names that are read and paths that are written."""
+    return "\0" if null else "\n"
+
+
+def _answer(call: Call, name: str, find: Callable[[], Result]) -> Answer:
     started = time.perf_counter()
     try:
-        result = call.find(image)
+        result = find()
     except (ImageError, BoxError) as error:
-        return Answer(call, image, time.perf_counter() - started, error)
-    return Answer(call, image, time.perf_counter() - started, result)
+        return Answer(call, name, time.perf_counter() - started, error)
+    return Answer(call, name, time.perf_counter() - started, result)
 
 
 def _names(images: Sequence[str], end: bytes) -> Iterator[str]:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Literal
 import cv2
 import numpy as np
 
+from imgsearch.cli.answers import Picture
 from imgsearch.cli.output import printable
 from imgsearch.cli.thumbnails import file_thumbnail, query_thumbnail
 from imgsearch.errors import UsageError
@@ -156,10 +157,13 @@ def _has_input(descriptor: int, seconds: float) -> bool:
 
 
 def section(path: str, part: "Section", terminal: Terminal) -> str:
-    """Show an image with boxes drawn into it, and what was found in it, in rows that fit the terminal."""
+    """Show what was asked with, boxes drawn into it, and what was found, in rows that fit the terminal."""
     width = min(_WIDTH, terminal.columns)
     side = width * (terminal.cell[0] if terminal.graphics != "blocks" else 1)
-    shown: list[tuple[Pixels | None, str, str]] = [(query_thumbnail(path, part, side), "query", path)]
+    pictures = part.asked.pictures() if part.asked else [Picture(path, path, part.image)]
+    shown: list[tuple[Pixels | None, str, str]] = [
+        (query_thumbnail(picture, part.boxes, side), "query", picture.caption) for picture in pictures
+    ]
     for entry in part.entries:
         if entry.file:
             rank = "" if entry.rank is None else f"{entry.rank}. "

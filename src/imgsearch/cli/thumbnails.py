@@ -5,14 +5,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from imgsearch.errors import ImageError
-from imgsearch.images.decode import Pixels, read_file
+from imgsearch.images.decode import Pixels
 from imgsearch.images.photo import drawn, open_photo
 from imgsearch.images.policy import FilePolicy
+from imgsearch.images.reading import read_file
 from imgsearch.images.transform import fit, reduce
 from imgsearch.images.workers.decoders import decode_and_fit_guarded
 
 if TYPE_CHECKING:
-    from imgsearch.cli.answers import Section
+    from imgsearch.cli.answers import Picture
     from imgsearch.images.boxes import Box
 
 # Boxes are drawn into an image so many times as large.
@@ -41,13 +42,13 @@ def file_thumbnail(path: str, side: int, boxes: Sequence["Box"] = ()) -> Pixels 
     return thumbnail(data, side, boxes)
 
 
-def query_thumbnail(path: str, part: "Section", side: int) -> Pixels | None:
-    """Decode the image that a section is about, with its boxes, unless that was done before."""
+def query_thumbnail(picture: "Picture", boxes: Sequence["Box"], side: int) -> Pixels | None:
+    """Decode an image that was asked with, with boxes, unless that was done before."""
     try:
-        photo = part.image.photo if part.image else None
+        photo = picture.image.photo if picture.image else None
     except ImageError:  # an image of the index, of which a part is damaged
         photo = None
     if photo is None:
-        return file_thumbnail(path, side, part.boxes)
+        return file_thumbnail(picture.file, side, boxes)
     photo = replace(photo, pixels=reduce(photo.pixels, _SHARP * side))
-    return fit(drawn(photo, part.boxes), side, background=photo.background)
+    return fit(drawn(photo, boxes), side, background=photo.background)

@@ -1,33 +1,19 @@
 """Name the class of an image, with a model that `train` wrote; on OpenVINO, like an encoder."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from imgsearch.encoders.choice import choose_encoder
+from imgsearch.encoders.class_probability import ClassProbability
 from imgsearch.encoders.export import exported_encoder
 from imgsearch.encoders.model_file import read_card
 from imgsearch.encoders.runtime import Encoder, encode, open_encoder
 from imgsearch.errors import ImageError, MissingComponentError, UsageError
 from imgsearch.files import as_path
-from imgsearch.images.decode import read_file
 from imgsearch.images.policy import FilePolicy
+from imgsearch.images.reading import read_file
 from imgsearch.images.steps import Steps
 from imgsearch.images.workers.decoders import decode_and_fit_guarded
-
-
-@dataclass(frozen=True, slots=True)
-class ClassProbability:
-    """One class that an image may belong to.
-
-    Attributes:
-        rank: Place, from 1.
-        label: Name of the class.
-        probability: 0 to 1; those of all classes add up to 1.
-    """
-
-    rank: int
-    label: str
-    probability: float
 
 
 class Classifier:

@@ -14,8 +14,8 @@ from typing import Annotated, Any
 
 from imgsearch.errors import MissingComponentError, UsageError
 from imgsearch.files import as_path, replaced, writing
+from imgsearch.images import Fit
 from imgsearch.images.steps import Steps
-from imgsearch.images.transform import Fit
 from imgsearch.records import Missing, between, read
 from imgsearch.system import refusal_of
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,11 @@ from imgsearch.encoders.spec import EncoderSpec, Kind, Precision
 from imgsearch.encoders.table import OLD_ROWS, TABLE
 from imgsearch.errors import DamagedIndexError, MissingComponentError, UsageError
 from imgsearch.files import open_regular, reading
-from imgsearch.images.decode import Pixels
-from imgsearch.images.transform import fit
 from imgsearch.processors import processor_count
 from imgsearch.system import refusal_of, require_address_space
+
+if TYPE_CHECKING:
+    from imgsearch.images.decode import Pixels
 
 Embeddings = NDArray[np.float32]
 
@@ -53,7 +54,7 @@ class Encoder(Protocol):
     spec: EncoderSpec
     batch_size: int
 
-    def encode_stream(self, batches: Iterable[Pixels]) -> Iterator[Embeddings]:
+    def encode_stream(self, batches: Iterable["Pixels"]) -> Iterator[Embeddings]:
         """Encode batches, several at once where that is faster.
 
         Args:
@@ -65,12 +66,12 @@ class Encoder(Protocol):
         """
         ...
 
-    def encode_with_features(self, image: Pixels) -> EncodedImage:
+    def encode_with_features(self, image: "Pixels") -> EncodedImage:
         """Encode one image, uint8 (size, size, 3), in one pass with its feature map where the encoder has one."""
         ...
 
 
-def encode(encoder: Encoder, images: Pixels) -> Embeddings:
+def encode(encoder: Encoder, images: "Pixels") -> Embeddings:
     """Encode one batch, uint8 (n, size, size, 3), to float32 (n, dims), as `Encoder.encode_stream` yields it."""
     return next(iter(encoder.encode_stream([images])))
 
@@ -174,7 +175,7 @@ class OpenVinoEncoder:
         self._free_requests: deque[Any] = deque()
         _OPENED.add(self)
 
-    def encode_stream(self, batches: Iterable[Pixels]) -> Iterator[Embeddings]:
+    def encode_stream(self, batches: Iterable["Pixels"]) -> Iterator[Embeddings]:
         running: deque[tuple[Any, Pixels]] = deque()
         for batch in batches:
             if len(running) == self._most_running:
@@ -186,11 +187,11 @@ class OpenVinoEncoder:
         while running:
             yield self._finish(running)
 
-    def encode_with_features(self, image: Pixels) -> EncodedImage:
+    def encode_with_features(self, image: "Pixels") -> EncodedImage:
         embedding, *features = self._infer(image)
         return EncodedImage(unit_rows(embedding)[0], features[0][0] if features else None)
 
-    def _infer(self, image: Pixels) -> list[NDArray[np.float32]]:
+    def _infer(self, image: "Pixels") -> list[NDArray[np.float32]]:
         """Run the encoder on one image; returns copies of its outputs."""
         request = self._take_request()
         # Shared, as in a stream: to copy it would be to write into the batch that the request shared before.
@@ -205,7 +206,7 @@ class OpenVinoEncoder:
         except IndexError:
             return self._model.create_infer_request()
 
-    def _finish(self, running: deque[tuple[Any, Pixels]]) -> Embeddings:
+    def _finish(self, running: deque[tuple[Any, "Pixels"]]) -> Embeddings:
         request, _ = running.popleft()
         request.wait()
         rows = np.array(request.get_output_tensor(0).data, np.float32)
@@ -238,13 +239,13 @@ class _ImageByImage:
 
     batch_size = 32
     spec: EncoderSpec
-    _describe: Callable[[Pixels], Embeddings]
+    _describe: Callable[["Pixels"], Embeddings]
 
-    def encode_stream(self, batches: Iterable[Pixels]) -> Iterator[Embeddings]:
+    def encode_stream(self, batches: Iterable["Pixels"]) -> Iterator[Embeddings]:
         for batch in batches:
             yield unit_rows(np.stack([self._describe(image) for image in batch]))
 
-    def encode_with_features(self, image: Pixels) -> EncodedImage:
+    def encode_with_features(self, image: "Pixels") -> EncodedImage:
         return EncodedImage(encode(self, image[None])[0], None)
 
 
@@ -284,7 +285,7 @@ class HybridEncoder:
         self.batch_size = min(part.batch_size for part in parts)
         self._parts = parts
 
-    def encode_stream(self, batches: Iterable[Pixels]) -> Iterator[Embeddings]:
+    def encode_stream(self, batches: Iterable["Pixels"]) -> Iterator[Embeddings]:
         copies = itertools.tee(batches, len(self._parts))
         streams = [
             part.encode_stream(_resized(batches, part.spec.size))
@@ -293,7 +294,7 @@ class HybridEncoder:
         for rows in zip(*streams, strict=True):
             yield self._concatenated(rows)
 
-    def encode_with_features(self, image: Pixels) -> EncodedImage:
+    def encode_with_features(self, image: "Pixels") -> EncodedImage:
         encoded = [part.encode_with_features(next(_resized([image[None]], part.spec.size))[0]) for part in self._parts]
         features = next((each.features for each in encoded if each.features is not None), None)
         return EncodedImage(self._concatenated([each.embedding[None] for each in encoded])[0], features)
@@ -304,7 +305,9 @@ class HybridEncoder:
         return unit_rows(np.concatenate(weighted, axis=1, dtype=np.float32))
 
 
-def _resized(batches: Iterable[Pixels], size: int) -> Iterator[Pixels]:
+def _resized(batches: Iterable["Pixels"], size: int) -> Iterator["Pixels"]:
+    from imgsearch.images.transform import fit
+
     for batch in batches:
         same = batch.shape[1] == size
         yield batch if same else np.stack([fit(image, size, "stretch") for image in batch])

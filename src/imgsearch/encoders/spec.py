@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from imgsearch.errors import UsageError
+from imgsearch.images import Fit
 from imgsearch.images.steps import Steps
-from imgsearch.images.transform import Fit
 from imgsearch.records import Check, Key, Missing, as_json, between, read
 
 Precision = Literal["f32", "bf16"]

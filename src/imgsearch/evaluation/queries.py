@@ -195,7 +195,7 @@ def from_folder(
             query = QueryImage.read(folder / path, index.manifest.policy)
             known += index.nearest.row_of(query.sha256) is not None
             search = Search(index.nearest, 2, exact=True)
-            vectors = _stacked(search.views_of(query, index.viewer, regions))
+            vectors = _stacked(search.views_of(query, lambda: index.viewer, regions))
         except ImageError as error:
             unusable.append((path, error.message))
             continue

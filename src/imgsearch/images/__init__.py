@@ -1,8 +1,12 @@
 """From files to pixels."""
 
 import os
+from typing import Literal
 
 from imgsearch.processors import processor_count
+
+# How an image is brought to a square: padded, its middle, or stretched.
+Fit = Literal["pad", "crop", "stretch"]
 
 # Part of every encoder's fingerprint. Raise it when the same file would give other pixels (decoder choices,
 # fitting), so that no index mixes vectors of two ways of seeing.

@@ -1,14 +1,11 @@
 """Bring images, RGB uint8 (height, width, 3), to a size, and do what `steps.Steps` names; none is changed in place."""
 
-from typing import Literal
-
 import cv2
 import numpy as np
 
+from imgsearch.images import Fit
 from imgsearch.images.boxes import Box
 from imgsearch.images.decode import Pixels
-
-Fit = Literal["pad", "crop", "stretch"]
 
 WHITE = (255, 255, 255)
 

@@ -9,10 +9,11 @@ import cv2
 import numpy as np
 
 from imgsearch.errors import ImageError
+from imgsearch.images import Fit
 from imgsearch.images.decode import Pixels
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import Steps
-from imgsearch.images.transform import Fit, binarize
+from imgsearch.images.transform import binarize
 from imgsearch.images.workers.decoders import DECODE_SECONDS, decode_by_policy, decode_square
 from imgsearch.images.workers.process import Part, WorkerProcess, run
 from imgsearch.synthetic.augment import augment as augment_image

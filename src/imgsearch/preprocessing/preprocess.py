@@ -17,9 +17,9 @@ from typing import TypedDict, Unpack
 
 from imgsearch.errors import ImageError, OutputError, RefusedError, UsageError, require_between
 from imgsearch.files import as_path, require_image_folder, writing
-from imgsearch.images import PIXELS_VERSION
-from imgsearch.images.decode import read_file
+from imgsearch.images import PIXELS_VERSION, Fit
 from imgsearch.images.policy import FilePolicy
+from imgsearch.images.reading import read_file
 from imgsearch.images.scan import (
     IMAGE_SUFFIXES,
     FoundFile,
@@ -30,7 +30,6 @@ from imgsearch.images.scan import (
     unused_in_words,
 )
 from imgsearch.images.steps import NO_STEPS, Steps
-from imgsearch.images.transform import Fit
 from imgsearch.images.workers.pool import map_with_workers, while_decoder_works
 from imgsearch.locks import exclusive_lock
 from imgsearch.preprocessing.file_worker import Ending, FileWorker

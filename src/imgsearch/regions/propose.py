@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from imgsearch.images import Fit
 from imgsearch.images.boxes import Box, overlaps, stretched
 from imgsearch.images.decode import Pixels
-from imgsearch.images.transform import Fit
 from imgsearch.regions.cut_out import Region, crop, cut_out
 from imgsearch.regions.detections import Detected, decode_detections
 from imgsearch.regions.salience import LEVEL, SIDE, Plane, salience, salient_box

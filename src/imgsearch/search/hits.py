@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from imgsearch.encoders.classifier import ClassProbability
+from imgsearch.encoders.class_probability import ClassProbability
 from imgsearch.errors import require_between
 from imgsearch.images.boxes import Box
 from imgsearch.store.conditions import Conditions
@@ -14,6 +14,10 @@ from imgsearch.store.conditions import Conditions
 # How much less a neighbor counts with each step in its score: 0.07 in the nearest-neighbor classifier of Wu et al.
 # (Unsupervised Feature Learning via Non-Parametric Instance Discrimination, 2018, section 3.4).
 _TEMPERATURE = 0.07
+
+# So many of the first hits are compared by re-ranking. Fifty take more time and put hardly more right answers first
+# (docs/benchmarks.md has the figures).
+CANDIDATES = 20
 
 
 @dataclass(frozen=True, slots=True)

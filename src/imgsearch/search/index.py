@@ -1,27 +1,36 @@
 """Open an index and search it."""
 
+import contextlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
+from imgsearch.encoders.projection import Projection
 from imgsearch.encoders.runtime import Embeddings
-from imgsearch.errors import DamagedIndexError, NoIndexError, UsageError
+from imgsearch.errors import DamagedIndexError, ImageError, NoIndexError, UsageError, require_between
 from imgsearch.files import as_path, read_error
 from imgsearch.images.boxes import Box
-from imgsearch.search.hits import NO_FILTER, Filter, Hit, ObjectHits
+from imgsearch.search.fusion import Fuse, mean_view, take_away
+from imgsearch.search.hits import CANDIDATES, NO_FILTER, Filter, Hit, ObjectHits
 from imgsearch.search.nearest import Nearest, Search
-from imgsearch.search.rerank import CANDIDATES, rerank_hits
-from imgsearch.search.views import QueryImage, Regions, View, Viewer
+from imgsearch.search.views import Indexed, QueryImage, Regions, View
 from imgsearch.store import generations, integrity
 from imgsearch.store.info import IndexInfo
+from imgsearch.store.lifetime import Lifetime
 from imgsearch.store.manifest import Manifest
+
+if TYPE_CHECKING:
+    from imgsearch.search.viewer import Viewer
 
 logger = logging.getLogger(__name__)
 
 # A file name, or what `QueryImage` has read, to use its pixels again.
 Image = str | os.PathLike[str] | QueryImage
+
+# Each image of a product is compared with the index by itself.
+_MOST_OF_A_PRODUCT = 1000
 
 
 class Index:
@@ -35,15 +44,16 @@ class Index:
         manifest: What is published there.
         items: The images in it.
         nearest: Its vectors and backend, for code that asks for more than hits.
-        viewer: Its encoder and detector, likewise.
     """
 
     def __init__(self, directory: Path, manifest: Manifest) -> None:
         self.directory = directory
         self.manifest = manifest
-        self.viewer = Viewer(directory, manifest)
+        self._projection = open_projection(directory, manifest)
         self.nearest = Nearest(directory, manifest)
         self.items = self.nearest.items
+        self._lifetime = Lifetime()
+        self._viewers: list[Viewer] = []  # one, once it was needed
         self._has_warned = False
 
     @classmethod
@@ -89,8 +99,21 @@ class Index:
 
     def close(self) -> None:
         """Close the files; the maps go with the last reference."""
-        self.viewer.close()
+        if self._lifetime.end():
+            for viewer in self._viewers:
+                viewer.close()
         self.nearest.close()
+
+    @property
+    def viewer(self) -> "Viewer":
+        """Its encoder and detector, for code that asks for more than hits."""
+        with self._lifetime.locked():
+            if not self._viewers:
+                # What decodes and embeds images takes as long to import as all else: what is indexed needs none of it.
+                from imgsearch.search.viewer import Viewer
+
+                self._viewers.append(Viewer(self.directory, self.manifest, self._projection))
+            return self._viewers[0]
 
     def search(
         self,
@@ -103,6 +126,7 @@ class Index:
         regions: Regions = "auto",
         box: Box | None = None,
         rerank: bool = False,
+        diverse: float | None = None,
     ) -> list[Hit]:
         """Find the catalog images most similar to an image, or to an item in it.
 
@@ -119,20 +143,120 @@ class Index:
             rerank: Compare points of the image with those of the first 20 hits, and put first what has the same
                 points in the same places; see `regions.geometric`. Scores and probabilities stay what they are. A hit
                 whose image cannot be read keeps its place, and has no `inliers`.
+            diverse: Choose hits that are not like one another: how much the score counts, 0 to 1, against the
+                likeness to hits before it; 1 leaves the hits as they are. See `search.diversity`.
 
         Returns:
-            Hits, best first; equal scores in the order of their paths. An item has the best score of all parts.
+            Hits, best first; equal scores in the order of their paths. An item has the best score of all parts. The
+            first is the best also with `diverse`, but scores may rise after it.
 
         Raises:
             ImageError: The image cannot be used.
-            UsageError: `k`, `filter`, `regions` or `box` makes no sense, or the index is closed.
+            UsageError: `k`, `filter`, `regions`, `box` or `diverse` makes no sense, or the index is closed.
             DamagedIndexError: A file of the index is damaged.
             MissingComponentError: The encoder, the detector or the backend does not run on this machine.
             ResourceError: As for `open`.
         """
-        search = self._search(k, filter, exact=exact, distinct=distinct, rerank=rerank)
+        search = self._search(k, filter, exact=exact, distinct=distinct, rerank=rerank, diverse=diverse)
         query = as_query(image, self.manifest)
-        return self._hits(search, search.views_of(query, self.viewer, regions, box), k, query if rerank else None)
+        views = search.views_of(query, lambda: self.viewer, regions, box)
+        return self._hits(search, views, k, query if rerank else None)
+
+    def search_item(
+        self,
+        name: str,
+        k: int = 5,
+        *,
+        filter: Filter = NO_FILTER,  # noqa: A002  # the field's word
+        exact: bool = False,
+        distinct: str = "",
+        diverse: float | None = None,
+    ) -> list[Hit]:
+        """Find what is most similar to something in the index; no image is read, and nothing embedded.
+
+        Args:
+            name: Path of an image below the catalog, absolute or with `./` too, or else a product, which asks with
+                all of its images: an item has the best score that any of them gives.
+            k: As for `search`, like all others.
+            filter: What hits must satisfy.
+            exact: Compare with every vector.
+            distinct: Name of a column: only the best hit for each of its values.
+            diverse: Choose hits that are not like one another.
+
+        Returns:
+            Hits, best first, without what was asked with.
+
+        Raises:
+            UsageError: There is no such image or product; or as for `search`.
+            DamagedIndexError, MissingComponentError, ResourceError: As for `search`.
+        """
+        return self.search_together([Indexed(name)], k, filter=filter, exact=exact, distinct=distinct, diverse=diverse)
+
+    def search_together(
+        self,
+        asked: Sequence[Image | Indexed],
+        k: int = 5,
+        *,
+        fuse: Fuse = "max",
+        without: Sequence[Image | Indexed | View] = (),
+        filter: Filter = NO_FILTER,  # noqa: A002  # the field's word
+        exact: bool = False,
+        distinct: str = "",
+        regions: Regions = "auto",
+        diverse: float | None = None,
+    ) -> list[Hit]:
+        """Find what is most similar to several images at once, or to one and not to others.
+
+        Args:
+            asked: Files, and `Indexed` for what is in the index; at least one.
+            k: As for `search`.
+            fuse: `max`: an item has the best score that any of the images gives. `mean`: that with the mean of their
+                vectors, of a photo the one that finds the nearest item.
+            without: What hits should not look like: a quarter of the mean of these vectors is subtracted
+                (`fusion.UNWANTED_WEIGHT`). `views` makes them once for many searches.
+            filter: As for `search`, like all others.
+            exact: Compare with every vector.
+            distinct: Name of a column: only the best hit for each of its values.
+            regions: Which parts of photos to compare.
+            diverse: Choose hits that are not like one another.
+
+        Returns:
+            Hits, best first, without what is `Indexed` and without items that are taken away.
+
+        Raises:
+            ImageError: An image cannot be used; the message names it.
+            UsageError: `asked` is empty, the index has no such image or product, or nothing is left to search with;
+                or as for `search`.
+            DamagedIndexError, MissingComponentError, ResourceError: As for `search`.
+        """
+        if not asked:
+            raise UsageError("expected an image or an item to search with, found none")
+        unwanted = [view for each in without for view in ([each] if isinstance(each, View) else self.views(each))]
+        own = {name: self._views_of_item(name) for name in asked if isinstance(name, Indexed)}
+        taken = [view for views in (unwanted, *own.values()) for view in views]
+        left_out = {view.row for view in taken if view.row is not None}
+        search = self._search(k, filter, exact=exact, distinct=distinct, diverse=diverse, left_out=left_out)
+        views: list[View] = []
+        for each in asked:
+            if isinstance(each, Indexed):
+                found = own[each]
+            else:
+                with _naming(each, if_wanted=len(asked) > 1):
+                    found = self._views_of_image(search, each, regions)
+            views += found if fuse == "max" or isinstance(each, Indexed) else [search.best_view(found)]
+        return self._hits(search, take_away(views if fuse == "max" else [mean_view(views)], unwanted), k, None)
+
+    def views(self, asked: Image | Indexed) -> list[View]:
+        """Return one vector that stands for an image, or one each for the images of what is in the index.
+
+        Raises:
+            ImageError, UsageError, DamagedIndexError, MissingComponentError, ResourceError: As for `search_together`.
+        """
+        if isinstance(asked, Indexed):
+            return self._views_of_item(asked)
+        search = self._search(1, NO_FILTER, exact=True)  # a filtered query must not come to need a library
+        with _naming(asked):
+            return [search.best_view(self._views_of_image(search, asked, "auto"))]
 
     def search_vector(
         self,
@@ -159,6 +283,7 @@ class Index:
         exact: bool = False,
         distinct: str = "",
         rerank: bool = False,
+        diverse: float | None = None,
     ) -> list[ObjectHits]:
         """Search for each item in an image by itself, with at most `k` hits each.
 
@@ -171,7 +296,7 @@ class Index:
         Raises:
             ImageError, UsageError, DamagedIndexError: As for `search`.
         """
-        search = self._search(k, filter, exact=exact, distinct=distinct, rerank=rerank)
+        search = self._search(k, filter, exact=exact, distinct=distinct, rerank=rerank, diverse=diverse)
         query = as_query(image, self.manifest)
         return [
             ObjectHits(each.box, each.score, self._hits(search, each.views, k, query if rerank else None))
@@ -192,13 +317,32 @@ class Index:
         filter: Filter,  # noqa: A002
         *,
         exact: bool,
-        distinct: str,
+        distinct: str = "",
         rerank: bool = False,
+        diverse: float | None = None,
+        left_out: Collection[int] = (),
     ) -> Search:
         if k < 1:
             raise UsageError(f"k must be at least 1, got {k}")
+        if diverse is not None:
+            require_between("diverse", diverse, 0, 1)
+            if rerank:
+                raise UsageError("rerank and diverse cannot be combined", hint="each says which hit comes first")
         self.nearest.begin_checks(filter.conditions, exact=exact)  # while the encoder starts
-        return Search(self.nearest, max(k, CANDIDATES) if rerank else k, filter, exact=exact, distinct=distinct)
+        wanted = max(k, CANDIDATES) if rerank else k
+        return Search(self.nearest, wanted, filter, exact=exact, distinct=distinct, diverse=diverse, left_out=left_out)
+
+    def _views_of_image(self, search: Search, image: Image, regions: Regions) -> list[View]:
+        return search.views_of(as_query(image, self.manifest), lambda: self.viewer, regions)
+
+    def _views_of_item(self, asked: Indexed) -> list[View]:
+        rows = self.nearest.rows_named(asked.name)
+        if len(rows) > _MOST_OF_A_PRODUCT:
+            raise UsageError(
+                f"the product {asked.name!r} has {len(rows)} images, more than the {_MOST_OF_A_PRODUCT} that may ask",
+                hint="ask with one of its images, by its path",
+            )
+        return self.nearest.views_at(rows)
 
     def _hits(self, search: Search, views: Sequence[View], k: int, compared: QueryImage | None) -> list[Hit]:
         """Find hits, and put first those that have points in common with a query, if one is given."""
@@ -206,6 +350,8 @@ class Index:
         if compared is not None:
             reason = "a query of this kind cannot be compared"
             if compared.photo is not None:
+                from imgsearch.search.rerank import rerank_hits
+
                 hits = rerank_hits(self.manifest, self.items, compared.photo, hits)
                 reason = f"their images cannot be read in {self.manifest.catalog} as they were indexed"
             self._warn_of_uncompared(hits[:CANDIDATES], reason)
@@ -222,3 +368,24 @@ class Index:
 def as_query(image: Image, manifest: Manifest) -> QueryImage:
     """Read an image unless it has been read."""
     return image if isinstance(image, QueryImage) else QueryImage.read(image, manifest.policy)
+
+
+@contextlib.contextmanager
+def _naming(image: Image, *, if_wanted: bool = True) -> Iterator[None]:
+    """Have an `ImageError` say which of several images it is about."""
+    try:
+        yield
+    except ImageError as error:
+        if not if_wanted:
+            raise
+        name = image.path if isinstance(image, QueryImage) else os.fspath(image)
+        raise ImageError(error.cause, f"{name}: {error.message}", hint=error.hint) from error
+
+
+def open_projection(directory: Path, manifest: Manifest) -> Projection | None:
+    """Read what brings embeddings into the searched space, if they are projected; its sha256 is checked."""
+    if not manifest.projection_count:
+        return None
+    name = f"{manifest.folder}/{generations.PROJECTION}"
+    integrity.check_content(directory, manifest, name)
+    return Projection.load(str(directory / name), manifest.encoder.dims, manifest.dims)

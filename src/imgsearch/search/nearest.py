@@ -3,10 +3,11 @@
 import contextlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,10 +18,11 @@ from imgsearch.images.boxes import Box
 from imgsearch.search.backends import backend_files, backend_of
 from imgsearch.search.backends.exact import ExactCandidates
 from imgsearch.search.backends.protocol import Candidates, Rows, scores_of
+from imgsearch.search.diversity import POOL, diverse_order
 from imgsearch.search.filtered import FEW, FilteredCandidates
 from imgsearch.search.hits import NO_FILTER, Filter, Hit
 from imgsearch.search.once import Once
-from imgsearch.search.views import QueryImage, Regions, View, Viewer, require_regions
+from imgsearch.search.views import QueryImage, Regions, View, require_regions
 from imgsearch.store import generations
 from imgsearch.store.arrays import open_array
 from imgsearch.store.conditions import NO_CONDITIONS, Conditions
@@ -28,6 +30,9 @@ from imgsearch.store.integrity import check_opened
 from imgsearch.store.items import Items
 from imgsearch.store.lifetime import Lifetime
 from imgsearch.store.manifest import Manifest
+
+if TYPE_CHECKING:
+    from imgsearch.search.viewer import Viewer
 
 logger = logging.getLogger(__name__)
 
@@ -130,13 +135,37 @@ class Nearest:
 
     def row_of(self, sha256: bytes, path: str = "") -> int | None:
         """Find the item whose image has just these bytes; of several the one at `path`, or the first."""
-        folder, name = os.path.split(path)
-        below_catalog = os.path.relpath(os.path.join(os.path.realpath(folder), name), self.manifest.catalog)
-        row = self.items.row_of_content(sha256, below_catalog)
+        row = self.items.row_of_content(sha256, self._below_catalog(path))
         if row is None or not 0 <= row < self.manifest.count:
             return None
         self._files.require_whole(generations.ITEMS)
         return row
+
+    def rows_named(self, name: str) -> list[int]:
+        """Find the image at a path, below the catalog or of the file there, or else all images of a product.
+
+        Raises:
+            UsageError: There is neither; the hint has the name most like it.
+        """
+        self._files.require_whole(generations.ITEMS)
+        rows = self.items.rows_named(name) or self.items.rows_named(os.path.normpath(name))
+        if not rows and "\0" not in name:
+            rows = self.items.rows_named(self._below_catalog(name))
+        if not rows:
+            similar = self.items.similar_name(name)
+            raise UsageError(
+                f"the index has no image and no product {name!r}",
+                hint=f"did you mean {similar!r}?" if similar else "imgsearch query FILE asks with an image file",
+            )
+        return [int(row) for row in self._checked(rows)]
+
+    def _below_catalog(self, path: str) -> str:
+        folder, name = os.path.split(path)
+        return os.path.relpath(os.path.join(os.path.realpath(folder), name), self.manifest.catalog)
+
+    def views_at(self, rows: Sequence[int]) -> list[View]:
+        """Return the vectors of items as views."""
+        return [View(np.array(self.vectors[row]), row=row) for row in rows]
 
     def begin_checks(self, conditions: Conditions, *, exact: bool) -> None:
         """Begin to compare the files that a query needs with their sha256, while others work."""
@@ -244,7 +273,8 @@ class Nearest:
 class Search:
     """One question to an index: its backend, or `backend`, is opened once, and each view is compared once.
 
-    With `distinct`, the name of a column, there is one hit for each of its values: the best.
+    With `distinct`, the name of a column, there is one hit for each of its values: the best. With `diverse` the order
+    is that of `diverse_order`, in which scores and probabilities may rise. Rows that are `left_out` are no hits.
     """
 
     def __init__(
@@ -256,6 +286,8 @@ class Search:
         exact: bool = False,
         distinct: str = "",
         backend: Candidates | None = None,
+        diverse: float | None = None,
+        left_out: Collection[int] = (),
     ) -> None:
         if filter.min_probability is not None and nearest.manifest.calibration is None:
             raise UsageError(
@@ -268,17 +300,23 @@ class Search:
         self._is_exact = exact
         self._distinct = distinct
         self._backend = backend
+        self._diverse = diverse
+        self._left_out = left_out
         self._candidates: dict[tuple[View, int], Rows] = {}
 
     def views_of(
-        self, query: QueryImage, viewer: Viewer, regions: Regions = "auto", box: Box | None = None
+        self,
+        query: QueryImage,
+        open_viewer: "Callable[[], Viewer]",
+        regions: Regions = "auto",
+        box: Box | None = None,
     ) -> list[View]:
-        """Make vectors of a query, at least one; an image of the index needs no encoder, for its vector is there."""
+        """Make vectors of a query, at least one; an image of the index needs no viewer, for its vector is there."""
         require_regions(regions)
         row = self._nearest.row_of(query.sha256, query.path) if box is None else None
         if row is not None and isinstance(regions, str):
-            return [View(np.array(self._nearest.vectors[row]), row=row)]
-        views = viewer.views(query, regions, box, self.is_settled)
+            return self._nearest.views_at([row])
+        views = open_viewer().views(query, regions, box, self.is_settled)
         return views if row is None else [replace(views[0], row=row), *views[1:]]
 
     def is_settled(self, views: Sequence[View]) -> bool:
@@ -289,19 +327,24 @@ class Search:
         margin = scores[0] - scores[1] if len(scores) > 1 else 0.0
         return margin >= (_MIN_MARGIN_PART if any(view.box for view in views) else _MIN_MARGIN_WHOLE)
 
+    def best_view(self, views: Sequence[View]) -> View:
+        """Return the one of several views that finds the nearest item."""
+
+        def best_score(view: View) -> float:
+            return max((each.score for each in self.scored([view])[:1]), default=-1.0)
+
+        return max(views, key=best_score) if len(views) > 1 else views[0]
+
     def hits(self, views: Sequence[View]) -> list[Hit]:
         """Find the items nearest to any of the views, best first; equal scores in the order of their paths."""
-        scored = self._distinct_of(views) if self._distinct else self.scored(views)
-        least = self._filter.min_score
-        scored = [each for each in scored[: self._k] if least is None or each.score >= least]
-        calibration = self._nearest.manifest.calibration
-        probabilities: Sequence[float | None] = [None] * len(scored)
-        if calibration is not None and scored:
-            is_first = not self._conditions.has_conditions or scored[0].score >= self._best_score_of_all(views)
-            probabilities = calibration.of_answer([each.score for each in scored], is_first=is_first)
-        rows = [each.row for each in scored]
+        found = self._found(views)
+        if self._diverse is not None:
+            vectors = self._nearest.vectors[[each.row for each, _ in found]]
+            order = diverse_order([each.score for each, _ in found], vectors, self._k, self._diverse)
+            found = [found[place] for place in order]
+        rows = [each.row for each, _ in found]
         others = self._others_of(rows) if self._distinct else {}
-        hits = [
+        return [
             Hit(
                 rank,
                 item.path,
@@ -314,18 +357,35 @@ class Search:
                 each.box,
                 others=others.get(item.row),
             )
-            for rank, (item, each, probability) in enumerate(
-                zip(self._nearest.items.fetch(rows), scored, probabilities, strict=True), start=1
+            for rank, (item, (each, probability)) in enumerate(
+                zip(self._nearest.items.fetch(rows), found, strict=True), start=1
             )
         ]
+
+    def _found(self, views: Sequence[View]) -> list[tuple[Scored, float | None]]:
+        """Return what may be hits, best first, each with its probability."""
+        scored = (self._distinct_of(views) if self._distinct else self.scored(views))[: self._pool]
+        least = self._filter.min_score
+        scored = [each for each in scored if least is None or each.score >= least]
+        calibration = self._nearest.manifest.calibration
+        probabilities: Sequence[float | None] = [None] * len(scored)
+        if calibration is not None and scored:
+            is_first = not self._conditions.has_conditions or scored[0].score >= self._best_score_of_all(views)
+            probabilities = calibration.of_answer([each.score for each in scored], is_first=is_first)
         least = self._filter.min_probability
-        return hits if least is None else [hit for hit in hits if (hit.probability or 0.0) >= least]
+        return [each for each in zip(scored, probabilities, strict=True) if least is None or (each[1] or 0.0) >= least]
+
+    @property
+    def _pool(self) -> int:
+        """How many of the nearest are looked at."""
+        return self._k if self._diverse is None else POOL * self._k
 
     def scored(self, views: Sequence[View]) -> list[Scored]:
         """Score what the backend proposes for each view, best first; at least `k` items, where there are as many."""
-        return self._scored(views, max(2, self._k))  # `is_settled` compares two
+        return self._scored(views, max(2, self._pool))  # `is_settled` compares two
 
     def _scored(self, views: Sequence[View], wanted: int) -> list[Scored]:
+        wanted += len(self._left_out)
         if self._backend is None:
             self._backend = self._nearest.backend(self._conditions, exact=self._is_exact)
         for view in views:
@@ -333,11 +393,12 @@ class Search:
                 self._candidates[view, wanted] = self._nearest.candidates(
                     self._backend, view, wanted, is_filtered=self._conditions.has_conditions
                 )
-        return self._nearest.best_of(views, [self._candidates[view, wanted] for view in views])
+        scored = self._nearest.best_of(views, [self._candidates[view, wanted] for view in views])
+        return [each for each in scored if each.row not in self._left_out]
 
     def _distinct_of(self, views: Sequence[View]) -> list[Scored]:
         """Find the best item of each value of the column, as many as are wanted; one without a value stands alone."""
-        wanted = max(2, _IMAGES_OF_EACH * self._k)
+        wanted = max(2, _IMAGES_OF_EACH * self._pool)
         while True:
             scored = self._scored(views, wanted)
             values = self._nearest.items.selector.values(self._distinct, [each.row for each in scored])
@@ -345,7 +406,7 @@ class Search:
             for each in scored:
                 value = values[each.row]
                 best.setdefault((each.row,) if value is None else value, each)
-            if len(best) >= self._k or wanted >= self._nearest.manifest.count:
+            if len(best) >= self._pool or wanted >= self._nearest.manifest.count:
                 return list(best.values())
             wanted *= _IMAGES_OF_EACH
 
@@ -359,4 +420,4 @@ class Search:
 
     def _best_score_of_all(self, views: Sequence[View]) -> float:
         # Compared with everything: a filtered query needs no library, and must not come to need one.
-        return Search(self._nearest, 1, exact=True).scored(views)[0].score
+        return Search(self._nearest, 1, exact=True, left_out=self._left_out).scored(views)[0].score

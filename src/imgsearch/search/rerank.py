@@ -14,8 +14,9 @@ import numpy as np
 from imgsearch.errors import ImageError
 from imgsearch.files import open_regular, user_cache
 from imgsearch.images.boxes import Box, stretched
-from imgsearch.images.decode import Pixels, read_file
+from imgsearch.images.decode import Pixels
 from imgsearch.images.photo import Photo, open_photo
+from imgsearch.images.reading import read_file
 from imgsearch.regions.geometric import (
     DESCRIPTOR_LENGTH,
     MAX_POINTS,
@@ -26,16 +27,12 @@ from imgsearch.regions.geometric import (
     find_points,
     verify_geometry,
 )
-from imgsearch.search.hits import Hit
+from imgsearch.search.hits import CANDIDATES, Hit
 from imgsearch.search.views import QueryImage
 from imgsearch.store.items import Items
 from imgsearch.store.manifest import Manifest
 
 logger = logging.getLogger(__name__)
-
-# So many of the first hits are compared. Fifty take more time and put hardly more right answers first
-# (docs/benchmarks.md has the figures).
-CANDIDATES = 20
 
 # Around the part of a query that a hit was found in, as a share of its longer side: what a box cuts off is lost.
 _MARGIN = 0.1

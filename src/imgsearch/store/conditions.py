@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from imgsearch.errors import UsageError
 from imgsearch.store.columns import BOOLEANS, NUMERIC, SURROGATES, Column, Columns, Kind, folded, row_number, sql_bytes
@@ -34,17 +35,6 @@ ITEM_COLUMNS: Mapping[str, Column] = {name: Column(name, kind) for name, kind in
 NAMES_OF_ITEMS = ("path", "product", "category")
 _FIXED = (*NAMES_OF_ITEMS, "metadata")
 
-# The tokens of SQLite (sqlite.org/lang_expr.html, tokenize.c); whatever is none of them is an operator.
-_TOKENS = re.compile(
-    r"""(?P<space>[ \t\n\f\r]+ | --[^\n]* | /\*.*?(\*/|\Z))
-    | (?P<blob>[xX]'[^']*')
-    | (?P<text>'([^']|'')*')
-    | (?P<name>"([^"]|"")*" | `([^`]|``)*` | \[[^\]]*\])
-    | (?P<number>0[xX][0-9a-fA-F]+ | ([0-9]+(\.[0-9]*)? | \.[0-9]+)([eE][+-]?[0-9]+)?)
-    | (?P<word>[A-Za-z_$\u0080-\U0010ffff][A-Za-z_$0-9\u0080-\U0010ffff]*)
-    | (?P<operator>->>|->|\|\||<=|>=|<>|!=|==|<<|>>|.)""",
-    re.VERBOSE | re.DOTALL,
-)
 _ORDER = {"<", "<=", ">", ">=", "BETWEEN"}
 _CHAINED = {"<", "<=", ">", ">=", "=", "==", "!=", "<>"}
 _PATTERNS = {"LIKE", "GLOB"}
@@ -220,6 +210,22 @@ def _shown(name: str) -> str:
     return name if is_word else '"' + name.replace('"', '""') + '"'
 
 
+@cache
+def _tokens() -> re.Pattern[str]:
+    """Return a pattern of the tokens of SQLite (sqlite.org/lang_expr.html, tokenize.c); it takes long to compile."""
+    # Whatever is none of them is an operator.
+    return re.compile(
+        r"""(?P<space>[ \t\n\f\r]+ | --[^\n]* | /\*.*?(\*/|\Z))
+        | (?P<blob>[xX]'[^']*')
+        | (?P<text>'([^']|'')*')
+        | (?P<name>"([^"]|"")*" | `([^`]|``)*` | \[[^\]]*\])
+        | (?P<number>0[xX][0-9a-fA-F]+ | ([0-9]+(\.[0-9]*)? | \.[0-9]+)([eE][+-]?[0-9]+)?)
+        | (?P<word>[A-Za-z_$\u0080-\U0010ffff][A-Za-z_$0-9\u0080-\U0010ffff]*)
+        | (?P<operator>->>|->|\|\||<=|>=|<>|!=|==|<<|>>|.)""",
+        re.VERBOSE | re.DOTALL,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
     """An expression as SQLite may have it."""
@@ -231,7 +237,7 @@ class Condition:
 
 @dataclass(slots=True)
 class _Token:
-    kind: str  # as in `_TOKENS`; or `column`, or `json`, a value of the metadata as JSON
+    kind: str  # as in `_tokens`; or `column`, or `json`, a value of the metadata as JSON
     text: str
     columns: tuple[Column, ...] = field(default=())  # that it is
 
@@ -250,7 +256,7 @@ class _Token:
 def parse(condition: str, known: Columns, example: Example) -> Condition:
     """Read an expression: columns are compared with what is like them, and names are names."""
     reader = _Reader(condition, known, example)
-    tokens = [_Token(str(found.lastgroup), found[0]) for found in _TOKENS.finditer(condition)]
+    tokens = [_Token(str(found.lastgroup), found[0]) for found in _tokens().finditer(condition)]
     shown = [token for token in tokens if token.kind != "space"]
     _quote_names(shown)
     shown = _unwrapped(list(reader.with_columns(shown)))

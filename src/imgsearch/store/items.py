@@ -4,6 +4,7 @@ Paths are the bytes of the file name, as SQL text, UTF-8 or not; in Python they 
 """
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -137,6 +138,29 @@ class Items:
                 raise DamagedIndexError(f"{self._path} is damaged: a row has no number")
             return row
         return None
+
+    def rows_named(self, name: str) -> list[int]:
+        """Return the row of the image at a path, or else those of all images of a product, ascending."""
+        # Bound as bytes and cast in SQL: a str with lone surrogates cannot be bound as text.
+        for column in ("path", "product"):
+            query = f"SELECT row FROM items WHERE {column} = CAST(? AS TEXT) ORDER BY row"  # noqa: S608  # one of two
+            if rows := [int(row) for (row,) in self._run(query, (os.fsencode(name),))]:
+                return rows
+        return []
+
+    def similar_name(self, name: str) -> str:
+        """Return the path or product most like a name, among those beside it in the alphabet and the first; or ""."""
+        import difflib
+
+        bound = (os.fsencode(name),)
+        found = itertools.chain(
+            self._run("SELECT path FROM items WHERE path >= CAST(? AS TEXT) ORDER BY path LIMIT 500", bound),
+            self._run("SELECT path FROM items WHERE path < CAST(? AS TEXT) ORDER BY path DESC LIMIT 500", bound),
+            self._run("SELECT path FROM items LIMIT 2000"),
+            self._run("SELECT DISTINCT product FROM items LIMIT 2000"),
+        )
+        names = sorted({str(each) for (each,) in found})
+        return next(iter(difflib.get_close_matches(name, names, 1)), "")
 
     def sample(self, most: int) -> list[str]:
         """Return the paths of a random but reproducible sample of different images: the first by sha256."""

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from imgsearch.images import Fit
 from imgsearch.images.decode import Pixels, decode_rgba
 from imgsearch.images.foreground import crop_transparent, without_background
 from imgsearch.images.headers import image_format
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import NO_STEPS, Steps
-from imgsearch.images.transform import Fit
 from imgsearch.images.workers import decoders
 from imgsearch.images.workers.process import Part, WorkerProcess, run
 from imgsearch.synthetic.augment import generator_for, photo_like, reduce_rgba, screenshot_like

@@ -12,10 +12,10 @@ from imgsearch.encoders.choice import Choice
 from imgsearch.encoders.export import exported_encoder
 from imgsearch.encoders.runtime import Embeddings, Encoder, open_encoder
 from imgsearch.errors import ImageError
+from imgsearch.images import Fit
 from imgsearch.images.decode import Pixels
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.scan import Reject
-from imgsearch.images.transform import Fit
 from imgsearch.images.workers.decoders import DecodeWorker
 from imgsearch.images.workers.pool import decoded_files
 from imgsearch.progress import Progress

@@ -163,7 +163,7 @@ def _write_report(file: Path, found: "Evaluation", layout: "list[Section]", inde
     from imgsearch.errors import ImageError
     from imgsearch.evaluation.queries import variant_of
     from imgsearch.evaluation.results import QueryResult
-    from imgsearch.images.decode import read_file
+    from imgsearch.images.reading import read_file
     from imgsearch.search.index import Index
 
     with Index.open(index) as opened, output(file) as page:

@@ -1,7 +1,6 @@
 """`imgsearch query`."""
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -9,17 +8,47 @@ import typer
 from imgsearch.cli import options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from imgsearch.images.boxes import Box
-    from imgsearch.search.hits import Hit
-    from imgsearch.search.views import Regions
+    from imgsearch.cli.answers import Result
+    from imgsearch.images.decode import Pixels
+    from imgsearch.search.hits import Filter, Hit
+    from imgsearch.search.index import Index
+    from imgsearch.search.views import Indexed, QueryImage
 
 
 def query(
-    images: options.ImagesArgument,
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[IMAGE...]", help="Image files; - reads one path per line from standard input."),
+    ] = None,
     index: options.IndexOption = options.DEFAULT_INDEX,
     top_k: Annotated[int, typer.Option("--top-k", "-k", metavar="K", min=1, help="Maximum number of hits.")] = 5,
+    item: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATH|PRODUCT",
+            help="Ask with what is in the index: an image, or all images of a product; repeatable.",
+        ),
+    ] = None,
+    fuse: Annotated[
+        Literal["mean", "max"] | None,
+        typer.Option(help="Answer once for all: with the mean of their vectors, or by the best score that any gives."),
+    ] = None,
+    not_: Annotated[
+        list[str] | None,
+        typer.Option("--not", metavar="IMAGE|ITEM", help="Leave out what looks like this file or item; repeatable."),
+    ] = None,
+    diverse: Annotated[
+        float | None,
+        typer.Option(
+            metavar="[LAMBDA]",
+            min=0,
+            max=1,
+            help="Hits that are not all alike: 1 looks at the score alone, 0 at the likeness to other hits."
+            " [without a number: 0.5]",
+        ),
+    ] = None,
     format_: options.AnswerFormatOption = "table",
     output_file: options.OutputOption = None,
     where: Annotated[
@@ -85,7 +114,8 @@ def query(
     """Find the catalog images most similar to each image.
 
     Give many images at once: they share one start. An image that cannot be read is reported, the others are
-    answered, and the exit code is 4; likewise with an image that --box lies outside of, and exit code 2.
+    answered, and the exit code is 4; likewise with an image that --box lies outside of, and exit code 2. With --fuse
+    all are asked with at once, and one that cannot be read leaves no answer.
 
     Examples:
 
@@ -101,6 +131,10 @@ def query(
 
       imgsearch query photo.jpg --category shoes --price ..50 --by product
 
+      imgsearch query --item fruit/apple.png --diverse
+
+      imgsearch query front.jpg back.jpg --fuse max --not label.jpg
+
       imgsearch query photo.jpg --vote --top-k 20
 
       imgsearch query table.jpg --objects --format html -o table.html
@@ -109,73 +143,94 @@ def query(
 
       find new -name '*.jpg' -print0 | imgsearch query - -0 --format csv -o answers.csv
     """
+    from imgsearch.cli.filters import filter_of
     from imgsearch.cli.output import set_up_logging
-    from imgsearch.cli.ranges import ranges_of
-    from imgsearch.errors import UsageError
+    from imgsearch.cli.query_options import Unwanted, asked_with, box_of, questions, refuse_contradictions, regions_of
     from imgsearch.search.backends import require_backend, runs_backend
-    from imgsearch.search.hits import Filter
+    from imgsearch.search.hits import CANDIDATES
 
     set_up_logging(quiet=quiet, verbose=verbose)
+    refuse_contradictions(
+        {
+            "IMAGE": images,
+            "--item": item,
+            "--fuse": fuse,
+            "--not": not_,
+            "--by": by,
+            "--distinct": distinct,
+            "--diverse": diverse is not None,
+            "--regions": regions != "auto",
+            "--box": box is not None,
+            "--objects": objects,
+            "--vote": vote,
+            "--rerank": rerank,
+        }
+    )
     if preview:
         from imgsearch.cli.terminal import require_preview
 
         require_preview(format_, output_file)
-    ranges = ranges_of(range_ or [], price)
-    conditions = Filter(where, category, ranges, min_score=min_score, min_probability=min_probability)
-    if conditions.has_conditions:
-        exact = exact or not runs_backend(index)
+    conditions = filter_of(where, category, range_ or (), price, min_score, min_probability)
+    exact = exact or (conditions.has_conditions and not runs_backend(index))
     require_backend(index, exact=exact)
 
-    from imgsearch.cli.answers import Call, FoundClasses, FoundHits, FoundObjects, Result, hit_columns
-    from imgsearch.cli.loop import answer_images
+    from imgsearch.cli.answers import Call, FoundClasses, FoundHits, FoundObjects, hit_columns
+    from imgsearch.cli.loop import answer_all, names_of
     from imgsearch.cli.output import refuse_to_harm
     from imgsearch.search.hits import vote as count_votes
     from imgsearch.search.index import Index
-    from imgsearch.search.rerank import CANDIDATES, draw_hit
     from imgsearch.search.views import QueryImage
 
-    part, limited_to = _regions(regions), _box(box)
-    _refuse_contradictions(regions=regions != "auto", box=box is not None, objects=objects, vote=vote)
-    if by and distinct:
-        raise UsageError("--by and --distinct cannot be combined", hint=f"--distinct {distinct} alone, or --by product")
+    part, limited_to = regions_of(regions), box_of(box)
     with Index.open(index) as opened:
         manifest = opened.manifest
         refuse_to_harm(output_file, index, manifest.catalog, manifest.metadata_file)
         plan = opened.plan(filter=conditions, exact=exact)
-        limits: dict[str, Any] = {"filter": conditions, "exact": exact, "rerank": rerank is not None}
-        limits["distinct"] = by or distinct
+        limits: dict[str, Any] = {"filter": conditions, "exact": exact, "diverse": diverse, "distinct": by or distinct}
         k = max(top_k, CANDIDATES) if rerank else top_k  # to see which of the candidates were compared
+        unwanted = Unwanted(opened, not_ or (), output_file)
 
-        def find(image: str) -> Result:
+        def find(image: str) -> "Result":
+            if unwanted.names:
+                return find_together([image])
             query = QueryImage.read(image, manifest.policy)
-            draw = partial(draw_hit, manifest, opened.items, query)
             if objects:
-                found = opened.search_objects(query, k, **limits)
+                found = opened.search_objects(query, k, rerank=rerank is not None, **limits)
                 state = _rerank_state([each.hits[:CANDIDATES] for each in found]) if rerank else None
                 found = [replace(each, hits=each.hits[:top_k]) for each in found]
-                return FoundObjects(found, manifest, draw, query, state)
-            hits = opened.search(query, k, regions=part, box=limited_to, **limits)
+                return FoundObjects(found, manifest, _drawing(opened, query), query, state)
+            hits = opened.search(query, k, regions=part, box=limited_to, rerank=rerank is not None, **limits)
             state = _rerank_state([hits[:CANDIDATES]]) if rerank else None
             hits = hits[:top_k]
             if vote:
                 return FoundClasses(count_votes(hits), hits, query, state)
-            return FoundHits(hits, manifest, draw, query, state)
+            return FoundHits(hits, manifest, _drawing(opened, query), query, state)
 
-        # How many images satisfy the conditions, where they were counted.
-        matching = opened.nearest.matching(conditions.conditions) if conditions.has_conditions else None
-        how: dict[str, Any] = {"plan": plan} if matching is None else {"plan": plan, "matching": matching}
-        facts = {"generation": manifest.generation, "count": manifest.count, "encoder": manifest.encoder.name}
-        if vote:
-            call = Call(FoundClasses.COLUMNS, find, {"seconds": 0, **how, "index": facts}, command="query")
-        else:
-            call = Call(
-                hit_columns(manifest, with_others=bool(by or distinct), with_boxes=objects),
-                find,
-                {**how, "seconds": 0, "index": facts},
-                (plan, f"{manifest.count} images"),
-                "query",
+        def find_together(asked: "Sequence[str | Indexed]") -> "Result":
+            hits = opened.search_together(
+                asked, top_k, fuse=fuse or "max", without=unwanted.views, regions=part, **limits
             )
-        raise typer.Exit(answer_images(call, images, format_, output_file, null=null, preview=preview))
+            described = asked_with(opened, asked, unwanted, is_fused=fuse is not None)
+            if vote:
+                return FoundClasses(count_votes(hits), hits, asked=described)
+            return FoundHits(hits, manifest, lambda _: None, None, asked=described)
+
+        columns = hit_columns(manifest, with_others=bool(by or distinct), with_boxes=objects)
+        details = () if vote else (plan, f"{manifest.count} images")
+        facts = _facts(opened, conditions, plan)
+        call = Call(FoundClasses.COLUMNS if vote else columns, find, facts, details, "query")
+        names = names_of(images or (), output_file, null=null)
+        asked_for = questions(names, item or (), find, find_together, is_fused=fuse is not None)
+        raise typer.Exit(answer_all(call, asked_for, format_, output_file, null=null, preview=preview))
+
+
+def _facts(index: "Index", conditions: "Filter", plan: str) -> "dict[str, Any]":
+    """Return, for JSON, how answers are found and where; also how many images satisfy the conditions, if known."""
+    matching = index.nearest.matching(conditions.conditions) if conditions.has_conditions else None
+    how = {"plan": plan} if matching is None else {"plan": plan, "matching": matching}
+    manifest = index.manifest
+    where = {"generation": manifest.generation, "count": manifest.count, "encoder": manifest.encoder.name}
+    return {**how, "seconds": 0, "index": where}
 
 
 def _rerank_state(candidates: "Sequence[Sequence[Hit]]") -> str:
@@ -184,41 +239,12 @@ def _rerank_state(candidates: "Sequence[Sequence[Hit]]") -> str:
     return "skipped" if is_compared == {False} else "partial" if False in is_compared else "done"
 
 
-def _regions(text: str) -> "Regions":
-    from imgsearch.errors import UsageError
-    from imgsearch.search.views import MAX_REGIONS
+def _drawing(index: "Index", query: "QueryImage") -> "Callable[[Hit], Pixels | None]":
+    """Return what draws the points that a hit has in common with a query; imported where some have been compared."""
 
-    if text == "auto":
-        return "auto"
-    if text == "whole":
-        return "whole"
-    if text.isascii() and text.isdecimal() and len(text) < 10:
-        return int(text)
-    raise UsageError(f"--regions must be auto, whole or 1 to {MAX_REGIONS}, got {text!r}")
+    def draw(hit: "Hit") -> "Pixels | None":
+        from imgsearch.search.rerank import draw_hit
 
+        return draw_hit(index.manifest, index.items, query, hit)
 
-def _box(text: str | None) -> "Box | None":
-    from imgsearch.errors import UsageError
-    from imgsearch.images.boxes import Box
-
-    if text is None:
-        return None
-    numbers = text.split(",")
-    if len(numbers) == 4 and all(
-        number.strip().isascii() and number.strip().isdecimal() and len(number) < 10 for number in numbers
-    ):
-        box = Box(*map(int, numbers))
-        if box.area:
-            return box
-    raise UsageError(f"--box must be X,Y,W,H in whole pixels, got {text!r}", hint="for example --box 120,80,300,300")
-
-
-def _refuse_contradictions(*, regions: bool, box: bool, objects: bool, vote: bool) -> None:
-    from imgsearch.errors import UsageError
-
-    parts = {"--regions": regions, "--box": box, "--objects": objects}
-    given = [name for name, is_given in parts.items() if is_given]
-    if len(given) > 1:
-        raise UsageError(f"{' and '.join(given[:2])} cannot be combined", hint="each says which part to search with")
-    if vote and objects:
-        raise UsageError("--vote and --objects cannot be combined", hint="a vote is about an image as a whole")
+    return draw

@@ -5,13 +5,13 @@ import math
 
 import numpy as np
 
-from imgsearch.images import MAX_PIXELS
+from imgsearch.images import MAX_PIXELS, Fit
 from imgsearch.images.decode import WHITE, Decoded, Pixels, Remarks, decode_image, within_memory
 from imgsearch.images.headers import checked_size, image_format
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import NO_STEPS, Steps
-from imgsearch.images.transform import Fit, fitted_box, reduce
 from imgsearch.images.transform import fit as fit_square
+from imgsearch.images.transform import fitted_box, reduce
 from imgsearch.images.workers.process import Part, WorkerProcess, run
 
 DECODE_SECONDS = 30.0

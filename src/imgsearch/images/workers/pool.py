@@ -9,8 +9,8 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 from imgsearch.errors import ImageError, RefusedError
-from imgsearch.images.decode import read_file
 from imgsearch.images.policy import FilePolicy
+from imgsearch.images.reading import read_file
 from imgsearch.images.workers.process import WorkerProcess
 from imgsearch.images.workers.threads import Threads
 from imgsearch.processors import processor_count

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from imgsearch.encoders.export import exported_files
 from imgsearch.errors import DamagedIndexError, MissingComponentError
 from imgsearch.search.backends.annoy import AnnoyBackend
 from imgsearch.search.backends.exact import ExactBackend
@@ -46,6 +45,8 @@ def runs_backend(index: Path) -> bool:
 
 def generation_files(manifest: Manifest) -> set[str]:
     """Name the files that a generation cannot do without, below the index directory."""
+    from imgsearch.encoders.export import exported_files  # with much that a query does not need
+
     names = [generations.EMBEDDINGS, generations.ITEMS]
     if manifest.backend is not None:
         names += [generations.VECTORS, *backend_files(manifest.backend, manifest.count)]
