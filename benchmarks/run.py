@@ -20,6 +20,7 @@ BENCHMARKS = (
     "cold_query",
     "threads",
     "large_index",
+    "metadata",
 )
 LIBRARIES = ("keras", "tensorflow", "openvino", "opencv-python-headless", "numpy", "annoy")
 

@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,8 +21,11 @@ _BYTE_ORDER_MARKS = {
 }
 # What spreadsheets put between cells: with a decimal comma it is a semicolon.
 _DELIMITERS = (",", ";", "\t")
-_LARGEST_CELL = 1_000_000  # characters
-_LARGEST_LINE = 16 * _LARGEST_CELL  # also of a cell: one whose quotation mark is not closed takes in all the rest
+LARGEST_CELL = 1_000_000  # characters
+LARGEST_LINE = 16 * LARGEST_CELL  # also of a cell: one whose quotation mark is not closed takes in all the rest
+
+# What bytes that are no UTF-8 become, as of `os.fsdecode`.
+_RAW_BYTE = re.compile("[\udc80-\udcff]")
 
 
 def known_encoding(name: str) -> str:
@@ -59,35 +63,26 @@ class Table:
         Cells are separated by commas, semicolons or tabs. Left out are empty rows, and empty cells in columns without
         a name.
         """
-        encoding = self.encoding
-        try:
-            with open_regular(self.path) as data:
-                start = data.peek(4)
-                encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if start.startswith(mark)), encoding)
-                errors = "surrogateescape" if encoding.startswith(UTF8) else "strict"
-                text = TextIOWrapper(data, encoding=encoding, errors=errors, newline="")
-                with _large_cells():
-                    yield from self._rows(text, encoding)
-        except UnicodeError as error:
-            raise self._not_text(encoding) from error
-        except OSError as error:
-            raise UsageError(f"{self.path} cannot be read: {error.strerror}") from error
+        with open_text(self.path, self.encoding, self.hint, raw_bytes=True) as (lines, encoding), _large_cells():
+            yield from self._rows(lines, encoding)
 
-    def _rows(self, text: TextIOWrapper, encoding: str) -> Iterator[tuple[int, dict[str, str]]]:
-        begin, names = 1, None
-        is_utf8: set[bool] = set()  # whether what is not ASCII would be UTF-8, too
+    def _rows(self, lines: Iterator[str], encoding: str) -> Iterator[tuple[int, dict[str, str]]]:
+        begin, names, width = 1, None, 0
         try:
-            lines = _lines(text)
             first = next(lines, "")
             delimiter = max(_DELIMITERS, key=lambda mark: self._found(next(csv.reader([first], delimiter=mark), [])))
             reader = csv.reader(chain([first], lines), delimiter=delimiter, strict=True)
             for cells in reader:
                 if names is None:
                     names = self._names(cells, encoding)
-                elif any(cell.strip() for cell in cells):
-                    yield begin, self._row(begin, names, cells, encoding)
-                    if not encoding.startswith("utf"):
-                        is_utf8 |= {_is_utf8(cell.encode(encoding)) for cell in cells if not cell.isascii()}
+                    width = len(names) if all(names) else 0
+                elif (whole := "".join(cells)).strip():
+                    # Looking at each cell would take most of the time; nearly all rows are as plain as this.
+                    plain = len(cells) == width and len(whole) <= LARGEST_CELL and "\0" not in whole
+                    if plain and not _has_raw_bytes(whole):
+                        yield begin, dict(zip(names, cells, strict=True))
+                    else:
+                        yield begin, self._row(begin, names, cells, encoding)
                 begin = reader.line_num + 1
         except csv.Error as error:
             said = str(error)
@@ -95,8 +90,6 @@ class Table:
             raise self._wrong(begin, f"not CSV: {'a quotation mark is not closed' if is_open else said}") from error
         if names is None:
             self._names([], encoding)
-        if is_utf8 == {True}:  # no other text happens to be
-            raise UsageError(f"{self.path} is UTF-8, expected {encoding}", hint="name its encoding, utf-8")
 
     def _found(self, cells: Sequence[str]) -> int:
         return sum(any(name in cells for name in group) for group in self.required)
@@ -107,11 +100,11 @@ class Table:
         if any("\0" in cell for cell in cells):
             raise self._wrong(1, f"expected the names of columns, found NUL bytes: {_brief(found)}", self.hint)
         if any(map(_has_raw_bytes, cells)):
-            raise self._not_text(encoding)
+            raise not_text(self.path, encoding, self.hint)
         if self._found(cells) < len(self.required):
             wanted = " and ".join(" or ".join(group) for group in self.required)
-            first = self.required[0][0]
-            alike = next((cell for cell in cells if cell != first and cell.strip().casefold() == first), "")
+            first = self.required[0]
+            alike = next((cell for cell in cells if cell not in first and cell.strip().casefold() in first), "")
             hint = f"rename {alike!r}" if alike else "its first line must name the columns"
             raise self._wrong(
                 1, f"expected the column{'s' * (len(self.required) > 1)} {wanted}, found {_brief(found)}", hint
@@ -133,56 +126,91 @@ class Table:
             elif cell.strip():
                 problem = f"{_brief(repr(cell))} stands in a column without a name"
                 raise self._wrong(line, problem, "is it part of a cell whose quotation marks are missing?")
-            if len(cell) > _LARGEST_CELL:
-                raise self._wrong(line, f"column {name!r} has {len(cell):,} characters, more than {_LARGEST_CELL:,}")
+            if len(cell) > LARGEST_CELL:
+                raise self._wrong(line, f"column {name!r} has {len(cell):,} characters, more than {LARGEST_CELL:,}")
             if "\0" in cell:
                 raise self._wrong(line, f"column {name!r} has a NUL byte")
             if name not in self.names_of_files and _has_raw_bytes(cell):
-                raise self._not_text(encoding, line)
+                raise not_text(self.path, encoding, self.hint, line)
         return row
 
     def _wrong(self, line: int, problem: str, hint: str = "") -> UsageError:
         return UsageError(f"{self.path}, line {line}: {problem}", hint=hint)
 
-    def _not_text(self, encoding: str, begin: int = 1) -> UsageError:
-        """Name the first byte, from a line on, that is not of the encoding."""
-        decoder = codecs.getincrementaldecoder(encoding)()
-        line, offset = 1, 0
-        first: UsageError | None = None  # where lines end in CR alone, all are the first one
-        with open_regular(self.path) as file:
-            while part := file.readline(1 << 16):
-                try:
-                    decoder.decode(part)
-                except UnicodeDecodeError as error:
-                    # The decoder may have kept the beginning of a character from the part before.
-                    place = offset + len(part) - len(error.object) + error.start
-                    byte = error.object[error.start]
-                    problem = self._wrong(line, f"byte {place} (0x{byte:02x}) is not {encoding}", self.hint)
-                    if line >= begin:
-                        return problem
-                    first = first or problem
-                    decoder.reset()
-                except UnicodeError as error:  # of UTF-16 without a byte order mark
-                    return self._wrong(line, f"not {encoding}: {error}", self.hint)
-                line += part.endswith(b"\n")
-                offset += len(part)
-        return first or UsageError(f"{self.path} is not {encoding}: it ends within a character", hint=self.hint)
+
+@contextmanager
+def open_text(path: Path, encoding: str, hint: str, *, raw_bytes: bool = False) -> Iterator[tuple[Iterator[str], str]]:
+    """Open a file of text: yields its lines, and its encoding, which a byte order mark decides.
+
+    Args:
+        path: The file.
+        encoding: Of the file, unless it begins with a byte order mark.
+        hint: What to do about another encoding.
+        raw_bytes: Whether bytes that are no UTF-8 are let through, as of `os.fsdecode`.
+
+    Raises:
+        UsageError: It cannot be read, or is not of the encoding; also from what is done inside.
+    """
+    try:
+        with open_regular(path) as data:
+            start = data.peek(4)
+            encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if start.startswith(mark)), encoding)
+            errors = "surrogateescape" if raw_bytes and encoding.startswith(UTF8) else "strict"
+            with TextIOWrapper(data, encoding=encoding, errors=errors, newline="") as text:
+                yield _lines(path, text), encoding
+    except UnicodeError as error:
+        raise not_text(path, encoding, hint) from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _lines(path: Path, text: TextIOWrapper) -> Iterator[str]:
+    encoding = text.encoding
+    is_utf8: set[bool] = set()  # whether what is not ASCII would be UTF-8, too
+    number = 0
+    while line := text.readline(LARGEST_LINE):
+        number += 1
+        if len(line) == LARGEST_LINE:
+            raise UsageError(f"{path}, line {number}: a line has more than {LARGEST_LINE:,} characters")
+        if not line.isascii() and not encoding.startswith("utf"):
+            is_utf8.add(_is_utf8(line.encode(encoding)))
+        yield line
+    if is_utf8 == {True}:  # no other text happens to be
+        raise UsageError(f"{path} is UTF-8, expected {encoding}", hint="name its encoding, utf-8")
+
+
+def not_text(path: Path, encoding: str, hint: str, begin: int = 1) -> UsageError:
+    """Return an error that names the first byte of a file, from a line on, that is not of the encoding."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    line, offset = 1, 0
+    first: UsageError | None = None  # where lines end in CR alone, all are the first one
+    with open_regular(path) as file:
+        while part := file.readline(1 << 16):
+            try:
+                decoder.decode(part)
+            except UnicodeDecodeError as error:
+                # The decoder may have kept the beginning of a character from the part before.
+                place = offset + len(part) - len(error.object) + error.start
+                byte = error.object[error.start]
+                problem = f"{path}, line {line}: byte {place} (0x{byte:02x}) is not {encoding}"
+                first = first or UsageError(problem, hint=hint)
+                if line >= begin:
+                    return UsageError(problem, hint=hint)
+                decoder.reset()
+            except UnicodeError as error:  # of UTF-16 without a byte order mark
+                return UsageError(f"{path}, line {line}: not {encoding}: {error}", hint=hint)
+            line += part.endswith(b"\n")
+            offset += len(part)
+    return first or UsageError(f"{path} is not {encoding}: it ends within a character", hint=hint)
 
 
 @contextmanager
 def _large_cells() -> Iterator[None]:
-    before = csv.field_size_limit(_LARGEST_LINE)
+    before = csv.field_size_limit(LARGEST_LINE)
     try:
         yield
     finally:
         csv.field_size_limit(before)
-
-
-def _lines(text: TextIOWrapper) -> Iterator[str]:
-    while line := text.readline(_LARGEST_LINE):
-        if len(line) == _LARGEST_LINE:
-            raise csv.Error(f"a line has more than {_LARGEST_LINE:,} characters")
-        yield line
 
 
 def _is_utf8(text: bytes) -> bool:
@@ -194,7 +222,7 @@ def _is_utf8(text: bytes) -> bool:
 
 
 def _has_raw_bytes(cell: str) -> bool:
-    return not cell.isascii() and any("\udc80" <= character <= "\udcff" for character in cell)
+    return not cell.isascii() and _RAW_BYTE.search(cell) is not None
 
 
 def _brief(text: str) -> str:

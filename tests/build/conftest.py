@@ -50,3 +50,14 @@ def no_encoder(monkeypatch):
         monkeypatch.setattr("imgsearch.build.encoder_source.exported_encoder", refuse)
 
     return forbid
+
+
+@pytest.fixture
+def products(tmp_path):
+    """Write a file of the shop's data, CSV unless its name says otherwise."""
+
+    def write(text, name="products.csv"):
+        (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+        return tmp_path / name
+
+    return write

@@ -146,6 +146,9 @@ def _report(job: Job, manifest: Manifest, *, published: bool) -> BuildReport:
     """Report that nothing was scanned or embedded."""
     with contextlib.closing(Items(job.directory / manifest.folder / generations.ITEMS)) as items:
         causes = Counter(reject.cause for reject in items.rejected())
+        unmatched = items.unmatched_counts()
     seen = manifest.count + manifest.rejected
     changes = Changes(seen=seen, unchanged=manifest.count, rejected=manifest.rejected)
-    return report_of(manifest, job.watch, changes, EmbedCounts(), published=published, causes=causes)
+    return report_of(
+        manifest, job.watch, changes, EmbedCounts(), published=published, causes=causes, unmatched=unmatched
+    )

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from imgsearch.build.loss import compare_items
+from imgsearch.build.products import SCHEMA as PRODUCTS_SCHEMA
 from imgsearch.build.products import Products, sql_text
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.files import check_database, is_of_system
@@ -26,7 +27,7 @@ from imgsearch.store.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
-_SCHEMA = """
+_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS encoder (fingerprint TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS vectors (
     sha256 BLOB PRIMARY KEY, vector BLOB NOT NULL, crc32 INTEGER NOT NULL, damage TEXT NOT NULL,
@@ -41,11 +42,7 @@ CREATE TABLE files (
     size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
     sha256 BLOB, cause TEXT NOT NULL, message TEXT NOT NULL DEFAULT ''
 );
-DROP TABLE IF EXISTS products;
-CREATE TABLE products (
-    path TEXT PRIMARY KEY, line INTEGER NOT NULL, product TEXT, category TEXT, metadata TEXT NOT NULL
-);
-"""
+{PRODUCTS_SCHEMA}"""
 
 # Stands for the published items where there are none, so that every question below has an answer.
 _NO_PREVIOUS = """
@@ -176,8 +173,11 @@ class Journal:
             self._connection.execute("ATTACH ? AS old", (database_uri(items),))
         for table, columns in (("damaged", "sha256, message"), ("remarks", "sha256, kind, message")):
             # The first indexes of version 1 have no such table.
-            known = self._count("SELECT count(*) FROM old.sqlite_master WHERE name = ?", (table,))
-            source = f"{columns} FROM old.{table}" if known else "NULL AS sha256, '' AS kind, '' AS message WHERE 0"
+            source = (
+                f"{columns} FROM old.{table}"
+                if self._was_published(table)
+                else "NULL AS sha256, '' AS kind, '' AS message WHERE 0"
+            )
             self._connection.execute(f"CREATE TEMP VIEW known_{table} AS SELECT {source}")
         self._connection.execute(_ALL_REMARKS)
         # In another folder the same path is another file, and news if it cannot be used.
@@ -351,6 +351,7 @@ class Journal:
                 run(_WRITE_DAMAGED)
                 run(_WRITE_REMARKS)
                 write_columns(self._connection, "new", "new")
+                self.products.write_unmatched()
         finally:
             run("DETACH new")
 
@@ -400,6 +401,9 @@ class Journal:
     def _remove(self) -> None:
         for name in (self._path.name, self._path.name + "-journal"):
             self._path.with_name(name).unlink(missing_ok=True)
+
+    def _was_published(self, table: str) -> bool:
+        return self._count("SELECT count(*) FROM old.sqlite_master WHERE name = ?", (table,)) > 0
 
     def _count(self, query: str, parameters: Sequence[object] = ()) -> int:
         (count,) = self._connection.execute(query, parameters).fetchone()

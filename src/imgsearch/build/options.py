@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, cast, get_args
 
+from imgsearch.build.metadata import has_encoding
 from imgsearch.encoders.choice import Choice, choose_detector, choose_encoder, with_precision, with_weights
 from imgsearch.encoders.projection import DIMS, SMALLEST_CATALOG
 from imgsearch.encoders.runtime import best_precision
@@ -39,7 +40,7 @@ class ImageOptions(TypedDict, total=False):
     backbone: str | None  # name of the encoder, a `.keras` file, or several joined by `+`
     weights: Location | None  # weights of an encoder of keras.applications; `none` for its usual ones
     precision: PrecisionOption | None  # what networks compute in; `auto`: the fastest here
-    metadata: Location | None  # CSV file with a column `path`, read again by every build; `none` for none
+    metadata: Location | None  # CSV, JSONL or Parquet file about images, read again by every build; `none` for none
     metadata_encoding: str | None  # of that file, such as `cp1252`, unless it begins with a byte order mark; `utf-8`
     max_bytes: int | None  # larger files are rejected without being read
     max_pixels: int | None  # larger images are rejected without being decoded
@@ -241,7 +242,7 @@ def resolve_metadata(options: BuildOptions, previous: Manifest | None) -> Path |
     path = Path(chosen).absolute()
     if not os.path.isfile(path):
         raise UsageError(
-            f"expected a CSV file of products, found nothing: {path}",
+            f"expected a file of products, found nothing: {path}",
             hint="" if given else "the index remembers it; give its new place with --metadata, or --metadata none",
         )
     return path
@@ -253,6 +254,8 @@ def resolve_metadata_encoding(options: BuildOptions, metadata: Path | None, prev
     if given is not None:
         if metadata is None:
             raise UsageError("--metadata-encoding has no effect without --metadata")
+        if not has_encoding(metadata):
+            raise UsageError(f"--metadata-encoding has no effect on {metadata.name}, whose format has one")
         return known_encoding(given)
     is_same = previous is not None and metadata is not None and previous.metadata_file == os.fspath(metadata)
     return previous.metadata_encoding if previous and is_same else UTF8

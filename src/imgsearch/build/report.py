@@ -32,6 +32,8 @@ class BuildReport:
         rejected: Files that cannot be used.
         removed: Published before, gone now.
         causes: How many files were rejected for which cause.
+        rows_without_image: Rows of the shop's data without a path, and paths there that are those of no item.
+        images_without_row: Items that the shop's data have no row for; 0 where there are no such data.
         left_out: How many entries of the catalog of each kind were not looked at: `hidden`, `link`, `index`, and
             `other` for files without an image's name.
         new_rejects: The rejected files that were not rejected before.
@@ -56,6 +58,8 @@ class BuildReport:
     rejected: int
     removed: int
     causes: Mapping[str, int]
+    rows_without_image: int
+    images_without_row: int
     left_out: Mapping[str, int]
     new_rejects: tuple[Reject, ...]
     adaptation: AdaptationGain | None
@@ -84,6 +88,7 @@ def report_of(
     *,
     published: bool,
     causes: Mapping[str, int],
+    unmatched: tuple[int, int],
     new_rejects: Iterable[Reject] = (),
 ) -> BuildReport:
     """Put a report together."""
@@ -102,6 +107,8 @@ def report_of(
         rejected=changes.rejected + counts.rejected,
         removed=changes.removed,
         causes=causes,
+        rows_without_image=unmatched[0],
+        images_without_row=unmatched[1],
         left_out=changes.left_out,
         new_rejects=tuple(new_rejects),
         adaptation=manifest.adaptation,

@@ -26,6 +26,7 @@ from imgsearch.build.options import (
     resolve_search,
 )
 from imgsearch.build.pipeline import EmbedCounts, embed_pending
+from imgsearch.build.products import ProductCounts
 from imgsearch.build.report import BuildReport, report_of
 from imgsearch.build.vocabulary import vocabularies_of, with_vocabulary
 from imgsearch.encoders.runtime import Embeddings
@@ -66,7 +67,7 @@ def update(job: Job) -> BuildReport:
             with job.watch.stage("scan"):
                 changes = _scan(job, plan, journal)
             _guard(job, plan, journal, changes, changes.rejected)
-            _check_products(job, plan, journal)
+            products = _check_products(job, plan, journal)
             counts = EmbedCounts()
             unchanged = is_unchanged(job, plan, journal, changes, counts)
             if not unchanged:
@@ -90,6 +91,7 @@ def update(job: Job) -> BuildReport:
                     ignored_profiles=remarks.get("ignored_profile", 0),
                 )
                 manifest = _publish(job, replace(plan, draft=draft), journal, sources)
+                products = journal.products.counts()  # some images may have been rejected
             return report_of(
                 manifest,
                 job.watch,
@@ -97,6 +99,7 @@ def update(job: Job) -> BuildReport:
                 counts,
                 published=not unchanged,
                 causes=journal.causes(),
+                unmatched=(products.rows_without_image, products.images_without_row),
                 new_rejects=journal.new_rejects(),
             )
 
@@ -202,12 +205,12 @@ def _scan(job: Job, plan: BuildPlan, journal: Journal) -> Changes:
     return changes
 
 
-def _check_products(job: Job, plan: BuildPlan, journal: Journal) -> None:
-    """Refuse shop's data that fit no image, or far fewer than before."""
+def _check_products(job: Job, plan: BuildPlan, journal: Journal) -> ProductCounts:
+    """Refuse shop's data that fit no image, or far fewer than before; count how they fit."""
     metadata = plan.draft.metadata_file
-    if not metadata:
-        return
     found = journal.products.counts()
+    if not metadata:
+        return found
     if found.count and found.stray == found.count and not job.options.get("force"):
         product, image = journal.products.find_similar()
         raise RefusedError(
@@ -219,11 +222,12 @@ def _check_products(job: Job, plan: BuildPlan, journal: Journal) -> None:
         guard_against_data_loss(*journal.products.compare(), metadata, job.options)
     if found.stray:
         logger.warning(
-            "%d of %d products of %s have no image in the catalog, such as %r",
+            "%d of %d products of %s have no image in the catalog, such as %r (imgsearch info --unmatched names them)",
             *(found.stray, found.count, metadata, found.example),
         )
     elif not found.count:
         logger.warning("%s names no image", metadata)
+    return found
 
 
 def _embed(job: Job, plan: BuildPlan, journal: Journal, changes: Changes, source: EncoderSource) -> EmbedCounts:

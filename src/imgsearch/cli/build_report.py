@@ -17,6 +17,9 @@ from imgsearch.system import refusal_of
 
 _COUNTS = ("seen", "unchanged", "renamed", "embedded", "resumed", "removed", "rejected")
 
+# Rows and images that a report lists: all images may be without a row, and their number says as much.
+_MOST_UNMATCHED = 1000
+
 
 def report_build(report: BuildReport, directory: Path, *, quiet: bool, strict: bool) -> int:
     """Print what a build did; returns the exit code: 3 if files are newly rejected, with `strict` if any are."""
@@ -62,7 +65,7 @@ class ReportFile:
         """Write the report of a run that succeeded; docs/output-format.md describes it."""
         if self._path is None:
             return
-        found = info(directory, rejected=True)
+        found = info(directory, rejected=True, unmatched=_MOST_UNMATCHED)
         facts = as_json(report)
         counts = {
             **{name: facts[name] for name in _COUNTS},
@@ -72,6 +75,8 @@ class ReportFile:
             "blank": report.blank,
             "ignored_profiles": report.ignored_profiles,
             "forgotten": report.forgotten,
+            "rows_without_image": report.rows_without_image,
+            "images_without_row": report.images_without_row,
             "left_out": dict(sorted(report.left_out.items())),
         }
         self._write(
@@ -85,6 +90,8 @@ class ReportFile:
                 "damaged": [{"path": path, "message": message} for path, message in found.damaged],
                 "blank": [{"path": path, "color": color} for path, color in found.blank],
                 "ignored_profiles": [{"path": path, "message": message} for path, message in found.ignored_profiles],
+                "rows_without_image": [{"line": line, "path": path} for line, path in found.rows_without_image],
+                "images_without_row": list(found.images_without_row),
                 "seconds": {stage: round(seconds, 3) for stage, seconds in report.seconds.items()},
                 "images_per_second": round(report.images_per_second, 2),
                 **{name: facts[name] for name in ("peak_rss_bytes", "encoder", "plan", "adaptation")},

@@ -91,12 +91,13 @@ MetadataOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE.csv",
-        help="Data about images: a column path, and any others. Read again by every later build; none: no data.",
+        help="Data about images, CSV, .jsonl or .parquet: a column path, and any others. Read again by every later"
+        " build; none: no data.",
     ),
 ]
 MetadataEncodingOption = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Encoding of FILE.csv, such as cp1252. [default: as the index, or utf-8]"),
+    typer.Option(metavar="NAME", help="Encoding of that file, such as cp1252. [default: as the index, or utf-8]"),
 ]
 ForceOption = Annotated[
     bool,

@@ -55,6 +55,13 @@ CREATE TABLE remarks (
     message TEXT NOT NULL,
     PRIMARY KEY (sha256, kind)
 );
+CREATE TABLE rows_without_image (
+    line INTEGER NOT NULL,
+    path TEXT NOT NULL
+);
+CREATE TABLE images_without_row (
+    row INTEGER PRIMARY KEY
+);
 """
 
 
@@ -134,9 +141,7 @@ class Items:
         # Bound as bytes and cast in SQL: a str with lone surrogates cannot be bound as text.
         query = "SELECT row FROM items WHERE sha256 = ? ORDER BY path = CAST(? AS TEXT) DESC, row LIMIT 1"
         for (row,) in self._run(query, (sha256, os.fsencode(path))):
-            if not isinstance(row, int):
-                raise DamagedIndexError(f"{self._path} is damaged: a row has no number")
-            return row
+            return self._row(row)
         return None
 
     def rows_named(self, name: str) -> list[int]:
@@ -174,7 +179,7 @@ class Items:
     def duplicates_of(self, row: int) -> list[int]:
         """Return the rows whose images have the same bytes as that of a row, itself included."""
         query = "SELECT row FROM items WHERE sha256 = (SELECT sha256 FROM items WHERE row = ?) ORDER BY row"
-        return [int(found) for (found,) in self._run(query, (row,))]
+        return [self._row(found) for (found,) in self._run(query, (row,))]
 
     def column(self, name: str) -> Iterator[str]:
         """Yield each item's value in a column, by row: `path`, `product`, `category` or metadata; empty for none."""
@@ -204,6 +209,30 @@ class Items:
         if self._has_table("remarks"):
             query = "SELECT path, message FROM items JOIN remarks USING (sha256) WHERE kind = ? ORDER BY path"
             yield from self._run(query, (kind,))
+
+    def unmatched_counts(self) -> tuple[int, int]:
+        """Count the rows of the shop's data without an image, and the items without a row."""
+        tables = ("rows_without_image", "images_without_row")
+        counts = [next(self._run(f"SELECT count(*) FROM {each}"))[0] for each in tables if self._has_table(each)]  # noqa: S608
+        return (counts[0], counts[1]) if len(counts) == 2 else (0, 0)
+
+    def rows_without_image(self, most: int) -> Iterator[tuple[int, str]]:
+        """Yield line and path, as it is written there, of the first rows of the shop's data that have no image."""
+        if self._has_table("rows_without_image"):
+            yield from self._run("SELECT line, path FROM rows_without_image ORDER BY line, path LIMIT ?", (most,))
+
+    def images_without_row(self, most: int) -> Iterator[str]:
+        """Yield the paths of the first items that the shop's data have no row for."""
+        if self._has_table("images_without_row"):
+            query = "SELECT path FROM items JOIN images_without_row USING (row) ORDER BY row LIMIT ?"
+            for (path,) in self._run(query, (most,)):
+                yield str(path)
+
+    def _row(self, found: object) -> int:
+        """Return what an index of the file says of a row, which may be no number where it is damaged."""
+        if not isinstance(found, int):
+            raise self._failure(TypeError(f"expected a row, found {found!r}"))
+        return found
 
     def _has_table(self, name: str) -> bool:
         return any(True for _ in self._run("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)))

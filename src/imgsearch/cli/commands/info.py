@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 def info(
     index: options.IndexOption = options.DEFAULT_INDEX,
     rejected: Annotated[bool, typer.Option("--rejected", help="List the files that could not be used.")] = False,
+    unmatched: Annotated[
+        bool,
+        typer.Option("--unmatched", help="List rows of --metadata without an image, and images without a row."),
+    ] = False,
     format_: options.FormatOption = "table",
 ) -> None:
     """Print what an index holds and how it was built.
@@ -23,18 +27,34 @@ def info(
 
       imgsearch info --rejected
 
+      imgsearch info --unmatched
+
       imgsearch info --index /srv/shop.idx --format json
     """
     import json
+    import sys
     from dataclasses import asdict
 
     from imgsearch.cli.output import columns, print_text, printable
+    from imgsearch.errors import UsageError
     from imgsearch.store import info as library
 
-    found = library.info(index, rejected=rejected)
+    if rejected and unmatched:
+        raise UsageError("--rejected and --unmatched cannot be combined")
+    found = library.info(index, rejected=rejected, unmatched=sys.maxsize if unmatched else 0)
     if format_ == "json":
-        facts = [asdict(reject) for reject in found.rejected] if rejected else found.manifest.to_json()
+        facts: object = found.manifest.to_json()
+        if rejected:
+            facts = [asdict(reject) for reject in found.rejected]
+        elif unmatched:
+            facts = {
+                "rows_without_image": [{"line": line, "path": path} for line, path in found.rows_without_image],
+                "images_without_row": found.images_without_row,
+            }
         print_text(json.dumps(facts, indent=1) + "\n")
+    elif unmatched:
+        rows = [f"no image  line {line:<9}  {printable(path)}\n" for line, path in found.rows_without_image]
+        print_text("".join([*rows, *(f"no row    {'':<14}  {printable(path)}\n" for path in found.images_without_row)]))
     elif rejected:
         print_text("".join(f"{each.cause:<18}  {each.first_seen}  {printable(each.path)}\n" for each in found.rejected))
     else:
