@@ -9,6 +9,7 @@ from pathlib import Path
 
 BENCHMARKS = (
     "answers",
+    "colors",
     "quality",
     "encoders",
     "adaptation",

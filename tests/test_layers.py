@@ -11,7 +11,19 @@ ROOT = Path(imgsearch.__file__).parent
 # From the top down: a room imports from those below it only.
 ROOMS = (
     *("__main__", "cli", "evaluation", "build", "search", "store", "training", "regions", "encoders"),
-    *("preprocessing", "synthetic", "images", "charts", "tables", "locks", "files", "system", "records", "progress"),
+    *(
+        "preprocessing",
+        "synthetic",
+        "images",
+        "colors",
+        "charts",
+        "tables",
+        "locks",
+        "files",
+        "system",
+        "records",
+        "progress",
+    ),
     *("processors", "errors", "_version"),
 )
 # What lies apart, though one comes after the other: the two meet in a file.

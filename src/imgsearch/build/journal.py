@@ -16,10 +16,13 @@ import numpy as np
 from imgsearch.build.loss import compare_items
 from imgsearch.build.products import SCHEMA as PRODUCTS_SCHEMA
 from imgsearch.build.products import Products, sql_text
+from imgsearch.colors import lab_of, names_of
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.files import check_database, is_of_system
 from imgsearch.images.decode import Remarks
+from imgsearch.images.main_colors import COLORS_VERSION, MainColor
 from imgsearch.images.scan import FoundFile, Reject
+from imgsearch.store.colors import MIN_SHARE, packed
 from imgsearch.store.columns import write_columns
 from imgsearch.store.database import connect, database_uri
 from imgsearch.store.items import ITEMS_VERSION, SCHEMA, default_names
@@ -35,6 +38,10 @@ CREATE TABLE IF NOT EXISTS vectors (
 );
 CREATE TABLE IF NOT EXISTS remarks (
     sha256 BLOB NOT NULL, kind TEXT NOT NULL, message TEXT NOT NULL, PRIMARY KEY (sha256, kind)
+);
+CREATE TABLE IF NOT EXISTS colors (
+    sha256 BLOB NOT NULL, place INTEGER NOT NULL, rgb TEXT, share REAL, name TEXT, version INTEGER NOT NULL,
+    PRIMARY KEY (sha256, place)
 );
 DROP TABLE IF EXISTS files;
 CREATE TABLE files (
@@ -111,6 +118,32 @@ SELECT sha256, kind, message FROM known_remarks WHERE sha256 NOT IN (SELECT sha2
 _WRITE_REMARKS = """
 INSERT INTO new.remarks SELECT * FROM all_remarks WHERE sha256 IN (SELECT sha256 FROM new.items)
 """
+# Of each content once, though it may be that of many items. Colors of another version are none: they are found anew.
+_KNOWN_COLORS = """
+CREATE TEMP VIEW known_colors AS
+SELECT o.sha256, c.place, c.rgb, c.share, c.name, c.version
+FROM (SELECT sha256, min(row) AS row FROM old.items GROUP BY sha256) o JOIN old.colors c ON c.row = o.row
+WHERE c.version = {version}
+"""
+# A file whose content is known, but not its colors; of what was looked at and has none, that is known.
+_LACKS_COLORS = """
+cause = '' AND sha256 IS NOT NULL AND sha256 NOT IN (SELECT sha256 FROM known_colors WHERE place <= 0)
+"""
+_LIST_COLORLESS = f"""
+CREATE TEMP TABLE colorless AS
+SELECT min(id), path, size, mtime_ns, sha256 FROM files
+WHERE {_LACKS_COLORS} AND sha256 NOT IN (SELECT sha256 FROM colors) GROUP BY sha256 ORDER BY path
+"""  # noqa: S608
+_WRITE_COLORS = """
+INSERT INTO new.colors
+SELECT i.row, c.place, c.rgb, c.share, c.name, c.version
+FROM new.items i JOIN (
+    SELECT * FROM colors UNION ALL SELECT * FROM known_colors WHERE sha256 NOT IN (SELECT sha256 FROM colors)
+) c ON c.sha256 = i.sha256
+"""
+_COLORS_THAT_COUNT = f"""
+SELECT row, rgb, name FROM new.colors WHERE place = 0 OR share >= {MIN_SHARE} ORDER BY row, place
+"""  # noqa: S608
 # The parameter says whether the published embeddings are of use.
 _READ_EMBEDDINGS = """
 SELECT CASE WHEN ? THEN (SELECT min(o.row) FROM old.items o WHERE o.sha256 = f.sha256) END, v.vector
@@ -180,6 +213,10 @@ class Journal:
             )
             self._connection.execute(f"CREATE TEMP VIEW known_{table} AS SELECT {source}")
         self._connection.execute(_ALL_REMARKS)
+        if self._was_published("colors"):
+            self._connection.execute(_KNOWN_COLORS.format(version=COLORS_VERSION))
+        else:
+            self._connection.execute("CREATE TEMP VIEW known_colors AS SELECT * FROM main.colors WHERE 0")
         # In another folder the same path is another file, and news if it cannot be used.
         self._connection.execute(
             f"CREATE TEMP VIEW known_rejected AS SELECT * FROM old.rejected WHERE {int(same_root)}"  # noqa: S608
@@ -189,9 +226,9 @@ class Journal:
         self.products = Products(self._connection)
 
     def close(self, *, done: bool) -> None:
-        """Close the file, and remove it when the build is done, or when it holds no vector to go on from."""
+        """Close the file, and remove it when the build is done, or when it holds nothing to go on from."""
         try:
-            useless = done or not self._count("SELECT count(*) FROM vectors")
+            useless = done or not self._count("SELECT (SELECT count(*) FROM vectors) + (SELECT count(*) FROM colors)")
         finally:
             self._connection.close()
         if useless:
@@ -314,6 +351,38 @@ class Journal:
             ),
         )
 
+    def add_colors(self, found: Iterable[tuple[bytes, Sequence[MainColor]]]) -> None:
+        """Record main colors by the sha256 of their images; that there are none, too, so that nobody looks again."""
+        batch = list(found)
+        colors = [bytes.fromhex(color.rgb[1:]) for _, colors in batch for color in colors]
+        names = iter(names_of(lab_of(np.frombuffer(b"".join(colors), np.uint8).reshape(-1, 3))))
+        rows: list[tuple[object, ...]] = []
+        for sha256, colors_of_it in batch:
+            for place, color in enumerate(colors_of_it):
+                rows.append((sha256, place, color.rgb, color.share, next(names), COLORS_VERSION))
+            if not colors_of_it:
+                rows.append((sha256, -1, None, None, None, COLORS_VERSION))
+        self._connection.executemany("INSERT OR REPLACE INTO colors VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+    def lacks_colors(self) -> bool:
+        """Return whether the published generation lacks the colors of an image that is still there."""
+        return bool(self._count(f"SELECT EXISTS (SELECT 1 FROM files WHERE {_LACKS_COLORS})"))  # noqa: S608
+
+    def list_colorless(self) -> int:
+        """List the contents whose colors nobody has looked for, for `colorless`, and count them."""
+        self._connection.execute("DROP TABLE IF EXISTS temp.colorless")
+        self._connection.execute(_LIST_COLORLESS)
+        return self._count("SELECT count(*) FROM colorless")
+
+    def colorless(self) -> Iterator[tuple[PendingFile, bytes]]:
+        """Yield what `list_colorless` listed: of each content one file, and its sha256."""
+        last = 0
+        query = "SELECT rowid, * FROM colorless WHERE rowid > ? ORDER BY rowid LIMIT 500"
+        while page := self._connection.execute(query, (last,)).fetchall():
+            for _, *file, sha256 in page:
+                yield PendingFile(*file), sha256
+            last = page[-1][0]
+
     def causes(self) -> dict[str, int]:
         """Count the rejected files by cause."""
         return dict(self._connection.execute("SELECT cause, count(*) FROM files WHERE cause != '' GROUP BY cause"))
@@ -352,6 +421,9 @@ class Journal:
                 run(_WRITE_REMARKS)
                 write_columns(self._connection, "new", "new")
                 self.products.write_unmatched()
+                run(_WRITE_COLORS)
+                blocks = enumerate(packed(run(_COLORS_THAT_COUNT)))
+                self._connection.executemany("INSERT INTO new.color_blocks VALUES (?, ?)", blocks)
         finally:
             run("DETACH new")
 
@@ -370,6 +442,7 @@ class Journal:
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.executescript(_SCHEMA)
             check_database(connection)
+            connection.execute("DELETE FROM colors WHERE version != ?", (COLORS_VERSION,))
             if connection.execute("SELECT fingerprint FROM encoder").fetchall() != [(fingerprint,)]:
                 connection.execute("DELETE FROM vectors")
                 connection.execute("DELETE FROM remarks")

@@ -19,6 +19,7 @@ from imgsearch.encoders.runtime import Embeddings, Encoder
 from imgsearch.errors import ImageError
 from imgsearch.images.decode import Pixels, Remarks
 from imgsearch.images.headers import checked_size, image_format
+from imgsearch.images.main_colors import MainColor
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.reading import read_file
 from imgsearch.images.scan import file_time
@@ -34,6 +35,9 @@ from imgsearch.store.manifest import Manifest
 COMMIT_IMAGES = 64
 # Starting a decoder takes a quarter of a second, in which another decodes this many: a few images need only one.
 _IMAGES_A_DECODER = 16
+
+# An image that is decoded for its colors alone keeps about so many pixels of its longer side, as for most encoders.
+_COLORS_SIDE = 224
 
 
 @dataclass
@@ -62,6 +66,7 @@ class _Content:
     data: bytes = b""
     pixels: Pixels | None = None
     remarks: Remarks = field(default_factory=dict)
+    colors: list[MainColor] = field(default_factory=list)
     error: ImageError | None = None
 
 
@@ -78,7 +83,8 @@ def embed_pending(
     total = journal.pending_count()
     counts = EmbedCounts()
     count = max(1, min(processor_count(), -(-total // _IMAGES_A_DECODER)))
-    workers = [DecodeWorker(spec.size, spec.fit, policy, steps=Steps.parse(spec.steps)) for _ in range(count)]
+    steps = Steps.parse(spec.steps)
+    workers = [DecodeWorker(spec.size, spec.fit, policy, steps=steps, colors=True) for _ in range(count)]
     with journal.transaction(), Threads(count + 1) as threads, contextlib.ExitStack() as at_the_end:
         read = partial(_read, root, policy)
         contents = bounded_map(threads, read, journal.pending(), 2 * count, lambda file: file.size)
@@ -108,12 +114,44 @@ def embed_pending(
     return counts
 
 
+def find_colors(journal: Journal, draft: Manifest, total: int, progress: Progress, *, tolerant: bool = False) -> None:
+    """Find the main colors of all `total` images that a journal has listed as colorless: one decode each.
+
+    One that cannot be read now, or is another by now, has none. RefusedError as of `embed_pending`.
+    """
+    root, policy = draft.catalog, draft.policy
+    count = max(1, min(processor_count(), -(-total // _IMAGES_A_DECODER)))
+    workers = [DecodeWorker(_COLORS_SIDE, "pad", policy, colors=True) for _ in range(count)]
+
+    def read(file: PendingFile, sha256: bytes) -> _Content:
+        content = _read(root, policy, file)
+        if content.error is None and content.sha256 != sha256:
+            content = replace(content, data=b"", error=ImageError("changed", "changed since it was embedded"))
+        return replace(content, sha256=sha256)
+
+    progress("colors", 0, total)
+    with journal.transaction(), Threads(count + 1) as threads, contextlib.ExitStack() as at_the_end:
+        listed = journal.colorless()
+        contents = bounded_map(threads, lambda each: read(*each), listed, 2 * count, lambda each: each[0].size)
+        decoded = map_with_workers(_decode, contents, workers, lambda content: len(content.data))
+        at_the_end.callback(decoded.close)
+        watched = decoded if tolerant else while_decoder_works(decoded, lambda content: content.error)
+        done = 0
+        while batch := list(itertools.islice(watched, COMMIT_IMAGES)):
+            journal.add_colors((content.sha256, content.colors) for content in batch)
+            journal.commit()
+            done += len(batch)
+            progress("colors", done, total)
+
+
 def _decode(worker: DecodeWorker, content: _Content) -> _Content:
+    if content.error is not None:
+        return content
     try:
-        pixels, remarks = worker.decode(content.data)
+        pixels, remarks, colors = worker.decode_with_colors(content.data)
     except ImageError as error:
         return replace(content, data=b"", error=error)
-    return replace(content, data=b"", pixels=pixels, remarks=remarks)
+    return replace(content, data=b"", pixels=pixels, remarks=remarks, colors=colors)
 
 
 def _read(root: str, policy: FilePolicy, file: PendingFile) -> _Content:
@@ -153,6 +191,7 @@ def _record(encoded: list[tuple[_Content, Embeddings]], journal: Journal, counts
     """Hand embeddings over to the journal, and reject images that the encoder could do nothing with."""
     usable = [(content, vector) for content, vector in encoded if np.isfinite(vector).all()]
     journal.add_vectors((content.sha256, vector, content.remarks) for content, vector in usable)
+    journal.add_colors((content.sha256, content.colors) for content, _ in usable)
     for content, _ in usable:
         journal.set_content(content.file, content.sha256, content.size, content.mtime_ns)
     for content, vector in encoded:

@@ -25,7 +25,7 @@ from imgsearch.build.options import (
     resolve_policy,
     resolve_search,
 )
-from imgsearch.build.pipeline import EmbedCounts, embed_pending
+from imgsearch.build.pipeline import EmbedCounts, embed_pending, find_colors
 from imgsearch.build.products import ProductCounts
 from imgsearch.build.report import BuildReport, report_of
 from imgsearch.build.vocabulary import vocabularies_of, with_vocabulary
@@ -81,6 +81,7 @@ def update(job: Job) -> BuildReport:
             else:
                 count, rejected = journal.item_count(), changes.rejected + counts.rejected
                 _guard(job, plan, journal, changes, rejected)
+                _find_colors(job, plan, journal)
                 remarks = journal.remark_counts()
                 draft = replace(
                     plan.draft,
@@ -117,6 +118,7 @@ def is_unchanged(job: Job, plan: BuildPlan, journal: Journal, changes: Changes, 
             and not changes.rejected_gone
             and not journal.rejects_changed()
             and not journal.lacks_tables()
+            and not journal.lacks_colors()
             and plan.draft.has_settings_of(previous)
             and integrity.is_whole(job.directory, previous)
         )
@@ -236,25 +238,35 @@ def _embed(job: Job, plan: BuildPlan, journal: Journal, changes: Changes, source
     check_resources(job.directory, draft, changes.seen - changes.rejected, journal.pending_count(), missing)
     progress = job.progress
     if plan.previous and plan.previous.count and draft.encoder.is_fed_otherwise_than(plan.previous.encoder):
-        progress = _announcing(progress)
+        progress = _announcing(
+            progress,
+            "this imgsearch reads the colors of some images otherwise than the one that built the index: all %d are"
+            " embedded again, which takes %s; --keep-pixels puts that off",
+        )
     with job.watch.stage("embed"):
         return embed_pending(journal, draft, source.open, progress, tolerant=job.options.get("force", False))
 
 
-def _announcing(progress: Progress) -> Progress:
-    """Say once, as soon as the speed is known, why all images are embedded again and how long that takes."""
+def _find_colors(job: Job, plan: BuildPlan, journal: Journal) -> None:
+    """Find the colors of items of an index from before there were any."""
+    if not (count := journal.list_colorless()):
+        return
+    message = "the index gains the main colors of its items: %d images are decoded once, which takes %s"
+    progress = _announcing(job.progress, message)
+    with job.watch.stage("colors"):
+        find_colors(journal, plan.draft, count, progress, tolerant=job.options.get("force", False))
+
+
+def _announcing(progress: Progress, message: str) -> Progress:
+    """Say once, as soon as the speed is known, of how many images something is done again, and how long that takes."""
     calls: list[tuple[float, int]] = []
 
     def announce(stage: str, done: int, total: int) -> None:
         calls.append((time.monotonic(), done))
         if len(calls) == 2 or (len(calls) == 1 and done == total):
             seconds = (calls[-1][0] - calls[0][0]) / max(1, done - calls[0][1]) * (total - done)
-            logger.warning(
-                "this imgsearch reads the colors of some images otherwise than the one that built the index: all %d are"
-                " embedded again, which takes %s; --keep-pixels puts that off",
-                total,
-                "about a minute" if seconds < 90 else f"about {seconds / 60:.0f} minutes",
-            )
+            takes = "about a minute" if seconds < 90 else f"about {seconds / 60:.0f} minutes"
+            logger.warning(message, total, takes)
         progress(stage, done, total)
 
     return announce

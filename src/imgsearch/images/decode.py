@@ -73,6 +73,7 @@ class Decoded:
     pixels: Pixels  # RGB, uint8 (height, width, 3)
     background: int  # the gray that it is laid on, where it is transparent, and the image is to be padded with
     remarks: Remarks
+    opacity: Pixels | None = None  # uint8 (height, width), if the file has transparency
 
 
 def decode(data: bytes, *, shrink_to: int = 0, max_pixels: int = MAX_PIXELS) -> Pixels:
@@ -288,7 +289,7 @@ def _over_background(native: Pixels, remarks: Remarks) -> Decoded:
     if native.shape[2] == 3:
         return Decoded(_as_pixels(cv2.cvtColor(native, cv2.COLOR_BGR2RGB)), WHITE, remarks)
     background = _GRAY if _is_white_cutout(native) else WHITE
-    return Decoded(_laid_over(native, background), background, remarks)
+    return Decoded(_laid_over(native, background), background, remarks, native[:, :, 3])
 
 
 def _upright(image: Pixels, orientation: int) -> Pixels:

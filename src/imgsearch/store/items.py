@@ -12,8 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imgsearch.errors import DamagedIndexError, ResourceError
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsearch.colors import AskedColor
+from imgsearch.errors import DamagedIndexError, ResourceError, UsageError
 from imgsearch.files import read_error, reading
+from imgsearch.store.colors import color_differences
 from imgsearch.store.conditions import NAMES_OF_ITEMS
 from imgsearch.store.database import Reader
 from imgsearch.store.integrity import repair_hint
@@ -61,6 +66,19 @@ CREATE TABLE rows_without_image (
 );
 CREATE TABLE images_without_row (
     row INTEGER PRIMARY KEY
+);
+CREATE TABLE colors (
+    row INTEGER NOT NULL,
+    place INTEGER NOT NULL,
+    rgb TEXT,
+    share REAL,
+    name TEXT,
+    version INTEGER NOT NULL,
+    PRIMARY KEY (row, place)
+) WITHOUT ROWID;
+CREATE TABLE color_blocks (
+    block INTEGER PRIMARY KEY,
+    entries BLOB NOT NULL
 );
 """
 
@@ -233,6 +251,25 @@ class Items:
         if not isinstance(found, int):
             raise self._failure(TypeError(f"expected a row, found {found!r}"))
         return found
+
+    def color_differences(
+        self, asked: AskedColor, most_difference: float
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Find the items that have a color: rows, ascending, and the CIEDE2000 difference of each one's nearest color.
+
+        Of a color asked for by its name, an item has it or not: all differences are 0. UsageError if the index was
+        built before there were colors.
+        """
+        if not self._has_table("color_blocks"):
+            raise UsageError(
+                "the index knows no colors of its items",
+                hint="it was built by an older imgsearch; run imgsearch build-index once more: it adds colors",
+            )
+        blocks = (entries for (entries,) in self._run("SELECT entries FROM color_blocks ORDER BY block"))
+        try:
+            return color_differences(blocks, asked, most_difference)
+        except (ValueError, TypeError) as error:
+            raise self._failure(error) from error
 
     def _has_table(self, name: str) -> bool:
         return any(True for _ in self._run("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)))

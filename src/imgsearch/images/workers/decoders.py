@@ -8,6 +8,7 @@ import numpy as np
 from imgsearch.images import MAX_PIXELS, Fit
 from imgsearch.images.decode import WHITE, Decoded, Pixels, Remarks, decode_image, within_memory
 from imgsearch.images.headers import checked_size, image_format
+from imgsearch.images.main_colors import MainColor, main_colors
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import NO_STEPS, Steps
 from imgsearch.images.transform import fit as fit_square
@@ -37,7 +38,7 @@ _MANY_SCANS = 100
 
 
 class DecodeWorker(WorkerProcess):
-    """Does `decode_square` in a process, whose answer is the pixels, and then remarks, if any, in JSON."""
+    """Does `decode_square` in a process, whose answer is the pixels, then remarks and colors, if any, in JSON."""
 
     def __init__(
         self,
@@ -47,25 +48,42 @@ class DecodeWorker(WorkerProcess):
         *,
         seconds: float = DECODE_SECONDS,
         steps: Steps = NO_STEPS,
+        colors: bool = False,
     ) -> None:
-        super().__init__(__name__, policy or FilePolicy(), seconds, {"size": size, "fit": fit, "steps": str(steps)})
+        task = {"size": size, "fit": fit, "steps": str(steps), "colors": colors}
+        super().__init__(__name__, policy or FilePolicy(), seconds, task)
         self._shape = (size, size, 3)
 
     def decode(self, data: bytes) -> tuple[Pixels, Remarks]:
         """Return the square, RGB, and remarks on it; or raise ImageError, as `decode.decode_image`."""
+        return self.decode_with_colors(data)[:2]
+
+    def decode_with_colors(self, data: bytes) -> tuple[Pixels, Remarks, list[MainColor]]:
+        """Return what `decode` does, and the item's main colors, if the worker was made to find them."""
         count = math.prod(self._shape)
         answer = self._ask(data, count + _LONGEST_TEXT)
-        return answer[:count].reshape(self._shape), json.loads(answer[count:].tobytes() or b"{}")
+        told = json.loads(answer[count:].tobytes() or b"{}")
+        colors = [MainColor(*color) for color in told.get("colors", ())]
+        return answer[:count].reshape(self._shape), told.get("remarks", {}), colors
 
 
-def _answer(data: bytes, policy: FilePolicy, size: int, fit: Fit, steps: str) -> list[Part]:
-    square, remarks = decode_square(data, policy, size, fit, Steps.parse(steps))
+def _answer(data: bytes, policy: FilePolicy, size: int, fit: Fit, steps: str, *, colors: bool = False) -> list[Part]:
+    square, remarks, found = decode_with_colors(data, policy, size, fit, Steps.parse(steps), colors=colors)
     short = {kind: message[:_LONGEST_REMARK] for kind, message in remarks.items()}
-    return [square.reshape(-1).data, json.dumps(short).encode() if short else b""]
+    said = {"remarks": short, "colors": [(color.rgb, color.share) for color in found]}
+    told = {name: value for name, value in said.items() if value}
+    return [square.reshape(-1).data, json.dumps(told).encode() if told else b""]
 
 
 def decode_square(data: bytes, policy: FilePolicy, size: int, fit: Fit, steps: Steps) -> tuple[Pixels, Remarks]:
     """Decode an image file to an encoder's square, with remarks; `blank` if all the encoder sees is of one color."""
+    return decode_with_colors(data, policy, size, fit, steps, colors=False)[:2]
+
+
+def decode_with_colors(
+    data: bytes, policy: FilePolicy, size: int, fit: Fit, steps: Steps, *, colors: bool
+) -> tuple[Pixels, Remarks, list[MainColor]]:
+    """Do `decode_square`, and find the item's main colors, if they are wanted."""
     decoded = decode_by_policy(data, policy, _shrink_to(size, fit, steps))
     image = _apply_steps(decoded.pixels, size, steps)
     square = fit_square(image, size, fit, decoded.background)
@@ -76,7 +94,8 @@ def decode_square(data: bytes, policy: FilePolicy, size: int, fit: Fit, steps: S
     green = shown[::16, ::16, 1]
     if int(green.max()) - int(green.min()) <= _BLANK_RANGE and (np.ptp(shown, axis=(0, 1)) <= _BLANK_RANGE).all():
         remarks = {**remarks, "blank": "#{:02x}{:02x}{:02x}".format(*np.median(shown, axis=(0, 1)).astype(int))}
-    return square, remarks
+    # Of the image as it is in the file: what steps make of it is for the encoder.
+    return square, remarks, main_colors(decoded) if colors else []
 
 
 def decode_by_policy(data: bytes, policy: FilePolicy, shrink_to: int = 0) -> Decoded:
