@@ -26,7 +26,8 @@ from imgsearch.colors import NAMES, lab_of, names_of, parse_color
 from imgsearch.images.decode import decode_image
 from imgsearch.images.main_colors import main_colors
 from imgsearch.store.colors import packed
-from imgsearch.store.items import SCHEMA, Items, connect
+from imgsearch.store.database import connect
+from imgsearch.store.items import SCHEMA, Items
 
 SEED = 0
 ITEMS = 100_000

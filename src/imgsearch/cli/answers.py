@@ -318,6 +318,8 @@ def _hit_row(hit: "Hit") -> Sequence[object]:
 
 def _hit_to_json(hit: "Hit") -> dict[str, Any]:
     facts = {**asdict(hit), "score": round(hit.score, 6), "distance": round(hit.distance, 6)}
+    if hit.color_difference is not None:
+        facts["color_difference"] = round(hit.color_difference, 2)
     if hit.probability is not None:
         facts["probability"] = round(hit.probability, 6)
     if hit.box is not None:
@@ -345,6 +347,7 @@ def _hit_table(title: str, hits: Sequence["Hit"], *, calibrated: bool) -> TextTa
             "score": f"{hit.score:.3f}",
             **({"probability": f"{hit.probability:.2f}"} if calibrated else {}),
             **({"inliers": "" if hit.inliers is None else str(hit.inliers)} if verified else {}),
+            **({"color": f"{hit.color_difference:.0f}"} if hit.color_difference is not None else {}),
             "image": hit.path,
             **({"product": hit.product} if named else {}),
             "category": hit.category,

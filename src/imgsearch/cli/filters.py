@@ -10,6 +10,7 @@ from imgsearch.store.conditions import Range
 def filter_of(
     where: str,
     category: str,
+    color: str,
     ranges: Sequence[str],
     price: str | None,
     min_score: float | None,
@@ -18,7 +19,7 @@ def filter_of(
     """Read the options of a filter; `UsageError` for what is none."""
     found = [_range(*text.rpartition("=")[::2], f"--range {text}") for text in ranges]
     found += [] if price is None else [_range("price", price, f"--price {price}")]
-    return Filter(where, category, tuple(found), min_score=min_score, min_probability=min_probability)
+    return Filter(where, category, color, tuple(found), min_score=min_score, min_probability=min_probability)
 
 
 def _range(column: str, limits: str, given: str) -> Range:

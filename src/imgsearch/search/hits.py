@@ -27,6 +27,7 @@ class Filter(Conditions):
     Attributes:
         where: SQL expression over path, product, category and the shop's columns; empty for none.
         category: Its category, or one that this one lies in (`shoes` has `shoes/boots`); empty for any.
+        color: One of its main colors, as `#1e6fb8` or one of the names in `colors.NAMES`; empty for any.
         ranges: Of columns of numbers or dates.
         min_score: Leave out hits below this cosine, -1 to 1.
         min_probability: Leave out hits that are right with a lower probability, 0 to 1; needs a calibrated index
@@ -45,7 +46,7 @@ class Filter(Conditions):
     @property
     def conditions(self) -> Conditions:
         """What is asked of the items, without the limits of scores."""
-        return Conditions(self.where, self.category, self.ranges)
+        return Conditions(self.where, self.category, self.color, self.ranges)
 
     @property
     def has_limits(self) -> bool:
@@ -71,6 +72,8 @@ class Hit:
         probability: That the hit is right, 0 to 1; None if the index is not calibrated
             (`imgsearch evaluate --calibrate`).
         box: The part of the query that it resembles, in pixels of the query, upright; None for all of it.
+        color_difference: How far its nearest main color is from the one that was asked for as `#1e6fb8`, in CIEDE2000;
+            None where none was.
         others: How many other images of the same product, or with the same value of the column of which hits are
             distinct, satisfy the conditions; None where nobody asked for distinct hits.
         inliers: How many points of the query lie in it as they do in one plane; None without re-ranking, and where
@@ -88,6 +91,7 @@ class Hit:
     box: Box | None = None
     inliers: int | None = None
     others: int | None = None
+    color_difference: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

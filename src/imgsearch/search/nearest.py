@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from imgsearch.colors import parse_color
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError, MissingComponentError, UsageError
 from imgsearch.files import open_regular
@@ -338,10 +339,15 @@ class Search:
     def hits(self, views: Sequence[View]) -> list[Hit]:
         """Find the items nearest to any of the views, best first; equal scores in the order of their paths."""
         found = self._found(views)
+        apart = self._differences_of([each.row for each, _ in found])
+        if apart:
+            # A hundredth of a difference counts as much as one of the score.
+            found.sort(key=lambda pair: apart[pair[0].row] / 100 - pair[0].score)
         if self._diverse is not None:
             vectors = self._nearest.vectors[[each.row for each, _ in found]]
             order = diverse_order([each.score for each, _ in found], vectors, self._k, self._diverse)
             found = [found[place] for place in order]
+        found = found[: self._k]
         rows = [each.row for each, _ in found]
         others = self._others_of(rows) if self._distinct else {}
         return [
@@ -356,6 +362,7 @@ class Search:
                 probability,
                 each.box,
                 others=others.get(item.row),
+                color_difference=apart.get(item.row),
             )
             for rank, (item, (each, probability)) in enumerate(
                 zip(self._nearest.items.fetch(rows), found, strict=True), start=1
@@ -378,7 +385,7 @@ class Search:
     @property
     def _pool(self) -> int:
         """How many of the nearest are looked at."""
-        return self._k if self._diverse is None else POOL * self._k
+        return self._k if self._diverse is None and not self._conditions.color else POOL * self._k
 
     def scored(self, views: Sequence[View]) -> list[Scored]:
         """Score what the backend proposes for each view, best first; at least `k` items, where there are as many."""
@@ -409,6 +416,13 @@ class Search:
             if len(best) >= self._pool or wanted >= self._nearest.manifest.count:
                 return list(best.values())
             wanted *= _IMAGES_OF_EACH
+
+    def _differences_of(self, rows: Sequence[int]) -> dict[int, float]:
+        """Return how far items' colors are from the one that was asked for; none for a name, which they have."""
+        if not self._conditions.color or parse_color(self._conditions.color).name:
+            return {}
+        colored, differences = self._nearest.items.colored(self._conditions.color)
+        return dict(zip(rows, differences[np.searchsorted(colored, rows)].tolist(), strict=True))
 
     def _others_of(self, rows: Sequence[int]) -> dict[int, int]:
         """Count the other items that have the same value and satisfy the conditions."""

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from imgsearch.colors import NAMES, AskedColor, differences, lab_of
 
+# A color that differs by more, in CIEDE2000, is another one: twice what is seen at a glance.
+MOST_DIFFERENCE = 20.0
+
 # A color counts if it has so much of an item, or is its largest.
 MIN_SHARE = 0.1
 

@@ -70,23 +70,27 @@ class Conditions:
     Attributes:
         where: SQL expression over path, product, category and the shop's columns; empty for none.
         category: Its category, or one that this one lies in (`shoes` has `shoes/boots`); empty for any.
+        color: One of its main colors, as `#1e6fb8` or one of the names in `colors.NAMES`; empty for any.
         ranges: Of columns of numbers or dates.
     """
 
     where: str = ""
     category: str = ""
+    color: str = ""
     ranges: tuple[Range, ...] = ()
 
     @property
     def has_conditions(self) -> bool:
         """Whether anything must hold."""
-        return bool(self.where or self.category or self.ranges)
+        return bool(self.where or self.category or self.color or self.ranges)
 
 
 NO_CONDITIONS = Conditions()
 
 # The row in the arrays; no column of a shop is called so.
 ROW = '"row of the arrays"'
+# It is in a list, bound as JSON.
+IS_AMONG = f"{ROW} IN (SELECT value FROM json_each(?))"  # noqa: S608  # of a constant
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +124,15 @@ def known_columns(columns: Columns) -> Columns:
 
 
 def statement_of(
-    conditions: Conditions, columns: Columns, example: Example, selected: Collection[str] = ()
+    conditions: Conditions,
+    columns: Columns,
+    example: Example,
+    selected: Collection[str] = (),
+    colored: Sequence[int] = (),
 ) -> Statement:
     """Make one statement of conditions on items with these columns; `UsageError` for what would mean nothing.
 
-    Columns that are `selected` are asked for, too; names are `folded`.
+    Columns that are `selected` are asked for, too; names are `folded`. The rows that have the color are `colored`.
     """
     known = known_columns(columns)
     mentioned = set(selected)
@@ -141,6 +149,9 @@ def statement_of(
         below = sql_bytes(conditions.category.rstrip("/") + "/")
         parts.append("(category = CAST(? AS TEXT) OR (category > CAST(? AS TEXT) AND category < CAST(? AS TEXT)))")
         parameters += [below[:-1], below, below[:-1] + b"0"]  # the character after /
+    if conditions.color:
+        parts.append(IS_AMONG)
+        parameters.append(json.dumps(colored))
     for each in conditions.ranges:
         column = column_called(each.column, known)
         if column.kind not in (*NUMERIC, "date", "mixed"):

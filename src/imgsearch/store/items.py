@@ -15,14 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsearch.colors import AskedColor
+from imgsearch.colors import AskedColor, parse_color
 from imgsearch.errors import DamagedIndexError, ResourceError, UsageError
 from imgsearch.files import read_error, reading
-from imgsearch.store.colors import color_differences
+from imgsearch.store.colors import MOST_DIFFERENCE, color_differences
 from imgsearch.store.conditions import NAMES_OF_ITEMS
 from imgsearch.store.database import Reader
 from imgsearch.store.integrity import repair_hint
 from imgsearch.store.selector import Selector
+
+# Colors whose items stay known, for the next query by the same one.
+_COLORS_KEPT = 8
 
 # Which tables there are beside those that every index has. (The first indexes have version 0.)
 ITEMS_VERSION = 1
@@ -119,7 +122,9 @@ class Items:
         path.stat()
         with reading(path, repair_hint(path.name)), contextlib.ExitStack() as opened:
             self._reader = opened.enter_context(contextlib.closing(Reader(path)))
-            self.selector = opened.enter_context(contextlib.closing(Selector(path)))
+            self._colored: dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
+            selector = Selector(path, lambda color: self.colored(color)[0].tolist())
+            self.selector = opened.enter_context(contextlib.closing(selector))
             self._opened = opened.pop_all()
 
     def close(self) -> None:
@@ -250,6 +255,16 @@ class Items:
         """Return what an index of the file says of a row, which may be no number where it is damaged."""
         if not isinstance(found, int):
             raise self._failure(TypeError(f"expected a row, found {found!r}"))
+        return found
+
+    def colored(self, color: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Do `color_differences` for a color as it is typed, once for many queries."""
+        found = self._colored.get(color)
+        if found is None:
+            found = self.color_differences(parse_color(color), MOST_DIFFERENCE)
+            while len(self._colored) >= _COLORS_KEPT:
+                self._colored.pop(next(iter(self._colored)), None)
+            self._colored[color] = found
         return found
 
     def color_differences(

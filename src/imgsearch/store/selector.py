@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from imgsearch.errors import UsageError
 from imgsearch.files import is_of_system, read_error, reading
 from imgsearch.store.columns import Column, Columns, folded, read_columns, sql_bytes, write_columns
 from imgsearch.store.conditions import (
+    IS_AMONG,
     ROW,
     Conditions,
     Statement,
@@ -28,8 +29,6 @@ _PERMITTED_TABLES = ("items", "data", "json_each", "")
 # A condition that takes longer, such as one on all pairs of items, is a mistake: a million items take a tenth of it.
 MOST_SECONDS = 2.0
 
-_AMONG = f"AND {ROW} IN (SELECT value FROM json_each(?))"  # noqa: S608  # of a constant
-
 # Rows that are looked up in the order of an index lie anywhere in the file.
 _CACHE_KIB = 32_768
 
@@ -46,8 +45,9 @@ class Selector:
     It has a connection of its own: expressions may take long, and are not to be trusted.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, rows_of_color: Callable[[str], Sequence[int]]) -> None:
         self._path = path
+        self._rows_of_color = rows_of_color
         self._reader = Reader(path)
         self._columns: Columns | None = None
         self._statements: dict[tuple[Conditions, str], Statement] = {}
@@ -96,12 +96,12 @@ class Selector:
         """Return those of some rows where conditions hold."""
         statement = self._statement(conditions)
         parameters = (*statement.parameters, json.dumps(list(rows)))
-        return [row for (row,) in self._run(conditions, statement.select(_AMONG), parameters)]
+        return [row for (row,) in self._run(conditions, statement.select(f"AND {IS_AMONG}"), parameters)]
 
     def values(self, column: str, rows: Iterable[int]) -> dict[int, Value]:
         """Return the value of a column for each of some rows."""
         statement = self._statement(Conditions(), column)
-        query = statement.select(_AMONG, f"{ROW}, {self._column(column).sql}")
+        query = statement.select(f"AND {IS_AMONG}", f"{ROW}, {self._column(column).sql}")
         return dict(self._run(Conditions(), query, (json.dumps(list(rows)),)))
 
     def counts(self, conditions: Conditions, column: str, values: Sequence[Value]) -> dict[Value, int]:
@@ -120,7 +120,8 @@ class Selector:
         found = self._statements.get((conditions, column))
         if found is None:
             mentioned = {folded(self._column(column).name)} if column else set()
-            found = statement_of(conditions, self.columns(), self._example, mentioned)
+            colored = self._rows_of_color(conditions.color) if conditions.color else ()
+            found = statement_of(conditions, self.columns(), self._example, mentioned, colored)
             # Tried first in more parentheses: an expression that closes its own cannot close both.
             trial = found.select(holds=f"(({found.holds}))")
             list(self._run(conditions, f"EXPLAIN {trial}", found.parameters))

@@ -61,6 +61,10 @@ def query(
     category: Annotated[
         str, typer.Option(metavar="NAME", help="Only hits of this category, or of one below it: shoes, shoes/boots.")
     ] = "",
+    color: Annotated[
+        str,
+        typer.Option(metavar="COLOR", help="Only hits of this main color: #1e6fb8, or a name such as blue or gray."),
+    ] = "",
     price: Annotated[
         str | None, typer.Option(metavar="LOW..HIGH", help="Short for --range price=LOW..HIGH; either may be missing.")
     ] = None,
@@ -129,7 +133,7 @@ def query(
 
       imgsearch query photo.jpg --where "price < 50 and stock > 0"
 
-      imgsearch query photo.jpg --category shoes --price ..50 --by product
+      imgsearch query photo.jpg --category shoes --color blue --price ..50 --by product
 
       imgsearch query --item fruit/apple.png --diverse
 
@@ -170,7 +174,7 @@ def query(
         from imgsearch.cli.terminal import require_preview
 
         require_preview(format_, output_file)
-    conditions = filter_of(where, category, range_ or (), price, min_score, min_probability)
+    conditions = filter_of(where, category, color, range_ or (), price, min_score, min_probability)
     exact = exact or (conditions.has_conditions and not runs_backend(index))
     require_backend(index, exact=exact)
 
