@@ -22,6 +22,9 @@ BENCHMARKS = (
     "threads",
     "large_index",
     "metadata",
+    "duplicates",
+    "neighbors",
+    "outliers",
 )
 LIBRARIES = ("keras", "tensorflow", "openvino", "opencv-python-headless", "numpy", "annoy")
 

@@ -10,24 +10,16 @@ import imgsearch
 ROOT = Path(imgsearch.__file__).parent
 # From the top down: a room imports from those below it only.
 ROOMS = (
-    *("__main__", "cli", "evaluation", "build", "search", "store", "training", "regions", "encoders"),
-    *(
-        "preprocessing",
-        "synthetic",
-        "images",
-        "colors",
-        "charts",
-        "tables",
-        "locks",
-        "files",
-        "system",
-        "records",
-        "progress",
-    ),
+    *("__main__", "cli", "evaluation", "catalog", "build", "search", "store", "training", "regions", "encoders"),
+    *("preprocessing", "synthetic", "images", "colors", "charts", "tables", "locks", "files", "system", "records"),
+    "progress",
     *("processors", "errors", "_version"),
 )
 # What lies apart, though one comes after the other: the two meet in a file.
-APART = {("evaluation", "training"), ("build", "training"), ("search", "training"), ("store", "training")}
+APART = {
+    *((room, "training") for room in ("evaluation", "catalog", "build", "search", "store")),
+    ("evaluation", "catalog"),
+}
 
 
 @cache

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from imgsearch.build.build import build_index, embed
     from imgsearch.build.options import BuildOptions, EmbedOptions
     from imgsearch.build.report import BuildReport
+    from imgsearch.catalog.changes import ChangedItem, ChangedNeighbor, Changes, changes
+    from imgsearch.catalog.duplicates import Duplicate, DuplicateGroup, Duplicates, duplicates
+    from imgsearch.catalog.neighbors import Neighbor, Neighbors, neighbors
+    from imgsearch.catalog.outliers import Outlier, Outliers, outliers
     from imgsearch.encoders.available import AvailableEncoder, models
     from imgsearch.encoders.class_probability import ClassProbability
     from imgsearch.encoders.classifier import Classifier, classify
@@ -58,11 +62,17 @@ __all__ = [
     "BoxError",
     "BuildOptions",
     "BuildReport",
+    "ChangedItem",
+    "ChangedNeighbor",
+    "Changes",
     "ClassProbability",
     "Classifier",
     "DamagedIndexError",
     "DetectReport",
     "Detection",
+    "Duplicate",
+    "DuplicateGroup",
+    "Duplicates",
     "EmbedOptions",
     "EvaluateOptions",
     "Evaluation",
@@ -79,8 +89,12 @@ __all__ = [
     "LockedError",
     "MissingComponentError",
     "ModelCard",
+    "Neighbor",
+    "Neighbors",
     "NoIndexError",
     "ObjectHits",
+    "Outlier",
+    "Outliers",
     "OutputError",
     "PreprocessOptions",
     "PreprocessReport",
@@ -93,14 +107,18 @@ __all__ = [
     "UsageError",
     "__version__",
     "build_index",
+    "changes",
     "check",
     "classify",
     "detect",
+    "duplicates",
     "embed",
     "evaluate",
     "info",
     "keep_calibration",
     "models",
+    "neighbors",
+    "outliers",
     "preprocess",
     "rollback",
     "save_model",
@@ -112,6 +130,10 @@ _HOMES = {
     "build.build": ("build_index", "embed"),
     "build.options": ("BuildOptions", "EmbedOptions"),
     "build.report": ("BuildReport",),
+    "catalog.changes": ("ChangedItem", "ChangedNeighbor", "Changes", "changes"),
+    "catalog.duplicates": ("Duplicate", "DuplicateGroup", "Duplicates", "duplicates"),
+    "catalog.neighbors": ("Neighbor", "Neighbors", "neighbors"),
+    "catalog.outliers": ("Outlier", "Outliers", "outliers"),
     "encoders.available": ("AvailableEncoder", "models"),
     "encoders.class_probability": ("ClassProbability",),
     "encoders.classifier": ("Classifier", "classify"),

@@ -74,7 +74,8 @@ def test_each_crontab_line_works_with_nothing_but_a_shell(shop, here):
 
     assert (built.returncode, built.stderr) == (0, "")
     assert built.stdout.startswith(".imgsearch: 24 images, generation 1, nothing changed")
-    assert [(done.returncode, done.stdout, done.stderr) for done in checked] == [(0, "", ""), (0, "", "")]
+    assert [(done.returncode, done.stdout, done.stderr) for done in checked] == 3 * [(0, "", "")]
+    assert (shop / "neighbors.sqlite").stat().st_size
     assert "--deep" in checks[1]
 
 
@@ -85,7 +86,7 @@ def test_a_check_from_crontab_prints_what_is_damaged_so_that_cron_mails_it(shop,
         done = run(check)
 
         assert done.returncode == 6
-        assert "vectors.npy" in done.stdout
+        assert "vectors.npy" in done.stdout + done.stderr
 
 
 def test_crontab_lines_are_such_as_cron_understands():

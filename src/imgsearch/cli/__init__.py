@@ -20,10 +20,13 @@ from imgsearch.cli.commands.build_index import build_index
 from imgsearch.cli.commands.check import check
 from imgsearch.cli.commands.classify import classify
 from imgsearch.cli.commands.detect import detect
+from imgsearch.cli.commands.duplicates import duplicates
 from imgsearch.cli.commands.embed import embed
 from imgsearch.cli.commands.evaluate import evaluate
 from imgsearch.cli.commands.info import info
 from imgsearch.cli.commands.models import models
+from imgsearch.cli.commands.neighbors import neighbors
+from imgsearch.cli.commands.outliers import outliers
 from imgsearch.cli.commands.preprocess import preprocess
 from imgsearch.cli.commands.query import query
 from imgsearch.cli.commands.rollback import rollback
@@ -32,7 +35,11 @@ from imgsearch.errors import ImgsearchError, ResourceError, UsageError
 from imgsearch.processors import limit_libraries
 from imgsearch.system import refusal_of, require_address_space
 
-COMMANDS = (preprocess, train, embed, build_index, query, detect, evaluate, classify, info, check, rollback, models)
+COMMANDS = (
+    *(preprocess, train, embed, build_index, query, detect, evaluate, classify),
+    *(duplicates, neighbors, outliers),
+    *(info, check, rollback, models),
+)
 
 
 def _show_version(wanted: bool) -> None:

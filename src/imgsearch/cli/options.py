@@ -40,6 +40,9 @@ AnswerFormatOption = Annotated[
     ),
 ]
 FormatOption = Annotated[Literal["table", "json"], typer.Option("--format", help="Output format.")]
+ListingFormatOption = Annotated[
+    Literal["table", "json", "csv", "paths", "html"], typer.Option("--format", help="Output format.")
+]
 OutputOption = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to FILE instead of standard output.")
 ]

@@ -76,16 +76,21 @@ def part_of(photo: Photo, box: Box | None) -> Pixels:
 
 
 def as_indexed(manifest: Manifest, path: str, sha256: bytes) -> Pixels | None:
+    """Read a catalog image as `photo_as_indexed` does."""
+    photo = photo_as_indexed(manifest, path, sha256)
+    return photo.pixels if photo else None
+
+
+def photo_as_indexed(manifest: Manifest, path: str, sha256: bytes) -> Photo | None:
     """Read a catalog image, the longer side at most `SIDE`; None if it cannot be had here as it was indexed."""
     policy = manifest.policy
     try:
         file = os.path.join(manifest.catalog, path)
         data, _ = read_file(file, follow_links=policy.follow_links, max_bytes=policy.max_bytes)
-        photo = open_photo(data, policy, SIDE) if hashlib.sha256(data).digest() == sha256 else None
+        return open_photo(data, policy, SIDE) if hashlib.sha256(data).digest() == sha256 else None
     except ImageError as error:
         logger.info("%r is not compared: %s", path, error)
         return None
-    return photo.pixels if photo else None
 
 
 def _points_of(manifest: Manifest, path: str, sha256: bytes) -> Points | None:

@@ -199,6 +199,11 @@ class Items:
         """Yield rows and paths by sha256: at random, but the first stay nearly the same when images come and go."""
         yield from self._run("SELECT row, path FROM items ORDER BY sha256, path")
 
+    def files(self) -> Iterator[tuple[bytes, int]]:
+        """Yield sha256 and size in bytes of each item's file, by row."""
+        for sha256, size in self._run("SELECT sha256, size FROM items ORDER BY row"):
+            yield bytes(sha256), int(size)
+
     def duplicates_of(self, row: int) -> list[int]:
         """Return the rows whose images have the same bytes as that of a row, itself included."""
         query = "SELECT row FROM items WHERE sha256 = (SELECT sha256 FROM items WHERE row = ?) ORDER BY row"

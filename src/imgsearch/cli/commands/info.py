@@ -7,6 +7,8 @@ import typer
 from imgsearch.cli import options
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from imgsearch.store.manifest import Manifest
 
 
@@ -17,6 +19,10 @@ def info(
         bool,
         typer.Option("--unmatched", help="List rows of --metadata without an image, and images without a row."),
     ] = False,
+    changes: Annotated[
+        str | None,
+        typer.Option(metavar="[GENERATION]", help="Compare with an earlier generation: previous, or its number."),
+    ] = None,
     format_: options.FormatOption = "table",
 ) -> None:
     """Print what an index holds and how it was built.
@@ -29,6 +35,8 @@ def info(
 
       imgsearch info --unmatched
 
+      imgsearch info --changes
+
       imgsearch info --index /srv/shop.idx --format json
     """
     import json
@@ -39,8 +47,11 @@ def info(
     from imgsearch.errors import UsageError
     from imgsearch.store import info as library
 
-    if rejected and unmatched:
-        raise UsageError("--rejected and --unmatched cannot be combined")
+    if rejected + unmatched + (changes is not None) > 1:
+        raise UsageError("--rejected, --unmatched and --changes cannot be combined")
+    if changes is not None:
+        print_text(_changes(index, changes, format_))
+        return
     found = library.info(index, rejected=rejected, unmatched=sys.maxsize if unmatched else 0)
     if format_ == "json":
         facts: object = found.manifest.to_json()
@@ -59,6 +70,38 @@ def info(
         print_text("".join(f"{each.cause:<18}  {each.first_seen}  {printable(each.path)}\n" for each in found.rejected))
     else:
         print_text(columns(_rows(found.manifest)))
+
+
+def _changes(index: "Path", since: str, format_: str) -> str:
+    import json
+    from dataclasses import asdict
+
+    from imgsearch.catalog import changes as library
+    from imgsearch.cli.output import printable
+    from imgsearch.errors import UsageError
+
+    if since != "previous" and not (since.isascii() and since.isdecimal() and 0 < len(since) < 10):
+        raise UsageError(f"--changes must be previous or the number of a generation, got {since!r}")
+    found = library.changes(index, None if since == "previous" else int(since))
+    if format_ == "json":
+        return json.dumps(asdict(found), indent=1) + "\n"
+    neighbors = found.neighbors or ()
+    lines = [
+        f"generation {found.generation} against {found.before}: {len(found.new)} new, {len(found.gone)} gone,"
+        f" {len(found.changed)} changed; "
+        + ("neighbors unknown" if found.neighbors is None else f"{len(neighbors)} products with another neighbor"),
+        *(f"new       {printable(path)}" for path in found.new),
+        *(f"gone      {printable(path)}" for path in found.gone),
+        *(f"changed   {printable(each.path)}: {', '.join(each.fields)}" for each in found.changed),
+        *(f"neighbor  {_name(each.product)}: {_name(each.now)}, was {_name(each.before)}" for each in neighbors),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _name(product: str) -> str:
+    from imgsearch.cli.output import printable
+
+    return printable(product) if product else "none"
 
 
 def _rows(manifest: "Manifest") -> list[tuple[str, str]]:

@@ -1,0 +1,1 @@
+"""Care of the catalog: duplicates, neighbors, outliers, changes."""

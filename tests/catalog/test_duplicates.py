@@ -1,0 +1,96 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from imgsearch import UsageError, duplicates
+from imgsearch.catalog.duplicates import _threshold
+from imgsearch.catalog.same_picture import SAME, difference, portrait
+from imgsearch.images.photo import open_photo
+from imgsearch.images.policy import FilePolicy
+from imgsearch.store.calibration import Calibration, Curve
+
+
+def test_every_kind_of_duplicate_is_found_and_nothing_else(cared):
+    found = duplicates(cared / "index")
+
+    (group,) = found.groups
+    assert sorted((item.path, item.how) for item in group.items) == [
+        ("fish/fish-01.png", "kept"),
+        ("more/cropped.png", "near"),
+        ("more/equal.png", "equal"),
+        ("more/mirrored.jpg", "mirrored"),
+        ("more/smaller.png", "near"),
+    ]
+    assert group.products_differ
+    assert found.unverified == 0
+
+
+def test_the_one_with_the_most_pixels_is_kept(cared):
+    (group,) = duplicates(cared / "index").groups
+
+    kept, *others = [item.width * item.height for item in group.items]
+    assert kept > 0
+    assert kept >= max(others)
+
+
+def test_equal_files_are_found_where_no_image_can_be_read(own):
+    folder = own()
+    shutil.rmtree(folder / "catalog")
+
+    found = duplicates(folder / "index")
+
+    assert [[item.path for item in group.items] for group in found.groups] == [["fish/fish-01.png", "more/equal.png"]]
+    assert found.unverified == found.candidates > 0
+
+
+def test_pairs_below_the_minimum_are_not_compared(cared):
+    (group,) = duplicates(cared / "index", min_score=0.999).groups
+
+    paths = {item.path for item in group.items}
+    assert {"fish/fish-01.png", "more/equal.png"} <= paths
+    assert "more/mirrored.jpg" not in paths
+
+
+@pytest.mark.parametrize("score", [-1.1, 1.1, float("nan")])
+def test_a_minimum_that_is_no_cosine_is_refused(cared, score):
+    with pytest.raises(UsageError, match="min_score"):
+        duplicates(cared / "index", min_score=score)
+
+
+@pytest.mark.parametrize(
+    ("scores", "probabilities", "expected"),
+    [((0.0, 1.0), (0.0, 1.0), 0.8), ((0.2, 0.4), (0.9, 1.0), 0.2), ((0.2, 0.4), (0.1, 0.2), 0.4)],
+)
+def test_the_calibration_says_which_pairs_are_compared(scores, probabilities, expected):
+    curve = Curve("platt", scores, probabilities)
+
+    assert _threshold(Calibration("product", 10, 0.0, curve, curve)) == pytest.approx(expected)
+
+
+def pixels(folder, name):
+    return open_photo((folder / "catalog" / name).read_bytes(), FilePolicy(), 240).pixels
+
+
+def test_a_color_variant_is_another_picture(cared):
+    image = pixels(cared, "fish/fish-01.png")
+
+    assert difference(portrait(image), portrait(np.ascontiguousarray(image[:, :, ::-1]))) > SAME
+
+
+@pytest.mark.parametrize("color", [(40, 160, 60), (0, 0, 0), (250, 220, 10)])
+def test_another_background_is_the_same_picture(cared, color):
+    image = pixels(cared, "fish/fish-01.png")
+    background = image[0, 0].astype(int)
+    is_background = (np.abs(image.astype(int) - background).max(axis=2) <= 8)[:, :, None]
+
+    assert difference(portrait(image), portrait(np.where(is_background, np.uint8(color), image))) <= SAME
+
+
+def test_images_of_one_color_and_of_one_pixel_are_compared(cared):
+    white, black = (np.full((9, 9, 3), level, np.uint8) for level in (255, 0))
+    point = np.full((1, 1, 3), 7, np.uint8)
+
+    assert difference(portrait(white), portrait(white)) <= SAME
+    assert np.isfinite(difference(portrait(point), portrait(point)))
+    assert difference(portrait(pixels(cared, "fish/fish-01.png")), portrait(black)) > SAME
