@@ -105,7 +105,7 @@ def test_a_changed_catalog_embeds_only_what_is_new(imgsearch, catalog):
         (["nowhere"], 2, "expected a folder of images, found nothing"),
         (["catalog", "--backend", "none"], 2, "backend must be one of auto, annoy, faiss, exact"),
         (["catalog", "--trees", "0"], 2, "trees must be 1 to 10,000"),
-        (["catalog", "--metadata", "none.csv"], 2, "expected a CSV file"),
+        (["catalog", "--metadata", "none.csv"], 2, "expected a file of products"),
         (["catalog", "--backbone", "resnet"], 8, "did you mean resnet50?"),
         (["catalog", "--backbone", "vgg16", "--weights", "none.h5"], 8, "cannot be read"),
         (["catalog", "--index", "a_file/idx"], 11, "cannot write"),

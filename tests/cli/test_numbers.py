@@ -11,6 +11,7 @@ GIVEN = {
     "detect": ["catalog/cups/cups-00.png", "--index", "idx"],
     "evaluate": ["--index", "idx"],
     "build-index": ["catalog", "--index", "idx"],
+    "duplicates": ["--index", "idx"],
     "rollback": ["--index", "idx"],
     "embed": ["catalog", "--output", "embedded"],
     "preprocess": ["catalog", "prepared"],

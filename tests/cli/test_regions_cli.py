@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import re
+import shutil
 
 import cv2
 import numpy as np
@@ -308,17 +309,21 @@ def test_what_is_wrong_with_the_whole_call_ends_it_with_a_box_too(imgsearch, sma
 
 
 def test_what_is_wrong_with_the_whole_call_leaves_output_that_can_be_parsed_after_an_answer(
-    imgsearch, small, photo, tiny
+    imgsearch, small, photo, tiny, tmp_path
 ):
+    index = tmp_path / "damaged"
+    shutil.copytree(small, index)
+    vectors = next(index.glob("gen-*/vectors.npy"))
+    vectors.write_bytes(vectors.read_bytes()[:-1] + b"\xff")
     asked = (tiny, "missing.png", photo, photo)
-    options = ("--index", small, "--box", "290,90,160,200", "--where", "nonsense")
+    options = ("--index", index, "--box", "290,90,160,200")
 
     as_json = imgsearch("query", *asked, *options, "--format", "json")
     page = imgsearch("query", *asked, *options, "--format", "html")
 
-    assert as_json.returncode == page.returncode == 2
+    assert as_json.returncode == page.returncode == 6
     assert [answer["error"]["code"] for answer in json.loads(as_json.stdout)] == [2, 4]
-    assert "nonsense" in json.loads(as_json.stderr)["error"]["message"]
+    assert "vectors.npy is damaged" in json.loads(as_json.stderr)["error"]["message"]
     assert page.stdout.endswith("</html>\n")
 
 

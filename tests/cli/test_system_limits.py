@@ -161,7 +161,7 @@ def test_what_sqlite_says_of_the_disk_is_not_called_damage(run, monkeypatch, ind
     def refuse(*_, **__):
         raise error
 
-    monkeypatch.setattr("imgsearch.store.items.connect", refuse)
+    monkeypatch.setattr("imgsearch.store.database.connect", refuse)
     monkeypatch.setattr("imgsearch.search.check.connect", refuse)
 
     done = run(name)
@@ -301,7 +301,7 @@ def test_a_small_address_space_is_said_to_be_small(imgsearch, index, photo, mega
 @pytest.mark.parametrize("command", [("query", "PHOTO"), ("check", "--deep")])
 def test_an_address_space_too_small_for_openvino_is_said_to_be_small(imgsearch, network, photo, command):
     def limit():
-        resource.setrlimit(resource.RLIMIT_AS, (550 << 20, 550 << 20))
+        resource.setrlimit(resource.RLIMIT_AS, (460 << 20, 460 << 20))
 
     words = (photo if word == "PHOTO" else word for word in command)
     done = imgsearch(*words, "--index", network, preexec_fn=limit)

@@ -140,6 +140,7 @@ SELECT i.row, c.place, c.rgb, c.share, c.name, c.version
 FROM new.items i JOIN (
     SELECT * FROM colors UNION ALL SELECT * FROM known_colors WHERE sha256 NOT IN (SELECT sha256 FROM colors)
 ) c ON c.sha256 = i.sha256
+ORDER BY i.row, c.place
 """
 _COLORS_THAT_COUNT = f"""
 SELECT row, rgb, name FROM new.colors WHERE place = 0 OR share >= {MIN_SHARE} ORDER BY row, place

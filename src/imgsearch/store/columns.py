@@ -58,6 +58,11 @@ class Column:
         """Its name in SQL."""
         return quoted(self.name)
 
+    @property
+    def alias(self) -> str:
+        """Its name in SQL as that of a column of a query, which may not be `true` or `false`."""
+        return quoted(self.name + " " * (folded(self.name) in BOOLEANS))
+
 
 # By their names as `folded`, since SQL does not tell letter cases apart.
 Columns = Mapping[str, Column]

@@ -159,11 +159,11 @@ def statement_of(
         mentioned.add(folded(each.column))
         for sign, limit in (("<=", _limit(each.low, column, "")), (">=", _limit(each.high, column, "\x7f"))):
             if limit is not None:
-                parts.append(f"? {sign} {column.sql}")
+                parts.append(f"? {sign} {column.alias}")
                 parameters.append(limit)
         if column.kind == "mixed":
-            parts.append(f"typeof({column.sql}) <> 'text'")
-        parts.append(f"{column.sql} IS NOT NULL")
+            parts.append(f"typeof({column.alias}) <> 'text'")
+        parts.append(f"{column.alias} IS NOT NULL")
     items = _table_of(mentioned, known, columns)
     return Statement(items, " AND ".join(parts) or "1", tuple(parameters), is_constant)
 
@@ -180,7 +180,7 @@ def _table_of(mentioned: set[str], known: Columns, columns: Columns) -> str:
     else:
         source, row = f"main.items AS i JOIN data AS d ON {number} = i.row", "i.row"
     selected = [f"{row} AS {ROW}", *(f"i.{key} AS {key}" for key in of_items)]
-    selected += [f"d.{known[key].sql} AS {known[key].sql}" for key in of_shop]
+    selected += [f"d.{known[key].sql} AS {known[key].alias}" for key in of_shop]
     return f"WITH items AS (SELECT {', '.join(selected)} FROM {source})"  # noqa: S608
 
 
@@ -321,12 +321,12 @@ class _Reader:
                     token.text = ""
                 place += length - 1
             elif after == "." and place + 2 < len(shown) and (column := self._column_at(shown, place + 2)):
-                first.kind, first.text, first.columns = "column", f"{first.text}.{column.sql}", (column,)
+                first.kind, first.text, first.columns = "column", f"{first.text}.{column.alias}", (column,)
                 for token in shown[place + 1 : place + 3]:
                     token.text = ""
                 place += 2
             elif before != "." and (column := self._column_at(shown, place)):
-                first.kind, first.text, first.columns = "column", column.sql, (column,)
+                first.kind, first.text, first.columns = "column", column.alias, (column,)
             yield first
             place += 1
 
@@ -350,7 +350,7 @@ class _Reader:
             token.kind, token.text = kind, f"metadata->'$.{label}'"
         else:
             self.mentioned.add(folded(column.name))
-            token.kind, token.text, token.columns = "column", column.sql, (column,)
+            token.kind, token.text, token.columns = "column", column.alias, (column,)
 
     def compare(self, shown: Sequence[_Token], place: int) -> None:
         """Let columns be compared with what is like them."""

@@ -101,13 +101,13 @@ class Selector:
     def values(self, column: str, rows: Iterable[int]) -> dict[int, Value]:
         """Return the value of a column for each of some rows."""
         statement = self._statement(Conditions(), column)
-        query = statement.select(f"AND {IS_AMONG}", f"{ROW}, {self._column(column).sql}")
+        query = statement.select(f"AND {IS_AMONG}", f"{ROW}, {self._column(column).alias}")
         return dict(self._run(Conditions(), query, (json.dumps(list(rows)),)))
 
     def counts(self, conditions: Conditions, column: str, values: Sequence[Value]) -> dict[Value, int]:
         """Count the items where conditions hold, for each of some values of a column that are not None."""
         statement = self._statement(conditions, column)
-        name = self._column(column).sql
+        name = self._column(column).alias
         marks = ", ".join("CAST(? AS TEXT)" if isinstance(value, str) else "?" for value in values)
         query = statement.select(f"AND {name} IN ({marks}) GROUP BY 1", f"{name}, count(*)")
         bound = [sql_bytes(value) if isinstance(value, str) else value for value in values]
@@ -133,7 +133,7 @@ class Selector:
     def _example(self, column: Column) -> str:
         """Return the beginning of a text in a column, to show."""
         statement = statement_of(Conditions(), self.columns(), str, {folded(column.name)})
-        query = statement.select("LIMIT 1", f"substr({column.sql}, 1, 50)", f"typeof({column.sql}) = 'text'")
+        query = statement.select("LIMIT 1", f"substr({column.alias}, 1, 50)", f"typeof({column.alias}) = 'text'")
         return next((str(text) for (text,) in self._run(Conditions(), query)), "")
 
     def _run(self, conditions: Conditions, query: str, parameters: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:

@@ -33,7 +33,7 @@ def neighbors(
     quiet: options.QuietOption = False,
     verbose: options.VerboseOption = False,
 ) -> None:
-    """Write the nearest others of every item, or of every product, to a file.
+    """Write the neighbors of every item, or product, to a file.
 
     Every pair is compared, in bounded memory. The file appears when it is whole. A run that was interrupted goes on
     where it was: what it has computed is in a file beside the output until then.

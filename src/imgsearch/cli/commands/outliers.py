@@ -21,9 +21,10 @@ def outliers(
     quiet: options.QuietOption = False,
     verbose: options.VerboseOption = False,
 ) -> None:
-    """Find images unlike all others of their category, such as a shoe under hats; the most suspicious come first.
+    """Find images that look like those of another category.
 
-    The nearest neighbors of each image vote for their categories. The score says how much more of the votes another
+    A shoe under hats, for example; the most suspicious first. The nearest neighbors of each image vote for their
+    categories. The score says how much more of the votes another
     category has than its own, and the last column which one. Some are no mistakes: look at them.
 
     Examples:
