@@ -6,7 +6,7 @@ FOLDER, which holds a `damaged.jpg`, gets an index for each NAME, and `answers.j
 tests/tiny_models.py wrote. Each golden index is made once, by the imgsearch of its day, and then never again: a
 difference is a broken promise to those who have such an index, not a reason to run this. `v1` is of the first
 imgsearch; `v1-2026-11` was made by commit b0c7591, before rooms; `v1-lite0-retrieval` holds `retrieval`, of the first
-imgsearch with that encoder.
+imgsearch with that encoder; `v1-products` holds `products`, of the first with columns, colors and unmatched rows.
 
 Only public functions are called here, so that this file can be run by another imgsearch than the one beside it.
 """
@@ -22,6 +22,13 @@ from typing import Any
 
 IMAGES = 24
 PRODUCTS = "path,product,price,code\nfruit/00.bmp,Apple,1.5,007\n"
+SHOP = """\
+images,product,category,price,stock,added,new,tags,note
+fruit/00.bmp|fruit/02.bmp,Apple,fruit,1.50,3,2024-01-31,true,"[""red"", ""sweet""]",12
+fruit/04.bmp,Pear,fruit,2.25,0,2024-02-29,false,"[""green""]",on request
+vegetables/01.bmp,Leek,vegetables,0.99,7,2023-12-31,true,[],
+gone.bmp,Gone,fruit,9.99,1,2024-01-01,true,[],
+"""
 
 # Name -> options of the build; models are named by their files.
 GOLDEN: dict[str, dict[str, Any]] = {
@@ -40,6 +47,7 @@ GOLDEN: dict[str, dict[str, Any]] = {
         "damaged": "keep",
         "follow_links": True,
     },
+    "products": {"backbone": "handcrafted:color", "backend": "exact", "metadata": "shop.csv"},
     "retrieval": {"backbone": "lite0-retrieval", "backend": "exact", "precision": "f32"},
 }
 # Their encoder is too large to be kept here; a build puts it back.
@@ -118,6 +126,7 @@ def main(folder: Path, models: Path, *names: str) -> None:
         scratch = Path(place)
         lay_out(scratch / "catalog", folder / "damaged.jpg")
         (scratch / "products.csv").write_text(PRODUCTS)
+        (scratch / "shop.csv").write_text(SHOP)
         found = {}
         for name in names or GOLDEN:
             make(name, folder / name, scratch, models)

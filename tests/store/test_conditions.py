@@ -36,6 +36,8 @@ SHOP = {
     'a"b': ["1", "2", "3", "4", "5", "6"],
     "row": ["60", "50", "40", "30", "20", "10"],
     "rank": ["6", "5", "4", "3", "2", "1"],
+    "in cells": ['"[\\"a\\", 1]"', '"[]"', "null", "null", "null", '"[\\"a\\"]"'],
+    "names": ['"[new] shoe"', '"[\\"a\\"]"', '"2024-01-01"', "null", "null", '"true"'],
     "path2|materials": ['"wood|steel"', '"steel"', '"wood | glass"', "null", "null", "null"],
 }
 CATEGORIES = ["box", "box", "M\udcf6bel", "12345", "1.10", ""]
@@ -165,6 +167,8 @@ def items(request, tmp_path_factory):
         ("has(tags, 'sale')", [0, 1, 5]),
         ("not has(tags, 'sale')", [2, 3, 4]),
         ("has(tags, 5)", [5]),
+        ('has("in cells", \'a\') and not has("in cells", 1)', [5]),
+        ("names = '[new] shoe' or names = 'true'", [0, 5]),
         ("tags LIKE '%summer%'", [0, 4]),
         ("EXISTS (SELECT 1 FROM json_each(tags) WHERE value = 'sale')", [0, 1, 5]),
         ("has(\"path2|materials\", 'wood')", [0, 2]),
@@ -234,6 +238,7 @@ def test_a_condition_selects_what_it_says(items, condition, rows):
         ("day = 7", "'day' holds dates", "'2024-01-31'"),
         ("stock = 'none'", "'stock' holds numbers, found 'none'", "stock IS NULL"),
         ("tags = 'summer'", "'tags' holds lists", "has(tags, 'value')"),
+        ("\"in cells\" = 'a'", "'in cells' holds lists", "has(\"in cells\", 'value')"),
         ("\"incl. VAT\" = 'x'", "'incl. VAT' holds numbers", '"incl. VAT" IS NULL'),
         ("10 < metadata->>'price' < 60", "two comparisons in a row", "put and between them"),
         ("category = product = 'box'", "two comparisons in a row", "put and between them"),

@@ -23,6 +23,7 @@ BOTH = pytest.mark.parametrize("backend", ["exact", "annoy"])
 NEWER = GOLDEN / "v1-2026-11"
 NEWER_ANSWERS = json.loads((NEWER / "answers.json").read_text())
 RETRIEVAL = GOLDEN / "v1-lite0-retrieval"
+PRODUCTS = GOLDEN / "v1-products" / "products"
 ALL = pytest.mark.parametrize("name", sorted(NEWER_ANSWERS))
 
 
@@ -155,6 +156,33 @@ def test_an_index_of_the_default_encoder_answers_as_it_did_when_a_build_has_put_
     assert_answers("2", 1e-5)  # which it knows
     assert_answers("99", 1e-3)
     assert check(directory, deep=True) == []
+
+
+def test_an_index_with_columns_colors_and_unmatched_rows_answers_by_them(maker, tmp_path):
+    expected = json.loads(PRODUCTS.with_name("answers.json").read_text())["products"]
+    with Index.open(PRODUCTS) as index:
+        for number, hits in expected.items():
+            (tmp_path / "photo.bmp").write_bytes(maker.drawn(int(number)))
+            found = index.search(tmp_path / "photo.bmp", k=5)
+            assert [(hit.path, hit.product, hit.metadata) for hit in found] == [
+                (hit["path"], hit["product"], hit["metadata"]) for hit in hits
+            ]
+            assert [hit.score for hit in found] == pytest.approx([hit["score"] for hit in hits], abs=1e-3)
+
+        def paths(filter_, **options):
+            vector = index.nearest.vectors[1]
+            return [hit.path for hit in index.search_vector(vector, 30, filter=filter_, **options)]
+
+        assert paths(Filter("price < 2 and stock > 5")) == ["vegetables/01.bmp"]
+        assert set(paths(Filter("new and has(tags, 'sweet')"))) == {"fruit/00.bmp", "fruit/02.bmp"}
+        assert paths(Filter("added >= '2024-02'")) == ["fruit/04.bmp"]
+        assert paths(Filter("note > 5")) == paths(Filter(category="fruit", where="product = 'Apple'"))
+        assert len(paths(Filter("product = 'Apple'"), distinct="product")) == 1
+        assert "fruit/00.bmp" in paths(Filter(color="blue"))
+        assert 0 < len(paths(Filter(color="#363e8d"))) < len(index)
+        assert list(index.items.rows_without_image(9)) == [(5, "gone.bmp")]
+        assert index.items.unmatched_counts() == (1, 21)
+    assert check(PRODUCTS, deep=True) == []
 
 
 def test_each_newer_index_has_what_it_is_named_for():

@@ -158,6 +158,8 @@ def _kind_of(value: Any) -> Kind:
     if type(value) is str:
         if value[:1].isdigit():
             return "date" if _DATE.fullmatch(value) else "text"
+        if value[:1] == "[":
+            return "list" if _is_list(value) else "text"
         return "boolean" if len(value) in (4, 5) and value.lower() in BOOLEANS else "text"
     if type(value) is bool:
         return "boolean"
@@ -166,12 +168,20 @@ def _kind_of(value: Any) -> Kind:
     return "real" if type(value) is float else "list"
 
 
+def _is_list(text: str) -> bool:
+    """Return whether a text, as of a cell of CSV, is a list in JSON."""
+    try:
+        return type(json.loads(text)) is list
+    except (ValueError, RecursionError):
+        return False
+
+
 def _common(kinds: set[Kind]) -> Kind:
     if len(kinds) == 1:
         return next(iter(kinds))
     if kinds == {"integer", "real"}:
         return "real"
-    return "text" if kinds and kinds <= {"text", "date", "boolean"} else "mixed"
+    return "text" if kinds and kinds <= {"text", "date", "boolean", "list"} else "mixed"
 
 
 def _cells(data: Mapping[str, Any], columns: Columns) -> list[Any]:
