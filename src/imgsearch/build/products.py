@@ -183,9 +183,9 @@ def default_product(path: str) -> str:
     return default_names(path)[0]
 
 
-def sql_text(text: str | None) -> bytes | None:
+def sql_text(text: str | None) -> str | bytes | None:
     """Return text for a statement that casts it: names that are not UTF-8 cannot be bound otherwise."""
-    return None if text is None else text.encode("utf-8", "surrogateescape")
+    return text if text is None or text.isascii() else text.encode("utf-8", "surrogateescape")
 
 
 def _rows(products: Iterable[Product], roots: Sequence[str]) -> Iterator[tuple[object, ...]]:

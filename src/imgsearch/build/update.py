@@ -67,7 +67,7 @@ def update(job: Job) -> BuildReport:
             with job.watch.stage("scan"):
                 changes = _scan(job, plan, journal)
             _guard(job, plan, journal, changes, changes.rejected)
-            products = _check_products(job, plan, journal)
+            products = _check_products(job, plan, journal, changes)
             counts = EmbedCounts()
             unchanged = is_unchanged(job, plan, journal, changes, counts)
             if not unchanged:
@@ -207,7 +207,7 @@ def _scan(job: Job, plan: BuildPlan, journal: Journal) -> Changes:
     return changes
 
 
-def _check_products(job: Job, plan: BuildPlan, journal: Journal) -> ProductCounts:
+def _check_products(job: Job, plan: BuildPlan, journal: Journal, changes: Changes) -> ProductCounts:
     """Refuse shop's data that fit no image, or far fewer than before; count how they fit."""
     metadata = plan.draft.metadata_file
     found = journal.products.counts()
@@ -220,7 +220,10 @@ def _check_products(job: Job, plan: BuildPlan, journal: Journal) -> ProductCount
             f" {image!r}; nothing was changed",
             hint=f"paths are those below {plan.draft.catalog}. To go on without these data, pass --force",
         )
-    if plan.previous and plan.previous.metadata_file:
+    previous = plan.previous
+    # The same data of the same images are as many as they were.
+    is_same = previous is not None and plan.draft.has_metadata_of(previous) and changes.unchanged == changes.seen
+    if previous and previous.metadata_file and not is_same:
         guard_against_data_loss(*journal.products.compare(), metadata, job.options)
     if found.stray:
         logger.warning(

@@ -24,10 +24,8 @@ _NAME = r"(?!\.\.?(/|\Z))[A-Za-z0-9_.-]+"
 _FilePath = Annotated[str, matching(rf"{_NAME}(/{_NAME})*", "the path of a file of an index")]
 
 # What a build compares with the generation before.
-_OPTIONS = (
-    *("fingerprint", "detector_fingerprint", "search", "catalog", "policy"),
-    *("metadata_file", "metadata_sha256", "metadata_encoding"),
-)
+_METADATA = ("metadata_file", "metadata_sha256", "metadata_encoding")
+_OPTIONS = ("fingerprint", "detector_fingerprint", "search", "catalog", "policy", *_METADATA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +90,11 @@ class Manifest:
     def fingerprints(self) -> set[str]:
         """What this generation needs of the folder `encoders`."""
         return {self.fingerprint, self.detector_fingerprint} - {""}
+
+    def has_metadata_of(self, other: "Manifest") -> bool:
+        """Return whether two generations were built with the same data of the shop."""
+        data = attrgetter(*_METADATA)
+        return bool(data(self) == data(other))
 
     def has_settings_of(self, other: "Manifest") -> bool:
         """Return whether two generations were built with the same options."""
