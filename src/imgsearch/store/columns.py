@@ -38,7 +38,8 @@ _MOST_COLUMNS = 2000  # of a table in SQLite
 _MOST_INDEXES = 32
 _LONGEST_INDEXED = 64
 
-_DATE = re.compile(
+# Compiled when it is first used, as not by every query.
+_DATE = (
     r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])"
     r"([T ]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d{1,9})?)?(Z|[+-]\d\d:?\d\d)?)?"
 )
@@ -157,7 +158,7 @@ def _find_columns(rows: Iterable[tuple[int, Mapping[str, Any]]], longest: dict[s
 def _kind_of(value: Any) -> Kind:
     if type(value) is str:
         if value[:1].isdigit():
-            return "date" if _DATE.fullmatch(value) else "text"
+            return "date" if re.fullmatch(_DATE, value) else "text"
         if value[:1] == "[":
             return "list" if _is_list(value) else "text"
         return "boolean" if len(value) in (4, 5) and value.lower() in BOOLEANS else "text"

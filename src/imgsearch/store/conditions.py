@@ -18,7 +18,7 @@ from imgsearch.store.columns import BOOLEANS, NUMERIC, SURROGATES, Column, Colum
 # number, which is text. JSON knows the same numbers.
 NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?")
 # What a date can be compared with: one, or the beginning of one.
-_DATE_START = re.compile(r"\d{4}(-\d\d(-\d\d([T ][\d:.]*.*)?)?)?")
+_DATE_START = r"\d{4}(-\d\d(-\d\d([T ][\d:.]*.*)?)?)?"
 
 # The columns of the table `items`. The shop's own of the same name come before the last four.
 _KINDS: Mapping[str, Kind] = {
@@ -197,7 +197,7 @@ def _limit(limit: float | str | None, column: Column, after: str) -> float | str
     if limit is None or not isinstance(limit, str):
         return limit
     if column.kind == "date":
-        if not _DATE_START.fullmatch(limit):
+        if not re.fullmatch(_DATE_START, limit):
             raise UsageError(f"expected a date such as 2024-01-31 for {column.name!r}, found {limit!r}")
         return limit + after
     if not NUMBER.fullmatch(limit):
@@ -411,7 +411,7 @@ class _Reader:
                     "compare it with such a text, in single quotes; a number is written 12.50, without a unit",
                 )
         if column.kind == "date" and is_alone:
-            wrong = [token.content for token in texts if not _DATE_START.fullmatch(token.content)]
+            wrong = [token.content for token in texts if not re.fullmatch(_DATE_START, token.content)]
             wrong += [token.text for token in numbers if not re.fullmatch(r"\s*\d{4}\s*", token.text)]
             if wrong:
                 raise self.wrong(
