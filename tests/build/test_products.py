@@ -6,12 +6,13 @@ import sqlite3
 import unicodedata
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgsearch import build_index, embed
-from imgsearch.build import journal
+from imgsearch.build import generation, journal
 from imgsearch.build.metadata import Product, comparable_name
 from imgsearch.build.products import SCHEMA, Products
 from imgsearch.cli import main
@@ -224,3 +225,16 @@ def matched(images, written):
     found = dict(connection.execute("SELECT path, line FROM products JOIN files USING (path)"))
     connection.close()
     return found
+
+
+def test_the_projection_is_learned_from_one_image_of_each_product(build, index, small, products, monkeypatch):
+    learned = []
+    monkeypatch.setattr(generation, "SMALLEST_CATALOG", 4)
+    monkeypatch.setattr(generation, "learn_projection", lambda sample: learned.append(sample))
+    paths = sorted(path.relative_to(small).as_posix() for path in small.rglob("*.png"))
+
+    build(metadata=products("path,product\n" + "".join(f"{path},{n // 2}\n" for n, path in enumerate(paths))))
+
+    embeddings = np.load(index / "gen-000001" / "embeddings.npy")
+    assert len(learned) == 1
+    assert np.array_equal(learned[0], embeddings[::2])

@@ -1,5 +1,6 @@
 """Complete a generation: add the derived files to the truth, describe every file, publish."""
 
+import contextlib
 import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,9 +16,11 @@ from imgsearch.errors import DamagedIndexError
 from imgsearch.files import sync
 from imgsearch.progress import Progress
 from imgsearch.search.backends import generation_files
+from imgsearch.search.backends.protocol import Rows
 from imgsearch.search.tuning import tune
 from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import blocks_of, open_array, write_array
+from imgsearch.store.items import Items
 from imgsearch.store.manifest import Manifest
 from imgsearch.store.publishing import inherited_calibration, publish
 from imgsearch.store.search_settings import SearchOptions
@@ -76,7 +79,7 @@ def _projection(
         return kept
     if previous is not None and previous.adaptation is not None and adapt is None:
         logger.warning("the adaptation is dropped: to learn it again takes the images")
-    rows = np.arange(draft.count)
+    rows = _one_of_each_product(job, draft)
     if len(rows) > LARGEST_SAMPLE:
         generator = np.random.default_rng(draft.search.seed if draft.search else 0)
         rows = np.sort(generator.choice(rows, LARGEST_SAMPLE, replace=False))
@@ -84,6 +87,16 @@ def _projection(
     plain = learn_projection(sample) if draft.count >= SMALLEST_CATALOG else None
     projection, gain = adapter.learn(draft, sample, plain) if adapter else (plain, None)
     return LearnedProjection(projection, draft.count if projection else 0, gain)
+
+
+def _one_of_each_product(job: Job, draft: Manifest) -> Rows:
+    """Return a row of each product, or all rows of a catalog that has too few products to learn from.
+
+    How images of one product differ must not be learned: whitening would make more of it (docs/benchmarks.md).
+    """
+    with contextlib.closing(Items(job.directory / draft.folder / generations.ITEMS)) as items:
+        rows = np.fromiter(items.first_of_products(), np.int64)
+    return rows if len(rows) >= SMALLEST_CATALOG else np.arange(draft.count)
 
 
 def _derive(job: Job, draft: Manifest, search: SearchOptions, learned: LearnedProjection) -> Manifest:

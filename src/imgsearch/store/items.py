@@ -204,6 +204,11 @@ class Items:
         for sha256, size in self._run("SELECT sha256, size FROM items ORDER BY row"):
             yield bytes(sha256), int(size)
 
+    def first_of_products(self) -> Iterator[int]:
+        """Yield a row of each product, ascending."""
+        query = "SELECT min(row) FROM items GROUP BY product ORDER BY 1"
+        yield from (self._row(row) for (row,) in self._run(query))
+
     def duplicates_of(self, row: int) -> list[int]:
         """Return the rows whose images have the same bytes as that of a row, itself included."""
         query = "SELECT row FROM items WHERE sha256 = (SELECT sha256 FROM items WHERE row = ?) ORDER BY row"
