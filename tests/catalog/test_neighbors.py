@@ -6,6 +6,7 @@ import pytest
 from imgsearch import Index, NoIndexError, UsageError, build_index, info, neighbors
 from imgsearch.catalog import lists
 from imgsearch.catalog import neighbors as module
+from imgsearch.errors import LockedError
 
 pytestmark = pytest.mark.usefixtures("quick_builds")
 
@@ -92,6 +93,27 @@ def test_an_interrupted_run_goes_on(cared, tmp_path, monkeypatch):
 
     assert again == expected
     assert done == [1, 2, 3, 3, 4, 5]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_leaves_no_work_file_of_an_interrupted_one_with_since(cared, tmp_path):
+    (tmp_path / "work-before").write_bytes(b"of an earlier generation")
+
+    list(neighbors(cared / "index", work=tmp_path / "work"))
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_process_at_a_time_has_a_work_file(cared, tmp_path):
+    first = neighbors(cared / "index", work=tmp_path / "work")
+    next(first)
+
+    with pytest.raises(LockedError, match="another neighbors holds"):
+        next(neighbors(cared / "index", work=tmp_path / "work"))
+
+    first.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["work"]
+    assert as_lists(neighbors(cared / "index", work=tmp_path / "work")) == as_lists(neighbors(cared / "index"))
     assert list(tmp_path.iterdir()) == []
 
 

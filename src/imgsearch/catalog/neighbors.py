@@ -15,6 +15,7 @@ from imgsearch.catalog.generation import Catalog, open_catalog
 from imgsearch.catalog.lists import DIGITS, Lists, block_count, merged, nearest_lists
 from imgsearch.errors import UsageError
 from imgsearch.files import as_path, writing
+from imgsearch.locks import exclusive_lock
 from imgsearch.progress import Progress, no_progress
 from imgsearch.store.database import connect
 from imgsearch.store.generations import read_manifest
@@ -69,31 +70,36 @@ def neighbors(
         by: `item` or `product`.
         since: Only those whose list differs from what this generation gives: other neighbors, another order or other
             scores (by more than 0.000001), and those that were not there.
-        work: A file for what has been computed, so that an interrupted run goes on; it is removed at the end.
+        work: A file for what has been computed, so that an interrupted run goes on; it is removed at the end, and one
+            process at a time has it.
         progress: Told of `compare`.
 
     Raises:
         NoIndexError: There is none, or no generation `since`.
         DamagedIndexError: It is damaged.
         UsageError: `top_k` makes no sense.
+        LockedError: Another process has `work`.
         OutputError: `work` cannot be written.
         ResourceError: The system does not let a file be read.
     """
     if not 1 <= top_k <= MAX_TOP_K:
         raise UsageError(f"top_k must be 1 to {MAX_TOP_K:,}, got {top_k:,}")
-    directory = as_path(index)
+    directory, file = as_path(index), None if work is None else as_path(work)
     number = read_manifest(directory).generation
     with contextlib.ExitStack() as opened:
+        if file is not None:
+            opened.enter_context(_held(file))
         catalog = opened.enter_context(open_catalog(directory, number, by))
         if since is None:
-            file = None if work is None else as_path(work)
             for found in _computed(catalog, top_k, file, progress):
                 yield from _named(catalog, found)
+        else:
+            before = opened.enter_context(open_catalog(directory, since, by))
+            for now, _ in changed_lists(catalog, before, top_k, file, progress):
+                yield now
+        if file is not None:  # both, whichever of them an interrupted run with other options has left
             _remove(file)
-            return
-        before = opened.enter_context(open_catalog(directory, since, by))
-        for now, _ in changed_lists(catalog, before, top_k, None if work is None else as_path(work), progress):
-            yield now
+            _remove(_work_file_of_before(file))
 
 
 def changed_lists(
@@ -102,7 +108,7 @@ def changed_lists(
     """Yield lists that differ from those of an earlier generation, each with that one, None where it has none."""
     if before.sha256 == catalog.sha256:
         return
-    of_before = None if work is None else work.with_name(work.name + "-before")
+    of_before = None if work is None else _work_file_of_before(work)
     earlier = (each for part in _computed(before, top_k, of_before, progress) for each in _named(before, part))
     then = next(earlier, None)
     for part in _computed(catalog, top_k, work, progress):
@@ -112,8 +118,6 @@ def changed_lists(
             same = then if then is not None and then.name == now.name else None
             if same is None or not _is_same(now, same):
                 yield now, same
-    for file in (work, of_before):
-        _remove(file)
 
 
 def _is_same(one: Neighbors, other: Neighbors) -> bool:
@@ -190,10 +194,24 @@ def _has_all(connection: sqlite3.Connection) -> bool:
     return bool(last == count - 1 and verdict == "ok")
 
 
-def _remove(path: Path | None) -> None:
-    if path is not None:
-        for name in (path, path.with_name(path.name + "-journal")):
-            name.unlink(missing_ok=True)
+@contextlib.contextmanager
+def _held(work: Path) -> Iterator[None]:
+    """Keep other processes from a work file: `connect` takes none of SQLite's locks."""
+    lock = work.with_name(work.name + ".lock")
+    with contextlib.ExitStack() as held:
+        with writing(lock):
+            held.enter_context(exclusive_lock(lock, "another neighbors holds"))
+        held.callback(lock.unlink, missing_ok=True)
+        yield
+
+
+def _remove(path: Path) -> None:
+    for name in (path, path.with_name(path.name + "-journal")):
+        name.unlink(missing_ok=True)
+
+
+def _work_file_of_before(work: Path) -> Path:
+    return work.with_name(work.name + "-before")
 
 
 def work_file(output: Path) -> Path:
