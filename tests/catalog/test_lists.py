@@ -43,6 +43,16 @@ def test_lists_are_those_of_a_comparison_of_everything_at_once(seed, count, k, g
         assert [[other for other in row if other >= 0] for row in found] == brute(vectors, expected, k)
 
 
+def test_rows_that_are_left_out_are_in_no_list():
+    vectors = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    rows = np.arange(0, 40, 3)
+
+    found = np.concatenate([part.others for part in nearest_lists(vectors, Grouping(rows, np.arange(len(rows))), 5)])
+
+    assert found.tolist() == brute(vectors[rows], np.arange(len(rows)), 5)
+
+
 def test_a_run_that_begins_later_yields_the_same_blocks():
     vectors = np.eye(30, dtype=np.float32)
     grouping = Grouping.of_items(30)

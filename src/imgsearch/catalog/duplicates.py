@@ -150,7 +150,7 @@ class _Search:
             if self._alike(first, second):
                 linked.setdefault(first, set()).add(second)
                 linked.setdefault(second, set()).add(first)
-        equal = [rows[0] for rows in self._contents.values() if len(rows) > 1]
+        equal = {rows[0] for rows in self._contents.values() if len(rows) > 1}
         groups = [self._group(kept, others) for kept, others in self._stars(linked, equal)]
         unverified = sum(first in self._unread or second in self._unread for first, second in pairs)
         groups.sort(key=lambda group: group.items[0].path)
@@ -159,9 +159,8 @@ class _Search:
     def _candidates(self, progress: Progress) -> Iterator[tuple[int, int]]:
         """Yield pairs of contents whose vectors are near enough to each other."""
         rows = np.sort(np.array([rows[0] for rows in self._contents.values()], np.int64))
-        vectors = self._vectors if len(rows) == len(self._sha256) else self._vectors[rows]
         found: set[tuple[int, int]] = set()
-        blocks = nearest_lists(vectors, Grouping.of_items(len(rows)), _COMPARED)
+        blocks = nearest_lists(self._vectors, Grouping(rows, np.arange(len(rows))), _COMPARED)
         for number, block in enumerate(blocks, start=1):
             progress("compare", number, block_count(len(rows)))
             at, place = np.nonzero(block.scores >= self._least)
@@ -187,9 +186,9 @@ class _Search:
         found = portrait(photo.pixels)
         return found, found.mirrored()
 
-    def _stars(self, linked: dict[int, set[int]], equal: list[int]) -> Iterator[tuple[int, list[int]]]:
+    def _stars(self, linked: dict[int, set[int]], equal: set[int]) -> Iterator[tuple[int, list[int]]]:
         """Yield the content to keep of each group, and those that are like it: not what is like one of these only."""
-        left = {*linked, *equal}
+        left = linked.keys() | equal
         while left:
             first = left.pop()
             component, new = {first}, [first]

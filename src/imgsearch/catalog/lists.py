@@ -24,7 +24,7 @@ class Grouping:
     """Rows put together: each item by itself, or those of a product.
 
     Attributes:
-        rows: All rows, those of a group together; None for every row by itself.
+        rows: The rows that are compared, those of a group together; None for all, each by itself.
         starts: Where in `rows` each group starts.
     """
 
@@ -41,6 +41,10 @@ class Grouping:
         """Put rows together that have the same number, from 0 on, none left out."""
         rows = np.argsort(group_of_row, kind="stable")
         return cls(rows, np.searchsorted(group_of_row[rows], np.arange(int(group_of_row.max(initial=-1)) + 1)))
+
+    def count(self, vectors: Embeddings) -> int:
+        """Return how many of the vectors are compared."""
+        return len(vectors) if self.rows is None else len(self.rows)
 
     def vectors(self, vectors: Embeddings, start: int, end: int) -> Embeddings:
         """Return some of the vectors, in the order of groups."""
@@ -73,8 +77,9 @@ def nearest_lists(vectors: Embeddings, grouping: Grouping, k: int, start: int = 
     A group whose rows lie in several blocks is in each of them, with what its rows there are nearest to: `merged` makes
     one of two.
     """
-    for block in range(start, block_count(len(vectors))):
-        begin, end = block * _ROWS, min((block + 1) * _ROWS, len(vectors))
+    count = grouping.count(vectors)
+    for block in range(start, block_count(count)):
+        begin, end = block * _ROWS, min((block + 1) * _ROWS, count)
         yield _lists_of(vectors, grouping, begin, end, k)
 
 
@@ -82,11 +87,12 @@ def _lists_of(vectors: Embeddings, grouping: Grouping, begin: int, end: int, k: 
     ours, inner = grouping.groups(begin, end)
     block = np.ascontiguousarray(grouping.vectors(vectors, begin, end))
     best = _Best(len(ours), k)
-    for start in range(0, len(vectors), _COLUMNS):
-        stop = min(start + _COLUMNS, len(vectors))
+    count = grouping.count(vectors)
+    for start in range(0, count, _COLUMNS):
+        stop = min(start + _COLUMNS, count)
         scores = block @ grouping.vectors(vectors, start, stop).T
         theirs, starts = grouping.groups(start, stop)
-        if grouping.rows is not None:
+        if len(grouping.starts) < count:
             scores = np.maximum.reduceat(np.maximum.reduceat(scores, starts, axis=1), inner, axis=0)
         shared = np.arange(max(ours[0], theirs[0]), min(ours[-1], theirs[-1]) + 1)
         scores[shared - ours[0], shared - theirs[0]] = -np.inf
