@@ -9,7 +9,7 @@ import sqlite3
 
 import pytest
 
-from imgsearch import build_index
+from imgsearch import build_index, embed
 
 pytestmark = pytest.mark.usefixtures("quick_builds")
 
@@ -41,6 +41,10 @@ def test_duplicates_in_every_format(odd, imgsearch):
     assert len(rows) == 9
     assert not any(cell.startswith("=") for row in rows for cell in row)
     assert answer("paths").count(".png\n") == 6
+    done = imgsearch("duplicates", "--index", odd / "index", "--format", "paths", "-0", errors="surrogateescape")
+    names = [item["path"] for group in groups for item in group["items"][1:]]
+    assert done.stdout.split("\0") == [*names, ""]
+    assert any("\n" in name for name in names)
     page = answer("html")
     assert "<b>.png" not in page
     assert page.count("<img") == 8
@@ -54,6 +58,30 @@ def test_duplicates_fail_if_any(odd, cared_index, imgsearch):
     assert (done.returncode, none.returncode) == (10, 0)
     assert "6 duplicates in 2 groups" in done.stderr
     assert none.stdout == "0 duplicates in 0 groups\n"
+
+
+def test_a_failed_gate_comes_after_the_whole_answer(odd, imgsearch):
+    options = ("--index", odd / "index", "--fail-if-any", "--quiet")
+    done = imgsearch("duplicates", *options, "--format", "json")
+    file = imgsearch("duplicates", *options, "-o", "found.csv", "--format", "csv")
+
+    assert (done.returncode, file.returncode) == (10, 10)
+    assert len(json.loads(done.stdout)["groups"]) == 2
+    error = json.loads(done.stderr)["error"]
+    assert error["code"] == 10
+    assert error["message"] == "6 duplicates in 2 groups, 2 of them of several products"
+    assert "duplicates.html" in error["hint"]
+    assert file.stdout == ""
+
+
+def test_an_index_of_embeddings_only_is_refused(drawn, imgsearch, tmp_path):
+    embed(drawn / "cups", tmp_path / "index", backbone="handcrafted:color")
+
+    for command in (("duplicates",), ("outliers",), ("neighbors", "-o", "n.csv")):
+        done = imgsearch(*command, "--index", tmp_path / "index")
+        assert (done.returncode, done.stdout) == (5, "")
+        assert "imgsearch build-index" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
 
 
 @pytest.fixture(scope="module")

@@ -156,6 +156,11 @@ def render(answers: Iterable["Answer"], form: Format) -> Iterator[str]:
         raise failed
 
 
+def end_of_path(*, null: bool) -> str:
+    """Return the end of names that are read and paths that are written."""
+    return "\0" if null else "\n"
+
+
 def csv_line(cells: Iterable[object]) -> str:
     """Write one line of CSV that a spreadsheet does not run."""
     text = io.StringIO()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from imgsearch.cli.answers import TextTable
-from imgsearch.cli.formats import csv_line
+from imgsearch.cli.formats import csv_line, end_of_path
 from imgsearch.cli.output import draw_table, output, printable, write
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Listing:
         columns: Of CSV.
         rows: Of CSV.
         tables: For people.
-        paths: One a line.
+        paths: For scripts.
         sections: Of a page for people, each with the image that it begins with.
         summary: The last line of tables and of the page.
         command: Whose listing it is.
@@ -43,10 +43,12 @@ class Listing:
     command: str
 
 
-def write_listing(listing: Listing, form: ListingFormat, path: Path | None, *, preview: bool = False) -> None:
+def write_listing(
+    listing: Listing, form: ListingFormat, path: Path | None, *, null: bool = False, preview: bool = False
+) -> None:
     """Write what was found to a file, or to standard output; with `preview` a table with its images below."""
     with output(path) as file:
-        for text in _previewed(listing) if preview else _rendered(listing, form):
+        for text in _previewed(listing) if preview else _rendered(listing, form, end_of_path(null=null)):
             write(file, text)
 
 
@@ -59,14 +61,14 @@ def _previewed(listing: Listing) -> Iterator[str]:
     yield printable(listing.summary) + "\n"
 
 
-def _rendered(listing: Listing, form: ListingFormat) -> Iterator[str]:
+def _rendered(listing: Listing, form: ListingFormat, end: str) -> Iterator[str]:
     if form == "json":
         yield json.dumps(listing.facts, indent=1) + "\n"
     elif form == "csv":
         yield csv_line(listing.columns)
         yield from map(csv_line, listing.rows)
     elif form == "paths":
-        yield from (path + "\n" for path in listing.paths)
+        yield from (path + end for path in listing.paths)
     elif form == "html":
         from imgsearch.cli import html
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from imgsearch.cli.answers import Answer, Call, Result
-from imgsearch.cli.formats import FORMATS, Preview, render
+from imgsearch.cli.formats import FORMATS, Preview, end_of_path, render
 from imgsearch.cli.output import output, printable, refuse_to_replace, say, write
 from imgsearch.errors import BoxError, ImageError, ImgsearchError, ResourceError, UsageError
 
@@ -38,7 +38,7 @@ def names_of(images: Sequence[str], output_file: Path | None, *, null: bool = Fa
             refuse_to_replace(output_file, _GIVEN, image)
 
     def names() -> Iterator[str]:
-        for image in _names(images, _end(null=null).encode()):
+        for image in _names(images, end_of_path(null=null).encode()):
             refuse_to_replace(output_file, _GIVEN, image)  # also one that is listed
             yield image
 
@@ -56,7 +56,7 @@ def answer_all(
 ) -> int:
     """Answer questions, each a name and what finds its answer, or raises ImageError or BoxError; as `answer_images`."""
     title = f"imgsearch {call.command}".rstrip()
-    form = (Preview if preview else FORMATS[format_name])(call.columns, _end(null=null), title)
+    form = (Preview if preview else FORMATS[format_name])(call.columns, end_of_path(null=null), title)
     exit_code = 0
 
     def answers() -> Iterator[Answer]:
@@ -74,11 +74,6 @@ def answer_all(
         for text in render(answers(), form):
             write(file, text)
     return exit_code
-
-
-def _end(*, null: bool) -> str:
-    """Return the end of names that are read and paths that are written."""
-    return "\0" if null else "\n"
 
 
 def _answer(call: Call, name: str, find: Callable[[], Result]) -> Answer:

@@ -28,6 +28,7 @@ def duplicates(
     format_: options.ListingFormatOption = "table",
     output_file: options.OutputOption = None,
     preview: options.PreviewOption = False,
+    null: options.NullOption = False,
     quiet: options.QuietOption = False,
     verbose: options.VerboseOption = False,
 ) -> None:
@@ -62,7 +63,7 @@ def duplicates(
     refuse_to_harm(output_file, index, manifest.catalog, manifest.metadata_file)
     with progress_bar(quiet=quiet) as progress:
         found = library.duplicates(index, min_score=min_score, progress=progress)
-    write_listing(_listing(found, manifest.catalog), format_, output_file, preview=preview)
+    write_listing(_listing(found, manifest.catalog), format_, output_file, null=null, preview=preview)
     if found.unverified and not quiet:
         say(
             f"{found.unverified} of {found.candidates} pairs were not compared: an image is not in {manifest.catalog}"

@@ -18,14 +18,15 @@ def outliers(
     top_k: Annotated[int, typer.Option("--top-k", "-k", metavar="N", min=1, help="How many at most.")] = 50,
     format_: options.ListingFormatOption = "table",
     output_file: options.OutputOption = None,
+    null: options.NullOption = False,
     quiet: options.QuietOption = False,
     verbose: options.VerboseOption = False,
 ) -> None:
     """Find images that look like those of another category.
 
     A shoe under hats, for example; the most suspicious first. The nearest neighbors of each image vote for their
-    categories. The score says how much more of the votes another
-    category has than its own, and the last column which one. Some are no mistakes: look at them.
+    categories. The score says how much more of the votes another category has than its own, and the last column which
+    one. Some are no mistakes: look at them.
 
     Examples:
 
@@ -43,7 +44,7 @@ def outliers(
     refuse_to_harm(output_file, index, manifest.catalog, manifest.metadata_file)
     with progress_bar(quiet=quiet) as progress:
         found = library.outliers(index, top_k=top_k, progress=progress)
-    write_listing(_listing(found, manifest.catalog), format_, output_file)
+    write_listing(_listing(found, manifest.catalog), format_, output_file, null=null)
     if found.alone and not quiet:
         shown = ", ".join(map(printable, found.alone[:10])) + (", ..." if len(found.alone) > 10 else "")
         say(f"not judged: {len(found.alone)} categories with a single image: {shown}")
