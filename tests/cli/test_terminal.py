@@ -3,10 +3,12 @@ import fcntl
 import os
 import pty
 import re
+import shutil
 import struct
 import sys
 import termios
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Self
 
@@ -14,9 +16,11 @@ import cv2
 import numpy as np
 import pytest
 
+from imgsearch import build_index
 from imgsearch.cli import terminal
 from imgsearch.cli.answers import Entry, Section
 from imgsearch.cli.terminal import Terminal
+from remembered import building_here
 
 COLORS = {"red": (255, 0, 0), "green": (0, 160, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0)}
 CELL = re.compile("\x1b\\[38;2;(\\d+);(\\d+);(\\d+);48;2;(\\d+);(\\d+);(\\d+)m\N{UPPER HALF BLOCK}\x1b\\[0m")
@@ -220,6 +224,24 @@ def test_a_terminal_is_asked_what_it_shows(answer, shown):
         assert termios.tcgetattr(screen.theirs) == before
 
 
+def test_a_terminal_gets_its_settings_back_whatever_happens(monkeypatch):
+    def interrupted(descriptor: int, when: int) -> None:
+        set_cbreak(descriptor, when)
+        raise KeyboardInterrupt
+
+    set_cbreak = terminal.tty.setcbreak
+    monkeypatch.setattr(terminal.tty, "setcbreak", interrupted)
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+
+    with pytest.raises(KeyboardInterrupt):
+        terminal.ask(theirs)
+
+    assert termios.tcgetattr(theirs) == before
+    os.close(ours)
+    os.close(theirs)
+
+
 def test_what_was_typed_ahead_is_left_for_the_shell():
     ours, theirs = pty.openpty()
     os.write(ours, b"ls\n")
@@ -289,6 +311,25 @@ def test_a_preview_is_refused_where_nobody_would_see_it(imgsearch, tmp_path, opt
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("duplicates",), "--preview needs a terminal that shows colors"),
+        (("duplicates", "--format", "csv"), "--preview needs --format table, got csv"),
+        (("duplicates", "-o", "found.txt"), "--preview and --output cannot be combined"),
+        (("neighbors", "-o", "n.csv"), "--preview needs a terminal that shows colors"),
+        (("neighbors", "-o", "n.csv", "--by", "product"), "--preview and --by product cannot be combined"),
+    ],
+    ids=str,
+)
+def test_a_preview_of_duplicates_and_neighbors_is_refused_where_nobody_would_see_it(imgsearch, tmp_path, command, said):
+    done = imgsearch(*command, "--preview")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_terminal_without_colors_is_refused(monkeypatch):
     monkeypatch.setattr(sys, "stdout", SimpleNamespace(isatty=lambda: True))
     terminal.require_preview("table", None)
@@ -298,15 +339,17 @@ def test_a_terminal_without_colors_is_refused(monkeypatch):
         terminal.require_preview("table", None)
 
 
-def test_a_query_shows_its_hits_in_a_terminal(built, tmp_path):
-    image = next((built / "catalog").rglob("*.png"))
+def on_screen(folder: Path, *arguments: object) -> tuple[int, str, str]:
+    """Run the program in a terminal that knows Kitty's protocol: exit code, what came before it was asked, and after.
+
+    The last is what the terminal was asked, too, up to its end.
+    """
     process, screen = pty.fork()  # a terminal of its own
     if process == 0:
-        os.chdir(tmp_path)
+        os.chdir(folder)
         # The terminal is made this large before the program sees it.
         fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 60, 600, 800))
-        command = [sys.executable, "-m", "imgsearch", "query", str(image), "-k", "1", "--preview"]
-        os.execv(sys.executable, [*command, "--index", str(built / "exact")])
+        os.execv(sys.executable, [sys.executable, "-m", "imgsearch", *map(str, arguments)])
     text = b""
     is_answered = False
     while part := _read(screen):
@@ -315,15 +358,63 @@ def test_a_query_shows_its_hits_in_a_terminal(built, tmp_path):
             os.write(screen, b"\x1b_Gi=1;OK\x1b\\\x1b[?62;c")
             is_answered = True
     os.close(screen)
-
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
     before, _, shown = text.decode().partition("\x1b[c")
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), before, shown
+
+
+def images_in(shown: str) -> int:
+    return sum(keys.get("a") == "T" for keys, _ in kitty_commands(shown))
+
+
+def test_a_query_shows_its_hits_in_a_terminal(built, tmp_path):
+    image = next((built / "catalog").rglob("*.png"))
+    command = ("query", image, "-k", "1", "--preview", "--index", built / "exact")
+
+    code, before, shown = on_screen(tmp_path, *command)
+
+    assert code == 0
     assert before == "\x1b7\x1b_Gi=1,s=1,v=1,a=q,t=d,f=24;AAAA\x1b\\\x1b8\x1b[K\x1b[16t"
     assert "1.000" in shown.splitlines()[3]
     assert ";OK" not in shown  # the answer is not echoed
-    first = [data for keys, data in kitty_commands(shown) if keys.get("a") == "T"]
-    assert len(first) == 2
+    assert images_in(shown) == 2
     assert "1. 1.000" in shown
+
+
+@pytest.fixture(scope="module")
+def twice(drawn, tmp_path_factory):
+    """An index of one image under two names, one of which would color a terminal."""
+    folder = tmp_path_factory.mktemp("twice")
+    (folder / "catalog").mkdir()
+    for name in ("a.png", "\x1b[31mb.png"):
+        shutil.copy(drawn / "cups" / "cups-00.png", folder / "catalog" / name)
+    with building_here():
+        build_index(folder / "catalog", folder / "index", backbone="handcrafted:color", backend="exact")
+    return folder / "index"
+
+
+def test_duplicates_show_their_images_in_a_terminal(twice, tmp_path):
+    code, before, shown = on_screen(tmp_path, "duplicates", "--index", twice, "--preview", "--quiet")
+
+    assert code == 0
+    assert "group 1  (products differ)" in before
+    assert images_in(shown) == 2
+    assert re.search(r"Bkept +equal 256 x 256", shown)
+    assert "1 duplicates in 1 groups, 1 of them of several products" in shown
+    assert "\\x1b[31mb.png" in before + shown
+    assert "\x1b[31m" not in before + shown
+
+
+def test_neighbors_show_the_first_lists_in_a_terminal(twice, tmp_path):
+    command = ("neighbors", "-o", "n.csv", "--index", twice, "--preview", "--quiet")
+
+    code, before, shown = on_screen(tmp_path, *command)
+
+    assert code == 0
+    assert images_in(shown) == 4
+    assert len(re.findall(r"Bitem +1\. 1\.000", shown)) == 2
+    assert "\x1b[31m" not in before + shown
+    assert [path.name for path in tmp_path.iterdir()] == ["n.csv"]
+    assert len((tmp_path / "n.csv").read_text().splitlines()) == 3
 
 
 def _read(screen: int) -> bytes:

@@ -76,6 +76,7 @@ class Section:
     message: str = ""
     image: "QueryImage | None" = None  # spares decoding it again
     asked: Asked | None = None  # in place of the image
+    role: str = "query"  # of the image
 
 
 class Result(Protocol):

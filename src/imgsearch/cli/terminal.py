@@ -65,15 +65,22 @@ class Terminal:
     cell: tuple[int, int] = _CELL  # width and height in pixels
 
 
+_IN_PAGE = "--format html -o answers.html makes a page with the images in it"
+
+
 def require_preview(format_name: str, output_file: Path | None) -> None:
     """Raise `UsageError` unless a table goes to a terminal that shows colors: then `section` can show images."""
-    in_page = "--format html -o answers.html makes a page with the images in it"
     if format_name != "table":
-        raise UsageError(f"--preview needs --format table, got {format_name}", hint=in_page)
+        raise UsageError(f"--preview needs --format table, got {format_name}", hint=_IN_PAGE)
     if output_file is not None:
-        raise UsageError("--preview and --output cannot be combined", hint=in_page)
+        raise UsageError("--preview and --output cannot be combined", hint=_IN_PAGE)
+    require_colors(_IN_PAGE)
+
+
+def require_colors(hint: str) -> None:
+    """Raise `UsageError` unless standard output is a terminal that shows colors."""
     if not sys.stdout.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
-        raise UsageError("--preview needs a terminal that shows colors as standard output", hint=in_page)
+        raise UsageError("--preview needs a terminal that shows colors as standard output", hint=hint)
 
 
 @lru_cache(1)
@@ -145,8 +152,8 @@ def ask(descriptor: int, seconds: float = _SECONDS) -> Shown | None:
 def _unechoed(descriptor: int) -> Iterator[None]:
     """Let answers of a terminal be read as they come, and not be shown."""
     before = termios.tcgetattr(descriptor)
-    tty.setcbreak(descriptor, termios.TCSANOW)
     try:
+        tty.setcbreak(descriptor, termios.TCSANOW)
         yield
     finally:
         termios.tcsetattr(descriptor, termios.TCSANOW, before)
@@ -162,7 +169,7 @@ def section(path: str, part: "Section", terminal: Terminal) -> str:
     side = width * (terminal.cell[0] if terminal.graphics != "blocks" else 1)
     pictures = part.asked.pictures() if part.asked else [Picture(path, path, part.image)]
     shown: list[tuple[Pixels | None, str, str]] = [
-        (query_thumbnail(picture, part.boxes, side), "query", picture.caption) for picture in pictures
+        (query_thumbnail(picture, part.boxes, side), part.role, picture.caption) for picture in pictures
     ]
     for entry in part.entries:
         if entry.file:

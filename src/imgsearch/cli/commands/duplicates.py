@@ -131,7 +131,7 @@ def _section(group: "DuplicateGroup", catalog: str) -> "Section":
         Entry(item.how, item.path, note=f"{_size(item)} ", file=os.path.join(catalog, item.path))
         for item in group.items[1:]
     ]
-    return Section((), entries, "products differ" if group.products_differ else "")
+    return Section((), entries, "products differ" if group.products_differ else "", role="kept")
 
 
 def _size(item: "Duplicate") -> str:

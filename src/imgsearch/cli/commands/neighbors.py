@@ -21,11 +21,17 @@ def neighbors(
         Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write: .jsonl, .csv or .sqlite.")
     ],
     index: options.IndexOption = options.DEFAULT_INDEX,
-    top_k: Annotated[int, typer.Option("--top-k", "-k", metavar="N", min=1, max=1000, help="How many each.")] = 10,
-    by: Annotated[Literal["item", "product"], typer.Option(help="Of every item, or of every product.")] = "item",
+    top_k: Annotated[
+        int, typer.Option("--top-k", "-k", metavar="N", min=1, max=1000, help="How many neighbors each.")
+    ] = 10,
+    by: Annotated[
+        Literal["item", "product"], typer.Option(help="Whose neighbors: of every item, or of every product.")
+    ] = "item",
     since: Annotated[
         int | None,
-        typer.Option(metavar="GENERATION", min=1, help="Write only lists that this generation of the index has not."),
+        typer.Option(
+            metavar="GENERATION", min=1, help="Write only the lists that differ from those of this generation."
+        ),
     ] = None,
     preview: Annotated[
         bool, typer.Option("--preview", help=f"Also show the first {_SHOWN} lists, of items, in the terminal.")
@@ -62,11 +68,11 @@ def neighbors(
     set_up_logging(quiet=quiet, verbose=verbose)
     require_kind(output_file)
     if preview:
-        from imgsearch.cli.terminal import require_preview
+        from imgsearch.cli.terminal import require_colors
 
-        require_preview("table", None)
         if by == "product":
             raise UsageError("--preview and --by product cannot be combined", hint="it shows images, so lists of items")
+        require_colors("imgsearch query --item PATH --format html -o answers.html makes a page with the images in it")
     manifest = read_manifest(index)
     refuse_to_harm(output_file, index, manifest.catalog, manifest.metadata_file)
     require_writable(output_file)
@@ -92,5 +98,6 @@ def _section(found: "Neighbors", catalog: str) -> "Section":
         entries=[
             Entry(f"{other.score:.3f}", other.name, rank, file=os.path.join(catalog, other.name))
             for rank, other in enumerate(found.neighbors, start=1)
-        ]
+        ],
+        role="item",
     )
