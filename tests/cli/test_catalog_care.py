@@ -129,6 +129,14 @@ def test_neighbors_refuse_an_ending_that_says_nothing_and_a_place_in_the_index(o
     assert imgsearch("neighbors", "--index", odd / "index", "-o", "n.csv", "--since", 5).returncode == 5
 
 
+@pytest.mark.parametrize("command", ["duplicates", "outliers", "neighbors"])
+def test_a_place_that_cannot_be_written_to_is_found_out_before_anything_is_compared(odd, imgsearch, command):
+    done = imgsearch(command, "--index", odd / "index", "-o", "nowhere/found.csv")
+
+    assert (done.returncode, done.stdout) == (11, "")
+    assert "is no folder that may be written to" in done.stderr
+
+
 def test_info_changes(odd, imgsearch, tmp_path):
     folder = shutil.copytree(odd, tmp_path / "copy")
     (folder / "catalog" / "fish" / NAMES[0]).unlink()

@@ -63,6 +63,8 @@ def _values(pa: Any, column: Any) -> list[Any]:
     types, type_ = pa.types, column.type
     if types.is_timestamp(type_):
         column = column.cast(pa.timestamp("us", type_.tz), safe=False)  # what Python has
+    elif types.is_time64(type_):
+        column = column.cast(pa.time64("us"), safe=False)
     values = column.to_pylist()
     is_plain = types.is_string(type_) or types.is_integer(type_) or types.is_boolean(type_)
     return values if is_plain else [_plain(value) for value in values]

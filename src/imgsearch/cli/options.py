@@ -93,9 +93,9 @@ PrecisionOption = Annotated[
 MetadataOption = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE.csv",
-        help="Data about images, CSV, .jsonl or .parquet: a column path, and any others. Read again by every later"
-        " build; none: no data.",
+        metavar="FILE",
+        help="Data about images, as CSV, .jsonl or .parquet: a column path, image or images, and any others. Read again"
+        " by every later build; none: no data.",
     ),
 ]
 MetadataEncodingOption = Annotated[

@@ -50,7 +50,7 @@ def duplicates(
     """
     from imgsearch.catalog import duplicates as library
     from imgsearch.cli.listing import write_listing
-    from imgsearch.cli.output import progress_bar, refuse_to_harm, say, set_up_logging
+    from imgsearch.cli.output import progress_bar, refuse_to_harm, require_writable, say, set_up_logging
     from imgsearch.errors import GateError
     from imgsearch.store.generations import read_manifest
 
@@ -61,6 +61,8 @@ def duplicates(
         require_preview(format_, output_file)
     manifest = read_manifest(index)
     refuse_to_harm(output_file, index, manifest.catalog, manifest.metadata_file)
+    if output_file is not None:
+        require_writable(output_file)
     with progress_bar(quiet=quiet) as progress:
         found = library.duplicates(index, min_score=min_score, progress=progress)
     write_listing(_listing(found, manifest.catalog), format_, output_file, null=null, preview=preview)

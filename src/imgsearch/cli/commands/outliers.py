@@ -36,12 +36,14 @@ def outliers(
     """
     from imgsearch.catalog import outliers as library
     from imgsearch.cli.listing import write_listing
-    from imgsearch.cli.output import printable, progress_bar, refuse_to_harm, say, set_up_logging
+    from imgsearch.cli.output import printable, progress_bar, refuse_to_harm, require_writable, say, set_up_logging
     from imgsearch.store.generations import read_manifest
 
     set_up_logging(quiet=quiet, verbose=verbose)
     manifest = read_manifest(index)
     refuse_to_harm(output_file, index, manifest.catalog, manifest.metadata_file)
+    if output_file is not None:
+        require_writable(output_file)
     with progress_bar(quiet=quiet) as progress:
         found = library.outliers(index, top_k=top_k, progress=progress)
     write_listing(_listing(found, manifest.catalog), format_, output_file, null=null)
