@@ -3,6 +3,7 @@ import shutil
 import pytest
 
 from imgsearch import UsageError, build_index, outliers
+from imgsearch.catalog import outliers as module
 
 pytestmark = pytest.mark.usefixtures("quick_builds")
 
@@ -38,6 +39,15 @@ def test_what_cannot_be_judged_is_said(mixed):
 
     assert (found.judged, found.alone, found.without_category) == (9, ("one",), 1)
     assert len(found.items) == 9
+
+
+def test_what_has_no_neighbor_of_another_category_is_not_suspected(mixed, monkeypatch):
+    monkeypatch.setattr(module, "_VOTERS", 1)
+
+    found = outliers(mixed)
+
+    assert [(item.path, item.looks_like) for item in found.items] == [("fish/lost.png", "cups")]
+    assert found.judged == 9
 
 
 def test_no_more_than_are_asked_for(mixed):

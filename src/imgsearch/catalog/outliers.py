@@ -23,6 +23,8 @@ _VOTERS = 50
 _TEMPERATURE = 0.1
 _LEAST_SHARE = 0.005
 
+Scores = NDArray[np.float64]
+
 
 @dataclass(frozen=True, slots=True)
 class Outlier:
@@ -50,7 +52,7 @@ class Outliers:
     """What `outliers` found.
 
     Attributes:
-        items: Most suspicious first; equal scores in the order of paths.
+        items: Most suspicious first; equal scores in the order of paths. None without a neighbor of another category.
         judged: How many items were looked at.
         alone: Categories with a single item, which cannot be judged.
         without_category: How many items have no category; they are not judged, and do not vote.
@@ -95,15 +97,15 @@ def outliers(index: str | os.PathLike[str], *, top_k: int = 50, progress: Progre
                 f"expected at least two categories, found {int(is_named.sum())}",
                 hint="a category is the folder of an image, or a column of build-index --metadata",
             )
-        likes, scores, shares = np.zeros(len(labels), np.int64), *np.zeros((2, len(labels)), np.float32)
+        likes, scores, shares = np.zeros(len(labels), np.int64), *np.zeros((2, len(labels)))
         for number, block in enumerate(nearest_lists(catalog.vectors, catalog.grouping, _VOTERS), start=1):
             progress("compare", number, block_count(len(labels)))
             rows = slice(block.first, block.first + len(block.others))
-            votes = _votes(block, categories, is_named)
-            likes[rows], scores[rows], shares[rows] = _suspicion(votes, categories[rows])
+            likes[rows], scores[rows], shares[rows] = _judge(block, categories, is_named)
         counts = np.bincount(categories)
         judged = np.flatnonzero(is_named[categories] & (counts[categories] > 1))
-        order = judged[np.argsort(-scores[judged], kind="stable")[:top_k]].tolist()
+        suspected = judged[likes[judged] >= 0]
+        order = suspected[np.argsort(-scores[suspected], kind="stable")[:top_k]].tolist()
         found = tuple(
             Outlier(
                 item.path,
@@ -119,25 +121,24 @@ def outliers(index: str | os.PathLike[str], *, top_k: int = 50, progress: Progre
     return Outliers(found, len(judged), alone, int(counts[~is_named].sum()))
 
 
-def _votes(block: Lists, categories: Rows, is_named: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return each item's votes for each category, as shares."""
-    count = len(block.others)
-    votes = np.zeros((count, len(is_named)), np.float32)
-    is_there = block.others >= 0
+def _judge(block: Lists, categories: Rows, is_named: NDArray[np.bool_]) -> tuple[Rows, Scores, Scores]:
+    """Return the other category that most votes of each item are for, -1 for none; its log odds; the item's own share.
+
+    Memory does not grow with the number of categories: neighbors vote for no more of them than there are neighbors.
+    """
+    count, kinds = len(block.others), len(is_named)
+    own, chosen = categories[block.first : block.first + count], categories[block.others]
     weights = np.exp(
-        (block.scores - block.scores[:, :1]) / _TEMPERATURE, where=is_there, out=np.zeros_like(block.scores)
+        (block.scores - block.scores[:, :1]) / _TEMPERATURE, where=block.others >= 0, out=np.zeros_like(block.scores)
     )
-    rows = np.repeat(np.arange(count), block.others.shape[1])
-    np.add.at(votes, (rows, categories[block.others.ravel()]), (weights * is_there).ravel())
-    votes[:, ~is_named] = 0
-    return np.asarray(votes / np.maximum(votes.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny), np.float32)
-
-
-def _suspicion(votes: NDArray[np.float32], own: Rows) -> tuple[Rows, NDArray[np.float32], NDArray[np.float32]]:
-    """Return the best other category of each item, the logarithm of its odds, and the share of the item's own."""
-    rows = np.arange(len(own))
-    shares = votes[rows, own]
-    others = votes.copy()
-    others[rows, own] = -1
-    likes = others.argmax(axis=1)
-    return likes, np.log((others[rows, likes] + _LEAST_SHARE) / (shares + _LEAST_SHARE)), shares
+    weights *= is_named[chosen]
+    keys, place = np.unique(np.arange(count)[:, None] * kinds + chosen, return_inverse=True)
+    rows, voted = np.divmod(keys, kinds)
+    sums = np.bincount(place.ravel(), weights.ravel())
+    total, is_own = np.maximum(np.bincount(rows, sums), np.finfo(np.float32).tiny), voted == own[rows]
+    shares = np.bincount(rows, sums * is_own) / total
+    sums[is_own] = 0
+    # Of each row the last in this order, the category that comes first among equals.
+    best = np.lexsort((-voted, sums, rows))[np.searchsorted(rows, np.arange(count), "right") - 1]
+    odds = np.log((sums[best] / total + _LEAST_SHARE) / (shares + _LEAST_SHARE))
+    return np.where(sums[best] > 0, voted[best], -1), odds, shares
