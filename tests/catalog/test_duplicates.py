@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from imgsearch import UsageError, duplicates
-from imgsearch.catalog.duplicates import _threshold
+from imgsearch.catalog.duplicates import _Search, _threshold
 from imgsearch.catalog.same_picture import SAME, difference, portrait
 from imgsearch.images.photo import open_photo
 from imgsearch.images.policy import FilePolicy
@@ -66,6 +66,24 @@ def test_the_calibration_says_which_pairs_are_compared(scores, probabilities, ex
     curve = Curve("platt", scores, probabilities)
 
     assert _threshold(Calibration("product", 10, 0.0, curve, curve)) == pytest.approx(expected)
+
+
+def test_a_long_chain_of_likenesses_is_followed_once_and_falls_into_groups_of_what_is_alike():
+    length = 60  # pairs; each image of a pair is like both of the next one: there are 2 ** 59 ways through them
+    linked = {
+        row: {other for other in range(2 * length) if abs(other // 2 - row // 2) == 1} for row in range(2 * length)
+    }
+    search = object.__new__(_Search)
+    search._sizes, search._bytes = {}, [0] * 2 * length
+    search._alike = lambda first, second: "near" if abs(first // 2 - second // 2) == 1 else ""
+
+    found = dict(search._stars(linked, set()))
+
+    assert found[0] == [2, 3]
+    assert all(other in linked[kept] for kept, others in found.items() for other in others)
+    assert len({row for kept, others in found.items() for row in (kept, *others)}) == len(found) + sum(
+        map(len, found.values())
+    )
 
 
 def pixels(folder, name):

@@ -191,18 +191,18 @@ class _Search:
         left = linked.keys() | equal
         while left:
             first = left.pop()
-            component, new = {first}, [first]
+            component, new = {first}, {first}
             while new:
-                new = [other for row in new for other in linked.get(row, ()) if other not in component]
-                component.update(new)
+                new = {other for row in new for other in linked.get(row, ())} - component
+                component |= new
             left -= component
             ordered = sorted(component, key=self._worth)
             while ordered:
                 kept, *rest = ordered
-                members = [row for row in rest if self._alike(kept, row)]
+                members = {row for row in rest if self._alike(kept, row)}
                 ordered = [row for row in rest if row not in members]
                 if members or kept in equal:
-                    yield kept, members
+                    yield kept, [row for row in rest if row in members]
 
     def _worth(self, row: int) -> tuple[int, int, int]:
         """Sort what is to be kept first: most pixels, most bytes, first path, which rows are in the order of."""
