@@ -77,12 +77,13 @@ def _changes(index: "Path", since: str, format_: str) -> str:
     from dataclasses import asdict
 
     from imgsearch.catalog import changes as library
-    from imgsearch.cli.output import printable
+    from imgsearch.cli.output import printable, progress_bar
     from imgsearch.errors import UsageError
 
     if since != "previous" and not (since.isascii() and since.isdecimal() and 0 < len(since) < 10):
         raise UsageError(f"--changes must be previous or the number of a generation, got {since!r}")
-    found = library.changes(index, None if since == "previous" else int(since))
+    with progress_bar(quiet=False) as progress:
+        found = library.changes(index, None if since == "previous" else int(since), progress=progress)
     if format_ == "json":
         return json.dumps(asdict(found), indent=1) + "\n"
     neighbors = found.neighbors or ()
