@@ -21,6 +21,8 @@ BENCHMARKS = (
     "cold_query",
     "threads",
     "large_index",
+    "filters",
+    "products",
     "metadata",
     "duplicates",
     "neighbors",

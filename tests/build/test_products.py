@@ -230,7 +230,7 @@ def matched(images, written):
 def test_the_projection_is_learned_from_one_image_of_each_product(build, index, small, products, monkeypatch):
     learned = []
     monkeypatch.setattr(generation, "SMALLEST_CATALOG", 4)
-    monkeypatch.setattr(generation, "learn_projection", lambda sample: learned.append(sample))
+    monkeypatch.setattr(generation, "learn_projection", learned.append)
     paths = sorted(path.relative_to(small).as_posix() for path in small.rglob("*.png"))
 
     build(metadata=products("path,product\n" + "".join(f"{path},{n // 2}\n" for n, path in enumerate(paths))))
