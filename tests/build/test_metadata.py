@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from imgsearch import Index, build_index, embed
 from imgsearch.build.metadata import read_products
 from imgsearch.errors import RefusedError, UsageError
-from imgsearch.store.conditions import NUMBER
+from imgsearch.store.columns import NUMBER
 from imgsearch.store.generations import read_manifest
 from index_fixtures import rows_where
 from shop_files import items, refusal, rows

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgsearch.errors import UsageError
-from imgsearch.store.columns import Column, folded, write_columns
-from imgsearch.store.conditions import NUMBER, parse
+from imgsearch.errors import DamagedIndexError, UsageError
+from imgsearch.store.columns import NUMBER, Column, folded, write_columns
+from imgsearch.store.conditions import Conditions, Range, parse
 from imgsearch.store.database import connect
 from imgsearch.store.items import SCHEMA, Items
 from index_fixtures import rows_where
@@ -312,6 +312,133 @@ def order(cell):
     return value.encode() if isinstance(value, str) else value
 
 
+def shop(path, *rows, categories=None):
+    metadata = [json.dumps(row) for row in rows]
+    return closing(Items(store(path / "items.sqlite", len(rows), metadata, categories or CATEGORIES)))
+
+
+@pytest.mark.parametrize("condition", ["1) OR (1", "price < 5) OR (price > 5", "(price < 5", "price < 5)", ")("])
+def test_a_condition_that_reaches_out_of_its_parentheses_is_refused(tmp_path, condition):
+    with shop(tmp_path, {"price": 1}, {"price": 9}, categories=["hats", "shoes"]) as opened:
+        with pytest.raises(UsageError, match=r"is not closed|closes no parenthesis"):
+            opened.selector.rows(Conditions(where=condition, category="hats"))
+        assert opened.selector.rows(Conditions(where="product < ')('", category="hats")) == []
+
+
+@pytest.mark.parametrize("condition", ["name = 'red", 'name = "red', "name = `red", "[name = 1"])
+def test_a_quotation_mark_that_is_not_closed_is_said_to_be(tmp_path, condition):
+    with shop(tmp_path, {"name": "red"}) as opened, pytest.raises(UsageError, match="is not closed"):
+        rows_where(opened, condition)
+
+
+@pytest.mark.parametrize(
+    ("condition", "rows"),
+    [
+        ("sku = '4711'", [0]),
+        ("sku IN (4711, '4712')", [0, 1]),
+        ("sku > 4711", [1]),
+        ("sku = '00123'", [2]),
+        ("has(sizes, '38')", [0, 1, 2]),
+        ("has(sizes, 38)", [0, 1, 2]),
+        ("has(sizes, 'S')", [1]),
+        ("(SELECT count(name) FROM items) > 2", [0, 1, 2]),
+    ],
+)
+def test_a_number_is_one_whether_it_stands_in_quotes_in_the_data_or_not(tmp_path, condition, rows):
+    data = [
+        {"sku": "4711", "sizes": [38, 39], "name": "a"},
+        {"sku": 4712, "sizes": ["38", "S"], "name": "b"},
+        {"sku": "00123", "sizes": "38|40", "name": "c"},
+    ]
+    with shop(tmp_path, *data) as opened:
+        assert rows_where(opened, condition) == rows
+
+
+def test_columns_called_as_those_of_the_items_are_found_in_the_metadata(tmp_path):
+    data = [{"Category": "hats", "Product": "a", "metadata": "x"}, {"Category": "it's", "Product": "b"}]
+    with shop(tmp_path, *data) as opened:
+        assert rows_where(opened, "metadata->>'Category' = 'hats'") == [0]
+        assert rows_where(opened, "json_extract(metadata, '$.category') = 'it''s'") == [1]
+        assert rows_where(opened, "metadata->>'metadata' = 'x'") == [0]
+        assert rows_where(opened, "category = 'box'") == [0, 1]
+        with pytest.raises(UsageError, match="no image has data called 'path'"):
+            rows_where(opened, "metadata->>'path' = 'a'")
+
+
+def test_no_name_of_a_column_stands_for_anything_else(tmp_path):
+    names = [
+        "row",
+        "true",
+        "true ",
+        "false",
+        "NULL",
+        "rowid",
+        "oid",
+        "row of the arrays",
+        " ",
+        "i.row",
+        "items",
+        "data",
+    ]
+    rows = [{name: 10 * row + place for place, name in enumerate(names)} for row in range(3)]
+    with shop(tmp_path, *rows) as opened:
+        for place, name in enumerate(names):
+            assert rows_where(opened, f'"{name}" > {10 + place}') == [2]
+            assert rows_where(opened, " AND ".join(f'"{other}" >= {10 + at}' for at, other in enumerate(names))) == [
+                1,
+                2,
+            ]
+            assert opened.selector.values(name, [1, 2]) == {1: 10 + place, 2: 20 + place}
+            assert opened.selector.rows(Conditions(ranges=(Range(name, place, place),))) == [0]
+
+
+@pytest.mark.parametrize("limit", [2024, 2024.5])
+def test_a_range_of_dates_takes_no_number(tmp_path, limit):
+    with shop(tmp_path, {"day": "2024-05-01"}) as opened, pytest.raises(UsageError, match="expected a date"):
+        opened.selector.rows(Conditions(ranges=(Range("day", limit, None),)))
+
+
+def test_a_range_may_begin_beyond_all_integers_of_sqlite(tmp_path):
+    with shop(tmp_path, {"n": 10**20}, {"n": 1}) as opened:
+        assert opened.selector.rows(Conditions(ranges=(Range("n", 10**19, None),))) == [0]
+
+
+def test_what_is_not_the_users_expression_takes_as_long_as_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setattr("imgsearch.store.selector.MOST_SECONDS", 1e-9)
+    monkeypatch.setattr("imgsearch.store.database._INSTRUCTIONS", 1)
+    with shop(tmp_path, *({"price": row} for row in range(6))) as opened:
+        selector = opened.selector
+        assert selector.rows(Conditions(category="box", ranges=(Range("price", 1, None),))) == [1]
+        assert selector.counts(Conditions(), "price", [1]) == {1: 1}
+        with pytest.raises(UsageError, match="took more than"):
+            rows_where(opened, "price > 0")
+
+
+def test_values_are_counted_however_many_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr("imgsearch.store.selector._MOST_VALUES", 2)
+    with shop(tmp_path, *({"n": row % 5} for row in range(6))) as opened:
+        assert opened.selector.counts(Conditions(), "n", [0, 1, 2, 3, 4]) == {0: 2, 1: 1, 2: 1, 3: 1, 4: 1}
+
+
+@pytest.mark.parametrize(
+    ("harm", "read"),
+    [
+        ("DELETE FROM data WHERE rowid = 1", lambda selector: selector.values("price", [0, 1])),
+        (
+            "DROP TABLE data; CREATE VIEW data AS SELECT 'x' AS rowid, 5 AS price",
+            lambda selector: selector.rows(Conditions("price > 0")),
+        ),
+        ("DROP TABLE data; CREATE VIEW data AS SELECT y FROM x", lambda selector: selector.values("product", [0, 1])),
+    ],
+)
+def test_damaged_columns_are_said_to_be(tmp_path, harm, read):
+    file = store(tmp_path / "items.sqlite", 2, ['{"price": 1}', '{"price": 2}'], CATEGORIES)
+    with closing(connect(file)) as connection:
+        connection.executescript(harm)
+    with closing(Items(file)) as opened, pytest.raises(DamagedIndexError):
+        read(opened.selector)
+
+
 PRICE = {"price": Column("price", "mixed")}
 
 
@@ -360,7 +487,7 @@ PRICE = {"price": Column("price", "mixed")}
 )
 @settings(deadline=None, max_examples=300)
 def test_any_text_is_read_and_what_is_no_comparison_of_data_is_kept(condition):
-    with contextlib.suppress(UsageError):  # of two comparisons in a row
+    with contextlib.suppress(UsageError):  # of two comparisons in a row, or a parenthesis that is not closed
         parse(condition, PRICE, str)
         if not any(character in condition for character in '"`[') and "metadata" not in condition.lower():
             kept = parse(condition, {}, str)

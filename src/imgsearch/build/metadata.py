@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from imgsearch.build.json_lines import json_rows
 from imgsearch.build.parquet import parquet_rows
 from imgsearch.errors import UsageError
-from imgsearch.store.conditions import NUMBER
+from imgsearch.store.columns import LONGEST_NAME, NUMBER
 from imgsearch.tables import LARGEST_CELL, UTF8, Table
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,6 @@ _OWN_COLUMNS = {*IMAGE_COLUMNS, "product", "category"}
 
 # What SQLite can keep: 2,000 columns in a table, one of which is needed for the row; names in statements of a megabyte.
 _MOST_COLUMNS = 1_999
-_LONGEST_NAME = 250  # characters
 _LARGEST_ROW = 16 * LARGEST_CELL  # characters of the JSON of a row
 _MOST_IMAGES = 1_000  # of a row, each of which gets all its data
 _MOST_LEVELS = 101  # the row itself, and of lists and objects in one another; JSON in SQLite may have 1,000
@@ -111,8 +110,8 @@ class _Columns:
                 raise ValueError(f"a column without a name has {str(row[name])[:50]!r}")
             if "\0" in name or _LONE_SURROGATE.search(name):
                 raise ValueError(f"expected the name of a column, found {name[:50]!r}, which is no text")
-            if len(name) > _LONGEST_NAME:
-                raise ValueError(f"the column {name[:50]!r}... has a name of more than {_LONGEST_NAME} characters")
+            if len(name) > LONGEST_NAME:
+                raise ValueError(f"the column {name[:50]!r}... has a name of more than {LONGEST_NAME} characters")
             # SQL does not tell letter cases of names apart.
             if (other := self._folded.setdefault(name.casefold(), name)) != name:
                 raise ValueError(f"two columns have the same name: {other!r} and {name!r}")

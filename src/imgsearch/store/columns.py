@@ -32,7 +32,12 @@ _KINDS: dict[str, Kind] = {declared: kind for kind, declared in _DECLARED.items(
 
 NUMERIC: frozenset[Kind] = frozenset(("integer", "real", "boolean"))
 
+# Whole and decimal numbers are numbers, in the shop's data and in conditions on them. A leading zero means an article
+# number, which is text. JSON knows the same numbers.
+NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?")
+
 TABLE = "data"
+LONGEST_NAME = 250  # of a column, in characters
 _MOST_COLUMNS = 2000  # of a table in SQLite
 # Each index takes about a second and 15 MB of a million items. Long texts are looked into, not compared.
 _MOST_INDEXES = 32
@@ -44,7 +49,7 @@ _DATE = (
     r"([T ]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d{1,9})?)?(Z|[+-]\d\d:?\d\d)?)?"
 )
 BOOLEANS = {"true": 1, "false": 0}
-_LARGEST_INTEGER = 2**63 - 1
+LARGEST_INTEGER = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ class Column:
     @property
     def alias(self) -> str:
         """Its name in SQL as that of a column of a query, which may not be `true` or `false`."""
-        return quoted(self.name + " " * (folded(self.name) in BOOLEANS))
+        return unlike_columns(self.name) if folded(self.name) in BOOLEANS else self.sql
 
 
 # By their names as `folded`, since SQL does not tell letter cases apart.
@@ -78,6 +83,11 @@ def folded(name: str) -> str:
 def quoted(name: str) -> str:
     """Write any name in SQL; in these quotes SQLite never takes it for a text."""
     return "`" + name.replace("`", "``") + "`"
+
+
+def unlike_columns(name: str) -> str:
+    """Write in SQL a name that no column of a shop has, for it is longer."""
+    return quoted(name.ljust(LONGEST_NAME + 1))
 
 
 SURROGATES = re.compile("[\ud800-\udfff]")
@@ -165,7 +175,7 @@ def _kind_of(value: Any) -> Kind:
     if type(value) is bool:
         return "boolean"
     if type(value) is int:
-        return "integer" if abs(value) <= _LARGEST_INTEGER else "real"
+        return "integer" if abs(value) <= LARGEST_INTEGER else "real"
     return "real" if type(value) is float else "list"
 
 
@@ -197,7 +207,9 @@ def _cell(value: Any, kind: Kind) -> Any:
     if kind == "boolean":
         return BOOLEANS[value.lower()] if type(value) is str else int(value)
     if type(value) is str:
+        if kind == "mixed" and NUMBER.fullmatch(value):
+            return float(value)  # as if it were a cell of CSV, for a condition does not tell the two apart
         return value if value.isascii() or not SURROGATES.search(value) else sql_bytes(value)
     if kind in ("text", "list") or type(value) in (list, dict):
         return json.dumps(value)
-    return value if abs(value) <= _LARGEST_INTEGER else float(value)
+    return value if abs(value) <= LARGEST_INTEGER else float(value)

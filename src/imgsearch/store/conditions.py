@@ -12,11 +12,21 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from imgsearch.errors import UsageError
-from imgsearch.store.columns import BOOLEANS, NUMERIC, SURROGATES, Column, Columns, Kind, folded, row_number, sql_bytes
+from imgsearch.store.columns import (
+    BOOLEANS,
+    LARGEST_INTEGER,
+    NUMBER,
+    NUMERIC,
+    SURROGATES,
+    Column,
+    Columns,
+    Kind,
+    folded,
+    row_number,
+    sql_bytes,
+    unlike_columns,
+)
 
-# Whole and decimal numbers are numbers, in the shop's data and in conditions on them. A leading zero means an article
-# number, which is text. JSON knows the same numbers.
-NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?")
 # What a date can be compared with: one, or the beginning of one.
 _DATE_START = r"\d{4}(-\d\d(-\d\d([T ][\d:.]*.*)?)?)?"
 
@@ -51,7 +61,8 @@ _TO_TEXT |= {"RTRIM", "STRFTIME", "SUBSTR", "SUBSTRING", "TIME", "TRIM", "TYPEOF
 _CHANGING = {"CURRENT_DATE", "CURRENT_TIME", "CURRENT_TIMESTAMP", "DATE", "DATETIME", "JULIANDAY"}
 _CHANGING |= {"RANDOM", "RANDOMBLOB", "STRFTIME", "TIME", "UNIXEPOCH"}
 # What makes a number of a text, too.
-_TO_NUMBER = {*_COMPARISONS, "CAST", "HAS", "INSTR", "JULIANDAY", "LENGTH", "UNICODE", "UNIXEPOCH"}
+_TO_NUMBER = {*_COMPARISONS, "CAST", "COUNT", "HAS", "INSTR", "JSON_ARRAY_LENGTH", "JULIANDAY", "LENGTH", "UNICODE"}
+_TO_NUMBER |= {"UNIXEPOCH"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +98,8 @@ class Conditions:
 
 NO_CONDITIONS = Conditions()
 
-# The row in the arrays; no column of a shop is called so.
-ROW = '"row of the arrays"'
+# The row in the arrays.
+ROW = unlike_columns("row")
 # It is in a list, bound as JSON.
 IS_AMONG = f"{ROW} IN (SELECT value FROM json_each(?))"  # noqa: S608  # of a constant
 
@@ -128,11 +139,12 @@ def statement_of(
     columns: Columns,
     example: Example,
     selected: Collection[str] = (),
-    colored: Sequence[int] = (),
+    colored: str = "[]",
 ) -> Statement:
     """Make one statement of conditions on items with these columns; `UsageError` for what would mean nothing.
 
-    Columns that are `selected` are asked for, too; names are `folded`. The rows that have the color are `colored`.
+    Columns that are `selected` are asked for, too; names are `folded`. The rows that have the color are `colored`, in
+    JSON.
     """
     known = known_columns(columns)
     mentioned = set(selected)
@@ -140,7 +152,7 @@ def statement_of(
     parameters: list[object] = []
     is_constant = True
     if conditions.where:
-        condition = parse(conditions.where, known, example)
+        condition = parse(conditions.where, columns, example)
         is_constant = condition.is_constant
         mentioned |= condition.mentioned
         parts.append(f"({condition.sql}\n)")
@@ -151,7 +163,7 @@ def statement_of(
         parameters += [below[:-1], below, below[:-1] + b"0"]  # the character after /
     if conditions.color:
         parts.append(IS_AMONG)
-        parameters.append(json.dumps(colored))
+        parameters.append(colored)
     for each in conditions.ranges:
         column = column_called(each.column, known)
         if column.kind not in (*NUMERIC, "date", "mixed"):
@@ -194,12 +206,14 @@ def column_called(name: str, known: Columns) -> Column:
 
 def _limit(limit: float | str | None, column: Column, after: str) -> float | str | None:
     """Return a limit as it is bound; `after` makes a date that is cut short the last of those that begin so."""
-    if limit is None or not isinstance(limit, str):
-        return limit
+    if limit is None:
+        return None
     if column.kind == "date":
-        if not re.fullmatch(_DATE_START, limit):
+        if not isinstance(limit, str) or not re.fullmatch(_DATE_START, limit):
             raise UsageError(f"expected a date such as 2024-01-31 for {column.name!r}, found {limit!r}")
         return limit + after
+    if not isinstance(limit, str):
+        return limit if abs(limit) <= LARGEST_INTEGER else float(limit)
     if not NUMBER.fullmatch(limit):
         raise UsageError(f"expected a number for {column.name!r}, found {limit!r}", hint="it is written 12.50")
     return float(limit)
@@ -264,11 +278,12 @@ class _Token:
         return self.text[1:-1] if quote == "[" else self.text[1:-1].replace(quote * 2, quote)
 
 
-def parse(condition: str, known: Columns, example: Example) -> Condition:
-    """Read an expression: columns are compared with what is like them, and names are names."""
-    reader = _Reader(condition, known, example)
+def parse(condition: str, columns: Columns, example: Example) -> Condition:
+    """Read an expression on the shop's columns: they are compared with what is like them, and names are names."""
+    reader = _Reader(condition, columns, example)
     tokens = [_Token(str(found.lastgroup), found[0]) for found in _tokens().finditer(condition)]
     shown = [token for token in tokens if token.kind != "space"]
+    reader.require_closed(shown)
     _quote_names(shown)
     shown = _unwrapped(list(reader.with_columns(shown)))
     for place, token in enumerate(shown):
@@ -277,7 +292,8 @@ def parse(condition: str, known: Columns, example: Example) -> Condition:
     for token in tokens:
         if token.kind == "text":
             token.text = _without_raw_bytes(token.text)
-    is_constant = _CHANGING.isdisjoint(token.word for token in shown)
+    words = (token.content.upper() if token.kind == "name" else token.word for token in shown)
+    is_constant = _CHANGING.isdisjoint(words)
     return Condition("".join(token.text for token in tokens), frozenset(reader.mentioned), is_constant)
 
 
@@ -297,15 +313,28 @@ def _quote_names(shown: Sequence[_Token]) -> None:
 class _Reader:
     """Finds the columns in an expression, and what they are compared with."""
 
-    def __init__(self, condition: str, known: Columns, example: Example) -> None:
+    def __init__(self, condition: str, columns: Columns, example: Example) -> None:
         self._condition = condition
-        self._known = known
+        self._columns = columns
+        self._known = known_columns(columns)
         self._example = example
         self.mentioned: set[str] = set()
 
     def wrong(self, problem: str, hint: str = "") -> UsageError:
         """Return what is raised for an expression that would not mean what it says."""
         return UsageError(f"--where {self._condition!r}: {problem}", hint=hint)
+
+    def require_closed(self, shown: Sequence[_Token]) -> None:
+        """Refuse what would reach into the statement around it."""
+        depth = 0
+        for token in shown:
+            if token.word in ("'", '"', "`", "["):
+                raise self.wrong(f"{token.text} is not closed")
+            depth += (token.word == "(") - (token.word == ")")
+            if depth < 0:
+                raise self.wrong(") closes no parenthesis")
+        if depth:
+            raise self.wrong("( is not closed")
 
     def with_columns(self, shown: Sequence[_Token]) -> Iterator[_Token]:
         """Yield the tokens with those made one that are a column: `price`, `metadata->>'price'`, ..."""
@@ -341,13 +370,14 @@ class _Reader:
         return column
 
     def _name_value(self, token: _Token, kind: str, key: str) -> None:
-        column = self._known.get(folded(key))
+        column = self._columns.get(folded(key))
         if column is None:
             raise self.wrong(f"no image has data called {key!r}", hint_for(key, self._known))
-        if kind == "json":
+        is_hidden = self._known[folded(key)] is not column  # by one of the items
+        if kind == "json" or is_hidden:
             self.mentioned.add("metadata")
             label = json.dumps(column.name).replace("'", "''")
-            token.kind, token.text = kind, f"metadata->'$.{label}'"
+            token.kind, token.text = "json", f"metadata{'->' if kind == 'json' else '->>'}'$.{label}'"
         else:
             self.mentioned.add(folded(column.name))
             token.kind, token.text, token.columns = "column", column.alias, (column,)

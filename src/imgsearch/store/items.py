@@ -273,7 +273,7 @@ class Items:
         if found is None:
             found = self.color_differences(parse_color(color), MOST_DIFFERENCE)
             while len(self._colored) >= _COLORS_KEPT:
-                self._colored.pop(next(iter(self._colored)), None)
+                self._colored.pop(next(iter([*self._colored])), None)  # a copy: other threads add colors, too
             self._colored[color] = found
         return found
 

@@ -1,14 +1,16 @@
 """Which items satisfy conditions: asked of SQLite, which may read the items, compute, and take two seconds."""
 
+import contextlib
 import json
+import operator
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from imgsearch.errors import UsageError
+from imgsearch.errors import DamagedIndexError, UsageError
 from imgsearch.files import is_of_system, read_error, reading
-from imgsearch.store.columns import Column, Columns, folded, read_columns, sql_bytes, write_columns
+from imgsearch.store.columns import NUMBER, Column, Columns, folded, read_columns, sql_bytes, write_columns
 from imgsearch.store.conditions import (
     IS_AMONG,
     ROW,
@@ -35,6 +37,9 @@ _CACHE_KIB = 32_768
 # Statements are few: those of the queries of a program, or of the forms of a page.
 _MOST_STATEMENTS = 100
 
+# Values that are bound at once; some builds of SQLite take 32,766.
+_MOST_VALUES = 30_000
+
 # A value of a column: of texts those that are not UTF-8 as of `os.fsdecode`.
 Value = str | int | float | None
 
@@ -51,6 +56,7 @@ class Selector:
         self._reader = Reader(path)
         self._columns: Columns | None = None
         self._statements: dict[tuple[Conditions, str], Statement] = {}
+        self._colored: dict[str, str] = {}  # rows, as JSON, for all statements with the same color
 
     def close(self) -> None:
         """Close the file, once what other threads are reading has been read."""
@@ -90,28 +96,42 @@ class Selector:
         # Not in SQL, where the order may keep SQLite from using the index of a column.
         statement = self._statement(conditions)
         also = "" if most is None else f"LIMIT {int(most)}"
-        return sorted(row for (row,) in self._run(conditions, statement.select(also), statement.parameters))
+        return self._rows(self._run(conditions, statement.select(also), statement.parameters))
 
     def among(self, conditions: Conditions, rows: Iterable[int]) -> list[int]:
-        """Return those of some rows where conditions hold."""
+        """Return those of some rows where conditions hold, ascending."""
         statement = self._statement(conditions)
         parameters = (*statement.parameters, json.dumps(list(rows)))
-        return [row for (row,) in self._run(conditions, statement.select(f"AND {IS_AMONG}"), parameters)]
+        return self._rows(self._run(conditions, statement.select(f"AND {IS_AMONG}"), parameters))
 
-    def values(self, column: str, rows: Iterable[int]) -> dict[int, Value]:
+    def _rows(self, found: Iterable[tuple[Any, ...]]) -> list[int]:
+        try:
+            return sorted(operator.index(row) for (row,) in found)
+        except TypeError as error:  # a damaged table may have anything there
+            raise read_error(error, self._path, repair_hint(self._path.name)) from error
+
+    def values(self, column: str, rows: Sequence[int]) -> dict[int, Value]:
         """Return the value of a column for each of some rows."""
         statement = self._statement(Conditions(), column)
         query = statement.select(f"AND {IS_AMONG}", f"{ROW}, {self._column(column).alias}")
-        return dict(self._run(Conditions(), query, (json.dumps(list(rows)),)))
+        found = dict(self._run(Conditions(), query, (json.dumps(rows),)))
+        if missing := set(rows) - found.keys():
+            repair = repair_hint(self._path.name)
+            raise DamagedIndexError(f"{self._path} is damaged: row {min(missing)} has no data", hint=repair)
+        return found
 
     def counts(self, conditions: Conditions, column: str, values: Sequence[Value]) -> dict[Value, int]:
         """Count the items where conditions hold, for each of some values of a column that are not None."""
         statement = self._statement(conditions, column)
         name = self._column(column).alias
-        marks = ", ".join("CAST(? AS TEXT)" if isinstance(value, str) else "?" for value in values)
-        query = statement.select(f"AND {name} IN ({marks}) GROUP BY 1", f"{name}, count(*)")
-        bound = [sql_bytes(value) if isinstance(value, str) else value for value in values]
-        return dict(self._run(conditions, query, (*statement.parameters, *bound)))
+        counts: dict[Value, int] = {}
+        for start in range(0, len(values), _MOST_VALUES):
+            part = values[start : start + _MOST_VALUES]
+            marks = ", ".join("CAST(? AS TEXT)" if isinstance(value, str) else "?" for value in part)
+            query = statement.select(f"AND {name} IN ({marks}) GROUP BY 1", f"{name}, count(*)")
+            bound = [sql_bytes(value) if isinstance(value, str) else value for value in part]
+            counts.update(self._run(conditions, query, (*statement.parameters, *bound)))
+        return counts
 
     def _column(self, name: str) -> Column:
         return column_called(name, known_columns(self.columns()))
@@ -120,14 +140,20 @@ class Selector:
         found = self._statements.get((conditions, column))
         if found is None:
             mentioned = {folded(self._column(column).name)} if column else set()
-            colored = self._rows_of_color(conditions.color) if conditions.color else ()
-            found = statement_of(conditions, self.columns(), self._example, mentioned, colored)
-            # Tried first in more parentheses: an expression that closes its own cannot close both.
-            trial = found.select(holds=f"(({found.holds}))")
-            list(self._run(conditions, f"EXPLAIN {trial}", found.parameters))
             if len(self._statements) >= _MOST_STATEMENTS:
                 self._statements.clear()
+                self._colored.clear()
+            found = statement_of(conditions, self.columns(), self._example, mentioned, self._rows_in_json(conditions))
             self._statements[conditions, column] = found
+        return found
+
+    def _rows_in_json(self, conditions: Conditions) -> str:
+        color = conditions.color
+        if not color:
+            return "[]"
+        found = self._colored.get(color)
+        if found is None:
+            found = self._colored[color] = json.dumps(self._rows_of_color(color))
         return found
 
     def _example(self, column: Column) -> str:
@@ -140,14 +166,15 @@ class Selector:
         where = f"--where {conditions.where!r}: "
         repair = repair_hint(self._path.name)
         try:
-            yield from self._reader.run(query, parameters, MOST_SECONDS)
+            # What is ours takes as long as a slow disk needs.
+            yield from self._reader.run(query, parameters, MOST_SECONDS if conditions.where else 0.0)
         except UnicodeDecodeError as error:
             raise read_error(error, self._path, repair) from error
         except (
             *(sqlite3.OperationalError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.Warning),
             UnicodeEncodeError,
         ) as error:
-            if is_of_system(error):
+            if is_of_system(error) or not conditions.where:
                 raise read_error(error, self._path, repair) from error
             if "interrupted" in str(error):
                 raise UsageError(
@@ -159,7 +186,7 @@ class Selector:
             hint = hint_for(name if is_unknown else "", known_columns(self.columns()))
             raise UsageError(f"{where}{error}{at}", hint=hint) from error
         except sqlite3.DatabaseError as error:
-            if "not authorized" in str(error) or "prohibited" in str(error):
+            if conditions.where and ("not authorized" in str(error) or "prohibited" in str(error)):
                 raise UsageError(f"{where}it may only read the items") from error
             raise read_error(error, self._path, repair) from error
 
@@ -171,12 +198,19 @@ def _authorize(action: int, table: str | None, *_: str | None) -> int:
 
 
 def _has(cell: Value, value: Value) -> bool:
-    """Return whether a list has a value: one in JSON, or a text with its parts between `|`."""
+    """Return whether a list has a value; in quotes, too, a number is one."""
+    return _number(value) in map(_number, _parts(cell))
+
+
+def _parts(cell: Value) -> list[Any]:
+    """Return what is in a list in JSON, or a text between `|`."""
     if not isinstance(cell, str):
-        return cell is not None and cell == value
+        return [] if cell is None else [cell]
     if cell.startswith("["):
-        try:
-            return value in json.loads(cell)
-        except (ValueError, RecursionError):
-            pass
-    return value in [part.strip() for part in cell.split("|")]
+        with contextlib.suppress(ValueError, RecursionError):
+            return list(json.loads(cell))
+    return [part.strip() for part in cell.split("|")]
+
+
+def _number(value: Any) -> Any:
+    return float(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value
