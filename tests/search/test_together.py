@@ -188,3 +188,25 @@ def test_a_closed_index_makes_no_viewer(shop):
     for ask in (lambda: index.viewer, lambda: index.search_item("mat")):
         with pytest.raises(UsageError, match="closed"):
             ask()
+
+
+def test_what_is_asked_with_is_not_counted_among_the_others(index):
+    (rug, *_) = [hit for hit in index.search_item("a/0000.png", k=40, distinct="product") if hit.product == "rug"]
+    (also,) = [hit for hit in index.search_item("c/0005.png", k=40, distinct="product") if hit.product == "rug"]
+
+    assert (rug.path, rug.others, also.others) == ("b/0001.png", 0, 1)
+    (filtered,) = index.search_item("a/0000.png", filter=Filter("path LIKE 'b/0001%'"), distinct="product")
+    assert filtered.others == 0
+
+
+def test_hits_of_a_color_are_ranked_by_it_when_they_are_diverse_too(index, monkeypatch):
+    differences = np.random.default_rng(0).uniform(0, 20, len(index))
+    monkeypatch.setattr(index.items, "colored", lambda _: (np.arange(len(index)), differences))
+    filter_ = Filter(color="#102030")
+
+    hits = index.search_item("b/0004.png", filter=filter_)
+
+    assert index.search_item("b/0004.png", filter=filter_, diverse=1.0) == hits
+    worth = [hit.score - hit.color_difference / 100 for hit in hits]
+    assert worth == sorted(worth, reverse=True)
+    assert index.search_item("b/0004.png", filter=filter_, diverse=0.2) != hits

@@ -17,7 +17,7 @@ def diverse_order(scores: Sequence[float], vectors: Embeddings, k: int, relevanc
     `1 - relevance`.
 
     Args:
-        scores: Cosines with the query, highest first.
+        scores: Cosines with the query, or what else they are ranked by, highest first.
         vectors: Those of the candidates, unit float32 (n, d).
         k: How many to choose at most.
         relevance: 0 to 1; 1 leaves the order as it is.

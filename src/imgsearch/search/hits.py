@@ -75,7 +75,8 @@ class Hit:
         color_difference: How far its nearest main color is from the one that was asked for as `#1e6fb8`, in CIEDE2000;
             None where none was.
         others: How many other images of the same product, or with the same value of the column of which hits are
-            distinct, satisfy the conditions; None where nobody asked for distinct hits.
+            distinct, satisfy the conditions, without those that were asked with; None where nobody asked for distinct
+            hits.
         inliers: How many points of the query lie in it as they do in one plane; None without re-ranking, and where
             its image is not there to be compared.
     """

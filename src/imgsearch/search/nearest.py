@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -196,7 +197,7 @@ class Nearest:
                 found = self._filtered_backend(conditions)
             if selector.is_constant(conditions):
                 while len(self._filters) >= _FILTERS_KEPT:
-                    self._filters.pop(next(iter(self._filters)), None)
+                    self._filters.pop(next(iter([*self._filters])), None)  # a copy: other threads add filters, too
                 self._filters[key] = found
         return found
 
@@ -340,12 +341,13 @@ class Search:
         """Find the items nearest to any of the views, best first; equal scores in the order of their paths."""
         found = self._found(views)
         apart = self._differences_of([each.row for each, _ in found])
+        # A hundredth of a difference counts as much as one of the score.
+        worth = {each.row: each.score - apart.get(each.row, 0.0) / 100 for each, _ in found}
         if apart:
-            # A hundredth of a difference counts as much as one of the score.
-            found.sort(key=lambda pair: apart[pair[0].row] / 100 - pair[0].score)
+            found.sort(key=lambda pair: -worth[pair[0].row])
         if self._diverse is not None:
             vectors = self._nearest.vectors[[each.row for each, _ in found]]
-            order = diverse_order([each.score for each, _ in found], vectors, self._k, self._diverse)
+            order = diverse_order([worth[each.row] for each, _ in found], vectors, self._k, self._diverse)
             found = [found[place] for place in order]
         found = found[: self._k]
         rows = [each.row for each, _ in found]
@@ -425,12 +427,14 @@ class Search:
         return dict(zip(rows, differences[np.searchsorted(colored, rows)].tolist(), strict=True))
 
     def _others_of(self, rows: Sequence[int]) -> dict[int, int]:
-        """Count the other items that have the same value and satisfy the conditions."""
+        """Count the other items that have the same value and satisfy the conditions, but for those left out."""
         selector = self._nearest.items.selector
         values = selector.values(self._distinct, rows)
         known = [value for value in values.values() if value is not None]
         counts = selector.counts(self._conditions, self._distinct, known)
-        return {row: 0 if value is None else counts.get(value, 1) - 1 for row, value in values.items()}
+        left_out = selector.among(self._conditions, self._left_out) if self._left_out else []
+        counted = Counter(selector.values(self._distinct, left_out).values())
+        return {row: 0 if value is None else counts.get(value, 1) - counted[value] - 1 for row, value in values.items()}
 
     def _best_score_of_all(self, views: Sequence[View]) -> float:
         # Compared with everything: a filtered query needs no library, and must not come to need one.
