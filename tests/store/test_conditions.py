@@ -398,6 +398,11 @@ def test_a_range_of_dates_takes_no_number(tmp_path, limit):
         opened.selector.rows(Conditions(ranges=(Range("day", limit, None),)))
 
 
+def test_a_list_that_is_not_utf8_is_text_as_others_are(tmp_path):
+    with shop(tmp_path, {"tags": '["\udcf6l"]'}, {"tags": '["a"]'}) as opened:
+        assert rows_where(opened, "typeof(tags) = 'text'") == [0, 1]
+
+
 def test_a_range_may_begin_beyond_all_integers_of_sqlite(tmp_path):
     with shop(tmp_path, {"n": 10**20}, {"n": 1}) as opened:
         assert opened.selector.rows(Conditions(ranges=(Range("n", 10**19, None),))) == [0]

@@ -110,7 +110,8 @@ def read_columns(connection: sqlite3.Connection) -> Columns:
 def write_columns(connection: sqlite3.Connection, source: str, schema: str) -> None:
     """Make the table in `schema` for the items in `source`, if the shop has any columns; `UsageError` for too many."""
     longest: dict[str, int] = {}
-    columns = _find_columns(_metadata(connection, source), longest)
+    raw: set[str] = set()
+    columns = _find_columns(_metadata(connection, source), longest, raw)
     if not columns:
         return
     if len(columns) > _MOST_COLUMNS:
@@ -126,10 +127,9 @@ def write_columns(connection: sqlite3.Connection, source: str, schema: str) -> N
         f"INSERT INTO {schema}.{TABLE} ({names}) VALUES ({marks})",  # noqa: S608  # names, quoted
         ((row, *_cells(data, columns)) for row, data in _metadata(connection, source)),
     )
-    for column in columns.values():
-        if column.kind in ("text", "mixed"):  # what cannot be bound as text, see `sql_bytes`
-            cast = f"UPDATE {schema}.{TABLE} SET {column.sql} = CAST({column.sql} AS TEXT)"  # noqa: S608
-            connection.execute(f"{cast} WHERE typeof({column.sql}) = 'blob'")
+    for name in (columns[key].sql for key in raw):
+        cast = f"UPDATE {schema}.{TABLE} SET {name} = CAST({name} AS TEXT) WHERE typeof({name}) = 'blob'"  # noqa: S608
+        connection.execute(cast)
     indexed = [key for key, column in columns.items() if column.kind != "list" and longest[key] <= _LONGEST_INDEXED]
     for number, key in enumerate(indexed[:_MOST_INDEXES]):
         connection.execute(f"CREATE INDEX {schema}.data_{number} ON {TABLE} ({columns[key].sql})")
@@ -148,8 +148,10 @@ def _metadata(connection: sqlite3.Connection, schema: str) -> Iterator[tuple[int
         yield row, {} if text == "{}" else json.loads(text)
 
 
-def _find_columns(rows: Iterable[tuple[int, Mapping[str, Any]]], longest: dict[str, int]) -> dict[str, Column]:
-    """Find all columns, and the length of the longest text in each."""
+def _find_columns(
+    rows: Iterable[tuple[int, Mapping[str, Any]]], longest: dict[str, int], raw: set[str]
+) -> dict[str, Column]:
+    """Find all columns, the length of the longest text in each, and those with what cannot be bound as text."""
     names: dict[str, str] = {}
     kinds: dict[str, set[Kind]] = {}
     for _, data in rows:
@@ -160,8 +162,10 @@ def _find_columns(rows: Iterable[tuple[int, Mapping[str, Any]]], longest: dict[s
             if value is None:
                 continue
             kinds[key].add(_kind_of(value))
-            if type(value) is str and len(value) > longest[key]:
-                longest[key] = len(value)
+            if type(value) is str:
+                longest[key] = max(longest[key], len(value))
+                if name and not value.isascii() and SURROGATES.search(value):
+                    raw.add(key)
     return {key: Column(name, _common(kinds[key])) for key, name in names.items() if name}
 
 
