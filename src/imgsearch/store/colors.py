@@ -5,7 +5,7 @@ It has the colors that count as arrays: of 100,000 items they are read in millis
 
 import itertools
 from collections.abc import Iterable, Iterator
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +72,7 @@ def _found_near(
     return entries["row"][apart <= most_difference], apart[apart <= most_difference]
 
 
-@cache
+@lru_cache(8)  # asked for each block of a search
 def _near_cells(lab: tuple[float, float, float], most_difference: float) -> NDArray[np.bool_]:
     """Return which cells may have a color that differs by no more; most colors of a catalog are in others."""
     levels = np.minimum(np.arange(_CELLS + 1) * (256 / _CELLS), 255)
