@@ -415,7 +415,8 @@ class Search:
             for each in scored:
                 value = values[each.row]
                 best.setdefault((each.row,) if value is None else value, each)
-            if len(best) >= self._pool or wanted >= self._nearest.manifest.count:
+            rows = self._backend.rows if isinstance(self._backend, ExactCandidates) else None
+            if len(best) >= self._pool or wanted >= (self._nearest.manifest.count if rows is None else len(rows)):
                 return list(best.values())
             wanted *= _IMAGES_OF_EACH
 
