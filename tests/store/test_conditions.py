@@ -355,11 +355,12 @@ def test_a_number_is_one_whether_it_stands_in_quotes_in_the_data_or_not(tmp_path
 
 
 def test_columns_called_as_those_of_the_items_are_found_in_the_metadata(tmp_path):
-    data = [{"Category": "hats", "Product": "a", "metadata": "x"}, {"Category": "it's", "Product": "b"}]
+    data = [{"Category": "hats", "Product": 5, "metadata": "x"}, {"Category": "it's", "Product": 7}]
     with shop(tmp_path, *data) as opened:
         assert rows_where(opened, "metadata->>'Category' = 'hats'") == [0]
         assert rows_where(opened, "json_extract(metadata, '$.category') = 'it''s'") == [1]
         assert rows_where(opened, "metadata->>'metadata' = 'x'") == [0]
+        assert rows_where(opened, "metadata->>'Product' > '5'") == [1]
         assert rows_where(opened, "category = 'box'") == [0, 1]
         with pytest.raises(UsageError, match="no image has data called 'path'"):
             rows_where(opened, "metadata->>'path' = 'a'")

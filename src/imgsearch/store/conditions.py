@@ -226,7 +226,7 @@ def hint_for(name: str, known: Columns) -> str:
     shown = {key: _shown(column.name) for key, column in known.items() if key not in ("metadata", "mtime_ns", "sha256")}
     similar = difflib.get_close_matches(folded(name), list(shown)[:10_000], 1)
     names = ", ".join([*shown.values()][:50])
-    return (f"did you mean {shown[similar[0]]}" if similar else f"columns: {names}") + "; texts stand in single quotes"
+    return f"did you mean {shown[similar[0]]}" if similar else f"columns: {names}"
 
 
 def _shown(name: str) -> str:
@@ -374,13 +374,13 @@ class _Reader:
         if column is None:
             raise self.wrong(f"no image has data called {key!r}", hint_for(key, self._known))
         is_hidden = self._known[folded(key)] is not column  # by one of the items
+        self.mentioned.add("metadata" if kind == "json" or is_hidden else folded(key))
+        token.kind, token.text = kind, column.alias
         if kind == "json" or is_hidden:
-            self.mentioned.add("metadata")
             label = json.dumps(column.name).replace("'", "''")
-            token.kind, token.text = "json", f"metadata{'->' if kind == 'json' else '->>'}'$.{label}'"
-        else:
-            self.mentioned.add(folded(column.name))
-            token.kind, token.text, token.columns = "column", column.alias, (column,)
+            token.text = f"metadata{'->' if kind == 'json' else '->>'}'$.{label}'"
+        if kind == "column":
+            token.columns = (column,)
 
     def compare(self, shown: Sequence[_Token], place: int) -> None:
         """Let columns be compared with what is like them."""

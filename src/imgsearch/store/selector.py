@@ -184,7 +184,7 @@ class Selector:
             place = conditions.where.find(name) + 1 if is_unknown else 0
             at = f" (character {place})" if place else ""
             hint = hint_for(name if is_unknown else "", known_columns(self.columns()))
-            raise UsageError(f"{where}{error}{at}", hint=hint) from error
+            raise UsageError(f"{where}{error}{at}", hint=f"{hint}; texts stand in single quotes") from error
         except sqlite3.DatabaseError as error:
             if conditions.where and ("not authorized" in str(error) or "prohibited" in str(error)):
                 raise UsageError(f"{where}it may only read the items") from error
