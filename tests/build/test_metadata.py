@@ -455,3 +455,9 @@ def test_a_large_table_comes_back_row_by_row(build, index, products, small, tmp_
     build(metadata=tmp_path / "table.csv")
 
     assert {path: item.metadata["cell"] for path, item in items(index).items()} == cells
+
+
+def test_a_column_that_is_nearly_called_category_is_said_to_be_another(products, caplog):
+    list(read_products(products("path,Category\na.png,shoes\n")))
+
+    assert caplog.messages == ["the column 'Category' is one of your own: only 'category' is read as such"]

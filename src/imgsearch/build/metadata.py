@@ -115,6 +115,8 @@ class _Columns:
             # SQL does not tell letter cases of names apart.
             if (other := self._folded.setdefault(name.casefold(), name)) != name:
                 raise ValueError(f"two columns have the same name: {other!r} and {name!r}")
+            if name not in _OWN_COLUMNS and name.casefold() in _OWN_COLUMNS:
+                logger.warning("the column %r is one of your own: only %r is read as such", name, name.casefold())
             self.names[name] = f"{_as_json(name)}: "
         if len(self.names.keys() - _OWN_COLUMNS) > _MOST_COLUMNS:
             raise ValueError(f"expected at most {_MOST_COLUMNS:,} columns beside the product and its image, found more")

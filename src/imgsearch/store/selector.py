@@ -78,6 +78,7 @@ class Selector:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version == 0:
             connection.execute("PRAGMA temp_store = MEMORY")
+            connection.execute("DROP TABLE IF EXISTS temp.data")  # of a time when this was interrupted
             try:
                 write_columns(connection, "main", "temp")
             except (ValueError, AttributeError, RecursionError) as error:  # of JSON
