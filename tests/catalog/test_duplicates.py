@@ -1,5 +1,7 @@
+import itertools
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 
@@ -50,6 +52,15 @@ def test_pairs_below_the_minimum_are_not_compared(cared):
     paths = {item.path for item in group.items}
     assert {"fish/fish-01.png", "more/equal.png"} <= paths
     assert "more/mirrored.jpg" not in paths
+
+
+def test_the_nearest_are_compared_with_any_score_unless_a_minimum_is_given(cared, monkeypatch):
+    monkeypatch.setattr("imgsearch.catalog.duplicates._threshold", lambda calibration: 1.0)
+
+    by_default, by_minimum = (duplicates(cared / "index", min_score=least) for least in (None, 1))
+
+    assert by_default.candidates > by_minimum.candidates
+    assert {"more/cropped.png", "more/smaller.png"} <= {item.path for item in by_default.groups[0].items}
 
 
 @pytest.mark.parametrize("score", [-1.1, 1.1, float("nan")])
@@ -103,6 +114,47 @@ def test_another_background_is_the_same_picture(cared, color):
     is_background = (np.abs(image.astype(int) - background).max(axis=2) <= 8)[:, :, None]
 
     assert difference(portrait(image), portrait(np.where(is_background, np.uint8(color), image))) <= SAME
+
+
+def test_a_thin_item_is_found_where_cropping_moved_it_by_more_than_its_width():
+    image = np.full((78, 100, 3), 255, np.uint8)
+    for start, end in (((6, 71), (92, 6)), ((92, 6), (96, 12)), ((86, 11), (90, 17))):
+        cv2.line(image, start, end, (40, 40, 40), 2, cv2.LINE_AA)
+    cv2.circle(image, (6, 71), 5, (40, 40, 40), 2, cv2.LINE_AA)
+
+    assert difference(portrait(image), portrait(image[:74, :95])) <= SAME
+    assert difference(portrait(image), portrait(np.ascontiguousarray(image[:, ::-1]))) > SAME
+
+
+def note(background):
+    """Draw a note, 51 x 17 pixels, one corner of which is nearly background."""
+    image = np.full((51, 17, 3), background, np.uint8)
+    image[:, 0] = np.multiply(background, 0.1)
+    image[:, 1:3] = 0
+    cv2.ellipse(image, (9, 6), (6, 5), 0, 0, 360, (0, 0, 0), 2, cv2.LINE_AA)
+    image[-1, 0] = image[0, 0] = np.multiply(background, 0.93)
+    return image
+
+
+def test_the_color_of_a_background_is_not_that_of_one_pixel_in_a_corner():
+    white, brown = (portrait(note(color)) for color in ((255, 255, 255), (180, 120, 10)))
+
+    assert white.background is not None
+    assert white.background[0] == 255
+    assert difference(white, brown) <= 1
+
+
+def test_a_background_may_be_seen_in_the_corners_only():
+    item = np.random.default_rng(0).integers(0, 256, (12, 12, 3), np.uint8).repeat(10, axis=0).repeat(10, axis=1)
+    corners = [slice(0, 6), slice(-6, None)]
+    images = []
+    for color in (255, 40):
+        image = item.copy()
+        for rows, columns in itertools.product(corners, corners):
+            image[rows, columns] = color
+        images.append(portrait(image))
+
+    assert difference(*images) <= SAME
 
 
 def test_images_of_one_color_and_of_one_pixel_are_compared(cared):

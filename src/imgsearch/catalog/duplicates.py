@@ -20,8 +20,10 @@ from imgsearch.store.items import Item
 # probability; and where it is not.
 _PROBABILITY = 0.8
 _MIN_SCORE = 0.3
-# Of each item so many neighbors are compared; whoever is the same picture as one of them may be the same as it.
+# Of each item so many neighbors are compared; whoever is the same picture as one of them may be the same as it. The
+# first of them are whatever their score: a thin item is little of its picture, and another background is much of it.
 _COMPARED = 10
+_ALWAYS = 3
 # Images that are kept ready for comparison, of some 250 kB with their mirrored form.
 _READY = 1000
 
@@ -70,7 +72,7 @@ class Duplicates:
 
     Attributes:
         groups: By the path of the one to keep.
-        min_score: Pairs with a lower score were not compared.
+        min_score: Pairs with a lower score were not compared, but for the nearest.
         candidates: How many pairs were compared, or should have been.
         unverified: How many of them could not be, because an image is not there as it was indexed, or needs a process
             of its own to be decoded; they are in no group.
@@ -87,14 +89,14 @@ def duplicates(
 ) -> Duplicates:
     """Find groups of equal and near-equal pictures.
 
-    Equal files are found by their sha256. Of the others, the nearest of each item are compared by their pixels, as
-    they are and mirrored. A group has one picture to keep, the one with the most pixels, then the most bytes, then the
-    first by path, and every other member is like that one.
+    Equal files are found by their sha256. Of the others, the ten nearest of each item are compared by their pixels, as
+    they are and mirrored, if their score is high enough. A group has one picture to keep, the one with the most pixels,
+    then the most bytes, then the first by path, and every other member is like that one.
 
     Args:
         index: The index directory.
         min_score: Compare pairs with at least this cosine, -1 to 1. By default that at which a first hit is right with
-            a probability of 0.8, in a calibrated index, or 0.3.
+            a probability of 0.8, in a calibrated index, or 0.3; then the three nearest are compared with any score.
         progress: Told of `compare` and `verify`.
 
     Raises:
@@ -106,7 +108,7 @@ def duplicates(
     with Index.open(index) as opened:
         least = _threshold(opened.manifest.calibration) if min_score is None else min_score
         require_between("min_score", least, -1, 1)
-        return _Search(opened, least).run(progress)
+        return _Search(opened, least, _ALWAYS if min_score is None else 0).run(progress)
 
 
 def _threshold(calibration: Calibration | None) -> float:
@@ -126,9 +128,10 @@ def _threshold(calibration: Calibration | None) -> float:
 class _Search:
     """One search for duplicates: contents, numbered by the first row that has them, and what is known of them."""
 
-    def __init__(self, index: Index, least: float) -> None:
+    def __init__(self, index: Index, least: float, always: int) -> None:
         self._index = index
         self._least = least
+        self._always = always  # so many of the nearest are compared with any score
         self._vectors = index.nearest.vectors
         self._contents: dict[bytes, list[int]] = {}  # rows, by sha256
         self._sha256: list[bytes] = []
@@ -163,7 +166,9 @@ class _Search:
         blocks = nearest_lists(self._vectors, Grouping(rows, np.arange(len(rows))), _COMPARED)
         for number, block in enumerate(blocks, start=1):
             progress("compare", number, block_count(len(rows)))
-            at, place = np.nonzero(block.scores >= self._least)
+            is_compared = block.scores >= self._least
+            is_compared[:, : self._always] = block.others[:, : self._always] >= 0
+            at, place = np.nonzero(is_compared)
             others = block.others[at, place]
             found.update(zip(*np.sort([rows[at + block.first], rows[others]], axis=0).tolist(), strict=True))
         yield from found

@@ -20,7 +20,7 @@ from imgsearch.images.transform import resize
 _SIDE = 64
 _GLANCE = 8
 # What differs by no more than this in any channel from the color of the background, is background. A color is that of
-# the background if this share of the edge has it: an item may touch the edge, but not all corners.
+# the background if this share of the edge has it, or all corners: an item may touch the edge, but not all of them.
 _NEAR = 24
 _EVEN_SHARE = 0.2
 # A part of the item this much smaller than its largest is dirt, or what JPEG leaves around edges.
@@ -37,14 +37,14 @@ _FINEST = 1.2
 _POOL = 2.5
 # What colors count beside lightness: JPEG keeps less of them.
 _CHROMA = np.array([1, 0.5, 0.5], np.float32)
-# Registration stops after so many steps, or when one gains less than this.
-_STEPS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 40, 1e-4)
-_ECC_BLUR = 5
+# Images are registered under a blur of so many pixels, in which a thin item that was moved by more than its width meets
+# itself, and then under less; each time in so many steps at most.
+_REGISTRATIONS = ((15, 10), (3, 40))
 
 # Images that differ by no more than this, in levels of 255, are the same picture; and at a glance, on average. Chosen
 # on half of the stamps (docs/benchmarks.md).
 SAME = 15.0
-_SIMILAR = 30.0
+_SIMILAR = 40.0
 
 _Plane = NDArray[np.float32]
 _UNMOVED = np.eye(2, 3, dtype=np.float32)
@@ -123,7 +123,7 @@ def difference(first: Portrait, second: Portrait) -> float:
 
 
 def _background(image: Pixels) -> NDArray[np.int16] | None:
-    """Find the color of the background in the edge, where enough of it has the color of the edge or of a corner."""
+    """Find the color of the background in the edge: that of enough of it, or of all corners."""
     edge = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]]).astype(np.int16)
     depth = max(1, min(image.shape[:2]) // 32)
     ends = slice(depth), slice(-depth, None)
@@ -131,7 +131,11 @@ def _background(image: Pixels) -> NDArray[np.int16] | None:
     colors = [np.asarray(np.median(part, axis=0), np.int16) for part in parts]
     shares = [(np.abs(edge - color).max(axis=1) <= _NEAR).mean() for color in colors]
     best = int(np.argmax(shares))
-    return colors[best] if shares[best] >= _EVEN_SHARE else None
+    if shares[best] >= _EVEN_SHARE:
+        # Of all that has it: a corner may be a single pixel, half of it the item's.
+        return np.asarray(np.median(edge[np.abs(edge - colors[best]).max(axis=1) <= _NEAR], axis=0), np.int16)
+    corners = colors[1:]
+    return np.asarray(np.median(corners, axis=0), np.int16) if np.ptp(corners, axis=0).max() <= _NEAR else None
 
 
 def _frame(image: Pixels, painted: Pixels) -> _Frame:
@@ -158,14 +162,18 @@ def _warps(first: _Frame, second: _Frame, *, is_repainted: bool) -> Iterator[_Pl
     if is_repainted:
         pairs.append((first.light, second.light))
     for ours, theirs in pairs:
-        try:
-            _, warp = cv2.findTransformECC(
-                ours, theirs, _UNMOVED.copy(), cv2.MOTION_AFFINE, _STEPS, _EVERYWHERE, _ECC_BLUR
-            )
-        except cv2.error:  # it does not converge: these are different pictures, or have nothing to go by
-            continue
-        if np.abs(_CORNERS @ warp.T - _CORNERS[:, :2]).max() <= _MOST_MOVED * _SIDE:
-            yield np.asarray(warp, np.float32)
+        warp = _UNMOVED
+        for blur, steps in _REGISTRATIONS:
+            until = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, steps, 1e-4)
+            try:
+                _, found = cv2.findTransformECC(ours, theirs, warp.copy(), cv2.MOTION_AFFINE, until, _EVERYWHERE, blur)
+            except cv2.error:  # it does not converge: these are different pictures, or have nothing to go by
+                continue
+            is_moved_little = np.abs(_CORNERS @ found.T - _CORNERS[:, :2]).max() <= _MOST_MOVED * _SIDE
+            if is_moved_little and abs(found[0, 0] - found[1, 1]) <= _MOST_STRETCHED:
+                warp = np.asarray(found, np.float32)
+        if warp is not _UNMOVED:
+            yield warp
 
 
 def _apart(first: _Frame, second: _Frame, warp: _Plane, way: _Plane) -> float:
