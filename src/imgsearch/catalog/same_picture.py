@@ -30,9 +30,9 @@ _MIN_PART = 0.01
 _MOST_STRETCHED = 0.15
 _MOST_MOVED = 0.13
 # Standard deviation of the blur before pixels are compared: at least, in pixels of the square; and in pixels of the
-# smaller image, which does not show what is finer, or not in its colors.
+# smaller image: JPEG keeps one color for two by two.
 _BLUR = 1.5
-_FINEST = 1.2
+_FINEST = 2.0
 # Over how much differences are averaged: a line that moved by a hair is none, a digit is one.
 _POOL = 2.5
 # What colors count beside lightness: JPEG keeps less of them.
@@ -43,7 +43,7 @@ _REGISTRATIONS = ((15, 10), (3, 40))
 
 # Images that differ by no more than this, in levels of 255, are the same picture; and at a glance, on average. Chosen
 # on half of the stamps (docs/benchmarks.md).
-SAME = 15.0
+SAME = 9.0
 _SIMILAR = 40.0
 
 _Plane = NDArray[np.float32]
