@@ -75,6 +75,7 @@ def test_a_build_at_night_needs_neither_the_model_nor_its_name(small, index, mod
     assert not build_index(small, index).published
 
 
+@pytest.mark.slow
 def test_a_model_that_was_trained_again_and_has_no_classes_embeds_everything_again(
     small, index, model, tiny_models, contents
 ):

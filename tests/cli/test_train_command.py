@@ -56,6 +56,7 @@ def test_a_training_writes_a_model_and_its_history_and_says_one_line(train, labe
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shop.history.json", "shop.keras"]
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_used_are_named_and_make_it_3(train, labeled, tmp_path):
     table, photos = ["path,label"], tmp_path / "photos"
     for kind in ("balls", "stars"):

@@ -200,6 +200,7 @@ def test_a_loss_that_is_no_number_ends_the_training_and_leaves_the_old_model(sha
     assert names(tmp_path) == ["old.keras"]
 
 
+@pytest.mark.slow
 def test_two_classes_have_one_sigmoid_and_still_two_probabilities(own_shapes, tmp_path):
     """An image that cannot be used is left out and named."""
     shutil.rmtree(own_shapes / "tents")
@@ -282,6 +283,7 @@ def tiny_backbone(monkeypatch):
     monkeypatch.setattr(data, "open_encoder", Encoder)
 
 
+@pytest.mark.slow
 def test_the_last_blocks_are_tuned_after_the_head_and_only_for_the_better(tiny_backbone, shapes, tmp_path):
     """A tuning that was interrupted goes on as if it had not been."""
     both = train(shapes, tmp_path / "both.keras", **TUNED, unfreeze=1)

@@ -20,6 +20,7 @@ from imgsearch.store import generations, integrity
 from imgsearch.store.info import IndexInfo
 from imgsearch.store.lifetime import Lifetime
 from imgsearch.store.manifest import Manifest
+from imgsearch.system import require_address_space
 
 if TYPE_CHECKING:
     from imgsearch.search.viewer import Viewer
@@ -31,6 +32,10 @@ Image = str | os.PathLike[str] | QueryImage
 
 # Each image of a product is compared with the index by itself.
 _MOST_OF_A_PRODUCT = 1000
+
+
+# Of address space, for OpenCV and its threads, which crash where they cannot have it.
+_OPENCV_BYTES = 340_000_000
 
 
 class Index:
@@ -109,6 +114,7 @@ class Index:
         """Its encoder and detector, for code that asks for more than hits."""
         with self._lifetime.locked():
             if not self._viewers:
+                require_address_space(_OPENCV_BYTES, "OpenCV")
                 # What decodes and embeds images takes as long to import as all else: what is indexed needs none of it.
                 from imgsearch.search.viewer import Viewer
 
