@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from imgsearch.errors import DamagedIndexError, UsageError
 from imgsearch.store.columns import NUMBER, Column, folded, write_columns
-from imgsearch.store.conditions import Conditions, Range, parse
+from imgsearch.store.conditions import Conditions, Range
 from imgsearch.store.database import connect
+from imgsearch.store.expressions import parse
 from imgsearch.store.items import SCHEMA, Items
 from index_fixtures import rows_where
 

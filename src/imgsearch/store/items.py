@@ -19,8 +19,8 @@ from imgsearch.colors import AskedColor, parse_color
 from imgsearch.errors import DamagedIndexError, ResourceError, UsageError
 from imgsearch.files import read_error, reading
 from imgsearch.store.colors import MOST_DIFFERENCE, color_differences
-from imgsearch.store.conditions import NAMES_OF_ITEMS
 from imgsearch.store.database import Reader
+from imgsearch.store.expressions import NAMES_OF_ITEMS
 from imgsearch.store.integrity import repair_hint
 from imgsearch.store.selector import Selector
 

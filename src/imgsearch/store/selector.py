@@ -16,12 +16,10 @@ from imgsearch.store.conditions import (
     ROW,
     Conditions,
     Statement,
-    column_called,
-    hint_for,
-    known_columns,
     statement_of,
 )
 from imgsearch.store.database import Reader
+from imgsearch.store.expressions import column_called, hint_for, known_columns
 from imgsearch.store.integrity import repair_hint
 
 # What an expression may do: read columns and call functions that only compute.
