@@ -31,7 +31,7 @@ from imgsearch.images.decode import decode
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.transform import fit
 from imgsearch.regions.detections import Detector
-from imgsearch.search.nearest import Search
+from imgsearch.search.search import Search
 from imgsearch.search.views import QueryImage, Regions, View
 from imgsearch.synthetic.compose import Style, compose
 

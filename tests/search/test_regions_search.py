@@ -19,8 +19,8 @@ from imgsearch.images.workers import decoders
 from imgsearch.search import nearest, viewer
 from imgsearch.search import rerank as reranking
 from imgsearch.search.backends.exact import ExactCandidates
-from imgsearch.search.nearest import Search
 from imgsearch.search.rerank import CANDIDATES, draw_hit
+from imgsearch.search.search import Search
 from imgsearch.search.views import QueryImage
 from imgsearch.store.calibration import Calibration, Curve
 from imgsearch.synthetic.compose import Style, compose

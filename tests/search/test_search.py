@@ -10,7 +10,7 @@ from imgsearch.build import generation
 from imgsearch.encoders import projection
 from imgsearch.errors import DamagedIndexError, ImageError, NoIndexError, UsageError
 from imgsearch.search import nearest, viewer
-from imgsearch.search.nearest import Search
+from imgsearch.search.search import Search
 from imgsearch.search.views import QueryImage, View
 from imgsearch.store import generations, integrity
 from imgsearch.store.generations import read_manifest

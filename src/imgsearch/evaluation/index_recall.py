@@ -17,8 +17,8 @@ from imgsearch.search.backends import backend_of
 from imgsearch.search.backends.protocol import Candidates
 from imgsearch.search.hits import Hit
 from imgsearch.search.index import Index
-from imgsearch.search.nearest import Search
 from imgsearch.search.recall import Sample, SearchFunction, measure, sampled
+from imgsearch.search.search import Search
 from imgsearch.search.tuning import AUTOMATIC, TIMED_EXACT, TUNED_K
 from imgsearch.search.views import View
 from imgsearch.store.search_settings import AUTO, BackendSettings

@@ -21,7 +21,7 @@ from imgsearch.images.workers.pool import decoded_files
 from imgsearch.progress import Progress
 from imgsearch.search.backends.protocol import Rows
 from imgsearch.search.index import Index
-from imgsearch.search.nearest import Search
+from imgsearch.search.search import Search
 from imgsearch.search.views import QueryImage, Regions, View
 from imgsearch.store.items import Items
 from imgsearch.synthetic.augment import FRAME

@@ -14,7 +14,8 @@ from imgsearch.files import as_path, read_error
 from imgsearch.images.boxes import Box
 from imgsearch.search.fusion import Fuse, mean_view, take_away
 from imgsearch.search.hits import CANDIDATES, NO_FILTER, Filter, Hit, ObjectHits
-from imgsearch.search.nearest import Nearest, Search
+from imgsearch.search.nearest import Nearest
+from imgsearch.search.search import Search
 from imgsearch.search.views import Indexed, QueryImage, Regions, View
 from imgsearch.store import generations, integrity
 from imgsearch.store.info import IndexInfo
