@@ -27,6 +27,7 @@ BENCHMARKS = (
     "duplicates",
     "neighbors",
     "outliers",
+    "sentences",
 )
 LIBRARIES = ("keras", "tensorflow", "openvino", "opencv-python-headless", "numpy", "annoy")
 

@@ -137,6 +137,7 @@ def facts() -> list[tuple[str, str, object]]:
     from imgsearch.regions import geometric
     from imgsearch.search import diversity, fusion, index, nearest, rerank, tuning
     from imgsearch.store.search_settings import SearchOptions
+    from imgsearch.text import sentences
     from imgsearch.training import fitting, loop, networks
     from imgsearch.training.detector import data
 
@@ -149,6 +150,8 @@ def facts() -> list[tuple[str, str, object]]:
         ("architecture.md", r"committed every (\d+) images", pipeline.COMMIT_IMAGES),
         ("architecture.md", r"(\w+) deaths in a row", {"Five": CRASHES_IN_A_ROW}),
         ("architecture.md", r"on (\d+) of the items", tuning._QUERIES),
+        ("architecture.md", r"words mean, in (\d+) languages", len(sentences.LANGUAGES)),
+        ("benchmarks.md", r"first ([\d,]+) characters", sentences.MAX_CHARACTERS),
         ("encoders.md", r"\(([\d,]+) words for ORB", TABLE["visual-words"].spec.dims),
         ("encoders.md", r"is embedded, from up to ([\d,]+) images", vocabulary._MAX_IMAGES),
         ("encoders.md", r"variants of up to ([\d,]+) images", adaptation.MAX_IMAGES),

@@ -1,6 +1,7 @@
 """Exports in the cache: made once, made again where they are damaged, and by one process of many."""
 
 import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -157,17 +158,17 @@ def test_a_cache_that_cannot_be_opened_for_want_of_descriptors_is_no_reason_to_g
 
 
 def test_what_killed_exports_have_left_goes_after_a_day(cache, monkeypatch):
-    old, young, kept = (cache / name for name in ("export-old", "export-young", f"{'0' * 16}-2"))
+    old, young, kept = (cache / name for name in ("staging-old", "staging-young", f"{'0' * 16}-2"))
     for folder in (old, young, kept):
         folder.mkdir(parents=True)
         (folder / "encoder.bin").write_bytes(bytes(1000))
     for folder in (old, kept):
         os.utime(folder, (time.time() - 25 * 3600,) * 2)
-    (cache / "export-link").symlink_to(kept)
+    (cache / "staging-link").symlink_to(kept)
 
     exported_encoder(HANDCRAFTED)
 
-    assert sorted(folders(cache)) == sorted([kept.name, young.name, "export-link", f"{HANDCRAFTED.fingerprint}-2"])
+    assert sorted(folders(cache)) == sorted([kept.name, young.name, "staging-link", f"{HANDCRAFTED.fingerprint}-2"])
     assert (kept / "encoder.bin").exists()
 
 
@@ -242,6 +243,6 @@ def test_a_cache_without_locks_is_used_all_the_same(cache, monkeypatch):
     def refuse(*_):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(export.fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
 
     assert exported_encoder(HANDCRAFTED).parent == cache

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from imgsearch.cache import folder_for_this_run
 from imgsearch.encoders.choice import with_precision
-from imgsearch.encoders.export import SPEC_FILE, exported_encoder, exported_files, folder_for_this_run
+from imgsearch.encoders.export import SPEC_FILE, exported_encoder, exported_files
 from imgsearch.encoders.runtime import Encoder, files_of, open_encoder
 from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.errors import DamagedIndexError

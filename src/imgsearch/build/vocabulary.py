@@ -8,8 +8,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from imgsearch.cache import folder_for_this_run
 from imgsearch.encoders.choice import Choice, with_weights
-from imgsearch.encoders.export import folder_for_this_run
 from imgsearch.encoders.runtime import VOCABULARY_FILE, part_file
 from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.errors import DamagedIndexError, ImageError

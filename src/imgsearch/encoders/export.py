@@ -3,26 +3,23 @@
 TensorFlow takes seconds and half a gigabyte to import, and must not be in a process that starts others.
 """
 
-import atexit
 import contextlib
-import fcntl
 import json
 import logging
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from imgsearch.cache import cached_folder
 from imgsearch.encoders.runtime import GRAPH_FILE, VOCABULARY_FILE, files_of, import_openvino, part_file
 from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.encoders.weights import downloaded, require_download
 from imgsearch.errors import ImgsearchError, MissingComponentError, OutputError, ResourceError, UsageError
-from imgsearch.files import sha256_of, user_cache, writing
+from imgsearch.files import writing
 from imgsearch.processors import limit_libraries
 from imgsearch.system import refusal_of
 
@@ -31,9 +28,6 @@ logger = logging.getLogger(__name__)
 SPEC_FILE = "spec.json"
 # Of what an export holds. Raise it when it holds more, so that one of before is not taken from the cache.
 _EXPORT_VERSION = 2
-_STAGING = "export-"
-_DAY = 24 * 60 * 60
-_CHECKSUMS_FILE = "sha256.json"  # in the cache only: an index has its manifest
 
 
 def exported_files(spec: EncoderSpec) -> tuple[str, ...]:
@@ -43,58 +37,8 @@ def exported_files(spec: EncoderSpec) -> tuple[str, ...]:
 
 def exported_encoder(spec: EncoderSpec, files: Mapping[str, Path] | None = None) -> Path:
     """Return a folder in the user's cache with the files of `exported_files`; `files`: of weights, by their sha256."""
-    cache, name = user_cache("encoders"), f"{spec.fingerprint}-{_EXPORT_VERSION}"
-    if _is_whole(cache / name, exported_files(spec)):
-        return cache / name
-    try:
-        with writing(cache):
-            return _exported(cache, name, spec, files or {})
-    except OutputError as error:  # a user without a home, a disk that is full: it only takes longer the next time
-        logger.info("%s; the encoder is exported for this run only", error)
-    folder = folder_for_this_run()
-    with writing(folder):
-        return _exported(folder, name, spec, files or {})
-
-
-def _exported(cache: Path, name: str, spec: EncoderSpec, files: Mapping[str, Path]) -> Path:
-    """Export an encoder into a cache."""
-    cache.mkdir(parents=True, exist_ok=True)
-    _sweep(cache)
-    directory, names = cache / name, exported_files(spec)
-    staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=cache))
-    try:
-        with _lock(directory.with_suffix(".lock")) as has_waited:
-            if has_waited and _is_whole(directory, names):
-                return directory
-            _fill(staging, spec, files)
-            return _put_in_place(staging, directory, names)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _sweep(cache: Path) -> None:
-    """Remove what exports have left that were killed."""
-    for folder in cache.glob(f"{_STAGING}*"):
-        with contextlib.suppress(OSError):  # of another user, or gone
-            if folder.lstat().st_mtime < time.time() - _DAY:
-                shutil.rmtree(folder)
-
-
-@contextlib.contextmanager
-def _lock(file: Path) -> Iterator[bool]:
-    """Hold a lock, which is never unlinked; yield whether another process had it before."""
-    with contextlib.ExitStack() as stack:
-        has_waited = False
-        try:
-            lock = stack.enter_context(file.open("w"))
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("waiting for another process that exports the same encoder")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            has_waited = True
-        except OSError as error:  # of another user, or without locks: the work may be done twice, and both do it well
-            logger.info("%s cannot be locked: %s", file, error.strerror)
-        yield has_waited
+    name = f"{spec.fingerprint}-{_EXPORT_VERSION}"
+    return cached_folder("encoders", name, exported_files(spec), lambda staging: _fill(staging, spec, files or {}))
 
 
 def _fill(staging: Path, spec: EncoderSpec, files: Mapping[str, Path]) -> None:
@@ -115,54 +59,11 @@ def _fill(staging: Path, spec: EncoderSpec, files: Mapping[str, Path]) -> None:
     elif GRAPH_FILE in files_of(spec):
         _export_elsewhere(spec, files.get(spec.weights), staging)
     (staging / SPEC_FILE).write_text(json.dumps(spec.to_json(), indent=2) + "\n")
-    sums = {name: sha256_of(staging / name) for name in exported_files(spec)}
-    (staging / _CHECKSUMS_FILE).write_text(json.dumps(sums) + "\n")
-    with contextlib.suppress(PermissionError):  # where a file system knows no modes
-        staging.chmod(0o755)  # a cache may be shared
 
 
 def _copy_files(folder: Path, names: Iterable[str], staging: Path, prefix: str = "") -> None:
     for name in names:
         shutil.copyfile(folder / name, staging / f"{prefix}{name}")
-
-
-def _put_in_place(staging: Path, directory: Path, names: tuple[str, ...]) -> Path:
-    """Give an export its place in the cache, unless another process was faster, and return where it is."""
-    if not _is_whole(directory, names):
-        shutil.rmtree(directory, ignore_errors=True)
-        try:
-            staging.rename(directory)
-        except OSError:
-            if not _is_whole(directory, names):  # a damaged one of another user, which we cannot remove
-                return Path(shutil.move(staging, folder_for_this_run() / directory.name))
-    return directory
-
-
-def _is_whole(directory: Path, names: tuple[str, ...]) -> bool:
-    """Return whether a cached export is what it was when it was made: a disk may have filled, or have failed."""
-    try:
-        sums = json.loads((directory / _CHECKSUMS_FILE).read_text())
-        if all(sha256_of(directory / name) == sums[name] for name in names):
-            return True
-        logger.warning("%s in the cache is damaged; it is exported again", directory)
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        pass
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        logger.warning("%s in the cache is damaged (%s); it is exported again", directory, error)
-    return False
-
-
-def folder_for_this_run() -> Path:
-    """Make a folder that is removed when the process ends."""
-    try:
-        folder = Path(tempfile.mkdtemp(prefix="imgsearch-"))
-    except OSError as error:
-        raise refusal_of(error) or OutputError(
-            f"there is no temporary folder: {error.strerror}",
-            hint="set TMPDIR or IMGSEARCH_CACHE to a folder that can be written",
-        ) from error
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
 
 
 def _export_elsewhere(spec: EncoderSpec, weights: Path | None, directory: Path) -> None:
