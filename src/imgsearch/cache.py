@@ -39,7 +39,7 @@ def cached_folder(kind: str, name: str, files: Sequence[str], fill: Callable[[Pa
         with writing(cache):
             return _made(cache, name, files, fill)
     except OutputError as error:  # a user without a home, a disk that is full: it only takes longer the next time
-        logger.info("%s; %s are made for this run only", error, ", ".join(files))
+        logger.info("%s; %s is made for this run only", error, cache / name)
     folder = folder_for_this_run()
     with writing(folder):
         return _made(folder, name, files, fill)
@@ -105,7 +105,7 @@ def _lock(file: Path) -> Iterator[bool]:
             lock = stack.enter_context(file.open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            logger.info("waiting for another process that makes the same %s", file.stem)
+            logger.info("waiting for another process that makes %s", file.with_suffix(""))
             fcntl.flock(lock, fcntl.LOCK_EX)
             has_waited = True
         except OSError as error:  # of another user, or without locks: the work may be done twice, and both do it well

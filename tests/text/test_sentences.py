@@ -91,7 +91,7 @@ def test_vectors_are_those_of_the_package(encoder, packaged):
 
 
 @given(text=st.text(max_size=60))
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_pieces_are_those_of_the_package_unless_no_part_is_known(encoder, packaged, text):
     pieces = encoder._pieces(text)
     space = packaged._tokenizer._prefixes["▁"] - 1
@@ -139,7 +139,7 @@ def test_threads_may_share_an_encoder(encoder):
 
 
 @given(texts=st.lists(ANY_TEXT | st.sampled_from([*STRANGE, *TEXTS]), max_size=4))
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_any_text_has_a_unit_vector_or_zeros(encoder, texts):
     vectors = encoder.encode(texts)
 

@@ -217,9 +217,9 @@ def _network_of_package(package: Path) -> Any:
 def _prepare(package: Path, folder: Path) -> None:
     """Write what the encoder opens: the table, and all else as one record of arrays, which are mapped."""
     logger.info("preparing the sentence encoder (once; it is kept in %s)", folder.parent)
+    tokenizer = _module(package, _TOKENIZER).UsePureTokenizer(_checked(package, _VOCABULARY))
     network = _network_of_package(package)
     network.table.tofile(folder / _TABLE_FILE)
-    tokenizer = _module(package, _TOKENIZER).UsePureTokenizer(_checked(package, _VOCABULARY))
     edges, values = _trie(tokenizer._prefixes)  # noqa: SLF001
     normalizer = tokenizer._normalizer  # noqa: SLF001
     units = np.array(normalizer._units, np.uint32).tobytes()  # noqa: SLF001
