@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgsearch.encoders.choice import choose_encoder
-from imgsearch.encoders.spec import DEFAULT_BACKBONE, EncoderSpec, Part
+from imgsearch.encoders.spec import DEFAULT_BACKBONE, EncoderSpec, Part, Preprocessing
 from imgsearch.encoders.table import LITE0_SHA256, RETRIEVAL_HEAD_SHA256, TABLE
 
 DEFAULT = TABLE[DEFAULT_BACKBONE].spec
 GOLDEN = Path(__file__).parents[1] / "store" / "golden" / "v1"
+ONNX = EncoderSpec("a.onnx", "onnx", 256, "crop", 8, "sha256:0", preprocessing=Preprocessing(256, "crop", 224))
 HYBRID = EncoderSpec(
     name="handcrafted+handcrafted:color=0.3",
     kind="hybrid",
@@ -97,7 +98,33 @@ def test_the_fingerprint_changes_with_every_field(field, value):
 def test_every_field_is_tried_above_and_parts_below():
     assert set(asdict(DEFAULT)) == {
         *("name", "kind", "size", "fit", "dims", "weights", "precision", "version", "steps", "pixels", "parts"),
+        "preprocessing",
     }
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("size", 200), ("scale", 1.0), ("mean", (0.5, 0.5, 0.4)), ("std", (0.5, 0.5, 0.6))],
+)
+def test_the_fingerprint_of_an_onnx_network_changes_with_what_feeds_it(field, value):
+    changed = replace(ONNX, preprocessing=replace(ONNX.preprocessing, **{field: value}))
+
+    assert len({ONNX.fingerprint, changed.fingerprint, replace(ONNX, weights="sha256:1").fingerprint}) == 3
+    assert EncoderSpec.from_json(changed.to_json()) == changed
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"kind": "network"}, "of kind network"),
+        ({"preprocessing": None}, "None is not that of an encoder of kind onnx"),
+        ({"size": 224}, "224 pixels, crop"),
+        ({"fit": "pad"}, "256 pixels, pad"),
+    ],
+)
+def test_an_onnx_network_is_fitted_as_its_preprocessing_says(fields, words):
+    with pytest.raises(ValueError, match=words):
+        replace(ONNX, **fields)
 
 
 def test_the_identity_of_a_network_depends_on_nothing_that_is_done_to_images_before():

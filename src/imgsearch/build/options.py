@@ -37,7 +37,8 @@ Location = str | os.PathLike[str]
 class ImageOptions(TypedDict, total=False):
     """Options of the embedding stage that an index remembers. None or missing: as the index has it, or the default."""
 
-    backbone: str | None  # name of the encoder, a `.keras` file, or several joined by `+`
+    backbone: str | None  # name of the encoder, a `.keras` or `.onnx` file, or several joined by `+`
+    onnx_input: str | None  # how images become the input of an `.onnx` file: `size=224,fit=pad,mean=0.5,std=0.5`
     weights: Location | None  # weights of an encoder of keras.applications; `none` for its usual ones
     precision: PrecisionOption | None  # what networks compute in; `auto`: the fastest here
     metadata: Location | None  # CSV, JSONL or Parquet file about images, read again by every build; `none` for none
@@ -112,6 +113,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 def resolve_encoder(options: BuildOptions, previous: Manifest | None) -> Choice:
     """Choose the encoder; a vocabulary that must first be learned has no weights yet."""
     known = previous.encoder if previous else None
+    if "onnx_input" in options and "backbone" not in options:
+        raise UsageError("--onnx-input has no effect without --backbone FILE.onnx")
     if known and "backbone" not in options and "weights" not in options:
         choice = Choice(_with_new_steps(options, known))
     else:
@@ -136,16 +139,17 @@ def _with_new_steps(options: BuildOptions, known: EncoderSpec) -> EncoderSpec:
 
 def _choose_anew(options: BuildOptions, known: EncoderSpec | None) -> Choice:
     """Choose an encoder by name; those that the index uses keep their weights, unless others are given."""
-    if "backbone" not in options and known and _has_model(known):
+    if "backbone" not in options and known and any(part.kind in ("model", "onnx") for part in known.all_parts()):
         raise UsageError(f"--weights has no effect on {known.name}, which is a model")
     name = options.get("backbone") or (known.name if known else DEFAULT_BACKBONE)
     given = options.get("weights")
     weights = None if given is None or os.fspath(given) == NONE else Path(given)
     # Steps are remembered like every option, but those that a model was trained with go with the model.
     kept = known.steps if known and not _has_model(known) else None
-    choice = choose_encoder(name, weights, steps=_preprocess(options, kept))
+    onnx_input = options.get("onnx_input") or ""
+    choice = choose_encoder(name, weights, steps=_preprocess(options, kept), onnx_input=onnx_input)
     if options.get("trim") or not _has_model(choice.spec):
-        choice = choose_encoder(name, weights, steps=_steps(options, kept))
+        choice = choose_encoder(name, weights, steps=_steps(options, kept), onnx_input=onnx_input)
     spec = choice.spec
     for part in known.all_parts() if known else ():
         if part.kind == "visual-words" or (part.kind == "network" and given is None):

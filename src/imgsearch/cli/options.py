@@ -61,8 +61,16 @@ BackboneOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Encoder: see imgsearch models; or FILE.keras; or several joined by +."
+        help="Encoder: see imgsearch models; or FILE.keras or FILE.onnx; or several joined by +."
         " [default: as the index, or lite0-retrieval]",
+    ),
+]
+OnnxInputOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FACTS",
+        help="How images become the input of --backbone FILE.onnx, such as size=224,fit=pad,mean=0.5,std=0.5."
+        " [default: what preprocessor_config.json beside it says]",
     ),
 ]
 PreprocessOption = Annotated[

@@ -1,5 +1,6 @@
 """From what a user writes after --backbone to an encoder's description, and the files it is made of."""
 
+import functools
 import math
 import os
 from collections.abc import Mapping
@@ -7,7 +8,9 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from imgsearch.encoders.export import onnx_dims
 from imgsearch.encoders.model_file import SUFFIX, read_card
+from imgsearch.encoders.onnx_file import ONNX_SUFFIX, preprocessing_of, read_onnx
 from imgsearch.encoders.spec import EncoderSpec, Part, Precision
 from imgsearch.encoders.table import TABLE
 from imgsearch.errors import MissingComponentError, UsageError
@@ -25,14 +28,30 @@ class Choice:
     files: Mapping[str, Path] = field(default_factory=dict)  # where the weights are that it names by their sha256
 
 
-def choose_encoder(backbone: str, weights: Path | None = None, precision: Precision = "f32", steps: str = "") -> Choice:
-    """Describe the encoder of `vgg16`, `FILE.keras`, or several of these joined: `vgg16+handcrafted:color=0.3`."""
+def choose_encoder(
+    backbone: str,
+    weights: Path | None = None,
+    precision: Precision = "f32",
+    steps: str = "",
+    onnx_input: str = "",
+) -> Choice:
+    """Describe the encoder of `vgg16`, a file, or several of these joined: `vgg16+handcrafted:color=0.3`.
+
+    Args:
+        backbone: Names of the table, `.keras` and `.onnx` files.
+        weights: Of the one encoder of keras.applications.
+        precision: What networks compute in.
+        steps: What is done to images first.
+        onnx_input: How images become the input of an ONNX network; see `onnx_file.preprocessing_of`.
+    """
     named = [(backbone, 1.0)] if os.path.isfile(backbone) else [_name_and_weight(part) for part in backbone.split("+")]
     if len(named) > MAX_PARTS:
         raise UsageError(f"expected at most {MAX_PARTS} encoders joined by +, found {len(named)}")
-    chosen = [(_choose_part(name, precision), weight) for name, weight in named]
+    chosen = [(_choose_part(name, precision, onnx_input), weight) for name, weight in named]
     files = {name: file for choice, _ in chosen for name, file in choice.files.items()}
     parts = [Part(choice.spec, weight) for choice, weight in chosen]
+    if onnx_input and all(part.spec.kind != "onnx" for part in parts):
+        raise UsageError(f"--onnx-input has no effect on {backbone}", hint="it is for --backbone FILE.onnx")
     if weights is not None:
         takers = [part for part in parts if part.spec.weights.startswith("keras:")]
         if len(takers) != 1:
@@ -56,6 +75,11 @@ def choose_detector(file: Path, encoder: EncoderSpec) -> Choice:
             hint="imgsearch train CATALOG --objective detect makes one",
         )
     sees_alike = (card.size, card.fit, card.dims) == (encoder.size, encoder.fit, encoder.dims)
+    if encoder.kind == "onnx":
+        raise UsageError(
+            f"expected an encoder of Keras beside --detector, found {encoder.name}",
+            hint="a detector is trained with its encoder, and an ONNX file cannot be trained: leave out --detector",
+        )
     if card.encoder != encoder.identity or not sees_alike:
         raise UsageError(
             f"expected a detector for {encoder.name}, found one for {card.backbone}, or for other weights: {file}",
@@ -95,7 +119,7 @@ def _name_and_weight(part: str) -> tuple[str, float]:
     return name, number
 
 
-def _choose_part(name: str, precision: Precision) -> Choice:
+def _choose_part(name: str, precision: Precision, onnx_input: str) -> Choice:
     if name.endswith(SUFFIX):
         path = Path(name)
         card = read_card(path)
@@ -107,12 +131,38 @@ def _choose_part(name: str, precision: Precision) -> Choice:
         weights = _sha256(path, "imgsearch train makes one")
         spec = EncoderSpec(path.name, "model", card.size, card.fit, card.dims, weights, precision, steps=card.steps)
         return Choice(spec, {weights: path})
+    if name.endswith(ONNX_SUFFIX):
+        return _choose_onnx(Path(name), precision, onnx_input)
     row = TABLE.get(name)
     if row is None:
         near = get_close_matches(name.lower(), TABLE, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(TABLE)}, and any FILE.keras of train"
+        hint = (
+            f"did you mean {near[0]}?"
+            if near
+            else f"there are: {', '.join(TABLE)}, any FILE.keras of train, any FILE.onnx"
+        )
         raise MissingComponentError(f"no encoder is called {name!r}", hint=hint)
     return Choice(with_precision(row.spec, precision))
+
+
+def _choose_onnx(path: Path, precision: Precision, onnx_input: str) -> Choice:
+    file = read_onnx(path)
+    preprocessing = preprocessing_of(file, onnx_input)
+    weights = f"sha256:{file.sha256}"
+    spec = EncoderSpec(
+        path.name,
+        "onnx",
+        preprocessing.fitted,
+        preprocessing.fit,
+        _dims(file, preprocessing),
+        weights,
+        precision,
+        preprocessing=preprocessing,
+    )
+    return Choice(spec, {weights: path})
+
+
+_dims = functools.cache(onnx_dims)  # a build asks twice, and it takes a process
 
 
 def _combined(parts: list[Part], steps: str) -> EncoderSpec:

@@ -7,20 +7,24 @@ import contextlib
 import json
 import logging
 import os
+import resource
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from imgsearch.cache import cached_folder
+from imgsearch.encoders.onnx_file import OnnxFile, read_onnx
 from imgsearch.encoders.runtime import GRAPH_FILE, VOCABULARY_FILE, files_of, import_openvino, part_file
-from imgsearch.encoders.spec import EncoderSpec
+from imgsearch.encoders.spec import EncoderSpec, Preprocessing
 from imgsearch.encoders.weights import downloaded, require_download
 from imgsearch.errors import ImgsearchError, MissingComponentError, OutputError, ResourceError, UsageError
 from imgsearch.files import writing
 from imgsearch.processors import limit_libraries
+from imgsearch.records import as_json, read
 from imgsearch.system import refusal_of
 
 logger = logging.getLogger(__name__)
@@ -28,6 +32,9 @@ logger = logging.getLogger(__name__)
 SPEC_FILE = "spec.json"
 # Of what an export holds. Raise it when it holds more, so that one of before is not taken from the cache.
 _EXPORT_VERSION = 2
+# Of address space, for OpenVINO, its threads, and two images in a large network; its weights come on top.
+_ONNX_BYTES = 16_000_000_000
+_ONNX_SECONDS = 600
 
 
 def exported_files(spec: EncoderSpec) -> tuple[str, ...]:
@@ -72,10 +79,35 @@ def _export_elsewhere(spec: EncoderSpec, weights: Path | None, directory: Path) 
         require_download(spec)
         logger.warning("%s: its weights are not here yet; Keras downloads them, once", spec.name)
     request = {"spec": spec.to_json(), "weights": str(weights) if weights else None, "directory": str(directory)}
+    _run_elsewhere(spec.name, request)
+
+
+def onnx_dims(file: OnnxFile, preprocessing: Preprocessing) -> int:
+    """Run an ONNX network once, in a process of its own, and return the length of its embeddings.
+
+    Raises:
+        UsageError: It cannot be run, or it is no encoder of images.
+        ResourceError: It needs more memory than there is, or than an encoder may.
+    """
+    request = {"path": os.fspath(file.path), "preprocessing": as_json(preprocessing)}
+    try:
+        return int(json.loads(_run_elsewhere(file.path.name, request, _ONNX_SECONDS)))
+    except subprocess.TimeoutExpired as error:
+        raise UsageError(f"{file.path} has not embedded two images in {_ONNX_SECONDS} seconds") from error
+
+
+def _run_elsewhere(name: str, request: Mapping[str, Any], timeout: float | None = None) -> str:
+    """Do what is requested for an encoder in a process of its own, and return what that has to say."""
     # -B: TensorFlow would leave bytecode of passing code behind.
     command = [sys.executable, "-B", "-P", "-m", "imgsearch.encoders.export", json.dumps(request)]
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        timeout=timeout,
     )
     for kind in (MissingComponentError, UsageError, OutputError, ResourceError):
         if done.returncode == kind.exit_code:
@@ -84,13 +116,39 @@ def _export_elsewhere(spec: EncoderSpec, weights: Path | None, directory: Path) 
     if done.returncode:
         last_words = "\n".join(done.stderr.strip().splitlines()[-12:])
         raise refusal_of(RuntimeError(last_words)) or MissingComponentError(
-            f"{spec.name} could not be exported (exit code {done.returncode}):\n{last_words}"
+            f"{name} could not be exported (exit code {done.returncode}):\n{last_words}"
         )
+    return done.stdout
 
 
 def export_graph(spec: EncoderSpec, weights: Path | None, directory: Path) -> None:
-    """Export a network in this process, which imports Keras for it."""
+    """Export a network in this process, which imports Keras for it, unless it is one of ONNX."""
     openvino = import_openvino()  # before Keras imports it with its telemetry
+    graph = os.fspath(directory / GRAPH_FILE)
+    if spec.kind == "onnx":
+        _export_onnx(spec, weights, Path(graph))
+    else:
+        _export_keras(spec, weights, graph, directory)
+    try:
+        openvino.Core().read_model(graph)  # the last bytes may be lost on a full disk without a word
+    except RuntimeError as error:
+        raise OutputError(f"{graph} was not written whole: {error}", hint="is there room?") from error
+
+
+def _export_onnx(spec: EncoderSpec, weights: Path | None, graph: Path) -> None:
+    from imgsearch.encoders.onnx_graph import export_onnx
+
+    if weights is None:
+        raise MissingComponentError(
+            f"the copy of {spec.name} that the index had is lost", hint="give the file again with --backbone"
+        )
+    file = read_onnx(weights)
+    if spec.weights != f"sha256:{file.sha256}":
+        raise UsageError(f"{weights} has changed since it was read", hint="run it again")
+    export_onnx(file, spec, graph)
+
+
+def _export_keras(spec: EncoderSpec, weights: Path | None, graph: str, directory: Path) -> None:
     try:
         from imgsearch.encoders.networks import build_network, with_map
     except ImportError as error:
@@ -98,33 +156,41 @@ def export_graph(spec: EncoderSpec, weights: Path | None, directory: Path) -> No
     network = build_network(spec, weights)
     if spec.kind in ("network", "model"):
         network = with_map(network)
-    graph = os.fspath(directory / GRAPH_FILE)
     try:
         network.export(graph, format="openvino", verbose=False)
     except RuntimeError as error:
         if "iostream error" not in str(error):
             raise
         raise OutputError(f"cannot write to {directory}: {error}", hint="is there room?") from error
-    try:
-        openvino.Core().read_model(graph)  # the last bytes may be lost on a full disk without a word
-    except RuntimeError as error:
-        raise OutputError(f"{graph} was not written whole: {error}", hint="is there room?") from error
 
 
-def _export_requested(request: str) -> None:
+def _do_requested(options: Mapping[str, Any]) -> str:
     limit_libraries()
+    if "path" in options:
+        return _measure(read_onnx(Path(options["path"])), read(Preprocessing, options["preprocessing"]))
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    options = json.loads(request)
     weights = Path(options["weights"]) if options["weights"] else None
     directory = Path(options["directory"])
     with writing(directory):
         export_graph(EncoderSpec.from_json(options["spec"]), weights, directory)
+    return ""
+
+
+def _measure(file: OnnxFile, preprocessing: Preprocessing) -> str:
+    """Run an ONNX network, which may ask for any amount of memory, within limits."""
+    from imgsearch.encoders.onnx_graph import measured_dims
+
+    limit = _ONNX_BYTES + 4 * file.size
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))
+    return json.dumps(measured_dims(file, preprocessing))
 
 
 if __name__ == "__main__":
     try:
         with contextlib.redirect_stdout(sys.stderr):  # Keras says there what it downloads; ours is for the parent
-            _export_requested(sys.argv[1])
+            answer = _do_requested(json.loads(sys.argv[1]))
+        sys.stdout.write(answer)
     except ImgsearchError as error:
         sys.stdout.write(json.dumps({"message": error.message, "hint": error.hint}))
         sys.exit(error.exit_code)

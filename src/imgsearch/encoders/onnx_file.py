@@ -4,18 +4,20 @@ An ONNX file is a message of protobuf: a graph whose nodes name operators, and i
 files, wherever the file says, and operators may be anybody's: only files beside it and the usual operators are let in.
 """
 
+import contextlib
 import hashlib
 import json
 import math
 import mmap
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any, get_args
 
 from imgsearch.encoders.protobuf import Budget, Fields, Part
+from imgsearch.encoders.spec import Preprocessing
 from imgsearch.errors import MissingComponentError, UsageError
 from imgsearch.files import open_regular, sha256_of
 from imgsearch.images import Fit
@@ -33,9 +35,13 @@ _MOST_SIDES = 16  # of a tensor
 _LARGEST_IMAGE = 4096
 _MOST_JSON = 1_000_000
 
+_INPUT_OPTION = "--onnx-input"
+
+_IMAGE_KINDS = ("float32", "float16", "uint8")
+# Of tensors, by their numbers in onnx.proto.
 _KINDS = {
-    **{1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 8: "text", 9: "bool"},
-    **{10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16"},
+    **dict(enumerate(("float32", "uint8", "int8", "uint16", "int16", "int32", "int64", "text", "bool"), start=1)),
+    **dict(enumerate(("float16", "float64", "uint32", "uint64"), start=10)),
 }
 _EXTERNAL = 1
 # The numbers of fields in onnx.proto that hold a tensor's numbers.
@@ -62,6 +68,7 @@ class OnnxFile:
     Attributes:
         path: Where it is.
         sha256: In hex, of the file; where it has weights in other files, of the sums of all of them.
+        size: In bytes, with what it takes of other files.
         opset: Version of the operators.
         inputs: Of the graph, without its weights.
         outputs: Of the graph.
@@ -70,6 +77,7 @@ class OnnxFile:
 
     path: Path
     sha256: str
+    size: int
     opset: int
     inputs: tuple[OnnxTensor, ...]
     outputs: tuple[OnnxTensor, ...]
@@ -98,10 +106,8 @@ def read_onnx(path: Path) -> OnnxFile:
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
-            if not 0 < size < 1 << 31:
-                raise ValueError(f"it has {size:,} bytes, expected up to 2 GiB")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                found = _read_model(Part(content, 0, size, Budget(_MOST_FIELDS)).fields(), path)
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:  # an empty one is a ValueError
+                found = _read_model(Part(content, 0, size, Budget(_MOST_FIELDS)), path)
         own, *others = [sha256_of(each) for each in (path, *(path.parent / name for name in found.weights))]
     except OSError as error:
         raise MissingComponentError(f"{error.filename or path} cannot be read: {error.strerror}") from error
@@ -111,7 +117,10 @@ def read_onnx(path: Path) -> OnnxFile:
     return replace(found, sha256=hashlib.sha256(listed.encode()).hexdigest() if others else own)
 
 
-def _read_model(model: Fields, path: Path) -> OnnxFile:
+def _read_model(content: Part, path: Path) -> OnnxFile:
+    if content.size >= 1 << 31:
+        raise ValueError(f"it has {content.size:,} bytes, and a message of protobuf less than 2 GiB")
+    model = content.fields()
     opsets = {opset.text(1): opset.number(2) for opset in (part.fields() for part in model.parts(8))}
     part = model.part(7)
     if part is None or not opsets:
@@ -128,6 +137,7 @@ def _read_model(model: Fields, path: Path) -> OnnxFile:
     return OnnxFile(
         path,
         "",
+        content.size + weights.size,
         max(opsets.get(domain, 0) for domain in ("", "ai.onnx")),
         tuple(tensor for tensor in inputs if tensor.name not in constants),  # old files list weights there, too
         tuple(outputs),
@@ -174,8 +184,8 @@ def _external_size(tensor: Fields, weights: _Weights) -> int:
     said = {entry.text(1): entry.text(2) for entry in (part.fields() for part in tensor.parts(13))}
     name, folder = said.get("location", ""), weights.onnx.parent
     # A plain name: OpenVINO takes some paths for addresses in its memory.
-    is_beside = name not in ("", ".", "..") and not set(name) & set("/\\*\0")
-    if not is_beside or os.path.dirname(os.path.realpath(folder / name)) != os.path.realpath(folder):
+    is_name = name not in ("", ".", "..") and not set(name) & set("/\\*\0")
+    if not is_name or Path(os.path.realpath(folder / name)).parent != Path(os.path.realpath(folder)):
         raise UsageError(
             f"expected weights in the file, or in files beside it, found {name!r}: {weights.onnx}",
             hint="copy the file with the weights, no link to it, into the folder of the ONNX file",
@@ -213,36 +223,127 @@ def _side(dimension: Fields) -> int | None:
     return side if 0 < side < 1 << 32 else None  # some exporters write 0 or -1 for any
 
 
-@dataclass(frozen=True, slots=True)
-class Preprocessing:
-    """How an image becomes the input of a network.
+def image_input(file: OnnxFile) -> OnnxTensor:
+    """Return the only input of a network of images, `UsageError` if it is another network."""
+    if len(file.inputs) != 1:
+        found = ", ".join(map(str, file.inputs)) or "none"
+        raise UsageError(
+            f"expected a network with one input, of images, found {len(file.inputs)}: {found}; {file.path}",
+            hint="of a model of images and texts take the part for images, such as vision_model.onnx",
+        )
+    (given,) = file.inputs
+    is_image = given.kind in _IMAGE_KINDS and (given.shape is None or len(given.shape) == 4)
+    colors, height, width = _sides(given.shape) if is_image else (0, 0, 0)
+    if colors not in (3, None):
+        raise UsageError(
+            f"expected an input of RGB images, {' or '.join(_IMAGE_KINDS)} (N, 3, height, width) or"
+            f" (N, height, width, 3), found {given}: {file.path}"
+        )
+    if height and width and height != width:
+        raise UsageError(f"expected an input of square images, found {given}: {file.path}")
+    return given
 
-    Attributes:
-        fitted: Side of the square that an image is brought to.
-        fit: How it is brought there.
-        size: Side of the middle of that square, which is what the network sees.
-        scale: What pixels, 0 to 255, are multiplied by.
-        mean: Then subtracted, for red, green and blue.
-        std: What the rest is divided by.
+
+def is_channels_last(shape: Sequence[int | None] | None) -> bool:
+    """Whether an input has its colors last; where the shape leaves that open they are first, as nearly always."""
+    return shape is not None and shape[3] == 3 and shape[1] != 3
+
+
+def _sides(shape: Sequence[int | None] | None) -> tuple[int | None, int | None, int | None]:
+    """Return colors, height and width of an input of images, None for what it leaves open."""
+    _, first, second, third = shape or (None,) * 4
+    return (third, first, second) if is_channels_last(shape) else (first, second, third)
+
+
+def preprocessing_of(file: OnnxFile, given: str = "") -> Preprocessing:
+    """Find out how images become the input of a network.
+
+    Args:
+        file: Its input has a size, if that is not to be any.
+        given: What `preprocessor_config.json`, in its folder, does not say, or says otherwise: `size=224`,
+            `fit=pad|crop|stretch`, `mean=0.5` or `mean=0.48/0.46/0.41`, `std` likewise, `scale=1`; any of them,
+            separated by commas. With size, fit, mean and std the file is not read.
+
+    Raises:
+        MissingComponentError: The file of that name cannot be read.
+        UsageError: It is unclear, or another size than that of the input.
     """
-
-    fitted: int
-    fit: Fit
-    size: int
-    scale: float = 1 / 255
-    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
-    std: tuple[float, ...] = (1.0, 1.0, 1.0)
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.size <= self.fitted <= _LARGEST_IMAGE:
-            raise ValueError(
-                f"expected the middle of at most {_LARGEST_IMAGE} pixels, found {self.size} of {self.fitted}"
+    tensor, asked = image_input(file), _parse_input(given)
+    said = None if {"size", "fit", "mean", "std"} <= asked.keys() else _beside(file.path)
+    _, height, width = _sides(tensor.shape)
+    side = height or width
+    size = asked.get("size") or (said.size if said else side)
+    if not size:
+        raise UsageError(
+            f"expected the size of images, which {tensor} leaves open: {file.path}", hint=f"{_INPUT_OPTION} size=224"
+        )
+    if side and size != side:
+        raise UsageError(
+            f"expected images of {side} pixels, which {tensor} takes, found a size of {size}: {file.path}",
+            hint=f"{_INPUT_OPTION} size={side}",
+        )
+    # What is asked for is all of the square.
+    fitted = said.fitted if said and not {"size", "fit"} & asked.keys() else size
+    facts = {"fit": said.fit if said else "pad"} | asked | {"fitted": fitted, "size": size}
+    if tensor.kind == "uint8":
+        if {"scale", "mean", "std"} & asked.keys():
+            raise UsageError(
+                f"expected no scale, mean or std for {tensor}, which takes pixels as they are: {file.path}"
             )
-        if self.fit not in get_args(Fit):
-            raise ValueError(f"expected fit to be one of {', '.join(get_args(Fit))}, found {self.fit!r}")
-        numbers = (self.scale, *self.mean, *self.std)
-        if not (len(self.mean) == len(self.std) == 3 and all(map(math.isfinite, numbers)) and all(self.std)):
-            raise ValueError(f"expected three numbers each, std other than 0, found mean {self.mean}, std {self.std}")
+        facts |= {"scale": 1.0}
+    elif said:
+        facts = {"scale": said.scale, "mean": said.mean, "std": said.std} | facts
+    elif not {"mean", "std"} <= asked.keys():
+        raise UsageError(
+            f"expected {PREPROCESSOR_FILE} beside {file.path}, or {_INPUT_OPTION} with mean and std, found neither",
+            hint=f"what it was trained with, such as {_INPUT_OPTION} mean=0.485/0.456/0.406,std=0.229/0.224/0.225",
+        )
+    try:
+        return Preprocessing(**facts)
+    except ValueError as error:
+        raise UsageError(f"{_INPUT_OPTION} {given}: {error}") from error
+
+
+def _beside(onnx: Path) -> Preprocessing | None:
+    """Read the file that says how images become the input: in the folder of an ONNX file, or that of its folder."""
+    folders = (onnx.parent, *([onnx.absolute().parents[1]] if onnx.absolute().parent.name == "onnx" else []))
+    found = next((folder for folder in folders if os.path.lexists(folder / PREPROCESSOR_FILE)), None)
+    return read_preprocessor(found / PREPROCESSOR_FILE) if found else None
+
+
+def _parse_input(given: str) -> dict[str, Any]:
+    """Read what `--onnx-input` says, by the names of the fields of `Preprocessing`."""
+    found: dict[str, Any] = {}
+    for part in given.split(",") if given.strip() else ():
+        name, _, value = (piece.strip() for piece in part.partition("="))
+        if name in _INPUT_READERS and name not in found:
+            with contextlib.suppress(ValueError):
+                found[name] = _INPUT_READERS[name](value)
+                continue
+        raise UsageError(
+            f"expected size, fit, mean, std or scale, each once and with a value, found {part.strip()!r}",
+            hint=f"such as {_INPUT_OPTION} size=224,fit=pad,mean=0.5,std=0.5; three values as 0.48/0.46/0.41",
+        )
+    return found
+
+
+def _read_fit(value: str) -> str:
+    if value not in get_args(Fit):
+        raise ValueError(value)
+    return value
+
+
+def _read_three(value: str) -> tuple[float, ...]:
+    return _three_numbers([float(number) for number in value.split("/")] if "/" in value else float(value), "")
+
+
+_INPUT_READERS: Mapping[str, Callable[[str], Any]] = {
+    "size": lambda value: _side_of(int(value), "size"),
+    "fit": _read_fit,
+    "mean": _read_three,
+    "std": _read_three,
+    "scale": float,
+}
 
 
 def read_preprocessor(path: Path) -> Preprocessing:
@@ -255,8 +356,6 @@ def read_preprocessor(path: Path) -> Preprocessing:
     try:
         with open_regular(path) as file:
             data = json.loads(file.read(_MOST_JSON))
-        if not isinstance(data, Mapping):
-            raise ValueError(f"expected an object, found {type(data).__name__}")
         return _preprocessing(data)
     except OSError as error:
         raise MissingComponentError(f"{path} cannot be read: {error.strerror}") from error
@@ -264,10 +363,13 @@ def read_preprocessor(path: Path) -> Preprocessing:
         raise UsageError(f"{path} does not say how images become the input of a network: {error}") from error
 
 
-def _preprocessing(data: Mapping[str, Any]) -> Preprocessing:
-    for key in ("do_flip_channel_order", "do_grayscale", "rescale_offset"):
-        if data.get(key):
-            raise ValueError(f"{key} is not supported")
+def _preprocessing(data: Any) -> Preprocessing:
+    if not isinstance(data, Mapping):
+        raise ValueError(f"expected an object, found {shortened(data)}")  # noqa: TRY004  # the file is at fault
+    data = {key: value for key, value in data.items() if value is not None}
+    for key, usual in (("do_resize", True), ("do_flip_channel_order", False), ("rescale_offset", False)):
+        if _flag(data, key, default=usual) != usual:
+            raise ValueError(f"it says {key}={data[key]}, which is not supported")
     fitted, fit, size = _squares(data)
     scale = _number(data.get("rescale_factor", 1 / 255), "rescale_factor") if _flag(data, "do_rescale") else 1.0
     if not _flag(data, "do_normalize"):
@@ -279,7 +381,7 @@ def _preprocessing(data: Mapping[str, Any]) -> Preprocessing:
 def _squares(data: Mapping[str, Any]) -> tuple[int, Fit, int]:
     """Return the side of the square that images are brought to, how, and the side of its middle that is seen."""
     is_cropped = _flag(data, "do_center_crop", default="crop_size" in data)
-    size = data.get("size" if "size" in data and _flag(data, "do_resize") else "crop_size")
+    size = data.get("size", data.get("crop_size"))
     crop = data.get("crop_size", size) if is_cropped else None
     fit: Fit = "stretch"
     if isinstance(size, Mapping) and "longest_edge" in size and len(size) == 1:
@@ -289,7 +391,7 @@ def _squares(data: Mapping[str, Any]) -> tuple[int, Fit, int]:
         if "crop_pct" in data:  # of ConvNeXt's processor, which cuts smaller images, and warps larger ones
             if fitted >= 384:
                 return fitted, "stretch", fitted
-            return int(fitted / _number(data["crop_pct"], "crop_pct")), "crop", fitted
+            return _side_of(int(fitted / _number(data["crop_pct"], "crop_pct")), "size / crop_pct"), "crop", fitted
     else:
         fitted = _square(size, "size")
         if is_cropped and not isinstance(size, Mapping):  # processors that crop take a number for the shorter side
@@ -314,10 +416,10 @@ def _side_of(value: Any, key: str) -> int:
 
 
 def _flag(data: Mapping[str, Any], key: str, *, default: bool = True) -> bool:
-    value = data.get(key)
-    if value is not None and type(value) is not bool:
+    value = data.get(key, default)
+    if type(value) is not bool:
         raise ValueError(f"expected {key} to be true or false, found {shortened(value)}")
-    return default if value is None else value
+    return value
 
 
 def _number(value: Any, key: str) -> float:

@@ -344,6 +344,7 @@ _GRAPH = Opener(
 OPENERS: Mapping[Kind, Opener] = {
     "network": _GRAPH,
     "model": _GRAPH,
+    "onnx": _GRAPH,
     "classifier": _GRAPH,
     "detector": _GRAPH,
     "handcrafted": Opener((), lambda spec, *_, **__: HandcraftedEncoder(spec)),

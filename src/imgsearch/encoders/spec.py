@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ Precision = Literal["f32", "bf16"]
 Kind = Literal[
     "network",  # a Keras graph of the table
     "model",  # a `.keras` file
+    "onnx",  # an `.onnx` file
     "classifier",  # its second output, the probabilities of its classes
     "detector",  # a `.keras` file that also says where items are
     "handcrafted",  # no weights
@@ -25,10 +27,39 @@ DEFAULT_BACKBONE = "lite0-retrieval"
 
 
 @dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How an image becomes the input of an ONNX network.
+
+    Attributes:
+        fitted: Side of the square that an image is brought to.
+        fit: How it is brought there.
+        size: Side of the middle of that square, which is what the network sees.
+        scale: What pixels, 0 to 255, are multiplied by.
+        mean: What is then subtracted, from red, green and blue.
+        std: What that is divided by.
+    """
+
+    fitted: Annotated[int, between(1, 4096)]
+    fit: Fit
+    size: Annotated[int, between(1, 4096)]
+    scale: float = 1 / 255
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if self.size > self.fitted:
+            raise ValueError(f"expected the middle of {self.fitted} pixels, found {self.size}")
+        if not (len(self.mean) == len(self.std) == 3 and all(map(math.isfinite, (self.scale, *self.mean)))):
+            raise ValueError(f"expected scale and mean to be finite, found {self.scale} and {self.mean}")
+        if not all(0 < deviation < math.inf for deviation in self.std):
+            raise ValueError(f"expected std to be above 0, found {self.std}")
+
+
+@dataclass(frozen=True, slots=True)
 class EncoderSpec:
     """What an encoder is; two with the same fingerprint give the same vectors."""
 
-    name: str  # row of the table, name of a `.keras` file, or the parts of a hybrid joined by `+`
+    name: str  # row of the table, name of a `.keras` or `.onnx` file, or the parts of a hybrid joined by `+`
     kind: Kind
     size: Annotated[int, between(1, 4096)]  # side of the square image it takes, in pixels
     fit: Fit  # how an image is brought to that square
@@ -41,6 +72,7 @@ class EncoderSpec:
     pixels: Annotated[int, Missing(1)] = 1  # version of the decoder, `images.PIXELS_VERSION`, that fed it
     # Of a hybrid, whose embedding is theirs in a row, each times its weight.
     parts: Annotated[tuple["Part", ...], Missing(())] = ()
+    preprocessing: Annotated[Preprocessing | None, Missing(None)] = None  # of an ONNX network; others know theirs
 
     def __post_init__(self) -> None:
         if any(part.spec.parts for part in self.parts):
@@ -48,6 +80,9 @@ class EncoderSpec:
         whole = sum(part.spec.dims for part in self.parts)
         if (self.kind == "hybrid") != bool(self.parts) or (self.parts and whole != self.dims):
             raise ValueError(f"{len(self.parts)} parts of {whole} dims in all do not make {self.dims}")
+        said = self.preprocessing
+        if (self.kind == "onnx") != bool(said) or (said and (said.fitted, said.fit) != (self.size, self.fit)):
+            raise ValueError(f"{said} is not that of an encoder of kind {self.kind}, {self.size} pixels, {self.fit}")
         try:
             Steps.parse(self.steps)
         except UsageError as error:
@@ -82,9 +117,9 @@ class EncoderSpec:
         return tuple(part.spec for part in self.parts) or (self,)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as plain data; the last four only where they say something."""
+        """Return the fields as plain data; the last five only where they say something."""
         data: dict[str, Any] = as_json(self)
-        for name, nothing in (("version", 1), ("steps", ""), ("pixels", 1), ("parts", [])):
+        for name, nothing in (("version", 1), ("steps", ""), ("pixels", 1), ("parts", []), ("preprocessing", None)):
             if data[name] == nothing:
                 del data[name]
         if self.parts:

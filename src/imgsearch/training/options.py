@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
 from imgsearch.encoders.choice import Choice, choose_encoder
+from imgsearch.encoders.onnx_file import ONNX_SUFFIX
 from imgsearch.encoders.spec import DEFAULT_BACKBONE
 from imgsearch.encoders.table import TABLE
 from imgsearch.errors import UsageError, require_between
@@ -146,6 +147,11 @@ def path_option(path: Location | None) -> Path | None:
 def choose_network(options: Given, kinds: tuple[str, ...] = ("network",)) -> Choice:
     """Choose the backbone, of one of the kinds of encoders, for images of the size that is asked for."""
     name = options.get("architecture", BACKBONE if options["objective"] in ("classify", "metric") else DEFAULT_BACKBONE)
+    if name.endswith(ONNX_SUFFIX):
+        raise UsageError(
+            f"--architecture must be a network of Keras, got {name!r}",
+            hint="an ONNX file is used as it is: build-index --backbone FILE.onnx",
+        )
     choice = None if name == CNN else choose_encoder(name, path_option(options.get("weights")))
     if choice is None or choice.spec.kind not in kinds:
         raise UsageError(f"--architecture must be a network, got {name!r}", hint="imgsearch models lists the encoders")

@@ -21,6 +21,7 @@ def build_index(
             " [default: as the index, or none]",
         ),
     ] = None,
+    onnx_input: options.OnnxInputOption = None,
     weights: options.WeightsOption = None,
     precision: options.PrecisionOption = None,
     backend: Annotated[
@@ -89,6 +90,8 @@ def build_index(
       imgsearch build-index ./catalog --backbone vgg16 --weights vgg16_notop.h5
 
       imgsearch build-index ./catalog --backbone shoes.keras
+
+      imgsearch build-index ./catalog --backbone dinov2/model.onnx
 
       imgsearch build-index ./catalog --detector items.keras
 

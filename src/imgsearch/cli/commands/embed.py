@@ -13,6 +13,7 @@ def embed(
     catalog: Annotated[Path, typer.Argument(metavar="CATALOG", help="Folder of images.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Directory to write.")],
     backbone: options.BackboneOption = None,
+    onnx_input: options.OnnxInputOption = None,
     weights: options.WeightsOption = None,
     precision: options.PrecisionOption = None,
     metadata: options.MetadataOption = None,

@@ -19,8 +19,8 @@ def models(
 ) -> None:
     """List the available encoders, or download their weights.
 
-    Encoders are what --backbone takes. Keras downloads the weights of keras.applications networks on first use;
-    with IMGSEARCH_OFFLINE=1 nothing is ever downloaded.
+    Encoders are what --backbone takes; it also takes any FILE.keras of train and any FILE.onnx. Keras downloads
+    the weights of keras.applications networks on first use; with IMGSEARCH_OFFLINE=1 nothing is ever downloaded.
 
     Examples:
 
