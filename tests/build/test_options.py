@@ -20,12 +20,18 @@ from imgsearch.encoders.table import TABLE
 from imgsearch.errors import UsageError
 from imgsearch.images.policy import MAX_BYTES, MAX_PIXELS
 from imgsearch.progress import no_progress
+from onnx_models import DIMS, saved, toy
 
 STICKY = (*get_type_hints(ImageOptions), *get_type_hints(IndexOptions))
 
 # What an index is built with at first, what is then given, and what takes that back.
 ROUND_TRIPS = {
     "backbone": ({}, {"backbone": "handcrafted"}, [{"backbone": DEFAULT_BACKBONE}]),
+    "onnx_input": (
+        {"backbone": "toy.onnx", "onnx_input": "mean=0,std=1"},
+        {"backbone": "toy.onnx", "onnx_input": "mean=0.5,std=0.5"},
+        [{"backbone": "toy.onnx", "onnx_input": "mean=0,std=1"}],
+    ),
     "weights": ({"backbone": "vgg16"}, {"weights": "vgg16.h5"}, [{"weights": "none"}]),
     "precision": ({}, {"precision": "f32"}, [{"precision": "bf16"}, {"precision": "auto"}]),
     "metadata": ({}, {"metadata": "products.csv"}, [{"metadata": "none"}]),
@@ -55,6 +61,8 @@ def plan(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("products.csv", "vgg16.h5"):
         (tmp_path / name).write_text("path\n")
+    saved(toy(), tmp_path / "toy.onnx")
+    monkeypatch.setattr("imgsearch.encoders.choice._dims", lambda *_: DIMS)
     spec = replace(TABLE[DEFAULT_BACKBONE].spec, name="detector.keras", kind="detector", weights="sha256:00")
     monkeypatch.setattr("imgsearch.build.options.best_precision", lambda: "bf16")
     monkeypatch.setattr(
@@ -97,6 +105,8 @@ def test_every_sticky_option_is_set_and_kept_and_taken_back(plan):
         ({"backbone": "handcrafted"}, {"precision": "bf16"}, "--precision"),
         ({"backbone": "handcrafted"}, {"weights": "vgg16.h5"}, "--weights"),
         ({}, {"weights": "vgg16.h5"}, "--weights"),
+        ({"backbone": "toy.onnx", "onnx_input": "mean=0,std=1"}, {"weights": "vgg16.h5"}, "--weights"),
+        ({"backbone": "toy.onnx", "onnx_input": "mean=0,std=1"}, {"onnx_input": "mean=0,std=1"}, "--onnx-input"),
         ({}, {"trim": False, "preprocess": "crop-foreground"}, "--no-trim"),
     ],
 )

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from imgsearch.encoders.choice import MAX_PARTS, choose_encoder, with_precision, with_weights
+from imgsearch.encoders.choice import MAX_PARTS, choose_detector, choose_encoder, with_precision, with_weights
 from imgsearch.encoders.model_file import CARD
-from imgsearch.encoders.spec import EncoderSpec
+from imgsearch.encoders.spec import EncoderSpec, Preprocessing
 from imgsearch.encoders.table import TABLE
 from imgsearch.errors import MissingComponentError, UsageError
 
@@ -113,6 +113,14 @@ def test_a_hybrid_has_at_most_eight_parts():
     assert len(spec_of("+".join(["handcrafted"] * MAX_PARTS)).parts) == 8
     with pytest.raises(UsageError, match="9"):
         spec_of("+".join(["handcrafted"] * 9))
+
+
+def test_no_detector_is_for_an_onnx_network(tmp_path):
+    detector = model_of(tmp_path / "d.keras", labels=[], objective="detect", encoder="0" * 16)
+    encoder = EncoderSpec("a.onnx", "onnx", 96, "pad", 24, "sha256:0", preprocessing=Preprocessing(96, "pad", 96))
+
+    with pytest.raises(UsageError, match=r"encoder of Keras beside --detector, found a\.onnx"):
+        choose_detector(detector, encoder)
 
 
 def test_precision_is_for_networks_only():

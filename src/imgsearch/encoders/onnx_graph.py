@@ -34,7 +34,7 @@ def measured_dims(file: OnnxFile, preprocessing: Preprocessing) -> int:
     try:
         compiled = import_openvino().Core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         both, alone = (np.array(compiled([batch])[0]) for batch in (images, images[1:]))
-    except RuntimeError as error:
+    except (RuntimeError, UnicodeDecodeError) as error:
         raise refusal_of(error) or UsageError(
             f"OpenVINO cannot run {file.path} on several images at once: {_reason(error)}",
             hint="export it with a batch of any size (dynamic axes)",
@@ -75,7 +75,7 @@ def _network(file: OnnxFile, preprocessing: Preprocessing, dims: int | None = No
             output = openvino.opset13.reshape(output, np.array([-1, dims]), special_zero=False).output(0)
         pixels = _feed(network.input(declared.name), preprocessing, is_last=is_last)
         return openvino.Model([openvino.opset13.result(output)], [pixels], "encoder")
-    except RuntimeError as error:
+    except (RuntimeError, UnicodeDecodeError) as error:  # the latter of a message that quotes the file
         raise refusal_of(error) or UsageError(
             f"OpenVINO cannot read {file.path}: {_reason(error)}",
             hint="export it for images of this size, with a batch of any size (dynamic axes)",
@@ -134,7 +134,7 @@ def _only(outputs: Sequence[Any]) -> Any:
     return outputs[0] if len(outputs) == 1 else None
 
 
-def _reason(error: RuntimeError) -> str:
+def _reason(error: Exception) -> str:
     """Return what OpenVINO says after the places in its source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else repr(error)
