@@ -10,12 +10,15 @@ from pathlib import Path
 from imgsearch.cache import folder_for_this_run
 from imgsearch.encoders.choice import with_precision
 from imgsearch.encoders.export import SPEC_FILE, exported_encoder, exported_files
+from imgsearch.encoders.joint_model import find_joint_model
 from imgsearch.encoders.runtime import Encoder, files_of, open_encoder
 from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.errors import DamagedIndexError
 from imgsearch.store import integrity
 from imgsearch.store.manifest import Manifest
 from imgsearch.store.publishing import install_encoder
+from imgsearch.text.byte_pairs import read_tokenizer
+from imgsearch.text.tower import check_text_tower
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +38,7 @@ class EncoderSource:
     def find(self) -> Path:
         """Return a folder with the exported encoder."""
         if self._found is None:
-            self._found = self._published() or exported_encoder(self._spec, self._files)
+            self._found = self._published() or self._exported()
         return self._found
 
     def find_new(self) -> None:
@@ -54,6 +57,14 @@ class EncoderSource:
     def open(self) -> Encoder:
         """Open the encoder."""
         return open_encoder(self._spec, self.install())
+
+    def _exported(self) -> Path:
+        if given := self._files.get(self._spec.text_weights):
+            read_tokenizer(find_joint_model(given).tokenizer)  # so that what is wrong is said of the user's file
+        folder = exported_encoder(self._spec, self._files)
+        if self._spec.has_text_tower:
+            check_text_tower(self._spec, folder)
+        return folder
 
     def _published(self) -> Path | None:
         """Return a folder with the encoder of the index, if it is this one and undamaged."""

@@ -74,6 +74,10 @@ def _projection(
     job: Job, draft: Manifest, previous: Manifest | None, adapt: bool | None, adapter: Adapter | None
 ) -> LearnedProjection:
     """Keep the projection, or learn one from a sample that fits into memory."""
+    if draft.encoder.has_text_tower:
+        # Texts lie in the model's own space, and apart from images there: a projection that centers and whitens what
+        # images are like would move them by an offset, and along directions, that nobody measured on texts.
+        return LearnedProjection(None, 0, None)
     kept = None if job.options.get("relearn") else _kept(job.directory, draft, previous, adapt=adapt)
     if kept is not None:
         return kept

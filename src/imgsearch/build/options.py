@@ -37,7 +37,7 @@ Location = str | os.PathLike[str]
 class ImageOptions(TypedDict, total=False):
     """Options of the embedding stage that an index remembers. None or missing: as the index has it, or the default."""
 
-    backbone: str | None  # name of the encoder, a `.keras` or `.onnx` file, or several joined by `+`
+    backbone: str | None  # an encoder's name, a `.keras` or `.onnx` file, a joint model's folder, or several with `+`
     onnx_input: str | None  # how images become the input of an `.onnx` file: `size=224,fit=pad,mean=0.5,std=0.5`
     weights: Location | None  # weights of an encoder of keras.applications; `none` for its usual ones
     precision: PrecisionOption | None  # what networks compute in; `auto`: the fastest here
@@ -201,13 +201,19 @@ def resolve_detector(options: BuildOptions, previous: Manifest | None, encoder: 
     return Choice(replace(previous.detector, precision=encoder.precision))
 
 
-def resolve_adaptation(options: BuildOptions, previous: Manifest | None, detector: EncoderSpec | None) -> bool:
+def resolve_adaptation(options: BuildOptions, previous: Manifest | None, draft: Manifest) -> bool:
     """Return whether the projection is learned from variants of the catalog's images."""
     adapt = options.get("adapt")
+    if draft.encoder.has_text_tower:
+        if adapt:
+            raise UsageError(f"--adapt is not for {draft.encoder.name}: its images would leave the space of its texts")
+        return False
     if adapt is not None:
         return adapt
     # With a new detector: its items are found far more often with it (docs/benchmarks.md).
-    is_new = detector is not None and (previous is None or previous.detector_fingerprint != detector.fingerprint)
+    is_new = draft.detector is not None and (
+        previous is None or previous.detector_fingerprint != draft.detector_fingerprint
+    )
     return is_new or (previous is not None and previous.adaptation is not None)
 
 

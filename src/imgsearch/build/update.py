@@ -165,7 +165,8 @@ def _plan(job: Job, previous: Manifest | None) -> BuildPlan:
         metadata_encoding=resolve_metadata_encoding(options, metadata, previous),
     )
     files = {**choice.files, **(detector.files if detector else {})}
-    return BuildPlan(previous, draft, files, job.searchable and resolve_adaptation(options, previous, draft.detector))
+    adapt = resolve_adaptation(options, previous, draft)
+    return BuildPlan(previous, draft, files, job.searchable and adapt)
 
 
 def _digest(metadata: Path) -> str:

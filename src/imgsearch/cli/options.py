@@ -61,7 +61,8 @@ BackboneOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Encoder: see imgsearch models; or FILE.keras or FILE.onnx; or several joined by +."
+        help="Encoder: see imgsearch models; or FILE.keras or FILE.onnx; or DIR of a model of images and texts;"
+        " or several joined by +."
         " [default: as the index, or lite0-retrieval]",
     ),
 ]

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from imgsearch.encoders.export import onnx_dims
+from imgsearch.encoders.joint_model import find_joint_model
 from imgsearch.encoders.model_file import SUFFIX, read_card
 from imgsearch.encoders.onnx_file import ONNX_SUFFIX, preprocessing_of, read_onnx
 from imgsearch.encoders.spec import EncoderSpec, Part, Precision
@@ -38,13 +39,13 @@ def choose_encoder(
     """Describe the encoder of `vgg16`, a file, or several of these joined: `vgg16+handcrafted:color=0.3`.
 
     Args:
-        backbone: Names of the table, `.keras` and `.onnx` files.
+        backbone: Names of the table, `.keras` and `.onnx` files, or the folder of a joint image-text model.
         weights: Of the one encoder of keras.applications.
         precision: What networks compute in.
         steps: What is done to images first.
         onnx_input: How images become the input of an ONNX network; see `onnx_file.preprocessing_of`.
     """
-    named = [(backbone, 1.0)] if os.path.isfile(backbone) else [_name_and_weight(part) for part in backbone.split("+")]
+    named = [(backbone, 1.0)] if os.path.exists(backbone) else [_name_and_weight(part) for part in backbone.split("+")]
     if len(named) > MAX_PARTS:
         raise UsageError(f"expected at most {MAX_PARTS} encoders joined by +, found {len(named)}")
     chosen = [(_choose_part(name, precision, onnx_input), weight) for name, weight in named]
@@ -134,6 +135,8 @@ def _choose_part(name: str, precision: Precision, onnx_input: str) -> Choice:
     if name.endswith(ONNX_SUFFIX):
         return _choose_onnx(Path(name), precision, onnx_input)
     row = TABLE.get(name)
+    if row is None and os.path.isdir(name):
+        return _choose_joint(Path(name), precision, onnx_input)
     if row is None:
         near = get_close_matches(name.lower(), TABLE, n=1)
         hint = (
@@ -162,12 +165,26 @@ def _choose_onnx(path: Path, precision: Precision, onnx_input: str) -> Choice:
     return Choice(spec, {weights: path})
 
 
+def _choose_joint(folder: Path, precision: Precision, onnx_input: str) -> Choice:
+    model = find_joint_model(folder)
+    text_weights = model.text_weights
+    choice = _choose_onnx(model.vision, precision, onnx_input)
+    spec = replace(choice.spec, name=folder.resolve().name, text_weights=text_weights)
+    return Choice(spec, {**choice.files, text_weights: folder})
+
+
 _dims = functools.cache(onnx_dims)  # a build asks twice, and it takes a process
 
 
 def _combined(parts: list[Part], steps: str) -> EncoderSpec:
     """Make one encoder of parts; every part sees the same image, fitted to the largest of their squares."""
     specs = [part.spec for part in parts]
+    joint = next((spec for spec in specs if spec.has_text_tower), None)
+    if joint and len(parts) > 1:
+        raise UsageError(
+            f"a model of images and texts stands by itself, found {joint.name} beside others",
+            hint="its vision_model.onnx alone, for images, may stand beside others",
+        )
     fits, wanted = {spec.fit for spec in specs}, {spec.steps for spec in specs} | {steps}
     wanted.discard("")
     if len(fits) > 1 or len(wanted) > 1:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from imgsearch.cache import cached_folder
+from imgsearch.encoders.joint_model import export_text_tower, find_joint_model
 from imgsearch.encoders.onnx_file import OnnxFile, read_onnx
 from imgsearch.encoders.runtime import GRAPH_FILE, VOCABULARY_FILE, files_of, import_openvino, part_file
 from imgsearch.encoders.spec import EncoderSpec, Preprocessing
@@ -65,6 +66,9 @@ def _fill(staging: Path, spec: EncoderSpec, files: Mapping[str, Path]) -> None:
         _copy_files(exported_encoder(plain, files), files_of(spec), staging)
     elif GRAPH_FILE in files_of(spec):
         _export_elsewhere(spec, files.get(spec.weights), staging)
+        if spec.has_text_tower:
+            folder = os.fspath(files[spec.text_weights])
+            _run_elsewhere(spec.name, {"spec": spec.to_json(), "joint_model": folder, "directory": str(staging)})
     (staging / SPEC_FILE).write_text(json.dumps(spec.to_json(), indent=2) + "\n")
 
 
@@ -169,10 +173,12 @@ def _do_requested(options: Mapping[str, Any]) -> str:
     if "path" in options:
         return _measure(read_onnx(Path(options["path"])), read(Preprocessing, options["preprocessing"]))
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    weights = Path(options["weights"]) if options["weights"] else None
-    directory = Path(options["directory"])
+    spec, directory = EncoderSpec.from_json(options["spec"]), Path(options["directory"])
     with writing(directory):
-        export_graph(EncoderSpec.from_json(options["spec"]), weights, directory)
+        if "joint_model" in options:
+            export_text_tower(find_joint_model(Path(options["joint_model"])), spec, directory)
+        else:
+            export_graph(spec, Path(options["weights"]) if options["weights"] else None, directory)
     return ""
 
 

@@ -33,6 +33,10 @@ _OPENVINO_BYTES = 400_000_000
 
 GRAPH_FILE = "encoder.xml"
 VOCABULARY_FILE = "vocabulary.npz"
+# Of a joint image-text model: its network for texts, and their tokenizer.
+TEXT_GRAPH_FILE = "text.xml"
+TOKENIZER_FILE = "tokenizer.json"
+TEXT_FILES = (TEXT_GRAPH_FILE, "text.bin", TOKENIZER_FILE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +84,7 @@ def files_of(spec: EncoderSpec) -> tuple[str, ...]:
     """Name the files that an encoder is run from; a hybrid has those of its parts, each with the part's number."""
     if spec.parts:
         return tuple(part_file(number, name) for number, part in enumerate(spec.parts) for name in files_of(part.spec))
-    return OPENERS[spec.kind].files
+    return OPENERS[spec.kind].files + (TEXT_FILES if spec.has_text_tower else ())
 
 
 def part_file(number: int, name: str) -> str:
@@ -128,11 +132,11 @@ def _keep_in_fork() -> None:
     """Never free, in a fork, what OpenVINO runs: it would wait forever for its threads, which are not there."""
     import ctypes
 
-    for encoder in _OPENED:
+    for encoder in OPENED:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(encoder))
 
 
-_OPENED: "weakref.WeakSet[OpenVinoEncoder]" = weakref.WeakSet()
+OPENED: "weakref.WeakSet[Any]" = weakref.WeakSet()  # what holds a compiled graph
 os.register_at_fork(after_in_child=_keep_in_fork)
 
 
@@ -155,17 +159,10 @@ class OpenVinoEncoder:
         if not for_one:
             # One stream a core: OpenVINO's own choice leaves cores to themselves that our decoders do not fill.
             settings["NUM_STREAMS"] = str(count)
-        model = _read_model(core, graph)
+        model = read_graph(core, graph)
         if not with_map:
             model = openvino.Model([model.output(0)], model.get_parameters(), "encoder")
-        try:
-            self._model = core.compile_model(model, "CPU", settings)
-        except RuntimeError as error:
-            raise refusal_of(error) or MissingComponentError(
-                f"OpenVINO cannot compile the encoder {spec.name} on this machine: {_last_line(error)}",
-                hint="is executable memory forbidden here (systemd: MemoryDenyWriteExecute=no allows it)?"
-                " An index of --backbone handcrafted needs none",
-            ) from error
+        self._model = compile_graph(core, model, settings, spec.name)
         outputs = self._model.output(0).partial_shape[1].get_length()
         if outputs != spec.dims:
             raise DamagedIndexError(f"the encoder in {graph.parent} gives {outputs} numbers, expected {spec.dims}")
@@ -173,7 +170,7 @@ class OpenVinoEncoder:
         self._most_running = 1 if for_one else 2 * self._model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         # A request is for one thread at a time. There are never more than threads have run at once.
         self._free_requests: deque[Any] = deque()
-        _OPENED.add(self)
+        OPENED.add(self)
 
     def encode_stream(self, batches: Iterable["Pixels"]) -> Iterator[Embeddings]:
         running: deque[tuple[Any, Pixels]] = deque()
@@ -214,7 +211,8 @@ class OpenVinoEncoder:
         return rows if self.spec.kind == "classifier" else unit_rows(rows)
 
 
-def _read_model(core: Any, graph: Path) -> Any:
+def read_graph(core: Any, graph: Path) -> Any:
+    """Read a graph of an exported encoder; `DamagedIndexError` if it is none."""
     # OpenVINO does not say why it cannot open a file.
     try:
         with reading(graph, ""), open_regular(graph), open_regular(graph.with_suffix(".bin")):
@@ -225,11 +223,23 @@ def _read_model(core: Any, graph: Path) -> Any:
         return core.read_model(graph)
     except RuntimeError as error:
         raise refusal_of(error) or DamagedIndexError(
-            f"the encoder in {graph.parent} is damaged: {_last_line(error)}"
+            f"the encoder in {graph.parent} is damaged: {last_line(error)}"
         ) from error
 
 
-def _last_line(error: RuntimeError) -> str:
+def compile_graph(core: Any, model: Any, settings: Mapping[str, str], name: str) -> Any:
+    """Compile a graph of the encoder `name` for the processor; `MissingComponentError` if that does not run here."""
+    try:
+        return core.compile_model(model, "CPU", settings)
+    except RuntimeError as error:
+        raise refusal_of(error) or MissingComponentError(
+            f"OpenVINO cannot compile the encoder {name} on this machine: {last_line(error)}",
+            hint="is executable memory forbidden here (systemd: MemoryDenyWriteExecute=no allows it)?"
+            " An index of --backbone handcrafted needs none",
+        ) from error
+
+
+def last_line(error: RuntimeError) -> str:
     """Return what OpenVINO says after the places in its source."""
     return (str(error).strip().splitlines() or [repr(error)])[-1]
 

@@ -15,7 +15,7 @@ Precision = Literal["f32", "bf16"]
 Kind = Literal[
     "network",  # a Keras graph of the table
     "model",  # a `.keras` file
-    "onnx",  # an `.onnx` file
+    "onnx",  # an `.onnx` file, or the one for images of a joint image-text model
     "classifier",  # its second output, the probabilities of its classes
     "detector",  # a `.keras` file that also says where items are
     "handcrafted",  # no weights
@@ -73,6 +73,8 @@ class EncoderSpec:
     # Of a hybrid, whose embedding is theirs in a row, each times its weight.
     parts: Annotated[tuple["Part", ...], Missing(())] = ()
     preprocessing: Annotated[Preprocessing | None, Missing(None)] = None  # of an ONNX network; others know theirs
+    # `sha256:...` of the network for texts and the tokenizer of a joint image-text model.
+    text_weights: Annotated[str, Missing("")] = ""
 
     def __post_init__(self) -> None:
         if any(part.spec.parts for part in self.parts):
@@ -83,6 +85,8 @@ class EncoderSpec:
         said = self.preprocessing
         if (self.kind == "onnx") != bool(said) or (said and (said.fitted, said.fit) != (self.size, self.fit)):
             raise ValueError(f"{said} is not that of an encoder of kind {self.kind}, {self.size} pixels, {self.fit}")
+        if self.text_weights and self.kind != "onnx":
+            raise ValueError(f"an encoder of kind {self.kind} has no text tower")
         try:
             Steps.parse(self.steps)
         except UsageError as error:
@@ -112,14 +116,26 @@ class EncoderSpec:
         """Whether it, or a part of it, is a network, which OpenVINO runs in f32 or bf16."""
         return any(part.kind not in ("handcrafted", "visual-words") for part in self.all_parts())
 
+    @property
+    def has_text_tower(self) -> bool:
+        """Whether it is a joint image-text model, which has embeddings for texts, too."""
+        return bool(self.text_weights)
+
     def all_parts(self) -> tuple["EncoderSpec", ...]:
         """Return the encoders that a hybrid is made of; an encoder that is none is its own only part."""
         return tuple(part.spec for part in self.parts) or (self,)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as plain data; the last five only where they say something."""
+        """Return the fields as plain data; the last six only where they say something."""
         data: dict[str, Any] = as_json(self)
-        for name, nothing in (("version", 1), ("steps", ""), ("pixels", 1), ("parts", []), ("preprocessing", None)):
+        for name, nothing in (
+            ("version", 1),
+            ("steps", ""),
+            ("pixels", 1),
+            ("parts", []),
+            ("preprocessing", None),
+            ("text_weights", ""),
+        ):
             if data[name] == nothing:
                 del data[name]
         if self.parts:

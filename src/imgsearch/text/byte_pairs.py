@@ -24,6 +24,7 @@ _MOST_TOKENS = 1_000_000
 # What CLIP's text towers take, and what a tokenizer that does not say otherwise cuts its texts to.
 _CLIP_LENGTH = 77
 _MOST_LENGTH = 4096
+SHORTEST = 3  # one token between those of start and end
 
 _END_OF_WORD = "</w>"
 _CONTRACTION = re.compile("'(?:s|t|re|ve|m|ll|d)")
@@ -149,8 +150,8 @@ def _tokenizer(data: Any) -> BytePairTokenizer:
         direction = settings.get("direction", "Right")
         _require(direction == "Right", f"{name}.direction", "Right", direction)
     length = truncation.get("max_length", _CLIP_LENGTH)
-    is_usable = type(length) is int and 3 <= length <= _MOST_LENGTH
-    _require(is_usable, "truncation.max_length", f"3 to {_MOST_LENGTH}", length)
+    is_usable = type(length) is int and SHORTEST <= length <= _MOST_LENGTH
+    _require(is_usable, "truncation.max_length", f"{SHORTEST} to {_MOST_LENGTH}", length)
     vocabulary = _vocabulary(model.get("vocab"))
     return BytePairTokenizer(
         vocabulary=vocabulary,
