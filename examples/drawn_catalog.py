@@ -4,6 +4,7 @@ python examples/drawn_catalog.py FOLDER
 """
 
 import colorsys
+import csv
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from imgsearch.colors import lab_of, names_of
+
 Mask = NDArray[np.uint8]
 Image = NDArray[np.uint8]
 
@@ -19,41 +22,58 @@ SIDE = 256
 PRODUCTS_OF_A_KIND = 20
 
 
-def draw_catalog(folder: Path, *, per_kind: int = PRODUCTS_OF_A_KIND, seed: int = 0) -> list[Path]:
+def draw_catalog(
+    folder: Path, *, per_kind: int = PRODUCTS_OF_A_KIND, seed: int = 0, products: Path | None = None
+) -> list[Path]:
     """Draw a catalog.
 
     Args:
         folder: Where; made if it is missing. Each category is a folder in it.
         per_kind: Products of each of the 12 categories.
         seed: Source of all chance: the same seed draws the same images.
+        products: A CSV file that gets their titles, for `build-index --metadata`.
 
     Returns:
         The files, in order.
     """
     files: list[Path] = []
-    for kind, shape in SHAPES.items():
+    titles: list[str] = []
+    for kind in SHAPES:
         (folder / kind).mkdir(parents=True, exist_ok=True)
         for number in range(per_kind):
             generator = np.random.default_rng([seed, len(files)])
             file = folder / kind / f"{kind}-{number:02d}.png"
-            file.write_bytes(_encoded(_drawn(shape, number, generator)))
+            image, title = _drawn(kind, number, generator)
+            file.write_bytes(_encoded(image))
             files.append(file)
+            titles.append(title)
+    if products:
+        with products.open("w", encoding="utf-8", newline="") as table:
+            rows = csv.writer(table)
+            rows.writerow(["path", "title"])
+            rows.writerows(zip((file.relative_to(folder) for file in files), titles, strict=True))
     return files
 
 
-def _drawn(shape: Callable[[Mask], None], number: int, generator: np.random.Generator) -> Image:
-    """Fill a shape with a pattern in two colors and put an emblem on it; RGBA, transparent around it."""
+def _drawn(kind: str, number: int, generator: np.random.Generator) -> tuple[Image, str]:
+    """Fill a shape with a pattern in two colors and put an emblem on it; RGBA, transparent around it; and its title."""
+    shape = SHAPES[kind]
     mask = _placed(shape, generator.uniform(0.6, 1.0, 2), (0, 0))
-    pattern = list(PATTERNS.values())[number % len(PATTERNS)](generator)
+    pattern_name = list(PATTERNS)[number % len(PATTERNS)]
+    pattern = PATTERNS[pattern_name](generator)
     first, second, third = _colors(generator)
     color = first + (second - first) * pattern[:, :, None]
-    emblem = list(SHAPES.values())[int(generator.integers(len(SHAPES)))]
+    emblem_name = list(SHAPES)[int(generator.integers(len(SHAPES)))]
+    emblem = SHAPES[emblem_name]
     offset = (int(generator.integers(-25, 26)), int(generator.integers(-20, 41)))
     on_it = _placed(emblem, generator.uniform(0.22, 0.42, 2), offset)
     color = np.where(_outlined(on_it), 250.0, np.where(on_it[:, :, None] > 128, third, color))
     shade = np.linspace(1.1, 0.8, SIDE)[:, None, None]  # light from above
     color = np.where(_outlined(mask), 40.0, color * shade)
-    return np.dstack([np.clip(color, 0, 255).astype(np.uint8), mask])
+    own, other, on_top = names_of(lab_of(np.array([first, second, third])))
+    pattern_words = "" if pattern_name == "plain" else f" with {other} {pattern_name}"
+    title = f"{own} {NOUNS[kind]}{pattern_words}, {on_top} {NOUNS[emblem_name]} on it".capitalize()
+    return np.dstack([np.clip(color, 0, 255).astype(np.uint8), mask]), title
 
 
 def _placed(shape: Callable[[Mask], None], scale: NDArray[np.float64], offset: tuple[int, int]) -> Mask:
@@ -215,6 +235,9 @@ SHAPES: dict[str, Callable[[Mask], None]] = {
     "stars": _star,
     "tents": _polygon((128, 20), (244, 230), (160, 230), (128, 160), (96, 230), (12, 230)),
 }
+
+# What one of a category is called.
+NOUNS = {kind: {"boxes": "box", "fish": "fish"}.get(kind, kind.removesuffix("s")) for kind in SHAPES}
 
 if __name__ == "__main__":
     if len(sys.argv) not in (2, 3):
