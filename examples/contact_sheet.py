@@ -20,11 +20,11 @@ GAP_AFTER_QUERY = 24
 Sheet = NDArray[np.uint8]
 
 
-def contact_sheet(rows: Sequence[tuple[Path, Sequence[Hit]]], catalog: Path) -> bytes:
+def contact_sheet(rows: Sequence[tuple[Path | str, Sequence[Hit]]], catalog: Path) -> bytes:
     """Draw one row a query: the query left, with the part that the first hit looks like, its hits right, scores below.
 
     Args:
-        rows: Queries and what was found for them, the same number of hits for each.
+        rows: Queries and what was found for them. Of words a caption stands in their place, in ASCII.
         catalog: Root of the hits' paths.
 
     Returns:
@@ -36,8 +36,10 @@ def contact_sheet(rows: Sequence[tuple[Path, Sequence[Hit]]], catalog: Path) -> 
     sheet = np.full((height, width, 3), 255, np.uint8)
     for number, (query, hits) in enumerate(rows):
         top = MARGIN + number * (CELL + CAPTION + MARGIN)
-        boxes = [hit.box for hit in hits[:1] if hit.box]
-        _place(sheet, query, top, MARGIN, "query", boxes)
+        if isinstance(query, str):
+            _write(sheet, query, top + CELL // 2, MARGIN)
+        else:
+            _place(sheet, query, top, MARGIN, "query", [hit.box for hit in hits[:1] if hit.box])
         for place, hit in enumerate(hits, start=1):
             left = MARGIN + GAP_AFTER_QUERY + place * (CELL + MARGIN)
             _place(sheet, catalog / hit.path, top, left, f"{hit.rank}   {hit.score:.3f}")
@@ -49,6 +51,9 @@ def _place(sheet: Sheet, file: Path, top: int, left: int, caption: str, boxes: S
     image = decode(file.read_bytes())
     sheet[top : top + CELL, left : left + CELL] = fit(drawn(Photo(image, image.shape[:2]), boxes), CELL)
     cv2.rectangle(sheet, (left - 1, top - 1), (left + CELL, top + CELL), (200, 200, 200), 1)
+    _write(sheet, caption, top + CELL + CAPTION - 6, left)
+
+
+def _write(sheet: Sheet, caption: str, bottom: int, left: int) -> None:
     # Captions are ASCII of our own making: OpenCV cannot draw, and may not survive, other text.
-    at = (left, top + CELL + CAPTION - 6)
-    cv2.putText(sheet, caption, at, cv2.FONT_HERSHEY_SIMPLEX, 0.42, (60, 60, 60), 1, cv2.LINE_AA)
+    cv2.putText(sheet, caption, (left, bottom), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (60, 60, 60), 1, cv2.LINE_AA)

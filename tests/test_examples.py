@@ -1,5 +1,6 @@
 """The examples run, on a small part of what they are for."""
 
+import csv
 import gzip
 import re
 import subprocess
@@ -10,7 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from drawn_catalog import draw_catalog
+from catalogs import titles_of
+from drawn_catalog import PATTERNS, SHAPES, draw_catalog
 from fashion_mnist import CLASSES, average_precisions, fill, read_idx, write_classes
 from imgsearch.images.decode import decode
 
@@ -53,6 +55,26 @@ def test_a_part_has_the_first_images_of_each_class(tmp_path):
     write_classes(tmp_path / "part", np.zeros((30, 28, 28), np.uint8), labels, part=2)
     assert sorted(file.name for file in (tmp_path / "part" / "Coat").iterdir()) == ["00004.png", "00014.png"]
     assert sum(1 for _ in (tmp_path / "part").rglob("*.png")) == 20
+
+
+def test_the_titles_of_a_stamp_are_read_by_language(tmp_path):
+    (tmp_path / "owl.txt").write_text("An owl.\nde.utf8=Eine Eule.\nzh_CN.utf8=猫头鹰。\nde.utf8=Noch eine.\n\n")
+    titles = {"": "An owl.", "de": "Eine Eule.", "zh_CN": "猫头鹰。"}
+    assert titles.items() <= titles_of(tmp_path / "owl.png").items()
+    assert titles_of(tmp_path / "owl_mirror.png") == titles_of(tmp_path / "owl.png")
+    assert titles_of(tmp_path / "crow.png") == {}
+
+
+def test_the_drawn_catalog_says_what_it_draws(tmp_path):
+    files = draw_catalog(tmp_path / "catalog", per_kind=2, products=tmp_path / "products.csv")
+    with (tmp_path / "products.csv").open(newline="", encoding="utf-8") as table:
+        titles = {row["path"]: row["title"] for row in csv.DictReader(table)}
+    assert list(titles) == [file.relative_to(tmp_path / "catalog").as_posix() for file in files]
+    for number, (path, title) in enumerate(titles.items()):
+        words = title.lower().replace(",", "").split()
+        assert words[1] == {"boxes": "box", "fish": "fish"}.get(path.split("/")[0], path.split("/")[0].rstrip("s"))
+        assert set(words) & PATTERNS.keys() == ({"stripes"} if number % 2 else set())
+    assert len(titles) == 2 * len(SHAPES)
 
 
 def test_images_that_are_there_are_not_fetched_again(tmp_path):
