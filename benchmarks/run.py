@@ -16,6 +16,7 @@ BENCHMARKS = (
     "regions",
     "calibration",
     "combining",
+    "text",
     "throughput",
     "isolation",
     "cold_query",
