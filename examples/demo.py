@@ -1,4 +1,4 @@
-"""Index a catalog, take photo-like images of its products, and see whether they are found.
+"""Index a catalog, take photo-like images of its products, and see whether they are found; then ask in words.
 
 make demo, or: python examples/demo.py [FOLDER]
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from catalogs import stamps_or_drawn
+from catalogs import products_of, stamps_or_drawn
 from contact_sheet import contact_sheet
 from imgsearch import Hit, Index
 from imgsearch.evaluation.metrics import hit_rate
@@ -19,13 +19,19 @@ from imgsearch.synthetic.augment import photo_like
 SEED = 0
 SHOWN = 6
 
+# What is asked in words, by catalog and language. All titles that are searched by their meaning are English.
+WORDS = {
+    "stamps": {"German": "ein Vogel, der nachts jagt", "Chinese": "乐器", "English": "an animal of the sea"},
+    "drawn": {"German": "eine blaue Tasse mit Streifen", "Chinese": "紫色的鱼", "English": "a green fish with dots"},
+}
+
 
 def main(folder: Path) -> None:
     """Run the demo in a folder, which keeps its catalog, index and queries."""
     catalog, about = stamps_or_drawn(folder)
     index = folder / f"{catalog.name}.imgsearch"
     print(f"catalog: {about}\n")
-    _run("build-index", catalog, "--index", index)
+    _run("build-index", catalog, "--index", index, "--metadata", products_of(catalog))
 
     queries = make_queries(catalog, folder / f"{catalog.name}-queries")
     names = list(queries)
@@ -39,6 +45,15 @@ def main(folder: Path) -> None:
 
     sheet = folder / f"{catalog.name}-contact-sheet.png"
     sheet.write_bytes(contact_sheet([(queries[name], answers[name][:5]) for name in shown], catalog))
+    print(f"contact sheet: {sheet}\n")
+
+    words = WORDS[catalog.name]
+    for text in words.values():
+        _run("query", "--text", text, "--index", index)
+    found = ask_in_words(index, list(words.values()))
+    sheet = folder / f"{catalog.name}-words-contact-sheet.png"
+    rows = [(f"in {language}", found[text]) for language, text in words.items()]
+    sheet.write_bytes(contact_sheet(rows, catalog))
     print(f"contact sheet: {sheet}")
 
 
@@ -58,6 +73,12 @@ def ask(directory: Path, queries: dict[str, Path], k: int = 10) -> dict[str, lis
     """Ask the index for every query, through the library; returns hits by the product's path."""
     with Index.open(directory) as index:
         return {name: index.search(query, k) for name, query in queries.items()}
+
+
+def ask_in_words(directory: Path, texts: list[str], k: int = 5) -> dict[str, list[Hit]]:
+    """Ask the index in words, through the library; returns hits by the words."""
+    with Index.open(directory) as index:
+        return {text: index.search_together(k=k, text=[text]) for text in texts}
 
 
 def rank_of(name: str, hits: list[Hit]) -> int | None:
