@@ -54,7 +54,7 @@ UNWANTED_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 PREDICTED_WEIGHTS = (0.0, 0.7, 0.8, 0.9, 1.0)
 FOLDS, SEEDS = 5, 3
 NUMBERS = 200
-PHOTO_SEED = 3
+PHOTO_SEED, PHOTOS = 3, 250
 
 # What products of a kind come in: words that say which, not what.
 COLORS = "black white gray grey red orange yellow green blue purple pink brown golden silver"
@@ -212,7 +212,7 @@ class WordSearch:
         """Return 1 for images that have the words with a digit in them: as many as one can have, the rarest first."""
         found = np.zeros((len(asked), len(self._vectors)))
         for scores, text in zip(found, asked, strict=True):
-            words = [word for word in text.split() if any(map(str.isdigit, word))]
+            words = [word for word in text.split() if has_digit(word)]
             having = sorted(({row for row, _ in self._matches(match_expression(word))} for word in words), key=len)
             chosen: set[int] = set()
             for rows in having:
@@ -282,7 +282,11 @@ def article_numbers(catalog: Catalog) -> None:
         numbers.append(formats[place % 4].format(1000 + 7 * place, 8 + place))
         texts[row] = f"{texts[row]} {numbers[-1]}"
     search = WordSearch(catalog, texts)
-    others = [f"{catalog.title[row]} {number}" for row, number in zip(np.roll(rows, 1).tolist(), numbers, strict=True)]
+    others = []
+    for row, number in zip(np.roll(rows, 1).tolist(), numbers, strict=True):
+        # Some titles have a number of their own, as rare as an article's.
+        words = [word for word in catalog.title[row].split() if not has_digit(word)]
+        others.append(" ".join([*words, number]))
     print(f"  {catalog.kind}, {NUMBERS} article numbers: hit rate at 1 by meaning, with spelling, with numbers first")
     for about, asked in (("alone", numbers), ("beside the title of another", others)):
         meaning, spelling = search.meaning(asked), search.spelling(asked)
@@ -392,10 +396,9 @@ def together(catalog: Catalog) -> None:
     """Ask with an image and a word that another has in place of one of its own."""
     pairs = pairs_of(catalog)
     counts = Counter(word for words in set(map(words_of, catalog.title)) for word in words)
-    both = list(zip(pairs.wanted, pairs.unwanted, strict=True))
-    of_attributes = pairs.where([{*words} <= ATTRIBUTES for words in both])
+    both = zip(pairs.wanted, pairs.unwanted, strict=True)
     of_any = pairs.where([min(counts[word] for word in words) >= 2 for words in both])
-    for about, asked in (("an attribute", of_attributes), ("any word of two titles", of_any)):
+    for about, asked in (("an attribute", _of_attributes(pairs)), ("any word of two titles", of_any)):
         halves = {"": asked}
         if catalog.kind == "emoji":
             tuned = [is_tuned_on(catalog.paths[row]) for row in asked.rows]
@@ -409,16 +412,44 @@ def together(catalog: Catalog) -> None:
 
 
 def photographed(catalog: Catalog, folder: Path) -> None:
-    """Ask with photos in place of the images."""
-    pairs = pairs_of(catalog)
-    both = zip(pairs.wanted, pairs.unwanted, strict=True)
-    pairs = pairs.where([{*words} <= ATTRIBUTES for words in both])
-    items = [decode_rgba((folder / catalog.kind / catalog.paths[row]).read_bytes()) for row in pairs.rows]
-    photos = [photo_like(item, np.random.default_rng([PHOTO_SEED, place])) for place, item in enumerate(items)]
-    with Index.open(catalog.index) as index:
-        vectors = np.stack([index.viewer.whole(photo).vector for photo in photos])
+    """Ask with photos in place of the images: for another, and for what is shown, with words that tell more or less."""
+    pairs = _of_attributes(pairs_of(catalog))
     print(f"  {catalog.kind}, a photo and an attribute: {len(pairs.rows)} queries, hit rate at 1")
-    _fuse(catalog, pairs, np.asarray(vectors, np.float32))
+    _fuse(catalog, pairs, _photos(catalog, folder, pairs.rows.tolist()))
+
+    rows = np.random.default_rng(PHOTO_SEED).choice(len(catalog.paths), PHOTOS, replace=False)
+    pictures = np.asarray(_photos(catalog, folder, rows.tolist()) @ catalog.pictures.T, np.float64)
+    search = WordSearch(catalog, catalog.title)
+    print(f"  {catalog.kind}, {PHOTOS} photos and words about what they show: hit rate at 1 by weight of the words")
+    asked = {
+        "German title": [catalog.titles["title_de"][row] for row in rows],
+        "Japanese title": [catalog.titles["title_ja"][row] for row in rows],
+        "folder": [catalog.kinds[row].rpartition("/")[2] for row in rows],
+        "nonsense": ["qwertz"] * PHOTOS,
+    }
+    for about, texts in asked.items():
+        words = search.scores(texts)
+        found = {
+            f"{weight:g}": _is_right(fused(pictures, words, weight), catalog.labels, catalog.labels[rows])[:, 0].mean()
+            for weight in (0.0, *TEXT_WEIGHTS)
+        }
+        print(f"    {about:<14} " + "  ".join(f"{weight} {rate:.3f}" for weight, rate in found.items()), flush=True)
+
+
+def _photos(catalog: Catalog, folder: Path, rows: Sequence[int]) -> Embeddings:
+    """Embed photo-like variants of images."""
+    vectors = []
+    with Index.open(catalog.index) as index:
+        for place, row in enumerate(rows):
+            item = decode_rgba((folder / catalog.kind / catalog.paths[row]).read_bytes())
+            photo = photo_like(item, np.random.default_rng([PHOTO_SEED, place]))
+            vectors.append(index.viewer.whole(photo).vector)
+    return np.asarray(vectors, np.float32)
+
+
+def _of_attributes(pairs: Pairs) -> Pairs:
+    both = zip(pairs.wanted, pairs.unwanted, strict=True)
+    return pairs.where([{*words} <= ATTRIBUTES for words in both])
 
 
 def _fuse(catalog: Catalog, pairs: Pairs, vectors: Embeddings) -> None:
@@ -461,6 +492,11 @@ def _standard(scores: Scores) -> Scores:
 def words_of(title: str) -> frozenset[str]:
     """Return the words of a title that say something."""
     return frozenset(re.findall(r"\w+", title.lower())) - _STOP_WORDS
+
+
+def has_digit(word: str) -> bool:
+    """Return whether a word may be a number of some kind."""
+    return any(map(str.isdigit, word))
 
 
 def _singular(word: str) -> str:
