@@ -34,7 +34,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
-demo: $(STAMP) ## Index a real catalog and find its products in photo-like images
+demo: $(STAMP) ## Index a real catalog, find its products in photo-like images, and ask in words
 	$(BIN)/python examples/demo.py demo
 
 lint: $(STAMP) ## Check style
