@@ -16,7 +16,9 @@ from imgsearch.search.backends import backend_files, backend_of, generation_file
 from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import BLOCK_ROWS, open_array
 from imgsearch.store.database import connect
-from imgsearch.store.manifest import Manifest, generation_folder
+from imgsearch.store.manifest import Manifest, WordsFacts, generation_folder
+from imgsearch.store.words import problem_of_words
+from imgsearch.text.sentences import DIMS
 
 # A vector is computed from its embedding in float32, on whatever processor there was.
 _TOLERANCE = 1e-4
@@ -143,6 +145,9 @@ def _disagreements(directory: Path, manifest: Manifest) -> Iterator[Finding]:
     except DamagedIndexError as error:
         name = f"{manifest.encoder_folder}/{GRAPH_FILE}"
         yield Finding(name, error.message, error.hint or integrity.repair_hint(name))
+    if manifest.words and manifest.words.encoder and (problem := _problem_of_texts(folder, manifest, manifest.words)):
+        name = f"{manifest.folder}/{generations.TEXT}"
+        yield Finding(name, problem, integrity.repair_hint(name))
     for start in range(0, manifest.count, BLOCK_ROWS):
         block = embeddings[start : start + BLOCK_ROWS]
         if not np.allclose(np.linalg.norm(block, axis=1), 1, atol=1e-3):
@@ -164,11 +169,30 @@ def _problem_of_items(path: Path, manifest: Manifest) -> str:
             facts = connection.execute("SELECT count(*), coalesce(min(row), 0), coalesce(max(row), -1) FROM items")
             count, first, last = facts.fetchone()
             (rejected,) = connection.execute("SELECT count(*) FROM rejected").fetchone()
+            problem = problem_of_words(connection, manifest.count, manifest.words) if manifest.words else ""
     except DamagedIndexError as error:
         return error.message
     if (count, first, last) != (manifest.count, 0, manifest.count - 1):
         return f"{count} items in rows {first} to {last}, expected {manifest.count} from 0 on"
-    return "" if rejected == manifest.rejected else f"{rejected} rejected files, expected {manifest.rejected}"
+    if rejected != manifest.rejected:
+        return f"{rejected} rejected files, expected {manifest.rejected}"
+    return problem
+
+
+def _problem_of_texts(folder: Path, manifest: Manifest, words: WordsFacts) -> str:
+    """Return what is wrong with the vectors of texts: each is of unit length, or zero for want of words."""
+    try:
+        texts = open_array(folder / generations.TEXT, manifest.count, DIMS)
+    except DamagedIndexError as error:
+        return error.message
+    used = 0
+    for start in range(0, manifest.count, BLOCK_ROWS):
+        lengths = np.linalg.norm(texts[start : start + BLOCK_ROWS], axis=1)
+        if not np.isclose(lengths[lengths != 0], 1, atol=1e-3).all():
+            return f"rows from {start} on are neither of unit length nor zero"
+        used += int(np.count_nonzero(lengths))
+    most = words.own + words.predicted
+    return "" if used <= most else f"{used} items have the vector of a text, expected at most {most}"
 
 
 def _generation_before(directory: Path, manifest: Manifest) -> Iterator[Finding]:

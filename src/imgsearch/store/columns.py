@@ -107,13 +107,13 @@ def read_columns(connection: sqlite3.Connection) -> Columns:
     return {folded(name): Column(name, _KINDS.get(declared, "mixed")) for name, declared in found}
 
 
-def write_columns(connection: sqlite3.Connection, source: str, schema: str) -> None:
+def write_columns(connection: sqlite3.Connection, source: str, schema: str) -> Columns:
     """Make the table in `schema` for the items in `source`, if the shop has any columns; `UsageError` for too many."""
     longest: dict[str, int] = {}
     raw: set[str] = set()
     columns = _find_columns(_metadata(connection, source), longest, raw)
     if not columns:
-        return
+        return columns
     if len(columns) > _MOST_COLUMNS:
         raise UsageError(
             f"expected at most {_MOST_COLUMNS:,} columns of metadata, found {len(columns):,}",
@@ -133,6 +133,7 @@ def write_columns(connection: sqlite3.Connection, source: str, schema: str) -> N
     indexed = [key for key, column in columns.items() if column.kind != "list" and longest[key] <= _LONGEST_INDEXED]
     for number, key in enumerate(indexed[:_MOST_INDEXES]):
         connection.execute(f"CREATE INDEX {schema}.data_{number} ON {TABLE} ({columns[key].sql})")
+    return columns
 
 
 def row_number(columns: Columns) -> str:

@@ -21,6 +21,7 @@ EMBEDDINGS = "embeddings.npy"
 ITEMS = "items.sqlite"
 PROJECTION = "projection.npz"
 VECTORS = "vectors.npy"
+TEXT = "text.npy"
 
 REBUILD_HINT = "rebuild it: move the directory away and run imgsearch build-index"
 

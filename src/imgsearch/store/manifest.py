@@ -14,6 +14,7 @@ from imgsearch.images.policy import FilePolicy
 from imgsearch.records import Count, Key, Missing, as_json, matching, read
 from imgsearch.store.calibration import Calibration
 from imgsearch.store.search_settings import BackendSettings, Measured, SearchOptions
+from imgsearch.text.prediction import PredictionGain
 
 FORMAT = "imgsearch"
 VERSION = 1
@@ -25,7 +26,7 @@ _FilePath = Annotated[str, matching(rf"{_NAME}(/{_NAME})*", "the path of a file 
 
 # What a build compares with the generation before.
 _METADATA = ("metadata_file", "metadata_sha256", "metadata_encoding")
-_OPTIONS = ("fingerprint", "detector_fingerprint", "search", "catalog", "policy", *_METADATA)
+_OPTIONS = ("fingerprint", "detector_fingerprint", "search", "catalog", "policy", "text", *_METADATA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,18 @@ class FileRecord:
 
     size: Count
     sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class WordsFacts:
+    """What items have of words."""
+
+    columns: tuple[str, ...]  # of the shop's data, with the items' own words; empty: names of files and folders
+    # What encoded them for `text.npy`, or empty: there is none.
+    encoder: Annotated[str, matching("([0-9a-f]{16})?", "16 hex digits")] = ""
+    own: Count = 0  # items with own words
+    predicted: Count = 0  # items whose row of `text.npy` was predicted from their image
+    prediction: PredictionGain | None = None  # what that is worth; None: there was nothing to learn it from, or for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +76,8 @@ class Manifest:
     metadata_file: str  # absolute path of the CSV file with products' data, or empty
     metadata_sha256: str  # of that file when it was read, or empty
     metadata_encoding: Annotated[str, Missing("utf-8")] = "utf-8"  # as Python names it
+    text: Annotated[tuple[str, ...], Missing(())] = ()  # columns asked for by --text; empty: the default
+    words: Annotated[WordsFacts | None, Missing(None)] = None  # None: the index has none
     # Every file that counts, by its path below the index directory.
     files: Mapping[_FilePath, FileRecord] = field(default_factory=dict)
 

@@ -52,6 +52,8 @@ def generation_files(manifest: Manifest) -> set[str]:
         names += [generations.VECTORS, *backend_files(manifest.backend, manifest.count)]
     if manifest.projection_count:
         names.append(generations.PROJECTION)
+    if manifest.words and manifest.words.encoder:
+        names.append(generations.TEXT)
     encoder = {f"{manifest.encoder_folder}/{name}" for name in exported_files(manifest.encoder)}
     if manifest.detector:
         encoder |= {f"{manifest.detector_folder}/{name}" for name in exported_files(manifest.detector)}

@@ -1,0 +1,71 @@
+"""How well items fit words: bm25, of what the table `words` of `items.sqlite` finds and how many words an item has.
+
+SQLite's own bm25 looks up each item that it finds: of 100,000 items 0.2 s for a word that most of them have, where
+this takes 15 ms. It counts an item's word once, however often it is there, which titles do not show.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.int64]
+
+# How much a word counts that is not one of the item's own.
+_WEIGHT_OF_OTHER = 0.5
+
+# As usual for bm25: how soon more of the same word counts no more, and how much words of long texts count less.
+_SATURATION, _NORMALIZATION = 1.2, 0.75
+
+MOST_WORDS = 65_535  # that are counted
+
+_BLOCK = 65_536
+_ENTRY = np.dtype([("own", "<u2"), ("other", "<u2")])
+BYTES_OF_ITEM = _ENTRY.itemsize
+_PHRASE = re.compile('"(?:[^"]|"")*"')
+
+
+def packed(counts: Sequence[int]) -> Iterator[bytes]:
+    """Make blocks of how many words items have: of each, in the order of rows, its own and then others."""
+    for start in range(0, len(counts), 2 * _BLOCK):
+        yield np.array(counts[start : start + 2 * _BLOCK], "<u2").tobytes()
+
+
+def lengths_of(blocks: Iterable[bytes]) -> NDArray[np.float64]:
+    """Return how many words each item has, others counted less; ValueError if a block is damaged."""
+    entries = np.concatenate([np.empty(0, _ENTRY), *(np.frombuffer(block, _ENTRY) for block in blocks)])
+    return np.asarray(entries["own"] + _WEIGHT_OF_OTHER * entries["other"], np.float64)
+
+
+def best_matches(
+    expression: str, lengths: NDArray[np.float64], count: Callable[[str], int], find: Callable[[str], Rows]
+) -> tuple[Rows, NDArray[np.float64]]:
+    """Find the items with phrases of an expression: rows, ascending, and the bm25 of each.
+
+    Args:
+        expression: As of `text.lexical.match_expression`.
+        lengths: As of `lengths_of`.
+        count: Counts the items that an expression of FTS5 finds.
+        find: Finds them.
+
+    Raises:
+        IndexError: A row that was found is none of an item.
+    """
+    phrases = {phrase: count(phrase) for phrase in _PHRASE.findall(expression)}
+    # What most items have tells nothing beside a word that fewer have.
+    rare = {phrase: found for phrase, found in phrases.items() if 0 < found <= len(lengths) / 2}
+    scores = np.zeros(len(lengths))
+    if len(lengths):
+        mean = max(float(lengths.mean()), 1.0)
+        damping = _SATURATION * (1 - _NORMALIZATION + _NORMALIZATION * lengths / mean)
+    for phrase, found in (rare or phrases).items():
+        frequencies = np.zeros(len(lengths))
+        frequencies[find(f"text : {phrase}")] = 1
+        frequencies[find(f"other : {phrase}")] += _WEIGHT_OF_OTHER
+        rows = np.flatnonzero(frequencies)
+        rarity = math.log(1 + (len(lengths) - found + 0.5) / (found + 0.5))
+        scores[rows] += rarity * (_SATURATION + 1) * frequencies[rows] / (frequencies[rows] + damping[rows])
+    rows = np.flatnonzero(scores)
+    return rows, scores[rows]
