@@ -40,6 +40,7 @@ ROUND_TRIPS = {
         {"metadata_encoding": "CP1252"},
         [{"metadata_encoding": "utf8"}],
     ),
+    "text": ({}, {"text": "title,sku"}, [{"text": "auto"}]),
     "max_bytes": ({}, {"max_bytes": 5}, [{"max_bytes": MAX_BYTES}]),
     "max_pixels": ({}, {"max_pixels": 5}, [{"max_pixels": MAX_PIXELS}]),
     "damaged": ({}, {"damaged": "keep"}, [{"damaged": "skip"}]),

@@ -6,7 +6,8 @@ FOLDER, which holds a `damaged.jpg`, gets an index for each NAME, and `answers.j
 tests/tiny_models.py wrote. Each golden index is made once, by the imgsearch of its day, and then never again: a
 difference is a broken promise to those who have such an index, not a reason to run this. `v1` is of the first
 imgsearch; `v1-2026-11` was made by commit b0c7591, before rooms; `v1-lite0-retrieval` holds `retrieval`, of the first
-imgsearch with that encoder; `v1-products` holds `products`, of the first with columns, colors and unmatched rows.
+imgsearch with that encoder; `v1-products` holds `products`, of the first with columns, colors and unmatched rows;
+`v1-words` holds `words`, of the first with words, made with the extra `text`.
 
 Only public functions are called here, so that this file can be run by another imgsearch than the one beside it.
 """
@@ -29,6 +30,13 @@ fruit/04.bmp,Pear,fruit,2.25,0,2024-02-29,false,"[""green""]",on request
 vegetables/01.bmp,Leek,vegetables,0.99,7,2023-12-31,true,[],
 gone.bmp,Gone,fruit,9.99,1,2024-01-01,true,[],
 """
+TITLES = """\
+path,title,sku
+fruit/00.bmp,A red apple,AB-1234
+fruit/02.bmp,A red apple,4006381333931
+fruit/04.bmp,Eine grüne Birne,
+vegetables/01.bmp,红色的辣椒,
+"""
 
 # Name -> options of the build; models are named by their files.
 GOLDEN: dict[str, dict[str, Any]] = {
@@ -49,6 +57,7 @@ GOLDEN: dict[str, dict[str, Any]] = {
     },
     "products": {"backbone": "handcrafted:color", "backend": "exact", "metadata": "shop.csv"},
     "retrieval": {"backbone": "lite0-retrieval", "backend": "exact", "precision": "f32"},
+    "words": {"backbone": "handcrafted:color", "backend": "exact", "metadata": "titles.csv", "text": "title"},
 }
 # Their encoder is too large to be kept here; a build puts it back.
 WITHOUT_ENCODER = ("retrieval",)
@@ -127,6 +136,7 @@ def main(folder: Path, models: Path, *names: str) -> None:
         lay_out(scratch / "catalog", folder / "damaged.jpg")
         (scratch / "products.csv").write_text(PRODUCTS)
         (scratch / "shop.csv").write_text(SHOP)
+        (scratch / "titles.csv").write_text(TITLES)
         found = {}
         for name in names or GOLDEN:
             make(name, folder / name, scratch, models)

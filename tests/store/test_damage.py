@@ -27,7 +27,7 @@ from imgsearch.store.manifest import FileRecord, Manifest
 
 IMAGES = 26
 COPY = "gen-000002/manifest.json"
-DERIVED = ("vectors.npy", "annoy.ann", "projection.npz")
+DERIVED = ("vectors.npy", "annoy.ann", "projection.npz", "text.npy")
 TRUTH = ("embeddings.npy", "items.sqlite")
 
 # Runs the program in one child after another. A child is a fork, so it starts fast and dies alone; an alarm ends what
@@ -117,7 +117,9 @@ def make_whole(folder: Path, backbone: str, lay_out: Callable[..., Path], photo:
     with small_projections():
         for name, first in (("one", 0), ("other", IMAGES)):
             catalog = lay_out(folder / f"catalog-{name}", IMAGES, first=first)
-            build_index(catalog, folder / name, backbone=backbone, trees=3)
+            titles = folder / f"{name}.csv"
+            titles.write_text(f"path,title\n{next(catalog.rglob('*.png')).relative_to(catalog)},{name}\n")
+            build_index(catalog, folder / name, backbone=backbone, trees=3, metadata=titles)
             build_index(catalog, folder / name, trees=4)
     known = folder / "catalog-one" / "a" / "0003.png"
     return Whole(folder / "catalog-one", folder / "one", folder / "other", (known, photo))

@@ -7,13 +7,18 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from imgsearch import Filter, Index, build_index, check
 from imgsearch.cli import main
 from imgsearch.images import PIXELS_VERSION
 from imgsearch.store import generations, integrity
+from imgsearch.store.arrays import open_array
+from imgsearch.store.manifest import WordsFacts
 from imgsearch.store.search_settings import BackendSettings
+from imgsearch.text import sentences
+from imgsearch.text.lexical import match_expression
 from index_fixtures import rows_where
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -24,6 +29,7 @@ NEWER = GOLDEN / "v1-2026-11"
 NEWER_ANSWERS = json.loads((NEWER / "answers.json").read_text())
 RETRIEVAL = GOLDEN / "v1-lite0-retrieval"
 PRODUCTS = GOLDEN / "v1-products" / "products"
+WORDS = GOLDEN / "v1-words" / "words"
 ALL = pytest.mark.parametrize("name", sorted(NEWER_ANSWERS))
 
 
@@ -183,6 +189,30 @@ def test_an_index_with_columns_colors_and_unmatched_rows_answers_by_them(maker, 
         assert list(index.items.rows_without_image(9)) == [(5, "gone.bmp")]
         assert index.items.unmatched_counts() == (1, 21)
     assert check(PRODUCTS, deep=True) == []
+
+
+def test_an_index_with_words_finds_items_by_them_and_keeps_their_vectors(maker, tmp_path):
+    expected = json.loads(WORDS.with_name("answers.json").read_text())["words"]
+    with Index.open(WORDS) as index:
+        (tmp_path / "photo.bmp").write_bytes(maker.drawn(2))
+        found = index.search(tmp_path / "photo.bmp", k=5)
+        assert [(hit.path, hit.metadata) for hit in found] == [(hit["path"], hit["metadata"]) for hit in expected["2"]]
+        for question, path in {
+            "APPLE ab-1234": "fruit/00.bmp",
+            "4006381333931": "fruit/02.bmp",
+            "Grune": "fruit/04.bmp",
+            "辣椒": "vegetables/01.bmp",
+            "caf": "caf\udce9.bmp",
+        }.items():
+            rows, scores = index.items.matches(match_expression(question))
+            assert index.items.fetch([rows[scores.argmax()]])[0].path == path
+        own = index.items.own_words()
+        assert set(index.items.texts(own).values()) == {"A red apple", "Eine grüne Birne", "红色的辣椒"}
+        words, count = index.manifest.words, index.manifest.count
+    assert words == WordsFacts(("title",), sentences.IDENTITY, 4, 0, None)
+    texts = open_array(WORDS / "gen-000001" / generations.TEXT, count, sentences.DIMS)
+    assert np.flatnonzero(texts.any(axis=1)).tolist() == own.tolist()
+    assert check(WORDS, deep=True) == []
 
 
 def test_each_newer_index_has_what_it_is_named_for():

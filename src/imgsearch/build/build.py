@@ -25,7 +25,8 @@ def build_index(
     Args:
         catalog: Folder of images, or a directory that `embed` wrote.
         index: The index directory.
-        progress: Called with (stage, done, total); stages are `scan` (total 0: not known), `embed` and `index`.
+        progress: Called with (stage, done, total); stages are `scan` (total 0: not known), `embed`, `index`, and
+            `words` where texts are encoded.
         options: See `BuildOptions`. What is None or missing stays as the index has it, or is the default for a new one.
 
     Returns:

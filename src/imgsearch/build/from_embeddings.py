@@ -23,9 +23,11 @@ from imgsearch.build.options import (
     resolve_metadata_encoding,
     resolve_policy,
     resolve_search,
+    resolve_text,
 )
 from imgsearch.build.pipeline import EmbedCounts
 from imgsearch.build.report import BuildReport, report_of
+from imgsearch.build.words import lacks_text_vectors
 from imgsearch.encoders.export import exported_files
 from imgsearch.errors import NoIndexError, UsageError
 from imgsearch.files import sync
@@ -75,8 +77,8 @@ def index_embeddings(job: Job) -> BuildReport:
                 install_encoder(directory, given.fingerprint, source / given.encoder_folder, encoder_files)
             if detector:
                 EncoderSource(directory, detector.spec, detector.files, previous).install()
-            manifest = complete_generation(job, draft, previous, adapt=_adapt(job))
-        return _report(job, manifest, published=True)
+            manifest, encoded = complete_generation(job, draft, previous, adapt=_adapt(job))
+        return _report(job, manifest, published=True, texts_encoded=encoded)
 
 
 def _refuse_late_options(job: Job, given: Manifest, previous: Manifest | None) -> None:
@@ -98,6 +100,8 @@ def _has_effect(name: str, value: object, given: Manifest) -> bool:
     if name == "metadata":
         metadata = resolve_metadata(alone, given)
         return (os.fspath(metadata) if metadata else "") != given.metadata_file
+    if name == "text":
+        return resolve_text(alone, given) != given.text
     return resolve_encoder(alone, given).spec != given.encoder or resolve_policy(alone, given) != given.policy
 
 
@@ -138,11 +142,12 @@ def _is_unchanged(job: Job, draft: Manifest, given: Manifest, previous: Manifest
         and not (_adapt(job) is False and previous.adaptation)
         and same_truth
         and draft.has_settings_of(previous)
+        and not lacks_text_vectors(draft, previous)
         and integrity.is_whole(job.directory, previous)
     )
 
 
-def _report(job: Job, manifest: Manifest, *, published: bool) -> BuildReport:
+def _report(job: Job, manifest: Manifest, *, published: bool, texts_encoded: int = 0) -> BuildReport:
     """Report that nothing was scanned or embedded."""
     with contextlib.closing(Items(job.directory / manifest.folder / generations.ITEMS)) as items:
         causes = Counter(reject.cause for reject in items.rejected())
@@ -150,5 +155,12 @@ def _report(job: Job, manifest: Manifest, *, published: bool) -> BuildReport:
     seen = manifest.count + manifest.rejected
     changes = Changes(seen=seen, unchanged=manifest.count, rejected=manifest.rejected)
     return report_of(
-        manifest, job.watch, changes, EmbedCounts(), published=published, causes=causes, unmatched=unmatched
+        manifest,
+        job.watch,
+        changes,
+        EmbedCounts(),
+        published=published,
+        causes=causes,
+        unmatched=unmatched,
+        texts_encoded=texts_encoded,
     )

@@ -10,6 +10,7 @@ import numpy as np
 from imgsearch.build.adapt import Adapter
 from imgsearch.build.options import BuildOptions
 from imgsearch.build.report import Stopwatch
+from imgsearch.build.words import write_text_vectors
 from imgsearch.encoders.projection import LARGEST_SAMPLE, SMALLEST_CATALOG, AdaptationGain, Projection, learn_projection
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError
@@ -51,14 +52,18 @@ class LearnedProjection:
 
 def complete_generation(
     job: Job, draft: Manifest, previous: Manifest | None, *, adapt: bool | None, adapter: Adapter | None = None
-) -> Manifest:
-    """Derive what is searched, and publish; `adapt` the projection with `adapter` (None: as it was)."""
-    directory = job.directory
+) -> tuple[Manifest, int]:
+    """Derive what is searched, and publish; `adapt` the projection with `adapter` (None: as it was).
+
+    Returns what was published, and how many texts were encoded for it.
+    """
+    directory, encoded = job.directory, 0
     if draft.search is None:
         draft = replace(draft, dims=0, projection_count=0)
     else:
         job.progress("index", 0, draft.count)
         draft = _derive(job, draft, draft.search, _projection(job, draft, previous, adapt, adapter))
+        draft, encoded = write_text_vectors(directory, draft, previous, job.progress)
         job.progress("index", draft.count, draft.count)
     files = {name: integrity.file_record(directory / name) for name in sorted(generation_files(draft))}
     manifest = replace(draft, files=files)
@@ -67,7 +72,7 @@ def complete_generation(
         if manifest.calibration is None and manifest.backend is not None:
             logger.warning("scores mean something else now: run imgsearch evaluate --calibrate again")
     publish(directory, manifest, previous)
-    return manifest
+    return manifest, encoded
 
 
 def _projection(

@@ -26,7 +26,9 @@ from imgsearch.store.colors import MIN_SHARE, packed
 from imgsearch.store.columns import write_columns
 from imgsearch.store.database import connect, database_uri
 from imgsearch.store.items import ITEMS_VERSION, SCHEMA, default_names
-from imgsearch.store.manifest import Manifest
+from imgsearch.store.manifest import Manifest, WordsFacts
+from imgsearch.store.words import NO_COLUMNS, text_columns, write_words
+from imgsearch.text.lexical import has_full_text
 
 logger = logging.getLogger(__name__)
 
@@ -408,8 +410,17 @@ class Journal:
         """Count the files that will be items."""
         return self._count("SELECT count(*) FROM files WHERE sha256 IS NOT NULL AND cause = ''")
 
-    def write_items(self, path: Path, now: str) -> None:
-        """Write a generation's `items.sqlite`, rows in the order of the paths' bytes; `now` is for new rejects."""
+    def require_text_columns(self, asked: Sequence[str]) -> None:
+        """Raise `UsageError` if columns that `--text` names are none of the shop's data."""
+        if asked and asked != NO_COLUMNS:
+            text_columns(asked, self.products.columns())
+
+    def write_items(self, path: Path, now: str, text: Sequence[str] = ()) -> WordsFacts | None:
+        """Write a generation's `items.sqlite`, rows in the order of the paths' bytes.
+
+        `now` is for new rejects, `text` names the columns with own words; returns what there is of words.
+        """
+        words = None
         with contextlib.closing(connect(path)) as connection:
             connection.executescript(SCHEMA)
         run = self._connection.execute
@@ -420,13 +431,16 @@ class Journal:
                 run(_WRITE_REJECTED, (now,))
                 run(_WRITE_DAMAGED)
                 run(_WRITE_REMARKS)
-                write_columns(self._connection, "new", "new")
+                columns = write_columns(self._connection, "new", "new")
+                if text != NO_COLUMNS and has_full_text():
+                    words = write_words(self._connection, "new", text, columns)
                 self.products.write_unmatched()
                 run(_WRITE_COLORS)
                 blocks = enumerate(packed(run(_COLORS_THAT_COUNT)))
                 self._connection.executemany("INSERT INTO new.color_blocks VALUES (?, ?)", blocks)
         finally:
             run("DETACH new")
+        return words
 
     def embeddings(self, published: Embeddings | None, block_rows: int) -> Iterator[Embeddings]:
         """Yield all embeddings by item; `published` are those of the previous generation, if of the same encoder."""

@@ -21,8 +21,10 @@ from imgsearch.search.backends import BACKENDS
 from imgsearch.search.tuning import chosen_backend
 from imgsearch.store.manifest import Manifest
 from imgsearch.store.search_settings import AUTO, MAX_SEED, TREES_LIMIT, SearchOptions
+from imgsearch.store.words import NO_COLUMNS
 from imgsearch.system import require_address_space
 from imgsearch.tables import UTF8, known_encoding
+from imgsearch.text.lexical import require_full_text
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ class ImageOptions(TypedDict, total=False):
     precision: PrecisionOption | None  # what networks compute in; `auto`: the fastest here
     metadata: Location | None  # CSV, JSONL or Parquet file about images, read again by every build; `none` for none
     metadata_encoding: str | None  # of that file, such as `cp1252`, unless it begins with a byte order mark; `utf-8`
+    text: str | None  # columns with the items' own words, joined by commas; `auto`; `none` for no words at all
     max_bytes: int | None  # larger files are rejected without being read
     max_pixels: int | None  # larger images are rejected without being decoded
     damaged: Damaged | None  # reject a damaged JPEG, or keep and flag what can be decoded of it
@@ -271,6 +274,21 @@ def resolve_metadata_encoding(options: BuildOptions, metadata: Path | None, prev
     return previous.metadata_encoding if previous and is_same else UTF8
 
 
+def resolve_text(options: BuildOptions, previous: Manifest | None) -> tuple[str, ...]:
+    """Choose the columns with the items' own words; none: the default, which the data decide."""
+    given = options.get("text")
+    if given is None:
+        return previous.text if previous else ()
+    if given == AUTO:
+        return ()
+    names = tuple(dict.fromkeys(name.strip() for name in given.split(",")))
+    if "" in names:
+        raise UsageError(f"expected names of columns between commas for --text, found {given!r}")
+    if names != NO_COLUMNS:
+        require_full_text()
+    return names
+
+
 def option_names(options: Mapping[str, object]) -> list[str]:
     """Spell options as they are typed: `--no-trim`."""
     return [f"--{'no-' if value is False else ''}{name.replace('_', '-')}" for name, value in options.items()]
@@ -288,7 +306,7 @@ _LEAST_BYTES = 150_000_000
 def check_resources(directory: Path, draft: Manifest, count: int, pending: int, new_encoder: Path | None) -> None:
     """Find out what would make a build fail at its end, before its long part begins."""
     require_address_space(_LEAST_BYTES, "a build")
-    needed = count * (4 * draft.encoder.dims + 700)  # the embeddings; rows of items.sqlite and of the work file
+    needed = count * (4 * draft.encoder.dims + 1000)  # the embeddings; rows of items.sqlite and of the work file
     needed += pending * (4 * draft.encoder.dims + 200)  # in the work file
     if draft.search:
         searched = 4 * (min(DIMS, draft.encoder.dims) if count >= SMALLEST_CATALOG else draft.encoder.dims)

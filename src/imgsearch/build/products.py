@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from imgsearch.build.loss import ShopData, shop_data
 from imgsearch.build.metadata import Product, comparable_name, comparable_names, relative_path
+from imgsearch.store.columns import Column, Columns, folded
 from imgsearch.store.items import default_names
 
 logger = logging.getLogger(__name__)
@@ -172,6 +173,11 @@ class Products:
                 product = products[names[like]] if like < len(names) else best[1]
                 best = len(names) - like, product, image
         return best[1:]
+
+    def columns(self) -> Columns:
+        """Return the shop's columns, by their names alone."""
+        keys = self._connection.execute("SELECT DISTINCT key FROM products, json_each(metadata)")
+        return {folded(name): Column(name, "text") for (name,) in keys}
 
     def compare(self) -> tuple[ShopData, ShopData]:
         """Count what the shop said of the published items that are kept, and what it says of those to be."""

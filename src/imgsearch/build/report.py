@@ -29,6 +29,7 @@ class BuildReport:
         damaged: Items of whose image only a part could be decoded.
         blank: Items whose image is of one color.
         ignored_profiles: Items whose image has a color profile of no use.
+        texts_encoded: Different texts that this build encoded; those that it had encoded before are kept.
         rejected: Files that cannot be used.
         removed: Published before, gone now.
         causes: How many files were rejected for which cause.
@@ -55,6 +56,7 @@ class BuildReport:
     damaged: int
     blank: int
     ignored_profiles: int
+    texts_encoded: int
     rejected: int
     removed: int
     causes: Mapping[str, int]
@@ -89,6 +91,7 @@ def report_of(
     published: bool,
     causes: Mapping[str, int],
     unmatched: tuple[int, int],
+    texts_encoded: int,
     new_rejects: Iterable[Reject] = (),
 ) -> BuildReport:
     """Put a report together."""
@@ -104,6 +107,7 @@ def report_of(
         damaged=manifest.damaged,
         blank=manifest.blank,
         ignored_profiles=manifest.ignored_profiles,
+        texts_encoded=texts_encoded,
         rejected=changes.rejected + counts.rejected,
         removed=changes.removed,
         causes=causes,

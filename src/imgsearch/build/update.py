@@ -24,11 +24,13 @@ from imgsearch.build.options import (
     resolve_metadata_encoding,
     resolve_policy,
     resolve_search,
+    resolve_text,
 )
 from imgsearch.build.pipeline import EmbedCounts, embed_pending, find_colors
 from imgsearch.build.products import ProductCounts
 from imgsearch.build.report import BuildReport, report_of
 from imgsearch.build.vocabulary import vocabularies_of, with_vocabulary
+from imgsearch.build.words import has_all_words, prepare_texts
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import RefusedError, UsageError
 from imgsearch.files import require_image_folder, sync
@@ -37,7 +39,7 @@ from imgsearch.progress import Progress, counted
 from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import BLOCK_ROWS, open_array, write_array
 from imgsearch.store.locking import writer_lock
-from imgsearch.store.manifest import Manifest
+from imgsearch.store.manifest import Manifest, WordsFacts
 from imgsearch.store.publishing import link_embeddings, new_generation, sweep
 
 logger = logging.getLogger(__name__)
@@ -68,7 +70,7 @@ def update(job: Job) -> BuildReport:
                 changes = _scan(job, plan, journal)
             _guard(job, plan, journal, changes, changes.rejected)
             products = _check_products(job, plan, journal, changes)
-            counts = EmbedCounts()
+            counts, texts_encoded = EmbedCounts(), 0
             unchanged = is_unchanged(job, plan, journal, changes, counts)
             if not unchanged:
                 counts = _embed(job, plan, journal, changes, sources[0])
@@ -91,7 +93,7 @@ def update(job: Job) -> BuildReport:
                     blank=remarks.get("blank", 0),
                     ignored_profiles=remarks.get("ignored_profile", 0),
                 )
-                manifest = _publish(job, replace(plan, draft=draft), journal, sources)
+                manifest, texts_encoded = _publish(job, replace(plan, draft=draft), journal, sources)
                 products = journal.products.counts()  # some images may have been rejected
             return report_of(
                 manifest,
@@ -101,6 +103,7 @@ def update(job: Job) -> BuildReport:
                 published=not unchanged,
                 causes=journal.causes(),
                 unmatched=(products.rows_without_image, products.images_without_row),
+                texts_encoded=texts_encoded,
                 new_rejects=journal.new_rejects(),
             )
 
@@ -120,6 +123,7 @@ def is_unchanged(job: Job, plan: BuildPlan, journal: Journal, changes: Changes, 
             and not journal.lacks_tables()
             and not journal.lacks_colors()
             and plan.draft.has_settings_of(previous)
+            and has_all_words(plan.draft, previous)
             and integrity.is_whole(job.directory, previous)
         )
 
@@ -163,6 +167,7 @@ def _plan(job: Job, previous: Manifest | None) -> BuildPlan:
         metadata_file=os.fspath(metadata) if metadata else "",
         metadata_sha256=_digest(metadata) if metadata else "",
         metadata_encoding=resolve_metadata_encoding(options, metadata, previous),
+        text=resolve_text(options, previous),
     )
     files = {**choice.files, **(detector.files if detector else {})}
     adapt = resolve_adaptation(options, previous, draft)
@@ -203,6 +208,7 @@ def _scan(job: Job, plan: BuildPlan, journal: Journal) -> Changes:
         if metadata:
             roots = (plan.draft.catalog, os.fspath(job.catalog.absolute()))
             journal.products.add(read_products(Path(metadata), plan.draft.metadata_encoding), metadata, roots)
+        journal.require_text_columns(plan.draft.text)
     if resumed := journal.resumed_count():
         logger.info("going on with %d embeddings of an interrupted build", resumed)
     return changes
@@ -240,6 +246,7 @@ def _embed(job: Job, plan: BuildPlan, journal: Journal, changes: Changes, source
     draft = plan.draft
     missing = None if os.path.isdir(job.directory / draft.encoder_folder) else source.find()
     check_resources(job.directory, draft, changes.seen - changes.rejected, journal.pending_count(), missing)
+    prepare_texts(draft)
     progress = job.progress
     if plan.previous and plan.previous.count and draft.encoder.is_fed_otherwise_than(plan.previous.encoder):
         progress = _announcing(
@@ -276,23 +283,24 @@ def _announcing(progress: Progress, message: str) -> Progress:
     return announce
 
 
-def _publish(job: Job, plan: BuildPlan, journal: Journal, sources: Sequence[EncoderSource]) -> Manifest:
+def _publish(job: Job, plan: BuildPlan, journal: Journal, sources: Sequence[EncoderSource]) -> tuple[Manifest, int]:
     for source in sources:
         source.install()
     with job.watch.stage("index"), new_generation(job.directory, plan.draft.generation) as folder:
-        _write_truth(job, plan, journal, folder)
+        draft = replace(plan.draft, words=_write_truth(job, plan, journal, folder))
         adapter = Adapter(folder, sources, job.progress, bool(job.options.get("adapt"))) if plan.adapt else None
-        return complete_generation(job, plan.draft, plan.previous, adapt=plan.adapt, adapter=adapter)
+        return complete_generation(job, draft, plan.previous, adapt=plan.adapt, adapter=adapter)
 
 
-def _write_truth(job: Job, plan: BuildPlan, journal: Journal, folder: Path) -> None:
+def _write_truth(job: Job, plan: BuildPlan, journal: Journal, folder: Path) -> WordsFacts | None:
     published: Embeddings | None = None
     if plan.previous and plan.previous.fingerprint == plan.draft.fingerprint:
         name = f"{plan.previous.folder}/{generations.EMBEDDINGS}"
         integrity.check_truth(job.directory, plan.previous, name)
         published = open_array(job.directory / name, plan.previous.count, plan.previous.encoder.dims)
     now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    journal.write_items(folder / generations.ITEMS, now)
+    words = journal.write_items(folder / generations.ITEMS, now, plan.draft.text)
     sync(folder / generations.ITEMS)
     rows = journal.embeddings(published, BLOCK_ROWS)
     write_array(folder / generations.EMBEDDINGS, plan.draft.count, plan.draft.encoder.dims, rows)
+    return words

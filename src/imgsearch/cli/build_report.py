@@ -75,6 +75,7 @@ class ReportFile:
             "blank": report.blank,
             "ignored_profiles": report.ignored_profiles,
             "forgotten": report.forgotten,
+            "texts_encoded": report.texts_encoded,
             "rows_without_image": report.rows_without_image,
             "images_without_row": report.images_without_row,
             "left_out": dict(sorted(report.left_out.items())),
@@ -115,13 +116,14 @@ def _summary(report: BuildReport, directory: str) -> str:
     odd = f", {report.damaged} damaged but kept" if report.damaged else ""
     odd += f", {report.blank} of one color" if report.blank else ""
     odd += f", {report.ignored_profiles} with a color profile of no use" if report.ignored_profiles else ""
+    texts = f", {report.texts_encoded} texts encoded" if report.texts_encoded else ""
     adapted = f", adapted: {gain_in_words(report.adaptation)}" if report.adaptation else ""
     seconds = report.seconds["total"]
     if not report.published:
         return f"{state}, nothing changed{rejected}{odd} ({seconds:.1f} s)"
     return (
         f"{state}: {report.embedded} embedded, {report.renamed} renamed or copied, {report.removed} removed,"
-        f" {report.unchanged} unchanged{rejected}{odd}{adapted} ({seconds:.1f} s)"
+        f" {report.unchanged} unchanged{rejected}{odd}{texts}{adapted} ({seconds:.1f} s)"
     )
 
 

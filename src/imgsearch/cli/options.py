@@ -111,6 +111,14 @@ MetadataEncodingOption = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Encoding of that file, such as cp1252. [default: as the index, or utf-8]"),
 ]
+TextOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN,COLUMN",
+        help="Columns of that file that say in words what an item is; none: items have no words; auto: title and"
+        " description, or the names of files and folders. [default: as the index, or auto]",
+    ),
+]
 ForceOption = Annotated[
     bool,
     typer.Option(

@@ -45,6 +45,7 @@ def build_index(
     ] = None,
     metadata: options.MetadataOption = None,
     metadata_encoding: options.MetadataEncodingOption = None,
+    text: options.TextOption = None,
     max_bytes: options.MaxBytesOption = None,
     max_pixels: options.MaxPixelsOption = None,
     damaged: options.DamagedOption = None,

@@ -18,6 +18,7 @@ def embed(
     precision: options.PrecisionOption = None,
     metadata: options.MetadataOption = None,
     metadata_encoding: options.MetadataEncodingOption = None,
+    text: options.TextOption = None,
     max_bytes: options.MaxBytesOption = None,
     max_pixels: options.MaxPixelsOption = None,
     damaged: options.DamagedOption = None,

@@ -126,6 +126,7 @@ def _rows(manifest: "Manifest") -> list[tuple[str, str]]:
         ("color profiles", profiles),
         ("catalog", manifest.catalog),
         ("metadata", manifest.metadata_file or "none"),
+        ("words", _words(manifest)),
         ("generation", str(manifest.generation)),
         ("encoder", f"{encoder.name}, {encoder.precision}, {manifest.fingerprint}"),
         ("detector", f"{detector.name}, {detector.precision}, {manifest.detector_fingerprint}" if detector else "none"),
@@ -151,3 +152,16 @@ def _rows(manifest: "Manifest") -> list[tuple[str, str]]:
         ),
         ("size", f"{sum(record.size for record in manifest.files.values()) / 1e6:.1f} MB"),
     ]
+
+
+def _words(manifest: "Manifest") -> str:
+    from imgsearch.cli.output import printable
+
+    words = manifest.words
+    if words is None:
+        return "none"
+    source = f"columns {printable(', '.join(words.columns))}" if words.columns else "names of files and folders"
+    predicted = f", {words.predicted} predicted" if words.predicted else ""
+    compared = "compared by meaning" if words.encoder else "not compared by meaning"
+    worth = f"; {words.prediction.in_words()}" if words.prediction else ""
+    return f"{words.own} of {manifest.count} images, from {source}{predicted}; {compared}{worth}"
