@@ -171,7 +171,11 @@ def test_a_file_that_cannot_be_used_is_named(shop, index, tmp_path):
 def test_senseless_questions_are_refused(index):
     item = Indexed("b/0004.png")
     for match, call in {
-        "expected an image or an item": lambda: index.search_together([]),
+        "expected an image, an item or words": lambda: index.search_together([]),
+        "expected words": lambda: index.search_together([item], text=[" "]),
+        "text_weight must be": lambda: index.search_together([item], text=["cup"], text_weight=float("nan")),
+        "weights are for a mean": lambda: index.search_together([item], weights=[1.0]),
+        "expected 1 weights above 0": lambda: index.search_together([item], fuse="mean", weights=[1.0, 2.0]),
         "diverse must be": lambda: index.search_item("mat", diverse=1.5),
         "cannot be combined": lambda: index.search("x.png", rerank=True, diverse=0.5),
         "k must be at least 1": lambda: index.search_item("mat", k=0),

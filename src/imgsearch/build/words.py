@@ -44,8 +44,8 @@ _FIRST_ROWS = "SELECT row, (SELECT min(f.row) FROM texts f WHERE f.sha256 = t.sh
 
 def encoder_of_texts(draft: Manifest) -> str:
     """Return the identity of what encodes the texts of an index; empty where they are not to be encoded."""
-    # An encoder of images that takes texts, too, would need no other: this is the place to say so.
-    is_wanted = draft.search is not None and draft.text != NO_COLUMNS
+    # Images by a joint model are compared with texts themselves.
+    is_wanted = draft.search is not None and draft.text != NO_COLUMNS and not draft.encoder.has_text_tower
     return sentences.IDENTITY if is_wanted and sentences.is_installed() else ""
 
 

@@ -59,11 +59,18 @@ class Asked:
 
     pictures: Callable[[], Sequence[Picture]]
     together: Sequence[str] = ()  # the names that were asked with at once
-    without: Sequence[str] = ()  # and those that were taken away
+    text: Sequence[str] = ()  # words that were asked with
+    like: Sequence[str] = ()  # the names of what else was
+    without: Sequence[str] = ()  # names or words that were taken away
 
     def to_json(self) -> dict[str, Any]:
         """Return fields for the JSON object."""
-        names = {"queries": list(self.together), "not": list(self.without)}
+        names = {
+            "queries": list(self.together),
+            "text": list(self.text),
+            "like": list(self.like),
+            "not": list(self.without),
+        }
         return {name: fact for name, fact in names.items() if fact}
 
 
@@ -229,7 +236,7 @@ class FoundHits:
         yield from (hit.path for hit in self.hits)
 
     def tables(self, title: str) -> Iterator[TextTable]:
-        yield _hit_table(title, self.hits, calibrated=self.manifest.calibration is not None)
+        yield _hit_table(title, self.hits)
 
     def sections(self) -> Iterator[Section]:
         box = self.hits[0].box if self.hits else None
@@ -287,7 +294,7 @@ class FoundObjects:
         for number, found in enumerate(self.objects, start=1):
             score = "" if found.score is None else f", {found.score:.2f} sure"
             head = f"item {number} of {len(self.objects)}  {_place(found.box)}{score}"
-            yield _hit_table(head, found.hits, calibrated=self.manifest.calibration is not None)
+            yield _hit_table(head, found.hits)
 
     def sections(self) -> Iterator[Section]:
         if not self.objects:
@@ -296,10 +303,12 @@ class FoundObjects:
             yield FoundHits(found.hits, self.manifest, self.draw, self.image).section([found.box])
 
 
-def hit_columns(manifest: "Manifest", *, with_others: bool = False, with_boxes: bool = False) -> tuple[str, ...]:
+def hit_columns(
+    *, with_probability: bool = False, with_others: bool = False, with_matched: bool = False, with_boxes: bool = False
+) -> tuple[str, ...]:
     """Return the columns of CSV for hits: `with_others` of distinct ones, `with_boxes` of `FoundObjects`."""
     columns = ["query", "rank", "path", "score", "distance", "product", "category"]
-    more = {"probability": manifest.calibration is not None, "others": with_others, "box": with_boxes}
+    more = {"probability": with_probability, "others": with_others, "matched": with_matched, "box": with_boxes}
     return (*columns, *(name for name, is_there in more.items() if is_there))
 
 
@@ -314,6 +323,7 @@ def _rerank(state: str | None) -> dict[str, Any]:
 def _hit_row(hit: "Hit") -> Sequence[object]:
     more = [] if hit.probability is None else [f"{hit.probability:.6f}"]
     more += [] if hit.others is None else [str(hit.others)]
+    more += [] if hit.matched is None else [_matched(hit.matched, 6)]
     return hit.rank, hit.path, f"{hit.score:.6f}", f"{hit.distance:.6f}", hit.product, hit.category, *more
 
 
@@ -325,18 +335,26 @@ def _hit_to_json(hit: "Hit") -> dict[str, Any]:
         facts["probability"] = round(hit.probability, 6)
     if hit.box is not None:
         facts["box"] = _numbers(hit.box)
+    if hit.matched is not None:
+        facts["matched"] = {part: round(score, 6) for part, score in hit.matched.items()}
     return {name: fact for name, fact in facts.items() if fact is not None}
 
 
 def _details(hit: "Hit") -> list[str]:
-    """Return title, product and category of a hit, where they say more than its path."""
+    """Return title, product and category of a hit, where they say more than its path, and why it was found."""
     path = PurePosixPath(hit.path)
     said = {hit.path, path.name, path.stem, str(path.parent / path.stem), str(path.parent), path.parent.name}
     texts = [str(hit.metadata.get("title") or ""), hit.product, hit.category]
-    return [text for text in dict.fromkeys(texts) if text and text not in said]
+    matched = [] if hit.matched is None else [_matched(hit.matched, 2)]
+    return [*(text for text in dict.fromkeys(texts) if text and text not in said), *matched]
 
 
-def _hit_table(title: str, hits: Sequence["Hit"], *, calibrated: bool) -> TextTable:
+def _matched(matched: Mapping[str, float], digits: int) -> str:
+    """Spell what each part of a question gave a hit: `picture=0.71 title=0.42`."""
+    return " ".join(f"{part}={score:.{digits}f}" for part, score in matched.items())
+
+
+def _hit_table(title: str, hits: Sequence["Hit"]) -> TextTable:
     # A product's default name is its path without the ending: not worth a column of its own.
     named = any(not hit.path.startswith(hit.product + ".") for hit in hits)
     verified = any(hit.inliers is not None for hit in hits)
@@ -346,13 +364,14 @@ def _hit_table(title: str, hits: Sequence["Hit"], *, calibrated: bool) -> TextTa
         return {
             "#": str(hit.rank),
             "score": f"{hit.score:.3f}",
-            **({"probability": f"{hit.probability:.2f}"} if calibrated else {}),
+            **({"probability": f"{hit.probability:.2f}"} if hit.probability is not None else {}),
             **({"inliers": "" if hit.inliers is None else str(hit.inliers)} if verified else {}),
             **({"color": f"{hit.color_difference:.0f}"} if hit.color_difference is not None else {}),
             "image": hit.path,
             **({"product": hit.product} if named else {}),
             "category": hit.category,
             **({"others": str(hit.others)} if distinct else {}),
+            **({"matched": _matched(hit.matched, 2)} if hit.matched is not None else {}),
         }
 
     rows = [row(hit) for hit in hits]

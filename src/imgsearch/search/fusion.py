@@ -20,11 +20,11 @@ UNWANTED_WEIGHT = 0.25
 _SHORTEST = 1e-3
 
 
-def mean_view(views: Sequence[View]) -> View:
-    """Return the mean of views, of unit length; one alone stays what it is. UsageError if they cancel out."""
+def mean_view(views: Sequence[View], weights: Sequence[float] | None = None) -> View:
+    """Return the weighted mean of views, of unit length; one stays what it is. UsageError if they cancel out."""
     if len(views) == 1:
         return views[0]
-    mean = _unit(np.mean([view.vector for view in views], axis=0))
+    mean = _unit(np.average([view.vector for view in views], axis=0, weights=weights))
     if mean is None:
         raise UsageError("the mean of these images is nothing: they are opposites", hint="ask with --fuse max")
     return View(mean)

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,8 +64,9 @@ class Hit:
     Attributes:
         rank: Place, from 1.
         path: POSIX path of the image below the catalog's root.
-        score: Cosine of the angle between query and image in the searched space, -1 to 1.
-        distance: Euclidean distance of the two unit vectors, 0 to 2.
+        score: Cosine of the angle between query and image in the searched space, -1 to 1; with words in the query what
+            `matched` says, weighed together, in the same range.
+        distance: Euclidean distance of two unit vectors with this cosine, 0 to 2.
         product: What it shows.
         category: Where it belongs.
         metadata: The shop's other data.
@@ -79,6 +80,10 @@ class Hit:
             hits.
         inliers: How many points of the query lie in it as they do in one plane; None without re-ranking, and where
             its image is not there to be compared.
+        matched: With words in the query, what each part of it gives the hit: `picture`, `title` (the item's own words),
+            or `predicted` (words predicted from its picture), or `text` (its picture itself, by a joint model),
+            cosines; `words`, how well their spelling matches, of the best item 1. Parts that say nothing about it are
+            not there. None without words.
     """
 
     rank: int
@@ -93,6 +98,7 @@ class Hit:
     inliers: int | None = None
     others: int | None = None
     color_difference: float | None = None
+    matched: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

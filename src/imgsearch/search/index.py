@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -12,11 +13,13 @@ from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError, ImageError, NoIndexError, UsageError, require_between
 from imgsearch.files import as_path, read_error
 from imgsearch.images.boxes import Box
-from imgsearch.search.fusion import Fuse, mean_view, take_away
+from imgsearch.search.fusion import UNWANTED_WEIGHT, Fuse, mean_view, take_away
 from imgsearch.search.hits import CANDIDATES, NO_FILTER, Filter, Hit, ObjectHits
 from imgsearch.search.nearest import Nearest
+from imgsearch.search.ranking import TEXT_WEIGHT, by_both, by_pictures
 from imgsearch.search.search import Search
 from imgsearch.search.views import Indexed, QueryImage, Regions, View
+from imgsearch.search.words import WordSearch
 from imgsearch.store import generations, integrity
 from imgsearch.store.info import IndexInfo
 from imgsearch.store.lifetime import Lifetime
@@ -50,6 +53,7 @@ class Index:
         manifest: What is published there.
         items: The images in it.
         nearest: Its vectors and backend, for code that asks for more than hits.
+        words: Ranks its items by words, likewise.
     """
 
     def __init__(self, directory: Path, manifest: Manifest) -> None:
@@ -60,6 +64,7 @@ class Index:
         self.items = self.nearest.items
         self._lifetime = Lifetime()
         self._viewers: list[Viewer] = []  # one, once it was needed
+        self.words = WordSearch(directory, self.nearest)
         self._has_warned = False
 
     @classmethod
@@ -108,6 +113,7 @@ class Index:
         if self._lifetime.end():
             for viewer in self._viewers:
                 viewer.close()
+        self.words.close()
         self.nearest.close()
 
     @property
@@ -201,57 +207,80 @@ class Index:
 
     def search_together(
         self,
-        asked: Sequence[Image | Indexed],
+        asked: Sequence[Image | Indexed] = (),
         k: int = 5,
         *,
+        text: Sequence[str] = (),
+        text_weight: float = TEXT_WEIGHT,
         fuse: Fuse = "max",
+        weights: Sequence[float] = (),
         without: Sequence[Image | Indexed | View] = (),
+        without_text: Sequence[str] = (),
         filter: Filter = NO_FILTER,  # noqa: A002  # the field's word
         exact: bool = False,
         distinct: str = "",
         regions: Regions = "auto",
         diverse: float | None = None,
     ) -> list[Hit]:
-        """Find what is most similar to several images at once, or to one and not to others.
+        """Find what is most similar to several images at once, to words, to both, or to some and not to others.
 
         Args:
-            asked: Files, and `Indexed` for what is in the index; at least one.
+            asked: Files, and `Indexed` for what is in the index; none with words alone.
             k: As for `search`.
+            text: What hits should be about, in words, all of them together.
+            text_weight: How much words count beside images, 0 to 1.
             fuse: `max`: an item has the best score that any of the images gives. `mean`: that with the mean of their
                 vectors, of a photo the one that finds the nearest item.
+            weights: How much each of `asked` counts in that mean, above 0; by default all count 1.
             without: What hits should not look like: a quarter of the mean of these vectors is subtracted
                 (`fusion.UNWANTED_WEIGHT`). `views` makes them once for many searches.
+            without_text: What hits should not be about, in words, subtracted likewise.
             filter: As for `search`, like all others.
-            exact: Compare with every vector.
+            exact: Compare with every vector; with words that is always done.
             distinct: Name of a column: only the best hit for each of its values.
             regions: Which parts of photos to compare.
             diverse: Choose hits that are not like one another.
 
         Returns:
-            Hits, best first, without what is `Indexed` and without items that are taken away.
+            Hits, best first, without what is `Indexed` and without items that are taken away. With words alone only
+            items that these say something about.
 
         Raises:
             ImageError: An image cannot be used; the message names it.
-            UsageError: `asked` is empty, the index has no such image or product, or nothing is left to search with;
-                or as for `search`.
+            UsageError: Nothing is asked with, the index has no such image or product, or nothing is left to search
+                with; or as for `search`.
             DamagedIndexError, MissingComponentError, ResourceError: As for `search`.
         """
-        if not asked:
-            raise UsageError("expected an image or an item to search with, found none")
+        _require_question(asked, text, without_text, text_weight, fuse, weights)
         unwanted = [view for each in without for view in ([each] if isinstance(each, View) else self.views(each))]
         own = {name: self._views_of_item(name) for name in asked if isinstance(name, Indexed)}
         taken = [view for views in (unwanted, *own.values()) for view in views]
         left_out = {view.row for view in taken if view.row is not None}
         search = self._search(k, filter, exact=exact, distinct=distinct, diverse=diverse, left_out=left_out)
+        words = self.words.ranking(text, without_text) if text or without_text else None
         views: list[View] = []
-        for each in asked:
+        counted: list[float] = []
+        for each, weight in zip(asked, weights or [1.0] * len(asked), strict=True):
             if isinstance(each, Indexed):
                 found = own[each]
             else:
                 with _naming(each, if_wanted=len(asked) > 1):
                     found = self._views_of_image(search, each, regions)
-            views += found if fuse == "max" or isinstance(each, Indexed) else [search.best_view(found)]
-        return self._hits(search, take_away(views if fuse == "max" else [mean_view(views)], unwanted), k, None)
+            found = found if fuse == "max" or isinstance(each, Indexed) else [search.best_view(found)]
+            views += found
+            counted += [weight] * len(found)
+        if views and fuse == "mean":
+            views = [mean_view(views, counted)]
+        if views:
+            views = take_away(views, unwanted)
+        if words is None:
+            return self._hits(search, views, k, None)
+        if views:
+            return search.hits(by_both(by_pictures(self.nearest.vectors, views), words, text_weight))
+        if unwanted:
+            away = by_pictures(self.nearest.vectors, [mean_view(unwanted)])
+            return search.hits(by_both(away.negative(), words, 1 - UNWANTED_WEIGHT))
+        return search.hits(words)
 
     def views(self, asked: Image | Indexed) -> list[View]:
         """Return one vector that stands for an image, or one each for the images of what is in the index.
@@ -370,6 +399,26 @@ class Index:
         if count and not self._has_warned:
             self._has_warned = True
             logger.warning("%d of %d hits were not re-ranked: %s", count, len(candidates), reason)
+
+
+def _require_question(
+    asked: Sequence[object],
+    text: Sequence[str],
+    without_text: Sequence[str],
+    text_weight: float,
+    fuse: Fuse,
+    weights: Sequence[float],
+) -> None:
+    """Raise `UsageError` for a question to `search_together` that makes no sense."""
+    if not (asked or text):
+        raise UsageError("expected an image, an item or words to search with, found none")
+    if not all(each.strip() for each in (*text, *without_text)):
+        raise UsageError("expected words, found nothing", hint="is a variable not set?")
+    require_between("text_weight", text_weight, 0, 1)
+    if weights and fuse != "mean":
+        raise UsageError("weights are for a mean", hint="fuse by the mean")
+    if weights and (len(weights) != len(asked) or not all(0 < weight < math.inf for weight in weights)):
+        raise UsageError(f"expected {len(asked)} weights above 0, got {list(weights)}")
 
 
 def as_query(image: Image, manifest: Manifest) -> QueryImage:

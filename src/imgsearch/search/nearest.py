@@ -3,12 +3,13 @@
 import contextlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError, MissingComponentError, UsageError
@@ -27,6 +28,7 @@ from imgsearch.store.integrity import check_opened
 from imgsearch.store.items import Items
 from imgsearch.store.lifetime import Lifetime
 from imgsearch.store.manifest import Manifest
+from imgsearch.text.sentences import DIMS
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +38,13 @@ _FILTERS_KEPT = 8
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """An item's row, its cosine and Euclidean distance to the nearest view of the query, and that view's box."""
+    """An item's row, its score and distance, and the box of the view of the query that it resembles most."""
 
     row: int
     score: float  # rounding of unit vectors may lead just past -1 or 1
     distance: float
     box: Box | None
+    matched: Mapping[str, float] | None = None  # of a `Ranking`, the score by each part of the question
 
 
 class OpenedFiles:
@@ -85,16 +88,19 @@ class Nearest:
         self._backend_files = backend_files(manifest.backend, manifest.count)
         self._lifetime = Lifetime()
         self._backend = Once(self._lifetime, self._open_backend)
-        names = (generations.VECTORS, generations.ITEMS, *self._backend_files)
+        has_text = manifest.words is not None and manifest.words.encoder
+        names = (generations.VECTORS, generations.ITEMS, *self._backend_files, *[generations.TEXT] * bool(has_text))
         with contextlib.ExitStack() as opened:
             self._files = OpenedFiles(directory, manifest, names, self._lifetime)
             opened.callback(self._files.close)
             self.items = Items(self._folder / generations.ITEMS)
             opened.callback(self.items.close)
             self._vectors = open_array(self._folder / generations.VECTORS, manifest.count, manifest.dims)
+            self._text = open_array(self._folder / generations.TEXT, manifest.count, DIMS) if has_text else None
             self._opened = opened.pop_all()
         self._exact = ExactCandidates(self._vectors)
         self._filters: dict[tuple[Conditions, bool], Candidates] = {}
+        self._own_words: Rows | None = None
 
     def close(self) -> None:
         """Close the files; the maps go with the last reference."""
@@ -107,6 +113,26 @@ class Nearest:
         """What is searched: float32 (count, d), unit rows, mapped; raises `DamagedIndexError`."""
         self._files.require_whole(generations.VECTORS)
         return self._vectors
+
+    @property
+    def text(self) -> Embeddings:
+        """Vectors of the items' words: float32 (count, 512), mapped, unit rows or zeros; for an index that has them."""
+        assert self._text is not None
+        self._files.require_whole(generations.TEXT)
+        return self._text
+
+    def own_words(self) -> Rows:
+        """Return the rows of items that have words of their own."""
+        if self._own_words is None:
+            self._files.require_whole(generations.ITEMS)
+            self._own_words = self._checked(self.items.own_words())
+        return self._own_words
+
+    def matches(self, expression: str) -> tuple[Rows, NDArray[np.float64]]:
+        """Find the items whose words match an expression of `lexical.match_expression`, and how well: BM25."""
+        self._files.require_whole(generations.ITEMS)
+        rows, scores = self.items.matches(expression)
+        return self._checked(rows), scores
 
     def plan(self, conditions: Conditions, *, exact: bool = False) -> str:
         """Name the backend that answers a query: with conditions that few items satisfy, `exact`."""
@@ -133,10 +159,7 @@ class Nearest:
         Raises:
             UsageError: There is neither; the hint has the name most like it.
         """
-        self._files.require_whole(generations.ITEMS)
-        rows = self.items.rows_named(name) or self.items.rows_named(os.path.normpath(name))
-        if not rows and "\0" not in name:
-            rows = self.items.rows_named(self._below_catalog(name))
+        rows = self._rows_named(name)
         if not rows:
             similar = self.items.similar_name(name)
             raise UsageError(
@@ -144,6 +167,17 @@ class Nearest:
                 hint=f"did you mean {similar!r}?" if similar else "imgsearch query FILE asks with an image file",
             )
         return [int(row) for row in self._checked(rows)]
+
+    def has(self, name: str) -> bool:
+        """Return whether there is an image or a product of this name, as `rows_named` finds it."""
+        return bool(self._rows_named(name))
+
+    def _rows_named(self, name: str) -> list[int]:
+        self._files.require_whole(generations.ITEMS)
+        rows = self.items.rows_named(name) or self.items.rows_named(os.path.normpath(name))
+        if not rows and "\0" not in name:
+            rows = self.items.rows_named(self._below_catalog(name))
+        return rows
 
     def _below_catalog(self, path: str) -> str:
         folder, name = os.path.split(path)

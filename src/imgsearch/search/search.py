@@ -1,5 +1,6 @@
 """One question to an index: from what is asked with to hits, filtered, distinct, diverse."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -15,7 +16,9 @@ from imgsearch.search.backends.protocol import Candidates, Rows
 from imgsearch.search.diversity import POOL, diverse_order
 from imgsearch.search.hits import NO_FILTER, Filter, Hit
 from imgsearch.search.nearest import Nearest, Scored
+from imgsearch.search.ranking import Ranking
 from imgsearch.search.views import QueryImage, Regions, View, require_regions
+from imgsearch.store.calibration import Calibration
 
 if TYPE_CHECKING:
     from imgsearch.search.viewer import Viewer
@@ -27,6 +30,10 @@ _IMAGES_OF_EACH = 4
 # spared: after the whole, which its background may have fooled, and after a part of it (docs/benchmarks.md).
 _MIN_MARGIN_WHOLE = 0.3
 _MIN_MARGIN_PART = 0.1
+
+
+# Views of pictures, or a ranking of all items.
+Asked = Sequence[View] | Ranking
 
 
 class Search:
@@ -48,10 +55,6 @@ class Search:
         diverse: float | None = None,
         left_out: Collection[int] = (),
     ) -> None:
-        if filter.min_probability is not None and nearest.manifest.calibration is None:
-            raise UsageError(
-                "the index is not calibrated", hint="run imgsearch evaluate --calibrate, or use --min-score"
-            )
         self._nearest = nearest
         self._k = k
         self._filter = filter
@@ -94,9 +97,9 @@ class Search:
 
         return max(views, key=best_score) if len(views) > 1 else views[0]
 
-    def hits(self, views: Sequence[View]) -> list[Hit]:
-        """Find the items nearest to any of the views, best first; equal scores in the order of their paths."""
-        found = self._found(views)
+    def hits(self, asked: Asked) -> list[Hit]:
+        """Find the items nearest to any of the views, or ranked best; equal scores in the order of their paths."""
+        found = self._found(asked)
         apart = self._differences_of([each.row for each, _ in found])
         # A hundredth of a difference counts as much as one of the score.
         worth = {each.row: each.score - apart.get(each.row, 0.0) / 100 for each, _ in found}
@@ -122,21 +125,22 @@ class Search:
                 each.box,
                 others=others.get(item.row),
                 color_difference=apart.get(item.row),
+                matched=each.matched,
             )
             for rank, (item, (each, probability)) in enumerate(
                 zip(self._nearest.items.fetch(rows), found, strict=True), start=1
             )
         ]
 
-    def _found(self, views: Sequence[View]) -> list[tuple[Scored, float | None]]:
+    def _found(self, asked: Asked) -> list[tuple[Scored, float | None]]:
         """Return what may be hits, best first, each with its probability."""
-        scored = (self._distinct_of(views) if self._distinct else self.scored(views))[: self._pool]
+        scored = (self._distinct_of(asked) if self._distinct else self.scored(asked))[: self._pool]
         least = self._filter.min_score
         scored = [each for each in scored if least is None or each.score >= least]
-        calibration = self._nearest.manifest.calibration
+        calibration = self._calibration(asked)
         probabilities: Sequence[float | None] = [None] * len(scored)
         if calibration is not None and scored:
-            is_first = not self._conditions.has_conditions or scored[0].score >= self._best_score_of_all(views)
+            is_first = not self._conditions.has_conditions or scored[0].score >= self._best_score_of_all(asked)
             probabilities = calibration.of_answer([each.score for each in scored], is_first=is_first)
         least = self._filter.min_probability
         return [each for each in zip(scored, probabilities, strict=True) if least is None or (each[1] or 0.0) >= least]
@@ -146,27 +150,41 @@ class Search:
         """How many of the nearest are looked at."""
         return self._k if self._diverse is None and not self._conditions.color else POOL * self._k
 
-    def scored(self, views: Sequence[View]) -> list[Scored]:
+    def scored(self, asked: Asked) -> list[Scored]:
         """Score what the backend proposes for each view, best first; at least `k` items, where there are as many."""
-        return self._scored(views, max(2, self._pool))  # `is_settled` compares two
+        return self._scored(asked, max(2, self._pool))  # `is_settled` compares two
 
-    def _scored(self, views: Sequence[View], wanted: int) -> list[Scored]:
+    def _scored(self, asked: Asked, wanted: int) -> list[Scored]:
         wanted += len(self._left_out)
         if self._backend is None:
-            self._backend = self._nearest.backend(self._conditions, exact=self._is_exact)
+            is_exact = self._is_exact or isinstance(asked, Ranking)
+            self._backend = self._nearest.backend(self._conditions, exact=is_exact)
+        scored = self._ranked(asked, wanted) if isinstance(asked, Ranking) else self._compared(asked, wanted)
+        return [each for each in scored if each.row not in self._left_out]
+
+    def _ranked(self, ranking: Ranking, wanted: int) -> list[Scored]:
+        assert isinstance(self._backend, ExactCandidates)
+        return [
+            # Of unit vectors with this cosine.
+            Scored(row, score, math.sqrt(max(0.0, 2 - 2 * score)), ranking.box(row), ranking.matched(row))
+            for row in ranking.best(wanted, self._backend.rows).tolist()
+            for score in [float(ranking.scores[row])]
+        ]
+
+    def _compared(self, views: Sequence[View], wanted: int) -> list[Scored]:
+        assert self._backend is not None
         for view in views:
             if (view, wanted) not in self._candidates:
                 self._candidates[view, wanted] = self._nearest.candidates(
                     self._backend, view, wanted, is_filtered=self._conditions.has_conditions
                 )
-        scored = self._nearest.best_of(views, [self._candidates[view, wanted] for view in views])
-        return [each for each in scored if each.row not in self._left_out]
+        return self._nearest.best_of(views, [self._candidates[view, wanted] for view in views])
 
-    def _distinct_of(self, views: Sequence[View]) -> list[Scored]:
+    def _distinct_of(self, asked: Asked) -> list[Scored]:
         """Find the best item of each value of the column, as many as are wanted; one without a value stands alone."""
         wanted = max(2, _IMAGES_OF_EACH * self._pool)
         while True:
-            scored = self._scored(views, wanted)
+            scored = self._scored(asked, wanted)
             values = self._nearest.items.selector.values(self._distinct, [each.row for each in scored])
             best: dict[object, Scored] = {}
             for each in scored:
@@ -194,6 +212,16 @@ class Search:
         counted = Counter(selector.values(self._distinct, left_out).values())
         return {row: 0 if value is None else counts.get(value, 1) - counted[value] - 1 for row, value in values.items()}
 
-    def _best_score_of_all(self, views: Sequence[View]) -> float:
+    def _best_score_of_all(self, asked: Asked) -> float:
         # Compared with everything: a filtered query needs no library, and must not come to need one.
-        return Search(self._nearest, 1, exact=True, left_out=self._left_out).scored(views)[0].score
+        return Search(self._nearest, 1, exact=True, left_out=self._left_out).scored(asked)[0].score
+
+    def _calibration(self, asked: Asked) -> Calibration | None:
+        """Return what scores mean: those of words are others than those of pictures."""
+        manifest = self._nearest.manifest
+        found = None if isinstance(asked, Ranking) else manifest.calibration
+        if found is None and self._filter.min_probability is not None:
+            raise UsageError(
+                "the index is not calibrated", hint="run imgsearch evaluate --calibrate, or use --min-score"
+            )
+        return found

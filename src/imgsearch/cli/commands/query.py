@@ -31,13 +31,38 @@ def query(
             help="Ask with what is in the index: an image, or all images of a product; repeatable.",
         ),
     ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WORDS",
+            help="Ask with words, alone or beside each image or item: the same, in blue; repeatable.",
+        ),
+    ] = None,
+    text_weight: Annotated[
+        float | None,
+        typer.Option(metavar="W", min=0, max=1, help="How much words count beside images. [default: 0.5]"),
+    ] = None,
+    like: Annotated[
+        list[str] | None,
+        typer.Option(metavar="IMAGE|ITEM", help="Ask with this file or item beside each image or item; repeatable."),
+    ] = None,
+    like_weight: Annotated[
+        list[float] | None,
+        typer.Option(
+            metavar="W", help="How much --like counts; an IMAGE counts 1. Once for all, or once for each. [default: 1]"
+        ),
+    ] = None,
     fuse: Annotated[
         Literal["mean", "max"] | None,
         typer.Option(help="Answer once for all: with the mean of their vectors, or by the best score that any gives."),
     ] = None,
     not_: Annotated[
         list[str] | None,
-        typer.Option("--not", metavar="IMAGE|ITEM", help="Leave out what looks like this file or item; repeatable."),
+        typer.Option(
+            "--not",
+            metavar="IMAGE|ITEM|WORDS",
+            help="Less of what looks like this file or item, or else is about these words; repeatable.",
+        ),
     ] = None,
     diverse: Annotated[
         float | None,
@@ -115,7 +140,7 @@ def query(
     quiet: options.QuietOption = False,
     verbose: options.VerboseOption = False,
 ) -> None:
-    """Find the catalog images most similar to each image.
+    """Find the catalog images most similar to an image, or to words.
 
     Give many images at once: they share one start. An image that cannot be read is reported, the others are
     answered, and the exit code is 4; likewise with an image that --box lies outside of, and exit code 2. With --fuse
@@ -137,7 +162,13 @@ def query(
 
       imgsearch query --item fruit/apple.png --diverse
 
+      imgsearch query --text "red dress" --price ..50
+
+      imgsearch query photo.jpg --text "in blue" --not "long sleeves"
+
       imgsearch query front.jpg back.jpg --fuse max --not label.jpg
+
+      imgsearch query photo.jpg --like other.jpg --like-weight 0.5
 
       imgsearch query photo.jpg --vote --top-k 20
 
@@ -149,7 +180,7 @@ def query(
     """
     from imgsearch.cli.filters import filter_of
     from imgsearch.cli.output import set_up_logging
-    from imgsearch.cli.query_options import Unwanted, asked_with, box_of, questions, refuse_contradictions, regions_of
+    from imgsearch.cli.query_options import Additions, box_of, questions, refuse_contradictions, regions_of
     from imgsearch.search.backends import require_backend, runs_backend
     from imgsearch.search.hits import CANDIDATES
 
@@ -158,6 +189,10 @@ def query(
         {
             "IMAGE": images,
             "--item": item,
+            "--text": text,
+            "--text-weight": text_weight is not None,
+            "--like": like,
+            "--like-weight": like_weight,
             "--fuse": fuse,
             "--not": not_,
             "--by": by,
@@ -189,13 +224,13 @@ def query(
     with Index.open(index) as opened:
         manifest = opened.manifest
         refuse_to_harm(output_file, index, manifest.catalog, manifest.metadata_file)
-        plan = opened.plan(filter=conditions, exact=exact)
+        additions = Additions(opened, output_file, text or (), text_weight, like or (), like_weight or (), not_ or ())
+        plan = "exact" if additions.have_words else opened.plan(filter=conditions, exact=exact)
         limits: dict[str, Any] = {"filter": conditions, "exact": exact, "diverse": diverse, "distinct": by or distinct}
         k = max(top_k, CANDIDATES) if rerank else top_k  # to see which of the candidates were compared
-        unwanted = Unwanted(opened, not_ or (), output_file)
 
         def find(image: str) -> "Result":
-            if unwanted.names:
+            if additions:
                 return find_together([image])
             query = QueryImage.read(image, manifest.policy)
             if objects:
@@ -211,20 +246,34 @@ def query(
             return FoundHits(hits, manifest, _drawing(opened, query), query, state)
 
         def find_together(asked: "Sequence[str | Indexed]") -> "Result":
-            hits = opened.search_together(
-                asked, top_k, fuse=fuse or "max", without=unwanted.views, regions=part, **limits
-            )
-            described = asked_with(opened, asked, unwanted, is_fused=fuse is not None)
+            hits = additions.search(asked, top_k, fuse, regions=part, **limits)
+            described = additions.described(asked, is_fused=fuse is not None)
             if vote:
                 return FoundClasses(count_votes(hits), hits, asked=described)
             return FoundHits(hits, manifest, lambda _: None, None, asked=described)
 
-        columns = hit_columns(manifest, with_others=bool(by or distinct), with_boxes=objects)
+        columns = (
+            FoundClasses.COLUMNS
+            if vote
+            else hit_columns(
+                with_probability=manifest.calibration is not None and not additions.have_words,
+                with_others=bool(by or distinct),
+                with_matched=additions.have_words,
+                with_boxes=objects,
+            )
+        )
         details = () if vote else (plan, f"{manifest.count} images")
-        facts = _facts(opened, conditions, plan)
-        call = Call(FoundClasses.COLUMNS if vote else columns, find, facts, details, "query")
+        call = Call(columns, find, _facts(opened, conditions, plan), details, "query")
         names = names_of(images or (), output_file, null=null)
-        asked_for = questions(names, item or (), find, find_together, is_fused=fuse is not None)
+        asked_for = questions(
+            names,
+            item or (),
+            additions,
+            find,
+            find_together,
+            is_fused=fuse is not None,
+            is_alone=not (images or item),
+        )
         raise typer.Exit(answer_all(call, asked_for, format_, output_file, null=null, preview=preview))
 
 

