@@ -1,8 +1,8 @@
 """How good are the answers to words: python benchmarks/text.py FOLDER.
 
 Two catalogs with titles in sixteen languages: the stamps, and emoji, which Unicode's CLDR names (npm packages
-cldr-annotations-full and cldr-annotations-derived-full). All constants were chosen on emoji, those of a picture with a
-word on one half of them, told apart as in answers.py; nothing was chosen on the stamps.
+cldr-annotations-full and cldr-annotations-derived-full). Constants were chosen by the figures of emoji, those of a
+picture with a word by one half of them, told apart as in answers.py; docs/benchmarks.md says which was not.
 
 - titles in another language, asked for among English ones;
 - keywords: one word, of folders or of CLDR, and every image that has it is right;
