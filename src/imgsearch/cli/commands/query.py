@@ -140,7 +140,7 @@ def query(
     quiet: options.QuietOption = False,
     verbose: options.VerboseOption = False,
 ) -> None:
-    """Find the catalog images most similar to an image, or to words.
+    """Find the catalog images most similar to images or words.
 
     Give many images at once: they share one start. An image that cannot be read is reported, the others are
     answered, and the exit code is 4; likewise with an image that --box lies outside of, and exit code 2. With --fuse
