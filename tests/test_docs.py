@@ -135,7 +135,7 @@ def facts() -> list[tuple[str, str, object]]:
     from imgsearch.images.workers.decoders import DECODE_SECONDS
     from imgsearch.images.workers.pool import CRASHES_IN_A_ROW
     from imgsearch.regions import geometric
-    from imgsearch.search import diversity, fusion, index, nearest, rerank, tuning
+    from imgsearch.search import diversity, fusion, index, rerank, search, tuning
     from imgsearch.store.search_settings import SearchOptions
     from imgsearch.text import sentences
     from imgsearch.training import fitting, loop, networks
@@ -156,8 +156,8 @@ def facts() -> list[tuple[str, str, object]]:
         ("encoders.md", r"is embedded, from up to ([\d,]+) images", vocabulary._MAX_IMAGES),
         ("encoders.md", r"variants of up to ([\d,]+) images", adaptation.MAX_IMAGES),
         ("evaluation.md", r"that find ([\d.]+) of the ten nearest", SearchOptions().target_recall),
-        ("regions.md", r"a margin of ([\d.]+) after the whole", nearest._MIN_MARGIN_WHOLE),
-        ("regions.md", r"or ([\d.]+) after the region", nearest._MIN_MARGIN_PART),
+        ("regions.md", r"a margin of ([\d.]+) after the whole", search._MIN_MARGIN_WHOLE),
+        ("regions.md", r"or ([\d.]+) after the region", search._MIN_MARGIN_PART),
         ("regions.md", r"those of the first (\d+) hits", rerank.CANDIDATES),
         ("regions.md", r"If at least (\w+) pairs", {"five": geometric._FEWEST}),
         ("searching.md", r"more than ([\d,]+) images cannot ask", index._MOST_OF_A_PRODUCT),

@@ -19,9 +19,10 @@ from imgsearch.text.lexical import match_expression
 
 logger = logging.getLogger(__name__)
 
-# How much the spelling counts beside the meaning, and how much it counts that all words with a digit in them are there:
-# more than all else, for sentence encoders know nothing of numbers; and how much of unwanted words is taken away
-# (docs/benchmarks.md has the figures of all three).
+# How much predicted words count beside own ones, and the spelling beside the meaning; how much it counts that the words
+# with a digit in them are there: more than all else, for sentence encoders know nothing of numbers; and how much of
+# unwanted words is taken away (docs/benchmarks.md has the figures).
+_MEANING_WEIGHTS = {"title": 1.0, "predicted": 0.9, "text": 1.0}
 _SPELLING_WEIGHT = 0.3
 _NUMBER_WEIGHT = 2.5
 _UNWANTED_WEIGHT = 0.5
@@ -64,7 +65,7 @@ class WordSearch:
         meant = self._meant(texts, weights)
         parts = [*meant, Part("words", np.where(spelled == 0, np.nan, spelled))]
         if meant:
-            meaning = np.nansum([part.scores for part in meant], axis=0)
+            meaning = np.nansum([_MEANING_WEIGHTS[part.name] * part.scores for part in meant], axis=0)
             is_hit = np.any([~np.isnan(part.scores) for part in parts], axis=0)
             scores, most = meaning + _SPELLING_WEIGHT * spelled, 1 + _SPELLING_WEIGHT
         else:
@@ -84,10 +85,15 @@ class WordSearch:
         return scores
 
     def _numbered(self, texts: Sequence[str]) -> Scores:
-        """Return 1 of items that have all words with a digit in them, if there are any in the texts; 0 of others."""
+        """Return 1 of items with the words that have a digit in them, of as many as one item has; 0 of others."""
         words = [word for text in texts for word in text.split() if any(map(str.isdigit, word))]
-        found = [np.isin(np.arange(self._nearest.manifest.count), self._matches(word)[0]) for word in words]
-        return np.all(found, axis=0).astype(np.float64) if found else np.zeros(self._nearest.manifest.count)
+        found = np.empty(0, np.int64)
+        for rows in sorted((self._matches(word)[0] for word in words), key=len):  # the rarest first
+            both = rows[np.isin(rows, found)]
+            found = both if len(both) else found if len(found) else rows
+        scores = np.zeros(self._nearest.manifest.count)
+        scores[found] = 1
+        return scores
 
     def _matches(self, text: str) -> tuple[Rows, Scores]:
         expression = match_expression(text)
