@@ -25,6 +25,7 @@ BENCHMARKS = (
     "filters",
     "products",
     "metadata",
+    "full_text",
     "duplicates",
     "neighbors",
     "outliers",

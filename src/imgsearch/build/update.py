@@ -30,7 +30,7 @@ from imgsearch.build.pipeline import EmbedCounts, embed_pending, find_colors
 from imgsearch.build.products import ProductCounts
 from imgsearch.build.report import BuildReport, report_of
 from imgsearch.build.vocabulary import vocabularies_of, with_vocabulary
-from imgsearch.build.words import has_all_words, prepare_texts
+from imgsearch.build.words import has_all_words, warn_without_full_text
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import RefusedError, UsageError
 from imgsearch.files import require_image_folder, sync
@@ -246,7 +246,7 @@ def _embed(job: Job, plan: BuildPlan, journal: Journal, changes: Changes, source
     draft = plan.draft
     missing = None if os.path.isdir(job.directory / draft.encoder_folder) else source.find()
     check_resources(job.directory, draft, changes.seen - changes.rejected, journal.pending_count(), missing)
-    prepare_texts(draft)
+    warn_without_full_text(draft)
     progress = job.progress
     if plan.previous and plan.previous.count and draft.encoder.is_fed_otherwise_than(plan.previous.encoder):
         progress = _announcing(

@@ -62,15 +62,13 @@ def lacks_text_vectors(draft: Manifest, previous: Manifest) -> bool:
     return previous.words is not None and previous.words.own > 0 and encoder not in ("", previous.words.encoder)
 
 
-def prepare_texts(draft: Manifest) -> None:
-    """Say where words cannot be searched, and open the encoder of texts, before a long build finds that it cannot."""
+def warn_without_full_text(draft: Manifest) -> None:
+    """Say where items will have no words, though none were declined."""
     if draft.text != NO_COLUMNS and not has_full_text():
         logger.warning(
             "items have no words, for SQLite %s of this Python has no FTS5; --text none says that none are wanted",
             sqlite3.sqlite_version,
         )
-    elif encoder_of_texts(draft):
-        _encoder()
 
 
 @cache

@@ -1,7 +1,7 @@
 """How well items fit words: bm25, of what the table `words` of `items.sqlite` finds and how many words an item has.
 
-SQLite's own bm25 looks up each item that it finds: of 100,000 items 0.2 s for a word that most of them have, where
-this takes 15 ms. It counts an item's word once, however often it is there, which titles do not show.
+SQLite's own bm25 looks up each item that it finds, which takes several times as long where these are many
+(docs/benchmarks.md). Here a word counts once for each item, however often it is there: titles have each but once.
 """
 
 import math
