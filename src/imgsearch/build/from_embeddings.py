@@ -58,6 +58,7 @@ def index_embeddings(job: Job) -> BuildReport:
             backend=None,
             measured=None,
             calibration=None,
+            words_calibration=None,
         )
         if previous and _is_unchanged(job, draft, given, previous):
             sweep(directory, previous, None)

@@ -23,7 +23,7 @@ from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import blocks_of, open_array, write_array
 from imgsearch.store.items import Items
 from imgsearch.store.manifest import Manifest
-from imgsearch.store.publishing import inherited_calibration, publish
+from imgsearch.store.publishing import inherited_calibration, inherited_words_calibration, publish
 from imgsearch.store.search_settings import SearchOptions
 
 logger = logging.getLogger(__name__)
@@ -67,12 +67,23 @@ def complete_generation(
         job.progress("index", draft.count, draft.count)
     files = {name: integrity.file_record(directory / name) for name in sorted(generation_files(draft))}
     manifest = replace(draft, files=files)
-    if previous is not None and previous.calibration is not None:
-        manifest = replace(manifest, calibration=inherited_calibration(manifest, previous))
-        if manifest.calibration is None and manifest.backend is not None:
-            logger.warning("scores mean something else now: run imgsearch evaluate --calibrate again")
+    if previous is not None:
+        manifest = _with_calibrations(manifest, previous)
     publish(directory, manifest, previous)
     return manifest, encoded
+
+
+def _with_calibrations(manifest: Manifest, previous: Manifest) -> Manifest:
+    """Take over what scores mean, as far as that has not changed; say what is lost."""
+    kept = inherited_calibration(manifest, previous), inherited_words_calibration(manifest, previous)
+    if manifest.backend is not None:
+        if previous.calibration is not None and kept[0] is None:
+            logger.warning("scores mean something else now: run imgsearch evaluate --calibrate again")
+        if previous.words_calibration is not None and kept[1] is None:
+            logger.warning(
+                "scores of words mean something else now: run imgsearch evaluate --text-columns COLUMN --calibrate"
+            )
+    return replace(manifest, calibration=kept[0], words_calibration=kept[1])
 
 
 def _projection(

@@ -66,8 +66,8 @@ def find_copy_problem(directory: Path, manifest: Manifest) -> str:
         return error.message
     path = directory / manifest.folder / MANIFEST
     # Only what scores mean may have been learned since.
-    is_same = replace(copy, calibration=None) == replace(manifest, calibration=None)
-    return "" if is_same else f"{path} is damaged: it differs from {MANIFEST}"
+    copy = replace(copy, calibration=manifest.calibration, words_calibration=manifest.words_calibration)
+    return "" if copy == manifest else f"{path} is damaged: it differs from {MANIFEST}"
 
 
 def _read_manifest(directory: Path, path: Path) -> Manifest:

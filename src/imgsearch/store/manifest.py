@@ -51,7 +51,7 @@ class WordsFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What `manifest.json` says; only the calibration may change after a generation was published."""
+    """What `manifest.json` says; only the calibrations may change after a generation was published."""
 
     generation: Count  # counts published states, from 1
     count: Count = 0  # items, which are the rows of the arrays
@@ -72,7 +72,8 @@ class Manifest:
     search: SearchOptions | None  # None if there are embeddings only (`imgsearch embed`), as `backend`
     backend: BackendSettings | None = None
     measured: Annotated[Measured | None, Missing(None)] = None
-    calibration: Annotated[Calibration | None, Missing(None)] = None
+    calibration: Annotated[Calibration | None, Missing(None)] = None  # of images
+    words_calibration: Annotated[Calibration | None, Missing(None)] = None  # of one text, by its meaning
     metadata_file: str  # absolute path of the CSV file with products' data, or empty
     metadata_sha256: str  # of that file when it was read, or empty
     metadata_encoding: Annotated[str, Missing("utf-8")] = "utf-8"  # as Python names it

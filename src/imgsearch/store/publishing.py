@@ -80,9 +80,26 @@ def install_encoder(directory: Path, fingerprint: str, source: Path, names: tupl
 
 def inherited_calibration(manifest: Manifest, other: Manifest) -> Calibration | None:
     """Return another generation's calibration if scores mean the same in both."""
+    return other.calibration if manifest.backend is not None and _have_same_space(manifest, other) else None
+
+
+def inherited_words_calibration(manifest: Manifest, other: Manifest) -> Calibration | None:
+    """Return another generation's calibration of words if scores mean the same in both.
+
+    They do with the same columns and the same encoder of words; where words are compared with images, or predicted from
+    them, with the same space of images, too. What is predicted may change a little with every image, as what is found.
+    """
+    mine, its = (
+        (one.columns, one.encoder, one.predicted > 0) if (one := each.words) else None for each in (manifest, other)
+    )
+    needs_images = manifest.encoder.has_text_tower or other.encoder.has_text_tower or (mine is not None and mine[2])
+    is_same = mine == its and (not needs_images or _have_same_space(manifest, other))
+    return other.words_calibration if is_same and manifest.backend is not None else None
+
+
+def _have_same_space(manifest: Manifest, other: Manifest) -> bool:
     projections = [one.files.get(f"{one.folder}/{PROJECTION}") for one in (manifest, other)]
-    is_same = manifest.fingerprint == other.fingerprint and projections[0] == projections[1]
-    return other.calibration if is_same and manifest.backend is not None else None
+    return manifest.fingerprint == other.fingerprint and projections[0] == projections[1]
 
 
 def publish(directory: Path, manifest: Manifest, previous: Manifest | None) -> None:

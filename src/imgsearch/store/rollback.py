@@ -10,7 +10,12 @@ from imgsearch.files import as_path, sync
 from imgsearch.store import generations, integrity
 from imgsearch.store.locking import writer_lock
 from imgsearch.store.manifest import Manifest
-from imgsearch.store.publishing import inherited_calibration, new_generation, publish
+from imgsearch.store.publishing import (
+    inherited_calibration,
+    inherited_words_calibration,
+    new_generation,
+    publish,
+)
 
 
 def rollback(index: str | os.PathLike[str], *, wait_lock: float = 0) -> Manifest:
@@ -66,5 +71,7 @@ def rollback(index: str | os.PathLike[str], *, wait_lock: float = 0) -> Manifest
             manifest = replace(before, generation=number, files=files)
             if manifest.calibration is None:  # it may have been learned after that generation was published
                 manifest = replace(manifest, calibration=inherited_calibration(manifest, current))
+            if manifest.words_calibration is None:
+                manifest = replace(manifest, words_calibration=inherited_words_calibration(manifest, current))
             publish(directory, manifest, current)
         return manifest

@@ -9,6 +9,7 @@ from imgsearch.cli import options
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from imgsearch.store.calibration import Calibration
     from imgsearch.store.manifest import Manifest
 
 
@@ -105,13 +106,21 @@ def _name(product: str) -> str:
     return printable(product) if product else "none"
 
 
+def _calibration(calibration: "Calibration") -> str:
+    return (
+        f"of the same {calibration.meaning}, learned on {calibration.queries} queries,"
+        f" expected calibration error {calibration.error:.3f}"
+    )
+
+
 def _rows(manifest: "Manifest") -> list[tuple[str, str]]:
     from imgsearch.cli.build_report import gain_in_words
     from imgsearch.images import PIXELS_VERSION
     from imgsearch.search.backends import backend_of
 
     encoder, detector = manifest.encoder, manifest.detector
-    measured, calibration, backend = manifest.measured, manifest.calibration, manifest.backend
+    measured, backend = manifest.measured, manifest.backend
+    calibration, of_words = manifest.calibration, manifest.words_calibration
     search = "none: embeddings only" if backend is None else backend_of(backend).describe(backend)
     learned = manifest.projection_count
     is_older = encoder.pixels < PIXELS_VERSION
@@ -145,11 +154,9 @@ def _rows(manifest: "Manifest") -> list[tuple[str, str]]:
         ),
         (
             "probabilities",
-            f"of the same {calibration.meaning}, learned on {calibration.queries} queries,"
-            f" expected calibration error {calibration.error:.3f}"
-            if calibration
-            else "none: imgsearch evaluate --calibrate",
+            _calibration(calibration) if calibration else "none: imgsearch evaluate --calibrate",
         ),
+        *([("probabilities of words", _calibration(of_words))] if of_words else []),
         ("size", f"{sum(record.size for record in manifest.files.values()) / 1e6:.1f} MB"),
     ]
 
