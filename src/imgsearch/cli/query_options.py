@@ -59,6 +59,14 @@ class Additions:
         """Whether words are compared with the items."""
         return bool(self.text or self.without_text)
 
+    def have_probability(self, *, is_alone: bool) -> bool:
+        """Whether hits have a probability; `is_alone`: nothing else is asked with."""
+        manifest = self._index.manifest
+        if not self.have_words:
+            return manifest.calibration is not None
+        is_one_text = is_alone and len(self.text) == 1 and not self.like and not self._without_names
+        return is_one_text and manifest.words_calibration is not None and self._index.words.is_by_meaning
+
     def search(self, asked: Sequence[str | Indexed], k: int, fuse: "Fuse | None", **limits: Any) -> list["Hit"]:
         """Do what `Index.search_together` does, with all that is here."""
         weights = [*[1.0] * len(asked), *self._like_weights] if self.like and fuse != "max" else ()

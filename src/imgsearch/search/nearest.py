@@ -128,10 +128,10 @@ class Nearest:
             self._own_words = self._checked(self.items.own_words())
         return self._own_words
 
-    def matches(self, expression: str) -> tuple[Rows, NDArray[np.float64]]:
+    def matches(self, expression: str, *, own_only: bool = False) -> tuple[Rows, NDArray[np.float64]]:
         """Find the items whose words match an expression of `lexical.match_expression`, and how well: BM25."""
         self._files.require_whole(generations.ITEMS)
-        rows, scores = self.items.matches(expression)
+        rows, scores = self.items.matches(expression, own_only=own_only)
         return self._checked(rows), scores
 
     def plan(self, conditions: Conditions, *, exact: bool = False) -> str:

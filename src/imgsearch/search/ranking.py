@@ -35,6 +35,9 @@ class Ranking:
     views: Sequence[View] = ()  # of the pictures among what was asked with
     nearest_views: Rows | None = None  # (count,), which of the views each item resembles most
     otherwise: float = np.nan  # what stands for -inf when it is fused with another ranking; NaN: the mean
+    is_of_one_text: bool = (
+        False  # of one text alone, by its meaning: the scores that `Manifest.words_calibration` knows
+    )
 
     def best(self, k: int, rows: Rows | None = None) -> Rows:
         """Return the `k` best of some rows, ascending, or of all; equal scores in the order of the rows."""
@@ -49,7 +52,7 @@ class Ranking:
     def negative(self) -> "Ranking":
         """Return the ranking in which the farthest items come first."""
         parts = [Part(part.name, -part.scores) for part in self.parts]
-        return replace(self, scores=-self.scores, parts=parts, views=(), nearest_views=None)
+        return replace(self, scores=-self.scores, parts=parts, views=(), nearest_views=None, is_of_one_text=False)
 
     def matched(self, row: int) -> dict[str, float]:
         """Return the score that each part gives an item."""

@@ -219,9 +219,18 @@ class Search:
     def _calibration(self, asked: Asked) -> Calibration | None:
         """Return what scores mean: those of words are others than those of pictures."""
         manifest = self._nearest.manifest
-        found = None if isinstance(asked, Ranking) else manifest.calibration
-        if found is None and self._filter.min_probability is not None:
+        is_known = not isinstance(asked, Ranking) or asked.is_of_one_text
+        found = manifest.words_calibration if isinstance(asked, Ranking) else manifest.calibration
+        if self._filter.min_probability is None:
+            return found if is_known else None
+        if not is_known:
             raise UsageError(
-                "the index is not calibrated", hint="run imgsearch evaluate --calibrate, or use --min-score"
+                "probabilities are known for images, and for one text that is compared by its meaning, not for this",
+                hint="use --min-score",
             )
+        if found is None:
+            command = (
+                "evaluate --text-columns COLUMN --calibrate" if isinstance(asked, Ranking) else "evaluate --calibrate"
+            )
+            raise UsageError("the index is not calibrated", hint=f"run imgsearch {command}, or use --min-score")
         return found

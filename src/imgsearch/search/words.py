@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -38,6 +39,14 @@ class TextEncoder(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldOut:
+    """What words must not find items by, for an evaluation: any but own words, and those of some items."""
+
+    rows: Rows  # of items that are to have no own words
+    vectors: Embeddings  # (rows, 512): what is predicted in their place, unit rows or zeros
+
+
 class WordSearch:
     """Ranks the items of an index by words; for any number of threads."""
 
@@ -53,7 +62,16 @@ class WordSearch:
         if self._lifetime.end():
             self._encoder.wait()
 
-    def ranking(self, wanted: Sequence[str], unwanted: Sequence[str] = ()) -> Ranking:
+    @property
+    def is_by_meaning(self) -> bool:
+        """Whether words are compared by meaning: what encodes them is there, and the vectors that it is for."""
+        if self._nearest.manifest.encoder.has_text_tower:
+            return True
+        words = self._nearest.manifest.words
+        is_there = words is not None and words.own > 0 and words.encoder == sentences.IDENTITY
+        return is_there and sentences.is_installed()
+
+    def ranking(self, wanted: Sequence[str], unwanted: Sequence[str] = (), held_out: HeldOut | None = None) -> Ranking:
         """Score all items by the mean of some texts, less half the mean of others, if there are both.
 
         Hits are the items whose words, or what stands for these, can be compared by meaning, or are spelled alike.
@@ -61,8 +79,8 @@ class WordSearch:
         texts = [*wanted, *unwanted]
         away = _UNWANTED_WEIGHT if wanted else 1.0
         weights = [1 / max(1, len(wanted))] * len(wanted) + [-away / max(1, len(unwanted))] * len(unwanted)
-        spelled, numbered = self._spelled(texts, weights), self._numbered(wanted)
-        meant = self._meant(texts, weights)
+        spelled, numbered = self._spelled(texts, weights, held_out), self._numbered(wanted, held_out)
+        meant = self._meant(texts, weights, held_out)
         parts = [*meant, Part("words", np.where(spelled == 0, np.nan, spelled))]
         if meant:
             meaning = np.nansum([_MEANING_WEIGHTS[part.name] * part.scores for part in meant], axis=0)
@@ -74,50 +92,61 @@ class WordSearch:
             scores, most = scores + _NUMBER_WEIGHT * numbered, most + _NUMBER_WEIGHT
         most *= 1 + away * bool(wanted and unwanted)
         otherwise = np.nan if meant else 0.0
-        return Ranking(np.where(is_hit, scores / most, -np.inf), parts, otherwise=otherwise)
+        is_of_one_text = bool(meant) and len(texts) == len(wanted) == 1
+        scores = np.where(is_hit, scores / most, -np.inf)
+        return Ranking(scores, parts, otherwise=otherwise, is_of_one_text=is_of_one_text)
 
-    def _spelled(self, texts: Sequence[str], weights: Sequence[float]) -> Scores:
+    def _spelled(self, texts: Sequence[str], weights: Sequence[float], held_out: HeldOut | None) -> Scores:
         """Search for the texts as they are spelled: BM25, of the best item 1; 0 of items without any of the words."""
         scores = np.zeros(self._nearest.manifest.count)
         for text, weight in zip(texts, weights, strict=True):
-            rows, found = self._matches(text)
+            rows, found = self._matches(text, held_out)
             scores[rows] += weight * found / found.max(initial=1e-9)
         return scores
 
-    def _numbered(self, texts: Sequence[str]) -> Scores:
+    def _numbered(self, texts: Sequence[str], held_out: HeldOut | None) -> Scores:
         """Return 1 of items with the words that have a digit in them, of as many as one item has; 0 of others."""
         words = [word for text in texts for word in text.split() if any(map(str.isdigit, word))]
         found = np.empty(0, np.int64)
-        for rows in sorted((self._matches(word)[0] for word in words), key=len):  # the rarest first
+        for rows in sorted((self._matches(word, held_out)[0] for word in words), key=len):  # the rarest first
             both = rows[np.isin(rows, found)]
             found = both if len(both) else found if len(found) else rows
         scores = np.zeros(self._nearest.manifest.count)
         scores[found] = 1
         return scores
 
-    def _matches(self, text: str) -> tuple[Rows, Scores]:
+    def _matches(self, text: str, held_out: HeldOut | None) -> tuple[Rows, Scores]:
         expression = match_expression(text)
-        return self._nearest.matches(expression) if expression else (np.empty(0, np.int64), np.empty(0))
+        if not expression:
+            return np.empty(0, np.int64), np.empty(0)
+        rows, scores = self._nearest.matches(expression, own_only=held_out is not None)
+        is_there = ~np.isin(rows, held_out.rows if held_out else ())
+        return rows[is_there], scores[is_there]
 
-    def _meant(self, texts: Sequence[str], weights: Sequence[float]) -> list[Part]:
+    def _meant(self, texts: Sequence[str], weights: Sequence[float], held_out: HeldOut | None) -> list[Part]:
         """Compare vectors of the texts with those of the items' words; empty where there are none to compare."""
         if self._nearest.manifest.encoder.has_text_tower:
             return [Part("text", all_scores(self._nearest.vectors, self._vector(texts, weights)))]
         words = self._nearest.manifest.words
         if words is None or not words.own:
             return []
-        if not sentences.is_installed():
-            self._warn(f"words are searched as they are spelled; with the extra text also by meaning: {_INSTALL}")
+        if not self.is_by_meaning:
+            how = "by meaning once imgsearch build-index has run again"
+            if not sentences.is_installed():
+                how = f"with the extra text also by meaning: {_INSTALL}"
+            self._warn(f"words are searched as they are spelled; {how}")
             return []
-        if words.encoder != sentences.IDENTITY:
-            self._warn("words are searched as they are spelled: by meaning once imgsearch build-index has run again")
-            return []
-        scores = all_scores(self._nearest.text, self._vector(texts, weights))
-        scores[scores == 0] = np.nan  # of a row of zeros: nothing is known of that item's words
+        vector = self._vector(texts, weights)
+        scores = all_scores(self._nearest.text, vector)
         has_own = np.zeros(len(scores), bool)
         has_own[self._nearest.own_words()] = True
+        if held_out:
+            scores[held_out.rows] = held_out.vectors @ vector
+            has_own[held_out.rows] = False
+        scores[scores == 0] = np.nan  # of a row of zeros: nothing is known of that item's words
         parts = [Part("title", np.where(has_own, scores, np.nan))]
-        return [*parts, Part("predicted", np.where(has_own, np.nan, scores))] if words.predicted else parts
+        has_predicted = words.predicted > 0 or held_out is not None
+        return [*parts, Part("predicted", np.where(has_own, np.nan, scores))] if has_predicted else parts
 
     def _vector(self, texts: Sequence[str], weights: Sequence[float]) -> Embeddings:
         return np.asarray(weights, np.float32) @ self._encoder.result().encode(texts)

@@ -40,7 +40,12 @@ def lengths_of(blocks: Iterable[bytes]) -> NDArray[np.float64]:
 
 
 def best_matches(
-    expression: str, lengths: NDArray[np.float64], count: Callable[[str], int], find: Callable[[str], Rows]
+    expression: str,
+    lengths: NDArray[np.float64],
+    count: Callable[[str], int],
+    find: Callable[[str], Rows],
+    *,
+    own_only: bool = False,
 ) -> tuple[Rows, NDArray[np.float64]]:
     """Find the items with phrases of an expression: rows, ascending, and the bm25 of each.
 
@@ -49,11 +54,13 @@ def best_matches(
         lengths: As of `lengths_of`.
         count: Counts the items that an expression of FTS5 finds.
         find: Finds them.
+        own_only: Whether items are found by their own words alone.
 
     Raises:
         IndexError: A row that was found is none of an item.
     """
-    phrases = {phrase: count(phrase) for phrase in _PHRASE.findall(expression)}
+    searched = "text : " if own_only else ""
+    phrases = {phrase: count(searched + phrase) for phrase in _PHRASE.findall(expression)}
     # What most items have tells nothing beside a word that fewer have.
     rare = {phrase: found for phrase, found in phrases.items() if 0 < found <= len(lengths) / 2}
     scores = np.zeros(len(lengths))
@@ -63,7 +70,8 @@ def best_matches(
     for phrase, found in (rare or phrases).items():
         frequencies = np.zeros(len(lengths))
         frequencies[find(f"text : {phrase}")] = 1
-        frequencies[find(f"other : {phrase}")] += _WEIGHT_OF_OTHER
+        if not own_only:
+            frequencies[find(f"other : {phrase}")] += _WEIGHT_OF_OTHER
         rows = np.flatnonzero(frequencies)
         rarity = math.log(1 + (len(lengths) - found + 0.5) / (found + 0.5))
         scores[rows] += rarity * (_SATURATION + 1) * frequencies[rows] / (frequencies[rows] + damping[rows])

@@ -313,11 +313,12 @@ class Items:
         found = self._run(among, (json.dumps([int(row) for row in rows]),))
         return {self._row(row): str(text) for row, text in found}
 
-    def matches(self, expression: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def matches(self, expression: str, *, own_only: bool = False) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Find the items with words: rows, ascending, and the bm25 of each: the larger, the better it fits.
 
         Args:
             expression: As of `text.lexical.match_expression`; nothing matches an empty one.
+            own_only: Whether items are found by their own words alone.
 
         Raises:
             UsageError: The index was built before there were words, or without them.
@@ -333,7 +334,7 @@ class Items:
             if self._lengths is None:
                 blocks = self._run("SELECT entries FROM word_counts ORDER BY block")
                 self._lengths = lengths_of(entries for (entries,) in blocks)
-            return best_matches(expression, self._lengths, self._count_words, self._find_words)
+            return best_matches(expression, self._lengths, self._count_words, self._find_words, own_only=own_only)
         except (ValueError, TypeError, IndexError) as error:
             raise self._failure(error) from error
 

@@ -256,7 +256,7 @@ def query(
             FoundClasses.COLUMNS
             if vote
             else hit_columns(
-                with_probability=manifest.calibration is not None and not additions.have_words,
+                with_probability=additions.have_probability(is_alone=not (images or item)),
                 with_others=bool(by or distinct),
                 with_matched=additions.have_words,
                 with_boxes=objects,
