@@ -95,8 +95,8 @@ def test_a_mean_that_is_a_rounding_error_short_is_enough():
     ("name", "hint"),
     [
         ("hit_rate@2", "did you mean hit_rate@1?"),
-        ("recall@10", "--labels, --queries or --self-test measures it"),
-        ("mrr", "--labels, --queries or --self-test measures it"),
+        ("recall@10", "--labels, --queries, --self-test or --text measures it"),
+        ("mrr", "--labels, --queries, --self-test or --text measures it"),
         ("index_recall@10", "--recall measures it"),
         ("queries_per_second", "--recall measures it"),
     ],
@@ -123,7 +123,7 @@ def test_a_gate_on_what_should_be_small_is_an_error(name, hint):
     ("name", "asked", "hint"),
     [
         ("index_recall@10", {"recall": False, "retrieval": True}, "--recall measures it"),
-        ("map", {"recall": True, "retrieval": False}, "--labels, --queries or --self-test measures it"),
+        ("map", {"recall": True, "retrieval": False}, "--labels, --queries, --self-test or --text measures it"),
     ],
 )
 def test_a_gate_on_what_is_not_asked_for_is_an_error_before_anything_is_measured(name, asked, hint):

@@ -18,9 +18,10 @@ def test_the_best_are_those_of_a_sort_and_equal_scores_stand_in_the_order_of_row
     hits = [row for row in range(len(scores)) if scores[row] > -np.inf]
 
     assert Ranking(scores, ()).best(k).tolist() == sorted(hits, key=lambda row: (-scores[row], row))[:k]
-    assert Ranking(scores, ()).best(k, rows).tolist() == sorted(
-        set(hits) & set(rows.tolist()), key=lambda row: (-scores[row], row)
-    )[:k]
+    assert (
+        Ranking(scores, ()).best(k, rows).tolist()
+        == sorted(set(hits) & set(rows.tolist()), key=lambda row: (-scores[row], row))[:k]
+    )
 
 
 @given(SCORES, st.data(), st.floats(0, 1))

@@ -1,7 +1,7 @@
 """An evaluation as sections of notes, tables and charts: plain data, rendered for a terminal and as a page."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,8 +13,9 @@ from imgsearch.evaluation import plots
 from imgsearch.evaluation.bootstrap import Interval
 from imgsearch.evaluation.compare import Comparison
 from imgsearch.evaluation.index_recall import KS
-from imgsearch.evaluation.results import Evaluation, IndexRecall, QueryResult, Reliability, Retrieval
+from imgsearch.evaluation.results import Evaluation, IndexRecall, PictureAndWord, QueryResult, Reliability, Retrieval
 from imgsearch.evaluation.retrieval import OF_CATEGORIES
+from imgsearch.evaluation.words import MIN_PAIRS
 from imgsearch.search.recall import Latency
 
 # What is still readable.
@@ -28,8 +29,17 @@ _QUERIES = {
     "labels": "items, each asked for by itself",
     "queries": "images of yours",
     "self-test": "photo-like variants of items",
+    "text": "texts of items, asked for as if these had no words",
+    "text-columns": "texts of the shop's data",
+}
+_WAYS = {
+    "picture_and_word": "another's picture and the word it differs in",
+    "picture_alone": "that picture alone",
+    "word_alone": "that word alone",
 }
 _LATENCY = ("p50 ms", "p95 ms", "p99 ms", "queries/s")
+
+_GROUP_HEADS = ("queries", *OF_CATEGORIES, f"{OF_CATEGORIES[0]}, 95 % interval")
 
 # Names of measures up to their @.
 _MEANINGS = {
@@ -48,6 +58,11 @@ _MEANINGS = {
     "map@r": "the same over as many hits as there are relevant items",
     "mrr": "one divided by the rank of the first right hit, on average",
     "ndcg": "how near right hits are to the top of the first {k}; 1: all right ones first",
+    **{
+        f"{way}_{measure}": f"{meaning}: an item asked for by {words}"
+        for way, words in _WAYS.items()
+        for measure, meaning in (("hit_rate", "right hits among the first {k}"), ("map", "mean average precision"))
+    },
     "calibration_error": "how far probabilities are from the share of right hits, on average",
     "calibration_error@1": "the same of first hits alone",
 }
@@ -112,6 +127,8 @@ def sections(evaluation: Evaluation, index: Path, comparison: Comparison | None 
         found.append(_index_recall(evaluation.recall, evaluation))
     if evaluation.retrieval is not None:
         found += _retrieval(evaluation.retrieval, evaluation)
+    if evaluation.picture_and_word is not None:
+        found.append(_picture_and_word(evaluation.picture_and_word, evaluation))
     if evaluation.reliability is not None:
         found.append(_reliability(evaluation.reliability))
     if comparison is not None:
@@ -228,6 +245,8 @@ def _retrieval(found: Retrieval, evaluation: Evaluation) -> Iterator[Section]:
             Chart(draw, f"Precision at recall 0, 0.1, .. 1: {precision}."),
         ]
         yield Section("Precision against recall", blocks, level=3)
+    if evaluation.columns:
+        yield _columns(evaluation)
     if any(evaluation.categories):
         yield _categories(evaluation)
     confusion = plots.confusion(found.results)
@@ -242,6 +261,31 @@ def _retrieval(found: Retrieval, evaluation: Evaluation) -> Iterator[Section]:
         yield Section("Which scores right and wrong hits have", blocks, level=3)
 
 
+def _columns(evaluation: Evaluation) -> Section:
+    rows = [_group_row(name, figures) for name, figures in evaluation.columns.items()]
+    is_one = len(rows) == 1
+    table = Table("by column", ("column", *_GROUP_HEADS), rows, only="page" if is_one else None)
+    return Section("Which columns find the items", [table], level=3)
+
+
+def _picture_and_word(found: PictureAndWord, evaluation: Evaluation) -> Section:
+    about = "items asked for by the picture of another and the one word in which their own words differ"
+    if not found.measures:
+        note = f"picture and word: not measured, for that takes {MIN_PAIRS} {about}, and there are {len(found.queries)}"
+        return Section("A picture and a word", [Note(note)])
+    figures = evaluation.figures
+    rows = [
+        (
+            way.replace("_", " "),
+            *(f"{figures[f'{way}_{measure}'].mean:.4f}" for measure in OF_CATEGORIES),
+            _interval(figures[f"{way}_{OF_CATEGORIES[0]}"]),
+        )
+        for way in _WAYS
+    ]
+    heads = ("asked with", *_GROUP_HEADS[1:])
+    return Section("A picture and a word", [Table(f"{len(found.queries)} {about}", heads, rows)])
+
+
 def _categories(evaluation: Evaluation) -> Section:
     categories = evaluation.categories
     guarded = OF_CATEGORIES[0]
@@ -249,25 +293,21 @@ def _categories(evaluation: Evaluation) -> Section:
     largest = sorted(sizes, key=lambda name: (-sizes[name], name))[:_MAX_BARS]
     rates = [(name, sizes[name], categories[name][guarded].mean) for name in largest]
     worst = sorted(categories, key=lambda name: (categories[name][guarded].mean, name))[:_MAX_CATEGORIES]
-    rows = [
-        (
-            name or plots.NO_NAME,
-            f"{sizes[name]}",
-            *(f"{categories[name][measure].mean:.4f}" for measure in OF_CATEGORIES),
-            _interval(categories[name][guarded]),
-        )
-        for name in worst
-    ]
+    rows = [_group_row(name, categories[name]) for name in worst]
     left_out = len(categories) > len(worst)
     title = f"by category, the worst {len(worst)} of {len(categories)}" if left_out else "by category"
-    heads = ("category", "queries", *OF_CATEGORIES, f"{guarded}, 95 % interval")
     alt = f"Bars of the share of right first hits for the {len(largest)} categories with most queries."
     blocks: list[Block] = [
         Chart(functools.partial(plots.draw_categories, rates), alt),
         *_more(len(categories) - len(largest), "categories, of fewer queries,"),
-        Table(title, heads, rows, only=None if len(categories) > 1 else "page"),
+        Table(title, ("category", *_GROUP_HEADS), rows, only=None if len(categories) > 1 else "page"),
     ]
     return Section("Which categories are answered well", blocks, level=3)
+
+
+def _group_row(name: str, figures: Mapping[str, Interval]) -> tuple[str, ...]:
+    means = (f"{figures[measure].mean:.4f}" for measure in OF_CATEGORIES)
+    return name or plots.NO_NAME, f"{figures['queries'].mean:.0f}", *means, _interval(figures[OF_CATEGORIES[0]])
 
 
 def _confusion(found: plots.Confusion) -> Section:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.errors import RefusedError, UsageError
-from imgsearch.evaluation.results import Evaluation, Reliability, Retrieval, Values
+from imgsearch.evaluation.results import IN_WORDS, Evaluation, Reliability, Retrieval, Values
 from imgsearch.files import as_path
 from imgsearch.store import generations
 from imgsearch.store.calibration import Calibration, Curve
@@ -68,7 +68,7 @@ def keep_calibration(index: str | os.PathLike[str], evaluation: Evaluation, wait
 
     Args:
         index: The index directory.
-        evaluation: Of that index, with `calibrate`.
+        evaluation: Of that index, with `calibrate`; of queries in words it says what scores of words mean.
         wait_lock: Seconds to wait for a build to end.
 
     Raises:
@@ -86,7 +86,11 @@ def keep_calibration(index: str | os.PathLike[str], evaluation: Evaluation, wait
                 f" but it was rebuilt meanwhile and is generation {current.generation} now",
                 hint="evaluate again",
             )
-        amend(directory, dataclasses.replace(current, calibration=evaluation.reliability.calibration))
+        learned = evaluation.reliability.calibration
+        if evaluation.setup["kind"] in IN_WORDS:
+            amend(directory, dataclasses.replace(current, words_calibration=learned))
+        else:
+            amend(directory, dataclasses.replace(current, calibration=learned))
 
 
 def _fit(scores: Values, relevant: Relevance) -> Curve:

@@ -11,6 +11,7 @@ from imgsearch.errors import UsageError
 from imgsearch.evaluation.bootstrap import Interval, paired_interval
 from imgsearch.evaluation.metrics import measures
 from imgsearch.evaluation.record import EvaluationRecord
+from imgsearch.evaluation.retrieval import OF_CATEGORIES
 
 # A loss of these is a failure. They are few, and unlike one another: each one more can raise a false alarm.
 GUARDED = ("hit_rate@1", "map", "ndcg@10", "index_recall@10")
@@ -20,7 +21,8 @@ MIN_LOSS = 0.002
 MIN_SHARE_LEFT = 0.9
 
 _RECALL = "--recall"
-_RETRIEVAL = "--labels, --queries or --self-test"
+_RETRIEVAL = "--labels, --queries, --self-test or --text"
+_CHANGES = "--text, with 20 items whose words differ in one,"
 # What comes before the @ in a flat name -> the option that measures it.
 _OPTIONS = {
     "count": "every evaluation",
@@ -28,6 +30,11 @@ _OPTIONS = {
     "index_recall": _RECALL,
     "queries_per_second": _RECALL,
     **{name.partition("@")[0]: _RETRIEVAL for name in measures(np.array([1]), 1)},
+    **{
+        f"{way}_{name.partition('@')[0]}": _CHANGES
+        for way in ("picture_and_word", "picture_alone", "word_alone")
+        for name in OF_CATEGORIES
+    },
 }
 _LESS_IS_BETTER = ("latency", "calibration_error")
 # A mean of 0.8 may come out of its sum as 0.7999999999999999.
@@ -89,11 +96,11 @@ def parse_gate(text: str) -> Gate:
     return Gate(name, minimum)
 
 
-def require_measured(gates: Sequence[Gate], *, recall: bool, retrieval: bool) -> None:
+def require_measured(gates: Sequence[Gate], *, recall: bool, retrieval: bool, text: bool = False) -> None:
     """Refuse gates on what is not going to be measured, before anything is."""
     for gate in gates:
         option = _option_of(gate.name)
-        if (option == _RECALL and not recall) or (option == _RETRIEVAL and not retrieval):
+        if not {_RECALL: recall, _RETRIEVAL: retrieval, _CHANGES: text}.get(option, True):
             raise UsageError(f"--min {gate.name}: that is not measured", hint=f"{option} measures it")
 
 

@@ -11,8 +11,17 @@ from imgsearch.evaluation.bootstrap import Interval, exact_result, mean_interval
 from imgsearch.evaluation.calibrate import calibrate
 from imgsearch.evaluation.index_recall import index_recall
 from imgsearch.evaluation.queries import Labels, QuerySet, from_folder, from_items, from_variants, labels_of
-from imgsearch.evaluation.results import Evaluation, IndexRecall, Kind, Reliability, Retrieval
-from imgsearch.evaluation.retrieval import per_category, rank_all
+from imgsearch.evaluation.results import (
+    IN_WORDS,
+    Evaluation,
+    IndexRecall,
+    Kind,
+    PictureAndWord,
+    Reliability,
+    Retrieval,
+)
+from imgsearch.evaluation.retrieval import per_category, per_column, rank_all
+from imgsearch.evaluation.words import from_columns, from_own_words, own_words, picture_and_word, require_meaning
 from imgsearch.files import as_path
 from imgsearch.progress import Progress, no_progress
 from imgsearch.search.index import Index
@@ -32,6 +41,8 @@ class EvaluateOptions(TypedDict, total=False):
     queries: Location | None  # search for the images in this folder: a folder for each label, or see `truth`
     truth: Location | None  # CSV file with the columns `query` and `path`, or `query` and the column of the labels
     self_test: bool  # search for photo-like variants of the catalog's own images
+    text: bool  # search for items by their own words, which are withheld
+    text_columns: str | None  # search by what these columns of the shop's data say, joined by commas, instead
     calibrate: bool  # learn which probability belongs to which score; `keep_calibration` stores it
     sample: int  # search for so many items at most
     regions: Regions  # where to search in queries that are photos, as for `Index.search`
@@ -44,6 +55,8 @@ _DEFAULTS = EvaluateOptions(
     queries=None,
     truth=None,
     self_test=False,
+    text=False,
+    text_columns=None,
     calibrate=False,
     sample=1000,
     regions="auto",
@@ -74,10 +87,17 @@ def evaluate(
         kind = _kind(chosen)
         recall = index_recall(opened, chosen["sample"], progress) if chosen["recall"] else None
         retrieval = None
+        if kind in IN_WORDS and chosen["calibrate"]:
+            require_meaning(opened)
         if kind is not None:
-            labels = labels_of(opened.items, chosen["labels"] or "product", len(opened))
+            column = chosen["labels"] or "product"
+            labels = own_words(opened) if kind == "text" else labels_of(opened.items, column, len(opened))
             query_set = _queries(opened, kind, labels, chosen, progress)
             retrieval = rank_all(opened, query_set, kind, labels, progress, by_label=chosen["by"] is not None)
+        changes = None
+        if kind in IN_WORDS:
+            categories = labels_of(opened.items, "category", len(opened))
+            changes = picture_and_word(opened, categories, chosen["sample"], progress)
         manifest = opened.manifest
     reliability = calibrate(retrieval) if chosen["calibrate"] and retrieval else None
     backend = manifest.backend
@@ -98,14 +118,17 @@ def evaluate(
             "label": retrieval.label if retrieval else "none",
             "sample": chosen["sample"],
             "recall": chosen["recall"],
-            "regions": "whole" if kind in (None, "labels") else chosen["regions"],
+            "regions": chosen["regions"] if kind in ("queries", "self-test") else "whole",
+            **({"text_columns": chosen["text_columns"]} if kind == "text-columns" else {}),
             **({"by": chosen["by"]} if chosen["by"] else {}),
         },
         recall=recall,
         retrieval=retrieval,
         reliability=reliability,
-        figures=_figures(manifest.count, recall, retrieval, reliability),
+        figures=_figures(manifest.count, recall, retrieval, changes, reliability),
         categories=per_category(retrieval) if retrieval else {},
+        columns=per_column(retrieval) if retrieval else {},
+        picture_and_word=changes,
     )
 
 
@@ -119,10 +142,23 @@ def _checked(options: EvaluateOptions) -> EvaluateOptions:
         raise UsageError("--labels needs the name of a column", hint="for example --labels category")
     if chosen["self_test"] and (chosen["queries"] is not None or chosen["labels"] is not None):
         raise UsageError("--self-test cannot be combined with --queries or --labels")
-    if chosen["by"] is not None and (_kind(chosen) is None or chosen["labels"] not in (None, "product")):
+    in_words = chosen["text"] or chosen["text_columns"] is not None
+    if in_words and (chosen["queries"] is not None or chosen["labels"] is not None or chosen["self_test"]):
+        raise UsageError("--text cannot be combined with --queries, --labels or --self-test")
+    if chosen["text_columns"] is not None and not all(_columns(chosen["text_columns"])):
+        raise UsageError(
+            f"expected names of columns between commas for --text-columns, found {chosen['text_columns']!r}",
+            hint="for example --text-columns title_de,title_zh",
+        )
+    if in_words and chosen["calibrate"] and chosen["text_columns"] is None:
+        raise UsageError(
+            "--calibrate takes words that items are asked for by, and --text withholds them",
+            hint="--text-columns COLUMN asks in other words: in another language, or in customers' own",
+        )
+    if chosen["by"] is not None and (_kind(chosen) in (None, "text") or chosen["labels"] not in (None, "product")):
         raise UsageError(
             "--by product ranks products, so queries must be labeled by them",
-            hint="use it with --labels product, --self-test or --queries",
+            hint="use it with --labels product, --self-test, --queries or --text-columns",
         )
     if chosen["by"] is not None and chosen["calibrate"]:
         raise UsageError("--by product cannot be combined with --calibrate, which is about each hit")
@@ -140,6 +176,10 @@ def _kind(options: EvaluateOptions) -> Kind | None:
         return "queries"
     if options["self_test"]:
         return "self-test"
+    if options["text_columns"] is not None:
+        return "text-columns"
+    if options["text"]:
+        return "text"
     return "labels" if options["labels"] is not None else None
 
 
@@ -147,11 +187,21 @@ def _queries(index: Index, kind: Kind, labels: Labels, options: EvaluateOptions,
     categories = labels if labels.column == "category" else labels_of(index.items, "category", len(index))
     if kind == "labels":
         return from_items(index, labels, categories, options["sample"])
+    if kind == "text":
+        return from_own_words(index, labels, categories, options["sample"], progress)
+    if kind == "text-columns":
+        columns = _columns(options["text_columns"] or "")
+        return from_columns(index, columns, labels, categories, options["sample"])
     if kind == "self-test":
         return from_variants(index, labels, categories, options["sample"], options["regions"], progress)
     assert options["queries"] is not None
     truth = as_path(options["truth"]) if options["truth"] is not None else None
     return from_folder(index, as_path(options["queries"]), truth, labels, categories, options["regions"], progress)
+
+
+def _columns(text: str) -> list[str]:
+    """Read names of columns that are joined by commas, each once; an empty one if that is not what it is."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",")))
 
 
 def _has_categories(index: Index) -> bool:
@@ -161,7 +211,11 @@ def _has_categories(index: Index) -> bool:
 
 
 def _figures(
-    count: int, recall: IndexRecall | None, retrieval: Retrieval | None, reliability: Reliability | None
+    count: int,
+    recall: IndexRecall | None,
+    retrieval: Retrieval | None,
+    changes: PictureAndWord | None,
+    reliability: Reliability | None,
 ) -> Mapping[str, Interval]:
     figures = {"count": exact_result(count)}
     if recall is not None:
@@ -172,6 +226,8 @@ def _figures(
     if retrieval is not None:
         figures["queries"] = exact_result(len(retrieval.results))
         figures |= {name: mean_interval(values) for name, values in retrieval.measures.items()}
+    if changes is not None:
+        figures |= {name: mean_interval(values) for name, values in changes.measures.items()}
     if reliability is not None:
         figures["calibration_error"] = exact_result(reliability.error)
         figures["calibration_error@1"] = exact_result(reliability.error_at_1)

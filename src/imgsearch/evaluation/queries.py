@@ -4,7 +4,7 @@ import functools
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from imgsearch.images.workers.pool import decoded_files
 from imgsearch.progress import Progress
 from imgsearch.search.backends.protocol import Rows
 from imgsearch.search.index import Index
+from imgsearch.search.ranking import Ranking
 from imgsearch.search.search import Search
 from imgsearch.search.views import QueryImage, Regions, View
 from imgsearch.store.items import Items
@@ -70,13 +71,17 @@ def labels_of(items: Items, column: str, count: int) -> Labels:
 class LabeledQuery:
     """A query whose relevant items are known."""
 
-    path: str  # POSIX path of the image, below the catalog's root or the folder of queries
+    # POSIX path of the image, below the catalog's root or the folder of queries; the text of a query in words.
+    path: str
     label: str  # of what it shows
     category: str  # of what it shows; may be empty
-    vectors: Embeddings  # unit float32 (views, d): an item's score is the best of its scores with these
+    # Unit float32 (views, d): an item's score is the best of its scores with these; None of what has a `ranking`.
+    vectors: Embeddings | None
     relevant: Rows
     relevant_count: int  # those that the index lacks included
     own_row: int | None = None  # of the item itself, which is no hit; None for what is no item
+    ranking: Callable[[], Ranking] | None = None  # of all items, by words
+    column: str = ""  # of the shop's data, which the words were read from
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ VERSION = 1
 # A file of 100,000 queries has about as many.
 _MAX_BYTES = 100_000_000
 _DIGITS = 6
-_HEAD = ("format", "version", "tool", "per_query", "per_category")
+_HEAD = ("format", "version", "tool", "per_query", "per_category", "per_column")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,9 @@ class EvaluationRecord:
 def as_record(evaluation: Evaluation) -> dict[str, Any]:
     """Return the JSON object that is stored; in a path that is not UTF-8 are lone surrogates, which JSON can escape.
 
-    Keys are flat, but for `per_category` and `per_query`. Numbers are rounded to six digits after the point. Every
-    figure has its `name`; every measure that `per_query` has, and no other figure, has `name.low` and `name.high`.
+    Keys are flat, but for `per_category`, `per_column` and `per_query`. Numbers are rounded to six digits after the
+    point. Every figure has its `name`; every measure that `per_query` has, and no other figure, has `name.low` and
+    `name.high`.
     """
     per_query = _per_query(evaluation)
     data: dict[str, Any] = {"format": FORMAT, "version": VERSION, "tool": __version__}
@@ -48,14 +49,9 @@ def as_record(evaluation: Evaluation) -> dict[str, Any]:
         if name in per_query:
             data |= {f"{name}.low": _rounded(interval.low), f"{name}.high": _rounded(interval.high)}
     if evaluation.retrieval is not None:
-        data["per_category"] = {
-            category: {
-                key: _rounded(value)
-                for name, figure in figures.items()
-                for key, value in ((name, figure.mean), (f"{name}.low", figure.low), (f"{name}.high", figure.high))
-            }
-            for category, figures in evaluation.categories.items()
-        }
+        data["per_category"] = _groups(evaluation.categories)
+    if evaluation.columns:
+        data["per_column"] = _groups(evaluation.columns)
     return {**data, "per_query": per_query}
 
 
@@ -106,11 +102,25 @@ def _per_query(evaluation: Evaluation) -> dict[str, dict[str, float]]:
         queries = [result.query for result in evaluation.retrieval.results]
         for name, measured in evaluation.retrieval.measures.items():
             values[name] = dict(zip(queries, map(_rounded, measured.tolist()), strict=True))
+    if evaluation.picture_and_word is not None:
+        for name, measured in evaluation.picture_and_word.measures.items():
+            values[name] = dict(zip(evaluation.picture_and_word.queries, map(_rounded, measured.tolist()), strict=True))
     if evaluation.recall is not None:
         for k, measured in evaluation.recall.recall.items():
             found = map(_rounded, measured.tolist())
             values[f"index_recall@{k}"] = dict(zip(evaluation.recall.queries, found, strict=True))
     return values
+
+
+def _groups(groups: Mapping[str, Mapping[str, Interval]]) -> dict[str, dict[str, Any]]:
+    return {
+        group: {
+            key: _rounded(value)
+            for name, figure in figures.items()
+            for key, value in ((name, figure.mean), (f"{name}.low", figure.low), (f"{name}.high", figure.high))
+        }
+        for group, figures in groups.items()
+    }
 
 
 def _rounded(value: Any) -> Any:

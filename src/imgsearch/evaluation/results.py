@@ -13,8 +13,9 @@ from imgsearch.store.calibration import Calibration
 
 Values = NDArray[np.float64]
 # Where queries and their relevant items come from: items and others of the same label, images and ground truth of the
-# user, photo-like variants of the catalog's own images.
-Kind = Literal["labels", "queries", "self-test"]
+# user, photo-like variants of the catalog's own images, items' own words, columns of the shop's data.
+Kind = Literal["labels", "queries", "self-test", "text", "text-columns"]
+IN_WORDS: tuple[Kind, ...] = ("text", "text-columns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class RankedHit:
 
     path: str  # POSIX path below the catalog's root
     label: str  # of the item: its category, product, or another column
-    score: float  # cosine, -1 to 1
+    score: float  # -1 to 1: a cosine, or of words as `Hit.score`
     relevant: bool
     category: str = ""
 
@@ -56,11 +57,12 @@ class RankedHit:
 class QueryResult:
     """One query and its first ten hits."""
 
-    query: str  # POSIX path of the image, below the catalog's root or the folder of queries
+    query: str  # POSIX path of the image, below the catalog's root or the folder of queries; or the text
     label: str  # of what it shows
     category: str  # of what it shows; may be empty
     relevant_count: int
     hits: tuple[RankedHit, ...]  # best first
+    column: str = ""  # of the shop's data, which a text was read from
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +70,23 @@ class Retrieval:
     """How good the answers are, by exact search."""
 
     kind: Kind
-    label: str  # the column that decides what is relevant: `product`, `category` or a column of the metadata
+    # The column that decides what is relevant: `product`, `category` or one of the metadata; `words` are own words.
+    label: str
     results: tuple[QueryResult, ...]
     measures: Mapping[str, Values]  # name of a measure, such as `map` -> (queries,): its value for each query, 0 to 1
     precision_at_recall: Values  # (11,): mean interpolated precision at recall 0, 0.1, .. 1
     without_relevant: int  # items left out because no other has their label
     unusable: tuple[tuple[str, str], ...]  # query images that could not be used: path and reason
+
+
+@dataclass(frozen=True, slots=True)
+class PictureAndWord:
+    """How well items are found by the picture of another and the one word in which their own words differ."""
+
+    queries: tuple[str, ...]  # path of the picture, and the word
+    # Flat name, such as `picture_and_word_map`, `picture_alone_map` or `word_alone_map` -> (queries,); empty: there are
+    # too few queries.
+    measures: Mapping[str, Values]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +114,8 @@ class Evaluation:
         reliability: Of probabilities; None if not asked for.
         figures: Every measure by its flat name: its mean, and its 95 % interval where it is a mean over queries.
         categories: Category -> some of the measures, and the number of its `queries`.
+        columns: The same of the columns that queries in words were read from.
+        picture_and_word: Of queries with a picture and a word; None if not asked for.
     """
 
     facts: Mapping[str, Any]
@@ -110,3 +125,5 @@ class Evaluation:
     reliability: Reliability | None
     figures: Mapping[str, Interval]
     categories: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
+    columns: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
+    picture_and_word: PictureAndWord | None = None

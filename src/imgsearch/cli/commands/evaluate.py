@@ -40,6 +40,15 @@ def evaluate(
     self_test: Annotated[
         bool, typer.Option("--self-test", help="Search for photo-like variants of the catalog's own images.")
     ] = False,
+    text: Annotated[
+        bool, typer.Option("--text", help="Search by items' own words, for the items as if these had none.")
+    ] = False,
+    text_columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[,NAME]", help="Search by the words in these columns instead, such as title_de,title_zh."
+        ),
+    ] = None,
     sample: Annotated[int, typer.Option(metavar="N", min=1, help="Search for at most N items.")] = 1000,
     regions: Annotated[
         Literal["auto", "whole"], typer.Option(help="Search with parts of photos too, as query does, or with none.")
@@ -77,6 +86,10 @@ def evaluate(
 
       imgsearch evaluate --self-test --calibrate
 
+      imgsearch evaluate --text
+
+      imgsearch evaluate --text-columns title_de,title_zh --calibrate
+
       imgsearch evaluate --queries photos --truth photos.csv --json tonight.json --against good.json
 
       imgsearch evaluate --recall --min index_recall@10=0.99 --min queries_per_second=200
@@ -103,9 +116,10 @@ def evaluate(
     if wait_lock and not calibrate:
         raise UsageError("--wait-lock has no effect without --calibrate", hint="only that writes into the index")
     gates = [parse_gate(text) for text in minima or ()]
-    retrieval = labels is not None or queries is not None or self_test or calibrate
+    in_words = text or text_columns is not None
+    retrieval = labels is not None or queries is not None or self_test or in_words or calibrate
     if recall or retrieval:
-        require_measured(gates, recall=recall, retrieval=retrieval)
+        require_measured(gates, recall=recall, retrieval=retrieval, text=in_words)
     earlier = read_record(against) if against is not None else None
     # Fail now, before everything is measured, if what comes of it could not be written.
     _require_places(index, json_file, report, truth)
@@ -117,13 +131,13 @@ def evaluate(
     problems = failed_gates(gates, found.figures)
     comparison = compare(earlier, parse_record(record)) if earlier is not None else None
     problems += comparison.problems if comparison else ()
-    text = json.dumps(record, allow_nan=False, indent=1) + "\n"
+    content = json.dumps(record, allow_nan=False, indent=1) + "\n"
     if json_file is not None:
-        print_text(text, json_file)
+        print_text(content, json_file)
     layout = sections(found, index, comparison)
     if report is not None:
         _write_report(report / "index.html", found, layout, index, queries)
-    print_text(text if format_ == "json" else evaluation_text(layout))
+    print_text(content if format_ == "json" else evaluation_text(layout))
     unusable = found.retrieval.unusable if found.retrieval else ()
     for path, reason in unusable:
         say(printable(f"{path}: {reason}"))
@@ -162,7 +176,7 @@ def _write_report(file: Path, found: "Evaluation", layout: "list[Section]", inde
     from imgsearch.cli.output import output, write
     from imgsearch.errors import ImageError
     from imgsearch.evaluation.queries import variant_of
-    from imgsearch.evaluation.results import QueryResult
+    from imgsearch.evaluation.results import IN_WORDS, QueryResult
     from imgsearch.images.reading import read_file
     from imgsearch.search.index import Index
 
@@ -173,6 +187,8 @@ def _write_report(file: Path, found: "Evaluation", layout: "list[Section]", inde
             if found.retrieval is not None and found.retrieval.kind == "self-test":
                 pixels = variant_of(opened, query.query)
                 return None if pixels is None else cv2.imencode(".png", pixels[:, :, ::-1])[1].tobytes()
+            if found.retrieval is not None and found.retrieval.kind in IN_WORDS:
+                return None
             try:
                 return read_file(str((queries or Path(catalog)) / query.query))[0]
             except ImageError:
