@@ -35,9 +35,7 @@ class Ranking:
     views: Sequence[View] = ()  # of the pictures among what was asked with
     nearest_views: Rows | None = None  # (count,), which of the views each item resembles most
     otherwise: float = np.nan  # what stands for -inf when it is fused with another ranking; NaN: the mean
-    is_of_one_text: bool = (
-        False  # of one text alone, by its meaning: the scores that `Manifest.words_calibration` knows
-    )
+    is_of_one_text: bool = False  # alone, by its meaning: only such scores does `Manifest.words_calibration` know
 
     def best(self, k: int, rows: Rows | None = None) -> Rows:
         """Return the `k` best of some rows, ascending, or of all; equal scores in the order of the rows."""
