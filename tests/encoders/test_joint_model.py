@@ -58,7 +58,8 @@ def tower_of(index):
 def found_by(index, text, contents):
     """The paths of an index from the nearest to a text."""
     rows = {path: np.frombuffer(vector, np.float32) for path, (_, vector) in contents(index).items()}
-    return sorted(rows, key=lambda path: -float(tower_of(index).encode([text])[0] @ rows[path]))
+    (asked,) = tower_of(index).encode([text])
+    return sorted(rows, key=lambda path: -float(asked @ rows[path]))
 
 
 def test_words_find_the_pictures_they_name_in_an_index_that_was_moved_and_whose_model_is_gone(
@@ -74,6 +75,17 @@ def test_words_find_the_pictures_they_name_in_an_index_that_was_moved_and_whose_
         file.name for file in (index / manifest.encoder_folder).iterdir()
     }
     assert imgsearch("check", "--index", index).returncode == 0
+
+
+def test_words_are_compared_with_pictures_though_items_have_none(built, tmp_path, imgsearch):
+    index = shutil.copytree(built / "index", tmp_path / "index")
+    assert imgsearch("build-index", built / "catalog", "--index", index, "--text", "none").returncode == 0
+
+    asked = imgsearch("query", "--text", "red", "--index", index, "-k", "4", "--format", "json")
+
+    assert (asked.returncode, asked.stderr) == (0, "")
+    hits = json.loads(asked.stdout)[0]["hits"]
+    assert all(hit["path"].startswith("red-") and set(hit["matched"]) == {"text"} for hit in hits)
 
 
 def test_images_are_searched_in_the_space_of_the_model_so_that_texts_lie_in_it_too(built):
@@ -208,6 +220,18 @@ def test_what_is_missing_damaged_or_reaches_out_of_its_folder_is_refused_before_
     assert words in caught.value.message
 
 
+def test_what_openvino_says_in_bytes_that_are_no_text_is_refused_too(tmp_path):
+    folder = write_joint(tmp_path / "model")
+    network = folder / "onnx" / "text_model.onnx"
+    spec = exported(folder, tmp_path / "before")
+    network.write_bytes(network.read_bytes().replace(b"Gather", b"Gat\xff\xfer"))
+
+    with pytest.raises(UsageError, match=r"OpenVINO cannot read .*text_model\.onnx"):
+        export_text_tower(
+            model := find_joint_model(folder), replace(spec, text_weights=model.text_weights), tmp_path / "before"
+        )
+
+
 def test_files_may_lie_in_the_folder_itself_and_any_change_of_one_makes_another_encoder(tmp_path, model):
     folder = shutil.copytree(model, tmp_path / "tiny-clip")
     for file in (folder / "onnx").iterdir():
@@ -226,6 +250,10 @@ def test_a_folder_of_the_name_of_an_encoder_does_not_stand_for_it(tmp_path, monk
     (tmp_path / "handcrafted").mkdir()
 
     assert choose_encoder("handcrafted").spec.kind == "handcrafted"
+
+
+def test_a_folder_whose_name_ends_as_that_of_a_file_is_a_joint_model(tmp_path):
+    assert choose_encoder(str(write_joint(tmp_path / "a+b=0.3.onnx"))).spec.has_text_tower
 
 
 def test_a_joint_model_stands_by_itself_and_is_not_adapted(built, model, tmp_path, imgsearch):

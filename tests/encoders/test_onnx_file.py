@@ -250,6 +250,14 @@ def test_weights_that_are_missing_or_too_short_are_named(tmp_path):
         read_onnx(file)
 
 
+def test_weights_in_a_file_larger_than_any_network_are_refused(tmp_path):
+    file = saved_apart(toy(), tmp_path / "toy.onnx")
+    os.truncate(tmp_path / "weights.bin", 5_000_000_000)
+
+    with pytest.raises(UsageError, match="weights of more than"):
+        read_onnx(file)
+
+
 def nested(depth: int) -> onnx.GraphProto:
     inner = [node("If", "x", "y", then_branch=nested(depth - 1))] if depth else [node("Foo", "x", "y", domain="evil")]
     return helper.make_graph(inner, "graph", [], [])

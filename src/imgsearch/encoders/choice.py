@@ -132,7 +132,7 @@ def _choose_part(name: str, precision: Precision, onnx_input: str) -> Choice:
         weights = _sha256(path, "imgsearch train makes one")
         spec = EncoderSpec(path.name, "model", card.size, card.fit, card.dims, weights, precision, steps=card.steps)
         return Choice(spec, {weights: path})
-    if name.endswith(ONNX_SUFFIX):
+    if name.endswith(ONNX_SUFFIX) and not os.path.isdir(name):
         return _choose_onnx(Path(name), precision, onnx_input)
     row = TABLE.get(name)
     if row is None and os.path.isdir(name):
@@ -142,7 +142,7 @@ def _choose_part(name: str, precision: Precision, onnx_input: str) -> Choice:
         hint = (
             f"did you mean {near[0]}?"
             if near
-            else f"there are: {', '.join(TABLE)}, any FILE.keras of train, any FILE.onnx"
+            else f"there are: {', '.join(TABLE)}, any FILE.keras of train, any FILE.onnx, any DIR of a joint model"
         )
         raise MissingComponentError(f"no encoder is called {name!r}", hint=hint)
     return Choice(with_precision(row.spec, precision))

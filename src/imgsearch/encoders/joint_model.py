@@ -76,7 +76,7 @@ def export_text_tower(model: JointModel, spec: EncoderSpec, directory: Path) -> 
             )
         output = openvino.opset13.convert(output, "f32").output(0)
         network = openvino.Model([openvino.opset13.result(output)], network.get_parameters(), "text")
-    except RuntimeError as error:
+    except (RuntimeError, UnicodeDecodeError) as error:  # the latter of a message that quotes the file
         raise refusal_of(error) or UsageError(f"OpenVINO cannot read {model.text}: {last_line(error)}") from error
     graph = os.fspath(directory / TEXT_GRAPH_FILE)
     try:

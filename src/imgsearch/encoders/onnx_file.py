@@ -198,10 +198,10 @@ def _external_size(tensor: Fields, weights: _Weights) -> int:
         raise ValueError(f"it has weights at {offset!r}, {length!r} bytes of {name!r}")
     size = int(length) or whole - int(offset)
     if size < 0 or int(offset) + size > whole:
-        raise ValueError(f"{name!r} has {whole:,} bytes, expected {int(offset) + size:,}")
+        raise ValueError(f"{name!r} has {whole:,} bytes, expected {int(offset) + max(0, size):,}")
     weights.names.add(name)
     weights.size += size
-    if weights.size > _MOST_BYTES:
+    if max(weights.size, whole) > _MOST_BYTES:  # all of it is hashed
         raise ValueError(f"it has weights of more than {_MOST_BYTES:,} bytes")
     return size
 

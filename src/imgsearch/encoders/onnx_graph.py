@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from imgsearch.encoders.onnx_file import OnnxFile, image_input, is_channels_last
-from imgsearch.encoders.runtime import import_openvino
+from imgsearch.encoders.runtime import import_openvino, last_line
 from imgsearch.encoders.spec import EncoderSpec, Preprocessing
 from imgsearch.errors import OutputError, UsageError
 from imgsearch.system import refusal_of
@@ -36,7 +36,7 @@ def measured_dims(file: OnnxFile, preprocessing: Preprocessing) -> int:
         both, alone = (np.array(compiled([batch])[0]) for batch in (images, images[1:]))
     except (RuntimeError, UnicodeDecodeError) as error:
         raise refusal_of(error) or UsageError(
-            f"OpenVINO cannot run {file.path} on several images at once: {_reason(error)}",
+            f"OpenVINO cannot run {file.path} on several images at once: {last_line(error)}",
             hint="export it with a batch of any size (dynamic axes)",
         ) from error
     if both.ndim != 2 or alone.shape != (1, both.shape[1]) or len(both) != 2 or not 0 < both.shape[1] <= _MOST_DIMS:
@@ -57,7 +57,7 @@ def export_onnx(file: OnnxFile, spec: EncoderSpec, graph: Path) -> None:
         openvino.save_model(network, os.fspath(graph), compress_to_fp16=False)
     except RuntimeError as error:
         raise refusal_of(error) or OutputError(
-            f"cannot write to {graph.parent}: {_reason(error)}", hint="is there room?"
+            f"cannot write to {graph.parent}: {last_line(error)}", hint="is there room?"
         ) from error
 
 
@@ -77,7 +77,7 @@ def _network(file: OnnxFile, preprocessing: Preprocessing, dims: int | None = No
         return openvino.Model([openvino.opset13.result(output)], [pixels], "encoder")
     except (RuntimeError, UnicodeDecodeError) as error:  # the latter of a message that quotes the file
         raise refusal_of(error) or UsageError(
-            f"OpenVINO cannot read {file.path}: {_reason(error)}",
+            f"OpenVINO cannot read {file.path}: {last_line(error)}",
             hint="export it for images of this size, with a batch of any size (dynamic axes)",
         ) from error
 
@@ -132,9 +132,3 @@ def _embedding(network: Any, file: OnnxFile, *, is_last: bool) -> Any:
 
 def _only(outputs: Sequence[Any]) -> Any:
     return outputs[0] if len(outputs) == 1 else None
-
-
-def _reason(error: Exception) -> str:
-    """Return what OpenVINO says after the places in its source."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else repr(error)

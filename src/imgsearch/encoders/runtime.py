@@ -239,9 +239,9 @@ def compile_graph(core: Any, model: Any, settings: Mapping[str, str], name: str)
         ) from error
 
 
-def last_line(error: RuntimeError) -> str:
+def last_line(error: Exception) -> str:
     """Return what OpenVINO says after the places in its source."""
-    return (str(error).strip().splitlines() or [repr(error)])[-1]
+    return (str(error).strip().splitlines() or [repr(error)])[-1].strip()
 
 
 class _ImageByImage:
