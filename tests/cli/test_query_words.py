@@ -118,6 +118,17 @@ def test_csv_and_the_table_say_what_matched(imgsearch, small, snapshot):
     assert " matched" in imgsearch("query", "--text", "cups", "--index", small).stdout
 
 
+def test_a_page_shows_the_words_and_can_be_searched_for_them(imgsearch, small, drawn):
+    words, beside = (
+        imgsearch("query", *options, "--not", "<i>", "--index", small, "--format", "html").stdout
+        for options in (("--text", "<b>cups"), (drawn / CUP, "--text", "<b>cups"))
+    )
+
+    assert words.count('class="query"') == beside.count('class="query"') == 1  # which the script looks for
+    assert '<h2 class="words">&lt;b&gt;cups <span>not &lt;i&gt;</span></h2>' in words
+    assert "<span>&lt;b&gt;cups</span> <span>not &lt;i&gt;</span></h2>" in beside
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -62,6 +62,7 @@ class Asked:
     text: Sequence[str] = ()  # words that were asked with
     like: Sequence[str] = ()  # the names of what else was
     without: Sequence[str] = ()  # names or words that were taken away
+    notes: Sequence[str] = ()  # for a page: the words, where what the answer is called by does not say them
 
     def to_json(self) -> dict[str, Any]:
         """Return fields for the JSON object."""

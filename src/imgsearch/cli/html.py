@@ -122,7 +122,8 @@ CLOSING = f"</main>\n<script>{_SCRIPT}</script>\n{TAIL}"
 
 def section(path: str, part: "Section") -> str:
     """Show what was asked with, an image with boxes drawn into it, and beside it what was found, or why nothing was."""
-    heading = f'<h2 class="words">{shown(path)}</h2>'
+    notes = "".join(f" <span>{shown(note)}</span>" for note in (part.asked.notes if part.asked else ()))
+    heading = f'<h2 class="words">{shown(path)}{notes}</h2>'
     pictures = part.asked.pictures() if part.asked else [Picture(path, path, part.image)]
     captions = [heading, *(shown(picture.caption) for picture in pictures[1:])]
     asked = "".join(
@@ -131,6 +132,7 @@ def section(path: str, part: "Section") -> str:
         )
         for picture, caption in zip(pictures, captions, strict=False)
     )
+    asked = asked or f'<figure class="query"><figcaption>{heading}</figcaption></figure>\n'  # of words alone
     entries = "".join(map(_entry, part.entries))
     message = f"<p>{shown(part.message)}</p>\n" if part.message else ""
     return f"<section>\n{asked}{entries}{message}</section>\n"

@@ -90,7 +90,9 @@ class Additions:
             return wanted + [picture for each in self.without for picture in _pictures(self._index, each, "not ")]
 
         together = [name_of(each) for each in asked] if is_fused else []
-        return Asked(pictures, together, self.text, [name_of(each) for each in self.like], self._without_names)
+        like = [name_of(each) for each in self.like]
+        notes = [*(self.text if asked else ()), *(f"not {words}" for words in self.without_text)]
+        return Asked(pictures, together, self.text, like, self._without_names, notes)
 
 
 def _file_or_item(name: str, output_file: Path | None) -> str | Indexed:
