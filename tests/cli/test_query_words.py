@@ -10,6 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imgsearch import Index
+from imgsearch.errors import MissingComponentError, UsageError
+from imgsearch.search.backends.annoy import AnnoyBackend
+from index_fixtures import painted
 
 CUP = "cups/cups-00.png"
 EXTRA = "pip install 'imgsearch-toolkit[text]'"
@@ -109,7 +112,7 @@ def test_without_the_extra_words_are_found_as_they_are_spelled_and_that_is_said_
     )
 
 
-def test_csv_and_the_table_say_what_matched(imgsearch, small, snapshot):
+def test_csv_and_the_table_say_what_matched(imgsearch, small):
     done = imgsearch("query", "--text", "cups", "--index", small, "--format", "csv", "-k", 1)
     header, row = csv.reader(io.StringIO(done.stdout))
 
@@ -127,6 +130,32 @@ def test_a_page_shows_the_words_and_can_be_searched_for_them(imgsearch, small, d
     assert words.count('class="query"') == beside.count('class="query"') == 1  # which the script looks for
     assert '<h2 class="words">&lt;b&gt;cups <span>not &lt;i&gt;</span></h2>' in words
     assert "<span>&lt;b&gt;cups</span> <span>not &lt;i&gt;</span></h2>" in beside
+
+
+def test_words_beside_a_photo_whose_regions_are_compared_first(imgsearch, small, tmp_path):
+    (tmp_path / "photo.png").write_bytes(painted(1, 64))
+    photo = ("photo.png", "--fuse", "mean", "--regions", 3)
+
+    answer = asked(imgsearch, small, *photo, "--text", "rings", "--text-weight", "0.99", "-k", 1)
+
+    assert answer["plan"] == "exact"
+    assert kinds(answer) == {"rings"}
+
+
+def test_words_need_no_backend(imgsearch, small, monkeypatch):
+    def fail(*_, **__):
+        raise MissingComponentError("Annoy does not run on this machine")
+
+    monkeypatch.setattr(AnnoyBackend, "ensure_available", fail)
+
+    assert kinds(asked(imgsearch, small, "--text", "cups", "-k", 1)) == {"cups"}
+
+
+def test_an_empty_index_has_no_answer_to_words(imgsearch, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert imgsearch("build-index", "empty", "--index", "idx", "--backbone", "handcrafted", "--force").returncode == 0
+
+    assert asked(imgsearch, "idx", "--text", "red")["hits"] == []
 
 
 @pytest.mark.parametrize(
@@ -150,6 +179,26 @@ def test_what_makes_no_sense_is_a_usage_error(imgsearch, small, options, message
 
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
+
+
+def test_of_many_numbers_the_first_are_looked_for(small_index, monkeypatch):
+    searched = []
+    matches = small_index.nearest.matches
+
+    def counted(expression, **options):
+        searched.append(expression)
+        return matches(expression, **options)
+
+    monkeypatch.setattr(small_index.nearest, "matches", counted)
+
+    assert len(small_index.search_together(text=[" ".join(map(str, range(2000)))], k=3)) == 3
+    assert len(searched) <= 17
+
+
+def test_one_text_in_place_of_a_list_is_refused(small_index):
+    for question in ({"text": "red"}, {"text": ["red"], "without_text": "blue"}):
+        with pytest.raises(UsageError, match="expected a list of texts"):
+            small_index.search_together(**question)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

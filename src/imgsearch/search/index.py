@@ -256,8 +256,10 @@ class Index:
         own = {name: self._views_of_item(name) for name in asked if isinstance(name, Indexed)}
         taken = [view for views in (unwanted, *own.values()) for view in views]
         left_out = {view.row for view in taken if view.row is not None}
+        with_words = bool(text or without_text)
+        exact = exact or with_words
         search = self._search(k, filter, exact=exact, distinct=distinct, diverse=diverse, left_out=left_out)
-        words = self.words.ranking(text, without_text) if text or without_text else None
+        words = self.words.ranking(text, without_text) if with_words else None
         views: list[View] = []
         counted: list[float] = []
         for each, weight in zip(asked, weights or [1.0] * len(asked), strict=True):
@@ -412,6 +414,8 @@ def _require_question(
     """Raise `UsageError` for a question to `search_together` that makes no sense."""
     if not (asked or text):
         raise UsageError("expected an image, an item or words to search with, found none")
+    if isinstance(text, str) or isinstance(without_text, str):  # which is a sequence of texts, too: its letters
+        raise UsageError("expected a list of texts, found one text", hint="put it into brackets: text=['red dress']")
     if not all(each.strip() for each in (*text, *without_text)):
         raise UsageError("expected words, found nothing", hint="is a variable not set?")
     require_between("text_weight", text_weight, 0, 1)

@@ -17,6 +17,9 @@ Scores = NDArray[np.float64]
 # How much words count beside pictures, 0 to 1 (docs/benchmarks.md).
 TEXT_WEIGHT = 0.5
 
+# Scores of equal vectors differ by less: they come of float32.
+_ROUNDING = 1e-6
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
@@ -30,7 +33,7 @@ class Part:
 class Ranking:
     """The scores of all items."""
 
-    scores: Scores  # (count,), -1 to 1; -inf of items that are no hits
+    scores: Scores  # (count,); -inf of items that are no hits
     parts: Sequence[Part]
     views: Sequence[View] = ()  # of the pictures among what was asked with
     nearest_views: Rows | None = None  # (count,), which of the views each item resembles most
@@ -68,8 +71,13 @@ def all_scores(rows: Embeddings, vector: Embeddings) -> Scores:
 
 def by_pictures(vectors: Embeddings, views: Sequence[View]) -> Ranking:
     """Score all items by the view that each resembles most, of at least one."""
-    scores = np.stack([all_scores(vectors, view.vector) for view in views])
-    return Ranking(scores.max(axis=0), [Part("picture", scores.max(axis=0))], views, scores.argmax(axis=0))
+    scores = all_scores(vectors, views[0].vector)
+    nearest = np.zeros(len(scores), np.int64)
+    for number, view in enumerate(views[1:], start=1):
+        found = all_scores(vectors, view.vector)
+        nearest[found > scores] = number
+        np.maximum(scores, found, out=scores)
+    return Ranking(scores, [Part("picture", scores)], views, nearest)
 
 
 def by_both(pictures: Ranking, words: Ranking, weight: float = TEXT_WEIGHT) -> Ranking:
@@ -88,17 +96,19 @@ def fused(pictures: Scores, words: Scores, weight: float) -> Scores:
         weight: Of the words, 0 to 1.
 
     Returns:
-        (count,), -1 to 1, with the mean and the spread of `pictures`, so that a score means something like a cosine.
+        (count,), with the mean and the spread of `pictures`, so that a score means something like a cosine. What few
+        items have, such as a rare word, takes them beyond 1; cut off there, they would no longer differ.
     """
     if not len(pictures):
         return pictures
     both = (1 - weight) * _standard(pictures) + weight * np.nan_to_num(_standard(words))
     # Pictures that are all alike have no spread to take over.
-    return np.clip(float(pictures.mean()) + (float(pictures.std()) or 1.0) * both, -1.0, 1.0)
+    spread = float(pictures.std())
+    return float(pictures.mean()) + (spread if spread > _ROUNDING else 1.0) * both
 
 
 def _standard(scores: Scores) -> Scores:
     """Subtract the mean, and divide by the standard deviation, of what is known."""
     known = scores[~np.isnan(scores)]
     spread = float(known.std()) if len(known) else 0.0
-    return (scores - known.mean()) / spread if spread > 0 else np.zeros(len(scores))
+    return (scores - known.mean()) / spread if spread > _ROUNDING else np.zeros(len(scores))

@@ -157,16 +157,15 @@ class Search:
     def _scored(self, asked: Asked, wanted: int) -> list[Scored]:
         wanted += len(self._left_out)
         if self._backend is None:
-            is_exact = self._is_exact or isinstance(asked, Ranking)
-            self._backend = self._nearest.backend(self._conditions, exact=is_exact)
+            self._backend = self._nearest.backend(self._conditions, exact=self._is_exact)
         scored = self._ranked(asked, wanted) if isinstance(asked, Ranking) else self._compared(asked, wanted)
         return [each for each in scored if each.row not in self._left_out]
 
     def _ranked(self, ranking: Ranking, wanted: int) -> list[Scored]:
-        assert isinstance(self._backend, ExactCandidates)
+        assert isinstance(self._backend, ExactCandidates)  # who ranks all items asks with `exact`
         return [
-            # Of unit vectors with this cosine.
-            Scored(row, score, math.sqrt(max(0.0, 2 - 2 * score)), ranking.box(row), ranking.matched(row))
+            # Of unit vectors with this cosine. Beyond -1 and 1 scores still tell which item comes first.
+            Scored(row, score, math.sqrt(2 - 2 * max(-1.0, min(1.0, score))), ranking.box(row), ranking.matched(row))
             for row in ranking.best(wanted, self._backend.rows).tolist()
             for score in [float(ranking.scores[row])]
         ]

@@ -28,6 +28,8 @@ _SPELLING_WEIGHT = 0.3
 _NUMBER_WEIGHT = 2.5
 _UNWANTED_WEIGHT = 0.5
 
+_MOST_NUMBERS = 16  # that are looked for one by one; of a list of a thousand that would take minutes
+
 _INSTALL = "pip install 'imgsearch-toolkit[text]'"
 
 
@@ -106,7 +108,8 @@ class WordSearch:
 
     def _numbered(self, texts: Sequence[str], held_out: HeldOut | None) -> Scores:
         """Return 1 of items with the words that have a digit in them, of as many as one item has; 0 of others."""
-        words = [word for text in texts for word in text.split() if any(map(str.isdigit, word))]
+        numbers = dict.fromkeys(word for text in texts for word in text.split() if any(map(str.isdigit, word)))
+        words = [*numbers][:_MOST_NUMBERS]
         found = np.empty(0, np.int64)
         for rows in sorted((self._matches(word, held_out)[0] for word in words), key=len):  # the rarest first
             both = rows[np.isin(rows, found)]
@@ -116,8 +119,10 @@ class WordSearch:
         return scores
 
     def _matches(self, text: str, held_out: HeldOut | None) -> tuple[Rows, Scores]:
-        expression = match_expression(text)
-        if not expression:
+        expression, manifest = match_expression(text), self._nearest.manifest
+        # A joint model compares words with the pictures themselves: its items need none.
+        has_words = bool(manifest.count) and not (manifest.words is None and manifest.encoder.has_text_tower)
+        if not (expression and has_words):
             return np.empty(0, np.int64), np.empty(0)
         rows, scores = self._nearest.matches(expression, own_only=held_out is not None)
         is_there = ~np.isin(rows, held_out.rows if held_out else ())

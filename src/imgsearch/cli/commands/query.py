@@ -210,7 +210,8 @@ def query(
 
         require_preview(format_, output_file)
     conditions = filter_of(where, category, color, range_ or (), price, min_score, min_probability)
-    exact = exact or (conditions.has_conditions and not runs_backend(index))
+    # With words every image is compared, and no backend needed.
+    exact = exact or bool(text) or (conditions.has_conditions and not runs_backend(index))
     require_backend(index, exact=exact)
 
     from imgsearch.cli.answers import Call, FoundClasses, FoundHits, FoundObjects, hit_columns
@@ -225,7 +226,7 @@ def query(
         manifest = opened.manifest
         refuse_to_harm(output_file, index, manifest.catalog, manifest.metadata_file)
         additions = Additions(opened, output_file, text or (), text_weight, like or (), like_weight or (), not_ or ())
-        plan = "exact" if additions.have_words else opened.plan(filter=conditions, exact=exact)
+        plan = opened.plan(filter=conditions, exact=exact or additions.have_words)
         limits: dict[str, Any] = {"filter": conditions, "exact": exact, "diverse": diverse, "distinct": by or distinct}
         k = max(top_k, CANDIDATES) if rerank else top_k  # to see which of the candidates were compared
 
