@@ -112,6 +112,13 @@ def test_without_the_extra_words_are_found_as_they_are_spelled_and_that_is_said_
     )
 
 
+def test_what_has_unwanted_words_alone_is_no_hit(imgsearch, small, without_extra):
+    done = imgsearch("query", "--text", "cups", "--not", "rings 00", "--index", small, "--format", "json")
+    (answer,) = json.loads(done.stdout)
+
+    assert [hit["path"] for hit in answer["hits"]] == ["cups/cups-01.png", CUP]
+
+
 def test_csv_and_the_table_say_what_matched(imgsearch, small):
     done = imgsearch("query", "--text", "cups", "--index", small, "--format", "csv", "-k", 1)
     header, row = csv.reader(io.StringIO(done.stdout))
@@ -161,10 +168,12 @@ def test_an_empty_index_has_no_answer_to_words(imgsearch, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "expected an image, --item or --text, found none"),
+        ((), "expected an image, --item, --like or --text, found none"),
         (("--text", ""), "--text"),
         (("--text", "  "), "expected words, found nothing"),
         (("--item", CUP, "--text-weight", "0.5"), "--text-weight has no effect without --text"),
+        (("--text", "red", "--text-weight", "0.5"), "--text-weight has no effect without IMAGE"),
+        (("--text", "red", "--regions", "3"), "--regions has no effect without IMAGE"),
         (("--item", CUP, "--like-weight", "0.5"), "--like-weight has no effect without --like"),
         (("--item", CUP, "--like", CUP, "--like-weight", "-1"), "above 0"),
         (("--item", CUP, "--like", CUP, "--like-weight", "nan"), "above 0"),

@@ -149,8 +149,15 @@ def refuse_contradictions(options: Mapping[str, object]) -> None:
     given = [name for name, is_given in options.items() if is_given]
     has_items = "--item" in given
     if not {"IMAGE", "--item", "--text", "--like"} & set(given):
-        raise UsageError("expected an image, --item or --text, found none", hint="see imgsearch query --help")
-    for option, needed in (("--text-weight", ("--text", "--not")), ("--like-weight", ("--like",))):
+        raise UsageError("expected an image, --item, --like or --text, found none", hint="see imgsearch query --help")
+    pictures = ("IMAGE", "--item", "--like")
+    for option, needed in (
+        ("--text-weight", ("--text", "--not")),
+        ("--text-weight", pictures),
+        ("--fuse", pictures),
+        ("--regions", pictures),
+        ("--like-weight", ("--like",)),
+    ):
         if option in given and not set(needed) & set(given):
             raise UsageError(f"{option} has no effect without {needed[0]}")
     if "--like-weight" in given and options["--fuse"] == "max":

@@ -81,15 +81,18 @@ class WordSearch:
         texts = [*wanted, *unwanted]
         away = _UNWANTED_WEIGHT if wanted else 1.0
         weights = [1 / max(1, len(wanted))] * len(wanted) + [-away / max(1, len(unwanted))] * len(unwanted)
-        spelled, numbered = self._spelled(texts, weights, held_out), self._numbered(wanted, held_out)
+        found = self._spelled(wanted, weights[: len(wanted)], held_out)
+        spelled = found + self._spelled(unwanted, weights[len(wanted) :], held_out)
+        is_spelled = (found if wanted else spelled) != 0  # what has unwanted words alone is no hit
+        numbered = self._numbered(wanted, held_out)
         meant = self._meant(texts, weights, held_out)
         parts = [*meant, Part("words", np.where(spelled == 0, np.nan, spelled))]
         if meant:
             meaning = np.nansum([_MEANING_WEIGHTS[part.name] * part.scores for part in meant], axis=0)
-            is_hit = np.any([~np.isnan(part.scores) for part in parts], axis=0)
+            is_hit = np.any([is_spelled, *(~np.isnan(part.scores) for part in meant)], axis=0)
             scores, most = meaning + _SPELLING_WEIGHT * spelled, 1 + _SPELLING_WEIGHT
         else:
-            scores, most, is_hit = spelled, 1.0, spelled != 0
+            scores, most, is_hit = spelled, 1.0, is_spelled
         if numbered.any():
             scores, most = scores + _NUMBER_WEIGHT * numbered, most + _NUMBER_WEIGHT
         most *= 1 + away * bool(wanted and unwanted)
