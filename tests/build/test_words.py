@@ -181,6 +181,21 @@ def test_an_unknown_column_is_refused_before_anything_is_embedded(build, index, 
     assert not (index / "manifest.json").exists()
 
 
+def test_a_remembered_column_that_is_gone_is_a_warning_and_may_come_back(build, index, titled, encoder, caplog):
+    build(metadata=titled(column="name"), text="name,price")
+    titled(column="title")
+
+    build()
+    assert "no column is called 'name' any more, so images have no words of it" in caplog.text
+    assert read_manifest(index).words == WordsFacts(("name", "price"), sentences.IDENTITY, 3, 0, None)
+    with pytest.raises(UsageError, match="no column is called 'name'"):
+        build(text="name,price")
+    build(metadata="none")
+    assert read_manifest(index).words == WordsFacts(("name", "price"))
+    build(metadata=titled(column="name"))
+    assert found(index, "dress") == ["a/0000.png", "a/0003.png"]
+
+
 def test_a_column_that_no_image_has_gives_no_words(build, index, titled, encoder):
     build(metadata=titled({"gone.png": "Gone"}), text="title", force=True)
 

@@ -18,6 +18,7 @@ from imgsearch.build.products import SCHEMA as PRODUCTS_SCHEMA
 from imgsearch.build.products import Products, sql_text
 from imgsearch.colors import lab_of, names_of
 from imgsearch.encoders.runtime import Embeddings
+from imgsearch.errors import UsageError
 from imgsearch.files import check_database, is_of_system
 from imgsearch.images.decode import Remarks
 from imgsearch.images.main_colors import COLORS_VERSION, MainColor
@@ -410,10 +411,22 @@ class Journal:
         """Count the files that will be items."""
         return self._count("SELECT count(*) FROM files WHERE sha256 IS NOT NULL AND cause = ''")
 
-    def require_text_columns(self, asked: Sequence[str]) -> None:
-        """Raise `UsageError` if columns that `--text` names are none of the shop's data."""
-        if asked and asked != NO_COLUMNS:
-            text_columns(asked, self.products.columns())
+    def require_text_columns(self, asked: Sequence[str], *, remembered: bool) -> None:
+        """Raise `UsageError` if columns that `--text` names are none of the shop's data; of remembered ones, warn."""
+        if not asked or asked == NO_COLUMNS:
+            return
+        columns = self.products.columns()
+        for name in asked:
+            try:
+                text_columns((name,), columns)
+            except UsageError as error:
+                if not remembered:
+                    raise
+                # As for any column that lost its values: the build of every night should not fail from now on.
+                logger.warning(
+                    "%s any more, so images have no words of it; --text names others, --text auto the usual ones",
+                    error.message,
+                )
 
     def write_items(self, path: Path, now: str, text: Sequence[str] = ()) -> WordsFacts | None:
         """Write a generation's `items.sqlite`, rows in the order of the paths' bytes.

@@ -208,7 +208,7 @@ def _scan(job: Job, plan: BuildPlan, journal: Journal) -> Changes:
         if metadata:
             roots = (plan.draft.catalog, os.fspath(job.catalog.absolute()))
             journal.products.add(read_products(Path(metadata), plan.draft.metadata_encoding), metadata, roots)
-        journal.require_text_columns(plan.draft.text)
+        journal.require_text_columns(plan.draft.text, remembered="text" not in job.options)
     if resumed := journal.resumed_count():
         logger.info("going on with %d embeddings of an interrupted build", resumed)
     return changes
