@@ -83,6 +83,15 @@ def test_other_columns_may_be_named_and_an_unknown_one_names_the_nearest(write):
     assert caught.value.hint == "did you mean title"
 
 
+def test_a_column_that_is_named_twice_counts_once_and_a_number_is_as_it_is_written(write):
+    path, facts = write({"1.png": {}, "2.png": {"price": 12.50, "weight": 0.25}}, asked=("price", "PRICE"))
+
+    assert facts.columns == ("price",)
+    with closing(Items(path)) as items:
+        assert items.texts([1]) == {1: "12.5"}
+        assert (rows(items, "12.5"), rows(items, "0.25")) == ([1], [])
+
+
 def test_without_such_columns_names_of_files_and_folders_are_own_words(write):
     path, facts = write({"shoes/redBoot.png": {"price": 1}, "a/IMG_1.png": {}})
 
@@ -196,6 +205,8 @@ def test_damaged_tables_of_words_are_damage(write, damage):
         ("DELETE FROM texts WHERE row = 1", "3 items with own words"),
         ("UPDATE texts SET row = 99 WHERE row = 4", "in rows 0 to 99"),
         ("UPDATE texts SET text = 'x' WHERE row = 1", "sha256"),
+        ("UPDATE texts SET text = CAST(x'ff' AS TEXT) WHERE row = 1", "sha256"),
+        ("UPDATE texts SET text = x'ff' WHERE row = 1", "sha256"),
         ("DELETE FROM word_counts", "0 bytes of word counts, expected 24"),
         ("INSERT INTO words (rowid, text) VALUES (6, 'x')", "words of the items 0 to 6"),
     ],

@@ -38,7 +38,7 @@ CREATE TABLE {{schema}}.texts (row INTEGER PRIMARY KEY, sha256 BLOB NOT NULL, te
 CREATE TABLE {{schema}}.word_counts (block INTEGER PRIMARY KEY, entries BLOB NOT NULL);
 CREATE VIRTUAL TABLE {{schema}}.words USING fts5(text, other, content='', columnsize=0, tokenize='{TOKENIZER}');
 """
-_BATCH = 1000
+_BATCH = 50  # items; a row of the shop's data may have megabytes
 _WORDS = re.compile(r"[^\W_]+")
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
@@ -48,7 +48,13 @@ def text_columns(asked: Sequence[str], columns: Columns) -> tuple[Column, ...]:
     if not asked:
         return tuple(columns[name] for name in DEFAULT_COLUMNS if name in columns)
     known = {**{name: ITEM_COLUMNS[name] for name in ("product", "category")}, **columns}
-    return tuple(column_called(name, known) for name in asked)
+    return tuple(dict.fromkeys(column_called(name, known) for name in asked))
+
+
+class _Fraction(str):
+    """A number that is not whole, as it is written."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +76,10 @@ def write_words(connection: sqlite3.Connection, schema: str, asked: Sequence[str
     own, counts = 0, array("H")
     while page := rows.fetchmany(_BATCH):
         found = [(row, _words_of(names, *item)) for row, *item in page]
-        texts = [(row, _digest(words.text), words.text[:_LONGEST_TEXT]) for row, words in found if words.text]
+        texts = [(row, words.text[:_LONGEST_TEXT]) for row, words in found if words.text]
         own += len(texts)
-        connection.executemany(f"INSERT INTO {schema}.texts VALUES (?, ?, ?)", texts)  # noqa: S608
+        entries = [(row, hashlib.sha256(text.encode()).digest(), text) for row, text in texts]
+        connection.executemany(f"INSERT INTO {schema}.texts VALUES (?, ?, ?)", entries)  # noqa: S608
         looked_for = [(row, searchable(words.text), searchable(words.other)) for row, words in found]
         connection.executemany(f"INSERT INTO {schema}.words (rowid, text, other) VALUES (?, ?, ?)", looked_for)  # noqa: S608
         counts.extend(min(len(_WORDS.findall(text)), MOST_WORDS) for _, *both in looked_for for text in both)
@@ -88,7 +95,8 @@ def problem_of_words(connection: sqlite3.Connection, count: int, facts: WordsFac
     found = connection.execute("SELECT count(*), coalesce(min(row), 0), coalesce(max(row), 0) FROM texts").fetchone()
     if found[0] != facts.own or not 0 <= found[1] <= found[2] < max(count, 1):
         return f"{found[0]} items with own words in rows {found[1]} to {found[2]}, expected {facts.own} of {count}"
-    if any(_digest(text) != sha256 for sha256, text in connection.execute("SELECT sha256, text FROM texts")):
+    texts = connection.execute("SELECT sha256, CAST(text AS BLOB) FROM texts")  # it may be no text, or not UTF-8
+    if any(hashlib.sha256(text).digest() != sha256 for sha256, text in texts):
         return "the sha256 of a text is not that of the text"
     (counted,) = connection.execute("SELECT coalesce(sum(length(entries)), 0) FROM word_counts").fetchone()
     if counted != BYTES_OF_ITEM * count:
@@ -102,12 +110,9 @@ def problem_of_words(connection: sqlite3.Connection, count: int, facts: WordsFac
     return ""
 
 
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text[:_LONGEST_TEXT].encode()).digest()
-
-
 def _words_of(names: Sequence[str], path: str, product: str, category: str, metadata: str) -> _Words:
-    cells = {folded(name): value for name, value in json.loads(metadata).items()}
+    # A title may be a number, and is what was written: 2.0.
+    cells = {folded(name): value for name, value in json.loads(metadata, parse_float=_Fraction).items()}
     by_default = default_names(path)
     items = {
         "product": "" if product == by_default[0] else product,
@@ -121,9 +126,9 @@ def _words_of(names: Sequence[str], path: str, product: str, category: str, meta
 
 
 def _texts(values: Sequence[Any], least: int) -> Iterator[str]:
-    """Yield the texts among values, those in lists too, and whole numbers from `least` on."""
+    """Yield the texts among values, those in lists too, and whole numbers from `least` on; all numbers if it is 0."""
     for value in values:
-        if isinstance(value, str):
+        if isinstance(value, str) and not (least and isinstance(value, _Fraction)):
             yield value
         elif isinstance(value, list | dict):
             yield from _texts([*value.values()] if isinstance(value, dict) else value, least)
