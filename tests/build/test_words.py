@@ -5,6 +5,7 @@ import hashlib
 import json
 import sqlite3
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -320,6 +321,23 @@ def test_embeddings_hand_words_on_and_an_index_of_them_encodes_them(build, index
     assert not build_index(tmp_path / "made", index, text="title").published
     with pytest.raises(UsageError, match="give --text to embed"):
         build_index(tmp_path / "made", index, text="price")
+
+
+def test_embeddings_that_are_indexed_in_place_lose_vectors_of_texts_without_the_extra(
+    small, titled, encoder, uninstall, monkeypatch, tmp_path
+):
+    gain = words.PredictionGain(2, 1, 1, 0.5, 0.1)
+    prediction = SimpleNamespace(predict=lambda vectors: np.tile(FakeEncoder.vector("predicted"), (len(vectors), 1)))
+    monkeypatch.setattr(words, "learn_prediction", lambda *_: (prediction, gain))
+    made = tmp_path / "made"
+    embed(small, made, backbone="handcrafted", metadata=titled())
+    build_index(made, made, backend="exact")
+    assert read_manifest(made).words == WordsFacts(("title",), sentences.IDENTITY, 3, 9, gain)
+
+    uninstall()
+    build_index(made, made, seed=5)
+    assert read_manifest(made).words == WordsFacts(("title",), "", 3, 0, None)
+    assert check(made, deep=True) == []
 
 
 def test_an_index_of_before_words_gains_them_without_an_image(build, index, titled, encoder, no_encoder):

@@ -19,19 +19,16 @@ from imgsearch.progress import Progress
 from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import BLOCK_ROWS, open_array, write_array
 from imgsearch.store.database import connect, database_uri
-from imgsearch.store.manifest import Manifest
+from imgsearch.store.manifest import Manifest, WordsFacts
 from imgsearch.store.words import NO_COLUMNS
 from imgsearch.text import sentences
 from imgsearch.text.lexical import has_full_text
-from imgsearch.text.prediction import Prediction, PredictionGain, learn_prediction
+from imgsearch.text.prediction import LARGEST_SAMPLE, Prediction, PredictionGain, learn_prediction
 
 logger = logging.getLogger(__name__)
 
 # Texts that are encoded at a time.
 _BATCH = 64
-
-# Pairs of an image and its text that a prediction is learned from; more would have to be held in memory.
-_MOST_PAIRS = 50_000
 
 # Of each different text its first row, the text, and its row in the generation before, if it was there.
 _DIFFERENT_TEXTS = """
@@ -83,7 +80,7 @@ def write_text_vectors(
     words, encoder = draft.words, encoder_of_texts(draft)
     if words is None or not words.own:
         return draft, 0
-    words = replace(words, encoder=encoder)
+    words = WordsFacts(words.columns, encoder, words.own)  # embeddings that were indexed in place had vectors, too
     if not encoder:
         if previous and previous.words and previous.words.encoder and not sentences.is_installed():
             logger.warning(
@@ -165,12 +162,10 @@ def _learn(
     vectors: Embeddings, texts: Embeddings, owners: NDArray[np.int64], seed: int
 ) -> tuple[Prediction | None, PredictionGain | None]:
     """Learn to predict texts from images, of a sample of the items that have both."""
-    if len(owners) > _MOST_PAIRS:
-        chosen = np.random.default_rng(seed).choice(len(owners), _MOST_PAIRS, replace=False)
+    if len(owners) > LARGEST_SAMPLE:  # the texts of more would be in memory, only to be drawn from
+        chosen = np.random.default_rng(seed).choice(len(owners), LARGEST_SAMPLE, replace=False)
         owners = owners[np.sort(chosen)]
-    of_texts = texts[owners[:, 1]]
-    has_vector = of_texts.any(axis=1)
-    return learn_prediction(vectors, owners[has_vector, 0], of_texts[has_vector], seed)
+    return learn_prediction(vectors, owners[:, 0], texts[owners[:, 1]], seed)
 
 
 def _complete(
