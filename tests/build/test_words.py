@@ -400,6 +400,18 @@ def test_info_and_reports_say_what_there_is_of_words(build, index, small, titled
     }
 
 
+def test_room_for_vectors_of_texts_is_asked_for_where_they_will_be_made(build, index, encoder, uninstall, monkeypatch):
+    needed = []
+    monkeypatch.setattr("imgsearch.build.options.require_space", lambda _, size: needed.append(size))
+    build(text="none")
+    build(text="auto")
+    uninstall()
+    build(seed=5)
+
+    _, with_vectors, without = needed
+    assert with_vectors - without == 12 * 4 * sentences.DIMS
+
+
 def test_progress_names_the_texts(build, titled, encoder, monkeypatch):
     monkeypatch.setattr(words, "_BATCH", 1)
     calls = []

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, cast, get_args
 
 from imgsearch.build.metadata import has_encoding
+from imgsearch.build.words import encoder_of_texts
 from imgsearch.encoders.choice import Choice, choose_detector, choose_encoder, with_precision, with_weights
 from imgsearch.encoders.projection import DIMS, SMALLEST_CATALOG
 from imgsearch.encoders.runtime import best_precision
@@ -25,6 +26,7 @@ from imgsearch.store.words import NO_COLUMNS
 from imgsearch.system import require_address_space
 from imgsearch.tables import UTF8, known_encoding
 from imgsearch.text.lexical import require_full_text
+from imgsearch.text.sentences import DIMS as TEXT_DIMS
 
 logger = logging.getLogger(__name__)
 
@@ -314,6 +316,8 @@ def check_resources(directory: Path, draft: Manifest, count: int, pending: int, 
         backend = chosen_backend(draft.search, count)
         backend.ensure_available()
         needed += backend.estimated_bytes(count, searched, draft.search)
+    if encoder_of_texts(draft):
+        needed += count * 4 * TEXT_DIMS  # whether any item has words shows later
     if new_encoder:
         needed += sum(file.stat().st_size for file in new_encoder.iterdir())
     require_space(directory, needed + 1_000_000)
