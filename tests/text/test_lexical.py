@@ -87,6 +87,7 @@ def test_of_a_question_the_first_64_words_count(found):
 
     assert match_expression(" ".join(numbers)).count(" OR ") == 63
     assert match_expression("a a a") == '"a"'
+    assert match_expression("\u0640 a") == '"a"'  # of an Arabic stroke nothing is left
     assert match_expression("红" * 10_000).count(" OR ") == 0
     assert found(" ".join(numbers), "63")
     assert not found(" ".join(numbers), "64")

@@ -67,9 +67,10 @@ def match_expression(query: str) -> str:
     """
     phrases: dict[str, None] = {}
     for word in _NO_TEXT.sub(" ", query).split():
-        for phrase in _phrases(unicodedata.normalize("NFKC", word[:_LONGEST_WORD])):
+        for part in _phrases(unicodedata.normalize("NFKC", word[:_LONGEST_WORD])):
+            phrase = searchable(part).strip()
             if any(map(str.isalnum, phrase)):
-                phrases['"' + searchable(phrase).strip().replace('"', '""') + '"'] = None
+                phrases['"' + phrase.replace('"', '""') + '"'] = None
             if len(phrases) == _MOST_PHRASES:
                 return " OR ".join(phrases)
     return " OR ".join(phrases)
