@@ -135,11 +135,15 @@ def test_items_without_words_get_predicted_ones_where_that_works(build, index, t
     assert check(index, deep=True) == []
 
 
-def test_nothing_is_predicted_where_all_have_words_or_a_prediction_fails(build, index, titled, encoder, monkeypatch):
+def test_nothing_is_predicted_where_all_have_words_or_a_prediction_fails(
+    build, index, titled, encoder, monkeypatch, capsys
+):
     gain = words.PredictionGain(2, 1, 1, 0.1, 0.1)
     monkeypatch.setattr(words, "learn_prediction", lambda *_: (None, gain))
     build(metadata=titled())
     assert read_manifest(index).words == WordsFacts(("title",), sentences.IDENTITY, 3, 0, gain)
+    assert main(["info", "--index", str(index)]) == 0
+    assert "from columns title, none predicted; compared by meaning; of 1 held-out texts" in capsys.readouterr().out
 
     monkeypatch.setattr(words, "learn_prediction", None)  # never called
     titled({f"{'abc'[number % 3]}/{number:04d}.png": f"Title {number}" for number in range(12)})

@@ -168,7 +168,7 @@ def _words(manifest: "Manifest") -> str:
     if words is None:
         return "none"
     source = f"columns {printable(', '.join(words.columns))}" if words.columns else "names of files and folders"
-    predicted = f", {words.predicted} predicted" if words.predicted else ""
+    predicted = f", {words.predicted or 'none'} predicted" if words.prediction else ""
     compared = "compared by meaning" if words.encoder else "not compared by meaning"
     worth = f"; {words.prediction.in_words()}" if words.prediction else ""
     return f"{words.own} of {manifest.count} images, from {source}{predicted}; {compared}{worth}"
