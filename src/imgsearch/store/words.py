@@ -18,7 +18,7 @@ from imgsearch.store.expressions import ITEM_COLUMNS, column_called
 from imgsearch.store.full_text import BYTES_OF_ITEM, MOST_WORDS, packed
 from imgsearch.store.items import default_names
 from imgsearch.store.manifest import WordsFacts
-from imgsearch.text.lexical import TOKENIZER, has_full_text, searchable
+from imgsearch.text.lexical import NO_TEXT, TOKENIZER, has_full_text, searchable
 from imgsearch.text.names import words_of_path
 
 # Columns with an item's own words, unless others are named.
@@ -40,7 +40,6 @@ CREATE VIRTUAL TABLE {{schema}}.words USING fts5(text, other, content='', column
 """
 _BATCH = 50  # items; a row of the shop's data may have megabytes
 _WORDS = re.compile(r"[^\W_]+")
-_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 def text_columns(asked: Sequence[str], columns: Columns) -> tuple[Column, ...]:
@@ -69,7 +68,7 @@ def write_words(connection: sqlite3.Connection, schema: str, asked: Sequence[str
     """Make the tables of words in `schema`, for the items there, whose columns are given."""
     # What was asked for was known when the shop's data were read, though it may be that no item has it.
     chosen = text_columns(asked, {**{folded(name): Column(name, "text") for name in asked}, **columns})
-    for statement in filter(str.strip, _SCHEMA.format(schema=schema).split(";")):
+    for statement in filter(str.strip, _SCHEMA.format(schema=schema).split(";")):  # a script would end the transaction
         connection.execute(statement)
     rows = connection.execute(f"SELECT row, path, product, category, metadata FROM {schema}.items ORDER BY row")  # noqa: S608
     names = tuple(folded(column.name) for column in chosen)
@@ -138,5 +137,5 @@ def _texts(values: Sequence[Any], least: int) -> Iterator[str]:
 
 def _plain(text: str) -> str:
     """Return a text in one line that can be stored; none if there is no letter or digit in it."""
-    text = " ".join(_NO_TEXT.sub(" ", text).split())
+    text = " ".join(NO_TEXT.sub(" ", text).split())
     return text if any(map(str.isalnum, text)) else ""

@@ -33,7 +33,7 @@ _RUNS = re.compile(f"([{_IDEOGRAPHIC}]+)")
 # Marks of Hebrew and Arabic that most people leave out, of which `unicode61` makes the ends of words.
 _POINTS = re.compile("[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670]")
 # What SQLite does not take as text, or takes for its end.
-_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 @cache
@@ -56,7 +56,7 @@ def searchable(text: str) -> str:
     """Return what a table of words holds of a text: in one form of Unicode, and characters that are words set apart."""
     if text.isascii():
         return text.replace("\0", " ")
-    text = unicodedata.normalize("NFKC", _NO_TEXT.sub(" ", text))
+    text = unicodedata.normalize("NFKC", NO_TEXT.sub(" ", text))
     return _APART.sub(r" \g<0> ", _POINTS.sub("", text))
 
 
@@ -66,7 +66,7 @@ def match_expression(query: str) -> str:
     Nothing in a query means anything to FTS5: its words stand in quotes, the first 64 of them.
     """
     phrases: dict[str, None] = {}
-    for word in _NO_TEXT.sub(" ", query).split():
+    for word in NO_TEXT.sub(" ", query).split():
         for part in _phrases(unicodedata.normalize("NFKC", word[:_LONGEST_WORD])):
             phrase = searchable(part).strip()
             if any(map(str.isalnum, phrase)):
