@@ -224,4 +224,4 @@ def test_word_counts_are_stored_in_blocks(monkeypatch):
     blocks = list(full_text.packed([1, 2, 3, 4, 5, 6]))
 
     assert [len(block) for block in blocks] == [8, 4]
-    assert full_text.lengths_of(blocks).tolist() == [2, 5, 8]
+    assert full_text.damping_of(blocks).tolist() == pytest.approx([0.66, 1.2, 1.74])  # of 2, 5 and 8 words

@@ -101,7 +101,8 @@ def fused(pictures: Scores, words: Scores, weight: float) -> Scores:
     """
     if not len(pictures):
         return pictures
-    both = (1 - weight) * _standard(pictures) + weight * np.nan_to_num(_standard(words))
+    of_words = np.where(np.isnan(words), 0.0, _standard(words))
+    both = (1 - weight) * _standard(pictures) + weight * of_words
     # Pictures that are all alike have no spread to take over.
     spread = float(pictures.std())
     return float(pictures.mean()) + (spread if spread > _ROUNDING else 1.0) * both

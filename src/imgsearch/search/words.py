@@ -83,16 +83,15 @@ class WordSearch:
         weights = [1 / max(1, len(wanted))] * len(wanted) + [-away / max(1, len(unwanted))] * len(unwanted)
         found = self._spelled(wanted, weights[: len(wanted)], held_out)
         spelled = found + self._spelled(unwanted, weights[len(wanted) :], held_out)
-        is_spelled = (found if wanted else spelled) != 0  # what has unwanted words alone is no hit
         numbered = self._numbered(wanted, held_out)
         meant = self._meant(texts, weights, held_out)
-        parts = [*meant, Part("words", np.where(spelled == 0, np.nan, spelled))]
-        if meant:
-            meaning = np.nansum([_MEANING_WEIGHTS[part.name] * part.scores for part in meant], axis=0)
-            is_hit = np.any([is_spelled, *(~np.isnan(part.scores) for part in meant)], axis=0)
-            scores, most = meaning + _SPELLING_WEIGHT * spelled, 1 + _SPELLING_WEIGHT
-        else:
-            scores, most, is_hit = spelled, 1.0, is_spelled
+        is_hit = (found if wanted else spelled) != 0  # what has unwanted words alone is no hit
+        parts = [*meant, Part("words", np.where(spelled != 0, spelled, np.nan))]
+        scores, most = (_SPELLING_WEIGHT * spelled, 1 + _SPELLING_WEIGHT) if meant else (spelled, 1.0)
+        for part in meant:
+            is_known = ~np.isnan(part.scores)
+            scores = np.where(is_known, scores + _MEANING_WEIGHTS[part.name] * part.scores, scores)
+            is_hit |= is_known
         if numbered.any():
             scores, most = scores + _NUMBER_WEIGHT * numbered, most + _NUMBER_WEIGHT
         most *= 1 + away * bool(wanted and unwanted)

@@ -33,15 +33,17 @@ def packed(counts: Sequence[int]) -> Iterator[bytes]:
         yield np.array(counts[start : start + 2 * _BLOCK], "<u2").tobytes()
 
 
-def lengths_of(blocks: Iterable[bytes]) -> NDArray[np.float64]:
-    """Return how many words each item has, others counted less; ValueError if a block is damaged."""
+def damping_of(blocks: Iterable[bytes]) -> NDArray[np.float64]:
+    """Return how much less a word counts in each item, by how many it has; ValueError if a block is damaged."""
     entries = np.concatenate([np.empty(0, _ENTRY), *(np.frombuffer(block, _ENTRY) for block in blocks)])
-    return np.asarray(entries["own"] + _WEIGHT_OF_OTHER * entries["other"], np.float64)
+    lengths = np.asarray(entries["own"] + _WEIGHT_OF_OTHER * entries["other"], np.float64)
+    mean = max(float(lengths.mean()), 1.0) if len(lengths) else 1.0
+    return _SATURATION * (1 - _NORMALIZATION + _NORMALIZATION * lengths / mean)
 
 
 def best_matches(
     expression: str,
-    lengths: NDArray[np.float64],
+    damping: NDArray[np.float64],
     count: Callable[[str], int],
     find: Callable[[str], Rows],
     *,
@@ -51,7 +53,7 @@ def best_matches(
 
     Args:
         expression: As of `text.lexical.match_expression`.
-        lengths: As of `lengths_of`.
+        damping: As of `damping_of`.
         count: Counts the items that an expression of FTS5 finds.
         find: Finds them.
         own_only: Whether items are found by their own words alone.
@@ -62,18 +64,16 @@ def best_matches(
     searched = "text : " if own_only else ""
     phrases = {phrase: count(searched + phrase) for phrase in _PHRASE.findall(expression)}
     # What most items have tells nothing beside a word that fewer have.
-    rare = {phrase: found for phrase, found in phrases.items() if 0 < found <= len(lengths) / 2}
-    scores = np.zeros(len(lengths))
-    if len(lengths):
-        mean = max(float(lengths.mean()), 1.0)
-        damping = _SATURATION * (1 - _NORMALIZATION + _NORMALIZATION * lengths / mean)
+    rare = {phrase: found for phrase, found in phrases.items() if 0 < found <= len(damping) / 2}
+    scores, frequencies = np.zeros(len(damping)), np.zeros(len(damping))
     for phrase, found in (rare or phrases).items():
-        frequencies = np.zeros(len(lengths))
-        frequencies[find(f"text : {phrase}")] = 1
-        if not own_only:
-            frequencies[find(f"other : {phrase}")] += _WEIGHT_OF_OTHER
-        rows = np.flatnonzero(frequencies)
-        rarity = math.log(1 + (len(lengths) - found + 0.5) / (found + 0.5))
+        own = find(f"text : {phrase}")
+        other = np.empty(0, np.int64) if own_only else find(f"other : {phrase}")
+        frequencies[own] = 1
+        rows = np.append(own, other[frequencies[other] == 0])
+        frequencies[other] += _WEIGHT_OF_OTHER
+        rarity = math.log(1 + (len(damping) - found + 0.5) / (found + 0.5))
         scores[rows] += rarity * (_SATURATION + 1) * frequencies[rows] / (frequencies[rows] + damping[rows])
+        frequencies[rows] = 0
     rows = np.flatnonzero(scores)
     return rows, scores[rows]

@@ -21,7 +21,7 @@ from imgsearch.files import read_error, reading
 from imgsearch.store.colors import MOST_DIFFERENCE, color_differences
 from imgsearch.store.database import Reader
 from imgsearch.store.expressions import NAMES_OF_ITEMS
-from imgsearch.store.full_text import best_matches, lengths_of
+from imgsearch.store.full_text import best_matches, damping_of
 from imgsearch.store.integrity import repair_hint
 from imgsearch.store.selector import Selector
 from imgsearch.text.lexical import require_full_text
@@ -124,7 +124,8 @@ class Items:
         path.stat()
         with reading(path, repair_hint(path.name)), contextlib.ExitStack() as opened:
             self._reader = opened.enter_context(contextlib.closing(Reader(path)))
-            self._lengths: NDArray[np.float64] | None = None  # in words
+            self._damping: NDArray[np.float64] | None = None
+            self._usual: dict[str, int] = {}  # words that most items have, and how many
             self._colored: dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
             selector = Selector(path, lambda color: self.colored(color)[0].tolist())
             self.selector = opened.enter_context(contextlib.closing(selector))
@@ -331,15 +332,20 @@ class Items:
             )
         require_full_text()
         try:
-            if self._lengths is None:
+            if self._damping is None:
                 blocks = self._run("SELECT entries FROM word_counts ORDER BY block")
-                self._lengths = lengths_of(entries for (entries,) in blocks)
-            return best_matches(expression, self._lengths, self._count_words, self._find_words, own_only=own_only)
+                self._damping = damping_of(entries for (entries,) in blocks)
+            return best_matches(expression, self._damping, self._count_words, self._find_words, own_only=own_only)
         except (ValueError, TypeError, IndexError) as error:
             raise self._failure(error) from error
 
     def _count_words(self, expression: str) -> int:
-        return int(next(self._run("SELECT count(*) FROM words WHERE words MATCH ?", (expression,)))[0])
+        found = self._usual.get(expression)
+        if found is None:
+            found = int(next(self._run("SELECT count(*) FROM words WHERE words MATCH ?", (expression,)))[0])
+            if self._damping is not None and 2 * found > len(self._damping):
+                self._usual[expression] = found  # counting them takes long, and they are in many questions
+        return found
 
     def _find_words(self, expression: str) -> NDArray[np.int64]:
         return self._rows_of("SELECT group_concat(rowid) FROM words WHERE words MATCH ?", (expression,))
