@@ -58,6 +58,14 @@ def test_a_photo_and_words_find_what_resembles_both(imgsearch, small, drawn):
     assert all({"picture", "title"} <= set(hit["matched"]) for hit in answer["hits"])
 
 
+def test_a_number_comes_first_unless_it_is_as_short_as_a_price(imgsearch, small):
+    numbered = asked(imgsearch, small, "--text", "rings cups-01", "-k", 1)
+    short = asked(imgsearch, small, "--text", "rings 01", "-k", 2)
+
+    assert numbered["hits"][0]["path"] == "cups/cups-01.png"
+    assert kinds(short) == {"rings"}
+
+
 def test_an_item_and_words_leave_out_the_item(imgsearch, small):
     answer = asked(imgsearch, small, "--item", CUP, "--text", "cups", "-k", 24)
 

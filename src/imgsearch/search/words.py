@@ -21,11 +21,12 @@ from imgsearch.text.lexical import match_expression
 logger = logging.getLogger(__name__)
 
 # How much predicted words count beside own ones, and the spelling beside the meaning; how much it counts that the words
-# with a digit in them are there: more than all else, for sentence encoders know nothing of numbers; and how much of
-# unwanted words is taken away (docs/benchmarks.md has the figures).
+# with a digit in them are there: more than all else, for sentence encoders know nothing of numbers, but short ones may
+# be a price or a size; and how much of unwanted words is taken away (docs/benchmarks.md has the figures).
 _MEANING_WEIGHTS = {"title": 1.0, "predicted": 0.9, "text": 1.0}
 _SPELLING_WEIGHT = 0.3
 _NUMBER_WEIGHT = 2.5
+_SHORTEST_NUMBER = 4  # letters and digits
 _UNWANTED_WEIGHT = 0.5
 
 _MOST_NUMBERS = 16  # that are looked for one by one; of a list of a thousand that would take minutes
@@ -109,8 +110,8 @@ class WordSearch:
         return scores
 
     def _numbered(self, texts: Sequence[str], held_out: HeldOut | None) -> Scores:
-        """Return 1 of items with the words that have a digit in them, of as many as one item has; 0 of others."""
-        numbers = dict.fromkeys(word for text in texts for word in text.split() if any(map(str.isdigit, word)))
+        """Return 1 of items with the words that look like numbers, of as many as one item has; 0 of others."""
+        numbers = dict.fromkeys(word for text in texts for word in text.split() if _is_number(word, text))
         words = [*numbers][:_MOST_NUMBERS]
         found = np.empty(0, np.int64)
         for rows in sorted((self._matches(word, held_out)[0] for word in words), key=len):  # the rarest first
@@ -173,3 +174,9 @@ class WordSearch:
         if not self._has_warned:
             self._has_warned = True
             logger.warning("%s", message)
+
+
+def _is_number(word: str, text: str) -> bool:
+    """Return whether a word of a text looks like an article number: a price or a size beside words does not."""
+    is_long = sum(map(str.isalnum, word)) >= _SHORTEST_NUMBER
+    return any(map(str.isdigit, word)) and (is_long or word == text.strip())
