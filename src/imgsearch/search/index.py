@@ -257,8 +257,16 @@ class Index:
         taken = [view for views in (unwanted, *own.values()) for view in views]
         left_out = {view.row for view in taken if view.row is not None}
         with_words = bool(text or without_text)
-        exact = exact or with_words
-        search = self._search(k, filter, exact=exact, distinct=distinct, diverse=diverse, left_out=left_out)
+        search = self._search(
+            k,
+            filter,
+            exact=exact or with_words,
+            distinct=distinct,
+            diverse=diverse,
+            left_out=left_out,
+            pictures=bool(asked or without),
+            words=with_words,
+        )
         words = self.words.ranking(text, without_text) if with_words else None
         views: list[View] = []
         counted: list[float] = []
@@ -359,6 +367,8 @@ class Index:
         rerank: bool = False,
         diverse: float | None = None,
         left_out: Collection[int] = (),
+        pictures: bool = True,
+        words: bool = False,
     ) -> Search:
         if k < 1:
             raise UsageError(f"k must be at least 1, got {k}")
@@ -366,7 +376,8 @@ class Index:
             require_between("diverse", diverse, 0, 1)
             if rerank:
                 raise UsageError("rerank and diverse cannot be combined", hint="each says which hit comes first")
-        self.nearest.begin_checks(filter.conditions, exact=exact)  # while the encoder starts
+        # While the encoder starts.
+        self.nearest.begin_checks(filter.conditions, exact=exact, pictures=pictures, words=words)
         wanted = max(k, CANDIDATES) if rerank else k
         return Search(self.nearest, wanted, filter, exact=exact, distinct=distinct, diverse=diverse, left_out=left_out)
 

@@ -187,10 +187,16 @@ class Nearest:
         """Return the vectors of items as views."""
         return [View(np.array(self.vectors[row]), row=row) for row in rows]
 
-    def begin_checks(self, conditions: Conditions, *, exact: bool) -> None:
-        """Begin to compare the files that a query needs with their sha256, while others work."""
-        of_backend = () if conditions.has_conditions or exact else self._backend_files
-        self._files.begin_checks(generations.ITEMS, generations.VECTORS, *of_backend)
+    def begin_checks(self, conditions: Conditions, *, exact: bool, pictures: bool = True, words: bool = False) -> None:
+        """Begin to compare the files that a query with pictures, or words, needs with their sha256, in threads."""
+        names = [generations.ITEMS]
+        if pictures:
+            names.append(generations.VECTORS)
+        if words:
+            names += [generations.TEXT] * (self._text is not None)
+        elif not (conditions.has_conditions or exact):
+            names += self._backend_files
+        self._files.begin_checks(*names)
 
     def backend(self, conditions: Conditions = NO_CONDITIONS, *, exact: bool = False) -> Candidates:
         """Open what answers a query; raises `UsageError` for a condition that SQLite refuses."""
