@@ -21,7 +21,7 @@ SHOWN = 6
 
 # What is asked in words, by catalog and language. All titles that are searched by their meaning are English.
 WORDS = {
-    "stamps": {"German": "ein Vogel, der nachts jagt", "Chinese": "乐器", "English": "an animal of the sea"},
+    "stamps": {"German": "Feuerwehr", "Chinese": "乐器", "English": "sea creatures"},
     "drawn": {"German": "eine blaue Tasse mit Streifen", "Chinese": "紫色的鱼", "English": "a green fish with dots"},
 }
 
