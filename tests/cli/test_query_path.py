@@ -39,13 +39,17 @@ def test_a_query_for_a_catalog_image_loads_no_encoder(network, drawn):
 NOT_FOR_ITEMS = {"cv2", "openvino", "PIL", "rich.console", "rich.table", "multiprocessing", "asyncio", "platformdirs"}
 
 
-def test_what_is_indexed_is_asked_with_without_what_decodes_or_embeds(network, drawn):
+def test_items_and_words_are_asked_with_without_what_decodes_or_embeds_images(network, drawn):
     program = (
         "import sys\nfrom imgsearch.cli import main\n"
         "for how in ('table', 'json', 'csv', 'paths'):\n    assert main([*sys.argv[1:], '--format', how]) == 0\n"
         "print(*sorted(sys.modules), file=sys.stderr)"
     )
-    for asked in (["--item", "cups/cups-00.png", "--not", "cups/cups-01", "--diverse"], [drawn / "cups/cups-00.png"]):
+    for asked in (
+        ["--item", "cups/cups-00.png", "--not", "cups/cups-01", "--diverse"],
+        ["--text", "Tassen"],
+        [drawn / "cups/cups-00.png"],
+    ):
         command = [sys.executable, "-c", program, "query", *map(str, asked), "--index", str(network)]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
         loaded = set(done.stderr.split())
