@@ -135,7 +135,8 @@ def facts() -> list[tuple[str, str, object]]:
     from imgsearch.images.workers.decoders import DECODE_SECONDS
     from imgsearch.images.workers.pool import CRASHES_IN_A_ROW
     from imgsearch.regions import geometric
-    from imgsearch.search import diversity, fusion, index, rerank, search, tuning
+    from imgsearch.search import diversity, fusion, index, ranking, rerank, search, tuning, words
+    from imgsearch.store import words as store_words
     from imgsearch.store.search_settings import SearchOptions
     from imgsearch.text import sentences
     from imgsearch.training import fitting, loop, networks
@@ -144,6 +145,7 @@ def facts() -> list[tuple[str, str, object]]:
     return [
         ("index-format.md", r"`--max-pixels` \(([\d,]+)\)", MAX_PIXELS),
         ("index-format.md", r"`--max-bytes` \(([\d,]+)\)", MAX_BYTES),
+        ("index-format.md", r"up to ([\d,]+) characters", store_words._LONGEST_TEXT),
         ("index-format.md", r"took more than (\d+) s", DECODE_SECONDS),
         ("index-format.md", r"first has (\d+) images", projection.SMALLEST_CATALOG),
         ("architecture.md", r"busy for (\d+) seconds", DECODE_SECONDS),
@@ -164,6 +166,11 @@ def facts() -> list[tuple[str, str, object]]:
         ("searching.md", r"chooses from (\w+) times", {"five": diversity.POOL}),
         ("searching.md", r"`--diverse` alone is ([\d.]+)", float(_OPTIONAL_VALUES["--diverse"])),
         ("searching.md", r"asked with, (a \w+) of the mean", {"a quarter": 20 * fusion.UNWANTED_WEIGHT}),
+        ("text.md", r"`--text-weight ([\d.]+)`\)", ranking.TEXT_WEIGHT),
+        ("text.md", r"([\d.]+) times the spelling", words._SPELLING_WEIGHT),
+        ("text.md", r"at least (\d+) letters and digits", words._SHORTEST_NUMBER),
+        ("text.md", r"predicted words counts ([\d.]+) times", words._MEANING_WEIGHTS["predicted"]),
+        ("text.md", r"and (\w+) the mean of words", {"half": 10 * words._UNWANTED_WEIGHT}),
         ("training.md", r"shifted by up to (\d+) %", 100 * networks.SHIFT),
         ("training.md", r"more than ([\d,]+) images a sample", data.MAX_ITEMS),
         ("training.md", r"up to ([\d,]+) of them", data.MAX_BACKGROUNDS),
