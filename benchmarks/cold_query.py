@@ -7,19 +7,22 @@ from statistics import median
 
 import numpy as np
 
+from catalogs import products_of
 from drawn_catalog import draw_catalog
 from imgsearch import build_index
 from imgsearch.images.decode import decode_rgba
 from imgsearch.synthetic.augment import photo_like
 
 ROUNDS = 9
+WORDS = "eine blaue Tasse"
 
 
 def main(folder: Path) -> None:
     catalog = folder / "drawn"
-    files = draw_catalog(catalog)
+    products = products_of(catalog)
+    files = draw_catalog(catalog, products=products)
     index = folder / "cold.imgsearch"
-    build_index(catalog, index)
+    build_index(catalog, index, metadata=products)
     photo = folder / "photo.jpg"
     photo.write_bytes(photo_like(decode_rgba(files[0].read_bytes()), np.random.default_rng(0)))
     program = [sys.executable, "-m", "imgsearch"]
@@ -27,6 +30,8 @@ def main(folder: Path) -> None:
         "import keras": [sys.executable, "-c", "import keras"],
         "query, a new photo": [*program, "query", str(photo), "--index", str(index)],
         "query, a catalog image": [*program, "query", str(files[0]), "--index", str(index)],
+        "query --text": [*program, "query", "--text", WORDS, "--index", str(index)],
+        "query, a new photo, --text": [*program, "query", str(photo), "--text", WORDS, "--index", str(index)],
         "query --item": [*program, "query", "--item", str(files[0].relative_to(catalog)), "--index", str(index)],
         "build-index, nothing changed": [*program, "build-index", str(catalog), "--index", str(index)],
         "--help": [*program, "--help"],
@@ -34,7 +39,7 @@ def main(folder: Path) -> None:
     compare(commands)
     listing = "import sys, imgsearch.cli as c; c.main(sys.argv[1:]); print(*sorted(sys.modules), file=sys.stderr)"
     heavy = {"cv2", "numpy", "openvino", "annoy", "rich", "sqlite3", "tensorflow", "keras", "sklearn", "matplotlib"}
-    for name in ("query, a new photo", "query --item"):
+    for name in ("query, a new photo", "query --text", "query --item"):
         command = [sys.executable, "-c", listing, *commands[name][3:]]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         print(f"  imported by {name}: {', '.join(sorted(heavy & set(done.stderr.split())))}")

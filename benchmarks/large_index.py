@@ -28,6 +28,7 @@ from imgsearch.store.database import connect
 from imgsearch.store.items import SCHEMA
 from imgsearch.store.locking import writer_lock
 from imgsearch.store.search_settings import SearchOptions
+from imgsearch.store.words import write_words
 
 BACKENDS = ("auto", "faiss")
 COUNT = 100_000
@@ -53,7 +54,12 @@ def main(folder: Path) -> None:
 
 
 def make_index(
-    folder: Path, directory: Path, search: SearchOptions | None = None, metadata: Sequence[str] | None = None
+    folder: Path,
+    directory: Path,
+    search: SearchOptions | None = None,
+    metadata: Sequence[str] | None = None,
+    *,
+    has_words: bool = False,
 ) -> float:
     shutil.rmtree(directory, ignore_errors=True)
     draw_catalog(folder / "drawn")
@@ -73,13 +79,14 @@ def make_index(
                     for row in range(COUNT)
                 ),
             )
-            write_columns(items, "main", "main")
+            columns = write_columns(items, "main", "main")
+            words = write_words(items, "main", (), columns) if has_words else None
             items.execute("COMMIT")
         write_array(generation / generations.EMBEDDINGS, COUNT, given.encoder.dims, blends(base, generator))
         source = folder / "drawn-embeddings" / given.encoder_folder
         names = tuple(Path(name).name for name in given.files if name.startswith("encoders/"))
         publishing.install_encoder(directory, given.fingerprint, source, names)
-        draft = replace(given, generation=1, count=COUNT, search=search or SearchOptions())
+        draft = replace(given, generation=1, count=COUNT, search=search or SearchOptions(), words=words)
         complete_generation(Job(folder, directory, {}, no_progress), draft, None, adapt=None)
     return time.perf_counter() - started
 

@@ -30,6 +30,7 @@ BENCHMARKS = (
     "neighbors",
     "outliers",
     "sentences",
+    "words_speed",
 )
 LIBRARIES = ("keras", "tensorflow", "openvino", "opencv-python-headless", "numpy", "annoy")
 

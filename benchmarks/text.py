@@ -1,8 +1,9 @@
 """How good are the answers to words: python benchmarks/text.py FOLDER.
 
 Two catalogs with titles in sixteen languages: the stamps, and emoji, which Unicode's CLDR names (npm packages
-cldr-annotations-full and cldr-annotations-derived-full). Constants were chosen by the figures of emoji, those of a
-picture with a word by one half of them, told apart as in answers.py; docs/benchmarks.md says which was not.
+cldr-annotations-full and cldr-annotations-derived-full). Their English titles are indexed, and nothing else: images
+have numbers in place of names, for those are searched, too. docs/benchmarks.md says which figures constants were
+chosen by.
 
 - titles in another language, asked for among English ones;
 - keywords: one word, of folders or of CLDR, and every image that has it is right;
@@ -12,13 +13,13 @@ picture with a word by one half of them, told apart as in answers.py; docs/bench
 """
 
 import csv
-import hashlib
+import itertools
 import json
 import re
-import sqlite3
+import shutil
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,30 +28,18 @@ from numpy.typing import NDArray
 
 from answers import CATALOG_VENDOR, emoji_files, is_tuned_on
 from catalogs import LANGUAGES, stamps, stamps_with_titles, title_column
-from imgsearch import Index, build_index
-from imgsearch.encoders.runtime import Embeddings
+from imgsearch import Index, Indexed, build_index
 from imgsearch.images.decode import decode_rgba
+from imgsearch.search.ranking import Ranking, Scores
 from imgsearch.synthetic.augment import photo_like
-from imgsearch.text.lexical import TOKENIZER, match_expression, searchable
-from imgsearch.text.prediction import learn_prediction
-from imgsearch.text.sentences import SentenceEncoder, open_sentence_encoder
 from npm import unpack_package
-
-Scores = NDArray[np.float64]
 
 CLDR_VERSION = "48.2.0"
 # CLDR's names of languages, where they are not the stamps'.
 CLDR_NAMES = {"": "en", "zh_CN": "zh", "zh_TW": "zh-Hant"}
 
-# What was chosen.
-SPELLING_WEIGHT = 0.3
-NUMBER_WEIGHT = 2.5
-TEXT_WEIGHT = 0.5
-UNWANTED_WEIGHT = 0.5
-
 SPELLING_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 1.0)
-TEXT_WEIGHTS = (0.1, 0.2, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8)
-UNWANTED_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+TEXT_WEIGHTS = (0.2, 0.35, 0.5, 0.6, 0.7)
 PREDICTED_WEIGHTS = (0.0, 0.7, 0.8, 0.9, 1.0)
 FOLDS, SEEDS = 5, 3
 NUMBERS = 200
@@ -70,23 +59,19 @@ class Catalog:
 
     Attributes:
         kind: What the tables call it.
-        paths: Of the images, by row.
+        folder: Its images, which have their rows for names.
+        names: Of the images, as they were.
         titles: By column, "" where there is none.
         kinds: Of each image, what it belongs to: its folder, or its subcategory.
         keywords: Of each image.
-        index: Of the images.
-        pictures: Their vectors.
-        encode: From texts to vectors, kept in a file.
     """
 
     kind: str
-    paths: Sequence[str]
+    folder: Path
+    names: Sequence[str]
     titles: Mapping[str, Sequence[str]]
     kinds: Sequence[str]
     keywords: Sequence[frozenset[str]]
-    index: Path
-    pictures: Embeddings
-    encode: Callable[[Sequence[str]], Embeddings]
 
     @property
     def title(self) -> Sequence[str]:
@@ -98,22 +83,34 @@ class Catalog:
         """Number the distinct English titles."""
         return np.unique(self.title, return_inverse=True)[1]
 
+    def indexed(self, titles: Sequence[str]) -> Index:
+        """Index the images with titles; "" for those that have none."""
+        table, index = self.folder.with_suffix(".csv"), self.folder.with_suffix(".imgsearch")
+        with table.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("path", "title"), *((_name(row), title) for row, title in enumerate(titles))])
+        build_index(self.folder, index, metadata=table, text="title")
+        return Index.open(index)
+
+
+def _name(row: int) -> str:
+    return f"{row:04d}.png"
+
 
 def main(folder: Path) -> None:
     """Print all tables."""
-    encoder = open_sentence_encoder()
-    catalogs = [catalog for catalog in (emoji(folder, encoder), titled_stamps(folder, encoder)) if catalog]
+    catalogs = [catalog for catalog in (titled_stamps(folder), emoji(folder)) if catalog]
     for catalog in catalogs:
-        print(f"  {catalog.kind}: {len(catalog.paths)} images, {len(set(catalog.title))} titles", flush=True)
-    for each in (languages, keywords, article_numbers, predicted, together, mixed):
-        for catalog in catalogs:
+        for each in (article_numbers, predicted, mixed):
             each(catalog)
-    for catalog in catalogs:
-        if catalog.kind == "stamps":
-            photographed(catalog, folder)
+        with catalog.indexed(catalog.title) as index:
+            print(f"  {catalog.kind}: {len(index)} images, {len(set(catalog.title))} titles", flush=True)
+            for measure in (languages, keywords, together):
+                measure(catalog, index)
+            if catalog.kind == "stamps":
+                photographed(catalog, index, folder / "text-photos")
 
 
-def titled_stamps(folder: Path, encoder: SentenceEncoder) -> Catalog | None:
+def titled_stamps(folder: Path) -> Catalog | None:
     """Read the stamps."""
     table = stamps_with_titles(folder / "stamps")
     if table is None or not stamps(folder / "stamps"):
@@ -121,10 +118,10 @@ def titled_stamps(folder: Path, encoder: SentenceEncoder) -> Catalog | None:
     with table.open(encoding="utf-8", newline="") as file:
         rows = {row["path"]: row for row in csv.DictReader(file)}
     words = {path: frozenset(path.split("/")[:-1]) for path in rows}
-    return _catalog("stamps", folder, rows, {path: path.rpartition("/")[0] for path in rows}, words, encoder)
+    return _catalog("stamps", folder, rows, {path: path.rpartition("/")[0] for path in rows}, words)
 
 
-def emoji(folder: Path, encoder: SentenceEncoder) -> Catalog | None:
+def emoji(folder: Path) -> Catalog | None:
     """Read the emoji, and what CLDR calls them."""
     packages = {
         "annotations": "cldr-annotations-full",
@@ -150,7 +147,7 @@ def emoji(folder: Path, encoder: SentenceEncoder) -> Catalog | None:
             if not language:
                 words[file] = frozenset(names.get("default", ()))
     data = json.loads((folder / f"emoji-{CATALOG_VENDOR}" / "package" / "emoji.json").read_text(encoding="utf-8"))
-    return _catalog("emoji", folder, rows, {each["image"]: each["subcategory"] for each in data}, words, encoder)
+    return _catalog("emoji", folder, rows, {each["image"]: each["subcategory"] for each in data}, words)
 
 
 def _characters(code_points: str) -> str:
@@ -163,94 +160,42 @@ def _catalog(
     rows: Mapping[str, Mapping[str, str]],
     kinds: Mapping[str, str],
     words: Mapping[str, frozenset[str]],
-    encoder: SentenceEncoder,
 ) -> Catalog:
-    directory = folder / f"text-{kind}.imgsearch"
-    build_index(folder / kind, directory)
-    with Index.open(directory) as index:
-        paths = [item.path for item in index.items.fetch(range(len(index)))]
-        pictures = np.array(index.nearest.vectors)
+    names = sorted(rows)
+    images = folder / f"text-{kind}"
+    images.mkdir(exist_ok=True)
+    for row, name in enumerate(names):
+        shutil.copy2(folder / kind / name, images / _name(row))
     columns = [title_column(language) for language in ("", *LANGUAGES)]
-    titles = {column: [rows[path].get(column, "") for path in paths] for column in columns}
-
-    def encode(texts: Sequence[str]) -> Embeddings:
-        name = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
-        kept = folder / "text-vectors" / f"{name}.npy"
-        if not kept.exists():
-            kept.parent.mkdir(exist_ok=True)
-            np.save(kept, encoder.encode(texts))
-        return np.asarray(np.load(kept), np.float32)
-
-    of_items = [kinds[path] for path in paths], [words[path] for path in paths]
-    return Catalog(kind, paths, titles, *of_items, directory, pictures, encode)
+    titles = {column: [rows[name].get(column, "") for name in names] for column in columns}
+    return Catalog(kind, images, names, titles, [kinds[name] for name in names], [words[name] for name in names])
 
 
-class WordSearch:
-    """Scores all images for words: cosines of sentence vectors, and how the words are spelled."""
-
-    def __init__(self, catalog: Catalog, texts: Sequence[str]) -> None:
-        self._catalog = catalog
-        self._vectors = catalog.encode(texts)
-        self._spelled = sqlite3.connect(":memory:")
-        self._spelled.execute(f"CREATE VIRTUAL TABLE words USING fts5(text, tokenize='{TOKENIZER}')")
-        rows = ((row, searchable(text)) for row, text in enumerate(texts))
-        self._spelled.executemany("INSERT INTO words (rowid, text) VALUES (?, ?)", rows)
-
-    def meaning(self, asked: Sequence[str]) -> Scores:
-        """Return cosines, (len(asked), count)."""
-        return np.asarray(self._catalog.encode(asked) @ self._vectors.T, np.float64)
-
-    def spelling(self, asked: Sequence[str]) -> Scores:
-        """Return BM25 of any of the words, that of the best image 1."""
-        found = np.zeros((len(asked), len(self._vectors)))
-        for scores, text in zip(found, asked, strict=True):
-            for row, score in self._matches(match_expression(text)):
-                scores[row] = score
-        return np.asarray(found / np.maximum(found.max(axis=1, keepdims=True), 1e-9))
-
-    def numbers(self, asked: Sequence[str]) -> Scores:
-        """Return 1 for images that have the words with a digit in them: as many as one can have, the rarest first."""
-        found = np.zeros((len(asked), len(self._vectors)))
-        for scores, text in zip(found, asked, strict=True):
-            words = [word for word in text.split() if has_digit(word)]
-            having = sorted(({row for row, _ in self._matches(match_expression(word))} for word in words), key=len)
-            chosen: set[int] = set()
-            for rows in having:
-                chosen = chosen & rows or chosen or rows
-            scores[list(chosen)] = 1
-        return found
-
-    def scores(self, asked: Sequence[str]) -> Scores:
-        """Return all of it together."""
-        meant, spelled, numbered = self.meaning(asked), self.spelling(asked), self.numbers(asked)
-        return np.asarray(meant + SPELLING_WEIGHT * spelled + NUMBER_WEIGHT * numbered)
-
-    def _matches(self, expression: str) -> Iterator[tuple[int, float]]:
-        if expression:
-            yield from self._spelled.execute("SELECT rowid, -bm25(words) FROM words WHERE words MATCH ?", (expression,))
+def meaning(ranking: Ranking) -> Scores:
+    """Return the scores by meaning alone."""
+    return _part(ranking, "title")
 
 
-def languages(catalog: Catalog) -> None:
+def _part(ranking: Ranking, name: str) -> Scores:
+    return next((np.nan_to_num(part.scores) for part in ranking.parts if part.name == name), np.zeros(1))
+
+
+def languages(catalog: Catalog, index: Index) -> None:
     """Ask for English titles in other languages."""
-    print(
-        f"  {catalog.kind}, other languages' titles among English ones: hit rate at 1 by meaning; with spelling @1 @10"
-    )
-    search = WordSearch(catalog, catalog.title)
+    print(f"  {catalog.kind}, titles of other languages among English ones: hit rate at 1 by meaning; at 1 and at 10")
     for language in LANGUAGES:
         titles = catalog.titles[title_column(language)]
-        pairs = {(title, label): None for title, label in zip(titles, catalog.labels, strict=True) if title}
-        asked, wanted = [title for title, _ in pairs], np.array([label for _, label in pairs])
-        meaning, spelling = search.meaning(asked), search.spelling(asked)
-        alone, both = (
-            _is_right(scores, catalog.labels, wanted) for scores in (meaning, meaning + SPELLING_WEIGHT * spelling)
-        )
-        rates = alone[:, 0].mean(), both[:, 0].mean(), both.any(axis=1).mean()
-        print(f"    {language:<6} {len(asked):>5} queries  {'  '.join(f'{rate:.3f}' for rate in rates)}", flush=True)
+        pairs = dict.fromkeys((title, label) for title, label in zip(titles, catalog.labels, strict=True) if title)
+        figures = []
+        for title, label in pairs:
+            ranking = index.words.ranking([title])
+            right = catalog.labels[ranking.best(10)] == label
+            figures.append((catalog.labels[meaning(ranking).argmax()] == label, right[:1].any(), right.any()))
+        print(f"    {language:<6} {len(pairs):>5} queries  {_line(np.mean(figures, axis=0))}", flush=True)
 
 
-def keywords(catalog: Catalog) -> None:
+def keywords(catalog: Catalog, index: Index) -> None:
     """Ask for one word that fits several images: a keyword, or one that stands in titles."""
-    search = WordSearch(catalog, catalog.title)
     in_titles = [frozenset(map(_singular, words_of(title))) for title in catalog.title]
     for about, of_items, least in (("keywords", catalog.keywords, 3), ("words of titles", in_titles, 2)):
         right: dict[str, set[int]] = defaultdict(set)
@@ -260,243 +205,205 @@ def keywords(catalog: Catalog) -> None:
         asked = sorted(
             word
             for word, rows in right.items()
-            if len({catalog.title[row] for row in rows}) >= least and len(rows) < len(catalog.paths) / 2
+            if len({catalog.title[row] for row in rows}) >= least and len(rows) < len(catalog.names) / 2
         )
-        meaning, spelling = search.meaning(asked), search.spelling(asked)
+        figures = []
+        for word in asked:
+            ranking = index.words.ranking([word])
+            meant, spelled = meaning(ranking), _part(ranking, "words")
+            by_weight = [meant + weight * spelled for weight in SPELLING_WEIGHTS]
+            figures.append([_precision(scores, right[word]) for scores in (*by_weight, spelled, ranking.scores)])
         print(f"  {catalog.kind}, {len(asked)} {about}: mean average precision by weight of the spelling")
-        found = {f"{weight:g}": meaning + weight * spelling for weight in SPELLING_WEIGHTS} | {"alone": spelling}
-        precisions = {
-            name: np.mean([_precision(row, right[word]) for word, row in zip(asked, scores, strict=True)])
-            for name, scores in found.items()
-        }
-        print("    " + "  ".join(f"{name} {precision:.3f}" for name, precision in precisions.items()), flush=True)
+        names = *(f"{weight:g}" for weight in SPELLING_WEIGHTS), "alone", "as it is"
+        print(f"    {_line(np.mean(figures, axis=0), names)}", flush=True)
 
 
 def article_numbers(catalog: Catalog) -> None:
     """Give titles article numbers, and ask for these alone, and beside a title of another image."""
     generator = np.random.default_rng(0)
-    rows = np.sort(generator.choice(len(catalog.paths), NUMBERS, replace=False))
+    rows = np.sort(generator.choice(len(catalog.names), NUMBERS, replace=False))
     formats = "AB-{0:05d}", "{0:04d}-{1:03d}", "40{0:05d}{1:05d}", "x{0}.{1}"
     texts, numbers = list(catalog.title), []
     for place, row in enumerate(rows):
         numbers.append(formats[place % 4].format(1000 + 7 * place, 8 + place))
         texts[row] = f"{texts[row]} {numbers[-1]}"
-    search = WordSearch(catalog, texts)
     others = []
     for row, number in zip(np.roll(rows, 1).tolist(), numbers, strict=True):
         # Some titles have a number of their own, as rare as an article's.
-        words = [word for word in catalog.title[row].split() if not has_digit(word)]
+        words = [word for word in catalog.title[row].split() if not any(map(str.isdigit, word))]
         others.append(" ".join([*words, number]))
-    print(f"  {catalog.kind}, {NUMBERS} article numbers: hit rate at 1 by meaning, with spelling, with numbers first")
-    for about, asked in (("alone", numbers), ("beside the title of another", others)):
-        meaning, spelling = search.meaning(asked), search.spelling(asked)
-        ways = meaning, meaning + SPELLING_WEIGHT * spelling, search.scores(asked)
-        rates = [np.mean(scores.argmax(axis=1) == rows) for scores in ways]
-        print(f"    {about:<28} {'  '.join(f'{rate:.3f}' for rate in rates)}", flush=True)
+    print(f"  {catalog.kind}, {NUMBERS} article numbers: hit rate at 1 by meaning, and as it is")
+    with catalog.indexed(texts) as index:
+        for about, asked in (("alone", numbers), ("after the title of another", others)):
+            rankings = [index.words.ranking([text]) for text in asked]
+            found = [(meaning(ranking).argmax(), ranking.best(1)[0]) for ranking in rankings]
+            print(f"    {about:<28} {_line(np.mean(np.array(found) == rows[:, None], axis=0))}", flush=True)
 
 
 def predicted(catalog: Catalog) -> None:
     """Predict the titles of a fold by those of the others: of titles held out, and of whole kinds."""
-    texts, labels = catalog.encode(catalog.title), catalog.labels
-    kinds = np.unique(catalog.kinds, return_inverse=True)[1]
+    labels, kinds = catalog.labels, np.unique(catalog.kinds, return_inverse=True)[1]
+    rows_of = {label: row for row, label in enumerate(labels.tolist())}
     print(f"  {catalog.kind}, titles that were not learned: hit rate at 1, at 10, mAP, chance at 10; {FOLDS} folds")
     for about, groups in (("titles", labels), ("whole kinds", kinds)):
         figures = []
-        for seed in range(SEEDS):
-            folds = np.random.default_rng(seed).permutation(groups.max() + 1) % FOLDS
-            for fold in range(FOLDS):
-                is_held_out = folds[groups] == fold
-                figures.append(_foretold(catalog.pictures, texts, labels, is_held_out, seed))
-        mean = np.mean(figures, axis=0)
-        print(f"    {about:<12} {'  '.join(f'{figure:.3f}' for figure in mean)}", flush=True)
+        for seed, fold in itertools.product(range(SEEDS), range(FOLDS)):
+            folds = (np.random.default_rng(seed).permutation(groups.max() + 1) % FOLDS)[groups]
+            held_out = np.flatnonzero(folds == fold)
+            with catalog.indexed(_without(catalog.title, folds == fold)) as index:
+                assert index.manifest.words
+                assert index.manifest.words.predicted == len(held_out)
+                of_fold = [
+                    _rates(index.words.ranking([catalog.title[rows_of[label]]]), held_out, labels == label)
+                    for label in set(labels[held_out].tolist())
+                ]
+            figures.append([*np.mean(of_fold, axis=0), 10 / len(held_out)])
+        print(f"    {about:<12} {_line(np.mean(figures, axis=0))}", flush=True)
 
 
-def _foretold(
-    pictures: Embeddings, texts: Embeddings, labels: NDArray[np.int64], is_held_out: NDArray[np.bool_], seed: int
-) -> list[float]:
-    rows = np.flatnonzero(~is_held_out)
-    prediction, _ = learn_prediction(pictures, rows, texts[rows], seed)
-    assert prediction is not None
-    held_out = np.flatnonzero(is_held_out)
-    asked, first = np.unique(labels[held_out], return_index=True)
-    scores = np.asarray(texts[held_out[first]] @ prediction.predict(pictures[held_out]).T, np.float64)
-    right = _is_right(scores, labels[held_out], asked)
-    of_each = [set(np.flatnonzero(labels[held_out] == label).tolist()) for label in asked]
-    precisions = [_precision(row, wanted) for row, wanted in zip(scores, of_each, strict=True)]
-    return [right[:, 0].mean(), right.any(axis=1).mean(), float(np.mean(precisions)), 10 / len(held_out)]
+def _rates(ranking: Ranking, among: NDArray[np.int64], is_right: NDArray[np.bool_]) -> list[float]:
+    """Return whether the first, and one of the first ten, of some rows is right, and the average precision."""
+    right = is_right[ranking.best(10, among)]
+    return [
+        float(right[:1].any()),
+        float(right.any()),
+        _precision(ranking.scores[among], set(np.flatnonzero(is_right[among]))),
+    ]
 
 
 def mixed(catalog: Catalog) -> None:
     """Ask in German where half of the images have titles, and the others predicted ones that count less."""
-    texts, labels, german = catalog.encode(catalog.title), catalog.labels, catalog.encode(catalog.titles["title_de"])
+    labels, german = catalog.labels, catalog.titles["title_de"]
+    figures: dict[float, list[list[float]]] = {weight: [] for weight in PREDICTED_WEIGHTS}
+    for half in range(2):
+        has_none = np.random.default_rng(0).permutation(labels.max() + 1)[labels] % 2 == half
+        with catalog.indexed(_without(catalog.title, has_none)) as index:
+            rankings = [index.words.ranking([text]) for text in german]
+        for weight, found in figures.items():
+            scores = [_part(each, "title") + weight * _part(each, "predicted") for each in rankings]
+            best = np.array([np.argsort(-each, kind="stable")[:10] for each in scores])
+            right = labels[best] == labels[:, None]
+            parts = right[~has_none], right[has_none]
+            found.append([rate for part in parts for rate in (part[:, 0].mean(), part.any(axis=1).mean())])
     print(f"  {catalog.kind}, half of the titles predicted, German queries, by the weight of predicted ones")
     print("    of images with a title @1 @10; of those without @1 @10")
-    for weight in PREDICTED_WEIGHTS:
-        figures = []
-        for half in range(2):
-            has_none = np.random.default_rng(0).permutation(labels.max() + 1)[labels] % 2 == half
-            rows = np.flatnonzero(~has_none)
-            prediction, _ = learn_prediction(catalog.pictures, rows, texts[rows], 0)
-            assert prediction is not None
-            known = np.where(has_none[:, None], weight * prediction.predict(catalog.pictures), texts)
-            right = _is_right(np.asarray(german @ known.T, np.float64), labels, labels)
-            parts = right[~has_none], right[has_none]
-            figures.append([rate for part in parts for rate in (part[:, 0].mean(), part.any(axis=1).mean())])
-        print(f"    {weight:<4} {'  '.join(f'{figure:.3f}' for figure in np.mean(figures, axis=0))}", flush=True)
+    for weight, found in figures.items():
+        print(f"    {weight:<4} {_line(np.mean(found, axis=0))}", flush=True)
+
+
+def _without(titles: Sequence[str], is_left_out: NDArray[np.bool_]) -> list[str]:
+    return ["" if left_out else title for title, left_out in zip(titles, is_left_out, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
-    """Queries of an image and a word: another has a title that differs in that word alone.
+class Pair:
+    """A query of an image and a word: another has a title that differs in that word alone."""
 
-    Attributes:
-        rows: Of the images asked with.
-        wanted: The word that the other has in its place.
-        unwanted: The word of the image itself.
-        right: Number of the words of the right images, all of which are right.
-        words: That of each image.
-    """
+    row: int  # of the image asked with
+    wanted: str  # the word that the other has in its place
+    unwanted: str  # the word of the image itself
+    right: frozenset[str]  # the words of all right images
 
-    rows: NDArray[np.int64]
-    wanted: Sequence[str]
-    unwanted: Sequence[str]
-    right: NDArray[np.int64]
-    words: NDArray[np.int64]
-
-    def where(self, is_kept: Sequence[bool]) -> "Pairs":
-        """Return some of them."""
-        kept = np.flatnonzero(is_kept).tolist()
-        words = [self.wanted[place] for place in kept], [self.unwanted[place] for place in kept]
-        return Pairs(self.rows[kept], *words, self.right[kept], self.words)
+    def is_of(self, words: frozenset[str]) -> bool:
+        """Return whether both are among some words."""
+        return {self.wanted, self.unwanted} <= words
 
 
-def pairs_of(catalog: Catalog) -> Pairs:
+def pairs_of(catalog: Catalog) -> list[Pair]:
     """Find all queries of a catalog: titles that share words, and of which one word differs."""
-    bags = [words_of(title) for title in catalog.title]
-    numbers = {words: number for number, words in enumerate(dict.fromkeys(bags))}
     by_rest: dict[frozenset[str], list[tuple[int, str]]] = defaultdict(list)
-    for row, words in enumerate(bags):
+    for row, title in enumerate(catalog.title):
+        words = words_of(title)
         for word in words:
             by_rest[words - {word}].append((row, word))
     found = {
-        (row, wanted): (unwanted, rest | {wanted})
+        (row, wanted): Pair(row, wanted, unwanted, rest | {wanted})
         for rest, members in by_rest.items()
         if rest
         for row, unwanted in members
         for _, wanted in members
         if wanted != unwanted
     }
-    rows, right = [row for row, _ in found], [numbers[words] for _, words in found.values()]
-    wanted, unwanted = [word for _, word in found], [word for word, _ in found.values()]
-    of_images = [numbers[bag] for bag in bags]
-    return Pairs(np.array(rows), wanted, unwanted, np.array(right), np.array(of_images))
+    return list(found.values())
 
 
-def together(catalog: Catalog) -> None:
+def together(catalog: Catalog, index: Index) -> None:
     """Ask with an image and a word that another has in place of one of its own."""
     pairs = pairs_of(catalog)
     counts = Counter(word for words in set(map(words_of, catalog.title)) for word in words)
-    both = zip(pairs.wanted, pairs.unwanted, strict=True)
-    of_any = pairs.where([min(counts[word] for word in words) >= 2 for words in both])
-    for about, asked in (("an attribute", _of_attributes(pairs)), ("any word of two titles", of_any)):
+    twice = frozenset(word for word, count in counts.items() if count >= 2)
+    for about, words in (("an attribute", ATTRIBUTES), ("any word of two titles", twice)):
+        asked = [pair for pair in pairs if pair.is_of(words)]
         halves = {"": asked}
         if catalog.kind == "emoji":
-            tuned = [is_tuned_on(catalog.paths[row]) for row in asked.rows]
+            tuned = [pair for pair in asked if is_tuned_on(catalog.names[pair.row])]
             halves = {
-                ", tuning half": asked.where(tuned),
-                ", half that decides nothing": asked.where([not is_one for is_one in tuned]),
+                ", tuning half": tuned,
+                ", half that decides nothing": [each for each in asked if each not in tuned],
             }
         for half, part in halves.items():
-            print(f"  {catalog.kind}, a picture and {about}{half}: {len(part.rows)} queries, hit rate at 1")
-            _fuse(catalog, part, catalog.pictures[part.rows])
+            print(f"  {catalog.kind}, a picture and {about}{half}: {len(part)} queries, hit rate at 1")
+            _ask(catalog, index, part, [Indexed(_name(pair.row)) for pair in part])
 
 
-def photographed(catalog: Catalog, folder: Path) -> None:
+def _ask(catalog: Catalog, index: Index, pairs: Sequence[Pair], asked: Sequence[Indexed | Path]) -> None:
+    """Ask with images and words in several ways, and leave out the images."""
+    figures: dict[str, list[bool]] = defaultdict(list)
+    for pair, image in zip(pairs, asked, strict=True):
+        word, other = [pair.wanted], [pair.unwanted]
+        found = {"picture": index.search_together([image], 2), "word": index.search_together(k=2, text=word)}
+        for weight in TEXT_WEIGHTS:
+            found[f"{weight:g}"] = index.search_together([image], 2, text=word, text_weight=weight)
+        found["less the other word"] = index.search_together([image], 2, text=word, without_text=other)
+        for way, hits in found.items():
+            others = [hit.path for hit in hits if hit.path != _name(pair.row)]
+            figures[way].append(words_of(_title(catalog, others)) == pair.right)
+    print(f"    {_line([float(np.mean(right)) for right in figures.values()], tuple(figures))}", flush=True)
+
+
+def _title(catalog: Catalog, paths: Sequence[str]) -> str:
+    """Return the title of the first of some images; "" if there is none."""
+    return catalog.title[int(paths[0].removesuffix(".png"))] if paths else ""
+
+
+def photographed(catalog: Catalog, index: Index, folder: Path) -> None:
     """Ask with photos in place of the images: for another, and for what is shown, with words that tell more or less."""
-    pairs = _of_attributes(pairs_of(catalog))
-    print(f"  {catalog.kind}, a photo and an attribute: {len(pairs.rows)} queries, hit rate at 1")
-    _fuse(catalog, pairs, _photos(catalog, folder, pairs.rows.tolist()))
+    pairs = [pair for pair in pairs_of(catalog) if pair.is_of(ATTRIBUTES)]
+    print(f"  {catalog.kind}, a photo and an attribute: {len(pairs)} queries, hit rate at 1")
+    _ask(catalog, index, pairs, _photos(catalog, folder / "pairs", [pair.row for pair in pairs]))
 
-    rows = np.random.default_rng(PHOTO_SEED).choice(len(catalog.paths), PHOTOS, replace=False)
-    pictures = np.asarray(_photos(catalog, folder, rows.tolist()) @ catalog.pictures.T, np.float64)
-    search = WordSearch(catalog, catalog.title)
-    print(f"  {catalog.kind}, {PHOTOS} photos and words about what they show: hit rate at 1 by weight of the words")
-    asked = {
-        "German title": [catalog.titles["title_de"][row] for row in rows],
-        "Japanese title": [catalog.titles["title_ja"][row] for row in rows],
-        "folder": [catalog.kinds[row].rpartition("/")[2] for row in rows],
-        "nonsense": ["qwertz"] * PHOTOS,
+    rows = np.random.default_rng(PHOTO_SEED).choice(len(catalog.names), PHOTOS, replace=False).tolist()
+    texts: dict[str, list[list[str]]] = {
+        "none": [[]] * PHOTOS,
+        "German title": [[catalog.titles["title_de"][row]] for row in rows],
+        "Japanese title": [[catalog.titles["title_ja"][row]] for row in rows],
+        "folder": [[catalog.kinds[row].rpartition("/")[2]] for row in rows],
+        "nonsense": [["qwertz"]] * PHOTOS,
     }
-    for about, texts in asked.items():
-        words = search.scores(texts)
-        found = {
-            f"{weight:g}": _is_right(fused(pictures, words, weight), catalog.labels, catalog.labels[rows])[:, 0].mean()
-            for weight in (0.0, *TEXT_WEIGHTS)
-        }
-        print(f"    {about:<14} " + "  ".join(f"{weight} {rate:.3f}" for weight, rate in found.items()), flush=True)
+    print(f"  {catalog.kind}, {PHOTOS} photos and words about what they show: hit rate at 1")
+    photos = _photos(catalog, folder / "titles", rows)
+    for about, asked in texts.items():
+        found = [index.search_together([photo], 1, text=text) for photo, text in zip(photos, asked, strict=True)]
+        is_right = [
+            _title(catalog, [hit.path for hit in hits]) == catalog.title[row]
+            for hits, row in zip(found, rows, strict=True)
+        ]
+        print(f"    {about:<14} {np.mean(is_right):.3f}", flush=True)
 
 
-def _photos(catalog: Catalog, folder: Path, rows: Sequence[int]) -> Embeddings:
-    """Embed photo-like variants of images."""
-    vectors = []
-    with Index.open(catalog.index) as index:
-        for place, row in enumerate(rows):
-            item = decode_rgba((folder / catalog.kind / catalog.paths[row]).read_bytes())
-            photo = photo_like(item, np.random.default_rng([PHOTO_SEED, place]))
-            vectors.append(index.viewer.whole(photo).vector)
-    return np.asarray(vectors, np.float32)
-
-
-def _of_attributes(pairs: Pairs) -> Pairs:
-    both = zip(pairs.wanted, pairs.unwanted, strict=True)
-    return pairs.where([{*words} <= ATTRIBUTES for words in both])
-
-
-def _fuse(catalog: Catalog, pairs: Pairs, vectors: Embeddings) -> None:
-    search = WordSearch(catalog, catalog.title)
-    pictures = np.asarray(vectors @ catalog.pictures.T, np.float64)
-    wanted, unwanted = (_of_each(search, words) for words in (pairs.wanted, pairs.unwanted))
-
-    def rate(scores: Scores) -> float:
-        others = scores.copy()
-        others[np.arange(len(others)), pairs.rows] = -np.inf
-        return float(np.mean(pairs.words[others.argmax(axis=1)] == pairs.right))
-
-    by_rank = [1 / (60 + np.argsort(np.argsort(-scores, axis=1), axis=1)) for scores in (pictures, wanted)]
-    ways = {"picture": pictures, "word": wanted, "reciprocal ranks": by_rank[0] + by_rank[1]}
-    print("    " + "  ".join(f"{name} {rate(scores):.3f}" for name, scores in ways.items()))
-    by_weight = {weight: rate(fused(pictures, wanted, weight)) for weight in TEXT_WEIGHTS}
-    print("    weight of the word: " + "  ".join(f"{weight:g} {found:.3f}" for weight, found in by_weight.items()))
-    less = {weight: rate(fused(pictures, wanted - weight * unwanted, TEXT_WEIGHT)) for weight in UNWANTED_WEIGHTS}
-    print(
-        "    less what it is now: " + "  ".join(f"{weight:g} {found:.3f}" for weight, found in less.items()), flush=True
-    )
-
-
-def _of_each(search: WordSearch, words: Sequence[str]) -> Scores:
-    distinct = sorted(set(words))
-    scores = dict(zip(distinct, search.scores(distinct), strict=True))
-    return np.stack([scores[word] for word in words])
-
-
-def fused(pictures: Scores, words: Scores, weight: float) -> Scores:
-    """Add both, each as standard scores over all images."""
-    return (1 - weight) * _standard(pictures) + weight * _standard(words)
-
-
-def _standard(scores: Scores) -> Scores:
-    spread = scores.std(axis=1, keepdims=True)
-    return np.asarray((scores - scores.mean(axis=1, keepdims=True)) / np.where(spread > 0, spread, 1))
+def _photos(catalog: Catalog, folder: Path, rows: Sequence[int]) -> list[Path]:
+    """Make photo-like variants of images."""
+    folder.mkdir(parents=True, exist_ok=True)
+    photos = [folder / f"{place}.jpg" for place in range(len(rows))]
+    for place, (photo, row) in enumerate(zip(photos, rows, strict=True)):
+        item = decode_rgba((catalog.folder / _name(row)).read_bytes())
+        photo.write_bytes(photo_like(item, np.random.default_rng([PHOTO_SEED, place])))
+    return photos
 
 
 def words_of(title: str) -> frozenset[str]:
     """Return the words of a title that say something."""
     return frozenset(re.findall(r"\w+", title.lower())) - _STOP_WORDS
-
-
-def has_digit(word: str) -> bool:
-    """Return whether a word may be a number of some kind."""
-    return any(map(str.isdigit, word))
 
 
 def _singular(word: str) -> str:
@@ -505,15 +412,16 @@ def _singular(word: str) -> str:
     return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
 
 
-def _is_right(scores: Scores, labels: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return which of the first ten have the wanted label: (queries, 10)."""
-    return np.asarray(labels[np.argsort(-scores, axis=1, kind="stable")[:, :10]] == wanted[:, None])
-
-
 def _precision(scores: Scores, right: set[int]) -> float:
     """Return the average precision of a ranking."""
     places = np.flatnonzero(np.isin(np.argsort(-scores, kind="stable"), list(right))) + 1
     return float(np.mean(np.arange(1, len(places) + 1) / places))
+
+
+def _line(figures: Iterable[float], names: Sequence[str] = ()) -> str:
+    return "  ".join(
+        f"{name} {figure:.3f}".strip() for name, figure in itertools.zip_longest(names, figures, fillvalue="")
+    )
 
 
 if __name__ == "__main__":

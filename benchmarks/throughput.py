@@ -21,6 +21,7 @@ from imgsearch.encoders.choice import choose_encoder
 from imgsearch.encoders.networks import build_network
 from imgsearch.encoders.spec import DEFAULT_BACKBONE, Precision
 from imgsearch.images.decode import decode
+from words_speed import titles
 
 COUNT = 400
 COPIES = 4
@@ -40,6 +41,8 @@ def main(folder: Path) -> None:
         rates["plain Keras loop"].append(keras_loop(network, files))
         rates["build-index f32"].append(build(images, folder, "f32"))
         rates["build-index auto"].append(build(images, folder, None))
+    for name, ratio in words_ratios(images, folder).items():
+        print(f"  {name}: {ratio:.3f} of the images a second without words")
     images = make_copies(images, folder / "photographs-1600")
     rates["build-index auto, 1600"] = [build(images, folder, None) for _ in range(ROUNDS)]
     for name, values in rates.items():
@@ -93,10 +96,26 @@ def keras_loop(network: Any, files: list[Path]) -> float:
     return len(files) / (time.perf_counter() - started)
 
 
-def build(images: Path, folder: Path, precision: Precision | None) -> float:
+def words_ratios(images: Path, folder: Path) -> dict[str, float]:
+    """Build with a title for each image, for half of them, and with the same data and no words."""
+    described = titles(np.random.default_rng(SEED), COUNT)
+    ratios = {}
+    for about, count in (("a title for each image", COUNT), ("for half of them, others predicted", COUNT // 2)):
+        table = folder / "photographs.csv"
+        rows = [f"{number:03d}.jpg,{title}\n" for number, title in enumerate(described[:count])]
+        table.write_text(f"path,title\n{''.join(rows)}", encoding="utf-8")
+        pairs = [
+            [build(images, folder, None, metadata=table, text=text) for text in ("title", "none")]
+            for _ in range(ROUNDS)
+        ]
+        ratios[about] = median(with_words / without for with_words, without in pairs)
+    return ratios
+
+
+def build(images: Path, folder: Path, precision: Precision | None, **options: Any) -> float:
     index = folder / "throughput.imgsearch"
     shutil.rmtree(index, ignore_errors=True)
-    report = build_index(images, index, precision=precision)
+    report = build_index(images, index, precision=precision, **options)
     assert report.embedded in (COUNT, COUNT * COPIES)
     return report.embedded / report.seconds["total"]
 
