@@ -1,6 +1,6 @@
 """Words in an index of 100,000 items with titles: time and memory: python benchmarks/words_speed.py FOLDER.
 
-The items are those of large_index.py with a title of six words and a price each, at random: things of some colors,
+The items are those of large_index.py with a title and a price each, at random: things of some colors,
 materials and people that many have, a made-up brand that twenty have, and a number of its own.
 """
 
