@@ -16,8 +16,9 @@ from imgsearch.images import photo as photo_module
 from imgsearch.images.boxes import Box, in_reading_order, overlaps
 from imgsearch.images.decode import decode, decode_rgba
 from imgsearch.images.workers import decoders
-from imgsearch.search import nearest, viewer
 from imgsearch.search import rerank as reranking
+from imgsearch.search import search as search_module
+from imgsearch.search import viewer
 from imgsearch.search.backends.exact import ExactCandidates
 from imgsearch.search.rerank import CANDIDATES, draw_hit
 from imgsearch.search.search import Search
@@ -125,23 +126,23 @@ def test_a_photo_is_looked_at_until_one_item_is_far_enough_ahead(index, photo, m
     file = photo[0]
     leads = []
     for whole, part in ((-1, -1), (2, -1), (2, 2)):
-        monkeypatch.setattr(nearest, "_MIN_MARGIN_WHOLE", whole)
-        monkeypatch.setattr(nearest, "_MIN_MARGIN_PART", part)
+        monkeypatch.setattr(search_module, "_MIN_MARGIN_WHOLE", whole)
+        monkeypatch.setattr(search_module, "_MIN_MARGIN_PART", part)
         search = Search(index.nearest, 2)
         views = views_of(index, file, search)
         first, second = search.hits(views)
         leads.append((len(views), first.score - second.score))
 
     assert [count for count, _ in leads] == [1, 2, 5]
-    monkeypatch.setattr(nearest, "_MIN_MARGIN_WHOLE", leads[0][1] + 0.001)
-    monkeypatch.setattr(nearest, "_MIN_MARGIN_PART", leads[1][1] - 0.001)
+    monkeypatch.setattr(search_module, "_MIN_MARGIN_WHOLE", leads[0][1] + 0.001)
+    monkeypatch.setattr(search_module, "_MIN_MARGIN_PART", leads[1][1] - 0.001)
     assert len(views_of(index, file)) == 2
-    monkeypatch.setattr(nearest, "_MIN_MARGIN_WHOLE", leads[0][1] - 0.001)
+    monkeypatch.setattr(search_module, "_MIN_MARGIN_WHOLE", leads[0][1] - 0.001)
     assert len(views_of(index, file)) == 1
 
 
 def test_what_is_ahead_is_looked_for_among_what_the_condition_lets_in(index, photo, monkeypatch):
-    monkeypatch.setattr(nearest, "_MIN_MARGIN_WHOLE", 0.001)
+    monkeypatch.setattr(search_module, "_MIN_MARGIN_WHOLE", 0.001)
     (among_all,) = index.search(photo[0], k=1)
     (alone,) = index.search(photo[0], k=1, filter=Filter(f"path = '{ITEM}'"))
 
@@ -154,8 +155,8 @@ def test_what_is_ahead_is_looked_for_among_what_the_condition_lets_in(index, pho
 @pytest.mark.parametrize("conditions", [{}, {"filter": Filter("category != 'x'")}, {"exact": True}, {"rerank": True}])
 @pytest.mark.parametrize("k", [1, 5])
 def test_each_look_is_compared_with_the_items_once(index, photo, monkeypatch, k, conditions):
-    monkeypatch.setattr(nearest, "_MIN_MARGIN_WHOLE", 3)
-    monkeypatch.setattr(nearest, "_MIN_MARGIN_PART", 3)
+    monkeypatch.setattr(search_module, "_MIN_MARGIN_WHOLE", 3)
+    monkeypatch.setattr(search_module, "_MIN_MARGIN_PART", 3)
     real, compared = ExactCandidates.candidates, []
     monkeypatch.setattr(ExactCandidates, "candidates", lambda *what: compared.append(1) or real(*what))
 
@@ -173,7 +174,7 @@ def test_a_condition_is_asked_anew_by_every_search(index, photo):
 
 def test_who_leaves_out_low_scores_gets_the_best_score_of_all_looks(index, photo, monkeypatch):
     best = index.search(photo[0], k=1)[0].score
-    monkeypatch.setattr(nearest, "_MIN_MARGIN_WHOLE", -1)
+    monkeypatch.setattr(search_module, "_MIN_MARGIN_WHOLE", -1)
 
     (hit,) = index.search(photo[0], k=1, filter=Filter(min_score=best - 0.001))
 

@@ -158,7 +158,16 @@ def test_bm25_is_what_it_should_be(open_items):
     lengths = np.array([2, 3, 1]) + 0.5 * np.array([1, 2, 1])  # 0, 1 a, 2
     damping = 1.2 * (0.25 + 0.75 * lengths / lengths.mean())
     assert found.tolist() == [1]  # `a` is in two of three
-    assert scores == pytest.approx(np.log(1 + 2.5 / 1.5) * 2.2 / (1 + damping[1]))
+    share = np.log(1 + 2.5 / 1.5) / (np.log(1 + 2.5 / 1.5) + np.log(1 + 1.5 / 2.5))
+    assert scores == pytest.approx(share * 2.2 / (1 + damping[1]))
+
+
+def test_an_item_with_all_words_has_the_whole_share_and_words_of_no_item_lessen_it(open_items):
+    items = open_items({"0.png": {"title": "a b"}, "1.png": {"title": "c d e f"}, "2.png": {"title": "e f g h"}})
+
+    assert items.matches('"a" OR "b"')[1].tolist() == [1.0]
+    (part,) = items.matches('"a" OR "b" OR "none"')[1]
+    assert 0.3 < part < 0.7
 
 
 def test_an_index_of_before_has_no_words_and_says_so(tmp_path):

@@ -82,8 +82,8 @@ class Hit:
             its image is not there to be compared.
         matched: With words in the query, what each part of it gives the hit: `picture`, `title` (the item's own words),
             or `predicted` (words predicted from its picture), or `text` (its picture itself, by a joint model),
-            cosines; `words`, how well their spelling matches, of the best item 1. Parts that say nothing about it are
-            not there. None without words.
+            cosines; `words`, which share of the words it has as they are spelled, rare ones counting more. Parts that
+            say nothing about it are not there. None without words.
     """
 
     rank: int

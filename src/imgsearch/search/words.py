@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 # with a digit in them are there: more than all else, for sentence encoders know nothing of numbers, but short ones may
 # be a price or a size; and how much of unwanted words is taken away (docs/benchmarks.md has the figures).
 _MEANING_WEIGHTS = {"title": 1.0, "predicted": 0.9, "text": 1.0}
-_SPELLING_WEIGHT = 0.3
+_SPELLING_WEIGHT = 0.5
 _NUMBER_WEIGHT = 2.5
 _SHORTEST_NUMBER = 4  # letters and digits
 _UNWANTED_WEIGHT = 0.5
@@ -102,11 +102,11 @@ class WordSearch:
         return Ranking(scores, parts, otherwise=otherwise, is_of_one_text=is_of_one_text)
 
     def _spelled(self, texts: Sequence[str], weights: Sequence[float], held_out: HeldOut | None) -> Scores:
-        """Search for the texts as they are spelled: BM25, of the best item 1; 0 of items without any of the words."""
+        """Search for the texts as they are spelled: what share of the words items have, the rare ones counting more."""
         scores = np.zeros(self._nearest.manifest.count)
         for text, weight in zip(texts, weights, strict=True):
             rows, found = self._matches(text, held_out)
-            scores[rows] += weight * found / found.max(initial=1e-9)
+            scores[rows] += weight * found
         return scores
 
     def _numbered(self, texts: Sequence[str], held_out: HeldOut | None) -> Scores:

@@ -49,7 +49,9 @@ def best_matches(
     *,
     own_only: bool = False,
 ) -> tuple[Rows, NDArray[np.float64]]:
-    """Find the items with phrases of an expression: rows, ascending, and the bm25 of each.
+    """Find the items with phrases of an expression: rows, ascending, and the bm25 of each, 0 to 1.
+
+    It is a share of what all phrases weigh, those too that no item has: 1 where an item of few words has all of them.
 
     Args:
         expression: As of `text.lexical.match_expression`.
@@ -62,18 +64,20 @@ def best_matches(
         IndexError: A row that was found is none of an item.
     """
     searched = "text : " if own_only else ""
+    items = len(damping)
     phrases = {phrase: count(searched + phrase) for phrase in _PHRASE.findall(expression)}
+    weights = {phrase: math.log(1 + (items - found + 0.5) / (found + 0.5)) for phrase, found in phrases.items()}
     # What most items have tells nothing beside a word that fewer have.
-    rare = {phrase: found for phrase, found in phrases.items() if 0 < found <= len(damping) / 2}
-    scores, frequencies = np.zeros(len(damping)), np.zeros(len(damping))
-    for phrase, found in (rare or phrases).items():
+    rare = [phrase for phrase, found in phrases.items() if 0 < found <= items / 2]
+    scores, frequencies = np.zeros(items), np.zeros(items)
+    for phrase in rare or phrases:
         own = find(f"text : {phrase}")
         other = np.empty(0, np.int64) if own_only else find(f"other : {phrase}")
         frequencies[own] = 1
         rows = np.append(own, other[frequencies[other] == 0])
         frequencies[other] += _WEIGHT_OF_OTHER
-        rarity = math.log(1 + (len(damping) - found + 0.5) / (found + 0.5))
-        scores[rows] += rarity * (_SATURATION + 1) * frequencies[rows] / (frequencies[rows] + damping[rows])
+        share = weights[phrase] / sum(weights.values())
+        scores[rows] += share * (_SATURATION + 1) * frequencies[rows] / (frequencies[rows] + damping[rows])
         frequencies[rows] = 0
     rows = np.flatnonzero(scores)
-    return rows, scores[rows]
+    return rows, np.minimum(scores[rows], 1.0)

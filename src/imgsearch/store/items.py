@@ -315,7 +315,7 @@ class Items:
         return {self._row(row): str(text) for row, text in found}
 
     def matches(self, expression: str, *, own_only: bool = False) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Find the items with words: rows, ascending, and the bm25 of each: the larger, the better it fits.
+        """Find the items with words: rows, ascending, and the bm25 of each, as a share of the best there can be.
 
         Args:
             expression: As of `text.lexical.match_expression`; nothing matches an empty one.
