@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from imgsearch.images.boxes import Box
-from imgsearch.search.ranking import Part, Ranking, by_both, by_pictures, fused
+from imgsearch.search.ranking import Part, Ranking, by_both, by_pictures, fused, less_pictures
 from imgsearch.search.views import View
 
 SCORES = st.integers(0, 30).flatmap(lambda count: arrays(np.float64, count, elements=st.floats(-1, 1, width=16)))
@@ -83,4 +83,12 @@ def test_an_item_has_the_score_and_the_box_of_the_view_that_it_resembles_most():
 
     assert ranking.scores == pytest.approx([0.8, 0.8, 0.6])
     assert [ranking.box(row) for row in range(3)] == [box, None, box]
-    assert ranking.negative().best(1).tolist() == [2]
+
+
+def test_pictures_are_taken_away_from_what_words_find_and_add_no_hits():
+    words = Ranking(np.array([0.8, 0.79, -np.inf, 0.1]), [])
+    pictures = Ranking(np.array([0.9, 0.0, 0.0, 0.0]), [])
+
+    left = less_pictures(words, pictures, 0.25)
+
+    assert left.best(4).tolist() == [1, 0, 3]

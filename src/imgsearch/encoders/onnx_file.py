@@ -29,7 +29,7 @@ PREPROCESSOR_FILE = "preprocessor_config.json"
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 
 _MOST_BYTES = 4_000_000_000  # of a network, with its weights in other files; a message of protobuf has at most 2 GiB
-_MOST_FIELDS = 2_000_000  # a network of a thousand layers has a hundred thousand
+_MOST_FIELDS = 500_000  # a network of a thousand layers has a hundred thousand
 _DEEPEST_GRAPH = 8  # of graphs in nodes of graphs
 _MOST_SIDES = 16  # of a tensor
 _LARGEST_IMAGE = 4096
@@ -69,7 +69,6 @@ class OnnxFile:
         path: Where it is.
         sha256: In hex, of the file; where it has weights in other files, of the sums of all of them.
         size: In bytes, with what it takes of other files.
-        opset: Version of the operators.
         inputs: Of the graph, without its weights.
         outputs: Of the graph.
         weights: Names of other files with weights, in its folder.
@@ -78,7 +77,6 @@ class OnnxFile:
     path: Path
     sha256: str
     size: int
-    opset: int
     inputs: tuple[OnnxTensor, ...]
     outputs: tuple[OnnxTensor, ...]
     weights: tuple[str, ...]
@@ -121,9 +119,8 @@ def _read_model(content: Part, path: Path) -> OnnxFile:
     if content.size >= 1 << 31:
         raise ValueError(f"it has {content.size:,} bytes, and a message of protobuf less than 2 GiB")
     model = content.fields()
-    opsets = {opset.text(1): opset.number(2) for opset in (part.fields() for part in model.parts(8))}
     part = model.part(7)
-    if part is None or not opsets:
+    if part is None or not model.parts(8):
         raise ValueError("it has no graph, or does not say of which version its operators are")
     if 25 in model:
         raise UsageError(
@@ -138,7 +135,6 @@ def _read_model(content: Part, path: Path) -> OnnxFile:
         path,
         "",
         content.size + weights.size,
-        max(opsets.get(domain, 0) for domain in ("", "ai.onnx")),
         tuple(tensor for tensor in inputs if tensor.name not in constants),  # old files list weights there, too
         tuple(outputs),
         tuple(sorted(weights.names)),

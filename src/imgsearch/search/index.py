@@ -16,7 +16,7 @@ from imgsearch.images.boxes import Box
 from imgsearch.search.fusion import UNWANTED_WEIGHT, Fuse, mean_view, take_away
 from imgsearch.search.hits import CANDIDATES, NO_FILTER, Filter, Hit, ObjectHits
 from imgsearch.search.nearest import Nearest
-from imgsearch.search.ranking import TEXT_WEIGHT, by_both, by_pictures
+from imgsearch.search.ranking import TEXT_WEIGHT, by_both, by_pictures, less_pictures
 from imgsearch.search.search import Search
 from imgsearch.search.views import Indexed, QueryImage, Regions, View
 from imgsearch.search.words import WordSearch
@@ -289,7 +289,7 @@ class Index:
             return search.hits(by_both(by_pictures(self.nearest.vectors, views), words, text_weight))
         if unwanted:
             away = by_pictures(self.nearest.vectors, [mean_view(unwanted)])
-            return search.hits(by_both(away.negative(), words, 1 - UNWANTED_WEIGHT))
+            return search.hits(less_pictures(words, away, UNWANTED_WEIGHT))
         return search.hits(words)
 
     def views(self, asked: Image | Indexed) -> list[View]:

@@ -1,7 +1,7 @@
 """Scores of all items, for questions with words in them: what each part of a question says, and all parts together."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,11 +50,6 @@ class Ranking:
         found = found[np.lexsort((found, -scores[found]))[:k]]
         return found if rows is None else rows[found]
 
-    def negative(self) -> "Ranking":
-        """Return the ranking in which the farthest items come first."""
-        parts = [Part(part.name, -part.scores) for part in self.parts]
-        return replace(self, scores=-self.scores, parts=parts, views=(), nearest_views=None, is_of_one_text=False)
-
     def matched(self, row: int) -> dict[str, float]:
         """Return the score that each part gives an item."""
         return {part.name: float(part.scores[row]) for part in self.parts if not np.isnan(part.scores[row])}
@@ -85,6 +80,14 @@ def by_both(pictures: Ranking, words: Ranking, weight: float = TEXT_WEIGHT) -> R
     known = np.where(np.isfinite(words.scores), words.scores, words.otherwise)
     scores = fused(pictures.scores, known, weight)
     return Ranking(scores, [*pictures.parts, *words.parts], pictures.views, pictures.nearest_views)
+
+
+def less_pictures(words: Ranking, pictures: Ranking, weight: float) -> Ranking:
+    """Take `weight`, 0 to 1, of how items resemble pictures from what words give them; hits stay those of the words."""
+    is_hit = words.scores > -np.inf
+    scores = np.full(len(is_hit), -np.inf)
+    scores[is_hit] = fused(words.scores[is_hit], -pictures.scores[is_hit], weight)
+    return Ranking(scores, words.parts)
 
 
 def fused(pictures: Scores, words: Scores, weight: float) -> Scores:
