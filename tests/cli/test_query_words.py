@@ -1,9 +1,11 @@
 """`query` with words: alone, beside an image or an item, and taken away."""
 
 import csv
+import gc
 import io
 import json
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -227,6 +229,20 @@ def test_any_words_are_answered_or_are_none(small_index, words):
         hits = small_index.search_together(text=[words], k=3)
         assert len(hits) <= 3
         assert all(-1 <= hit.score <= 1 for hit in hits)
+
+
+def test_an_index_that_nobody_closes_leaves_no_file_open(small):
+    def open_files():
+        return len([*Path("/proc/self/fd").iterdir()])
+
+    before = open_files()
+    opened = Index.open(small)
+    assert open_files() > before
+
+    del opened
+    gc.collect()
+
+    assert open_files() == before
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,11 @@
 import contextlib
 import logging
 import os
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +62,8 @@ class OpenedFiles:
             name: Once(lifetime, partial(check_opened, file, self._folder / name, self._expected[name]))
             for name, file in self._files.items()
         }
+        # Of an index that nobody closes, files that no question needed are open to its end.
+        weakref.finalize(self, _close, [*self._files.values()]).atexit = False
 
     def close(self) -> None:
         """Wait for comparisons that have begun, and close the files."""
@@ -77,6 +81,11 @@ class OpenedFiles:
         self.begin_checks(*names)
         for name in names:
             self._checks[name].result()
+
+
+def _close(files: Sequence[BufferedReader]) -> None:
+    for file in files:
+        file.close()
 
 
 class Nearest:
