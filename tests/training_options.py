@@ -27,6 +27,6 @@ def draw_kinds(folder: Path, count: int) -> Path:
         (folder / kind).mkdir(parents=True)
         first = count * list(drawn_catalog.SHAPES).index(kind)
         for number in range(count):
-            drawn = drawn_catalog._drawn(drawn_catalog.SHAPES[kind], number, np.random.default_rng([0, first + number]))
+            drawn, _ = drawn_catalog._drawn(kind, number, np.random.default_rng([0, first + number]))
             (folder / kind / f"{kind}-{number:02d}.png").write_bytes(drawn_catalog._encoded(drawn))
     return folder

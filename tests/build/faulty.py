@@ -29,7 +29,7 @@ import numpy as np
 
 from here_annoy import run_here
 from here_decoder import HereDecoder
-from imgsearch.build import build, generation, pipeline  # noqa: F401  # for all forks
+from imgsearch.build import build, generation, pipeline, words  # noqa: F401  # for all forks
 from imgsearch.build import options as build_options
 from imgsearch.encoders import projection
 from imgsearch.errors import ImgsearchError
@@ -304,6 +304,7 @@ def prepare() -> None:
     projection.learn_projection(np.eye(12, 16, dtype=np.float32))
     annoy._run = run_here
     run_here({})
+    words._encoder()  # which would be prepared anew in the cache of each home
 
 
 def main() -> None:
