@@ -15,8 +15,9 @@ from onnx import TensorProto, helper
 
 from imgsearch.encoders.choice import choose_encoder
 from imgsearch.encoders.export import onnx_dims
-from imgsearch.encoders.onnx_file import PREPROCESSOR_FILE, preprocessing_of, read_onnx, read_preprocessor
+from imgsearch.encoders.onnx_file import read_onnx
 from imgsearch.encoders.onnx_graph import export_onnx, measured_dims
+from imgsearch.encoders.onnx_input import PREPROCESSOR_FILE, preprocessing_of, read_preprocessor
 from imgsearch.encoders.runtime import GRAPH_FILE, Encoder, encode, open_encoder
 from imgsearch.encoders.spec import EncoderSpec, Preprocessing
 from imgsearch.errors import ImgsearchError, MissingComponentError, UsageError

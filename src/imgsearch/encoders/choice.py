@@ -11,7 +11,8 @@ from pathlib import Path
 from imgsearch.encoders.export import onnx_dims
 from imgsearch.encoders.joint_model import find_joint_model
 from imgsearch.encoders.model_file import SUFFIX, read_card
-from imgsearch.encoders.onnx_file import ONNX_SUFFIX, preprocessing_of, read_onnx
+from imgsearch.encoders.onnx_file import ONNX_SUFFIX, read_onnx
+from imgsearch.encoders.onnx_input import preprocessing_of
 from imgsearch.encoders.spec import EncoderSpec, Part, Precision
 from imgsearch.encoders.table import TABLE
 from imgsearch.errors import MissingComponentError, UsageError
