@@ -113,9 +113,10 @@ def test_a_detector_is_trained_on_a_catalog_without_labels(train, tmp_path_facto
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d.history.json", "d.keras"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130)],
 )
 def test_a_signal_ends_a_training_cleanly_and_resume_goes_on(train, labeled, tmp_path, number, code):
     arguments = [*map(str, (labeled, "-o", "shop.keras", *SMALL, "--epochs", 400))]

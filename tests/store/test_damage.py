@@ -259,7 +259,7 @@ class Extent:
 
 
 EXTENTS = [
-    pytest.param(Extent(ways=3, flips=4, builds=1), id="sample"),
+    pytest.param(Extent(ways=3, flips=2, builds=1), id="sample"),
     pytest.param(Extent(), id="all", marks=pytest.mark.slow),
     pytest.param(Extent("efficientnet-lite0", ways=8, flips=6, builds=3), id="network", marks=pytest.mark.slow),
 ]
