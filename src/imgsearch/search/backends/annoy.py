@@ -16,7 +16,7 @@ import numpy as np
 
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError, MissingComponentError
-from imgsearch.files import sync
+from imgsearch.files import open_regular, sync
 from imgsearch.search.backends.protocol import Rows, require_mappable, utf8_name
 from imgsearch.store.search_settings import BackendSettings, SearchOptions
 from imgsearch.system import refusal_of
@@ -133,8 +133,12 @@ class AnnoyCandidates:
         self._search_k = search_k
         self._forest = AnnoyIndex(dims, "angular")
         try:
-            with utf8_name(path.parent) as folder:
-                self._forest.load(f"{folder}/{path.name}")
+            # By its descriptor: Annoy takes no name that is not UTF-8, and says on standard error if there is no such
+            # file, which a newer generation may have swept by now.
+            with open_regular(path) as file:
+                self._forest.load(f"/proc/self/fd/{file.fileno()}")
+        except FileNotFoundError:
+            raise
         except OSError as error:
             raise DamagedIndexError(f"{path} is damaged: {error}") from error
         if self._forest.get_n_items() != count:
