@@ -3,6 +3,7 @@
 make demo, or: python examples/demo.py [FOLDER]
 """
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -88,7 +89,7 @@ def rank_of(name: str, hits: list[Hit]) -> int | None:
 
 def _run(*arguments: object) -> None:
     command = ["imgsearch", *map(str, arguments)]
-    print(f"$ {' '.join(command)}", flush=True)
+    print(f"$ {shlex.join(command)}", flush=True)
     subprocess.run([sys.executable, "-m", *command], check=True)
     print(flush=True)
 
