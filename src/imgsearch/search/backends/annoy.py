@@ -16,8 +16,9 @@ import numpy as np
 
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError, MissingComponentError
-from imgsearch.files import open_regular, sync
+from imgsearch.files import open_regular, reading, sync
 from imgsearch.search.backends.protocol import Rows, require_mappable, utf8_name
+from imgsearch.store.integrity import repair_hint
 from imgsearch.store.search_settings import BackendSettings, SearchOptions
 from imgsearch.system import refusal_of
 
@@ -132,15 +133,13 @@ class AnnoyCandidates:
         require_mappable(path)
         self._search_k = search_k
         self._forest = AnnoyIndex(dims, "angular")
-        try:
-            # By its descriptor: Annoy takes no name that is not UTF-8, and says on standard error if there is no such
-            # file, which a newer generation may have swept by now.
-            with open_regular(path) as file:
+        # By its descriptor: Annoy takes no name that is not UTF-8, and says on standard error if there is no such file,
+        # which a newer generation may have swept by now.
+        with reading(path, repair_hint(path.name)), open_regular(path) as file:
+            try:
                 self._forest.load(f"/proc/self/fd/{file.fileno()}")
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise DamagedIndexError(f"{path} is damaged: {error}") from error
+            except OSError as error:
+                raise DamagedIndexError(f"{path} is damaged: {error}") from error
         if self._forest.get_n_items() != count:
             raise DamagedIndexError(f"{path} is damaged: {self._forest.get_n_items()} items, expected {count}")
 
