@@ -84,8 +84,8 @@ def write_text_vectors(
     if not encoder:
         if previous and previous.words and previous.words.encoder and not sentences.is_installed():
             logger.warning(
-                "texts are no longer compared by their meaning, for the extra `text` is not installed: pip install"
-                " 'imgsearch-toolkit[text]'"
+                "texts are no longer compared by their meaning, for the extra `text` is not installed: %s",
+                sentences.INSTALL,
             )
         return replace(draft, words=words), 0
     folder = directory / draft.folder

