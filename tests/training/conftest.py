@@ -1,7 +1,10 @@
 """Small sets of labeled images, and one trained model for each objective."""
 
+import contextlib
 import importlib.util
 import os
+import warnings
+from collections.abc import Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -12,6 +15,27 @@ import pytest
 
 from drawn_catalog import draw_catalog
 from training_options import DETECTOR, HEAD, SMALL, draw_kinds
+
+
+@contextlib.contextmanager
+def untraced() -> Iterator[None]:
+    """Let Keras train step by step in Python."""
+    import tensorflow as tf  # noqa: TID251  # Keras has no switch of its own for all models
+
+    tf.config.run_functions_eagerly(True)
+    try:
+        with warnings.catch_warnings():  # that tf.data is traced anyway, and that a model's input is named
+            warnings.simplefilter("ignore", UserWarning)
+            yield
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture(name="untraced")
+def untraced_fixture() -> Iterator[None]:
+    """Do not trace what Keras trains: that takes seconds, and pays only after some dozen steps."""
+    with untraced():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +116,9 @@ def architecture(request, tmp_path_factory) -> str:
 
 @pytest.fixture(scope="session")
 def detector(items, few_scenes, architecture, tmp_path_factory):
-    """The report of a detector."""
+    """The report of a detector. The small one is not traced, which takes longer than its four steps."""
     from imgsearch import train
 
-    return train(items, tmp_path_factory.mktemp("detector") / "detector.keras", architecture=architecture, **DETECTOR)
+    output = tmp_path_factory.mktemp("detector") / "detector.keras"
+    with untraced() if architecture.endswith(".keras") else contextlib.nullcontext():
+        return train(items, output, architecture=architecture, **DETECTOR)

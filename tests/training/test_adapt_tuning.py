@@ -41,7 +41,7 @@ def build(spec, weights=None) -> keras.Model:
 
 
 @pytest.fixture
-def small(monkeypatch):
+def small(monkeypatch, untraced):
     """A small backbone, and few images."""
     choose = options.choose_network
     chosen = replace(choose(TUNED), spec=replace(choose(TUNED).spec, size=SIDE, dims=DIMS))

@@ -39,12 +39,6 @@ def encoder(architecture):
 
 
 @pytest.fixture(scope="module")
-def lite0():
-    spec = replace(choose_encoder("efficientnet-lite0").spec, size=SIZE)
-    return spec, build_network(spec)
-
-
-@pytest.fixture(scope="module")
 def squares():
     return np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
 
@@ -153,8 +147,8 @@ def test_an_interrupted_training_goes_on_to_what_an_unbroken_one_gives(trained, 
         assert np.allclose(weight, other, atol=1e-5)
 
 
-def test_a_file_of_train_can_be_the_encoder(lite0, squares, tmp_path):
-    spec, network = lite0
+def test_a_file_of_train_can_be_the_encoder(encoder, squares, tmp_path):
+    spec, network = encoder
     file = tmp_path / "shop.keras"
     save_model(network, file, ModelCard(SIZE, "pad", "", spec.dims, (), "metric", spec.name))
     choice = choose_encoder(str(file))
@@ -163,7 +157,7 @@ def test_a_file_of_train_can_be_the_encoder(lite0, squares, tmp_path):
     detector = build_detector(again, 0).detector
 
     # Called as they are: to trace them would take longer.
-    (embeddings, *_), expected = detector([squares], training=False), network(squares, training=False)
+    (embeddings, *_), expected = detector([squares], training=False), network([squares], training=False)
     assert np.array_equal(*numbers([embeddings, expected]))
 
 

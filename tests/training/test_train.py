@@ -147,6 +147,7 @@ class Stop:
         raise KeyboardInterrupt
 
 
+@pytest.mark.slow  # test_detector.py and test_adapt_tuning.py interrupt one in each run
 def test_a_training_that_was_interrupted_goes_on_as_if_it_had_not_been(
     classifier, shapes, own_shapes, tmp_path, caplog
 ):
@@ -186,7 +187,7 @@ def test_another_seed_trains_another_model(classifier, shapes, tmp_path):
     assert not same_weights(classifier.output, other.output)
 
 
-def test_a_loss_that_is_no_number_ends_the_training_and_leaves_the_old_model(shapes, tmp_path, monkeypatch):
+def test_a_loss_that_is_no_number_ends_the_training_and_leaves_the_old_model(shapes, untraced, tmp_path, monkeypatch):
     output = tmp_path / "old.keras"
     output.write_bytes(b"the model of yesterday")
     # Embeddings of unit length are hard to drive there by a learning rate.
@@ -230,9 +231,9 @@ def test_metric_learning_brings_images_of_a_class_together(shapes, tmp_path, los
     assert output.shape == (None, 32)
 
 
-def test_without_anything_held_out_the_last_epoch_is_taken(shapes, tmp_path):
+def test_without_anything_held_out_the_last_epoch_is_taken(shapes, untraced, tmp_path):
     """With arcface, whose centers are no part of the model; there is nothing to resume, which does no harm."""
-    options = {"objective": "metric", "size": 8, "validation": 0, "epochs": 2, "resume": True}
+    options = {"objective": "metric", "size": 8, "validation": 0, "epochs": 2, "batch_size": 30, "resume": True}
 
     report = quick(shapes, tmp_path / "all.keras", **options)
 
