@@ -4,7 +4,7 @@ import contextlib
 import io
 import os
 
-from imgsearch.cli import app, main
+from imgsearch.cli import COMMANDS, GROUPS, main, name_of
 
 INTRODUCTION = """\
 # Commands
@@ -24,10 +24,12 @@ Results go to standard output, everything else to standard error.
 def reference() -> str:
     """Collect the help of the program and of each command."""
     names = [
-        str(command.callback.__name__).replace("_", "-") for command in app.registered_commands if command.callback
+        parts
+        for command in COMMANDS
+        for parts in ((name_of(command),), *((name_of(command), name_of(each)) for each in GROUPS.get(command, ())))
     ]
     sections = [f"## imgsearch\n\n```text\n{_help()}```\n"]
-    sections += [f"## imgsearch {name}\n\n```text\n{_help(name)}```\n" for name in names]
+    sections += [f"## imgsearch {' '.join(name)}\n\n```text\n{_help(*name)}```\n" for name in names]
     return "\n".join([INTRODUCTION, *sections])
 
 

@@ -10,13 +10,13 @@ import imgsearch
 ROOT = Path(imgsearch.__file__).parent
 # From the top down: a room imports from those below it only.
 ROOMS = (
-    *("__main__", "cli", "evaluation", "catalog", "build", "search", "store", "training", "regions", "text"),
-    *("encoders", "preprocessing", "synthetic", "images", "colors", "charts", "tables", "locks", "cache", "files"),
-    *("system", "records", "progress", "processors", "errors", "_version"),
+    *("__main__", "cli", "service", "evaluation", "catalog", "personal", "build", "search", "store", "training"),
+    *("regions", "text", "encoders", "preprocessing", "synthetic", "images", "colors", "charts", "tables", "locks"),
+    *("cache", "files", "system", "records", "progress", "processors", "errors", "_version"),
 )
 # What lies apart, though one comes after the other: the two meet in a file.
 APART = {
-    *((room, "training") for room in ("evaluation", "catalog", "build", "search", "store")),
+    *((room, "training") for room in ("evaluation", "catalog", "personal", "build", "search", "store")),
     ("evaluation", "catalog"),
 }
 

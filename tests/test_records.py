@@ -2,15 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 
-from imgsearch.records import Check, Count, Key, Missing, Share, as_json, between, matching, read
+from imgsearch.records import Check, Count, Key, Missing, Share, as_json, at_most, between, matching, read, schema_of
 
 
 @dataclass(frozen=True)
 class Inner:
+    """A part.
+
+    Attributes:
+        even: What halves.
+    """
+
     share: Share
     even: Annotated[int, between(0, 10), Check("even", lambda value: value % 2 == 0)] = 2
 
@@ -21,6 +27,8 @@ class Inner:
 
 @dataclass(frozen=True)
 class Outer:
+    """A whole."""
+
     name: Annotated[str, Key("title"), matching("[a-z]+", "a word")]
     kind: Literal["one", "two"]
     color: Literal["red", "green"]
@@ -96,3 +104,47 @@ def test_what_is_no_object_is_refused_in_few_words():
         with pytest.raises(ValueError, match="expected Outer to be an object") as refused:
             read(Outer, data)
         assert len(str(refused.value)) < 200
+
+
+@dataclass(frozen=True)
+class Described(Inner):
+    """Something with words.
+
+    Attributes:
+        words: What they are, in a text that
+            goes on.
+    """
+
+    words: Annotated[tuple[Annotated[str, at_most(5, "characters")], ...], at_most(2, "words"), Missing(())] = ()
+    anything: Annotated[Any, Missing(None)] = None
+
+
+def test_a_schema_says_what_is_read():
+    assert schema_of(Described) == {
+        "type": "object",
+        "description": "Something with words.",
+        "properties": {
+            "share": {"type": "number", "minimum": 0, "maximum": 1},
+            "even": {"type": "integer", "minimum": 0, "maximum": 10, "description": "What halves."},
+            "words": {
+                "type": "array",
+                "items": {"type": "string", "maxLength": 5},
+                "maxItems": 2,
+                "description": "What they are, in a text that goes on.",
+            },
+            "anything": {},
+        },
+        "required": ["share", "even"],
+    }
+    of_outer = schema_of(Outer)["properties"]
+    assert of_outer["title"] == {"type": "string", "pattern": "^(?:[a-z]+)$"}
+    assert of_outer["kind"] == {"enum": ["one", "two"]}
+    assert of_outer["inner"]["anyOf"][1] == {"type": "null"}
+    assert of_outer["named"] == {"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}}
+    assert of_outer["late"] == {"type": "integer", "default": 7}
+
+
+@pytest.mark.parametrize(("words", "said"), [(["long text"], "at most 5 characters"), (["a"] * 3, "at most 2 words")])
+def test_what_is_too_long_is_refused(words, said):
+    with pytest.raises(ValueError, match=said):
+        read(Described, {**GOOD["inner"], "words": words})

@@ -119,11 +119,11 @@ def test_products_have_their_others_in_every_format(answer):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--price", "10"), "expected LOW..HIGH, found --price 10"),
-        (("--price", ".."), "expected LOW..HIGH, found --price .."),
+        (("--price", "10"), "price must be LOW..HIGH, got '10'"),
+        (("--price", ".."), "price must be LOW..HIGH, got '..'"),
         (("--price", "cheap..50"), "expected a number for 'price', found 'cheap'"),
-        (("--range", "stock"), "expected LOW..HIGH, found --range stock"),
-        (("--range", "=1..2"), "expected LOW..HIGH, found --range =1..2"),
+        (("--range", "stock"), "range must be COLUMN=LOW..HIGH, got 'stock'"),
+        (("--range", "=1..2"), "range must be COLUMN=LOW..HIGH, got '=1..2'"),
         (("--range", "stok=1..2"), "did you mean stock"),
         (("--range", "category=1..2"), "expected a column of numbers or dates, found 'category'"),
         (("--color", "bleu"), "expected a color, found 'bleu'"),

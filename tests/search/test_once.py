@@ -24,6 +24,15 @@ def test_a_call_is_made_once_for_all_threads():
     assert (len(calls), len(results)) == (1, 1)
 
 
+def test_asking_again_and_again_takes_no_memory():
+    once = Once(Lifetime(), object)
+    once.result()
+    before = len(gc.get_objects())
+    for _ in range(1000):
+        once.result()
+    assert len(gc.get_objects()) < before + 100
+
+
 def test_an_error_is_raised_each_time_and_does_not_grow():
     once = Once(Lifetime(), lambda: 1 // 0)
     depths = []

@@ -1,6 +1,7 @@
 """One open index for many threads: the answers of one thread, an end at any moment, and none after a fork."""
 
 import contextlib
+import functools
 import shutil
 import subprocess
 import sys
@@ -14,8 +15,12 @@ import pytest
 
 from imgsearch import Classifier, Index, build_index, detect
 from imgsearch.errors import ImgsearchError, UsageError
+from imgsearch.images import decode
 from imgsearch.images import photo as photos
+from imgsearch.images.boxes import Box
 from imgsearch.images.policy import FilePolicy
+from imgsearch.images.steps import NO_STEPS
+from imgsearch.images.workers.query_decoders import QueryDecoders
 from imgsearch.search.hits import Filter, vote
 from imgsearch.search.views import QueryImage
 from imgsearch.store.generations import read_manifest
@@ -105,7 +110,8 @@ def alone(directory: Path, questions: list[Question]) -> list[object]:
         return [outcome(question, index) for question in questions]
 
 
-def test_threads_get_the_answers_of_one_thread(shop, questions):
+@pytest.mark.parametrize("for_many", [False, True])
+def test_threads_get_the_answers_of_one_thread(shop, questions, for_many):
     expected = alone(shop / "index", questions)
 
     def ask_all(number: int) -> None:
@@ -113,8 +119,49 @@ def test_threads_get_the_answers_of_one_thread(shop, questions):
             place = (turn + 3 * number) % len(questions)
             assert outcome(questions[place], index) == expected[place], place
 
-    with Index.open(shop / "index") as index:  # all that is opened late is opened by several at once
+    with Index.open(shop / "index", for_many=for_many) as index:  # several open at once what is opened late
         in_threads(ask_all)
+
+
+def test_with_decoders_nothing_that_was_asked_with_is_decoded_in_this_process(shop, monkeypatch):
+    index_of = functools.partial(Index.open, shop / "index")
+    asked = {name: (shop / name).read_bytes() for name in ("scene.jpg", "photo.png", "text.png", "cut.jpg")}
+    asked["scans.jpg"] = asked["scene.jpg"][:-2] + b"\xff\xda\0\0" * 1000 + b"\xff\xd9"
+    asked["known.png"] = (shop / "catalog/b/0004.png").read_bytes()
+    questions = [
+        lambda index, image: index.search(image),
+        lambda index, image: index.search(image, regions="whole"),
+        lambda index, image: index.search(image, regions=4, rerank=True),
+        lambda index, image: index.search(image, box=Box(3, 4, 20, 20), diverse=0.5),
+        lambda index, image: index.search_objects(image, 3, rerank=True),
+        lambda index, image: index.search_together([image, image], fuse="mean"),
+        lambda index, image: index.viewer.detections(image, 0.1),
+    ]
+
+    def answers(index: Index, decoders: QueryDecoders | None) -> list[object]:
+        return [
+            outcome(lambda index: question(index, QueryImage(data, index.manifest.policy, decoders=decoders)), index)  # noqa: B023
+            for data in asked.values()
+            for question in questions
+        ]
+
+    decoded_here: list[bytes] = []
+    decode_native = decode._decode_native
+    monkeypatch.setattr(
+        decode, "_decode_native", lambda data, *rest: decoded_here.append(data) or decode_native(data, *rest)
+    )
+    with index_of() as index:
+        expected = answers(index, None)
+    assert set(asked.values()) & set(decoded_here)
+    decoded_here.clear()
+    spec, policy = index.manifest.encoder, index.manifest.policy
+    with (
+        index_of(for_many=True) as index,
+        contextlib.closing(QueryDecoders(2, policy, spec.size, spec.fit, NO_STEPS)) as decoders,
+    ):
+        assert answers(index, decoders) == expected
+
+    assert decoded_here == []
 
 
 @pytest.mark.parametrize("backend", ["annoy", "faiss", "exact"])

@@ -23,6 +23,8 @@ from imgsearch.cli.commands.detect import detect
 from imgsearch.cli.commands.duplicates import duplicates
 from imgsearch.cli.commands.embed import embed
 from imgsearch.cli.commands.evaluate import evaluate
+from imgsearch.cli.commands.feedback import COMMANDS as FEEDBACK_COMMANDS
+from imgsearch.cli.commands.feedback import feedback
 from imgsearch.cli.commands.info import info
 from imgsearch.cli.commands.models import models
 from imgsearch.cli.commands.neighbors import neighbors
@@ -37,9 +39,11 @@ from imgsearch.system import refusal_of, require_address_space
 
 COMMANDS = (
     *(preprocess, train, embed, build_index, query, detect, evaluate, classify),
-    *(duplicates, neighbors, outliers),
+    *(feedback, duplicates, neighbors, outliers),
     *(info, check, rollback, models),
 )
+# Commands that have commands of their own.
+GROUPS: dict[Callable[..., None], tuple[Callable[..., None], ...]] = {feedback: FEEDBACK_COMMANDS}
 
 
 def _show_version(wanted: bool) -> None:
@@ -75,8 +79,20 @@ def program(*commands: Callable[..., None]) -> typer.Typer:
     )
     app.callback()(imgsearch)
     for command in commands:
-        app.command()(command)
+        if command in GROUPS:
+            group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+            group.callback()(command)
+            for each in GROUPS[command]:
+                group.command(name_of(each))(each)
+            app.add_typer(group, name=name_of(command))
+        else:
+            app.command(name_of(command))(command)
     return app
+
+
+def name_of(command: Callable[..., None]) -> str:
+    """Return what a command is called by those who use it."""
+    return command.__name__.strip("_").replace("_", "-")
 
 
 app = program(*COMMANDS)
@@ -84,7 +100,7 @@ app = program(*COMMANDS)
 
 def _program_for(arguments: list[str]) -> typer.Typer:
     """Return the program with the command that is asked for alone: the options of all take longer than a search."""
-    by_name = {command.__name__.replace("_", "-"): command for command in COMMANDS}
+    by_name = {name_of(command): command for command in COMMANDS}
     return program(by_name[arguments[0]]) if arguments and arguments[0] in by_name else app
 
 

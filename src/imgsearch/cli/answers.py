@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -161,7 +161,7 @@ class FoundClasses:
     COLUMNS = ("query", "rank", "class", "probability")
 
     def to_json(self) -> dict[str, Any]:
-        hits = {} if self.voters is None else {"hits": [_hit_to_json(hit) for hit in self.voters]}
+        hits = {} if self.voters is None else {"hits": [hit.to_json() for hit in self.voters]}
         classes = [
             {"rank": found.rank, "class": found.label, "probability": round(found.probability, 6)}
             for found in self.classes
@@ -194,18 +194,18 @@ class FoundBoxes:
 
     def to_json(self) -> dict[str, Any]:
         boxes = [
-            {"rank": rank, "box": _numbers(found.box), "score": round(found.score, 6)} for rank, found in self._ranked()
+            {"rank": rank, "box": found.box.to_json(), "score": round(found.score, 6)} for rank, found in self._ranked()
         ]
         return {"boxes": boxes}
 
     def rows(self) -> Iterator[Sequence[object]]:
-        yield from ((rank, *_numbers(found.box), f"{found.score:.6f}") for rank, found in self._ranked())
+        yield from ((rank, *found.box.to_json(), f"{found.score:.6f}") for rank, found in self._ranked())
 
     def paths(self, query: str) -> Iterator[str]:
         yield from [query] if self.boxes else []
 
     def tables(self, title: str) -> Iterator[TextTable]:
-        rows = [(str(rank), f"{found.score:.3f}", *map(str, _numbers(found.box))) for rank, found in self._ranked()]
+        rows = [(str(rank), f"{found.score:.3f}", *map(str, found.box.to_json())) for rank, found in self._ranked()]
         yield TextTable(title, ("#", "score", "x", "y", "width", "height"), rows, "no item is in it")
 
     def sections(self) -> Iterator[Section]:
@@ -228,7 +228,7 @@ class FoundHits:
     asked: Asked | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {**_asked(self.asked), **_rerank(self.rerank), "hits": [_hit_to_json(hit) for hit in self.hits]}
+        return {**_asked(self.asked), **_rerank(self.rerank), "hits": [hit.to_json() for hit in self.hits]}
 
     def rows(self) -> Iterator[Sequence[object]]:
         yield from map(_hit_row, self.hits)
@@ -270,21 +270,11 @@ class FoundObjects:
     rerank: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            **_rerank(self.rerank),
-            "objects": [
-                {
-                    "box": _numbers(found.box),
-                    **({} if found.score is None else {"score": round(found.score, 6)}),
-                    "hits": [_hit_to_json(hit) for hit in found.hits],
-                }
-                for found in self.objects
-            ],
-        }
+        return {**_rerank(self.rerank), "objects": [found.to_json() for found in self.objects]}
 
     def rows(self) -> Iterator[Sequence[object]]:
         for found in self.objects:
-            box = " ".join(map(str, _numbers(found.box)))
+            box = " ".join(map(str, found.box.to_json()))
             yield from ((*_hit_row(hit), box) for hit in found.hits)
 
     def paths(self, query: str) -> Iterator[str]:  # noqa: ARG002
@@ -328,19 +318,6 @@ def _hit_row(hit: "Hit") -> Sequence[object]:
     return hit.rank, hit.path, f"{hit.score:.6f}", f"{hit.distance:.6f}", hit.product, hit.category, *more
 
 
-def _hit_to_json(hit: "Hit") -> dict[str, Any]:
-    facts = {**asdict(hit), "score": round(hit.score, 6), "distance": round(hit.distance, 6)}
-    if hit.color_difference is not None:
-        facts["color_difference"] = round(hit.color_difference, 2)
-    if hit.probability is not None:
-        facts["probability"] = round(hit.probability, 6)
-    if hit.box is not None:
-        facts["box"] = _numbers(hit.box)
-    if hit.matched is not None:
-        facts["matched"] = {part: round(score, 6) for part, score in hit.matched.items()}
-    return {name: fact for name, fact in facts.items() if fact is not None}
-
-
 def _details(hit: "Hit") -> list[str]:
     """Return title, product and category of a hit, where they say more than its path, and why it was found."""
     path = PurePosixPath(hit.path)
@@ -377,11 +354,6 @@ def _hit_table(title: str, hits: Sequence["Hit"]) -> TextTable:
 
     rows = [row(hit) for hit in hits]
     return TextTable(title, list(rows[0]) if rows else (), [list(row.values()) for row in rows], _NO_HITS)
-
-
-def _numbers(box: "Box") -> list[int]:
-    """Return a box as JSON has it: left and upper edge, width and height in pixels of the image."""
-    return [box.x, box.y, box.width, box.height]
 
 
 def _place(box: "Box") -> str:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from imgsearch.cli.answers import Asked, Picture, Result
 from imgsearch.cli.output import refuse_to_replace
 from imgsearch.errors import UsageError
-from imgsearch.images.boxes import Box
 from imgsearch.images.scan import IMAGE_SUFFIXES
+from imgsearch.search.given import refuse_contradictions
 from imgsearch.search.ranking import TEXT_WEIGHT
-from imgsearch.search.views import MAX_REGIONS, Indexed, Regions
+from imgsearch.search.views import Indexed
 
 if TYPE_CHECKING:
     from imgsearch.search.fusion import Fuse
@@ -144,70 +144,15 @@ def questions(
         yield " + ".join([*map(name_of, additions.like), *additions.text]), partial(find_together, [])
 
 
-def refuse_contradictions(options: Mapping[str, object]) -> None:
-    """Raise `UsageError` for options that cannot be combined; `options` tells which were given, and IMAGE too."""
-    given = [name for name, is_given in options.items() if is_given]
-    has_items = "--item" in given
-    if not {"IMAGE", "--item", "--text", "--like"} & set(given):
+def refuse_options(options: Mapping[str, object]) -> None:
+    """Raise `UsageError` for options that cannot be combined; `options` tells which were given, and `image` too."""
+    given = {name for name, is_given in options.items() if is_given}
+    if not {"image", "item", "text", "like"} & given:
         raise UsageError("expected an image, --item, --like or --text, found none", hint="see imgsearch query --help")
-    pictures = ("IMAGE", "--item", "--like")
-    for option, needed in (
-        ("--text-weight", ("--text", "--not")),
-        ("--text-weight", pictures),
-        ("--fuse", pictures),
-        ("--regions", pictures),
-        ("--like-weight", ("--like",)),
-    ):
-        if option in given and not set(needed) & set(given):
-            raise UsageError(f"{option} has no effect without {needed[0]}")
-    if "--like-weight" in given and options["--fuse"] == "max":
+    if options["like_weight"] and options["fuse"] == "max":
         raise UsageError("--like-weight and --fuse max cannot be combined", hint="weights are for a mean: --fuse mean")
-    if has_items and "IMAGE" in given and "--fuse" not in given:
+    if {"item", "image"} <= given and "fuse" not in given:
         raise UsageError(
             "expected images or --item, found both", hint="--fuse max or --fuse mean answers once for all of them"
         )
-    parts = [name for name in ("--regions", "--box", "--objects") if name in given]
-    if len(parts) > 1:
-        raise UsageError(f"{' and '.join(parts[:2])} cannot be combined", hint="each says which part to search with")
-    if "--vote" in given and "--objects" in given:
-        raise UsageError("--vote and --objects cannot be combined", hint="a vote is about an image as a whole")
-    if has_items and parts:
-        raise UsageError(f"--item and {parts[0]} cannot be combined", hint="an item is asked with as it was indexed")
-    several = [name for name in ("--fuse", "--text", "--like", "--not") if name in given]
-    alone = [name for name in ("--box", "--objects", "--rerank") if name in given]
-    if alone and several:
-        raise UsageError(f"{several[0]} and {alone[0]} cannot be combined", hint=f"{alone[0]} is about one image")
-    if "--rerank" in given and has_items:
-        raise UsageError(
-            "--item and --rerank cannot be combined",
-            hint="re-ranking compares pixels: ask with the image file of the catalog",
-        )
-    if "--by" in given and "--distinct" in given:
-        raise UsageError("--by and --distinct cannot be combined", hint="one hit for each product, or for each value")
-    if "--rerank" in given and "--diverse" in given:
-        raise UsageError("--rerank and --diverse cannot be combined", hint="each says which hit comes first")
-
-
-def regions_of(text: str) -> Regions:
-    """Read `--regions`."""
-    if text == "auto":
-        return "auto"
-    if text == "whole":
-        return "whole"
-    if text.isascii() and text.isdecimal() and len(text) < 10:
-        return int(text)
-    raise UsageError(f"--regions must be auto, whole or 1 to {MAX_REGIONS}, got {text!r}")
-
-
-def box_of(text: str | None) -> Box | None:
-    """Read `--box`."""
-    if text is None:
-        return None
-    numbers = text.split(",")
-    if len(numbers) == 4 and all(
-        number.strip().isascii() and number.strip().isdecimal() and len(number) < 10 for number in numbers
-    ):
-        box = Box(*map(int, numbers))
-        if box.area:
-            return box
-    raise UsageError(f"--box must be X,Y,W,H in whole pixels, got {text!r}", hint="for example --box 120,80,300,300")
+    refuse_contradictions(options, lambda name: "IMAGE" if name == "image" else f"--{name.replace('_', '-')}")

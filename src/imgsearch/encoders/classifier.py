@@ -8,8 +8,10 @@ from imgsearch.encoders.class_probability import ClassProbability
 from imgsearch.encoders.export import exported_encoder
 from imgsearch.encoders.model_file import read_card
 from imgsearch.encoders.runtime import Encoder, encode, open_encoder
+from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.errors import ImageError, MissingComponentError, UsageError
 from imgsearch.files import as_path
+from imgsearch.images.decode import Pixels
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.reading import read_file
 from imgsearch.images.steps import Steps
@@ -65,9 +67,22 @@ class Classifier:
         Raises:
             ImageError: The image cannot be used.
         """
-        spec = self._encoder.spec
+        spec = self.spec
         data, _ = read_file(os.fspath(image))
         pixels = decode_and_fit_guarded(data, spec.size, spec.fit, FilePolicy(), steps=Steps.parse(spec.steps))
+        return self.classify_square(pixels, k)
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """What it sees of an image."""
+        return self._encoder.spec
+
+    def classify_square(self, pixels: Pixels, k: int = 5) -> list[ClassProbability]:
+        """Name the most probable classes of a decoded image, fitted as `spec` says: RGB, uint8 (size, size, 3).
+
+        Raises:
+            ImageError: The model found nothing in it.
+        """
         probabilities = encode(self._encoder, pixels[None])[0]
         if not all(0 <= probability <= 1.001 for probability in probabilities):  # NaN is not between them
             raise ImageError("bad_embedding", "the model found nothing in this image")

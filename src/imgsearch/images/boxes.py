@@ -32,6 +32,10 @@ class Box:
         """In pixels."""
         return self.width * self.height
 
+    def to_json(self) -> list[int]:
+        """Return left and upper edge, width and height, as JSON has them."""
+        return [self.x, self.y, self.width, self.height]
+
 
 def overlaps(boxes: Sequence[Box], others: Sequence[Box]) -> NDArray[np.float64]:
     """Compute the intersection over union of n boxes with m others: float64 (n, m), 0 to 1."""

@@ -95,7 +95,10 @@ def _on_plain_background(image: Pixels) -> NDArray[np.int64] | None:
     background = plain_background(image)
     if background is None:
         return None
-    differs = (np.abs(image.astype(np.int16) - background).max(axis=2) > _EVEN_DIFFERENCE).astype(np.uint8)
+    lowest, highest = (
+        tuple(np.clip(background + difference, 0, 255).tolist()) for difference in (-_EVEN_DIFFERENCE, _EVEN_DIFFERENCE)
+    )
+    differs = (np.asarray(cv2.inRange(image, lowest, highest)) == 0).astype(np.uint8)
     contours, _ = cv2.findContours(differs, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     boxes = np.array([cv2.boundingRect(contour) for contour in contours], np.int64).reshape(-1, 4)
     return np.asarray(boxes[boxes[:, 2] * boxes[:, 3] >= _SPECK_SHARE * differs.size], np.int64)

@@ -50,8 +50,8 @@ class Detected:
 class Detector(OpenVinoEncoder):
     """An encoder that also says where items are, in the same pass."""
 
-    def __init__(self, spec: EncoderSpec, graph: Path) -> None:
-        super().__init__(spec, graph, for_one=True, with_map=True)
+    def __init__(self, spec: EncoderSpec, graph: Path, *, for_one: bool = True) -> None:
+        super().__init__(spec, graph, for_one=for_one, with_map=True)
         # Keras' export may add outputs that say nothing.
         sides = [output.partial_shape for output in self._model.outputs[1:4]]
         fits = (

@@ -2,8 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 from imgsearch.encoders.class_probability import ClassProbability
@@ -100,6 +100,21 @@ class Hit:
     color_difference: float | None = None
     matched: Mapping[str, float] | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the hit as the object that JSON has (docs/output-format.md); what is None is not there."""
+        # Not `asdict`, which copies all metadata, and takes longer than the search.
+        facts = {each.name: getattr(self, each.name) for each in fields(self)}
+        facts |= {"score": round(self.score, 6), "distance": round(self.distance, 6)}
+        if self.color_difference is not None:
+            facts["color_difference"] = round(self.color_difference, 2)
+        if self.probability is not None:
+            facts["probability"] = round(self.probability, 6)
+        if self.box is not None:
+            facts["box"] = self.box.to_json()
+        if self.matched is not None:
+            facts["matched"] = {part: round(score, 6) for part, score in self.matched.items()}
+        return {name: fact for name, fact in facts.items() if fact is not None}
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectHits:
@@ -115,12 +130,23 @@ class ObjectHits:
     score: float | None
     hits: list[Hit]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the item as the object that JSON has."""
+        score = {} if self.score is None else {"score": round(self.score, 6)}
+        return {"box": self.box.to_json(), **score, "hits": [hit.to_json() for hit in self.hits]}
 
-def vote(hits: Sequence[Hit]) -> list[ClassProbability]:
+
+def rerank_state(candidates: Sequence[Sequence[Hit]]) -> str:
+    """Say, for JSON, how many of the candidates of an answer could be compared with the query: `done`, `partial`..."""
+    is_compared = {hit.inliers is not None for hits in candidates for hit in hits}
+    return "skipped" if is_compared == {False} else "partial" if False in is_compared else "done"
+
+
+def vote(hits: Sequence[Hit], label: Callable[[Hit], str] = lambda hit: hit.category) -> list[ClassProbability]:
     """Let hits, best first, vote for their categories, the nearer with the more weight; shares of the votes, sorted."""
     weights: Counter[str] = Counter()
     for hit in hits:
-        weights[hit.category] += math.exp((hit.score - hits[0].score) / _TEMPERATURE)  # type: ignore[assignment]  # a Counter counts in floats, too
+        weights[label(hit)] += math.exp((hit.score - hits[0].score) / _TEMPERATURE)  # type: ignore[assignment]  # a Counter counts in floats, too
     total = sum(weights.values())
     ordered = sorted(weights.items(), key=lambda item: (-item[1], item[0]))
     return [ClassProbability(rank, label, weight / total) for rank, (label, weight) in enumerate(ordered, start=1)]

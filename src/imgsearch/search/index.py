@@ -4,7 +4,7 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 # A file name, or what `QueryImage` has read, to use its pixels again.
 Image = str | os.PathLike[str] | QueryImage
 
+# Called with the vectors of a query, before it is compared; what it returns is compared instead.
+Refine = Callable[[Sequence[View]], Sequence[View]]
+
 # Each image of a product is compared with the index by itself.
 _MOST_OF_A_PRODUCT = 1000
 
@@ -56,9 +59,10 @@ class Index:
         words: Ranks its items by words, likewise.
     """
 
-    def __init__(self, directory: Path, manifest: Manifest) -> None:
+    def __init__(self, directory: Path, manifest: Manifest, *, for_many: bool = False) -> None:
         self.directory = directory
         self.manifest = manifest
+        self._for_many = for_many
         self._projection = open_projection(directory, manifest)
         self.nearest = Nearest(directory, manifest)
         self.items = self.nearest.items
@@ -68,11 +72,13 @@ class Index:
         self._has_warned = False
 
     @classmethod
-    def open(cls, directory: str | os.PathLike[str]) -> "Index":
+    def open(cls, directory: str | os.PathLike[str], *, for_many: bool = False) -> "Index":
         """Open the published generation, reading little: vectors are mapped, the encoder waits for a query.
 
         Args:
             directory: The index.
+            for_many: Compile the encoder for as many queries a second as there can be, from as many threads as
+                there are processors, rather than for a single query that is to be answered soon.
 
         Raises:
             NoIndexError: There is none, or only embeddings.
@@ -89,7 +95,7 @@ class Index:
                 )
             try:
                 integrity.check_sizes(path, manifest)
-                return cls(path, manifest)
+                return cls(path, manifest, for_many=for_many)
             except FileNotFoundError as error:
                 attempts -= 1
                 if not attempts:
@@ -125,7 +131,7 @@ class Index:
                 # What decodes and embeds images takes as long to import as all else: what is indexed needs none of it.
                 from imgsearch.search.viewer import Viewer
 
-                self._viewers.append(Viewer(self.directory, self.manifest, self._projection))
+                self._viewers.append(Viewer(self.directory, self.manifest, self._projection, for_many=self._for_many))
             return self._viewers[0]
 
     def search(
@@ -140,6 +146,7 @@ class Index:
         box: Box | None = None,
         rerank: bool = False,
         diverse: float | None = None,
+        refine: Refine | None = None,
     ) -> list[Hit]:
         """Find the catalog images most similar to an image, or to an item in it.
 
@@ -158,6 +165,7 @@ class Index:
                 whose image cannot be read keeps its place, and has no `inliers`.
             diverse: Choose hits that are not like one another: how much the score counts, 0 to 1, against the
                 likeness to hits before it; 1 leaves the hits as they are. See `search.diversity`.
+            refine: Called with the vectors of the query, before it is compared; what it returns is compared instead.
 
         Returns:
             Hits, best first; equal scores in the order of their paths. An item has the best score of all parts. The
@@ -173,7 +181,7 @@ class Index:
         search = self._search(k, filter, exact=exact, distinct=distinct, rerank=rerank, diverse=diverse)
         query = as_query(image, self.manifest)
         views = search.views_of(query, lambda: self.viewer, regions, box)
-        return self._hits(search, views, k, query if rerank else None)
+        return self._hits(search, _refined(views, refine), k, query if rerank else None)
 
     def search_item(
         self,
@@ -184,6 +192,7 @@ class Index:
         exact: bool = False,
         distinct: str = "",
         diverse: float | None = None,
+        refine: Refine | None = None,
     ) -> list[Hit]:
         """Find what is most similar to something in the index; no image is read, and nothing embedded.
 
@@ -195,6 +204,7 @@ class Index:
             exact: Compare with every vector.
             distinct: Name of a column: only the best hit for each of its values.
             diverse: Choose hits that are not like one another.
+            refine: Called with the vectors that are asked with.
 
         Returns:
             Hits, best first, without what was asked with.
@@ -203,7 +213,9 @@ class Index:
             UsageError: There is no such image or product; or as for `search`.
             DamagedIndexError, MissingComponentError, ResourceError: As for `search`.
         """
-        return self.search_together([Indexed(name)], k, filter=filter, exact=exact, distinct=distinct, diverse=diverse)
+        return self.search_together(
+            [Indexed(name)], k, filter=filter, exact=exact, distinct=distinct, diverse=diverse, refine=refine
+        )
 
     def search_together(
         self,
@@ -221,6 +233,7 @@ class Index:
         distinct: str = "",
         regions: Regions = "auto",
         diverse: float | None = None,
+        refine: Refine | None = None,
     ) -> list[Hit]:
         """Find what is most similar to several images at once, to words, to both, or to some and not to others.
 
@@ -240,6 +253,7 @@ class Index:
             distinct: Name of a column: only the best hit for each of its values.
             regions: Which parts of photos to compare.
             diverse: Choose hits that are not like one another.
+            refine: Called with the vectors of what is asked with, or with their mean; not for words alone.
 
         Returns:
             Hits, best first, without what is `Indexed` and without items that are taken away. With words alone only
@@ -282,7 +296,7 @@ class Index:
         if views and fuse == "mean":
             views = [mean_view(views, counted)]
         if views:
-            views = take_away(views, unwanted)
+            views = take_away(_refined(views, refine), unwanted)
         if words is None:
             return self._hits(search, views, k, None)
         if views:
@@ -330,11 +344,12 @@ class Index:
         distinct: str = "",
         rerank: bool = False,
         diverse: float | None = None,
+        refine: Refine | None = None,
     ) -> list[ObjectHits]:
         """Search for each item in an image by itself, with at most `k` hits each.
 
         Items are what stands alone on a plain background; on others what the detector finds; without one, what stands
-        out from the edge.
+        out from the edge. `refine` is called with the vectors of each.
 
         Returns:
             In reading order; none where no item was found.
@@ -345,7 +360,11 @@ class Index:
         search = self._search(k, filter, exact=exact, distinct=distinct, rerank=rerank, diverse=diverse)
         query = as_query(image, self.manifest)
         return [
-            ObjectHits(each.box, each.score, self._hits(search, each.views, k, query if rerank else None))
+            ObjectHits(
+                each.box,
+                each.score,
+                self._hits(search, _refined(each.views, refine), k, query if rerank else None),
+            )
             for each in self.viewer.objects(query)
         ]
 
@@ -434,6 +453,10 @@ def _require_question(
         raise UsageError("weights are for a mean", hint="fuse by the mean")
     if weights and (len(weights) != len(asked) or not all(0 < weight < math.inf for weight in weights)):
         raise UsageError(f"expected {len(asked)} weights above 0, got {list(weights)}")
+
+
+def _refined(views: Sequence[View], refine: Refine | None) -> Sequence[View]:
+    return views if refine is None else refine(views)
 
 
 def as_query(image: Image, manifest: Manifest) -> QueryImage:

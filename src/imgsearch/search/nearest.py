@@ -162,6 +162,12 @@ class Nearest:
         self._files.require_whole(generations.ITEMS)
         return row
 
+    def row_of_path(self, path: str) -> int | None:
+        """Return the row of the image at exactly this path below the catalog."""
+        self._files.require_whole(generations.ITEMS)
+        row = self.items.row_of_path(path)
+        return None if row is None else int(self._checked([row])[0])
+
     def rows_named(self, name: str) -> list[int]:
         """Find the image at a path, below the catalog or of the file there, or else all images of a product.
 
@@ -180,6 +186,11 @@ class Nearest:
     def has(self, name: str) -> bool:
         """Return whether there is an image or a product of this name, as `rows_named` finds it."""
         return bool(self._rows_named(name))
+
+    def has_named(self, name: str) -> bool:
+        """Return whether there is an image at exactly this path, or a product of this name; looks at no file."""
+        self._files.require_whole(generations.ITEMS)
+        return bool(self.items.rows_named(name))
 
     def _rows_named(self, name: str) -> list[int]:
         self._files.require_whole(generations.ITEMS)

@@ -79,6 +79,8 @@ class _Attempt(Generic[Result]):
             each.put(None)
 
     def wait(self) -> None:
+        if self._is_over:  # as nearly always: an index that stays open must not remember who asked
+            return
         end: SimpleQueue[None] = SimpleQueue()
         self._waiting.append(end)
         if not self._is_over:

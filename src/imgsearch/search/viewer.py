@@ -32,7 +32,7 @@ from imgsearch.regions.propose import (
 )
 from imgsearch.regions.salience import LEVEL, Plane
 from imgsearch.search.once import Once
-from imgsearch.search.views import MAX_REGIONS, QueryImage, Regions, View, require_regions
+from imgsearch.search.views import MAX_REGIONS, Decoders, QueryImage, Regions, View, require_regions
 from imgsearch.store import integrity
 from imgsearch.store.lifetime import Lifetime
 from imgsearch.store.manifest import Manifest
@@ -66,12 +66,18 @@ def embed_regions(regions: Sequence[Region], encoder: Encoder) -> Embeddings:
 
 
 class Viewer:
-    """Makes vectors of queries, with the encoder and the detector of an index, which are opened when first needed."""
+    """Makes vectors of queries, with the encoder and the detector of an index, which are opened when first needed.
 
-    def __init__(self, directory: Path, manifest: Manifest, projection: Projection | None) -> None:
+    They are compiled for the latency of one query, or for the throughput of many threads (`for_many`).
+    """
+
+    def __init__(
+        self, directory: Path, manifest: Manifest, projection: Projection | None, *, for_many: bool = False
+    ) -> None:
         self._directory = directory
         self._manifest = manifest
         self._projection = projection
+        self._for_one = not for_many
         self._steps = Steps.parse(manifest.encoder.steps)
         self._lifetime = Lifetime()
         self._encoder = Once(self._lifetime, self._open_encoder)
@@ -83,10 +89,13 @@ class Viewer:
             self._encoder.wait()
             self._detector.wait()
 
-    def whole(self, data: bytes) -> View:
-        """Embed an image file as a whole, decoded as builds do it."""
-        spec = self._manifest.encoder
-        square = decode_and_fit_guarded(data, spec.size, spec.fit, self._manifest.policy, steps=self._steps)
+    def whole(self, data: bytes, decoders: Decoders | None = None) -> View:
+        """Embed an image file as a whole, decoded as builds do it: here, or by `decoders`."""
+        if decoders is not None:
+            square = decoders.square(data)
+        else:
+            spec = self._manifest.encoder
+            square = decode_and_fit_guarded(data, spec.size, spec.fit, self._manifest.policy, steps=self._steps)
         (view,) = _require_any(self._usable(encode(self._encoder.result(), square[None]), [None]))
         return view
 
@@ -100,7 +109,7 @@ class Viewer:
             photo = _require_photo(query)
             return _require_any([View(view.vector, box) for view in self.embed_box(photo, _in_photo(box, photo))])
         if regions == "whole" or query.photo is None:
-            return [self.whole(query.data)]
+            return [self.whole(query.data, query.decoders)]
         return self.views_of_photo(query.photo, regions, stop_when)
 
     def views_of_photo(self, photo: Photo, regions: Regions, stop_when: StopWhen | None = None) -> list[View]:
@@ -215,13 +224,14 @@ class Viewer:
         spec, folder = self._manifest.encoder, self._manifest.encoder_folder
         self._require_whole(spec, folder)
         # Where there is a detector, nobody needs feature maps.
-        return open_encoder(spec, self._directory / folder, for_one=True, with_map=self._manifest.detector is None)
+        with_map = self._manifest.detector is None
+        return open_encoder(spec, self._directory / folder, for_one=self._for_one, with_map=with_map)
 
     def _open_detector(self) -> Detector:
         spec, folder = self._manifest.detector, self._manifest.detector_folder
         assert spec is not None
         self._require_whole(spec, folder)
-        return Detector(spec, self._directory / folder / GRAPH_FILE)
+        return Detector(spec, self._directory / folder / GRAPH_FILE, for_one=self._for_one)
 
     def _require_whole(self, spec: EncoderSpec, folder: str) -> None:
         for name in exported_files(spec):

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import UsageError
@@ -12,6 +12,7 @@ from imgsearch.images.policy import MAX_BYTES, FilePolicy
 from imgsearch.images.reading import read_file
 
 if TYPE_CHECKING:
+    from imgsearch.images.decode import Pixels
     from imgsearch.images.photo import Photo
 
 # `auto`: regions of what is no plain product image; `whole`: none; a number: so many, of any image.
@@ -20,12 +21,32 @@ Regions = Literal["auto", "whole"] | int
 MAX_REGIONS = 200
 
 
-class QueryImage:
-    """An image file that is asked with: read once, and decoded once, when its pixels are first needed."""
+class Decoders(Protocol):
+    """Decodes images for a process that must not do so itself; see `images.workers.query_decoders`."""
 
-    def __init__(self, data: bytes, policy: FilePolicy, path: str = "") -> None:
+    def photo(self, data: bytes) -> "Photo | None":
+        """Decode a photo as `open_photo`."""
+        ...
+
+    def square(self, data: bytes) -> "Pixels":
+        """Decode an image to the square that the encoder of the index sees."""
+        ...
+
+
+class QueryImage:
+    """An image file that is asked with: read once, and decoded once, when its pixels are first needed.
+
+    Attributes:
+        data: The file's bytes.
+        path: Its name, if it has one.
+        sha256: Of its bytes.
+        decoders: What decodes it; None for this process.
+    """
+
+    def __init__(self, data: bytes, policy: FilePolicy, path: str = "", decoders: Decoders | None = None) -> None:
         self.data = data
         self.path = path
+        self.decoders = decoders
         self.sha256 = hashlib.sha256(data).digest()
         self._policy = policy
         self._decoded: tuple[Photo | None] | None = None
@@ -41,9 +62,12 @@ class QueryImage:
         """The decoded image; None for one that only a process of its own may decode (`open_photo`)."""
         # Not a cached_property, which in Python 3.11 has one lock for all images.
         if self._decoded is None:
-            from imgsearch.images.photo import open_photo
+            if self.decoders is not None:
+                self._decoded = (self.decoders.photo(self.data),)
+            else:
+                from imgsearch.images.photo import open_photo
 
-            self._decoded = (open_photo(self.data, self._policy),)
+                self._decoded = (open_photo(self.data, self._policy),)
         return self._decoded[0]
 
 

@@ -67,12 +67,14 @@ class Statement:
         holds: What must hold.
         parameters: What is bound in it.
         is_constant: Whether it holds for the same items whenever it is asked.
+        has_select: Whether an expression in it asks for other items, too.
     """
 
     items: str
     holds: str
     parameters: tuple[object, ...] = ()
     is_constant: bool = True
+    has_select: bool = False
 
     def select(self, also: str = "", what: str = ROW, holds: str = "") -> str:
         """Return a statement that selects something of the items where the conditions, or others, hold."""
@@ -95,10 +97,10 @@ def statement_of(
     mentioned = set(selected)
     parts: list[str] = []
     parameters: list[object] = []
-    is_constant = True
+    is_constant, has_select = True, False
     if conditions.where:
         condition = parse(conditions.where, columns, example)
-        is_constant = condition.is_constant
+        is_constant, has_select = condition.is_constant, condition.has_select
         mentioned |= condition.mentioned
         parts.append(f"({condition.sql}\n)")
     if conditions.category:
@@ -122,7 +124,7 @@ def statement_of(
             parts.append(f"typeof({column.alias}) <> 'text'")
         parts.append(f"{column.alias} IS NOT NULL")
     items = _table_of(mentioned, known, columns)
-    return Statement(items, " AND ".join(parts) or "1", tuple(parameters), is_constant)
+    return Statement(items, " AND ".join(parts) or "1", tuple(parameters), is_constant, has_select)
 
 
 def _table_of(mentioned: set[str], known: Columns, columns: Columns) -> str:

@@ -11,13 +11,13 @@ from urllib.parse import quote_from_bytes
 from imgsearch.store.lifetime import Lifetime
 
 # Of text and blobs, in bytes: no cell of the shop's data is near it, and a --where expression can build no larger one.
-_LARGEST_VALUE = 64_000_000
+LARGEST_VALUE = 64_000_000
 
 # Rows that a thread fetches before it lets another have the connection.
 _BATCH = 1000
 
 # Instructions of SQLite between two looks at the clock.
-_INSTRUCTIONS = 10_000
+_INSTRUCTIONS = 1_000
 
 
 def database_uri(path: Path, options: str = "?mode=ro&immutable=1") -> str:
@@ -41,7 +41,7 @@ class Reader:
     def __init__(self, path: Path) -> None:
         self.lifetime = Lifetime()
         self.connection = connect(path, read_only=True)
-        self.connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LARGEST_VALUE)
+        self.connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST_VALUE)
         # SQLite opens a file when it is first read; we want it open before a writer can remove it.
         self.connection.execute("PRAGMA schema_version").fetchone()
 
@@ -51,15 +51,17 @@ class Reader:
             self.connection.close()
 
     def run(
-        self, query: str, parameters: Sequence[object] = (), most_seconds: float = 0.0
+        self, query: str, parameters: Sequence[object] = (), most_seconds: float = 0.0, largest: int = LARGEST_VALUE
     ) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query; whoever is slow to take them does not keep others waiting.
 
-        Raises `sqlite3.OperationalError` for one that takes more than `most_seconds`, if they are not 0.
+        Raises `sqlite3.OperationalError` for one that takes more than `most_seconds`, if they are not 0, and
+        `sqlite3.DataError` for one that has a text or blob of more bytes than `largest`.
         """
         spent = 0.0
         with self.lifetime.locked():
             started = self._set_clock(most_seconds)
+            self.connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, largest)
             cursor = self.connection.execute(query, parameters)
             rows = cursor.fetchmany(_BATCH)
             spent += time.monotonic() - started
@@ -67,6 +69,7 @@ class Reader:
             yield from rows
             with self.lifetime.locked():
                 started = self._set_clock(max(most_seconds - spent, 1e-9) if most_seconds else 0.0)
+                self.connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, largest)
                 rows = cursor.fetchmany(_BATCH)
                 spent += time.monotonic() - started
 

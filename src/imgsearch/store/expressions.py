@@ -117,6 +117,7 @@ class Condition:
     sql: str
     mentioned: frozenset[str]  # the columns in it, `folded`
     is_constant: bool  # whether it will hold tomorrow for the same items
+    has_select: bool  # whether it asks for other items, too
 
 
 @dataclass(slots=True)
@@ -151,9 +152,9 @@ def parse(condition: str, columns: Columns, example: Example) -> Condition:
     for token in tokens:
         if token.kind == "text":
             token.text = _without_raw_bytes(token.text)
-    words = (token.content.upper() if token.kind == "name" else token.word for token in shown)
-    is_constant = _CHANGING.isdisjoint(words)
-    return Condition("".join(token.text for token in tokens), frozenset(reader.mentioned), is_constant)
+    words = {token.content.upper() if token.kind == "name" else token.word for token in shown}
+    sql = "".join(token.text for token in tokens)
+    return Condition(sql, frozenset(reader.mentioned), _CHANGING.isdisjoint(words), "SELECT" in words)
 
 
 def _quote_names(shown: Sequence[_Token]) -> None:

@@ -16,6 +16,7 @@ from imgsearch.system import refusal_of
 
 MANIFEST = "manifest.json"
 LOCK = "lock"
+FEEDBACK = "feedback.sqlite"  # see `personal.feedback`; no build reads or writes it
 PARTIAL = "partial.sqlite"
 EMBEDDINGS = "embeddings.npy"
 ITEMS = "items.sqlite"

@@ -171,6 +171,12 @@ class Items:
             return self._row(row)
         return None
 
+    def row_of_path(self, path: str) -> int | None:
+        """Return the row of the image at just this path."""
+        # Bound as bytes and cast in SQL: a str with lone surrogates cannot be bound as text.
+        found = self._run("SELECT row FROM items WHERE path = CAST(? AS TEXT)", (os.fsencode(path),))
+        return next((self._row(row) for (row,) in found), None)
+
     def rows_named(self, name: str) -> list[int]:
         """Return the row of the image at a path, or else those of all images of a product, ascending."""
         # Bound as bytes and cast in SQL: a str with lone surrogates cannot be bound as text.
@@ -207,6 +213,11 @@ class Items:
         """Yield sha256 and size in bytes of each item's file, by row."""
         for sha256, size in self._run("SELECT sha256, size FROM items ORDER BY row"):
             yield bytes(sha256), int(size)
+
+    def categories(self, most: int) -> list[tuple[str, int]]:
+        """Return the categories with the most items, and how many each has; by name."""
+        query = "SELECT category, count(*) FROM items GROUP BY category ORDER BY 2 DESC, 1 LIMIT ?"
+        return sorted((str(category), int(count)) for category, count in self._run(query, (most,)))
 
     def first_of_products(self) -> Iterator[int]:
         """Yield a row of each product, ascending."""

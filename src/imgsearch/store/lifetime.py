@@ -11,7 +11,8 @@ from imgsearch.errors import UsageError
 class Lifetime:
     """Of one thing that is open, and a lock for what only one thread at a time may do with it."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "Index") -> None:
+        self._what = what
         self._process = os.getpid()
         self._is_over = False
         self._lock = threading.Lock()
@@ -19,9 +20,9 @@ class Lifetime:
     def require(self) -> None:
         """Raise `UsageError` once it is closed, and in a fork: it lacks the threads, and its locks may stay locked."""
         if os.getpid() != self._process:
-            raise UsageError(f"this Index was opened in another process (pid {self._process}): open it anew")
+            raise UsageError(f"this {self._what} was opened in another process (pid {self._process}): open it anew")
         if self._is_over:
-            raise UsageError("this Index is closed: open it anew")
+            raise UsageError(f"this {self._what} is closed: open it anew")
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

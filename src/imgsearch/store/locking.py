@@ -10,7 +10,7 @@ from pathlib import Path
 from imgsearch.errors import UsageError
 from imgsearch.files import sync_folder, writing
 from imgsearch.locks import exclusive_lock
-from imgsearch.store.generations import LOCK, PARTIAL, is_index
+from imgsearch.store.generations import FEEDBACK, LOCK, PARTIAL, is_index
 
 
 @contextlib.contextmanager
@@ -48,4 +48,5 @@ def _refuse_foreign(directory: Path) -> None:
 
 def _may_be_ours(path: Path) -> bool:
     """Return whether a file may be left of an index that lost its manifest and its lock."""
-    return path.name in (PARTIAL, "encoders") or re.fullmatch(r"gen-\d{6,}", path.name) is not None
+    feedback = (FEEDBACK, f"{FEEDBACK}-wal", f"{FEEDBACK}-shm")
+    return path.name in (PARTIAL, "encoders", *feedback) or re.fullmatch(r"gen-\d{6,}", path.name) is not None

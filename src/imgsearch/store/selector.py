@@ -18,7 +18,7 @@ from imgsearch.store.conditions import (
     Statement,
     statement_of,
 )
-from imgsearch.store.database import Reader
+from imgsearch.store.database import LARGEST_VALUE, Reader
 from imgsearch.store.expressions import column_called, hint_for, known_columns
 from imgsearch.store.integrity import repair_hint
 
@@ -28,6 +28,15 @@ _PERMITTED_TABLES = ("items", "data", "json_each", "")
 
 # A condition that takes longer, such as one on all pairs of items, is a mistake: a million items take a tenth of it.
 MOST_SECONDS = 2.0
+
+# What conditions of strangers may have. No clock interrupts a function, and one that looks for a text in another takes
+# the product of their lengths: so there is none that makes long texts of short ones, in bytes.
+_LARGEST_OF_STRANGERS = 100_000
+_LONGEST_PATTERN_OF_STRANGERS = 1_000
+_FUNCTIONS_OF_STRANGERS = {"->", "->>", "abs", "coalesce", "count", "date", "datetime", "glob", "has", "ifnull", "iif"}
+_FUNCTIONS_OF_STRANGERS |= {"instr", "json_array_length", "json_extract", "json_type", "julianday", "length", "like"}
+_FUNCTIONS_OF_STRANGERS |= {"lower", "max", "min", "nullif", "random", "round", "strftime", "substr", "substring"}
+_FUNCTIONS_OF_STRANGERS |= {"time", "typeof", "unicode", "unixepoch", "upper"}
 
 # Rows that are looked up in the order of an index lie anywhere in the file.
 _CACHE_KIB = 32_768
@@ -52,6 +61,7 @@ class Selector:
         self._path = path
         self._rows_of_color = rows_of_color
         self._reader = Reader(path)
+        self._is_strict = False
         self._columns: Columns | None = None
         self._statements: dict[tuple[Conditions, str], Statement] = {}
         self._colored: dict[str, str] = {}  # rows, as JSON, for all statements with the same color
@@ -59,6 +69,11 @@ class Selector:
     def close(self) -> None:
         """Close the file, once what other threads are reading has been read."""
         self._reader.close()
+
+    def distrust(self) -> None:
+        """Expect conditions of strangers from now on: without SELECT, long texts, and functions that make such."""
+        self._is_strict = True
+        self._reader.connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, _LONGEST_PATTERN_OF_STRANGERS)
 
     def columns(self) -> Columns:
         """Return the shop's columns."""
@@ -83,7 +98,7 @@ class Selector:
                 raise read_error(error, self._path, repair_hint(self._path.name)) from error
         columns = read_columns(connection)
         connection.execute("SELECT 1 FROM json_each('[]')").fetchone()  # which is made when it is first used
-        connection.set_authorizer(_authorize)
+        connection.set_authorizer(self._authorize)
         return columns
 
     def is_constant(self, conditions: Conditions) -> bool:
@@ -132,6 +147,13 @@ class Selector:
             counts.update(self._run(conditions, query, (*statement.parameters, *bound)))
         return counts
 
+    def _authorize(self, action: int, table: str | None, function: str | None, *_: str | None) -> int:
+        """Let an expression read the items, and nothing else."""
+        is_permitted = action in _PERMITTED_ACTIONS and (action != sqlite3.SQLITE_READ or table in _PERMITTED_TABLES)
+        if self._is_strict and action == sqlite3.SQLITE_FUNCTION:
+            is_permitted = str(function).lower() in _FUNCTIONS_OF_STRANGERS
+        return sqlite3.SQLITE_OK if is_permitted else sqlite3.SQLITE_DENY
+
     def _column(self, name: str) -> Column:
         return column_called(name, known_columns(self.columns()))
 
@@ -143,6 +165,8 @@ class Selector:
                 self._statements.clear()
                 self._colored.clear()
             found = statement_of(conditions, self.columns(), self._example, mentioned, self._rows_in_json(conditions))
+            if found.has_select and self._is_strict:
+                raise UsageError(f"--where {conditions.where!r}: SELECT is only for the program, not for the service")
             self._statements[conditions, column] = found
         return found
 
@@ -166,7 +190,11 @@ class Selector:
         repair = repair_hint(self._path.name)
         try:
             # What is ours takes as long as a slow disk needs.
-            yield from self._reader.run(query, parameters, MOST_SECONDS if conditions.where else 0.0)
+            seconds = MOST_SECONDS if conditions.where else 0.0
+            largest = _LARGEST_OF_STRANGERS if conditions.where and self._is_strict else LARGEST_VALUE
+            # What is bound is ours: lists of rows.
+            bound = (len(value) for value in parameters if isinstance(value, str | bytes))
+            yield from self._reader.run(query, parameters, seconds, max(largest, *bound, 0))
         except UnicodeDecodeError as error:
             raise read_error(error, self._path, repair) from error
         except (
@@ -186,14 +214,9 @@ class Selector:
             raise UsageError(f"{where}{error}{at}", hint=f"{hint}; texts stand in single quotes") from error
         except sqlite3.DatabaseError as error:
             if conditions.where and ("not authorized" in str(error) or "prohibited" in str(error)):
-                raise UsageError(f"{where}it may only read the items") from error
+                allowed = f"functions: {', '.join(sorted(_FUNCTIONS_OF_STRANGERS))}" if self._is_strict else ""
+                raise UsageError(f"{where}it may only read the items", hint=allowed) from error
             raise read_error(error, self._path, repair) from error
-
-
-def _authorize(action: int, table: str | None, *_: str | None) -> int:
-    """Let an expression read the items, and nothing else."""
-    is_permitted = action in _PERMITTED_ACTIONS and (action != sqlite3.SQLITE_READ or table in _PERMITTED_TABLES)
-    return sqlite3.SQLITE_OK if is_permitted else sqlite3.SQLITE_DENY
 
 
 def _has(cell: Value, value: Value) -> bool:

@@ -1,5 +1,6 @@
 """`imgsearch query`."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,8 +13,8 @@ if TYPE_CHECKING:
 
     from imgsearch.cli.answers import Result
     from imgsearch.images.decode import Pixels
-    from imgsearch.search.hits import Filter, Hit
-    from imgsearch.search.index import Index
+    from imgsearch.search.hits import Hit
+    from imgsearch.search.index import Index, Refine
     from imgsearch.search.views import Indexed, QueryImage
 
 
@@ -135,6 +136,12 @@ def query(
     vote: Annotated[
         bool, typer.Option("--vote", help="Predict the category by a weighted vote of the hits; try --top-k 20.")
     ] = False,
+    feedback: Annotated[
+        bool,
+        typer.Option(
+            "--feedback", help="Heed what was said of answers to similar queries; see imgsearch feedback --help."
+        ),
+    ] = False,
     preview: options.PreviewOption = False,
     null: options.NullOption = False,
     quiet: options.QuietOption = False,
@@ -178,31 +185,32 @@ def query(
 
       find new -name '*.jpg' -print0 | imgsearch query - -0 --format csv -o answers.csv
     """
-    from imgsearch.cli.filters import filter_of
     from imgsearch.cli.output import set_up_logging
-    from imgsearch.cli.query_options import Additions, box_of, questions, refuse_contradictions, regions_of
+    from imgsearch.cli.query_options import Additions, questions, refuse_options
+    from imgsearch.search import hits as library
     from imgsearch.search.backends import require_backend, runs_backend
-    from imgsearch.search.hits import CANDIDATES
+    from imgsearch.search.given import box_of, filter_of, regions_of
 
     set_up_logging(quiet=quiet, verbose=verbose)
-    refuse_contradictions(
+    refuse_options(
         {
-            "IMAGE": images,
-            "--item": item,
-            "--text": text,
-            "--text-weight": text_weight is not None,
-            "--like": like,
-            "--like-weight": like_weight,
-            "--fuse": fuse,
-            "--not": not_,
-            "--by": by,
-            "--distinct": distinct,
-            "--diverse": diverse is not None,
-            "--regions": regions != "auto",
-            "--box": box is not None,
-            "--objects": objects,
-            "--vote": vote,
-            "--rerank": rerank,
+            "image": images,
+            "item": item,
+            "text": text,
+            "text_weight": text_weight is not None,
+            "like": like,
+            "like_weight": like_weight,
+            "fuse": fuse,
+            "not": not_,
+            "by": by,
+            "distinct": distinct,
+            "diverse": diverse is not None,
+            "regions": regions != "auto",
+            "box": box is not None,
+            "objects": objects,
+            "vote": vote,
+            "rerank": rerank,
+            "feedback": feedback,
         }
     )
     if preview:
@@ -217,18 +225,25 @@ def query(
     from imgsearch.cli.answers import Call, FoundClasses, FoundHits, FoundObjects, hit_columns
     from imgsearch.cli.loop import answer_all, names_of
     from imgsearch.cli.output import refuse_to_harm
-    from imgsearch.search.hits import vote as count_votes
+    from imgsearch.search.facts import facts_of_answer
     from imgsearch.search.index import Index
     from imgsearch.search.views import QueryImage
 
-    part, limited_to = regions_of(regions), box_of(box)
-    with Index.open(index) as opened:
+    part, limited_to = regions_of(regions), None if box is None else box_of(box)
+    with ExitStack() as resources:
+        opened = resources.enter_context(Index.open(index))
         manifest = opened.manifest
         refuse_to_harm(output_file, index, manifest.catalog, manifest.metadata_file)
         additions = Additions(opened, output_file, text or (), text_weight, like or (), like_weight or (), not_ or ())
         plan = opened.plan(filter=conditions, exact=exact or additions.have_words)
-        limits: dict[str, Any] = {"filter": conditions, "exact": exact, "diverse": diverse, "distinct": by or distinct}
-        k = max(top_k, CANDIDATES) if rerank else top_k  # to see which of the candidates were compared
+        limits: dict[str, Any] = {
+            "filter": conditions,
+            "exact": exact,
+            "diverse": diverse,
+            "distinct": by or distinct,
+            "refine": _refinement(opened, resources) if feedback else None,
+        }
+        k = max(top_k, library.CANDIDATES) if rerank else top_k  # to see which of the candidates were compared
 
         def find(image: str) -> "Result":
             if additions:
@@ -236,21 +251,21 @@ def query(
             query = QueryImage.read(image, manifest.policy)
             if objects:
                 found = opened.search_objects(query, k, rerank=rerank is not None, **limits)
-                state = _rerank_state([each.hits[:CANDIDATES] for each in found]) if rerank else None
+                state = library.rerank_state([each.hits[: library.CANDIDATES] for each in found]) if rerank else None
                 found = [replace(each, hits=each.hits[:top_k]) for each in found]
                 return FoundObjects(found, manifest, _drawing(opened, query), query, state)
             hits = opened.search(query, k, regions=part, box=limited_to, rerank=rerank is not None, **limits)
-            state = _rerank_state([hits[:CANDIDATES]]) if rerank else None
+            state = library.rerank_state([hits[: library.CANDIDATES]]) if rerank else None
             hits = hits[:top_k]
             if vote:
-                return FoundClasses(count_votes(hits), hits, query, state)
+                return FoundClasses(library.vote(hits), hits, query, state)
             return FoundHits(hits, manifest, _drawing(opened, query), query, state)
 
         def find_together(asked: "Sequence[str | Indexed]") -> "Result":
             hits = additions.search(asked, top_k, fuse, regions=part, **limits)
             described = additions.described(asked, is_fused=fuse is not None)
             if vote:
-                return FoundClasses(count_votes(hits), hits, asked=described)
+                return FoundClasses(library.vote(hits), hits, asked=described)
             return FoundHits(hits, manifest, lambda _: None, None, asked=described)
 
         columns = (
@@ -264,7 +279,7 @@ def query(
             )
         )
         details = () if vote else (plan, f"{manifest.count} images")
-        call = Call(columns, find, _facts(opened, conditions, plan), details, "query")
+        call = Call(columns, find, facts_of_answer(opened, conditions, plan), details, "query")
         names = names_of(images or (), output_file, null=null)
         asked_for = questions(
             names,
@@ -278,19 +293,14 @@ def query(
         raise typer.Exit(answer_all(call, asked_for, format_, output_file, null=null, preview=preview))
 
 
-def _facts(index: "Index", conditions: "Filter", plan: str) -> "dict[str, Any]":
-    """Return, for JSON, how answers are found and where; also how many images satisfy the conditions, if known."""
-    matching = index.nearest.matching(conditions.conditions) if conditions.has_conditions else None
-    how = {"plan": plan} if matching is None else {"plan": plan, "matching": matching}
-    manifest = index.manifest
-    where = {"generation": manifest.generation, "count": manifest.count, "encoder": manifest.encoder.name}
-    return {**how, "seconds": 0, "index": where}
+def _refinement(index: "Index", resources: ExitStack) -> "Refine | None":
+    """Return what moves queries by the feedback of an index; None where there is none, and then no file is made."""
+    from imgsearch.personal.feedback import FEEDBACK_FILE, FeedbackStore
+    from imgsearch.personal.rocchio import refine_views
 
-
-def _rerank_state(candidates: "Sequence[Sequence[Hit]]") -> str:
-    """Say, for JSON, how many of the candidates of an answer could be compared with the query."""
-    is_compared = {hit.inliers is not None for hits in candidates for hit in hits}
-    return "skipped" if is_compared == {False} else "partial" if False in is_compared else "done"
+    if not (index.directory / FEEDBACK_FILE).exists():
+        return None
+    return refine_views(index, resources.enter_context(FeedbackStore(index.directory, read_only=True)))
 
 
 def _drawing(index: "Index", query: "QueryImage") -> "Callable[[Hit], Pixels | None]":

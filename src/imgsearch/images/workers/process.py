@@ -65,8 +65,9 @@ class WorkerProcess:
         """End the process for good, from any thread: whoever waits for it is told `decoder_crashed`."""
         with self._lock:
             self._ended = True
-            if self._process is not None:
-                self._process.kill()
+            process = self._process  # which the thread that waits for it may be taking away
+            if process is not None:
+                process.kill()
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
@@ -122,7 +123,10 @@ def run(answer: Callable[..., Sequence[Part]]) -> None:
     policy = FilePolicy(**argument["policy"])
     cv2.setNumThreads(1)
     _limit_resources(max(_MIN_MEMORY, _BYTES_A_PIXEL * policy.max_pixels) + max(0, policy.max_bytes - MAX_BYTES))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
+    # Ctrl-C, and what systemd sends to all processes of a service, are for the parent, which ends this one when it
+    # needs it no more.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     requests = sys.stdin.buffer
     answers = os.dup(1)
