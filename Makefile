@@ -10,22 +10,22 @@ STAMP := $(VENV)/.set-up
 # of these processes dies the run ends: pytest-xdist may wait forever for the files that it had been given.
 PARALLEL := -n auto --dist loadfile --max-worker-restart 0
 # A test that hangs says where, and ends the run.
-FAST := -m 'not slow' -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
+FAST := -m 'not slow and not browser' -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 
 # There is a process for each processor already; libraries that start as many threads again only get in their way.
-test coverage slow: export OMP_NUM_THREADS := 1
-test coverage slow: export OPENBLAS_NUM_THREADS := 1
-test coverage slow: export TF_NUM_INTRAOP_THREADS := 1
-test coverage slow: export TF_NUM_INTEROP_THREADS := 1
+test coverage slow test-browser: export OMP_NUM_THREADS := 1
+test coverage slow test-browser: export OPENBLAS_NUM_THREADS := 1
+test coverage slow test-browser: export TF_NUM_INTRAOP_THREADS := 1
+test coverage slow test-browser: export TF_NUM_INTEROP_THREADS := 1
 
 # Tests start the program hundreds of times, and must not compile it as often.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint format type test coverage slow bench docs clean
+.PHONY: help setup demo lint format type test test-browser coverage slow bench docs clean
 
 help: ## Show these targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
 
 setup: $(STAMP) ## Install imgsearch and its tools into .venv
 
@@ -40,6 +40,7 @@ demo: $(STAMP) ## Index a real catalog, find its products in photo-like images, 
 lint: $(STAMP) ## Check style
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/hadolint Containerfile
 
 format: $(STAMP) ## Apply style
 	$(BIN)/ruff format .
@@ -50,6 +51,13 @@ type: $(STAMP) ## Check types
 
 test: $(STAMP) ## Run the tests, but for the slow ones
 	$(BIN)/python -m pytest $(FAST) $(PARALLEL)
+
+test-browser: $(STAMP) /usr/bin/chromium ## Run the tests of the page of imgsearch serve, in Debian's Chromium
+	$(BIN)/python -m pytest -m browser
+
+/usr/bin/chromium:
+	apt-get update
+	apt-get install --yes --no-install-recommends chromium
 
 coverage: $(STAMP) ## Run the same tests with branch coverage
 	$(BIN)/python -m pytest $(FAST) $(PARALLEL) --cov --cov-report=term:skip-covered

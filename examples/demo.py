@@ -55,7 +55,11 @@ def main(folder: Path) -> None:
     sheet = folder / f"{catalog.name}-words-contact-sheet.png"
     rows = [(f"in {language}", found[text]) for language, text in words.items()]
     sheet.write_bytes(contact_sheet(rows, catalog))
-    print(f"contact sheet: {sheet}")
+    print(f"contact sheet: {sheet}\n")
+
+    program = Path(sys.executable).with_name("imgsearch")
+    print(f"a page to search it: {shlex.join([str(program), 'serve', '--index', str(index)])}")
+    print("then open http://127.0.0.1:8000 in a browser")
 
 
 def make_queries(catalog: Path, folder: Path, seed: int = SEED) -> dict[str, Path]:

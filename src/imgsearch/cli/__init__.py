@@ -32,6 +32,7 @@ from imgsearch.cli.commands.outliers import outliers
 from imgsearch.cli.commands.preprocess import preprocess
 from imgsearch.cli.commands.query import query
 from imgsearch.cli.commands.rollback import rollback
+from imgsearch.cli.commands.serve import serve
 from imgsearch.cli.commands.train import train
 from imgsearch.errors import ImgsearchError, ResourceError, UsageError
 from imgsearch.processors import limit_libraries
@@ -40,7 +41,7 @@ from imgsearch.system import refusal_of, require_address_space
 COMMANDS = (
     *(preprocess, train, embed, build_index, query, detect, evaluate, classify),
     *(feedback, duplicates, neighbors, outliers),
-    *(info, check, rollback, models),
+    *(serve, info, check, rollback, models),
 )
 # Commands that have commands of their own.
 GROUPS: dict[Callable[..., None], tuple[Callable[..., None], ...]] = {feedback: FEEDBACK_COMMANDS}
