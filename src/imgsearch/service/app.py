@@ -72,7 +72,6 @@ _JSON_BYTES = 1_000_000
 _THUMBNAILS_BYTES = 64_000_000
 
 _SESSION = "[0-9a-f]{32}"
-_SESSION_HEADER = "Imgsearch-Session"
 
 # The page's files, which belong to the program: nothing else is sent from its folder.
 _PAGE = {
@@ -429,9 +428,9 @@ def _path_in(request: Request, before: str, after: str = "") -> str:
 
 
 def _session_of(request: Request) -> str:
-    session = request.headers.get(_SESSION_HEADER, "")
+    session = request.headers.get(openapi.SESSION_HEADER, "")
     if not re.fullmatch(_SESSION, session):
-        raise UsageError(f"expected a header {_SESSION_HEADER} of 32 hex digits", hint="any random ones")
+        raise UsageError(f"expected a header {openapi.SESSION_HEADER} of 32 hex digits", hint="any random ones")
     return session
 
 

@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from imgsearch.errors import ImgsearchError
 from imgsearch.service.metrics import Metrics
+from imgsearch.service.openapi import SESSION_HEADER
 from imgsearch.service.problems import HttpError, problem
 from imgsearch.service.settings import Settings
 from imgsearch.system import refusal_of
@@ -87,7 +88,7 @@ def guarded(app: ASGIApp, settings: Settings, metrics: Metrics, limits: Limits |
             app,
             allow_origins=settings.cors_origins,
             allow_methods=("GET", "POST", "DELETE"),
-            allow_headers=("Authorization", "Imgsearch-Session"),
+            allow_headers=("Authorization", SESSION_HEADER),
             expose_headers=("X-Request-Id", "Retry-After", "Cache-Status"),
         )
     app = _OfThisSite(app, settings.cors_origins)
