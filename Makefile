@@ -10,19 +10,19 @@ STAMP := $(VENV)/.set-up
 # of these processes dies the run ends: pytest-xdist may wait forever for the files that it had been given.
 PARALLEL := -n auto --dist loadfile --max-worker-restart 0
 # A test that hangs says where, and ends the run.
-FAST := -m 'not slow and not browser' -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
+FAST := -m 'not slow and not browser and not servers' -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 
 # There is a process for each processor already; libraries that start as many threads again only get in their way.
-test coverage slow test-browser: export OMP_NUM_THREADS := 1
-test coverage slow test-browser: export OPENBLAS_NUM_THREADS := 1
-test coverage slow test-browser: export TF_NUM_INTRAOP_THREADS := 1
-test coverage slow test-browser: export TF_NUM_INTEROP_THREADS := 1
+test coverage slow test-browser test-servers: export OMP_NUM_THREADS := 1
+test coverage slow test-browser test-servers: export OPENBLAS_NUM_THREADS := 1
+test coverage slow test-browser test-servers: export TF_NUM_INTRAOP_THREADS := 1
+test coverage slow test-browser test-servers: export TF_NUM_INTEROP_THREADS := 1
 
 # Tests start the program hundreds of times, and must not compile it as often.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint format type test test-browser coverage slow bench docs clean
+.PHONY: help setup demo lint format type test test-browser test-servers coverage slow bench docs clean
 
 help: ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -54,6 +54,9 @@ test: $(STAMP) ## Run the tests, but for the slow ones
 
 test-browser: $(STAMP) /usr/bin/chromium ## Run the tests of the page of imgsearch serve, in Debian's Chromium
 	$(BIN)/python -m pytest -m browser
+
+test-servers: $(STAMP) ## Run the tests with real servers of others: PostgreSQL, Milvus, Dask
+	$(BIN)/python -m pytest -m 'servers and not slow'
 
 /usr/bin/chromium:
 	apt-get update

@@ -22,6 +22,7 @@ from imgsearch.errors import (
     OutputError,
     RefusedError,
     ResourceError,
+    ServerError,
     UsageError,
 )
 
@@ -100,6 +101,7 @@ __all__ = [
     "PreprocessReport",
     "RefusedError",
     "ResourceError",
+    "ServerError",
     "Steps",
     "TrainOptions",
     "TrainReport",

@@ -87,6 +87,12 @@ class OutputError(ImgsearchError):
     exit_code = 11
 
 
+class ServerError(ImgsearchError):
+    """A server that the index lives on is down, slow or answers wrongly; the index itself is whole."""
+
+    exit_code = 12
+
+
 class ResourceError(ImgsearchError):
     """The system does not let a file be read, or has too little memory; no damage is known."""
 

@@ -17,6 +17,7 @@ from imgsearch.errors import (
     NoIndexError,
     OutputError,
     ResourceError,
+    ServerError,
     UsageError,
 )
 
@@ -30,6 +31,7 @@ _STATUSES: tuple[tuple[type[ImgsearchError], int], ...] = (
     (LockedError, 503),
     (MissingComponentError, 503),
     (ResourceError, 503),
+    (ServerError, 503),
     (OutputError, 507),
 )
 
