@@ -13,11 +13,12 @@ from imgsearch.build.report import Stopwatch
 from imgsearch.build.words import write_text_vectors
 from imgsearch.encoders.projection import LARGEST_SAMPLE, SMALLEST_CATALOG, AdaptationGain, Projection, learn_projection
 from imgsearch.encoders.runtime import Embeddings
-from imgsearch.errors import DamagedIndexError
+from imgsearch.errors import DamagedIndexError, NoIndexError
 from imgsearch.files import sync
 from imgsearch.progress import Progress
-from imgsearch.search.backends import generation_files
+from imgsearch.search.backends import generation_files, sweep_servers
 from imgsearch.search.backends.protocol import Rows
+from imgsearch.search.backends.server import collection_of
 from imgsearch.search.tuning import tune
 from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import blocks_of, open_array, write_array
@@ -62,14 +63,19 @@ def complete_generation(
         draft = replace(draft, dims=0, projection_count=0)
     else:
         job.progress("index", 0, draft.count)
-        draft = _derive(job, draft, draft.search, _projection(job, draft, previous, adapt, adapter))
+        draft = _derive(job, draft, draft.search, _projection(job, draft, previous, adapt, adapter), previous)
         draft, encoded = write_text_vectors(directory, draft, previous, job.progress)
         job.progress("index", draft.count, draft.count)
     files = {name: integrity.file_record(directory / name) for name in sorted(generation_files(draft))}
     manifest = replace(draft, files=files)
     if previous is not None:
         manifest = _with_calibrations(manifest, previous)
+    gone = None
+    if previous is not None:
+        with contextlib.suppress(NoIndexError, DamagedIndexError):
+            gone = generations.read_generation(directory, previous.generation - 1)
     publish(directory, manifest, previous)
+    sweep_servers(directory, [each for each in (manifest, previous) if each], gone)
     return manifest, encoded
 
 
@@ -119,7 +125,9 @@ def _one_of_each_product(job: Job, draft: Manifest) -> Rows:
     return rows if len(rows) >= SMALLEST_CATALOG else np.arange(draft.count)
 
 
-def _derive(job: Job, draft: Manifest, search: SearchOptions, learned: LearnedProjection) -> Manifest:
+def _derive(
+    job: Job, draft: Manifest, search: SearchOptions, learned: LearnedProjection, previous: Manifest | None
+) -> Manifest:
     """Write projection, vectors and what the backend searches; complete the draft."""
     projection, folder = learned.projection, job.directory / draft.folder
     draft = replace(
@@ -136,8 +144,18 @@ def _derive(job: Job, draft: Manifest, search: SearchOptions, learned: LearnedPr
     projected = (projection.apply(block) for block in blocks) if projection else blocks
     write_array(folder / generations.VECTORS, draft.count, draft.dims, projected)
     vectors = open_array(folder / generations.VECTORS, draft.count, draft.dims)
-    backend, measured = tune(folder, vectors, search)
+    is_same_space = previous is not None and _have_same_space(job.directory, draft, previous)
+    collection, place = collection_of(job.directory, draft, previous if is_same_space else None)
+    backend, measured = tune(folder, vectors, search, collection, place)
     return replace(draft, backend=backend, measured=measured)
+
+
+def _have_same_space(directory: Path, draft: Manifest, previous: Manifest) -> bool:
+    """Return whether an image has the same searched vector as in the generation before."""
+    before = previous.files.get(f"{previous.folder}/{generations.PROJECTION}")
+    path = directory / draft.folder / generations.PROJECTION
+    now = integrity.file_record(path) if draft.projection_count else None
+    return draft.fingerprint == previous.fingerprint and now == before
 
 
 def _embeddings(job: Job, draft: Manifest) -> Embeddings:

@@ -18,7 +18,8 @@ from imgsearch.files import require_space
 from imgsearch.images import PIXELS_VERSION
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import Steps
-from imgsearch.search.backends import BACKENDS
+from imgsearch.search.backends import BACKENDS, SERVERS
+from imgsearch.search.backends.server import server_name
 from imgsearch.search.tuning import chosen_backend
 from imgsearch.store.manifest import Manifest
 from imgsearch.store.search_settings import AUTO, MAX_SEED, TREES_LIMIT, SearchOptions
@@ -61,7 +62,8 @@ class IndexOptions(TypedDict, total=False):
 
     detector: Location | None  # a `.keras` file of `train --objective detect`; `none` for none
     adapt: bool | None  # learn the projection from photo-like variants of the images, if that helps
-    backend: str | None  # `annoy`, `exact`, `faiss`, or `auto`: the faster of annoy and exact; it resets `trees`
+    # `annoy`, `exact`, `faiss`, `auto`: the faster of annoy and exact, or the address of a server; it resets `trees`.
+    backend: str | None
     trees: int | None  # trees of the Annoy forest; otherwise as many as tuning finds useful
     seed: int | None  # of the Annoy forest or Faiss lists, and of the sample that the search is tuned on
     target_recall: float | None  # share of the ten nearest that searches find at least, above 0, at most 1
@@ -95,7 +97,7 @@ def check_options(function: str, kind: type, options: Mapping[str, Any]) -> Buil
             raise UsageError(
                 f"expected a value for {option_names({name: value})[0]}, found nothing", hint="is a variable not set?"
             )
-        choices = (AUTO, *BACKENDS) if name == "backend" else _CHOICES.get(name)
+        choices = _CHOICES.get(name)
         if choices and value not in (None, *choices):
             raise UsageError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
     trees, seed, target = (options.get(name) for name in ("trees", "seed", "target_recall"))
@@ -229,6 +231,7 @@ def resolve_search(options: BuildOptions, previous: Manifest | None) -> SearchOp
     if "trees" in given and known.backend == AUTO:
         given.setdefault("backend", "annoy")  # trees ask for a forest
     if "backend" in given:
+        given |= _backend(given["backend"], known)
         given.setdefault("trees", None)  # naming a backend resets them
     resolved = replace(known, **given)
     if options.get("trees") is not None and resolved.backend not in ("annoy", "auto"):
@@ -238,6 +241,22 @@ def resolve_search(options: BuildOptions, previous: Manifest | None) -> SearchOp
     if resolved.backend == "exact" and resolved.target_recall != known.target_recall:
         raise UsageError("--target-recall has no effect on the backend exact, which finds all")
     return resolved
+
+
+def _backend(given: str, known: SearchOptions) -> dict[str, str]:
+    """Return backend and server for what was given: a name, or the address of a server."""
+    if "://" in given and server_name(given) in SERVERS:
+        return {"backend": server_name(given), "server": given}
+    if given in SERVERS:
+        if known.backend == given:
+            return {"server": known.server}
+        raise UsageError(f"the backend {given} needs the address of a server", hint=f"--backend {given}://HOST")
+    if given not in (AUTO, *BACKENDS):
+        choices = ", ".join(
+            (AUTO, *(each for each in BACKENDS if each not in SERVERS), *(f"{each}://..." for each in SERVERS))
+        )
+        raise UsageError(f"backend must be one of {choices}, got {given!r}")
+    return {"server": ""}
 
 
 def resolve_policy(options: BuildOptions, previous: Manifest | None) -> FilePolicy:
@@ -315,6 +334,8 @@ def check_resources(directory: Path, draft: Manifest, count: int, pending: int, 
         needed += count * searched
         backend = chosen_backend(draft.search, count)
         backend.ensure_available()
+        if draft.search.server:
+            SERVERS[backend.name].reach(draft.search.server)
         needed += backend.estimated_bytes(count, searched, draft.search)
     if encoder_of_texts(draft):
         needed += count * 4 * TEXT_DIMS  # whether any item has words shows later

@@ -46,6 +46,10 @@ ListingFormatOption = Annotated[
 OutputOption = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to FILE instead of standard output.")
 ]
+FallbackOption = Annotated[
+    Literal["exact"] | None,
+    typer.Option(help="Where the server of the index does not answer: exact compares with every image instead."),
+]
 PreviewOption = Annotated[
     bool,
     typer.Option("--preview", help="Also show the images, in the terminal below the table."),

@@ -24,7 +24,7 @@ class FilteredCandidates:
         self._backend = backend
         self._count = count
         self.among = among
-        self._all_rows = all_rows
+        self.all_rows = all_rows
 
     def candidates(self, vector: Embeddings, k: int) -> Rows:
         """Propose rows as every backend does."""
@@ -34,4 +34,4 @@ class FilteredCandidates:
             if len(rows) >= 2 * k:  # the farthest of what is proposed may have nearer ones that are not
                 return rows
             wanted *= _GROWTH
-        return self._all_rows().candidates(vector, k)
+        return self.all_rows().candidates(vector, k)

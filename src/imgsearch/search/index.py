@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from imgsearch.encoders.projection import Projection
 from imgsearch.encoders.runtime import Embeddings
@@ -36,6 +36,7 @@ Image = str | os.PathLike[str] | QueryImage
 
 # Called with the vectors of a query, before it is compared; what it returns is compared instead.
 Refine = Callable[[Sequence[View]], Sequence[View]]
+Fallback = Literal["exact"]
 
 # Each image of a product is compared with the index by itself.
 _MOST_OF_A_PRODUCT = 1000
@@ -59,12 +60,14 @@ class Index:
         words: Ranks its items by words, likewise.
     """
 
-    def __init__(self, directory: Path, manifest: Manifest, *, for_many: bool = False) -> None:
+    def __init__(
+        self, directory: Path, manifest: Manifest, *, for_many: bool = False, fallback: Fallback | None = None
+    ) -> None:
         self.directory = directory
         self.manifest = manifest
         self._for_many = for_many
         self._projection = open_projection(directory, manifest)
-        self.nearest = Nearest(directory, manifest)
+        self.nearest = Nearest(directory, manifest, falls_back=fallback is not None)
         self.items = self.nearest.items
         self._lifetime = Lifetime()
         self._viewers: list[Viewer] = []  # one, once it was needed
@@ -72,13 +75,17 @@ class Index:
         self._has_warned = False
 
     @classmethod
-    def open(cls, directory: str | os.PathLike[str], *, for_many: bool = False) -> "Index":
+    def open(
+        cls, directory: str | os.PathLike[str], *, for_many: bool = False, fallback: Fallback | None = None
+    ) -> "Index":
         """Open the published generation, reading little: vectors are mapped, the encoder waits for a query.
 
         Args:
             directory: The index.
             for_many: Compile the encoder for as many queries a second as there can be, from as many threads as
                 there are processors, rather than for a single query that is to be answered soon.
+            fallback: What is done where the backend is a server that does not answer: `exact` compares with every
+                vector, and logs a warning. None: searches raise `ServerError`.
 
         Raises:
             NoIndexError: There is none, or only embeddings.
@@ -95,7 +102,7 @@ class Index:
                 )
             try:
                 integrity.check_sizes(path, manifest)
-                return cls(path, manifest, for_many=for_many)
+                return cls(path, manifest, for_many=for_many, fallback=fallback)
             except FileNotFoundError as error:
                 attempts -= 1
                 if not attempts:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import time
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.encoders.runtime import Embeddings
-from imgsearch.errors import DamagedIndexError, MissingComponentError, UsageError
+from imgsearch.errors import DamagedIndexError, MissingComponentError, ServerError, UsageError
 from imgsearch.files import open_regular
 from imgsearch.images.boxes import Box
 from imgsearch.search.backends import backend_files, backend_of
 from imgsearch.search.backends.exact import ExactCandidates
 from imgsearch.search.backends.protocol import Candidates, Rows, scores_of
+from imgsearch.search.backends.pushed import pushed
+from imgsearch.search.backends.server import ServerCandidates
 from imgsearch.search.filtered import FEW, FilteredCandidates
 from imgsearch.search.once import Once
 from imgsearch.search.views import View
@@ -36,6 +39,9 @@ logger = logging.getLogger(__name__)
 
 # Conditions whose items stay known, for the next query with the same ones.
 _FILTERS_KEPT = 8
+
+# A server that does not answer is left alone so long, by those who can do without it.
+_SECONDS_UNTIL_TRIED_AGAIN = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +95,14 @@ def _close(files: Sequence[BufferedReader]) -> None:
 
 
 class Nearest:
-    """The vectors, the items and the backend of a generation, which stay readable while newer ones are published."""
+    """The vectors, the items and the backend of a generation, which stay readable while newer ones are published.
 
-    def __init__(self, directory: Path, manifest: Manifest) -> None:
+    Where the backend is a server that does not answer, one that `falls_back` compares with every vector instead.
+    """
+
+    def __init__(self, directory: Path, manifest: Manifest, *, falls_back: bool = False) -> None:
         self.manifest = manifest
+        self._falls_back = falls_back
         self._folder = directory / manifest.folder
         self._backend_files = backend_files(manifest.backend, manifest.count)
         self._lifetime = Lifetime()
@@ -110,6 +120,7 @@ class Nearest:
         self._exact = ExactCandidates(self._vectors)
         self._filters: dict[tuple[Conditions, bool], Candidates] = {}
         self._own_words: Rows | None = None
+        self._next_try = 0.0  # to reach a server that did not answer
 
     def close(self) -> None:
         """Close the files; the maps go with the last reference."""
@@ -147,6 +158,7 @@ class Nearest:
         """Name the backend that answers a query: with conditions that few items satisfy, `exact`."""
         assert self.manifest.backend is not None
         is_exact = exact or (conditions.has_conditions and self.matching(conditions) is not None)
+        is_exact = is_exact or (self._falls_back and self.backend() is self._exact)
         return "exact" if is_exact else self.manifest.backend.name
 
     def matching(self, conditions: Conditions) -> int | None:
@@ -225,7 +237,26 @@ class Nearest:
         if exact or not self._backend_files:
             return self._exact
         self._files.require_whole(*self._backend_files)
-        return self._backend.result()
+        return self._within_reach(self._backend.result())
+
+    def _within_reach(self, backend: Candidates) -> Candidates:
+        """Return a backend, or what is asked instead of a server that does not answer."""
+        if not self._falls_back or not isinstance(backend, ServerCandidates):
+            return backend
+        if time.monotonic() >= self._next_try:
+            try:
+                backend.connection.server()
+            except ServerError as error:
+                self._fall_back(error)
+            else:
+                return backend
+        return self._exact
+
+    def _fall_back(self, error: ServerError) -> None:
+        if not self._falls_back:
+            raise error
+        logger.warning("every image is compared instead: %s", error)
+        self._next_try = time.monotonic() + _SECONDS_UNTIL_TRIED_AGAIN
 
     def _filtered(self, conditions: Conditions, *, exact: bool) -> Candidates:
         """Compare with all items that satisfy conditions, if they are few; else let the backend propose some."""
@@ -251,6 +282,8 @@ class Nearest:
         except MissingComponentError as error:
             logger.info("all items that satisfy the conditions are compared: %s", error)
             return self._filtered(conditions, exact=True)
+        if isinstance(backend, ServerCandidates):
+            backend = backend.narrowed(pushed(conditions, self.items.selector.columns()))
         return FilteredCandidates(
             backend,
             self.manifest.count,
@@ -277,7 +310,13 @@ class Nearest:
 
     def candidates(self, backend: Candidates, view: View, k: int, *, is_filtered: bool) -> Rows:
         """Propose rows for a view, at least the `k` nearest of what the backend finds."""
-        rows = self._checked(backend.candidates(view.vector, min(k, self.manifest.count)))
+        wanted = min(k, self.manifest.count)
+        try:
+            rows = self._checked(backend.candidates(view.vector, wanted))
+        except ServerError as error:
+            self._fall_back(error)
+            all_rows = backend.all_rows() if isinstance(backend, FilteredCandidates) else self._exact
+            rows = self._checked(all_rows.candidates(view.vector, wanted))
         if view.row is None:
             return rows
         # Among thousands of others with the same vector a backend may not find the image itself.

@@ -1,6 +1,7 @@
 """Choose how an index is searched: as fast as the recall that the user wants allows."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +48,13 @@ def make_search(backend: Candidates, vectors: Embeddings) -> SearchFunction:
     return search
 
 
-def tune(folder: Path, vectors: Embeddings, options: SearchOptions) -> tuple[BackendSettings, Measured | None]:
-    """Choose how float32 (count, d) unit rows are searched, write what that needs, and measure what it finds."""
+def tune(
+    folder: Path, vectors: Embeddings, options: SearchOptions, collection: str = "", place: str = ""
+) -> tuple[BackendSettings, Measured | None]:
+    """Choose how float32 (count, d) unit rows are searched, write what that needs, and measure what it finds.
+
+    `collection` and `place` are those of `BackendSettings`, for a backend with a server.
+    """
     exact, _ = AUTOMATIC
     backend = chosen_backend(options, len(vectors))
     measured = sample = None
@@ -62,7 +68,7 @@ def tune(folder: Path, vectors: Embeddings, options: SearchOptions) -> tuple[Bac
     exact_result = exact.trials(options, len(vectors))[0], measured
     if not backend.file:
         return exact_result
-    trials = backend.trials(options, len(vectors))
+    trials = [replace(each, collection=collection, place=place) for each in backend.trials(options, len(vectors))]
     if sample is None or measured is None:
         _build(backend, folder, vectors, trials[0])
         return trials[0], None

@@ -141,7 +141,10 @@ class _Service:
         self._settings = settings
         self.counted = Metrics()
         self._published = Published(
-            settings.index, count, lambda opened: self.counted.generation(opened.index.manifest.generation)
+            settings.index,
+            count,
+            settings.fallback,
+            lambda opened: self.counted.generation(opened.index.manifest.generation),
         )
         self._model = _open_model(settings, count)
         # Has Python's lock nearly all of the time, or NumPy's threads: in several of its own it would take longer.

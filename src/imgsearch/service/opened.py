@@ -5,6 +5,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from imgsearch.images.steps import Steps
 from imgsearch.images.workers.query_decoders import QueryDecoders
 from imgsearch.personal.feedback import FeedbackStore
 from imgsearch.personal.rocchio import refine_views
-from imgsearch.search.index import Index, Refine
+from imgsearch.search.index import Fallback, Index, Refine
 from imgsearch.search.views import QueryImage, View
 from imgsearch.service.bounded import Bounded
 from imgsearch.store.columns import NUMERIC
@@ -74,8 +75,8 @@ class Generation:
         answers: Those given so far, by what was asked.
     """
 
-    def __init__(self, directory: Path, decoders: int) -> None:
-        self.index = Index.open(directory, for_many=True)
+    def __init__(self, directory: Path, decoders: int, fallback: Fallback | None) -> None:
+        self.index = Index.open(directory, for_many=True, fallback=fallback)
         self.index.items.selector.distrust()
         manifest = self.index.manifest
         spec = manifest.encoder
@@ -156,13 +157,15 @@ class Generation:
 class Published:
     """What is published in an index directory, kept open; `refresh` looks whether that is a newer generation."""
 
-    def __init__(self, directory: Path, decoders: int, on_open: Callable[[Generation], None]) -> None:
+    def __init__(
+        self, directory: Path, decoders: int, fallback: Fallback | None, on_open: Callable[[Generation], None]
+    ) -> None:
+        self._open = partial(Generation, directory, decoders, fallback)
         self._directory = directory
-        self._decoders = decoders
         self._on_open = on_open
         self._lock = threading.Lock()
         self._state = self._read_state()
-        self._current = Generation(directory, decoders)
+        self._current = self._open()
         self._told = ""
         on_open(self._current)
 
@@ -200,7 +203,7 @@ class Published:
             logger.warning("%s: %s", what, error)
 
     def _open_warm(self) -> Generation:
-        newer = Generation(self._directory, self._decoders)
+        newer = self._open()
         with contextlib.ExitStack() as on_error:
             on_error.callback(newer.retire)
             newer.warm()

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from imgsearch.search.index import Fallback
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -15,6 +17,7 @@ class Settings:
         root_path: Where a proxy shows the service, such as `/search`; empty for the root.
         cors_origins: Origins whose pages may call the API.
         rate: How many requests a minute a client may send; 0 for any number.
+        fallback: What answers where the server of the index does not; see `Index.open`.
         allow_any_host: Whether requests may name any host; otherwise only this machine.
     """
 
@@ -24,4 +27,5 @@ class Settings:
     root_path: str = ""
     cors_origins: tuple[str, ...] = ()
     rate: int = 0
+    fallback: Fallback | None = None
     allow_any_host: bool = False

@@ -121,7 +121,9 @@ class Condition:
 
 
 @dataclass(slots=True)
-class _Token:
+class Token:
+    """A word, a sign, a literal or a column of an expression."""
+
     kind: str  # as in `_tokens`; or `column`, or `json`, a value of the metadata as JSON
     text: str
     columns: tuple[Column, ...] = field(default=())  # that it is
@@ -140,15 +142,7 @@ class _Token:
 
 def parse(condition: str, columns: Columns, example: Example) -> Condition:
     """Read an expression on the shop's columns: they are compared with what is like them, and names are names."""
-    reader = _Reader(condition, columns, example)
-    tokens = [_Token(str(found.lastgroup), found[0]) for found in _tokens().finditer(condition)]
-    shown = [token for token in tokens if token.kind != "space"]
-    reader.require_closed(shown)
-    _quote_names(shown)
-    shown = _unwrapped(list(reader.with_columns(shown)))
-    for place, token in enumerate(shown):
-        if token.word in _COMPARISONS:
-            reader.compare(shown, place)
+    reader, tokens, shown = _read(condition, columns, example)
     for token in tokens:
         if token.kind == "text":
             token.text = _without_raw_bytes(token.text)
@@ -157,7 +151,26 @@ def parse(condition: str, columns: Columns, example: Example) -> Condition:
     return Condition(sql, frozenset(reader.mentioned), _CHANGING.isdisjoint(words), "SELECT" in words)
 
 
-def _quote_names(shown: Sequence[_Token]) -> None:
+def read_tokens(condition: str, columns: Columns) -> list[Token]:
+    """Return the tokens of an expression that `parse` accepts, in which columns and values are what they mean."""
+    return _read(condition, columns, str)[2]
+
+
+def _read(condition: str, columns: Columns, example: Example) -> tuple["_Reader", list[Token], list[Token]]:
+    """Read an expression: all its tokens, and those that count."""
+    reader = _Reader(condition, columns, example)
+    tokens = [Token(str(found.lastgroup), found[0]) for found in _tokens().finditer(condition)]
+    shown = [token for token in tokens if token.kind != "space"]
+    reader.require_closed(shown)
+    _quote_names(shown)
+    shown = _unwrapped(list(reader.with_columns(shown)))
+    for place, token in enumerate(shown):
+        if token.word in _COMPARISONS:
+            reader.compare(shown, place)
+    return reader, tokens, shown
+
+
+def _quote_names(shown: Sequence[Token]) -> None:
     """Quote names so that they are names: SQLite takes one in double quotes that it does not know for a text."""
     previous = ""
     for token in shown:
@@ -184,7 +197,7 @@ class _Reader:
         """Return what is raised for an expression that would not mean what it says."""
         return UsageError(f"--where {self._condition!r}: {problem}", hint=hint)
 
-    def require_closed(self, shown: Sequence[_Token]) -> None:
+    def require_closed(self, shown: Sequence[Token]) -> None:
         """Refuse what would reach into the statement around it."""
         depth = 0
         for token in shown:
@@ -196,7 +209,7 @@ class _Reader:
         if depth:
             raise self.wrong("( is not closed")
 
-    def with_columns(self, shown: Sequence[_Token]) -> Iterator[_Token]:
+    def with_columns(self, shown: Sequence[Token]) -> Iterator[Token]:
         """Yield the tokens with those made one that are a column: `price`, `metadata->>'price'`, ..."""
         place = 0
         while place < len(shown):
@@ -219,7 +232,7 @@ class _Reader:
             yield first
             place += 1
 
-    def _column_at(self, shown: Sequence[_Token], place: int) -> Column | None:
+    def _column_at(self, shown: Sequence[Token], place: int) -> Column | None:
         token = shown[place]
         after = shown[place + 1].word if place + 1 < len(shown) else ""
         is_word = token.kind == "word" and token.word not in _KEYWORDS
@@ -229,7 +242,7 @@ class _Reader:
             self.mentioned.add(folded(column.name))
         return column
 
-    def _name_value(self, token: _Token, kind: str, key: str) -> None:
+    def _name_value(self, token: Token, kind: str, key: str) -> None:
         column = self._columns.get(folded(key))
         if column is None:
             raise self.wrong(f"no image has data called {key!r}", hint_for(key, self._known))
@@ -242,7 +255,7 @@ class _Reader:
         if kind == "column":
             token.columns = (column,)
 
-    def compare(self, shown: Sequence[_Token], place: int) -> None:
+    def compare(self, shown: Sequence[Token], place: int) -> None:
         """Let columns be compared with what is like them."""
         word = shown[place].word
         left, right = _left_of(shown, place), _right_of(shown, place)
@@ -276,7 +289,7 @@ class _Reader:
         if kinds == {"mixed"} and word in _ORDER and not any(each.word == "(" for each in values):
             _compare_with_like(values, {token.kind for token in given})
 
-    def _make_alike(self, token: _Token, kinds: set[Kind], *, is_number: bool) -> None:
+    def _make_alike(self, token: Token, kinds: set[Kind], *, is_number: bool) -> None:
         """Make a literal in quotes the number that it is as a cell."""
         if token.kind != "text":
             return
@@ -286,7 +299,7 @@ class _Reader:
         elif kinds == {"boolean"} and content.lower() in BOOLEANS:
             token.kind, token.text = "number", f" {BOOLEANS[content.lower()]} "
 
-    def _require_alike(self, column: Column, given: Sequence[_Token], word: str, *, is_alone: bool) -> None:
+    def _require_alike(self, column: Column, given: Sequence[Token], word: str, *, is_alone: bool) -> None:
         """Refuse what can only be compared by mistake."""
         numbers = [token for token in given if token.kind == "number"]
         texts = [token for token in given if token.kind == "text"]
@@ -315,7 +328,7 @@ class _Reader:
             )
 
 
-def _compare_with_like(values: Sequence[_Token], kinds: set[str]) -> None:
+def _compare_with_like(values: Sequence[Token], kinds: set[str]) -> None:
     """Compare numbers in columns with numbers, or texts with texts; what is of the other kind is not found."""
     if len(kinds) == 1:
         like = "<>" if kinds == {"number"} else "="
@@ -324,7 +337,7 @@ def _compare_with_like(values: Sequence[_Token], kinds: set[str]) -> None:
                 token.text = f"CASE WHEN typeof({token.text}) {like} 'text' THEN {token.text} END"
 
 
-def _value_at(shown: Sequence[_Token]) -> tuple[int, str, str]:
+def _value_at(shown: Sequence[Token]) -> tuple[int, str, str]:
     """Return how many tokens are one, its kind, and the key that it is the value of; empty if it is none."""
     words = [token.content.upper() if token.kind == "name" else token.word for token in shown]
     column = 2 if words[:2] == ["ITEMS", "."] else 0
@@ -341,7 +354,7 @@ def _value_at(shown: Sequence[_Token]) -> tuple[int, str, str]:
     return length, "json" if words[column + 1] == "->" else "column", key
 
 
-def _unwrapped(shown: list[_Token]) -> list[_Token]:
+def _unwrapped(shown: list[Token]) -> list[Token]:
     """Take columns out of parentheses that are theirs alone."""
     place = 0
     while place < len(shown) - 2:
@@ -357,12 +370,12 @@ def _unwrapped(shown: list[_Token]) -> list[_Token]:
     return shown
 
 
-def _is_chained(shown: Sequence[_Token], place: int, left: Sequence[_Token]) -> bool:
+def _is_chained(shown: Sequence[Token], place: int, left: Sequence[Token]) -> bool:
     before = place - len(left) - 1
     return before >= 0 and shown[before].word in _CHAINED
 
 
-def _left_of(shown: Sequence[_Token], place: int) -> Sequence[_Token]:
+def _left_of(shown: Sequence[Token], place: int) -> Sequence[Token]:
     """Return the operand on the left of a comparison."""
     end = place - 1 if place and shown[place - 1].word == "NOT" else place
     start, depth = end, 0
@@ -375,7 +388,7 @@ def _left_of(shown: Sequence[_Token], place: int) -> Sequence[_Token]:
     return shown[start:end]
 
 
-def _right_of(shown: Sequence[_Token], place: int) -> Sequence[_Token]:
+def _right_of(shown: Sequence[Token], place: int) -> Sequence[Token]:
     """Return what a comparison compares with: literals, or the first token of anything else."""
     if shown[place].word == "IN":
         return list(_literals_in_list(shown, place + 1))
@@ -389,7 +402,7 @@ def _right_of(shown: Sequence[_Token], place: int) -> Sequence[_Token]:
     return shown[start:end] if is_whole or shown[start].kind == "column" else ()
 
 
-def _literals_in_list(shown: Sequence[_Token], start: int) -> Iterator[_Token]:
+def _literals_in_list(shown: Sequence[Token], start: int) -> Iterator[Token]:
     depth = 0
     for before, token, after in zip(shown[start:], shown[start + 1 :], shown[start + 2 :], strict=False):
         depth += (before.word == "(") - (before.word == ")")
@@ -399,7 +412,7 @@ def _literals_in_list(shown: Sequence[_Token], start: int) -> Iterator[_Token]:
             yield token
 
 
-def _has_columns(operand: Sequence[_Token]) -> bool:
+def _has_columns(operand: Sequence[Token]) -> bool:
     return any(token.kind == "column" for token in operand)
 
 

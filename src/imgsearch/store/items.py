@@ -6,6 +6,7 @@ Paths are the bytes of the file name, as SQL text, UTF-8 or not; in Python they 
 import contextlib
 import itertools
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from imgsearch.colors import AskedColor, parse_color
 from imgsearch.errors import DamagedIndexError, ResourceError, UsageError
 from imgsearch.files import read_error, reading
 from imgsearch.store.colors import MOST_DIFFERENCE, color_differences
+from imgsearch.store.columns import NUMERIC, SURROGATES, row_number
 from imgsearch.store.database import Reader
 from imgsearch.store.expressions import NAMES_OF_ITEMS
 from imgsearch.store.full_text import best_matches, damping_of
@@ -28,6 +30,10 @@ from imgsearch.text.lexical import require_full_text
 
 # Colors whose items stay known, for the next query by the same one.
 _COLORS_KEPT = 8
+
+# Of `Items.fields`. Longer texts are looked into, not compared.
+LONGEST_FIELD = 200
+_FIELDS = (*NUMERIC, "text")
 
 # Which tables there are beside those that every index has. (The first indexes have version 0.)
 ITEMS_VERSION = 2
@@ -114,6 +120,13 @@ def default_names(path: str) -> tuple[str, str]:
     folder, slash, name = path.rpartition("/")
     stem, dot, _ = name.rpartition(".")
     return folder + slash + (stem if dot and stem else name), folder
+
+
+def _is_field(value: object) -> bool:
+    """Whether JSON can have a value, and a server can keep it beside a vector."""
+    if isinstance(value, str):
+        return len(value) <= LONGEST_FIELD and "\0" not in value and not SURROGATES.search(value)
+    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
 
 
 class Items:
@@ -213,6 +226,25 @@ class Items:
         """Yield sha256 and size in bytes of each item's file, by row."""
         for sha256, size in self._run("SELECT sha256, size FROM items ORDER BY row"):
             yield bytes(sha256), int(size)
+
+    def fields(self) -> Iterator[tuple[bytes, dict[str, str | int | float]]]:
+        """Yield of each item, by row, the sha256 of its file and its values, for a server that filters by them.
+
+        They are path, product, category and the shop's columns of numbers or short texts, by their `folded` names.
+        """
+        columns = self.selector.columns()
+        names = list(NAMES_OF_ITEMS)
+        names += [
+            key
+            for key, column in columns.items()
+            if column.kind in _FIELDS and key not in (*NAMES_OF_ITEMS, "metadata")
+        ]
+        selected = [f"i.{key}" for key in NAMES_OF_ITEMS]
+        selected += [f"d.{columns[key].sql}" for key in names[len(NAMES_OF_ITEMS) :]]
+        source = f"items i LEFT JOIN data d ON d.{row_number(columns)} = i.row" if columns else "items i"
+        query = f"SELECT i.sha256, {', '.join(selected)} FROM {source} ORDER BY i.row"  # noqa: S608  # quoted names
+        for sha256, *values in self._run(query):
+            yield bytes(sha256), {key: value for key, value in zip(names, values, strict=True) if _is_field(value)}
 
     def categories(self, most: int) -> list[tuple[str, int]]:
         """Return the categories with the most items, and how many each has; by name."""

@@ -25,6 +25,7 @@ class SearchOptions:
     trees: _Trees | None = None
     seed: _Seed = 0
     target_recall: Annotated[float, Check("above 0 and at most 1", lambda share: 0 < share <= 1)] = 0.99
+    server: Annotated[str, Missing("")] = ""  # address of the server that a backend keeps candidates in, or empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,10 @@ class BackendSettings:
     search_k: Annotated[int, between(0, 2**28), Missing(20_000)]
     lists: Annotated[Count, Missing(0)] = 0  # into which Faiss has put the vectors
     probes: Annotated[Count, Missing(0)] = 0  # how many of them a search visits, at least
+    server: Annotated[str, Missing("")] = ""  # as of `SearchOptions`
+    collection: Annotated[str, matching("(imgsearch_[0-9a-f]{16})?", "a collection's name"), Missing("")] = ""
+    # Of the directory of the index when it was built: a copy elsewhere must not change what the original needs.
+    place: Annotated[str, Missing("")] = ""
 
     def __post_init__(self) -> None:
         if not min(1, self.lists) <= self.probes <= self.lists:

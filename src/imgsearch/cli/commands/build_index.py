@@ -27,9 +27,9 @@ def build_index(
     backend: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME",
-            help="Search backend: annoy, exact, faiss (an extra), or auto, the faster of annoy and exact. It resets"
-            " --trees. [default: as the index, or auto]",
+            metavar="NAME|ADDRESS",
+            help="Search backend: annoy, exact, faiss (an extra), auto, the faster of annoy and exact, or a server:"
+            " postgresql://HOST/DB, milvus://HOST:PORT (extras). It resets --trees. [default: as the index, or auto]",
         ),
     ] = None,
     trees: Annotated[

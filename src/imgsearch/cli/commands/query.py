@@ -117,6 +117,7 @@ def query(
         ),
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every image; slower, never misses.")] = False,
+    fallback: options.FallbackOption = None,
     regions: Annotated[
         str,
         typer.Option(
@@ -220,7 +221,7 @@ def query(
     conditions = filter_of(where, category, color, range_ or (), price, min_score, min_probability)
     # With words every image is compared, and no backend needed.
     exact = exact or bool(text) or (conditions.has_conditions and not runs_backend(index))
-    require_backend(index, exact=exact)
+    require_backend(index, exact=exact, fallback=fallback is not None)
 
     from imgsearch.cli.answers import Call, FoundClasses, FoundHits, FoundObjects, hit_columns
     from imgsearch.cli.loop import answer_all, names_of
@@ -231,7 +232,7 @@ def query(
 
     part, limited_to = regions_of(regions), None if box is None else box_of(box)
     with ExitStack() as resources:
-        opened = resources.enter_context(Index.open(index))
+        opened = resources.enter_context(Index.open(index, fallback=fallback))
         manifest = opened.manifest
         refuse_to_harm(output_file, index, manifest.catalog, manifest.metadata_file)
         additions = Additions(opened, output_file, text or (), text_weight, like or (), like_weight or (), not_ or ())

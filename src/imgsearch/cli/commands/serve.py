@@ -34,6 +34,7 @@ def serve(
     rate_limit: Annotated[
         int, typer.Option(metavar="N", min=0, help="Requests that a client may send a minute; 0: any number.")
     ] = 0,
+    fallback: options.FallbackOption = None,
     access_log: Annotated[
         bool, typer.Option("--access-log", help="Log the address and the path of each request.")
     ] = False,
@@ -55,6 +56,7 @@ def serve(
 
     from imgsearch.cli.output import printable, say, set_up_logging
     from imgsearch.errors import MissingComponentError, UsageError
+    from imgsearch.search.backends import require_fallback
     from imgsearch.store.generations import read_manifest
 
     set_up_logging(quiet=quiet, verbose=verbose)
@@ -69,7 +71,8 @@ def serve(
     token = _read_token(token_file) if token_file else ""
     shown_at = _root_path(root_path)
     origins = tuple(_origin(each) for each in cors_origin or ())
-    count = read_manifest(index).count
+    manifest = read_manifest(index)
+    require_fallback(manifest.backend, falls_back=fallback is not None)
     try:
         from imgsearch.service.app import make_app
         from imgsearch.service.server import serve as library
@@ -80,11 +83,11 @@ def serve(
         raise MissingComponentError(
             f"imgsearch serve needs {error.name}", hint="pip install 'imgsearch-toolkit[serve]'"
         ) from error
-    settings = Settings(index, model, token, shown_at, origins, rate_limit, allow_any_host=not is_local)
+    settings = Settings(index, model, token, shown_at, origins, rate_limit, fallback, not is_local)
 
     def is_ready(url: str) -> None:
         if not quiet:
-            say(f"serving {printable(str(index))} ({count} images) at {url}")
+            say(f"serving {printable(str(index))} ({manifest.count} images) at {url}")
 
     ended_by = library(make_app(settings), host, port, shown_at, access_log, is_ready)
     # SIGTERM asked for what was done; after another signal a shell must know that it should stop, too.

@@ -1,17 +1,29 @@
 """The backends, one a module; a new one is a module beside them and a line in the table."""
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
-from imgsearch.errors import DamagedIndexError, MissingComponentError
+import numpy as np
+
+from imgsearch.errors import DamagedIndexError, ImgsearchError, MissingComponentError, UsageError
 from imgsearch.search.backends.annoy import AnnoyBackend
 from imgsearch.search.backends.exact import ExactBackend
 from imgsearch.search.backends.faiss import FaissBackend
 from imgsearch.search.backends.protocol import Backend
+from imgsearch.search.backends.server import ServerBackend, needed_ids, place_of
 from imgsearch.store import generations
 from imgsearch.store.manifest import Manifest
 from imgsearch.store.search_settings import BackendSettings
 
-BACKENDS: dict[str, Backend] = {each.name: each for each in (AnnoyBackend(), FaissBackend(), ExactBackend())}
+logger = logging.getLogger(__name__)
+
+# Those whose candidates are in a server; `build-index --backend` takes its address.
+SERVERS: dict[str, ServerBackend] = {}
+BACKENDS: dict[str, Backend] = {
+    **{each.name: each for each in (AnnoyBackend(), FaissBackend(), ExactBackend())},
+    **SERVERS,
+}
 
 
 def backend_of(settings: BackendSettings) -> Backend:
@@ -27,9 +39,16 @@ def backend_files(settings: BackendSettings | None, count: int) -> tuple[str, ..
     return (file,) if file else ()
 
 
-def require_backend(index: Path, *, exact: bool = False) -> None:
+def require_fallback(settings: BackendSettings | None, *, falls_back: bool) -> None:
+    """Raise `UsageError` where something is to answer in place of a server, and there is none."""
+    if falls_back and not (settings and settings.server):
+        raise UsageError("--fallback has no effect: the index keeps its candidates in no server")
+
+
+def require_backend(index: Path, *, exact: bool = False, fallback: bool = False) -> None:
     """Raise an error if the backend of an index does not run here; call it before threads start, since it may fork."""
     settings = generations.read_manifest(index).backend
+    require_fallback(settings, falls_back=fallback)
     if settings is not None and not exact:
         backend_of(settings).ensure_available(by_fork=True)
 
@@ -58,3 +77,27 @@ def generation_files(manifest: Manifest) -> set[str]:
     if manifest.detector:
         encoder |= {f"{manifest.detector_folder}/{name}" for name in exported_files(manifest.detector)}
     return encoder | {f"{manifest.folder}/{name}" for name in names}
+
+
+def server_is_whole(directory: Path, manifest: Manifest) -> bool:
+    """Return whether the server of an index, if it has one, holds all that the generation needs."""
+    settings = manifest.backend
+    if settings is None or not settings.server or not manifest.count:
+        return True
+    return SERVERS[backend_of(settings).name].is_whole(directory / manifest.folder, manifest)
+
+
+def sweep_servers(directory: Path, kept: Sequence[Manifest], gone: Manifest | None) -> None:
+    """Delete from servers what none of the generations needs that are kept; `gone` is the one that was swept last."""
+    place = place_of(directory)
+    for manifest in {each.backend.collection: each for each in (gone, *kept) if each and each.backend}.values():
+        settings = manifest.backend
+        assert settings is not None
+        if not settings.server or settings.place != place:
+            continue
+        try:
+            is_needed = any(each.backend and each.backend.collection == settings.collection for each in kept)
+            needed = np.concatenate([needed_ids(directory, each, settings.collection) for each in kept])
+            SERVERS[backend_of(settings).name].sweep(settings, manifest.dims, needed if is_needed else None)
+        except (ImgsearchError, FileNotFoundError) as error:  # left to the next build
+            logger.warning("old vectors are left in %s: %s", settings.collection, error)
