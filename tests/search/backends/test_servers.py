@@ -1,10 +1,4 @@
-"""What holds for every server that keeps the candidates of an index, tried with real ones.
-
-A kind of server is a line of `SERVERS`: a context manager that starts one and yields an object with
-
-- `backend`: the module that talks to it, `address`, and `address_at(port)` of a server that may not be there,
-- `start()` and `stop()`, `kill()`, which ends it as a crash does, and `hanging()`, while it answers nobody.
-"""
+"""What holds for a collection in every server that keeps the candidates of an index, tried with real ones."""
 
 import contextlib
 import secrets
@@ -19,20 +13,11 @@ from hypothesis import strategies as st
 
 from imgsearch.errors import ImgsearchError, ServerError, UsageError
 from imgsearch.search.backends.pushed import Comparison
-from search.backends import postgresql_server
-
-SERVERS = {"postgresql": postgresql_server.running}
 
 pytestmark = pytest.mark.servers
 
 DIMS = 16
 EFFORT = 40
-
-
-@pytest.fixture(scope="module", params=SERVERS.values(), ids=SERVERS)
-def server(request):
-    with request.param() as started:
-        yield started
 
 
 @pytest.fixture
