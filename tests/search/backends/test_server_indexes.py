@@ -179,7 +179,7 @@ def test_every_answer_is_that_of_one_generation_while_others_are_published(work,
     def read(number: int) -> list[tuple[int, object]]:
         found = []
         kept = Index.open(work / "index") if number % 2 else None
-        while not ended.is_set() or not found:
+        while not ended.wait(0.02) or not found:
             if kept is not None:
                 found.append((kept.manifest.generation, answer(kept, vector)))
                 continue
