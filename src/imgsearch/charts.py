@@ -1,17 +1,15 @@
 """What the charts of a training and of an evaluation share."""
 
-import importlib.util
 from typing import Any
 
-from imgsearch.errors import MissingComponentError
+from imgsearch.errors import require_installed
 
 _LONGEST_NAME = 24
 
 
 def require_matplotlib(what: str) -> None:
     """Fail if Matplotlib, which the option `what` needs, is not installed; it is not imported."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MissingComponentError(f"{what} needs matplotlib", hint="pip install 'imgsearch-toolkit[plots]'")
+    require_installed("matplotlib", what, "'imgsearch-toolkit[plots]'")
 
 
 def drawable(name: str) -> str:

@@ -3,6 +3,8 @@
 Any other exception is a bug (exit code 1, with a traceback).
 """
 
+import importlib.util
+
 
 class ImgsearchError(Exception):
     """Base of all errors raised on purpose; never raised itself.
@@ -103,3 +105,15 @@ def require_between(name: str, value: float, least: float, most: float) -> None:
     """Raise `UsageError` unless a number lies in a range, ends included; NaN lies in none."""
     if not least <= value <= most:
         raise UsageError(f"{name} must be {least:,} to {most:,}, got {value:,}")
+
+
+def require_installed(module: str, what: str, packages: str) -> None:
+    """Raise `MissingComponentError` unless a module, which `what` needs, is there; it is not imported.
+
+    Args:
+        module: Its name.
+        what: What needs it, such as an option.
+        packages: What pip is to install where it is missing.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise MissingComponentError(f"{what} needs {module}", hint=f"pip install {packages}")

@@ -4,9 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from imgsearch.encoders import lite0
 from imgsearch.encoders.choice import choose_encoder
 from imgsearch.encoders.export import exported_encoder
-from imgsearch.encoders.runtime import encode, open_encoder
+from imgsearch.encoders.runtime import GRAPH_FILE, encode, import_openvino, open_encoder
 from imgsearch.encoders.table import TABLE
 from imgsearch.encoders.weights import lite0_arrays
 from imgsearch.errors import MissingComponentError
@@ -105,6 +106,30 @@ def test_its_embeddings_agree_with_the_reference_and_openvino_with_it(encoder):
     assert np.allclose(rows[1], alone, atol=1e-5)
     spec = TABLE["efficientnet-lite0"].spec
     assert np.sum(rows * encode(open_encoder(spec, exported_encoder(spec)), photos), axis=1).min() >= 0.9999
+
+
+@pytest.mark.parametrize("name", ["lite0-retrieval", "efficientnet-lite0"])
+def test_the_graph_that_is_built_without_keras_gives_what_keras_does_and_the_same_map(networks, name):
+    spec = TABLE[name].spec
+    network = networks.with_map(networks.build_network(spec))
+    assert (network.inputs[0].dtype, network.outputs[0].shape) == ("uint8", (None, spec.dims))
+    noise = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)
+    squares = np.stack([*map(photo, REFERENCE_TOP), noise, np.zeros_like(noise), np.full_like(noise, 255)])
+    graph = (
+        import_openvino()
+        .Core()
+        .compile_model(exported_encoder(spec) / GRAPH_FILE, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    )
+
+    rows, features = (np.array(output) for output in graph([squares]).values())
+    their_rows, their_features = (np.asarray(output) for output in network([squares], training=False))
+
+    ports = [(port.get_any_name(), port.partial_shape.to_string()) for port in (*graph.inputs, *graph.outputs)]
+    assert ports == [("images", "[?,224,224,3]"), ("embeddings", f"[?,{spec.dims}]"), ("map", "[?,14,14,672]")]
+    assert np.allclose(np.linalg.norm(their_rows, axis=1), 1, atol=1e-5)
+    assert np.abs(rows - their_rows).max() < 5e-6  # of numbers up to 0.4
+    assert np.abs(features - their_features).max() < 2e-4  # of numbers up to 6
+    assert network.outputs[1] is network.get_layer(lite0.PLACES_MAP).output
 
 
 FEATURES = np.random.default_rng(0).uniform(0, 6, (2, 5, 7, 3)).astype(np.float32)

@@ -19,10 +19,26 @@ from typing import Any
 from imgsearch.cache import cached_folder
 from imgsearch.encoders.joint_model import export_text_tower, find_joint_model
 from imgsearch.encoders.onnx_file import OnnxFile, read_onnx
-from imgsearch.encoders.runtime import GRAPH_FILE, VOCABULARY_FILE, files_of, import_openvino, part_file
+from imgsearch.encoders.runtime import (
+    GRAPH_FILE,
+    VOCABULARY_FILE,
+    files_of,
+    import_openvino,
+    part_file,
+    require_whole,
+    save_graph,
+)
 from imgsearch.encoders.spec import EncoderSpec, Preprocessing
+from imgsearch.encoders.table import TABLE
 from imgsearch.encoders.weights import downloaded, require_download
-from imgsearch.errors import ImgsearchError, MissingComponentError, OutputError, ResourceError, UsageError
+from imgsearch.errors import (
+    ImgsearchError,
+    MissingComponentError,
+    OutputError,
+    ResourceError,
+    UsageError,
+    require_installed,
+)
 from imgsearch.files import writing
 from imgsearch.processors import limit_libraries
 from imgsearch.records import as_json, read
@@ -31,8 +47,10 @@ from imgsearch.system import refusal_of
 logger = logging.getLogger(__name__)
 
 SPEC_FILE = "spec.json"
+# What pip is to install where a network has to be exported by Keras.
+KERAS_PACKAGES = "keras tensorflow"
 # Of what an export holds. Raise it when it holds more, so that one of before is not taken from the cache.
-_EXPORT_VERSION = 2
+_EXPORT_VERSION = 3
 # Of address space, for OpenVINO, its threads, and two images in a large network; its weights come on top.
 _ONNX_BYTES = 16_000_000_000
 _ONNX_SECONDS = 600
@@ -78,6 +96,8 @@ def _copy_files(folder: Path, names: Iterable[str], staging: Path, prefix: str =
 
 
 def _export_elsewhere(spec: EncoderSpec, weights: Path | None, directory: Path) -> None:
+    if spec.kind != "onnx" and not _is_lite0(spec):
+        require_installed("keras", spec.name, KERAS_PACKAGES)
     logger.info("exporting %s (once; it is kept in %s)", spec.name, directory.parent)
     if spec.weights.startswith("keras:") and downloaded(spec) is None:
         require_download(spec)
@@ -126,17 +146,22 @@ def _run_elsewhere(name: str, request: Mapping[str, Any], timeout: float | None 
 
 
 def export_graph(spec: EncoderSpec, weights: Path | None, directory: Path) -> None:
-    """Export a network in this process, which imports Keras for it, unless it is one of ONNX."""
-    openvino = import_openvino()  # before Keras imports it with its telemetry
-    graph = os.fspath(directory / GRAPH_FILE)
+    """Export a network in this process; Keras is imported for it unless it is one of ONNX or of EfficientNet-Lite0."""
+    import_openvino()  # before Keras imports it with its telemetry
+    graph = directory / GRAPH_FILE
     if spec.kind == "onnx":
-        _export_onnx(spec, weights, Path(graph))
+        _export_onnx(spec, weights, graph)
+    elif _is_lite0(spec):
+        from imgsearch.encoders.lite0_graph import build_graph
+
+        save_graph(build_graph(spec, head=TABLE[spec.name].head), graph)
     else:
-        _export_keras(spec, weights, graph, directory)
-    try:
-        openvino.Core().read_model(graph)  # the last bytes may be lost on a full disk without a word
-    except RuntimeError as error:
-        raise OutputError(f"{graph} was not written whole: {error}", hint="is there room?") from error
+        _export_keras(spec, weights, graph)
+
+
+def _is_lite0(spec: EncoderSpec) -> bool:
+    row = TABLE.get(spec.name)
+    return row is not None and row.application is None and (spec.kind, spec.weights) == ("network", row.spec.weights)
 
 
 def _export_onnx(spec: EncoderSpec, weights: Path | None, graph: Path) -> None:
@@ -152,20 +177,23 @@ def _export_onnx(spec: EncoderSpec, weights: Path | None, graph: Path) -> None:
     export_onnx(file, spec, graph)
 
 
-def _export_keras(spec: EncoderSpec, weights: Path | None, graph: str, directory: Path) -> None:
+def _export_keras(spec: EncoderSpec, weights: Path | None, graph: Path) -> None:
     try:
         from imgsearch.encoders.networks import build_network, with_map
     except ImportError as error:
-        raise MissingComponentError(f"Keras cannot be imported: {error}") from error
+        raise MissingComponentError(
+            f"{spec.name} needs Keras, which cannot be imported: {error}", hint=f"pip install {KERAS_PACKAGES}"
+        ) from error
     network = build_network(spec, weights)
     if spec.kind in ("network", "model"):
         network = with_map(network)
     try:
-        network.export(graph, format="openvino", verbose=False)
+        network.export(os.fspath(graph), format="openvino", verbose=False)
     except RuntimeError as error:
         if "iostream error" not in str(error):
             raise
-        raise OutputError(f"cannot write to {directory}: {error}", hint="is there room?") from error
+        raise OutputError(f"cannot write to {graph.parent}: {error}", hint="is there room?") from error
+    require_whole(graph)
 
 
 def _do_requested(options: Mapping[str, Any]) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from imgsearch.encoders.onnx_file import read_onnx
-from imgsearch.encoders.runtime import TEXT_GRAPH_FILE, TOKENIZER_FILE, import_openvino, last_line
+from imgsearch.encoders.runtime import TEXT_GRAPH_FILE, TOKENIZER_FILE, import_openvino, last_line, save_graph
 from imgsearch.encoders.spec import EncoderSpec
-from imgsearch.errors import MissingComponentError, OutputError, UsageError
+from imgsearch.errors import MissingComponentError, UsageError
 from imgsearch.files import open_regular, sha256_of
 from imgsearch.system import refusal_of, words_of
 
@@ -78,14 +78,7 @@ def export_text_tower(model: JointModel, spec: EncoderSpec, directory: Path) -> 
         network = openvino.Model([openvino.opset13.result(output)], network.get_parameters(), "text")
     except (RuntimeError, UnicodeDecodeError) as error:  # the latter of a message that quotes the file
         raise refusal_of(error) or UsageError(f"OpenVINO cannot read {model.text}: {last_line(error)}") from error
-    graph = os.fspath(directory / TEXT_GRAPH_FILE)
-    try:
-        openvino.save_model(network, graph, compress_to_fp16=False)
-        openvino.Core().read_model(graph)  # the last bytes may be lost on a full disk without a word
-    except RuntimeError as error:
-        raise refusal_of(error) or OutputError(
-            f"cannot write to {directory}: {last_line(error)}", hint="is there room?"
-        ) from error
+    save_graph(network, directory / TEXT_GRAPH_FILE)
     with open_regular(model.tokenizer) as source, (directory / TOKENIZER_FILE).open("wb") as copy:
         shutil.copyfileobj(source, copy)
 

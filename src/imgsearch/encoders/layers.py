@@ -5,8 +5,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-# 3 is where Radenovic et al. start, and 3 to 6 measured alike here.
-GEM_EXPONENT = 3.0
+from imgsearch.encoders.table import GEM_EXPONENT, GEM_FLOOR
 
 
 @keras.saving.register_keras_serializable("imgsearch")
@@ -18,10 +17,10 @@ class GeneralizedMean(layers.Layer):  # type: ignore[misc]  # Keras has no types
         self.exponent = exponent
 
     def call(self, features: Any) -> Any:
-        """Pool over height and width; the floor keeps the root's slope finite at zero."""
+        """Pool over height and width."""
         if self.exponent == 1:
             return ops.mean(features, axis=(1, 2))
-        powers = ops.power(ops.maximum(features, 1e-6), self.exponent)
+        powers = ops.power(ops.maximum(features, GEM_FLOOR), self.exponent)
         return ops.power(ops.mean(powers, axis=(1, 2)), 1.0 / self.exponent)
 
     def get_config(self) -> dict[str, Any]:

@@ -7,28 +7,14 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from imgsearch.encoders.layers import GEM_EXPONENT, GeneralizedMean
+from imgsearch.encoders import lite0
+from imgsearch.encoders.layers import GeneralizedMean
 from imgsearch.encoders.model_file import load_model
 from imgsearch.encoders.spec import EncoderSpec
-from imgsearch.encoders.table import TABLE, Application
+from imgsearch.encoders.table import GEM_EXPONENT, TABLE, Application
 from imgsearch.encoders.weights import Arrays, downloaded, lite0_arrays, require_download, retrieval_head
 from imgsearch.errors import MissingComponentError
 from imgsearch.system import refusal_of
-
-# EfficientNet-Lite0: repeats, kernel, stride of the first, expansion, channels (TensorFlow's lite release).
-_LITE0_STAGES = (
-    (1, 3, 1, 1, 16),
-    (2, 3, 2, 6, 24),
-    (2, 5, 2, 6, 40),
-    (3, 3, 2, 6, 80),
-    (3, 5, 1, 6, 112),
-    (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
-)
-
-# What the head for retrieval pools: the features, what the last block's depthwise convolution gives, and what the sixth
-# stage begins with. Earlier maps tell apart what is much alike, and mind less in which style it is drawn.
-_HEAD_MAPS = ("_bn1_relu", "_blocks.15._bn1_relu", "_blocks.11._bn0_relu")
 
 _OPTION_OF_WEIGHTS = {"network": "--weights", "detector": "--detector"}
 
@@ -64,20 +50,21 @@ def build_network(spec: EncoderSpec, weights: Path | None = None) -> keras.Model
     return network
 
 
-def pooled_maps(lite0: keras.Model) -> Any:
-    """Pool `_HEAD_MAPS` of EfficientNet-Lite0, each to unit length, side by side: (N, 3104)."""
+def pooled_maps(network: keras.Model) -> Any:
+    """Pool `lite0.HEAD_MAPS` of EfficientNet-Lite0, each to unit length, side by side: (N, 3104)."""
+    maps = {name: network.get_layer(name).output for name in lite0.HEAD_MAPS}
     parts = [
-        layers.UnitNormalization(name=f"unit_{name}")(GeneralizedMean(name=f"gem_{name}")(lite0.get_layer(name).output))
-        for name in _HEAD_MAPS
+        layers.UnitNormalization(name=f"unit_{name}")(GeneralizedMean(name=f"gem_{name}")(each))
+        for name, each in maps.items()
     ]
     return layers.Concatenate(name="pooled_maps")(parts)
 
 
-def _projected(lite0: keras.Model) -> Any:
+def _projected(network: keras.Model) -> Any:
     """Put the head for retrieval on EfficientNet-Lite0: (N, 512)."""
     kernel, bias = retrieval_head()
     projection = layers.Dense(len(bias), name="projection")
-    projected = projection(pooled_maps(lite0))
+    projected = projection(pooled_maps(network))
     projection.set_weights([kernel, bias])
     return projected
 
@@ -94,32 +81,27 @@ def with_map(network: keras.Model) -> keras.Model:
 
 
 def lite0_features(scaled: Any) -> Any:
-    """Lay out EfficientNet-Lite0 (Tan and Le, 2019): (N, H, W, 3) to (N, H / 32, W / 32, 1280), in 0 to 6."""
+    """Lay out EfficientNet-Lite0: (N, H, W, 3) to (N, H / 32, W / 32, 1280), in 0 to 6."""
 
     def normalized(tensor: Any, name: str, *, active: bool = True) -> Any:
-        tensor = layers.BatchNormalization(epsilon=1e-3, name=name)(tensor)
+        tensor = layers.BatchNormalization(epsilon=lite0.EPSILON, name=name)(tensor)
         return layers.ReLU(6.0, name=f"{name}_relu")(tensor) if active else tensor
 
     def convolved(tensor: Any, channels: int, kernel: int, name: str, strides: int = 1) -> Any:
         return layers.Conv2D(channels, kernel, strides, "same", use_bias=False, name=name)(tensor)
 
-    tensor = normalized(convolved(scaled, 32, 3, "_conv_stem", strides=2), "_bn0")
-    channels, block = 32, 0
-    for repeats, kernel, first_stride, expansion, out_channels in _LITE0_STAGES:
-        for repeat in range(repeats):
-            prefix = f"_blocks.{block}."
-            stride = first_stride if repeat == 0 else 1
-            inner = tensor
-            if expansion != 1:
-                inner = convolved(inner, channels * expansion, 1, prefix + "_expand_conv")
-                inner = normalized(inner, prefix + "_bn0")
-            depthwise = layers.DepthwiseConv2D(kernel, stride, "same", use_bias=False, name=prefix + "_depthwise_conv")
-            inner = normalized(depthwise(inner), prefix + "_bn1")
-            inner = convolved(inner, out_channels, 1, prefix + "_project_conv")
-            inner = normalized(inner, prefix + "_bn2", active=False)
-            tensor = layers.Add()([tensor, inner]) if stride == 1 and channels == out_channels else inner
-            channels, block = out_channels, block + 1
-    return normalized(convolved(tensor, 1280, 1, "_conv_head"), "_bn1")
+    tensor = normalized(convolved(scaled, lite0.STEM_CHANNELS, 3, "_conv_stem", strides=2), "_bn0")
+    for block in lite0.blocks():
+        inner, prefix = tensor, block.prefix
+        if block.expanded is not None:
+            inner = normalized(convolved(inner, block.expanded, 1, prefix + "_expand_conv"), prefix + "_bn0")
+        depthwise = layers.DepthwiseConv2D(
+            block.kernel, block.stride, "same", use_bias=False, name=prefix + "_depthwise_conv"
+        )
+        inner = normalized(depthwise(inner), prefix + "_bn1")
+        inner = normalized(convolved(inner, block.channels, 1, prefix + "_project_conv"), prefix + "_bn2", active=False)
+        tensor = layers.Add()([tensor, inner]) if block.is_residual else inner
+    return normalized(convolved(tensor, lite0.CHANNELS, 1, "_conv_head"), "_bn1")
 
 
 def assign_lite0(network: keras.Model, arrays: Arrays) -> None:
@@ -137,7 +119,7 @@ def assign_lite0(network: keras.Model, arrays: Arrays) -> None:
 
 def lite0_scaled(images: Any) -> Any:
     """Scale 0..255 to what EfficientNet-Lite0 was trained on."""
-    return (images - 127.0) / 128.0
+    return (images - lite0.MEAN) / lite0.SPREAD
 
 
 def _features(spec: EncoderSpec, application: Application, images: Any, weights: Path | None) -> Any:

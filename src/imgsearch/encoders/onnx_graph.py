@@ -3,7 +3,6 @@
 OpenVINO's reader may crash on a hostile file, so this runs in the process of its own that `export.py` starts.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from imgsearch.encoders.onnx_file import OnnxFile, image_input, is_channels_last
-from imgsearch.encoders.runtime import import_openvino, last_line
+from imgsearch.encoders.runtime import import_openvino, last_line, save_graph
 from imgsearch.encoders.spec import EncoderSpec, Preprocessing
-from imgsearch.errors import OutputError, UsageError
+from imgsearch.errors import UsageError
 from imgsearch.system import refusal_of
 
 # What exporters call the output that is an embedding, where there are several; the first that is there is taken.
@@ -51,14 +50,7 @@ def measured_dims(file: OnnxFile, preprocessing: Preprocessing) -> int:
 def export_onnx(file: OnnxFile, spec: EncoderSpec, graph: Path) -> None:
     """Write a network as an encoder in OpenVINO's format."""
     assert spec.preprocessing is not None
-    openvino = import_openvino()
-    network = _network(file, spec.preprocessing, spec.dims)
-    try:
-        openvino.save_model(network, os.fspath(graph), compress_to_fp16=False)
-    except RuntimeError as error:
-        raise refusal_of(error) or OutputError(
-            f"cannot write to {graph.parent}: {last_line(error)}", hint="is there room?"
-        ) from error
+    save_graph(_network(file, spec.preprocessing, spec.dims), graph)
 
 
 def _network(file: OnnxFile, preprocessing: Preprocessing, dims: int | None = None) -> Any:

@@ -83,12 +83,15 @@ def learn_projection(sample: Embeddings) -> Projection | None:
     if np.var(sample, axis=0, dtype=np.float64).sum() < 1e-8:
         return None
 
-    from sklearn.decomposition import PCA
-
-    dims = min(DIMS, sample.shape[1])
-    solver = "covariance_eigh" if len(sample) > sample.shape[1] else "full"
-    pca = PCA(dims, svd_solver=solver).fit(sample)
+    mean = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
+    centered = sample - mean
+    if len(sample) > sample.shape[1]:
+        covariance = (centered.T @ centered).astype(np.float64) / (len(sample) - 1)
+        ascending, columns = np.linalg.eigh(covariance)
+        variances, directions = ascending[::-1][:DIMS], columns.T[::-1][:DIMS]
+    else:
+        _, lengths, rows = np.linalg.svd(centered, full_matrices=False)
+        variances, directions = lengths[:DIMS].astype(np.float64) ** 2 / (len(sample) - 1), rows[:DIMS]
     # A direction in which nothing varies holds no information, and must not be divided by nothing.
-    variance = np.maximum(pca.explained_variance_, 1e-9 * pca.explained_variance_[0] + 1e-12)
-    components = pca.components_ / variance[:, None] ** (WHITENING / 2)
-    return Projection(pca.mean_.astype(np.float32), components.astype(np.float32))
+    variances = np.maximum(variances, 1e-9 * variances[0] + 1e-12)
+    return Projection(mean, (directions / variances[:, None] ** (WHITENING / 2)).astype(np.float32))

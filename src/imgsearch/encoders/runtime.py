@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from imgsearch.encoders.spec import EncoderSpec, Kind, Precision
 from imgsearch.encoders.table import OLD_ROWS, TABLE
-from imgsearch.errors import DamagedIndexError, MissingComponentError, UsageError
+from imgsearch.errors import DamagedIndexError, MissingComponentError, OutputError, UsageError
 from imgsearch.files import open_regular, reading
 from imgsearch.processors import processor_count
 from imgsearch.system import refusal_of, require_address_space
@@ -224,6 +224,27 @@ def read_graph(core: Any, graph: Path) -> Any:
     except RuntimeError as error:
         raise refusal_of(error) or DamagedIndexError(
             f"the encoder in {graph.parent} is damaged: {last_line(error)}"
+        ) from error
+
+
+def save_graph(model: Any, graph: Path) -> None:
+    """Write a model of OpenVINO as it is; `OutputError` if it cannot be written."""
+    try:
+        import_openvino().save_model(model, os.fspath(graph), compress_to_fp16=False)
+    except RuntimeError as error:
+        raise refusal_of(error) or OutputError(
+            f"cannot write to {graph.parent}: {last_line(error)}", hint="is there room?"
+        ) from error
+    require_whole(graph)
+
+
+def require_whole(graph: Path) -> None:
+    """Raise `OutputError` unless a graph that was just written can be read."""
+    try:
+        import_openvino().Core().read_model(graph)  # the last bytes may be lost on a full disk without a word
+    except RuntimeError as error:
+        raise refusal_of(error) or OutputError(
+            f"{graph} was not written whole: {last_line(error)}", hint="is there room?"
         ) from error
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.encoders.vectors import read_arrays, unit
-from imgsearch.errors import DamagedIndexError, UsageError
+from imgsearch.errors import DamagedIndexError, UsageError, require_installed
 from imgsearch.images.decode import Pixels
 from imgsearch.images.foreground import centered_item
 
@@ -64,6 +64,7 @@ def describe(image: Pixels, vocabulary: Vocabulary) -> NDArray[np.float32]:
 
 def learn_vocabulary(images: Iterable[Pixels], *, words: int, seed: int = 0) -> Vocabulary:
     """Learn words of images, RGB, uint8 (size, size, 3), by mini-batch k-means (Sculley, 2010)."""
+    require_installed("sklearn", "learning visual words", "scikit-learn")
     found = [_features(image) for image in itertools.islice(images, _IMAGES)]
     count = sum(map(len, found))
     if count < _FEATURES_A_WORD * words:

@@ -6,7 +6,7 @@ from typing import Literal, TypedDict, Unpack
 
 import numpy as np
 
-from imgsearch.errors import UsageError
+from imgsearch.errors import UsageError, require_installed
 from imgsearch.evaluation.bootstrap import Interval, exact_result, mean_interval
 from imgsearch.evaluation.calibrate import calibrate
 from imgsearch.evaluation.index_recall import index_recall
@@ -78,6 +78,8 @@ def evaluate(
         ImageError, NoIndexError, DamagedIndexError: As for `Index.search`.
     """
     chosen = _checked(options)
+    if chosen["calibrate"]:
+        require_installed("sklearn", "--calibrate", "scikit-learn")
     with Index.open(index) as opened:
         if not len(opened):
             raise UsageError(f"there are no items in {index}")

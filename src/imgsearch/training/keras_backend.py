@@ -1,7 +1,6 @@
 """Start Keras late, quietly, and find out where it computes."""
 
 import contextlib
-import importlib.util
 import logging
 import os
 import sys
@@ -10,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from imgsearch.errors import MissingComponentError
+from imgsearch.encoders.export import KERAS_PACKAGES
+from imgsearch.errors import MissingComponentError, require_installed
 from imgsearch.processors import limit_libraries
 
 
@@ -23,8 +23,7 @@ def require_keras(*, tensorboard: bool = False) -> None:
     if backend in ("jax", "tensorflow", "torch"):
         required.append((backend, f"KERAS_BACKEND={backend}"))
     for module, what in required:
-        if importlib.util.find_spec(module) is None:
-            raise MissingComponentError(f"{what} needs {module}", hint=f"pip install {module}")
+        require_installed(module, what, KERAS_PACKAGES if module == "keras" else module)
 
 
 def start_keras() -> None:
@@ -37,7 +36,9 @@ def start_keras() -> None:
         try:
             device_name()  # the backend has more to say when it first computes
         except (ImportError, ValueError) as error:
-            raise MissingComponentError(f"Keras cannot be imported: {error}", hint="look at KERAS_BACKEND") from error
+            raise MissingComponentError(
+                f"Keras cannot be imported: {error}", hint=f"pip install {KERAS_PACKAGES}; or look at KERAS_BACKEND"
+            ) from error
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it also has advice on how Keras should call it
 
 
