@@ -18,7 +18,7 @@ from imgsearch.files import sync
 from imgsearch.progress import Progress
 from imgsearch.search.backends import generation_files
 from imgsearch.search.backends.protocol import Rows
-from imgsearch.search.tuning import tune
+from imgsearch.search.tuning import chosen_backend, tune
 from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import blocks_of, open_array, write_array
 from imgsearch.store.items import Items
@@ -122,9 +122,11 @@ def _one_of_each_product(job: Job, draft: Manifest) -> Rows:
 def _derive(job: Job, draft: Manifest, search: SearchOptions, learned: LearnedProjection) -> Manifest:
     """Write projection, vectors and what the backend searches; complete the draft."""
     projection, folder = learned.projection, job.directory / draft.folder
+    dims = len(projection.components) if projection else draft.encoder.dims
     draft = replace(
         draft,
-        dims=len(projection.components) if projection else draft.encoder.dims,
+        dims=dims,
+        numbers=chosen_backend(search, draft.count, dims).numbers,
         projection_count=learned.count,
         adaptation=learned.adaptation,
     )
@@ -134,8 +136,8 @@ def _derive(job: Job, draft: Manifest, search: SearchOptions, learned: LearnedPr
         sync(folder / generations.PROJECTION)
     blocks = blocks_of(_embeddings(job, draft))
     projected = (projection.apply(block) for block in blocks) if projection else blocks
-    write_array(folder / generations.VECTORS, draft.count, draft.dims, projected)
-    vectors = open_array(folder / generations.VECTORS, draft.count, draft.dims)
+    write_array(folder / generations.VECTORS, draft.count, draft.dims, projected, draft.numbers)
+    vectors = open_array(folder / generations.VECTORS, draft.count, draft.dims, draft.numbers)
     backend, measured = tune(folder, vectors, search)
     return replace(draft, backend=backend, measured=measured)
 

@@ -25,6 +25,7 @@ class SearchOptions:
     trees: _Trees | None = None
     seed: _Seed = 0
     target_recall: Annotated[float, Check("above 0 and at most 1", lambda share: 0 < share <= 1)] = 0.99
+    memory_budget: Annotated[Count | None, Missing(None)] = None  # bytes that a process that answers may come to hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class BackendSettings:
     search_k: Annotated[int, between(0, 2**28), Missing(20_000)]
     lists: Annotated[Count, Missing(0)] = 0  # into which Faiss has put the vectors
     probes: Annotated[Count, Missing(0)] = 0  # how many of them a search visits, at least
+    changed: Annotated[Count, Missing(0)] = 0  # vectors added or removed since this was tuned, in later generations
 
     def __post_init__(self) -> None:
         if not min(1, self.lists) <= self.probes <= self.lists:
