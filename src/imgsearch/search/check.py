@@ -14,9 +14,10 @@ from imgsearch.errors import DamagedIndexError, NoIndexError
 from imgsearch.files import as_path, check_database, reading
 from imgsearch.search.backends import backend_files, backend_of, generation_files
 from imgsearch.store import generations, integrity
-from imgsearch.store.arrays import BLOCK_ROWS, Numbers, open_array
+from imgsearch.store.arrays import BLOCK_ROWS, open_array
 from imgsearch.store.database import connect
 from imgsearch.store.manifest import Manifest, WordsFacts, generation_folder
+from imgsearch.store.search_settings import Numbers
 from imgsearch.store.words import problem_of_words
 from imgsearch.text.sentences import DIMS
 
@@ -156,9 +157,8 @@ def _disagreements(directory: Path, manifest: Manifest) -> Iterator[Finding]:
             )
             return
         derived = projection.apply(block) if projection else block
-        if vectors is not None and not np.allclose(
-            derived, vectors[start : start + BLOCK_ROWS], atol=_TOLERANCE[manifest.numbers]
-        ):
+        stored = derived if vectors is None else vectors[start : start + BLOCK_ROWS]
+        if not np.allclose(derived, stored, atol=_TOLERANCE[manifest.numbers]):
             name = f"{manifest.folder}/{generations.VECTORS}"
             yield Finding(name, f"rows from {start} on are not made from the embeddings", integrity.repair_hint(name))
             return

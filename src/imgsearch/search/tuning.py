@@ -53,19 +53,18 @@ def chosen_backend(options: SearchOptions, count: int, dims: int) -> Backend:
     exact, automatic = AUTOMATIC
     if not count:
         return exact
-    if options.backend == AUTO:
-        backend = exact if count <= SMALL else automatic
-    else:
-        backend = BACKENDS[options.backend]
-    codes = BACKENDS[FaissCodesBackend.name]
-    allowed = (backend, codes) if options.backend in (AUTO, FaissBackend.name) else (backend,)
-    needed = [_resident_bytes(each, options, count, dims) for each in allowed]
-    for each, size in zip(allowed, needed, strict=True):
-        if options.memory_budget is None or size <= options.memory_budget:
-            return each
+    backend = (exact if count <= SMALL else automatic) if options.backend == AUTO else BACKENDS[options.backend]
+    if options.memory_budget is None or _resident_bytes(backend, options, count, dims) <= options.memory_budget:
+        return backend
+    if options.backend in (AUTO, FaissBackend.name):
+        backend = BACKENDS[FaissCodesBackend.name]
+    least = _resident_bytes(backend, options, count, dims)
+    if least <= options.memory_budget:
+        return backend
     raise UsageError(
-        f"--memory-budget {options.memory_budget // 1_000_000:,} MB is too little: searches of {count:,} vectors of {dims} numbers"
-        f" by {allowed[-1].name} need {math.ceil(needed[-1] / 1e6):,} MB"
+        f"the memory budget of {options.memory_budget / 1e6:,.0f} MB is too small: {count:,} vectors of {dims} numbers,"
+        f" searched by {backend.name}, need {math.ceil(least / 1e6):,} MB",
+        hint="--memory-budget none: no limit",
     )
 
 

@@ -4,7 +4,7 @@ import os
 import tokenize
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal, overload
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,9 @@ from imgsearch.encoders.vectors import RowKey, Vectors
 from imgsearch.errors import DamagedIndexError
 from imgsearch.files import open_regular, reading, sync
 from imgsearch.store.integrity import repair_hint
+from imgsearch.store.search_settings import Numbers
 
 BLOCK_ROWS = 4096
-
-Numbers = Literal["float32", "float16"]
 
 
 class HalfVectors:

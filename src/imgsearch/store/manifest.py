@@ -12,9 +12,8 @@ from imgsearch.encoders.projection import AdaptationGain
 from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.images.policy import FilePolicy
 from imgsearch.records import Count, Key, Missing, as_json, matching, read
-from imgsearch.store.arrays import Numbers
 from imgsearch.store.calibration import Calibration
-from imgsearch.store.search_settings import BackendSettings, Measured, SearchOptions
+from imgsearch.store.search_settings import BackendSettings, Measured, Numbers, SearchOptions
 from imgsearch.text.prediction import PredictionGain
 
 FORMAT = "imgsearch"

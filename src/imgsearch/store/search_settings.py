@@ -1,11 +1,15 @@
 """How an index is searched: the user's options, what was chosen, and what that was measured to find."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 from imgsearch.records import Check, Count, Missing, Share, between, matching
 
 AUTO = "auto"
+
+# What the searched vectors are stored as.
+Numbers = Literal["float32", "float16"]
+
 TREES_LIMIT = 10_000
 # What Annoy takes as a number.
 MAX_SEED = 2**31 - 1

@@ -20,9 +20,9 @@ from imgsearch.encoders.vectors import Vectors
 from imgsearch.errors import DamagedIndexError, MissingComponentError
 from imgsearch.files import open_regular, reading, sync
 from imgsearch.search.backends.protocol import Rows, require_mappable, utf8_name
-from imgsearch.store.arrays import Numbers, blocks_of
+from imgsearch.store.arrays import blocks_of
 from imgsearch.store.integrity import repair_hint
-from imgsearch.store.search_settings import BackendSettings, SearchOptions
+from imgsearch.store.search_settings import BackendSettings, Numbers, SearchOptions
 from imgsearch.system import refusal_of
 
 if TYPE_CHECKING:

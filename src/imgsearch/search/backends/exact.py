@@ -8,8 +8,8 @@ import numpy as np
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.encoders.vectors import Vectors
 from imgsearch.search.backends.protocol import Rows, scores_of
-from imgsearch.store.arrays import BLOCK_ROWS, Numbers, blocks_of
-from imgsearch.store.search_settings import BackendSettings, SearchOptions
+from imgsearch.store.arrays import BLOCK_ROWS, blocks_of
+from imgsearch.store.search_settings import BackendSettings, Numbers, SearchOptions
 
 
 class ExactBackend:

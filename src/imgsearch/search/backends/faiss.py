@@ -17,8 +17,8 @@ from imgsearch.encoders.vectors import Vectors
 from imgsearch.errors import DamagedIndexError, MissingComponentError
 from imgsearch.files import sync
 from imgsearch.search.backends.protocol import Rows, require_mappable, scores_of, utf8_name
-from imgsearch.store.arrays import BLOCK_ROWS, Numbers, blocks_of
-from imgsearch.store.search_settings import BackendSettings, SearchOptions
+from imgsearch.store.arrays import BLOCK_ROWS, blocks_of
+from imgsearch.store.search_settings import BackendSettings, Numbers, SearchOptions
 from imgsearch.system import refusal_of
 
 # Rows that are visited for each of the k results, if that is more than what was tuned for ten.

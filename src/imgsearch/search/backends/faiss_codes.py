@@ -11,8 +11,7 @@ from typing import Any
 
 from imgsearch.errors import DamagedIndexError
 from imgsearch.search.backends.faiss import FaissBackend, FaissCandidates, lists_for
-from imgsearch.store.arrays import Numbers
-from imgsearch.store.search_settings import BackendSettings, SearchOptions
+from imgsearch.store.search_settings import BackendSettings, Numbers, SearchOptions
 
 # Of each number of the query.
 _QUERY_BITS = 8

@@ -14,9 +14,8 @@ from imgsearch.encoders.runtime import Embeddings
 from imgsearch.encoders.vectors import Vectors
 from imgsearch.errors import DamagedIndexError
 from imgsearch.files import open_regular, reading
-from imgsearch.store.arrays import Numbers
 from imgsearch.store.integrity import repair_hint
-from imgsearch.store.search_settings import BackendSettings, SearchOptions
+from imgsearch.store.search_settings import BackendSettings, Numbers, SearchOptions
 
 Rows = NDArray[np.int64]
 
