@@ -134,7 +134,7 @@ class FaissCandidates:
         except RuntimeError as error:
             raise refusal_of(error) or DamagedIndexError(f"{path} is damaged: {error}") from error
         self._inverted = self._inverted_of(self.index, path)
-        found = (self._inverted.ntotal, self._inverted.d, self._inverted.metric_type)
+        found = (self._inverted.ntotal, self.index.d, self._inverted.metric_type)
         if found != (count, dims, self._faiss.METRIC_INNER_PRODUCT):
             raise DamagedIndexError(
                 f"{path} is damaged: {found[0]} items of {found[1]} dimensions, metric {found[2]}, expected {count} of"

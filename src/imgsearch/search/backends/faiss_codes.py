@@ -28,13 +28,14 @@ class FaissCodesBackend(FaissBackend):
     numbers: Numbers = "float16"
 
     def estimated_bytes(self, count: int, vector_bytes: int, options: SearchOptions) -> int:  # noqa: ARG002
-        # A code has two factors, and a number of eight bytes; the rotation is a square.
-        return count * (-(-vector_bytes // 32) + 16) + lists_for(count) * (vector_bytes + 8) + vector_bytes**2 // 4
+        turned = 1 << (vector_bytes // 4 - 1).bit_length()
+        # A code has two factors, and a number of eight bytes.
+        return count * (-(-turned // 8) + 16) + lists_for(count) * (4 * turned + 8)
 
     def _empty(self, faiss: Any, dims: int, settings: BackendSettings) -> tuple[Any, Any]:
-        rotation = faiss.RandomRotationMatrix(dims, dims)
-        rotation.init(settings.seed)
-        lists = faiss.IndexIVFRaBitQ(faiss.IndexFlatIP(dims), dims, settings.lists, faiss.METRIC_INNER_PRODUCT)
+        rotation = faiss.HadamardRotation(dims, settings.seed)
+        turned = rotation.d_out  # the next power of two: a rotation that takes no matrix
+        lists = faiss.IndexIVFRaBitQ(faiss.IndexFlatIP(turned), turned, settings.lists, faiss.METRIC_INNER_PRODUCT)
         return faiss.IndexPreTransform(rotation, lists), lists
 
     def _candidates(self, path: Path, count: int, dims: int, probes: int) -> FaissCandidates:
@@ -49,10 +50,10 @@ class _Codes(FaissCandidates):
             inverted = faiss.downcast_index(index.index)
             chain = [faiss.downcast_VectorTransform(index.chain.at(place)) for place in range(index.chain.size())]
             parts = [*map(type, chain), type(inverted)]
-            if parts == [faiss.RandomRotationMatrix, faiss.IndexIVFRaBitQ] and chain[0].d_in == index.d:
+            if parts == [faiss.HadamardRotation, faiss.IndexIVFRaBitQ] and chain[0].d_out == inverted.d:
                 return inverted
         found = ", ".join(part.__name__ for part in parts)
-        raise DamagedIndexError(f"{path} is damaged: {found}, expected RandomRotationMatrix, IndexIVFRaBitQ")
+        raise DamagedIndexError(f"{path} is damaged: {found}, expected HadamardRotation, IndexIVFRaBitQ")
 
     def _wanted(self, k: int, probes: int) -> int:
         visited: int = probes * self._inverted.ntotal // self.lists
