@@ -62,12 +62,10 @@ class IndexOptions(TypedDict, total=False):
 
     detector: Location | None  # a `.keras` file of `train --objective detect`; `none` for none
     adapt: bool | None  # learn the projection from photo-like variants of the images, if that helps
-    # `annoy`, `exact`, `faiss`, `faiss-codes`, or `auto`: the faster of annoy and exact; it resets `trees`.
-    backend: str | None
+    backend: str | None  # `annoy`, `exact`, `faiss`, `faiss-codes`, or `auto`: annoy or exact; it resets `trees`
     trees: int | None  # trees of the Annoy forest; otherwise as many as tuning finds useful
     seed: int | None  # of the Annoy forest or Faiss lists, and of the sample that the search is tuned on
-    # Bytes, or text such as `1GB`, that a process that answers queries may come to hold; `none`: as much as it needs.
-    memory_budget: int | str | None
+    memory_budget: int | str | None  # bytes, or such as `1GB`, that a process that answers may come to hold; or `none`
     target_recall: float | None  # share of the ten nearest that searches find at least, above 0, at most 1
 
 
