@@ -36,7 +36,6 @@ _TIMED_VECTORS = 10_000_000
 # Where a search takes more effort than this share of the catalog, the backend's next trial is built.
 _LARGE_SHARE = 8
 
-
 # What a process takes that answers queries, with the default encoder, beside vectors and the backend's file.
 PROGRAM_BYTES = 250_000_000
 
