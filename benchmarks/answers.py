@@ -156,7 +156,7 @@ def answers(directory: Path, asked: Questions) -> str:
         if asked.by_class:
             classes = [item.category for item in index.nearest.items.fetch(range(index.manifest.count))]
             of_queries = [name.partition("/")[0] for name in asked.files]
-            found = average_precisions(np.stack(views), of_queries, index.nearest.vectors, classes)
+            found = average_precisions(np.stack(views), of_queries, index.nearest.vectors[:], classes)
             precision = f"{found.mean():.3f}"
         return f"{shown}  mAP {precision}  {1000 * float(np.median(seconds)):5.1f} ms  {index.manifest.dims:>5} dims"
 

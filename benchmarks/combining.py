@@ -67,7 +67,7 @@ class Task:
 
     def order(self, vector: Embeddings) -> Rows:
         """Return all rows, the nearest first."""
-        return np.argsort(-(self.index.nearest.vectors @ vector), kind="stable")
+        return np.argsort(-(self.index.nearest.vectors[:] @ vector), kind="stable")
 
     def is_right(self, rows: Rows, query: int) -> NDArray[np.bool_]:
         """Return which rows have the right label."""

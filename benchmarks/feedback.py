@@ -117,7 +117,7 @@ def rounds(task: Task, moving: Moving, count: int) -> tuple[list[Embeddings], li
 
 def answer(task: Task, view: View) -> list[int]:
     """Return the rows of the first hits; of a query the vector is compared with all."""
-    return [int(row) for row in np.argsort(-(task.index.nearest.vectors @ view.vector), kind="stable")[:K]]
+    return [int(row) for row in np.argsort(-(task.index.nearest.vectors[:] @ view.vector), kind="stable")[:K]]
 
 
 def precision(task: Task, query: int, view: View) -> float:

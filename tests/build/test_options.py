@@ -52,6 +52,7 @@ ROUND_TRIPS = {
     "backend": ({}, {"backend": "exact"}, [{"backend": "auto"}]),
     "trees": ({"backend": "annoy"}, {"trees": 7}, [{"backend": "annoy"}]),
     "seed": ({}, {"seed": 7}, [{"seed": 0}]),
+    "memory_budget": ({}, {"memory_budget": "1.5 GB"}, [{"memory_budget": "none"}]),
     "target_recall": ({}, {"target_recall": 0.9}, [{"target_recall": 0.99}]),
 }
 

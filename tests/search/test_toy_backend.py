@@ -15,6 +15,7 @@ class ToyBackend:
 
     name = "toy"
     file = "toy.npy"
+    numbers = "float32"
 
     def ensure_available(self, *, by_fork=False):
         pass
@@ -27,6 +28,9 @@ class ToyBackend:
 
     def build(self, folder, vectors, settings):
         np.save(folder / self.file, vectors)
+
+    def take_over(self, folder, vectors, settings, before, new_rows):
+        return False
 
     def check(self, folder, vectors, settings):
         if not np.array_equal(np.load(folder / self.file), vectors):

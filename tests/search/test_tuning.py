@@ -172,7 +172,7 @@ def test_vectors_that_are_all_equal_are_tuned_too(tmp_path, easy):
     ],
 )
 def test_auto_is_exact_for_a_small_catalog_and_maybe_annoy_for_a_larger_one(backend, count, name):
-    assert chosen_backend(SearchOptions(backend), count).name == name
+    assert chosen_backend(SearchOptions(backend), count, 256).name == name
 
 
 # --- in an index

@@ -130,3 +130,30 @@ def test_one_changed_byte_of_the_header_is_refused_or_means_the_same(tmp_path):
             except DamagedIndexError:
                 continue
             assert read.shape == (5, 3)
+
+
+@given(hnp.arrays(np.float32, shapes, elements=st.floats(-1, 1, width=32)))
+@settings(deadline=None, max_examples=40)
+def test_float16_is_read_as_float32_rows_of_unit_length_however_it_is_asked_for(tmp_path_factory, array):
+    lengths = np.linalg.norm(array, axis=1, keepdims=True)
+    array = np.where(lengths > 0.01, array / np.where(lengths > 0.01, lengths, 1), 0).astype(np.float32)
+    path = tmp_path_factory.mktemp("a") / "a.npy"
+
+    write_array(path, *array.shape, [array], "float16")
+
+    read = open_array(path, *array.shape, "float16")
+    assert (read.shape, len(read), np.load(path).dtype) == (array.shape, len(array), np.float16)
+    found = np.concatenate([np.empty((0, array.shape[1]), np.float32), *blocks_of(read)])
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, array, atol=1e-3)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), array.any(axis=1), atol=1e-6)
+    for rows in (slice(1, None), np.arange(len(array))[::-1], list(range(len(array))), -1)[: 4 if len(array) else 3]:
+        np.testing.assert_array_equal(read[rows], found[rows])
+
+
+def test_float16_is_cut_or_not_as_float32_is(tmp_path):
+    write_array(tmp_path / "a.npy", 5, 3, [np.ones((5, 3), np.float32)], "float16")
+    (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-2])
+
+    with pytest.raises(DamagedIndexError, match="28 bytes of numbers, expected 30"):
+        open_array(tmp_path / "a.npy", 5, 3, "float16")

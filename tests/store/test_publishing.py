@@ -136,7 +136,7 @@ def test_a_manifest_that_was_changed_by_hand_or_by_a_bad_disk_is_refused(tmp_pat
 def test_a_newer_format_is_refused_with_both_versions(tmp_path):
     written(tmp_path, changed(version=17, count="nobody knows what this means by then"))
 
-    with pytest.raises(DamagedIndexError, match=r"format 17\b.*reads up to 1\b") as caught:
+    with pytest.raises(DamagedIndexError, match=r"format 17\b.*reads up to 2\b") as caught:
         read_manifest(tmp_path)
     assert caught.value.exit_code == 6
     assert "update" in caught.value.hint

@@ -19,7 +19,7 @@ from imgsearch.progress import Progress
 from imgsearch.search.backends import generation_files, sweep_servers
 from imgsearch.search.backends.protocol import Rows
 from imgsearch.search.backends.server import collection_of
-from imgsearch.search.tuning import tune
+from imgsearch.search.tuning import chosen_backend, tune
 from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import blocks_of, open_array, write_array
 from imgsearch.store.items import Items
@@ -130,9 +130,11 @@ def _derive(
 ) -> Manifest:
     """Write projection, vectors and what the backend searches; complete the draft."""
     projection, folder = learned.projection, job.directory / draft.folder
+    dims = len(projection.components) if projection else draft.encoder.dims
     draft = replace(
         draft,
-        dims=len(projection.components) if projection else draft.encoder.dims,
+        dims=dims,
+        numbers=chosen_backend(search, draft.count, dims).numbers,
         projection_count=learned.count,
         adaptation=learned.adaptation,
     )
@@ -142,8 +144,8 @@ def _derive(
         sync(folder / generations.PROJECTION)
     blocks = blocks_of(_embeddings(job, draft))
     projected = (projection.apply(block) for block in blocks) if projection else blocks
-    write_array(folder / generations.VECTORS, draft.count, draft.dims, projected)
-    vectors = open_array(folder / generations.VECTORS, draft.count, draft.dims)
+    write_array(folder / generations.VECTORS, draft.count, draft.dims, projected, draft.numbers)
+    vectors = open_array(folder / generations.VECTORS, draft.count, draft.dims, draft.numbers)
     is_same_space = previous is not None and _have_same_space(job.directory, draft, previous)
     collection, place = collection_of(job.directory, draft, previous if is_same_space else None)
     backend, measured = tune(folder, vectors, search, collection, place)

@@ -40,7 +40,7 @@ class BuildReport:
         new_rejects: The rejected files that were not rejected before.
         adaptation: What adapting the projection to the catalog gained, now or in an earlier build; None without.
         encoder: Name of the encoder.
-        plan: How queries are answered: `annoy`, `exact` or `faiss`; `none` where there are embeddings only.
+        plan: The backend that answers queries, such as `annoy`; `none` where there are embeddings only.
         seconds: Wall time of each stage, and of all under `total`.
         peak_rss_bytes: The most memory this process has had so far. Decoder processes have limits of their own.
     """

@@ -32,7 +32,7 @@ class CurvePoint:
 class IndexRecall:
     """How many of the true nearest neighbors the index finds, and how fast."""
 
-    plan: str  # the backend: `annoy`, `exact` or `faiss`
+    plan: str  # the backend, such as `annoy`
     queries: tuple[str, ...]  # paths of the items that were searched for
     recall: Mapping[int, Values]  # k -> (queries,), the share of the k nearest that was found, 0 to 1
     latency: Mapping[int, Latency]  # k -> of a search for k

@@ -376,7 +376,7 @@ class Index:
         ]
 
     def plan(self, *, filter: Filter = NO_FILTER, exact: bool = False) -> str:  # noqa: A002  # the field's word
-        """Name the backend that answers a query: `annoy`, `faiss` or `exact`, as for a filter that few items pass."""
+        """Name the backend that answers a query, such as `annoy`; `exact` for a filter that few items pass."""
         return self.nearest.plan(filter.conditions, exact=exact)
 
     def info(self) -> IndexInfo:

@@ -1,11 +1,15 @@
 """How an index is searched: the user's options, what was chosen, and what that was measured to find."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 from imgsearch.records import Check, Count, Missing, Share, between, matching
 
 AUTO = "auto"
+
+# What the searched vectors are stored as.
+Numbers = Literal["float32", "float16"]
+
 TREES_LIMIT = 10_000
 # What Annoy takes as a number.
 MAX_SEED = 2**31 - 1
@@ -26,6 +30,7 @@ class SearchOptions:
     seed: _Seed = 0
     target_recall: Annotated[float, Check("above 0 and at most 1", lambda share: 0 < share <= 1)] = 0.99
     server: Annotated[str, Missing("")] = ""  # address of the server that a backend keeps candidates in, or empty
+    memory_budget: Annotated[Count | None, Missing(None)] = None  # bytes that a process that answers may come to hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,7 @@ class BackendSettings:
     collection: Annotated[str, matching("(imgsearch_[0-9a-f]{16})?", "a collection's name"), Missing("")] = ""
     # Of the directory of the index when it was built: a copy elsewhere must not change what the original needs.
     place: Annotated[str, Missing("")] = ""
+    changed: Annotated[Count, Missing(0)] = 0  # vectors added or removed since this was tuned, in later generations
 
     def __post_init__(self) -> None:
         if not min(1, self.lists) <= self.probes <= self.lists:

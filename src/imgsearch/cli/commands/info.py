@@ -120,6 +120,7 @@ def _rows(manifest: "Manifest") -> list[tuple[str, str]]:
 
     encoder, detector = manifest.encoder, manifest.detector
     measured, backend = manifest.measured, manifest.backend
+    budget = manifest.search.memory_budget if manifest.search else None
     calibration, of_words = manifest.calibration, manifest.words_calibration
     search = "none: embeddings only" if backend is None else backend_of(backend).describe(backend)
     learned = manifest.projection_count
@@ -145,6 +146,7 @@ def _rows(manifest: "Manifest") -> list[tuple[str, str]]:
         ("preprocessing", encoder.steps or "none"),
         ("search", search),
         ("target recall", f"{manifest.search.target_recall:g}" if manifest.search else "none"),
+        *([("memory budget", f"{budget / 1e6:,.0f} MB")] if budget is not None else []),
         (
             "measured",
             f"recall@10 {measured.recall:.4f} of {measured.queries} items, p50 {measured.p50_ms:.2f} ms,"

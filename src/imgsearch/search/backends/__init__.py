@@ -11,6 +11,7 @@ from imgsearch.search.backends import postgresql
 from imgsearch.search.backends.annoy import AnnoyBackend
 from imgsearch.search.backends.exact import ExactBackend
 from imgsearch.search.backends.faiss import FaissBackend
+from imgsearch.search.backends.faiss_codes import FaissCodesBackend
 from imgsearch.search.backends.protocol import Backend
 from imgsearch.search.backends.server import ServerBackend, needed_ids, place_of
 from imgsearch.store import generations, integrity
@@ -24,10 +25,8 @@ SERVERS: dict[str, ServerBackend] = {
     each.name: each
     for each in (ServerBackend("postgresql", "psycopg", "postgres", postgresql.open_server, postgresql.EFFORTS),)
 }
-BACKENDS: dict[str, Backend] = {
-    **{each.name: each for each in (AnnoyBackend(), FaissBackend(), ExactBackend())},
-    **SERVERS,
-}
+_ALL: tuple[Backend, ...] = (AnnoyBackend(), FaissBackend(), FaissCodesBackend(), ExactBackend(), *SERVERS.values())
+BACKENDS = {each.name: each for each in _ALL}
 
 
 def backend_of(settings: BackendSettings) -> Backend:

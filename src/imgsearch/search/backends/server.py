@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from imgsearch.encoders.runtime import Embeddings
+from imgsearch.encoders.vectors import Numbers, Vectors
 from imgsearch.errors import DamagedIndexError, MissingComponentError, ServerError
 from imgsearch.files import open_regular, reading, sync
 from imgsearch.search.backends.exact import ExactCandidates
@@ -97,6 +98,7 @@ class ServerBackend:
     """
 
     file = "ids.npy"
+    numbers: Numbers = "float32"
 
     def __init__(
         self,
@@ -125,7 +127,7 @@ class ServerBackend:
     def trials(self, options: SearchOptions, count: int) -> Sequence[BackendSettings]:  # noqa: ARG002
         return (BackendSettings(self.name, 0, options.seed, self._efforts[0], server=options.server),)
 
-    def build(self, folder: Path, vectors: Embeddings, settings: BackendSettings) -> None:
+    def build(self, folder: Path, vectors: Vectors, settings: BackendSettings) -> None:
         with contextlib.closing(Items(folder / generations.ITEMS)) as items:
             ids = _unlike(np.fromiter((_id_of(*each) for each in items.fields()), np.int64, len(vectors)))
             with self._opened(settings, vectors.shape[1]) as server:
@@ -139,7 +141,10 @@ class ServerBackend:
             np.lib.format.write_array(file, np.stack([ids[order], order]), allow_pickle=False)
         sync(folder / self.file)
 
-    def check(self, folder: Path, vectors: Embeddings, settings: BackendSettings) -> None:
+    def take_over(self, *_: object) -> bool:
+        return False  # what is in the server already is kept anyway
+
+    def check(self, folder: Path, vectors: Vectors, settings: BackendSettings) -> None:
         rows = np.unique(np.linspace(0, len(vectors) - 1, _SAMPLE).astype(int))
         # With the least effort, as before it is tuned, a good graph misses some, too.
         opened = self.open(folder, vectors, replace(settings, search_k=self._efforts[-1]))
@@ -151,7 +156,7 @@ class ServerBackend:
                 hint="run imgsearch build-index again: it puts what the server lacks",
             )
 
-    def open(self, folder: Path, vectors: Embeddings, settings: BackendSettings) -> "ServerCandidates":
+    def open(self, folder: Path, vectors: Vectors, settings: BackendSettings) -> "ServerCandidates":
         connection = _Connection(lambda: self._open_server(settings.server, settings.collection, vectors.shape[1]))
         ids = _open_ids(folder / self.file, len(vectors))
         return ServerCandidates(connection, folder, ids, vectors, settings.search_k)
@@ -217,7 +222,7 @@ class ServerCandidates:
     connection: _Connection
     folder: Path
     ids: Rows  # (2, count): ids, ascending, and the row of each
-    vectors: Embeddings
+    vectors: Vectors
     effort: int
     where: tuple[Comparison, ...] = ()
 
