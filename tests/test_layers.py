@@ -12,7 +12,7 @@ ROOT = Path(imgsearch.__file__).parent
 ROOMS = (
     *("__main__", "cli", "service", "evaluation", "catalog", "personal", "build", "search", "store", "training"),
     *("regions", "text", "encoders", "preprocessing", "synthetic", "images", "colors", "charts", "tables", "locks"),
-    *("cache", "files", "system", "records", "progress", "processors", "errors", "_version"),
+    *("cache", "files", "system", "records", "progress", "processors", "forks", "errors", "_version"),
 )
 # What lies apart, though one comes after the other: the two meet in a file.
 APART = {
