@@ -89,6 +89,7 @@ def test_only_networks_their_files_and_their_training_import_keras():
     with_keras = {module for module, names in imports().items() if imports_keras(names)}
 
     assert {module for module in with_keras if room(module) != "training"} == {
+        "imgsearch.encoders.keras_encoder",
         "imgsearch.encoders.layers",
         "imgsearch.encoders.networks",
         "imgsearch.encoders.model_file",
