@@ -2,11 +2,13 @@ import keras
 import numpy as np
 import pytest
 
-from imgsearch.training import networks
+from imgsearch.encoders.choice import choose_encoder
+from imgsearch.encoders.keras_encoder import device_name
+from imgsearch.training import fitting, networks
 from imgsearch.training.data import TrainingData
 from imgsearch.training.dataset import Dataset
 from imgsearch.training.fitting import Inputs, Trainer, _run_stages
-from imgsearch.training.keras_backend import device_name, has_fast_bfloat16
+from imgsearch.training.keras_backend import has_fast_bfloat16
 from imgsearch.training.options import check_options, resolve_labeled
 
 LABELS = np.repeat([0, 1, 2], [30, 20, 10])
@@ -115,6 +117,13 @@ def test_a_processor_is_fast_in_bfloat16_if_it_has_matrix_units(tmp_path, flags,
         (tmp_path / "proc/cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n\n" * 2)
 
     assert has_fast_bfloat16(tmp_path) == (expected and keras.backend.backend() == "tensorflow")
+
+
+def test_on_a_gpu_a_network_without_a_past_is_trained_in_mixed_precision(monkeypatch):
+    monkeypatch.setattr(fitting, "device_name", lambda: "gpu:0")
+
+    assert fitting.uses_mixed_precision(None)
+    assert not fitting.uses_mixed_precision(choose_encoder("lite0-retrieval"))
 
 
 def test_the_device_is_named_in_one_word():

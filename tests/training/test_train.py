@@ -11,11 +11,13 @@ import pytest
 
 from imgsearch import classify, train
 from imgsearch.encoders.choice import choose_encoder
+from imgsearch.encoders.export import exported_encoder
 from imgsearch.encoders.model_file import load_model, read_card
+from imgsearch.encoders.runtime import encode, open_encoder
 from imgsearch.errors import OutputError, UsageError
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.workers.decoders import decode_and_fit
-from imgsearch.training import data, networks
+from imgsearch.training import data, fitting, networks
 from imgsearch.training.losses import METRIC_LOSSES
 from imgsearch.training.report import history_file
 from training_options import HEAD, KINDS, SMALL
@@ -348,3 +350,25 @@ def test_classes_of_any_name_are_learned_and_named(own_shapes, tmp_path):
 
     assert sorted(each.label for each in found) == sorted(names)
     assert json.loads(history_file(report.output).read_bytes())["classes"] == list(report.dataset.classes)
+
+
+@pytest.mark.slow
+def test_what_is_trained_in_mixed_precision_as_on_a_gpu_is_saved_in_float32(shapes, tmp_path, monkeypatch):
+    policies = []
+    monkeypatch.setattr(fitting, "uses_mixed_precision", lambda _: True)
+    monkeypatch.setattr(
+        fitting, "jit_compile", lambda: policies.append(keras.config.dtype_policy().name) or False
+    )  # while a model is compiled
+
+    report = train(shapes, tmp_path / "mixed.keras", **SMALL)
+
+    assert set(policies) == {"mixed_bfloat16"}
+    assert keras.config.dtype_policy().name == "float32"
+    model = load_model(report.output)
+    assert {layer.compute_dtype for layer in model.layers if layer.weights} == {"float32"}
+    assert "bfloat16" not in json.dumps(model.get_config(), default=str)
+    assert report.metrics["val_accuracy"] > 0.6
+    choice = choose_encoder(str(report.output))
+    images = squares(shapes, choice.spec.size, KINDS)
+    rows = encode(open_encoder(choice.spec, exported_encoder(choice.spec, choice.files)), images)
+    assert np.abs(rows - np.asarray(model.predict_on_batch(images)[0])).max() < 1e-3

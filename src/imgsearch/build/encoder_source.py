@@ -10,8 +10,9 @@ from pathlib import Path
 from imgsearch.cache import folder_for_this_run
 from imgsearch.encoders.choice import with_precision
 from imgsearch.encoders.export import SPEC_FILE, exported_encoder, exported_files
+from imgsearch.encoders.gpu import Device, open_for_build
 from imgsearch.encoders.joint_model import find_joint_model
-from imgsearch.encoders.runtime import Encoder, files_of, open_encoder
+from imgsearch.encoders.runtime import Encoder, files_of
 from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.errors import DamagedIndexError
 from imgsearch.store import integrity
@@ -54,9 +55,9 @@ class EncoderSource:
             self._found = target
         return target
 
-    def open(self) -> Encoder:
-        """Open the encoder."""
-        return open_encoder(self._spec, self.install())
+    def open(self, device: Device = "cpu", count: int = 0) -> Encoder:
+        """Open the encoder, for about so many images; see `open_for_build`."""
+        return open_for_build(self._spec, self.install(), self._files, device, count)
 
     def _exported(self) -> Path:
         if given := self._files.get(self._spec.text_weights):

@@ -90,6 +90,8 @@ def _refuse_late_options(job: Job, given: Manifest, previous: Manifest | None) -
     if late:
         names = ", ".join(option_names(late))
         raise UsageError(f"{job.catalog} holds embeddings already, made otherwise; give {names} to embed")
+    if job.options.get("device") == "gpu":
+        raise UsageError(f"{job.catalog} holds embeddings already; give --device gpu to embed")
     if job.options.get("adapt") and (previous is None or previous.adaptation is None):
         raise UsageError(f"{job.catalog} holds embeddings; --adapt needs a build from the folder of images")
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypedDict, cast, get_args
 from imgsearch.build.metadata import has_encoding
 from imgsearch.build.words import encoder_of_texts
 from imgsearch.encoders.choice import Choice, choose_detector, choose_encoder, with_precision, with_weights
+from imgsearch.encoders.gpu import Device
 from imgsearch.encoders.projection import DIMS, SMALLEST_CATALOG
 from imgsearch.encoders.runtime import best_precision
 from imgsearch.encoders.spec import DEFAULT_BACKBONE, EncoderSpec, Precision
@@ -74,6 +75,7 @@ class IndexOptions(TypedDict, total=False):
 class RunOptions(TypedDict, total=False):
     """Options of a single run, which nothing remembers."""
 
+    device: Device | None  # where networks embed images: `cpu`, or `gpu`, if there is one; it fixes `precision` to f32
     force: bool  # go on though most of the images or of the shop's data have vanished, or the decoder keeps crashing
     keep_pixels: bool  # keep embeddings of images that an earlier imgsearch decoded otherwise
     max_skipped: int | None  # refuse to publish when more files than this cannot be used
@@ -132,6 +134,7 @@ def _memory_budget(given: int | str) -> int | None:
 _CHOICES: dict[str, tuple[str, ...]] = {
     "precision": get_args(PrecisionOption),
     "damaged": get_args(Damaged),
+    "device": get_args(Device),
 }
 
 
@@ -183,14 +186,19 @@ def _choose_anew(options: BuildOptions, known: EncoderSpec | None) -> Choice:
 
 
 def _precision(options: BuildOptions, known: EncoderSpec | None, spec: EncoderSpec) -> Precision:
-    wanted = options.get("precision")
+    wanted, on_gpu = options.get("precision"), options.get("device") == "gpu"
     if not spec.uses_openvino:
-        if wanted == "bf16":
-            raise UsageError(f"--precision bf16 has no effect on {spec.name}, which has no network")
+        for option, is_given in (("--precision bf16", wanted == "bf16"), ("--device gpu", on_gpu)):
+            if is_given:
+                raise UsageError(f"{option} has no effect on {spec.name}, which has no network")
         return "f32"
+    if on_gpu and wanted == "bf16":
+        raise UsageError("--device gpu and --precision bf16 cannot be combined: a GPU computes in f32")
     if wanted is None and known and known.name == spec.name:
         return known.precision
-    return best_precision() if wanted is None or wanted == "auto" else wanted
+    if wanted is not None and wanted != "auto":
+        return wanted
+    return "f32" if on_gpu else best_precision()
 
 
 def _has_model(spec: EncoderSpec) -> bool:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from imgsearch.build.adapt import Adapter
@@ -255,8 +256,9 @@ def _embed(job: Job, plan: BuildPlan, journal: Journal, changes: Changes, source
             "this imgsearch reads the colors of some images otherwise than the one that built the index: all %d are"
             " embedded again, which takes %s; --keep-pixels puts that off",
         )
+    open_encoder = partial(source.open, job.options.get("device") or "cpu", journal.pending_count())
     with job.watch.stage("embed"):
-        return embed_pending(journal, draft, source.open, progress, tolerant=job.options.get("force", False))
+        return embed_pending(journal, draft, open_encoder, progress, tolerant=job.options.get("force", False))
 
 
 def _find_colors(job: Job, plan: BuildPlan, journal: Journal) -> None:

@@ -103,6 +103,13 @@ PrecisionOption = Annotated[
     Literal["auto", "f32", "bf16"] | None,
     typer.Option(help="What the encoder computes in; auto: what is fastest here. [default: as the index, or auto]"),
 ]
+DeviceOption = Annotated[
+    Literal["cpu", "gpu"] | None,
+    typer.Option(
+        help="What networks embed images on; gpu: in f32, and on the CPU where there is none, or it computes otherwise."
+        " [default: cpu]"
+    ),
+]
 MetadataOption = Annotated[
     Path | None,
     typer.Option(

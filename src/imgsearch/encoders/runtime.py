@@ -31,6 +31,9 @@ Embeddings = NDArray[np.float32]
 # Of address space, for its libraries and the default encoder on one processor: short of it OpenVINO may abort.
 _OPENVINO_BYTES = 400_000_000
 
+# Images that OpenVINO gives a GPU at once.
+_GPU_BATCH = 32
+
 GRAPH_FILE = "encoder.xml"
 VOCABULARY_FILE = "vocabulary.npz"
 # Of a joint image-text model: its network for texts, and their tokenizer.
@@ -92,9 +95,20 @@ def part_file(number: int, name: str) -> str:
     return f"{number}-{name}"
 
 
-def open_encoder(spec: EncoderSpec, directory: Path, *, for_one: bool = False, with_map: bool = False) -> Encoder:
-    """Open an exported encoder whose files were checked; `for_one` image soon, `with_map` to give feature maps."""
-    return OPENERS[spec.kind].open(spec, f"{directory}{os.sep}", for_one=for_one, with_map=with_map)
+def open_encoder(
+    spec: EncoderSpec, directory: Path, *, for_one: bool = False, with_map: bool = False, on_gpu: bool = False
+) -> Encoder:
+    """Open an exported encoder whose files were checked.
+
+    Args:
+        spec: What it is.
+        directory: Where its files are.
+        for_one: For single images, each soon, rather than for many.
+        with_map: To give feature maps.
+        on_gpu: Its networks on OpenVINO's GPU, which `has_openvino_gpu` finds.
+    """
+    prefix = f"{directory}{os.sep}"
+    return OPENERS[spec.kind].open(spec, prefix, for_one=for_one, with_map=with_map, on_gpu=on_gpu)
 
 
 _FIRST_USE = threading.Lock()
@@ -128,6 +142,11 @@ def best_precision() -> Precision:
     return "bf16" if "BF16" in capabilities else "f32"
 
 
+def has_openvino_gpu() -> bool:
+    """Return whether OpenVINO can run networks on a GPU."""
+    return any(device.startswith("GPU") for device in import_openvino().Core().available_devices)
+
+
 def _keep_in_fork() -> None:
     """Never free, in a fork, what OpenVINO runs: it would wait forever for its threads, which are not there."""
     import ctypes
@@ -145,7 +164,9 @@ class OpenVinoEncoder:
 
     batch_size = 4  # fewer calls than one by one; larger batches keep the decoders waiting
 
-    def __init__(self, spec: EncoderSpec, graph: Path, *, for_one: bool = False, with_map: bool = False) -> None:
+    def __init__(
+        self, spec: EncoderSpec, graph: Path, *, for_one: bool = False, with_map: bool = False, on_gpu: bool = False
+    ) -> None:
         self.spec = spec
         openvino = import_openvino()
         core = openvino.Core()
@@ -154,15 +175,18 @@ class OpenVinoEncoder:
             "PERFORMANCE_HINT": "LATENCY" if for_one else "THROUGHPUT",
             "INFERENCE_PRECISION_HINT": spec.precision,
         }
-        if count < (os.cpu_count() or 1):  # OpenVINO does not know of quotas; where it may use all, it chooses itself
+        if on_gpu:
+            self.batch_size = _GPU_BATCH
+        elif count < (os.cpu_count() or 1):
+            # OpenVINO does not know of quotas; where it may use all, it chooses itself.
             settings["INFERENCE_NUM_THREADS"] = str(count)
-        if not for_one:
+        if not for_one and not on_gpu:
             # One stream a core: OpenVINO's own choice leaves cores to themselves that our decoders do not fill.
             settings["NUM_STREAMS"] = str(count)
         model = read_graph(core, graph)
         if not with_map:
             model = openvino.Model([model.output(0)], model.get_parameters(), "encoder")
-        self._model = compile_graph(core, model, settings, spec.name)
+        self._model = compile_graph(core, model, settings, spec.name, "GPU" if on_gpu else "CPU")
         outputs = self._model.output(0).partial_shape[1].get_length()
         if outputs != spec.dims:
             raise DamagedIndexError(f"the encoder in {graph.parent} gives {outputs} numbers, expected {spec.dims}")
@@ -248,10 +272,10 @@ def require_whole(graph: Path) -> None:
         ) from error
 
 
-def compile_graph(core: Any, model: Any, settings: Mapping[str, str], name: str) -> Any:
-    """Compile a graph of the encoder `name` for the processor; `MissingComponentError` if that does not run here."""
+def compile_graph(core: Any, model: Any, settings: Mapping[str, str], name: str, device: str = "CPU") -> Any:
+    """Compile a graph of the encoder `name` for a device; `MissingComponentError` if that does not run here."""
     try:
-        return core.compile_model(model, "CPU", settings)
+        return core.compile_model(model, device, settings)
     except RuntimeError as error:
         raise refusal_of(error) or MissingComponentError(
             f"OpenVINO cannot compile the encoder {name} on this machine: {last_line(error)}",

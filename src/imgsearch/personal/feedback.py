@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import DamagedIndexError, OutputError, UsageError
 from imgsearch.files import check_database, is_of_system, reason_of, writing
+from imgsearch.forks import no_fork
 from imgsearch.store import generations
 from imgsearch.store.database import database_uri
 from imgsearch.store.lifetime import Lifetime
@@ -123,7 +124,7 @@ class FeedbackStore:
             has_log = self._path.with_name(f"{FEEDBACK_FILE}-wal").exists()
             options = "?mode=ro" if has_log else "?mode=ro&immutable=1"
         with contextlib.ExitStack() as opened:
-            with self._guarded():
+            with self._guarded(), no_fork():
                 self._connection = sqlite3.connect(
                     database_uri(self._path, options),
                     uri=True,
@@ -158,7 +159,8 @@ class FeedbackStore:
     def close(self) -> None:
         """Close the file, once what other threads are doing is done."""
         if self._lifetime.end():
-            self._connection.close()
+            with no_fork():
+                self._connection.close()
 
     def judge(self, shown: Shown, path: str, verdict: Verdict | None, session: str = "") -> None:
         """Keep what somebody says of a hit, in place of what they said before; None takes it back.
@@ -273,7 +275,7 @@ class FeedbackStore:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        with self._lifetime.locked(), self._guarded():
+        with self._lifetime.locked(), no_fork(), self._guarded():
             yield
 
     @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """SQLite files: opened so that no name means anything to SQLite, and read by several threads."""
 
+import contextlib
 import os
 import sqlite3
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote_from_bytes
 
+from imgsearch.forks import no_fork
 from imgsearch.store.lifetime import Lifetime
 
 # Of text and blobs, in bytes: no cell of the shop's data is near it, and a --where expression can build no larger one.
@@ -39,16 +41,24 @@ class Reader:
     """A connection to a published file, for which threads take turns."""
 
     def __init__(self, path: Path) -> None:
-        self.lifetime = Lifetime()
-        self.connection = connect(path, read_only=True)
-        self.connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST_VALUE)
-        # SQLite opens a file when it is first read; we want it open before a writer can remove it.
-        self.connection.execute("PRAGMA schema_version").fetchone()
+        self._lifetime = Lifetime()
+        with no_fork():
+            self.connection = connect(path, read_only=True)
+            self.connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST_VALUE)
+            # SQLite opens a file when it is first read; we want it open before a writer can remove it.
+            self.connection.execute("PRAGMA schema_version").fetchone()
 
     def close(self) -> None:
         """Close the connection, once what other threads are reading has been read."""
-        if self.lifetime.end():
-            self.connection.close()
+        if self._lifetime.end():
+            with no_fork():
+                self.connection.close()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep the connection for this thread; raises as `Lifetime.require` does."""
+        with self._lifetime.locked(), no_fork():
+            yield
 
     def run(
         self, query: str, parameters: Sequence[object] = (), most_seconds: float = 0.0, largest: int = LARGEST_VALUE
@@ -59,19 +69,23 @@ class Reader:
         `sqlite3.DataError` for one that has a text or blob of more bytes than `largest`.
         """
         spent = 0.0
-        with self.lifetime.locked():
+        with self.locked():
             started = self._set_clock(most_seconds)
             self.connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, largest)
             cursor = self.connection.execute(query, parameters)
             rows = cursor.fetchmany(_BATCH)
             spent += time.monotonic() - started
-        while rows:
-            yield from rows
-            with self.lifetime.locked():
-                started = self._set_clock(max(most_seconds - spent, 1e-9) if most_seconds else 0.0)
-                self.connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, largest)
-                rows = cursor.fetchmany(_BATCH)
-                spent += time.monotonic() - started
+        try:
+            while rows:
+                yield from rows
+                with self.locked():
+                    started = self._set_clock(max(most_seconds - spent, 1e-9) if most_seconds else 0.0)
+                    self.connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, largest)
+                    rows = cursor.fetchmany(_BATCH)
+                    spent += time.monotonic() - started
+        finally:
+            with no_fork():
+                del cursor  # which resets its statement
 
     def _set_clock(self, most_seconds: float) -> float:
         now = time.monotonic()

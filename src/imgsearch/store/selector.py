@@ -78,7 +78,7 @@ class Selector:
     def columns(self) -> Columns:
         """Return the shop's columns."""
         if self._columns is None:
-            with reading(self._path, repair_hint(self._path.name)), self._reader.lifetime.locked():
+            with reading(self._path, repair_hint(self._path.name)), self._reader.locked():
                 if self._columns is None:
                     self._columns = self._prepare()
         return self._columns

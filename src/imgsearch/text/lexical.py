@@ -12,6 +12,7 @@ import unicodedata
 from functools import cache
 
 from imgsearch.errors import MissingComponentError
+from imgsearch.forks import no_fork
 
 # Of a table of words: diacritics do not count.
 TOKENIZER = "unicode61 remove_diacritics 2"
@@ -39,7 +40,7 @@ NO_TEXT = re.compile("[\0\ud800-\udfff]")
 @cache
 def has_full_text() -> bool:
     """Return whether the SQLite of this Python has FTS5."""
-    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+    with no_fork(), contextlib.closing(sqlite3.connect(":memory:")) as connection:
         return connection.execute("SELECT 1 FROM pragma_module_list WHERE name = 'fts5'").fetchone() is not None
 
 

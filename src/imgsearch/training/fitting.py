@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.encoders.choice import Choice
+from imgsearch.encoders.keras_encoder import device_name
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.training import networks
 from imgsearch.training.batches import Batches, Rows, balanced, in_order, shuffled
 from imgsearch.training.data import TrainingData
-from imgsearch.training.keras_backend import device_name, has_fast_bfloat16, jit_compile
+from imgsearch.training.keras_backend import has_fast_bfloat16, jit_compile
 from imgsearch.training.loop import Loop, Metrics, Stage, adamw
 from imgsearch.training.losses import METRIC_LOSSES
 from imgsearch.training.options import LabeledSettings
@@ -62,7 +63,7 @@ def fit(settings: LabeledSettings, choice: Choice | None, data: TrainingData, lo
     policy = keras.config.dtype_policy()
     trainer = Trainer(settings, data)
     try:
-        if device_name() != "cpu" or (choice is None and has_fast_bfloat16()):
+        if uses_mixed_precision(choice):
             # Not float16, whose largest number is smaller than the cubes that are pooled.
             keras.config.set_dtype_policy("mixed_bfloat16")
         encoder, centers, inputs = _run_stages(trainer, choice, loop)
@@ -74,6 +75,14 @@ def fit(settings: LabeledSettings, choice: Choice | None, data: TrainingData, lo
     is_classifier = settings.objective == "classify"
     scale = networks.class_scale(len(data.dataset.classes))
     return Outcome(networks.finish(plain, centers if is_classifier else None, scale), metrics, predicted)
+
+
+def uses_mixed_precision(choice: Choice | None) -> bool:
+    """Return whether layers compute in bfloat16: those of `cnn` (no choice), where that is faster.
+
+    Not those of a backbone: a head subtracts what its features have in common, and bfloat16 leaves little of the rest.
+    """
+    return choice is None and (device_name() != "cpu" or has_fast_bfloat16())
 
 
 def _run_stages(

@@ -7,9 +7,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from imgsearch.encoders.export import KERAS_PACKAGES
+from imgsearch.encoders.keras_encoder import device_name
 from imgsearch.errors import MissingComponentError, require_installed
 from imgsearch.processors import limit_libraries
 
@@ -40,14 +39,6 @@ def start_keras() -> None:
                 f"Keras cannot be imported: {error}", hint=f"pip install {KERAS_PACKAGES}; or look at KERAS_BACKEND"
             ) from error
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it also has advice on how Keras should call it
-
-
-def device_name() -> str:
-    """Return where Keras computes: `cpu`, or its backend's name for something faster."""
-    from keras import ops
-
-    name = str(ops.convert_to_tensor(np.zeros(1, np.float32)).device).lower()
-    return "cpu" if "cpu" in name else name.rpartition("device:")[2]
 
 
 def jit_compile() -> bool | str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Unpack
 
 from imgsearch.charts import require_matplotlib
+from imgsearch.encoders.keras_encoder import device_name
 from imgsearch.encoders.model_file import SUFFIX, ModelCard
 from imgsearch.errors import UsageError
 from imgsearch.files import as_path
@@ -14,7 +15,7 @@ from imgsearch.training.adapt.train import adapt
 from imgsearch.training.data import FIT, load_data
 from imgsearch.training.dataset import hold_out, read_dataset, require_enough
 from imgsearch.training.detector.train import train_detector
-from imgsearch.training.keras_backend import device_name, require_keras, start_keras
+from imgsearch.training.keras_backend import require_keras, start_keras
 from imgsearch.training.options import (
     Given,
     Location,

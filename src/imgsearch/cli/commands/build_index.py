@@ -24,6 +24,7 @@ def build_index(
     onnx_input: options.OnnxInputOption = None,
     weights: options.WeightsOption = None,
     precision: options.PrecisionOption = None,
+    device: options.DeviceOption = None,
     backend: Annotated[
         str | None,
         typer.Option(

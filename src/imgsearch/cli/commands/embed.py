@@ -16,6 +16,7 @@ def embed(
     onnx_input: options.OnnxInputOption = None,
     weights: options.WeightsOption = None,
     precision: options.PrecisionOption = None,
+    device: options.DeviceOption = None,
     metadata: options.MetadataOption = None,
     metadata_encoding: options.MetadataEncodingOption = None,
     text: options.TextOption = None,

@@ -84,10 +84,10 @@ class WorkerProcess:
             process = self._process or self._start()
         deadline = time.monotonic() + self._seconds
         try:
-            _write(_stream(process.stdin).fileno(), [_REQUEST.pack(len(data)), data], deadline)
+            write_all(_stream(process.stdin).fileno(), [_REQUEST.pack(len(data)), data], deadline)
             answers = _stream(process.stdout).fileno()
-            status, length = _ANSWER.unpack(_read(answers, _ANSWER.size, deadline).data)
-            answer = _read(answers, min(length, longest), deadline)
+            status, length = _ANSWER.unpack(read_exactly(answers, _ANSWER.size, deadline).data)
+            answer = read_exactly(answers, min(length, longest), deadline)
         except TimeoutError:
             self.close()
             raise ImageError("timeout", f"not decoded in {self._seconds:g} s") from None
@@ -143,7 +143,7 @@ def run(answer: Callable[..., Sequence[Part]]) -> None:
             refusal = {"cause": error.cause, "message": error.message, "hint": error.hint}
             status, parts = 1, [json.dumps(refusal).encode()]
         signal.setitimer(signal.ITIMER_REAL, 0)
-        _write(answers, [_ANSWER.pack(status, sum(map(len, parts))), *parts])
+        write_all(answers, [_ANSWER.pack(status, sum(map(len, parts))), *parts])
 
 
 def _limit_resources(memory: int) -> None:
@@ -160,7 +160,7 @@ def _stream(pipe: IO[bytes] | None) -> IO[bytes]:
     return cast("IO[bytes]", pipe)
 
 
-def _write(descriptor: int, parts: Sequence[Part], deadline: float | None = None) -> None:
+def write_all(descriptor: int, parts: Sequence[Part], deadline: float | None = None) -> None:
     """Write all parts, or raise TimeoutError: a worker that is stuck may not even read."""
     left = [memoryview(part) for part in parts]
     while left:
@@ -173,7 +173,7 @@ def _write(descriptor: int, parts: Sequence[Part], deadline: float | None = None
             left[0] = left[0][written:]
 
 
-def _read(descriptor: int, length: int, deadline: float) -> Pixels:
+def read_exactly(descriptor: int, length: int, deadline: float) -> Pixels:
     """Read just so many bytes, or raise TimeoutError or EOFError."""
     answer = np.empty(length, np.uint8)
     got = 0

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from imgsearch.encoders.runtime import Embeddings
-from imgsearch.encoders.vectors import Numbers, Vectors
+from imgsearch.encoders.vectors import Vectors
 from imgsearch.errors import DamagedIndexError, MissingComponentError, ServerError
 from imgsearch.files import open_regular, reading, sync
 from imgsearch.search.backends.exact import ExactCandidates
@@ -34,7 +34,7 @@ from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import BLOCK_ROWS
 from imgsearch.store.items import Items
 from imgsearch.store.manifest import Manifest
-from imgsearch.store.search_settings import BackendSettings, SearchOptions
+from imgsearch.store.search_settings import BackendSettings, Numbers, SearchOptions
 
 logger = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from imgsearch.encoders.adaptation import HELD_OUT, MAX_IMAGES, embedded_variants, learn_adaptation, measure_gain
 from imgsearch.encoders.choice import Choice, with_precision
 from imgsearch.encoders.export import exported_encoder
+from imgsearch.encoders.keras_encoder import device_name
 from imgsearch.encoders.model_file import ModelCard, save_model
 from imgsearch.encoders.projection import SMALLEST_CATALOG, AdaptationGain, Projection, learn_projection
 from imgsearch.encoders.runtime import best_precision, open_encoder
@@ -15,7 +16,7 @@ from imgsearch.errors import GateError
 from imgsearch.images.scan import Scan, sampled
 from imgsearch.progress import Progress
 from imgsearch.training.adapt.data import load_views
-from imgsearch.training.keras_backend import device_name, require_keras, start_keras
+from imgsearch.training.keras_backend import require_keras, start_keras
 from imgsearch.training.options import Given, choose_network, file_policy, resolve_adaptation
 from imgsearch.training.report import AdaptReport, TunedReport, gain_metrics, write_model
 from imgsearch.training.workspace import Workspace

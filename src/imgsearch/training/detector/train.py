@@ -4,10 +4,11 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from imgsearch.encoders.keras_encoder import device_name
 from imgsearch.encoders.model_file import DETECT, ModelCard
 from imgsearch.progress import Progress
 from imgsearch.training.detector.data import load_stock
-from imgsearch.training.keras_backend import device_name, require_keras, start_keras
+from imgsearch.training.keras_backend import require_keras, start_keras
 from imgsearch.training.options import VALIDATION, Given, file_policy, path_option, resolve_detector
 from imgsearch.training.report import DetectReport, write_model
 from imgsearch.training.workspace import Workspace
