@@ -62,13 +62,12 @@ def main(folder: Path, *, images: int | None) -> None:
     catalogs: list[tuple[Path, list[dict[str, Path]]]] = []
     drawn = [folder / "stamps"] if stamps(folder / "stamps") else []
     draw_catalog(folder / "drawn")
-    for catalog in (*drawn, folder / "drawn"):
+    for whole in (*drawn, folder / "drawn"):
+        catalog = some_of(whole, images) if images else whole
         photos = [make_queries(catalog, folder / f"{catalog.name}-queries-{seed}", seed) for seed in SEEDS]
         catalogs.append((catalog, photos))
     if emoji := emoji_files(folder):
-        catalogs.append((emoji[0], [emoji[1]]))
-    if images:
-        catalogs = [(some_of(catalog, images), queries) for catalog, queries in catalogs]
+        catalogs.append((some_of(emoji[0], images) if images else emoji[0], [emoji[1]]))
     for catalog, queries in catalogs:
         measure(catalog, queries, folder)
     measure_pruned(catalogs[0][0], folder)
