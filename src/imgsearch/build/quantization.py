@@ -32,7 +32,7 @@ from imgsearch.synthetic.variant_worker import VariantWorker
 
 logger = logging.getLogger(__name__)
 
-# Images to calibrate on: more change nothing, and below the least answers get worse (docs/benchmarks.md).
+# Images to calibrate on: with ten embeddings are no longer near those in f32 (docs/benchmarks.md).
 _CALIBRATED = 300
 _LEAST = 20
 # Images to ask with and among, and about how many variants of them are asked: so many that the standard error of what
