@@ -106,7 +106,7 @@ def measure(catalog: Path, queries: Sequence[Mapping[str, Path]], folder: Path) 
         one = OpenVinoEncoder(spec, encoder / GRAPH_FILE, for_one=True)
         runs[f"{name}, many"] = encoding(many, pixels, 4)
         runs[f"{name}, one"] = encoding(one, pixels[: TIMED // 4], 1)
-    print_speeds(runs)
+    print_speeds(runs, lambda name: f"f32, {name.partition(', ')[2]}")
 
 
 def measure_pruned(catalog: Path, folder: Path) -> None:
@@ -134,7 +134,7 @@ def measure_pruned(catalog: Path, folder: Path) -> None:
     for name, run in runs.items():
         rows = run()
         print(f"  {name}: cosine with f32 {float((rows * expected).sum(axis=1).mean()):.3f}")
-    print_speeds(runs)
+    print_speeds(runs, lambda name: f"{name.partition(', ')[0]}, 0% zero")
 
 
 def prune(graph: Path, share: float, target: Path) -> Path:
@@ -186,8 +186,8 @@ def run_compiled(graph: Path, pixels: Pixels, rate: float | None) -> Run:
     return run
 
 
-def print_speeds(runs: Mapping[str, Run]) -> None:
-    """Time runs in turn; each beside the one of the same kind in f32, which comes first."""
+def print_speeds(runs: Mapping[str, Run], base_of: Callable[[str], str]) -> None:
+    """Time runs in turn, and show each beside its baseline."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     counts = {name: len(run()) for name, run in runs.items()}
     for _ in range(ROUNDS):
@@ -195,12 +195,12 @@ def print_speeds(runs: Mapping[str, Run]) -> None:
             started = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - started)
-    for name, values in seconds.items():
-        kind = name.partition(", ")[2] if f"f32, {name.partition(', ')[2]}" in runs else "0% zero"
-        ratios = [base / value for base, value in zip(seconds[f"f32, {kind}"], values, strict=True)]
-        ratio = median(ratios) * counts[name] / counts[f"f32, {kind}"]
-        rates = [counts[name] / value for value in values]
-        print(f"  {name:<36} {median(rates):7.1f} images/s ({min(rates):.1f} to {max(rates):.1f}), {ratio:.2f} of f32")
+    rates = {name: [counts[name] / value for value in values] for name, values in seconds.items()}
+    for name, values in rates.items():
+        base = base_of(name)
+        ratio = median(value / other for value, other in zip(values, rates[base], strict=True))
+        spread = f"({min(values):.1f} to {max(values):.1f})"
+        print(f"  {name:<36} {median(values):7.1f} images/s {spread}, {ratio:.2f} of {base}")
 
 
 def encoding(encoder: OpenVinoEncoder, pixels: Pixels, batch: int) -> Run:
