@@ -43,8 +43,8 @@ _VARIANTS = 3, 24  # of each image, at least and at most: like a photo, redrawn,
 
 # Images whose embeddings are compared with those in f32, many at once as builds do and one by one as queries do.
 _COMPARED = 64
-# Wrong kernels gave 0.06 to 0.5; int8 as it should be gives 0.97.
-_LEAST_COSINE = 0.9
+# On average. Wrong kernels gave 0.06 to 0.5; int8 as it should be 0.96 on stamps, 0.90 on two dozen plain drawings.
+_LEAST_COSINE = 0.8
 # The same graph, compiled for many and for one.
 _LEAST_AGREEMENT = 0.99
 
