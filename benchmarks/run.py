@@ -19,6 +19,7 @@ BENCHMARKS = (
     "feedback",
     "text",
     "throughput",
+    "int8",
     "isolation",
     "cold_query",
     "threads",

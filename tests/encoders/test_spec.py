@@ -98,7 +98,7 @@ def test_the_fingerprint_changes_with_every_field(field, value):
 def test_every_field_is_tried_above_and_parts_below():
     assert set(asdict(DEFAULT)) == {
         *("name", "kind", "size", "fit", "dims", "weights", "precision", "version", "steps", "pixels", "parts"),
-        *("preprocessing", "text_weights"),
+        *("preprocessing", "text_weights", "quantized"),
     }
 
 

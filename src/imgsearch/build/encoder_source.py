@@ -96,5 +96,6 @@ class EncoderSource:
 
 
 def _graph(spec: EncoderSpec) -> EncoderSpec:
-    """Return what decides an export: neither the precision nor what is done to images before it do."""
-    return replace(with_precision(spec, "f32"), steps="", pixels=1)
+    """Return what decides an export: what is done to images before does not, nor does the precision, but for int8."""
+    computed = spec if spec.precision == "int8" else with_precision(spec, "f32")
+    return replace(computed, steps="", pixels=1)

@@ -10,7 +10,14 @@ from typing import Any, Literal, TypedDict, cast, get_args
 
 from imgsearch.build.metadata import has_encoding
 from imgsearch.build.words import encoder_of_texts
-from imgsearch.encoders.choice import Choice, choose_detector, choose_encoder, with_precision, with_weights
+from imgsearch.encoders.choice import (
+    Choice,
+    choose_detector,
+    choose_encoder,
+    keep_quantized,
+    with_precision,
+    with_weights,
+)
 from imgsearch.encoders.gpu import Device
 from imgsearch.encoders.projection import DIMS, SMALLEST_CATALOG
 from imgsearch.encoders.runtime import best_precision
@@ -37,7 +44,7 @@ logger = logging.getLogger(__name__)
 NONE = "none"
 
 Damaged = Literal["skip", "keep"]
-PrecisionOption = Literal["auto", "f32", "bf16"]
+PrecisionOption = Literal["auto", "f32", "bf16", "int8"]
 Location = str | os.PathLike[str]
 
 
@@ -47,7 +54,7 @@ class ImageOptions(TypedDict, total=False):
     backbone: str | None  # an encoder's name, a `.keras` or `.onnx` file, a joint model's folder, or several with `+`
     onnx_input: str | None  # how images become the input of an `.onnx` file: `size=224,fit=pad,mean=0.5,std=0.5`
     weights: Location | None  # weights of an encoder of keras.applications; `none` for its usual ones
-    precision: PrecisionOption | None  # what networks compute in; `auto`: the fastest here
+    precision: PrecisionOption | None  # what networks compute in; `auto`: the faster of f32 and bf16 here
     metadata: Location | None  # CSV, JSONL or Parquet file about images, read again by every build; `none` for none
     metadata_encoding: str | None  # of that file, such as `cp1252`, unless it begins with a byte order mark; `utf-8`
     text: str | None  # columns with the items' own words, joined by commas; `auto`; `none` for no words at all
@@ -89,7 +96,7 @@ class EmbedOptions(ImageOptions, RunOptions, total=False):
 class BuildOptions(ImageOptions, IndexOptions, RunOptions, total=False):
     """Options of `build_index`."""
 
-    relearn: bool  # learn the projection, and a vocabulary of visual words, again
+    relearn: bool  # learn the projection, a vocabulary of visual words, and a network in int8 again
 
 
 def check_options(function: str, kind: type, options: Mapping[str, Any]) -> BuildOptions:
@@ -148,6 +155,7 @@ def resolve_encoder(options: BuildOptions, previous: Manifest | None) -> Choice:
     else:
         choice = _choose_anew(options, known)
     spec = replace(with_precision(choice.spec, _precision(options, known, choice.spec)), pixels=PIXELS_VERSION)
+    spec = keep_quantized(known, spec)
     if known and options.get("keep_pixels") and spec.is_fed_otherwise_than(known):
         spec = known
     return replace(choice, spec=spec)
@@ -188,14 +196,20 @@ def _choose_anew(options: BuildOptions, known: EncoderSpec | None) -> Choice:
 def _precision(options: BuildOptions, known: EncoderSpec | None, spec: EncoderSpec) -> Precision:
     wanted, on_gpu = options.get("precision"), options.get("device") == "gpu"
     if not spec.uses_openvino:
-        for option, is_given in (("--precision bf16", wanted == "bf16"), ("--device gpu", on_gpu)):
+        given = [("--device gpu", on_gpu), *((f"--precision {one}", wanted == one) for one in ("bf16", "int8"))]
+        for option, is_given in given:
             if is_given:
                 raise UsageError(f"{option} has no effect on {spec.name}, which has no network")
         return "f32"
-    if on_gpu and wanted == "bf16":
-        raise UsageError("--device gpu and --precision bf16 cannot be combined: a GPU computes in f32")
+    if on_gpu and wanted in ("bf16", "int8"):
+        raise UsageError(f"--device gpu and --precision {wanted} cannot be combined: a GPU computes in f32")
     if wanted is None and known and known.name == spec.name:
         return known.precision
+    if wanted == "int8" and spec.has_text_tower:
+        raise UsageError(
+            f"--precision int8 is not for {spec.name}: what answers to texts would lose is not measured",
+            hint="its vision_model.onnx alone, for images, may be in int8",
+        )
     if wanted is not None and wanted != "auto":
         return wanted
     return "f32" if on_gpu else best_precision()
@@ -224,8 +238,15 @@ def _steps(options: BuildOptions, kept: str | None) -> str:
 def resolve_detector(options: BuildOptions, previous: Manifest | None, encoder: EncoderSpec) -> Choice | None:
     """Choose the detector; its file is known only if it is new."""
     given = options.get("detector")
+    if given is not None and os.fspath(given) == NONE:
+        return None
+    if encoder.precision == "int8" and (given is not None or (previous and previous.detector)):
+        raise UsageError(
+            "--precision int8 is not for an index with a detector, which contains the encoder in another precision",
+            hint="leave out one of the two: --detector none or --precision auto",
+        )
     if given is not None:
-        return None if os.fspath(given) == NONE else choose_detector(Path(given), encoder)
+        return choose_detector(Path(given), encoder)
     if previous is None or previous.detector is None:
         return None
     if previous.encoder.identity != encoder.identity:

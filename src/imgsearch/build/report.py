@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from imgsearch.build.journal import Changes
 from imgsearch.build.pipeline import EmbedCounts
+from imgsearch.encoders.int8 import Int8Loss
 from imgsearch.encoders.projection import AdaptationGain
 from imgsearch.images.scan import Reject
 from imgsearch.store.manifest import Manifest
@@ -39,6 +40,7 @@ class BuildReport:
             `other` for files without an image's name.
         new_rejects: The rejected files that were not rejected before.
         adaptation: What adapting the projection to the catalog gained, now or in an earlier build; None without.
+        int8: What an encoder in int8 loses, measured now or in an earlier build; None in another precision.
         encoder: Name of the encoder.
         plan: The backend that answers queries, such as `annoy`; `none` where there are embeddings only.
         seconds: Wall time of each stage, and of all under `total`.
@@ -65,6 +67,7 @@ class BuildReport:
     left_out: Mapping[str, int]
     new_rejects: tuple[Reject, ...]
     adaptation: AdaptationGain | None
+    int8: Int8Loss | None
     encoder: str
     plan: str
     seconds: Mapping[str, float]
@@ -116,6 +119,7 @@ def report_of(
         left_out=changes.left_out,
         new_rejects=tuple(new_rejects),
         adaptation=manifest.adaptation,
+        int8=manifest.int8,
         encoder=manifest.encoder.name,
         plan=manifest.backend.name if manifest.backend else "none",
         seconds=watch.all(),

@@ -29,6 +29,7 @@ from imgsearch.build.options import (
 )
 from imgsearch.build.pipeline import EmbedCounts, embed_pending, find_colors
 from imgsearch.build.products import ProductCounts
+from imgsearch.build.quantization import quantized_of, with_quantization
 from imgsearch.build.report import BuildReport, report_of
 from imgsearch.build.vocabulary import vocabularies_of, with_vocabulary
 from imgsearch.build.words import has_all_words, warn_without_full_text
@@ -145,7 +146,7 @@ def _require_folder(job: Job) -> None:
 
 
 def _plan(job: Job, previous: Manifest | None) -> BuildPlan:
-    """Resolve all options; a vocabulary that the encoder lacks is learned here."""
+    """Resolve all options; a vocabulary, or a graph in int8, that the encoder lacks is made here."""
     options = job.options
     if previous and previous.backend and not job.searchable:
         raise UsageError(f"{job.directory} holds an index; choose another directory for embeddings")
@@ -154,9 +155,14 @@ def _plan(job: Job, previous: Manifest | None) -> BuildPlan:
     metadata = resolve_metadata(options, previous)
     policy = resolve_policy(options, previous)
     if previous:
-        choice = replace(choice, files={**vocabularies_of(job.directory, previous), **choice.files})
-    choice = with_vocabulary(choice, job.catalog, policy, job.progress, relearn=options.get("relearn", False))
+        learned = vocabularies_of(job.directory, previous) | quantized_of(job.directory, previous)
+        choice = replace(choice, files={**learned, **choice.files})
+    relearn = options.get("relearn", False)
+    choice = with_vocabulary(choice, job.catalog, policy, job.progress, relearn=relearn)
     detector = resolve_detector(options, previous, choice.spec) if job.searchable else None
+    choice, loss = with_quantization(
+        choice, job.catalog, policy, job.directory, previous, job.progress, relearn=relearn
+    )
     draft = Manifest(
         generation=previous.generation + 1 if previous else 1,
         catalog=os.path.realpath(job.catalog),
@@ -165,6 +171,7 @@ def _plan(job: Job, previous: Manifest | None) -> BuildPlan:
         fingerprint=choice.spec.fingerprint,
         detector=detector.spec if detector else None,
         detector_fingerprint=detector.spec.fingerprint if detector else "",
+        int8=loss,
         search=search,
         metadata_file=os.fspath(metadata) if metadata else "",
         metadata_sha256=_digest(metadata) if metadata else "",

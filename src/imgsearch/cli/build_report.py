@@ -95,7 +95,7 @@ class ReportFile:
                 "images_without_row": list(found.images_without_row),
                 "seconds": {stage: round(seconds, 3) for stage, seconds in report.seconds.items()},
                 "images_per_second": round(report.images_per_second, 2),
-                **{name: facts[name] for name in ("peak_rss_bytes", "encoder", "plan", "adaptation")},
+                **{name: facts[name] for name in ("peak_rss_bytes", "encoder", "plan", "adaptation", "int8")},
             }
         )
 
@@ -118,6 +118,7 @@ def _summary(report: BuildReport, directory: str) -> str:
     odd += f", {report.ignored_profiles} with a color profile of no use" if report.ignored_profiles else ""
     texts = f", {report.texts_encoded} texts encoded" if report.texts_encoded else ""
     adapted = f", adapted: {gain_in_words(report.adaptation)}" if report.adaptation else ""
+    adapted += f", in int8: {report.int8.in_words()}" if report.int8 else ""
     seconds = report.seconds["total"]
     if not report.published:
         return f"{state}, nothing changed{rejected}{odd} ({seconds:.1f} s)"

@@ -100,8 +100,11 @@ WeightsOption = Annotated[
     ),
 ]
 PrecisionOption = Annotated[
-    Literal["auto", "f32", "bf16"] | None,
-    typer.Option(help="What the encoder computes in; auto: what is fastest here. [default: as the index, or auto]"),
+    Literal["auto", "f32", "bf16", "int8"] | None,
+    typer.Option(
+        help="What the encoder computes in; auto: the faster of f32 and bf16 here; int8: calibrated on the catalog, if"
+        " its hit rate falls by no more than 0.5 points. [default: as the index, or auto]"
+    ),
 ]
 DeviceOption = Annotated[
     Literal["cpu", "gpu"] | None,

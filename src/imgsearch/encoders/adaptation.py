@@ -117,18 +117,20 @@ def measure_gain(
     for kind in range(HELD_OUT):
         for projection in (plain, adapted):
             parts = originals, held_out[:, kind]
-            rates.append(_nearest_is_own(*(projection.apply(part) if projection else part for part in parts)))
+            found = nearest_is_own(*(projection.apply(part) if projection else part for part in parts))
+            rates.append(float(found.mean()))
     return AdaptationGain(len(originals), *rates)
 
 
-def _nearest_is_own(rows: Embeddings, queries: Embeddings) -> float:
-    hits = 0
+def nearest_is_own(rows: Embeddings, queries: Embeddings) -> NDArray[np.bool_]:
+    """Return for each query, of (n, D), whether the row with its number is the nearest of all, (n, D)."""
+    found = []
     for start in range(0, len(rows), 512):
         scores = queries[start : start + 512] @ rows.T
         own = scores[np.arange(len(scores)), start + np.arange(len(scores))]
         # Equal images score equally, but for the last digit.
-        hits += int(np.sum(own >= scores.max(axis=1) - 1e-6))
-    return hits / len(rows)
+        found.append(own >= scores.max(axis=1) - 1e-6)
+    return np.concatenate(found)
 
 
 def _scaled(components: NDArray[np.float64]) -> Embeddings:

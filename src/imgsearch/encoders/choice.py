@@ -94,10 +94,28 @@ def choose_detector(file: Path, encoder: EncoderSpec) -> Choice:
 
 def with_precision(spec: EncoderSpec, precision: Precision) -> EncoderSpec:
     """Return an encoder whose networks compute in `precision`; one without networks stays as it is."""
-    if not spec.uses_openvino:
+    if not spec.uses_openvino or spec.precision == precision:
         return spec
     parts = tuple(replace(part, spec=with_precision(part.spec, precision)) for part in spec.parts)
-    return replace(spec, precision=precision, parts=parts)
+    return replace(spec, precision=precision, quantized="", parts=parts)
+
+
+def with_quantized(spec: EncoderSpec, name: str, digest: str) -> EncoderSpec:
+    """Return an encoder that names its graph in int8, for itself or for the parts of that name."""
+    if spec.name == name:
+        return replace(spec, quantized=digest)
+    parts = tuple(replace(part, spec=with_quantized(part.spec, name, digest)) for part in spec.parts)
+    return replace(spec, parts=parts)
+
+
+def keep_quantized(known: EncoderSpec | None, spec: EncoderSpec) -> EncoderSpec:
+    """Return an encoder in int8 with the graphs of `known`, of an index, if that is the same in all else, or none."""
+    if spec.precision != "int8":
+        return spec
+    plain = with_precision(spec, "f32")
+    if known and known.precision == "int8" and replace(with_precision(known, "f32"), pixels=spec.pixels) == plain:
+        return replace(known, pixels=spec.pixels)
+    return with_precision(plain, "int8")
 
 
 def with_weights(spec: EncoderSpec, name: str, weights: str) -> EncoderSpec:
@@ -203,7 +221,7 @@ def _combined(parts: list[Part], steps: str) -> EncoderSpec:
         fit=fits.pop(),
         dims=sum(spec.dims for spec in specs),
         weights="",
-        precision="bf16" if any(spec.precision == "bf16" for spec in specs) else "f32",
+        precision=next((spec.precision for spec in specs if spec.precision != "f32"), "f32"),
         steps=steps,
         parts=tuple(replace(part, spec=replace(part.spec, steps="")) for part in parts),
     )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from imgsearch.cache import cached_folder
+from imgsearch.encoders.int8 import quantize
 from imgsearch.encoders.joint_model import export_text_tower, find_joint_model
 from imgsearch.encoders.onnx_file import OnnxFile, read_onnx
 from imgsearch.encoders.runtime import (
@@ -68,7 +69,7 @@ def exported_encoder(spec: EncoderSpec, files: Mapping[str, Path] | None = None)
 
 
 def _fill(staging: Path, spec: EncoderSpec, files: Mapping[str, Path]) -> None:
-    plain = replace(spec, precision="f32", steps="", pixels=1)
+    plain = replace(spec, precision="f32", quantized="", steps="", pixels=1)
     if spec.parts:
         for number, part in enumerate(spec.parts):
             if names := files_of(part.spec):
@@ -80,6 +81,14 @@ def _fill(staging: Path, spec: EncoderSpec, files: Mapping[str, Path]) -> None:
                 hint="build-index --relearn learns another and embeds all images again",
             )
         shutil.copyfile(files[spec.weights], staging / VOCABULARY_FILE)
+    elif spec.precision == "int8":
+        if spec.quantized not in files:
+            raise MissingComponentError(
+                f"the graph of {spec.name} in int8 that the index was built with is lost",
+                hint="build-index --relearn calibrates another and embeds all images again",
+            )
+        for name in files_of(spec):
+            shutil.copyfile(files[spec.quantized].with_suffix(Path(name).suffix), staging / name)
     elif GRAPH_FILE in files_of(spec) and spec != plain:  # whose graph is the same
         _copy_files(exported_encoder(plain, files), files_of(spec), staging)
     elif GRAPH_FILE in files_of(spec):
@@ -104,6 +113,12 @@ def _export_elsewhere(spec: EncoderSpec, weights: Path | None, directory: Path) 
         logger.warning("%s: its weights are not here yet; Keras downloads them, once", spec.name)
     request = {"spec": spec.to_json(), "weights": str(weights) if weights else None, "directory": str(directory)}
     _run_elsewhere(spec.name, request)
+
+
+def quantized_graph(spec: EncoderSpec, graph: Path, images: Path, target: Path) -> None:
+    """Write the graph of a network in int8, in a process of its own; see `int8.quantize`."""
+    paths = {"graph": os.fspath(graph), "images": os.fspath(images), "target": os.fspath(target)}
+    _run_elsewhere(spec.name, {**paths, "size": spec.size})
 
 
 def onnx_dims(file: OnnxFile, preprocessing: Preprocessing) -> int:
@@ -200,6 +215,11 @@ def _do_requested(options: Mapping[str, Any]) -> str:
     limit_libraries()
     if "path" in options:
         return _measure(read_onnx(Path(options["path"])), read(Preprocessing, options["preprocessing"]))
+    if "images" in options:
+        graph, images, target = (Path(options[name]) for name in ("graph", "images", "target"))
+        with writing(target.parent):
+            quantize(graph, images, options["size"], target)
+        return ""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     spec, directory = EncoderSpec.from_json(options["spec"]), Path(options["directory"])
     with writing(directory):

@@ -173,7 +173,8 @@ class OpenVinoEncoder:
         count = processor_count()
         settings = {
             "PERFORMANCE_HINT": "LATENCY" if for_one else "THROUGHPUT",
-            "INFERENCE_PRECISION_HINT": spec.precision,
+            # A graph in int8 says itself what is; the rest is the same on every processor in f32.
+            "INFERENCE_PRECISION_HINT": "f32" if spec.precision == "int8" else spec.precision,
         }
         if on_gpu:
             self.batch_size = _GPU_BATCH
@@ -343,14 +344,14 @@ class HybridEncoder:
     def encode_stream(self, batches: Iterable["Pixels"]) -> Iterator[Embeddings]:
         copies = itertools.tee(batches, len(self._parts))
         streams = [
-            part.encode_stream(_resized(batches, part.spec.size))
+            part.encode_stream(resized(batches, part.spec.size))
             for part, batches in zip(self._parts, copies, strict=True)
         ]
         for rows in zip(*streams, strict=True):
             yield self._concatenated(rows)
 
     def encode_with_features(self, image: "Pixels") -> EncodedImage:
-        encoded = [part.encode_with_features(next(_resized([image[None]], part.spec.size))[0]) for part in self._parts]
+        encoded = [part.encode_with_features(next(resized([image[None]], part.spec.size))[0]) for part in self._parts]
         features = next((each.features for each in encoded if each.features is not None), None)
         return EncodedImage(self._concatenated([each.embedding[None] for each in encoded])[0], features)
 
@@ -360,7 +361,8 @@ class HybridEncoder:
         return unit_rows(np.concatenate(weighted, axis=1, dtype=np.float32))
 
 
-def _resized(batches: Iterable["Pixels"], size: int) -> Iterator["Pixels"]:
+def resized(batches: Iterable["Pixels"], size: int) -> Iterator["Pixels"]:
+    """Bring batches of fitted images, uint8 (n, side, side, 3), to the size of one part of a hybrid."""
     from imgsearch.images.transform import fit
 
     for batch in batches:

@@ -11,7 +11,7 @@ from imgsearch.images import Fit
 from imgsearch.images.steps import Steps
 from imgsearch.records import Check, Key, Missing, as_json, between, read
 
-Precision = Literal["f32", "bf16"]
+Precision = Literal["f32", "bf16", "int8"]
 Kind = Literal[
     "network",  # a Keras graph of the table
     "model",  # a `.keras` file
@@ -75,6 +75,8 @@ class EncoderSpec:
     preprocessing: Annotated[Preprocessing | None, Missing(None)] = None  # of an ONNX network; others know theirs
     # `sha256:...` of the network for texts and the tokenizer of a joint image-text model.
     text_weights: Annotated[str, Missing("")] = ""
+    # `sha256:...` of the graph that a network has in int8, which its calibration decides; empty: still to be made.
+    quantized: Annotated[str, Missing("")] = ""
 
     def __post_init__(self) -> None:
         if any(part.spec.parts for part in self.parts):
@@ -87,6 +89,8 @@ class EncoderSpec:
             raise ValueError(f"{said} is not that of an encoder of kind {self.kind}, {self.size} pixels, {self.fit}")
         if self.text_weights and self.kind != "onnx":
             raise ValueError(f"an encoder of kind {self.kind} has no text tower")
+        if self.quantized and self.precision != "int8":
+            raise ValueError(f"a graph in int8 is not for an encoder that computes in {self.precision}")
         try:
             Steps.parse(self.steps)
         except UsageError as error:
@@ -105,7 +109,7 @@ class EncoderSpec:
     @property
     def identity(self) -> str:
         """Sixteen hex digits for the network alone, whatever it computes in and whatever is done to images before."""
-        return replace(self, precision="f32", steps="", pixels=1).fingerprint
+        return replace(self, precision="f32", quantized="", steps="", pixels=1).fingerprint
 
     def is_fed_otherwise_than(self, other: "EncoderSpec") -> bool:
         """Whether two encoders differ in nothing but the version of the decoder that fed them."""
@@ -113,7 +117,7 @@ class EncoderSpec:
 
     @property
     def uses_openvino(self) -> bool:
-        """Whether it, or a part of it, is a network, which OpenVINO runs in f32 or bf16."""
+        """Whether it, or a part of it, is a network, which OpenVINO runs in f32, bf16 or int8."""
         return any(part.kind not in ("handcrafted", "visual-words") for part in self.all_parts())
 
     @property
@@ -126,7 +130,7 @@ class EncoderSpec:
         return tuple(part.spec for part in self.parts) or (self,)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as plain data; the last six only where they say something."""
+        """Return the fields as plain data; the last seven only where they say something."""
         data: dict[str, Any] = as_json(self)
         for name, nothing in (
             ("version", 1),
@@ -135,6 +139,7 @@ class EncoderSpec:
             ("parts", []),
             ("preprocessing", None),
             ("text_weights", ""),
+            ("quantized", ""),
         ):
             if data[name] == nothing:
                 del data[name]

@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import Annotated, Any
 
 from imgsearch._version import __version__
+from imgsearch.encoders.int8 import Int8Loss
 from imgsearch.encoders.projection import AdaptationGain
 from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.images.policy import FilePolicy
@@ -71,6 +72,7 @@ class Manifest:
     projection_count: Count = 0  # how many items there were when the projection was learned; 0 for none
     # None without one; one that gained nothing is not used, and not tried again while the projection is kept.
     adaptation: Annotated[AdaptationGain | None, Missing(None)] = None
+    int8: Annotated[Int8Loss | None, Missing(None)] = None  # what an encoder in int8 loses
     search: SearchOptions | None  # None if there are embeddings only (`imgsearch embed`), as `backend`
     backend: BackendSettings | None = None
     measured: Annotated[Measured | None, Missing(None)] = None

@@ -72,7 +72,8 @@ def build_index(
         ),
     ] = None,
     relearn: Annotated[
-        bool, typer.Option("--relearn", help="Learn the projection and visual words again; scores change a little.")
+        bool,
+        typer.Option("--relearn", help="Learn the projection, visual words and int8 again; scores change a little."),
     ] = False,
     strict: options.StrictOption = False,
     force: options.ForceOption = False,
@@ -108,7 +109,8 @@ def build_index(
       imgsearch build-index ./catalog --detector items.keras
 
     Exit codes: 0 done, 3 done but files were rejected that were not before, 7 another build is running,
-    9 refused because most of the catalog has vanished, 11 no space. docs/cron.md has them all.
+    9 refused because most of the catalog has vanished, 10 int8 would lose too much, 11 no space. docs/cron.md has
+    them all.
     """
     from imgsearch.build import build
     from imgsearch.build.options import BuildOptions

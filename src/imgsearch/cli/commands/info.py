@@ -143,6 +143,7 @@ def _rows(manifest: "Manifest") -> list[tuple[str, str]]:
         ("embedding", f"{encoder.dims} dimensions"),
         ("projection", f"to {manifest.dims}, learned on {learned} images" if learned else "none"),
         ("adaptation", gain_in_words(manifest.adaptation) if manifest.adaptation else "none"),
+        *([("int8", manifest.int8.in_words())] if manifest.int8 else []),
         ("preprocessing", encoder.steps or "none"),
         ("search", search),
         ("target recall", f"{manifest.search.target_recall:g}" if manifest.search else "none"),
