@@ -6,8 +6,9 @@ Paths are the bytes of the file name, as SQL text, UTF-8 or not; in Python they 
 import contextlib
 import itertools
 import json
-import math
 import os
+import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ _COLORS_KEPT = 8
 # Of `Items.fields`. Longer texts are looked into, not compared.
 LONGEST_FIELD = 200
 _FIELDS = (*NUMERIC, "text")
+_UNLIKE_JSON = re.compile(f"\0|{SURROGATES.pattern}")
 
 # Which tables there are beside those that every index has. (The first indexes have version 0.)
 ITEMS_VERSION = 2
@@ -122,11 +124,11 @@ def default_names(path: str) -> tuple[str, str]:
     return folder + slash + (stem if dot and stem else name), folder
 
 
-def _is_field(value: object) -> bool:
-    """Whether JSON can have a value, and a server can keep it beside a vector."""
+def _field(value: str | float) -> str | int | float:
+    """Return a value as JSON can have it and a server may keep it: what differs holds for no less of `pushed`."""
     if isinstance(value, str):
-        return len(value) <= LONGEST_FIELD and "\0" not in value and not SURROGATES.search(value)
-    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+        return _UNLIKE_JSON.sub("\ufffd", value[:LONGEST_FIELD])
+    return max(-sys.float_info.max, min(sys.float_info.max, value)) if isinstance(value, float) else value
 
 
 class Items:
@@ -244,7 +246,8 @@ class Items:
         source = f"items i LEFT JOIN data d ON d.{row_number(columns)} = i.row" if columns else "items i"
         query = f"SELECT i.sha256, {', '.join(selected)} FROM {source} ORDER BY i.row"  # noqa: S608  # quoted names
         for sha256, *values in self._run(query):
-            yield bytes(sha256), {key: value for key, value in zip(names, values, strict=True) if _is_field(value)}
+            known = ((key, value) for key, value in zip(names, values, strict=True) if value is not None)
+            yield bytes(sha256), {key: _field(value) for key, value in known}
 
     def categories(self, most: int) -> list[tuple[str, int]]:
         """Return the categories with the most items, and how many each has; by name."""
