@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from imgsearch.errors import DamagedIndexError, ImgsearchError, MissingComponentError, UsageError
+from imgsearch.search.backends import postgresql
 from imgsearch.search.backends.annoy import AnnoyBackend
 from imgsearch.search.backends.exact import ExactBackend
 from imgsearch.search.backends.faiss import FaissBackend
@@ -19,7 +20,10 @@ from imgsearch.store.search_settings import BackendSettings
 logger = logging.getLogger(__name__)
 
 # Those whose candidates are in a server; `build-index --backend` takes its address.
-SERVERS: dict[str, ServerBackend] = {}
+SERVERS: dict[str, ServerBackend] = {
+    each.name: each
+    for each in (ServerBackend("postgresql", "psycopg", "postgres", postgresql.open_server, postgresql.EFFORTS),)
+}
 BACKENDS: dict[str, Backend] = {
     **{each.name: each for each in (AnnoyBackend(), FaissBackend(), ExactBackend())},
     **SERVERS,

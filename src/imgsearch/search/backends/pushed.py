@@ -16,8 +16,8 @@ Sign = Literal["=", "<", "<=", ">", ">=", "below"]
 
 _MIRRORED = {"=": "=", "==": "=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _SIGNS = {"=": "=", "==": "=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
-# Whole numbers up to here are the same number wherever they are stored as floating point.
-_LARGEST_EXACT = 2**53
+# Whole numbers below this are the same number wherever they are stored as floating point.
+_TOO_LARGE = 2**53
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,4 +87,4 @@ def _is_exact(value: str | float) -> bool:
     """Return whether a server has the same value, if any item has it."""
     if isinstance(value, str):
         return len(value) <= LONGEST_FIELD and "\0" not in value and not SURROGATES.search(value)
-    return abs(value) <= _LARGEST_EXACT
+    return abs(value) < _TOO_LARGE

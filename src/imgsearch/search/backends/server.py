@@ -323,9 +323,9 @@ def _blocks(items: Items, is_wanted: "np.typing.NDArray[np.bool_]") -> Iterator[
 def _open_ids(path: Path, count: int) -> Rows:
     """Map the ids of a generation, whose sha256 has been checked."""
     hint = integrity.repair_hint(path.name)
-    with reading(path, hint), open_regular(path) as file:
+    with reading(path, hint), open_regular(path):
         try:
-            ids = np.load(file.name, mmap_mode="r", allow_pickle=False)
+            ids = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError) as error:
             raise DamagedIndexError(f"{path} is damaged: {error}", hint=hint) from error
     if ids.shape != (2, count) or ids.dtype != np.int64:
