@@ -52,7 +52,7 @@ def test_an_unknown_name_is_an_attribute_error():
 def test_every_error_has_an_exit_code_of_its_own():
     kinds = [kind for kind in ImgsearchError.__subclasses__() if kind.__module__ == ImgsearchError.__module__]
 
-    assert sorted(kind.exit_code for kind in kinds) == [2, 4, 5, 6, 7, 8, 9, 10, 11, 13]
+    assert sorted(kind.exit_code for kind in kinds) == [2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]
 
 
 def test_the_api_of_the_readme_works(catalog, tmp_path):

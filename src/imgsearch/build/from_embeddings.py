@@ -31,6 +31,7 @@ from imgsearch.build.words import lacks_text_vectors
 from imgsearch.encoders.export import exported_files
 from imgsearch.errors import NoIndexError, UsageError
 from imgsearch.files import sync
+from imgsearch.search.backends import is_whole
 from imgsearch.store import generations, integrity
 from imgsearch.store.database import connect, database_uri
 from imgsearch.store.items import Items
@@ -144,7 +145,7 @@ def _is_unchanged(job: Job, draft: Manifest, given: Manifest, previous: Manifest
         and same_truth
         and draft.has_settings_of(previous)
         and not lacks_text_vectors(draft, previous)
-        and integrity.is_whole(job.directory, previous)
+        and is_whole(job.directory, previous)
     )
 
 

@@ -36,7 +36,7 @@ from imgsearch.errors import RefusedError, UsageError
 from imgsearch.files import require_image_folder, sync
 from imgsearch.images.scan import Scan
 from imgsearch.progress import Progress, counted
-from imgsearch.search.backends import server_is_whole
+from imgsearch.search.backends import is_whole
 from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import BLOCK_ROWS, open_array, write_array
 from imgsearch.store.locking import writer_lock
@@ -125,8 +125,7 @@ def is_unchanged(job: Job, plan: BuildPlan, journal: Journal, changes: Changes, 
             and not journal.lacks_colors()
             and plan.draft.has_settings_of(previous)
             and has_all_words(plan.draft, previous)
-            and integrity.is_whole(job.directory, previous)
-            and server_is_whole(job.directory, previous)
+            and is_whole(job.directory, previous)
         )
 
 

@@ -13,7 +13,7 @@ from imgsearch.search.backends.exact import ExactBackend
 from imgsearch.search.backends.faiss import FaissBackend
 from imgsearch.search.backends.protocol import Backend
 from imgsearch.search.backends.server import ServerBackend, needed_ids, place_of
-from imgsearch.store import generations
+from imgsearch.store import generations, integrity
 from imgsearch.store.manifest import Manifest
 from imgsearch.store.search_settings import BackendSettings
 
@@ -86,9 +86,11 @@ def generation_files(manifest: Manifest) -> set[str]:
     return encoder | {f"{manifest.folder}/{name}" for name in names}
 
 
-def server_is_whole(directory: Path, manifest: Manifest) -> bool:
-    """Return whether the server of an index, if it has one, holds all that the generation needs."""
+def is_whole(directory: Path, manifest: Manifest) -> bool:
+    """Do `integrity.is_whole`, and return whether the server of an index, if it has one, holds all that it needs."""
     settings = manifest.backend
+    if not integrity.is_whole(directory, manifest):
+        return False
     if settings is None or not settings.server or not manifest.count:
         return True
     return SERVERS[backend_of(settings).name].is_whole(directory / manifest.folder, manifest)
