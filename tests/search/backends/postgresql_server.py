@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
-import psycopg
 import pytest
 
 from imgsearch.search.backends import postgresql
@@ -57,6 +56,8 @@ class PostgresqlServer:
 
     def run(self, statement: str, database: str = "postgres") -> list[tuple]:
         """Run a statement as the administrator."""
+        import psycopg  # not by those who only list the tests
+
         with psycopg.connect(
             host="127.0.0.1", port=self.port, user="postgres", dbname=database, autocommit=True
         ) as connection:

@@ -42,7 +42,6 @@ _COMPARED = 5000
 # As many as items.sqlite has; each takes time whenever an item is put.
 _MOST_INDEXES = 32
 _MOST_DIMS = 2000  # of a graph of pgvector
-_MOST_EFFORT = EFFORTS[-1]
 _MOST_MEMORY = 1 << 30  # for making a graph, where the server's own setting is not more
 _DELETED_AT_ONCE = 10_000
 
@@ -62,7 +61,7 @@ R = TypeVar("R")
 
 
 def open_server(address: str, collection: str, dims: int) -> "PostgresServer":
-    """Connect to a collection in a database, whether it is there yet or not.
+    """Connect to a database for a collection, which need not be there yet.
 
     Args:
         address: `postgresql://[USER@]HOST[:PORT]/DB`, or another that libpq knows; without a password.
@@ -186,11 +185,8 @@ class PostgresServer:
     def nearest(self, vector: Embeddings, k: int, effort: int, where: Sequence[Comparison]) -> Rows:
         holds, parameters = _conditions(where)
         parameters |= {"vector": f"[{','.join(map(str, vector.tolist()))}]", "k": k, "most": _COMPARED + 1}
-        settings = {
-            "hnsw.ef_search": min(max(effort, k), _MOST_EFFORT),
-            "hnsw.iterative_scan": "relaxed_order",  # goes on until k are found
-            "enable_sort": "off" if where else "on",  # it would not use the graph where it takes a condition for rare
-        }
+        # The graph is searched on until k are found. It would not be used where a condition is taken for rare.
+        settings = {"effort": str(min(max(effort, k), EFFORTS[-1])), "sort": "off" if where else "on"}
 
         def ask(connection: "Connection") -> list[int]:
             few = False
@@ -199,8 +195,11 @@ class PostgresServer:
                 (count,) = _row(connection.execute(self._sql(counted, holds=holds), parameters))
                 few = count <= _COMPARED
             if not few:
-                for name, value in settings.items():
-                    connection.execute("SELECT set_config(%s, %s, true)", (name, str(value)))
+                connection.execute(
+                    "SELECT set_config('hnsw.ef_search', %(effort)s, true), set_config('enable_sort', %(sort)s, true),"
+                    " set_config('hnsw.iterative_scan', 'relaxed_order', true)",
+                    settings,
+                )
                 by_graph = "SELECT id FROM {table} WHERE {holds} ORDER BY vector <#> %(vector)s::vector LIMIT %(k)s"
                 found = connection.execute(self._sql(by_graph, holds=holds), parameters).fetchall()
                 if len(found) == k:

@@ -141,7 +141,8 @@ class ServerBackend:
 
     def check(self, folder: Path, vectors: Embeddings, settings: BackendSettings) -> None:
         rows = np.unique(np.linspace(0, len(vectors) - 1, _SAMPLE).astype(int))
-        opened = self.open(folder, vectors, settings)
+        # With the least effort, as before it is tuned, a good graph misses some, too.
+        opened = self.open(folder, vectors, replace(settings, search_k=self._efforts[-1]))
         found = (scores_of(vectors[opened.candidates(vectors[row], 1)], vectors[row]) for row in rows)
         missed = sum(scores.max(initial=-1) < _EQUAL for scores in found)
         if missed:
