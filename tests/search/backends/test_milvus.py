@@ -123,7 +123,8 @@ def test_a_wrong_token_and_a_database_that_is_not_there_are_errors_that_show_no_
 def test_a_full_put_of_long_vectors_fits_into_the_messages_of_the_server(alone):
     vectors = np.zeros((4096, 1536), np.float32)
     vectors[:, 0] = 1
-    fields = [{f"column_{number}": "ü" * 200 for number in range(100)}] * 4096  # 40 KB an item
+    long = {f"column_{number}": "ü" * 200 for number in range(150)}  # 62 KB
+    fields = [long] * milvus._PUT_AT_ONCE + [{}] * (4096 - milvus._PUT_AT_ONCE)
 
     server = milvus.open_server(alone.address, NAME, 1536)
     server.put(np.arange(4096), vectors, fields)

@@ -91,7 +91,7 @@ def open_server(address: str, collection: str, dims: int) -> "MilvusServer":
         )
     server = MilvusServer(client, f"Milvus at {address}", collection, dims)
     try:
-        server.is_there()  # until it is asked something it does not say that it has no such database
+        server.require_database()
     except ServerError:
         server.close()
         raise
@@ -107,10 +107,10 @@ class MilvusServer:
         self._name = collection
         self._dims = dims
 
-    def is_there(self) -> bool:
-        """Return whether there is a collection."""
-        with _answers(self._where):
-            return bool(self._client.has_collection(self._name, timeout=QUESTION_SECONDS))
+    def require_database(self) -> None:
+        """Raise `ServerError` if there is no such database, or we may not use it."""
+        with _answers(self._where):  # asked for a collection it would say that there is none
+            self._client.list_collections(timeout=QUESTION_SECONDS)
 
     def ids(self) -> Rows:
         if not self._is_usable():
@@ -195,9 +195,9 @@ class MilvusServer:
 
     def _is_usable(self) -> bool:
         """Return whether there is a collection; raise `ServerError` if it is of other vectors."""
-        if not self.is_there():
-            return False
         with _answers(self._where):
+            if not self._client.has_collection(self._name, timeout=QUESTION_SECONDS):
+                return False
             found = self._client.describe_collection(self._name, timeout=QUESTION_SECONDS)["fields"]
         dims = next((each["params"].get("dim") for each in found if each["name"] == "vector"), None)
         if dims != self._dims:
@@ -328,4 +328,6 @@ def _value(value: str | float) -> str | float:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(getattr(error, "message", error)).split())[:_LONGEST_REASON]
+    details = getattr(error, "details", None)  # of gRPC
+    text = details() if callable(details) else getattr(error, "message", error)
+    return " ".join(str(text).split())[:_LONGEST_REASON]
