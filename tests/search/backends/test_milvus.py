@@ -1,5 +1,6 @@
 """What holds for Milvus alone; what holds for every server is tried in `test_servers`."""
 
+import contextlib
 import math
 import os
 import subprocess
@@ -11,16 +12,12 @@ import pytest
 from imgsearch.errors import MissingComponentError, ServerError, UsageError
 from imgsearch.search.backends import milvus
 from imgsearch.search.backends.pushed import Comparison
+from search.backends import milvus_server
 
 NAME = f"imgsearch_{1:016x}"
 
 
-@pytest.fixture
-def alone(server):
-    """The server, if it is Milvus."""
-    if server.backend is not milvus:
-        pytest.skip("of Milvus alone")
-    return server
+alone = pytest.mark.parametrize("server", [milvus_server.running], indirect=True, ids=["milvus"])
 
 
 @pytest.mark.parametrize(
@@ -106,29 +103,30 @@ except ServerError as error:
     assert (done.returncode, done.stdout, done.stderr) == (0, "False False\n", "")
 
 
+@alone
 @pytest.mark.servers
-def test_a_wrong_token_and_a_database_that_is_not_there_are_errors_that_show_no_token(alone, monkeypatch):
+def test_a_wrong_token_and_a_database_that_is_not_there_are_errors_that_show_no_token(server, monkeypatch):
     with pytest.raises(ServerError, match="nowhere"):
-        milvus.open_server(f"{alone.address}/nowhere", NAME, 8)
+        milvus.open_server(f"{server.address}/nowhere", NAME, 8)
 
     monkeypatch.setenv("MILVUS_TOKEN", "root:hunter2")
     with pytest.raises(ServerError) as caught:
-        milvus.open_server(alone.address, NAME, 8)
+        milvus.open_server(server.address, NAME, 8)
 
     assert "hunter2" not in f"{caught.value.message} {caught.value.hint}"
     assert "MILVUS_TOKEN" in caught.value.hint
 
 
+@alone
 @pytest.mark.servers
-def test_a_full_put_of_long_vectors_fits_into_the_messages_of_the_server(alone):
+def test_a_full_put_of_long_vectors_fits_into_the_messages_of_the_server(server):
     vectors = np.zeros((4096, 1536), np.float32)
     vectors[:, 0] = 1
     long = {f"column_{number}": "ü" * 200 for number in range(150)}  # 62 KB
     fields = [long] * milvus._PUT_AT_ONCE + [{}] * (4096 - milvus._PUT_AT_ONCE)
 
-    server = milvus.open_server(alone.address, NAME, 1536)
-    server.put(np.arange(4096), vectors, fields)
+    with contextlib.closing(milvus.open_server(server.address, NAME, 1536)) as one:
+        one.put(np.arange(4096), vectors, fields)
 
-    assert len(server.ids()) == 4096
-    server.drop()
-    server.close()
+        assert len(one.ids()) == 4096
+        one.drop()

@@ -265,6 +265,7 @@ def _import_client() -> Any:
     """Import pymilvus, without the settings it would take from files called `.env`, and without its messages."""
     with _IMPORTING:
         if "pymilvus" not in sys.modules:
+            os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # so says gRPC, of certificates
             try:
                 import dotenv
 
