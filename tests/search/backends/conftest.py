@@ -8,9 +8,9 @@ It is a context manager that starts one, ends it whatever happens, and yields an
 
 import pytest
 
-from search.backends import postgresql_server
+from search.backends import milvus_server, postgresql_server
 
-SERVERS = {"postgresql": postgresql_server.running}
+SERVERS = {"postgresql": postgresql_server.running, "milvus": milvus_server.running}
 
 
 @pytest.fixture(scope="session", params=SERVERS.values(), ids=SERVERS)

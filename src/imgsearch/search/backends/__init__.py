@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from imgsearch.errors import DamagedIndexError, ImgsearchError, MissingComponentError, UsageError
-from imgsearch.search.backends import postgresql
+from imgsearch.search.backends import milvus, postgresql
 from imgsearch.search.backends.annoy import AnnoyBackend
 from imgsearch.search.backends.exact import ExactBackend
 from imgsearch.search.backends.faiss import FaissBackend
@@ -23,7 +23,10 @@ logger = logging.getLogger(__name__)
 # Those whose candidates are in a server; `build-index --backend` takes its address.
 SERVERS: dict[str, ServerBackend] = {
     each.name: each
-    for each in (ServerBackend("postgresql", "psycopg", "postgres", postgresql.open_server, postgresql.EFFORTS),)
+    for each in (
+        ServerBackend("milvus", "pymilvus", "milvus", milvus.open_server, milvus.EFFORTS),
+        ServerBackend("postgresql", "psycopg", "postgres", postgresql.open_server, postgresql.EFFORTS),
+    )
 }
 _ALL: tuple[Backend, ...] = (AnnoyBackend(), FaissBackend(), FaissCodesBackend(), ExactBackend(), *SERVERS.values())
 BACKENDS = {each.name: each for each in _ALL}
