@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 NONE = "none"
 
 Damaged = Literal["skip", "keep"]
+Engine = Literal["local", "dask"]
 PrecisionOption = Literal["auto", "f32", "bf16"]
 Location = str | os.PathLike[str]
 
@@ -79,6 +80,9 @@ class RunOptions(TypedDict, total=False):
 class EmbedOptions(ImageOptions, RunOptions, total=False):
     """Options of `embed`."""
 
+    engine: Engine  # what embeds, which nothing remembers: `local`, this machine; `dask`, the workers of a cluster
+    scheduler: str | None  # the cluster's `tcp://HOST:PORT`; missing: a worker on this machine
+
 
 class BuildOptions(ImageOptions, IndexOptions, RunOptions, total=False):
     """Options of `build_index`."""
@@ -112,6 +116,7 @@ def check_options(function: str, kind: type, options: Mapping[str, Any]) -> Buil
 _CHOICES: dict[str, tuple[str, ...]] = {
     "precision": get_args(PrecisionOption),
     "damaged": get_args(Damaged),
+    "engine": get_args(Engine),
 }
 
 
