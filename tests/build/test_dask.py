@@ -183,8 +183,8 @@ def test_what_is_wrong_with_files_is_found_alike(scheduler, workers, lay_out, tm
     report = embed(catalog, tmp_path / "out", backbone=ENCODER, engine="dask", scheduler=scheduler)
 
     assert published(tmp_path / "out") == published(tmp_path / "local")
-    assert report.rejected_by_cause == locally.rejected_by_cause
-    assert report.rejected_by_cause["decoder_crashed"] == 1
+    assert report.causes == locally.causes
+    assert report.causes["decoder_crashed"] == 1
 
 
 @pytest.mark.servers

@@ -125,9 +125,11 @@ def _connected(scheduler: str | None) -> Iterator[Any]:
                 n_workers=1,
                 threads_per_worker=processor_count(),
                 host="127.0.0.1",
-                dashboard_address=None,
-                worker_dashboard_address=None,
+                # There is a server for HTTP in any case; without an address it would listen to all of the network.
+                dashboard_address="127.0.0.1:0",
+                worker_dashboard_address="127.0.0.1:0",
                 memory_limit=None,
+                preload=["imgsearch.build.node"],
                 silence_logs=logging.CRITICAL,
             )
             stack.callback(address.close, timeout=_CLOSE_SECONDS)

@@ -6,6 +6,7 @@ encoder and the decoders of a run, or two, until it is told to let go of them.
 
 import contextlib
 import os
+import signal
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -85,6 +86,11 @@ class _Node:
 _NODES: OrderedDict[Setup, _Node] = OrderedDict()
 _RECEIVED: dict[Setup, Mapping[str, bytes]] = {}
 _OPENING = Lock()
+
+
+def dask_setup(_: object) -> None:
+    """Leave Ctrl-C to the program that has started this worker, which ends it; Dask calls this at its start."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def hash_shard(setup: Setup, files: Sequence[PendingFile]) -> Shard:
