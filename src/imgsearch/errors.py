@@ -91,7 +91,7 @@ class OutputError(ImgsearchError):
 
 
 class ServerError(ImgsearchError):
-    """A server of the index, or a cluster that embeds, is down, slow or answers wrongly; the index itself is whole."""
+    """A server of the index, or a cluster that embeds, is down, slow or wrong; the index is whole."""
 
     exit_code = 12
 

@@ -89,8 +89,9 @@ _OPENING = Lock()
 
 
 def dask_setup(_: object) -> None:
-    """Leave Ctrl-C to the program that has started this worker, which ends it; Dask calls this at its start."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave what is sent to all processes to the program that started this worker; Dask calls this at its start."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def hash_shard(setup: Setup, files: Sequence[PendingFile]) -> Shard:

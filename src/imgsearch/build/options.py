@@ -80,8 +80,8 @@ class RunOptions(TypedDict, total=False):
 class EmbedOptions(ImageOptions, RunOptions, total=False):
     """Options of `embed`."""
 
-    engine: Engine  # what embeds, which nothing remembers: `local`, this machine; `dask`, the workers of a cluster
-    scheduler: str | None  # the cluster's `tcp://HOST:PORT`; missing: a worker on this machine
+    engine: Engine  # what embeds in this run: this machine, or the workers of a cluster
+    scheduler: str | None  # of the engine `dask`, such as `tcp://10.0.0.5:8786`; missing: a worker on this machine
 
 
 class BuildOptions(ImageOptions, IndexOptions, RunOptions, total=False):
