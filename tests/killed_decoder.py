@@ -1,8 +1,9 @@
-"""For workers of Dask to preload: a decoder process is killed whenever it is given a file that ends with `KILLER`."""
+"""For workers of Dask to preload: certain files kill their decoder process, or meet a bug."""
 
 from imgsearch.images.workers.decoders import DecodeWorker
 
-KILLER = b"kills its decoder"
+KILLER = b"kills its decoder"  # what such a file ends with
+BUG = b"meets a bug"
 _real = DecodeWorker.decode_with_colors
 
 
@@ -10,6 +11,8 @@ def decode_or_die(worker, data):
     """Take the place of `DecodeWorker.decode_with_colors`."""
     if data.endswith(KILLER):
         (worker._process or worker._start()).kill()
+    if data.endswith(BUG):
+        return decode_or_die(worker, data)  # without end
     return _real(worker, data)
 
 

@@ -20,7 +20,7 @@ from imgsearch.errors import MissingComponentError, RefusedError, ServerError, U
 from imgsearch.images.workers.decoders import DecodeWorker
 from imgsearch.store import generations
 from imgsearch.store.generations import read_manifest
-from killed_decoder import KILLER, decode_or_die
+from killed_decoder import BUG, KILLER, decode_or_die
 from onnx_models import saved, toy
 
 IMAGES = 48
@@ -288,6 +288,15 @@ def test_decoders_that_keep_dying_end_the_build(painted, scheduler, workers, tmp
         file.write_bytes(file.read_bytes() + KILLER)
 
     with pytest.raises(RefusedError, match="the decoder died of 5 files in a row"):
+        embed(catalog, tmp_path / "out", backbone=ENCODER, engine="dask", scheduler=scheduler)
+
+
+@pytest.mark.servers
+def test_a_bug_in_a_worker_is_said_as_one(scheduler, workers, lay_out, tmp_path):
+    catalog = lay_out(tmp_path / "catalog", 12)
+    (catalog / "b/bug.png").write_bytes((catalog / "a/0000.png").read_bytes() + BUG)
+
+    with pytest.raises(RuntimeError, match=r"(?s)worker tcp://.*decode_or_die.*RecursionError"):
         embed(catalog, tmp_path / "out", backbone=ENCODER, engine="dask", scheduler=scheduler)
 
 

@@ -7,6 +7,7 @@ encoder and the decoders of a run, or two, until it is told to let go of them.
 import contextlib
 import os
 import signal
+import traceback
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ from imgsearch.images.steps import Steps
 from imgsearch.images.workers.decoders import DecodeWorker
 from imgsearch.images.workers.pool import bounded_map
 from imgsearch.images.workers.threads import Threads
+from imgsearch.system import refusal_of
 
 # Files that one task reads ahead: a disk in the network answers late, but answers many at once.
 _READERS = 4
@@ -209,3 +211,6 @@ def _naming_worker() -> Iterator[str]:
         yield worker
     except ImgsearchError as error:
         raise type(error)(f"worker {worker}: {error.message}", hint=error.hint) from error
+    except Exception as error:  # noqa: BLE001
+        # In words: not each exception comes through with its traceback, and the client would wait for it for ever.
+        raise refusal_of(error) or RuntimeError(f"worker {worker}:\n{traceback.format_exc(limit=-8)}") from None
