@@ -46,6 +46,9 @@ class ImageError(ImgsearchError):
         super().__init__(message, hint=hint)
         self.cause = cause
 
+    def __reduce__(self) -> tuple[object, ...]:  # by default with the message as the only argument
+        return type(self), (self.cause, self.message), {"hint": self.hint}
+
 
 class NoIndexError(ImgsearchError):
     """There is no index in the directory."""
@@ -90,7 +93,7 @@ class OutputError(ImgsearchError):
 
 
 class ServerError(ImgsearchError):
-    """A server that the index lives on is down, slow or answers wrongly; the index itself is whole."""
+    """A server of the index, or a cluster that embeds, is down, slow or wrong; the index is whole."""
 
     exit_code = 12
 

@@ -3,11 +3,13 @@
 import os
 from typing import Unpack
 
+from imgsearch.build.cluster import require_dask
 from imgsearch.build.from_embeddings import index_embeddings
 from imgsearch.build.generation import Job
 from imgsearch.build.options import BuildOptions, EmbedOptions, Location, check_options
 from imgsearch.build.report import BuildReport
 from imgsearch.build.update import update
+from imgsearch.errors import UsageError
 from imgsearch.files import as_path
 from imgsearch.progress import Progress, no_progress
 from imgsearch.store import generations
@@ -58,4 +60,12 @@ def embed(
         ImgsearchError: One of its kinds; nothing was published.
     """
     given = check_options("embed", EmbedOptions, options)
-    return update(Job(as_path(catalog), as_path(output), given, progress, searchable=False))
+    engine, scheduler = options.get("engine", "local"), options.get("scheduler")
+    if engine == "dask":
+        if options.get("device") == "gpu":
+            raise UsageError("--device gpu and --engine dask cannot be combined: workers compute on their processors")
+        require_dask(scheduler)
+    elif scheduler is not None:
+        raise UsageError("--scheduler has no effect without --engine dask")
+    where = (as_path(catalog), as_path(output))
+    return update(Job(*where, given, progress, searchable=False, engine=engine, scheduler=scheduler))

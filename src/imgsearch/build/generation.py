@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from imgsearch.build.adapt import Adapter
-from imgsearch.build.options import BuildOptions
+from imgsearch.build.options import BuildOptions, Engine
 from imgsearch.build.report import Stopwatch
 from imgsearch.build.words import write_text_vectors
 from imgsearch.encoders.projection import LARGEST_SAMPLE, SMALLEST_CATALOG, AdaptationGain, Projection, learn_projection
@@ -39,6 +39,8 @@ class Job:
     options: BuildOptions
     progress: Progress
     searchable: bool = True  # whether it is to be an index, not embeddings only
+    engine: Engine = "local"
+    scheduler: str | None = None  # of the engine dask
     watch: Stopwatch = field(default_factory=Stopwatch)
 
 

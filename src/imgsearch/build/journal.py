@@ -312,6 +312,11 @@ class Journal:
         """Count the vectors that an interrupted build left."""
         return self._count("SELECT count(*) FROM vectors WHERE resumed")
 
+    def may_know_contents(self) -> bool:
+        """Return whether any content has a vector already, which `vector_source` would find."""
+        query = "SELECT EXISTS (SELECT 1 FROM vectors) OR (? AND EXISTS (SELECT 1 FROM old.items))"
+        return bool(self._count(query, (self._same_encoder,)))
+
     def vector_source(self, sha256: bytes) -> str:
         """Return what has the vector of a content: `published`, `resumed` (an interrupted build), `copy` or empty."""
         run = self._connection.execute

@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 NONE = "none"
 
 Damaged = Literal["skip", "keep"]
+Engine = Literal["local", "dask"]
 PrecisionOption = Literal["auto", "f32", "bf16", "int8"]
 Location = str | os.PathLike[str]
 
@@ -91,6 +92,9 @@ class RunOptions(TypedDict, total=False):
 
 class EmbedOptions(ImageOptions, RunOptions, total=False):
     """Options of `embed`."""
+
+    engine: Engine  # what embeds in this run: this machine, or the workers of a cluster
+    scheduler: str | None  # of the engine `dask`, such as `tcp://10.0.0.5:8786`; missing: a worker on this machine
 
 
 class BuildOptions(ImageOptions, IndexOptions, RunOptions, total=False):
@@ -142,6 +146,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "precision": get_args(PrecisionOption),
     "damaged": get_args(Damaged),
     "device": get_args(Device),
+    "engine": get_args(Engine),
 }
 
 

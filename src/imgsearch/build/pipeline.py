@@ -1,6 +1,7 @@
 """The embedding pipeline: read and hash (in threads), decode (in processes), encode (in OpenVINO's requests), write.
 
 Stages are generators with bounded queues, run by the caller's thread, which is the only one that touches the journal.
+`cluster.py` puts its own stages in place of all but the first and the last.
 """
 
 import contextlib
@@ -8,7 +9,7 @@ import hashlib
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -56,8 +57,8 @@ class EmbedCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class _Content:
-    """A file that was read: its bytes (then its pixels), or why there are none."""
+class Content:
+    """A file that was read: its bytes (then its pixels, then its embedding), or why there are none."""
 
     file: PendingFile
     sha256: bytes = b""
@@ -65,6 +66,7 @@ class _Content:
     mtime_ns: int = 0
     data: bytes = b""
     pixels: Pixels | None = None
+    embedding: Embeddings | None = None
     remarks: Remarks = field(default_factory=dict)
     colors: list[MainColor] = field(default_factory=list)
     error: ImageError | None = None
@@ -86,32 +88,39 @@ def embed_pending(
     steps = Steps.parse(spec.steps)
     workers = [DecodeWorker(spec.size, spec.fit, policy, steps=steps, colors=True) for _ in range(count)]
     with journal.transaction(), Threads(count + 1) as threads, contextlib.ExitStack() as at_the_end:
-        read = partial(_read, root, policy)
+        read = partial(read_content, root, policy)
         contents = bounded_map(threads, read, journal.pending(), 2 * count, lambda file: file.size)
-        unknown = _skip_known(contents, journal, counts)
+        unknown = skip_known(contents, journal, counts)
         first = next(unknown, None)
         if first is None:
             progress("embed", counts.done, total)
             return counts
         opened = threads.submit(open_encoder)  # for new content only, while the first images are decoded
         unknown = itertools.chain([first], unknown)
-        decoded = map_with_workers(_decode, unknown, workers, lambda content: len(content.data))
+        decoded = map_with_workers(decode_content, unknown, workers, lambda content: len(content.data))
         at_the_end.callback(decoded.close)  # first of all: an interruption must not wait for what is under way
         watched = decoded if tolerant else while_decoder_works(decoded, lambda content: content.error)
         usable = _reject_unusable(watched, journal, counts)
-        batch: list[tuple[_Content, Embeddings]] = []
-        try:
-            for pair in _encoded(usable, opened):
-                batch.append(pair)
-                if len(batch) == COMMIT_IMAGES:
-                    full, batch = batch, []
-                    _record(full, journal, counts)
-                    journal.commit()
-                    progress("embed", counts.done, total)
-        finally:  # an interruption, too, keeps what has been encoded
-            _record(batch, journal, counts)
-    progress("embed", counts.done, total)
+        record_embedded(encoded(usable, opened), journal, counts, progress, total)
     return counts
+
+
+def record_embedded(
+    embedded: Iterable[Content], journal: Journal, counts: EmbedCounts, progress: Progress, total: int
+) -> None:
+    """Hand embedded images over to the journal, and commit each batch of them; an interruption, too, keeps the last."""
+    batch: list[Content] = []
+    try:
+        for content in embedded:
+            batch.append(content)
+            if len(batch) == COMMIT_IMAGES:
+                full, batch = batch, []
+                _record(full, journal, counts)
+                journal.commit()
+                progress("embed", counts.done, total)
+    finally:
+        _record(batch, journal, counts)
+    progress("embed", counts.done, total)
 
 
 def find_colors(journal: Journal, draft: Manifest, total: int, progress: Progress, *, tolerant: bool = False) -> None:
@@ -123,8 +132,8 @@ def find_colors(journal: Journal, draft: Manifest, total: int, progress: Progres
     count = max(1, min(processor_count(), -(-total // _IMAGES_A_DECODER)))
     workers = [DecodeWorker(_COLORS_SIDE, "pad", policy, colors=True) for _ in range(count)]
 
-    def read(file: PendingFile, sha256: bytes) -> _Content:
-        content = _read(root, policy, file)
+    def read(file: PendingFile, sha256: bytes) -> Content:
+        content = read_content(root, policy, file)
         if content.error is None and content.sha256 != sha256:
             content = replace(content, data=b"", error=ImageError("changed", "changed since it was embedded"))
         return replace(content, sha256=sha256)
@@ -133,7 +142,7 @@ def find_colors(journal: Journal, draft: Manifest, total: int, progress: Progres
     with journal.transaction(), Threads(count + 1) as threads, contextlib.ExitStack() as at_the_end:
         listed = journal.colorless()
         contents = bounded_map(threads, lambda each: read(*each), listed, 2 * count, lambda each: each[0].size)
-        decoded = map_with_workers(_decode, contents, workers, lambda content: len(content.data))
+        decoded = map_with_workers(decode_content, contents, workers, lambda content: len(content.data))
         at_the_end.callback(decoded.close)
         watched = decoded if tolerant else while_decoder_works(decoded, lambda content: content.error)
         done = 0
@@ -144,7 +153,8 @@ def find_colors(journal: Journal, draft: Manifest, total: int, progress: Progres
             progress("colors", done, total)
 
 
-def _decode(worker: DecodeWorker, content: _Content) -> _Content:
+def decode_content(worker: DecodeWorker, content: Content) -> Content:
+    """Turn the bytes of a file that was read into pixels, or find out why there are none."""
     if content.error is not None:
         return content
     try:
@@ -154,7 +164,8 @@ def _decode(worker: DecodeWorker, content: _Content) -> _Content:
     return replace(content, data=b"", pixels=pixels, remarks=remarks, colors=colors)
 
 
-def _read(root: str, policy: FilePolicy, file: PendingFile) -> _Content:
+def read_content(root: str, policy: FilePolicy, file: PendingFile) -> Content:
+    """Read and hash a file of the catalog, and check what its header says."""
     path = os.path.join(root, file.path)
     size, mtime_ns = file.size, file.mtime_ns
     try:
@@ -168,11 +179,11 @@ def _read(root: str, policy: FilePolicy, file: PendingFile) -> _Content:
         ):
             # It is being written: what is found now must not be remembered as what it is.
             error = ImageError("changed", "changed while the catalog was read")
-        return _Content(file, size=size, mtime_ns=mtime_ns, error=error)
-    return _Content(file, hashlib.sha256(data).digest(), size, mtime_ns, data)
+        return Content(file, size=size, mtime_ns=mtime_ns, error=error)
+    return Content(file, hashlib.sha256(data).digest(), size, mtime_ns, data)
 
 
-def _skip_known(contents: Iterator[_Content], journal: Journal, counts: EmbedCounts) -> Iterator[_Content]:
+def skip_known(contents: Iterator[Content], journal: Journal, counts: EmbedCounts) -> Iterator[Content]:
     """Record files whose content has a vector already, and pass the others on."""
     for content in _reject_unusable(contents, journal, counts):
         known = journal.vector_source(content.sha256)
@@ -187,22 +198,27 @@ def _skip_known(contents: Iterator[_Content], journal: Journal, counts: EmbedCou
             counts.renamed += 1
 
 
-def _record(encoded: list[tuple[_Content, Embeddings]], journal: Journal, counts: EmbedCounts) -> None:
+def _record(embedded: list[Content], journal: Journal, counts: EmbedCounts) -> None:
     """Hand embeddings over to the journal, and reject images that the encoder could do nothing with."""
-    usable = [(content, vector) for content, vector in encoded if np.isfinite(vector).all()]
-    journal.add_vectors((content.sha256, vector, content.remarks) for content, vector in usable)
+    usable = [
+        (content, content.embedding)
+        for content in embedded
+        if content.embedding is not None and np.isfinite(content.embedding).all()
+    ]
+    journal.add_vectors((content.sha256, embedding, content.remarks) for content, embedding in usable)
     journal.add_colors((content.sha256, content.colors) for content, _ in usable)
     for content, _ in usable:
         journal.set_content(content.file, content.sha256, content.size, content.mtime_ns)
-    for content, vector in encoded:
-        if not np.isfinite(vector).all():
+    used = {content.file.id for content, _ in usable}
+    for content in embedded:
+        if content.file.id not in used:
             message = "the encoder found nothing in this image"
             journal.reject(content.file, "bad_embedding", message, content.size, content.mtime_ns)
     counts.embedded += len(usable)
-    counts.rejected += len(encoded) - len(usable)
+    counts.rejected += len(embedded) - len(usable)
 
 
-def _reject_unusable(contents: Iterator[_Content], journal: Journal, counts: EmbedCounts) -> Iterator[_Content]:
+def _reject_unusable(contents: Iterator[Content], journal: Journal, counts: EmbedCounts) -> Iterator[Content]:
     for content in contents:
         if content.error is None:
             yield content
@@ -211,16 +227,16 @@ def _reject_unusable(contents: Iterator[_Content], journal: Journal, counts: Emb
             counts.rejected += 1
 
 
-def _encoded(contents: Iterator[_Content], opened: Callable[[], Encoder]) -> Iterator[tuple[_Content, Embeddings]]:
-    """Encode in batches; pair each image with its embedding."""
+def encoded(contents: Iterator[Content], opened: Callable[[], Encoder]) -> Iterator[Content]:
+    """Encode decoded images in batches: their embeddings take the place of their pixels."""
     encoder = opened()
-    under_way: deque[_Content] = deque()
+    under_way: deque[Content] = deque()
 
     def batches() -> Iterator[Pixels]:
         while batch := list(itertools.islice(contents, encoder.batch_size)):
-            under_way.extend(batch)
+            under_way.extend(replace(content, pixels=None) for content in batch)
             yield np.stack([content.pixels for content in batch if content.pixels is not None])
 
     for embeddings in encoder.encode_stream(batches()):
         for embedding in embeddings:
-            yield under_way.popleft(), embedding
+            yield replace(under_way.popleft(), embedding=embedding)

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from imgsearch.build.adapt import Adapter
+from imgsearch.build.cluster import embed_on_cluster
 from imgsearch.build.encoder_source import EncoderSource
 from imgsearch.build.generation import Job, complete_generation
 from imgsearch.build.journal import Changes, Journal
@@ -263,9 +264,12 @@ def _embed(job: Job, plan: BuildPlan, journal: Journal, changes: Changes, source
             "this imgsearch reads the colors of some images otherwise than the one that built the index: all %d are"
             " embedded again, which takes %s; --keep-pixels puts that off",
         )
-    open_encoder = partial(source.open, job.options.get("device") or "cpu", journal.pending_count())
+    tolerant = job.options.get("force", False)
     with job.watch.stage("embed"):
-        return embed_pending(journal, draft, open_encoder, progress, tolerant=job.options.get("force", False))
+        if job.engine == "dask":
+            return embed_on_cluster(journal, draft, source, progress, scheduler=job.scheduler, tolerant=tolerant)
+        open_encoder = partial(source.open, job.options.get("device") or "cpu", journal.pending_count())
+        return embed_pending(journal, draft, open_encoder, progress, tolerant=tolerant)
 
 
 def _find_colors(job: Job, plan: BuildPlan, journal: Journal) -> None:

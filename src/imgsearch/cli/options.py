@@ -166,3 +166,14 @@ MaxSkippedOption = Annotated[
 WaitLockOption = Annotated[
     float, typer.Option(metavar="SECONDS", min=0, help="Seconds to wait for another build to end.", show_default=False)
 ]
+EngineOption = Annotated[
+    Literal["local", "dask"],
+    typer.Option(help="What embeds: this machine, or workers of Dask (an extra)."),
+]
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Dask's scheduler, such as tcp://10.0.0.5:8786. [default: a worker on this machine]",
+    ),
+]

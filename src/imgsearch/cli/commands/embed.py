@@ -30,13 +30,16 @@ def embed(
     keep_pixels: options.KeepPixelsOption = False,
     max_skipped: options.MaxSkippedOption = None,
     wait_lock: options.WaitLockOption = 0,
+    engine: options.EngineOption = "local",
+    scheduler: options.SchedulerOption = None,
     quiet: options.QuietOption = False,
     verbose: options.VerboseOption = False,
 ) -> None:
     """Compute embeddings without building an index.
 
     Works like build-index: a later run embeds only what is new, an interrupted one goes on. build-index takes
-    the directory in place of a folder of images.
+    the directory in place of a folder of images. With --engine dask the workers of a cluster do it, with the same
+    result; docs/cluster.md says how to start them.
 
     Examples:
 
@@ -45,6 +48,8 @@ def embed(
       python -c "import numpy; print(numpy.load('embeddings/embeddings.npy').shape)"
 
       imgsearch build-index embeddings
+
+      imgsearch embed /mnt/catalog -o embeddings --engine dask --scheduler tcp://10.0.0.5:8786
     """
     from imgsearch.build import build
     from imgsearch.build.options import EmbedOptions
