@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from imgsearch.search.backends import generation_files
 from imgsearch.search.backends.protocol import Rows
 from imgsearch.search.tuning import tune
 from imgsearch.store import generations, integrity
-from imgsearch.store.arrays import blocks_of, open_array, write_array
+from imgsearch.store.arrays import BLOCK_ROWS, blocks_of, open_array, write_array
 from imgsearch.store.items import Items
 from imgsearch.store.manifest import Manifest
 from imgsearch.store.publishing import inherited_calibration, inherited_words_calibration, publish
@@ -51,21 +52,29 @@ class LearnedProjection:
 
 
 def complete_generation(
-    job: Job, draft: Manifest, previous: Manifest | None, *, adapt: bool | None, adapter: Adapter | None = None
+    job: Job,
+    draft: Manifest,
+    previous: Manifest | None,
+    rows: Rows | None = None,
+    *,
+    adapt: bool | None,
+    adapter: Adapter | None = None,
 ) -> tuple[Manifest, int]:
     """Derive what is searched, and publish; `adapt` the projection with `adapter` (None: as it was).
 
-    Returns what was published, and how many texts were encoded for it.
+    `rows` has of each item the row of `previous` whose embedding it has, or -1. Returns what was published, and how
+    many texts were encoded for it.
     """
     directory, encoded = job.directory, 0
     if draft.search is None:
         draft = replace(draft, dims=0, projection_count=0)
     else:
         job.progress("index", 0, draft.count)
-        draft = _derive(job, draft, draft.search, _projection(job, draft, previous, adapt, adapter))
+        learned = _projection(job, draft, previous, adapt, adapter)
+        draft = _derive(job, draft, draft.search, learned, previous, rows)
         draft, encoded = write_text_vectors(directory, draft, previous, job.progress)
         job.progress("index", draft.count, draft.count)
-    files = {name: integrity.file_record(directory / name) for name in sorted(generation_files(draft))}
+    files = integrity.file_records(directory, generation_files(draft))
     manifest = replace(draft, files=files)
     if previous is not None:
         manifest = _with_calibrations(manifest, previous)
@@ -119,7 +128,14 @@ def _one_of_each_product(job: Job, draft: Manifest) -> Rows:
     return rows if len(rows) >= SMALLEST_CATALOG else np.arange(draft.count)
 
 
-def _derive(job: Job, draft: Manifest, search: SearchOptions, learned: LearnedProjection) -> Manifest:
+def _derive(
+    job: Job,
+    draft: Manifest,
+    search: SearchOptions,
+    learned: LearnedProjection,
+    previous: Manifest | None,
+    rows: Rows | None,
+) -> Manifest:
     """Write projection, vectors and what the backend searches; complete the draft."""
     projection, folder = learned.projection, job.directory / draft.folder
     draft = replace(
@@ -132,12 +148,46 @@ def _derive(job: Job, draft: Manifest, search: SearchOptions, learned: LearnedPr
         with (folder / generations.PROJECTION).open("wb") as file:
             projection.save(file)
         sync(folder / generations.PROJECTION)
-    blocks = blocks_of(_embeddings(job, draft))
-    projected = (projection.apply(block) for block in blocks) if projection else blocks
-    write_array(folder / generations.VECTORS, draft.count, draft.dims, projected)
+    embeddings = _embeddings(job, draft)
+    blocks = blocks_of(embeddings)
+    if projection:
+        known = _known_vectors(job, draft, previous) if previous is not None and rows is not None else None
+        if known is not None and rows is not None:
+            blocks = _projected(embeddings, projection, known, rows)
+        else:
+            blocks = (projection.apply(block) for block in blocks)
+    write_array(folder / generations.VECTORS, draft.count, draft.dims, blocks)
     vectors = open_array(folder / generations.VECTORS, draft.count, draft.dims)
     backend, measured = tune(folder, vectors, search)
     return replace(draft, backend=backend, measured=measured)
+
+
+def _known_vectors(job: Job, draft: Manifest, previous: Manifest) -> Embeddings | None:
+    """Return the searched vectors of the generation before, if they are whole and of the same projection."""
+    records = (
+        integrity.file_record(job.directory / draft.folder / generations.PROJECTION),
+        previous.files.get(f"{previous.folder}/{generations.PROJECTION}"),
+    )
+    if records[0] != records[1] or draft.dims != previous.dims:
+        return None
+    name = f"{previous.folder}/{generations.VECTORS}"
+    try:
+        integrity.check_content(job.directory, previous, name)
+        return open_array(job.directory / name, previous.count, previous.dims)
+    except (DamagedIndexError, FileNotFoundError) as error:
+        logger.warning("%s; all vectors are made again", error)
+        return None
+
+
+def _projected(embeddings: Embeddings, projection: Projection, known: Embeddings, rows: Rows) -> Iterator[Embeddings]:
+    """Yield searched vectors in blocks: of each item the `known` one in its row there, or for -1 its projection."""
+    for start, block in enumerate(blocks_of(embeddings)):
+        part = rows[start * BLOCK_ROWS :][: len(block)]
+        projected = np.empty((len(block), known.shape[1]), np.float32)
+        projected[part >= 0] = known[part[part >= 0]]
+        if (part < 0).any():
+            projected[part < 0] = projection.apply(block[part < 0])
+        yield projected
 
 
 def _embeddings(job: Job, draft: Manifest) -> Embeddings:
