@@ -14,18 +14,19 @@ from imgsearch.build.report import Stopwatch
 from imgsearch.build.words import write_text_vectors
 from imgsearch.encoders.projection import LARGEST_SAMPLE, SMALLEST_CATALOG, AdaptationGain, Projection, learn_projection
 from imgsearch.encoders.runtime import Embeddings
+from imgsearch.encoders.vectors import Vectors
 from imgsearch.errors import DamagedIndexError
 from imgsearch.files import sync
 from imgsearch.progress import Progress
-from imgsearch.search.backends import generation_files
+from imgsearch.search.backends import backend_files, generation_files
 from imgsearch.search.backends.protocol import Rows
-from imgsearch.search.tuning import tune
+from imgsearch.search.tuning import chosen_backend, take_over, tune
 from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import BLOCK_ROWS, blocks_of, open_array, write_array
 from imgsearch.store.items import Items
 from imgsearch.store.manifest import Manifest
 from imgsearch.store.publishing import inherited_calibration, inherited_words_calibration, publish
-from imgsearch.store.search_settings import SearchOptions
+from imgsearch.store.search_settings import BackendSettings, Measured, SearchOptions
 
 logger = logging.getLogger(__name__)
 
@@ -138,9 +139,11 @@ def _derive(
 ) -> Manifest:
     """Write projection, vectors and what the backend searches; complete the draft."""
     projection, folder = learned.projection, job.directory / draft.folder
+    dims = len(projection.components) if projection else draft.encoder.dims
     draft = replace(
         draft,
-        dims=len(projection.components) if projection else draft.encoder.dims,
+        dims=dims,
+        numbers=chosen_backend(search, draft.count, dims).numbers,
         projection_count=learned.count,
         adaptation=learned.adaptation,
     )
@@ -148,46 +151,78 @@ def _derive(
         with (folder / generations.PROJECTION).open("wb") as file:
             projection.save(file)
         sync(folder / generations.PROJECTION)
-    embeddings = _embeddings(job, draft)
-    blocks = blocks_of(embeddings)
-    if projection:
-        known = _known_vectors(job, draft, previous) if previous is not None and rows is not None else None
-        if known is not None and rows is not None:
-            blocks = _projected(embeddings, projection, known, rows)
-        else:
-            blocks = (projection.apply(block) for block in blocks)
-    write_array(folder / generations.VECTORS, draft.count, draft.dims, blocks)
-    vectors = open_array(folder / generations.VECTORS, draft.count, draft.dims)
-    backend, measured = tune(folder, vectors, search)
+        name = f"{draft.folder}/{generations.PROJECTION}"
+        draft = replace(draft, files={name: integrity.file_record(job.directory / name)})
+    known = None if previous is None or rows is None else _known_vectors(job, draft, previous)
+    blocks = _projected(_embeddings(job, draft), projection, known, rows)
+    write_array(folder / generations.VECTORS, draft.count, draft.dims, blocks, draft.numbers)
+    vectors = open_array(folder / generations.VECTORS, draft.count, draft.dims, draft.numbers)
+    taken = None
+    if previous is not None and rows is not None and known is not None:
+        taken = _take_over(job, draft, previous, vectors, rows)
+    backend, measured = taken or tune(folder, vectors, search)
     return replace(draft, backend=backend, measured=measured)
 
 
-def _known_vectors(job: Job, draft: Manifest, previous: Manifest) -> Embeddings | None:
-    """Return the searched vectors of the generation before, if they are whole and of the same projection."""
-    records = (
-        integrity.file_record(job.directory / draft.folder / generations.PROJECTION),
-        previous.files.get(f"{previous.folder}/{generations.PROJECTION}"),
-    )
-    if records[0] != records[1] or draft.dims != previous.dims:
+def _known_vectors(job: Job, draft: Manifest, previous: Manifest) -> Vectors | None:
+    """Return the searched vectors of the generation before, if they are whole and mean the same."""
+    projections = [each.files.get(f"{each.folder}/{generations.PROJECTION}") for each in (draft, previous)]
+    if (
+        job.options.get("relearn")
+        or previous.backend is None
+        or projections[0] != projections[1]
+        or (draft.dims, draft.numbers) != (previous.dims, previous.numbers)
+    ):
         return None
     name = f"{previous.folder}/{generations.VECTORS}"
+    if not _is_whole(job, previous, name):
+        return None
+    return open_array(job.directory / name, previous.count, previous.dims, previous.numbers)
+
+
+def _is_whole(job: Job, previous: Manifest, name: str) -> bool:
+    """Return whether a derived file of the generation before is as it was published; log it if not."""
     try:
         integrity.check_content(job.directory, previous, name)
-        return open_array(job.directory / name, previous.count, previous.dims)
     except (DamagedIndexError, FileNotFoundError) as error:
-        logger.warning("%s; all vectors are made again", error)
-        return None
+        logger.warning("%s; it is not used", error)
+        return False
+    return True
 
 
-def _projected(embeddings: Embeddings, projection: Projection, known: Embeddings, rows: Rows) -> Iterator[Embeddings]:
+def _projected(
+    embeddings: Embeddings, projection: Projection | None, known: Vectors | None, rows: Rows | None
+) -> Iterator[Embeddings]:
     """Yield searched vectors in blocks: of each item the `known` one in its row there, or for -1 its projection."""
-    for start, block in enumerate(blocks_of(embeddings)):
-        part = rows[start * BLOCK_ROWS :][: len(block)]
-        projected = np.empty((len(block), known.shape[1]), np.float32)
-        projected[part >= 0] = known[part[part >= 0]]
-        if (part < 0).any():
-            projected[part < 0] = projection.apply(block[part < 0])
-        yield projected
+    for number, block in enumerate(blocks_of(embeddings)):
+        if projection is None:
+            yield block
+        elif known is None or rows is None:
+            yield projection.apply(block)
+        else:
+            part = rows[number * BLOCK_ROWS :][: len(block)]
+            projected = np.empty((len(block), known.shape[1]), np.float32)
+            projected[part >= 0] = known[part[part >= 0]]
+            if (part < 0).any():
+                projected[part < 0] = projection.apply(block[part < 0])
+            yield projected
+
+
+def _take_over(
+    job: Job, draft: Manifest, previous: Manifest, vectors: Vectors, rows: Rows
+) -> tuple[BackendSettings, Measured | None] | None:
+    """Search as the generation before was, if few vectors have changed since that was tuned; else None."""
+    if previous.backend is None or previous.search != draft.search:
+        return None
+    files = backend_files(previous.backend, previous.count)
+    if not all(_is_whole(job, previous, f"{previous.folder}/{file}") for file in files):
+        return None
+    new_rows = np.full(previous.count, -1)
+    kept = np.flatnonzero(rows >= 0)
+    new_rows[rows[kept]] = kept
+    before = job.directory / previous.folder
+    settings = take_over(job.directory / draft.folder, vectors, previous.backend, before, new_rows)
+    return None if settings is None else (settings, previous.measured)
 
 
 def _embeddings(job: Job, draft: Manifest) -> Embeddings:

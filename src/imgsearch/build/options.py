@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -61,9 +62,12 @@ class IndexOptions(TypedDict, total=False):
 
     detector: Location | None  # a `.keras` file of `train --objective detect`; `none` for none
     adapt: bool | None  # learn the projection from photo-like variants of the images, if that helps
-    backend: str | None  # `annoy`, `exact`, `faiss`, or `auto`: the faster of annoy and exact; it resets `trees`
+    # `annoy`, `exact`, `faiss`, `faiss-codes`, or `auto`: the faster of annoy and exact; it resets `trees`.
+    backend: str | None
     trees: int | None  # trees of the Annoy forest; otherwise as many as tuning finds useful
     seed: int | None  # of the Annoy forest or Faiss lists, and of the sample that the search is tuned on
+    # Bytes, or text such as `1GB`, that a process that answers queries may come to hold; `none`: as much as it needs.
+    memory_budget: int | str | None
     target_recall: float | None  # share of the ten nearest that searches find at least, above 0, at most 1
 
 
@@ -98,6 +102,8 @@ def check_options(function: str, kind: type, options: Mapping[str, Any]) -> Buil
         choices = (AUTO, *BACKENDS) if name == "backend" else _CHOICES.get(name)
         if choices and value not in (None, *choices):
             raise UsageError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+    if options.get("memory_budget") is not None:
+        _memory_budget(options["memory_budget"])
     trees, seed, target = (options.get(name) for name in ("trees", "seed", "target_recall"))
     if trees is not None:
         require_between("trees", trees, 1, TREES_LIMIT)
@@ -106,6 +112,20 @@ def check_options(function: str, kind: type, options: Mapping[str, Any]) -> Buil
     if target is not None and not 0 < target <= 1:
         raise UsageError(f"target_recall must be above 0 and at most 1, got {target}")
     return cast("BuildOptions", {name: value for name, value in options.items() if value is not None})
+
+
+_UNITS = {"": 1, "MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
+
+
+def _memory_budget(given: int | str) -> int | None:
+    """Read a number of bytes; None for `none`."""
+    if given == NONE:
+        return None
+    parts = re.fullmatch(r"(\d{1,18}(?:\.\d{1,9})?) ?([A-Za-z]*)", str(given))
+    units = {name.lower(): size for name, size in _UNITS.items()}
+    if not parts or parts[2].lower() not in units or not float(parts[1]):
+        raise UsageError(f"memory_budget must be a size such as 800MB or 1.5GB, or none, got {given!r}")
+    return round(float(parts[1]) * units[parts[2].lower()])
 
 
 # Of options that take one of a few words.
@@ -230,6 +250,8 @@ def resolve_search(options: BuildOptions, previous: Manifest | None) -> SearchOp
         given.setdefault("backend", "annoy")  # trees ask for a forest
     if "backend" in given:
         given.setdefault("trees", None)  # naming a backend resets them
+    if "memory_budget" in given:
+        given["memory_budget"] = _memory_budget(given["memory_budget"])
     resolved = replace(known, **given)
     if options.get("trees") is not None and resolved.backend not in ("annoy", "auto"):
         raise UsageError(
@@ -311,11 +333,12 @@ def check_resources(directory: Path, draft: Manifest, count: int, pending: int, 
     needed = count * (4 * draft.encoder.dims + 1000)  # the embeddings; rows of items.sqlite and of the work file
     needed += pending * (4 * draft.encoder.dims + 200)  # in the work file
     if draft.search:
-        searched = 4 * (min(DIMS, draft.encoder.dims) if count >= SMALLEST_CATALOG else draft.encoder.dims)
-        needed += count * searched
-        backend = chosen_backend(draft.search, count)
+        dims = draft.encoder.dims
+        if count >= SMALLEST_CATALOG and not draft.encoder.has_text_tower:
+            dims = min(DIMS, dims)
+        backend = chosen_backend(draft.search, count, dims)
         backend.ensure_available()
-        needed += backend.estimated_bytes(count, searched, draft.search)
+        needed += 4 * count * dims + backend.estimated_bytes(count, 4 * dims, draft.search)
     if encoder_of_texts(draft):
         needed += count * 4 * TEXT_DIMS  # whether any item has words shows later
     if new_encoder:

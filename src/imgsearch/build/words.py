@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.encoders.runtime import Embeddings
+from imgsearch.encoders.vectors import Vectors
 from imgsearch.errors import DamagedIndexError
 from imgsearch.files import sync
 from imgsearch.progress import Progress
@@ -98,7 +99,7 @@ def write_text_vectors(
         write_array(path, draft.count, sentences.DIMS, blocks)
         rows = itertools.chain.from_iterable(connection.execute(_FIRST_ROWS))
         owners = np.fromiter(rows, np.int64).reshape(-1, 2)
-    vectors = open_array(folder / generations.VECTORS, draft.count, draft.dims)
+    vectors = open_array(folder / generations.VECTORS, draft.count, draft.dims, draft.numbers)
     texts = open_array(path, draft.count, sentences.DIMS)
     seed = draft.search.seed if draft.search else 0
     prediction, gain = _learn(vectors, texts, owners, seed) if words.own < draft.count else (None, None)
@@ -159,7 +160,7 @@ def _first_of_each(
 
 
 def _learn(
-    vectors: Embeddings, texts: Embeddings, owners: NDArray[np.int64], seed: int
+    vectors: Vectors, texts: Embeddings, owners: NDArray[np.int64], seed: int
 ) -> tuple[Prediction | None, PredictionGain | None]:
     """Learn to predict texts from images, of a sample of the items that have both."""
     if len(owners) > LARGEST_SAMPLE:  # the texts of more would be in memory, only to be drawn from
@@ -169,7 +170,7 @@ def _learn(
 
 
 def _complete(
-    path: Path, texts: Embeddings, vectors: Embeddings, owners: NDArray[np.int64], prediction: Prediction | None
+    path: Path, texts: Embeddings, vectors: Vectors, owners: NDArray[np.int64], prediction: Prediction | None
 ) -> None:
     """Give each row with own words the vector of its text, and the others predicted ones."""
     first_rows = np.full(len(texts), -1, np.int64)

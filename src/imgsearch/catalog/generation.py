@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from imgsearch.catalog.lists import Grouping
-from imgsearch.encoders.runtime import Embeddings
+from imgsearch.encoders.vectors import Vectors
 from imgsearch.errors import DamagedIndexError, NoIndexError
 from imgsearch.store.arrays import open_array
 from imgsearch.store.generations import ITEMS, VECTORS, read_generation, read_manifest
@@ -31,7 +31,7 @@ class Catalog:
         sha256: Of the files of vectors and items: equal where the lists are.
     """
 
-    vectors: Embeddings
+    vectors: Vectors
     grouping: Grouping
     names: list[str]
     by: str
@@ -75,7 +75,7 @@ def open_catalog(directory: Path, number: int, by: Literal["item", "product"]) -
             check_content(directory, manifest, name)
         except FileNotFoundError as error:
             raise DamagedIndexError(f"{error.filename} is missing", hint=repair_hint(name)) from error
-    vectors = open_array(directory / manifest.folder / VECTORS, manifest.count, manifest.dims)
+    vectors = open_array(directory / manifest.folder / VECTORS, manifest.count, manifest.dims, manifest.numbers)
     with contextlib.closing(Items(directory / manifest.folder / ITEMS)) as items:
         names = list(items.column("path" if by == "item" else "product"))
     if len(names) != manifest.count:

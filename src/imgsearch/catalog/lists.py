@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.encoders.runtime import Embeddings
+from imgsearch.encoders.vectors import Vectors
 from imgsearch.search.backends.protocol import Rows
 
 # Rows that are compared with one another at once: scores of such a block take 32 MB.
@@ -42,11 +43,11 @@ class Grouping:
         rows = np.argsort(group_of_row, kind="stable")
         return cls(rows, np.searchsorted(group_of_row[rows], np.arange(int(group_of_row.max(initial=-1)) + 1)))
 
-    def count(self, vectors: Embeddings) -> int:
+    def count(self, vectors: Vectors) -> int:
         """Return how many of the vectors are compared."""
         return len(vectors) if self.rows is None else len(self.rows)
 
-    def vectors(self, vectors: Embeddings, start: int, end: int) -> Embeddings:
+    def vectors(self, vectors: Vectors, start: int, end: int) -> Embeddings:
         """Return some of the vectors, in the order of groups."""
         return vectors[start:end] if self.rows is None else vectors[self.rows[start:end]]
 
@@ -71,7 +72,7 @@ def block_count(count: int) -> int:
     return -(-count // _ROWS)
 
 
-def nearest_lists(vectors: Embeddings, grouping: Grouping, k: int, start: int = 0) -> Iterator[Lists]:
+def nearest_lists(vectors: Vectors, grouping: Grouping, k: int, start: int = 0) -> Iterator[Lists]:
     """Yield the lists of each block of rows, from the block `start` on.
 
     A group whose rows lie in several blocks is in each of them, with what its rows there are nearest to: `merged` makes
@@ -83,7 +84,7 @@ def nearest_lists(vectors: Embeddings, grouping: Grouping, k: int, start: int = 
         yield _lists_of(vectors, grouping, begin, end, k)
 
 
-def _lists_of(vectors: Embeddings, grouping: Grouping, begin: int, end: int, k: int) -> Lists:
+def _lists_of(vectors: Vectors, grouping: Grouping, begin: int, end: int, k: int) -> Lists:
     ours, inner = grouping.groups(begin, end)
     block = np.ascontiguousarray(grouping.vectors(vectors, begin, end))
     best = _Best(len(ours), k)

@@ -1,17 +1,34 @@
-"""Unit vectors, and arrays that are read from a file which may be damaged, or hostile."""
+"""Vectors of unit length, and arrays that are read from a file which may be damaged, or hostile."""
 
 import io
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.errors import DamagedIndexError
 from imgsearch.files import open_regular, reading
+
+# What reads a row of an array, or some.
+RowKey = int | slice | Sequence[int] | NDArray[np.integer]
+
+
+class Vectors(Protocol):
+    """Rows that are float32 when they are read: an array, or what makes such of a file of float16."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """How many rows there are, and their length."""
+
+    def __len__(self) -> int:
+        """Return how many rows there are."""
+
+    def __getitem__(self, rows: RowKey, /) -> NDArray[np.float32]:
+        """Read a row, or some."""
 
 
 def unit(vector: NDArray[np.floating]) -> NDArray[np.floating]:

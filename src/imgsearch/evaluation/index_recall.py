@@ -19,7 +19,7 @@ from imgsearch.search.hits import Hit
 from imgsearch.search.index import Index
 from imgsearch.search.recall import Sample, SearchFunction, measure, sampled
 from imgsearch.search.search import Search
-from imgsearch.search.tuning import AUTOMATIC, TIMED_EXACT, TUNED_K
+from imgsearch.search.tuning import AUTOMATIC, TUNED_K, timed_exact
 from imgsearch.search.views import View
 from imgsearch.store.search_settings import AUTO, BackendSettings
 
@@ -48,7 +48,7 @@ def index_recall(index: Index, sample: int, progress: Progress) -> IndexRecall:
         recall[k], latency[k] = measure(_scores(index.search_vector), truth, k)
     k = TUNED_K if TUNED_K in truth.last_scores else max(truth.last_scores)
     exact = _scores(functools.partial(index.search_vector, exact=True))
-    _, exact_latency = measure(exact, truth.first(TIMED_EXACT, k), k)
+    _, exact_latency = measure(exact, truth.first(timed_exact(len(index)), k), k)
     progress("recall", len(recall), len(recall) + 1)
     curve = _curve(index, truth.first(_CURVE_QUERIES, k), k)
     progress("recall", len(recall) + 1, len(recall) + 1)

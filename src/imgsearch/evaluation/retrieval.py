@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from imgsearch.encoders.runtime import Embeddings
+from imgsearch.encoders.vectors import Vectors
 from imgsearch.evaluation.bootstrap import Interval, exact_result, mean_interval
 from imgsearch.evaluation.metrics import measures, precision_at_recall
 from imgsearch.evaluation.queries import LabeledQuery, Labels, QuerySet
@@ -77,7 +77,7 @@ def _best_of_labels(ranking: Rows, labels: Labels) -> Rows:
     return ranking[np.sort(first)]
 
 
-def _scores(vectors: Embeddings, queries: tuple[LabeledQuery, ...]) -> Iterator[tuple[LabeledQuery, Scores]]:
+def _scores(vectors: Vectors, queries: tuple[LabeledQuery, ...]) -> Iterator[tuple[LabeledQuery, Scores]]:
     """Yield each query with its scores of all rows; -inf of what is no hit.
 
     What is equal to six digits, which are all that answers show, is equal, and comes in the order of rows: the last

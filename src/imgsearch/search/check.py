@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +17,12 @@ from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import BLOCK_ROWS, open_array
 from imgsearch.store.database import connect
 from imgsearch.store.manifest import Manifest, WordsFacts, generation_folder
+from imgsearch.store.search_settings import Numbers
 from imgsearch.store.words import problem_of_words
 from imgsearch.text.sentences import DIMS
 
-# A vector is computed from its embedding in float32, on whatever processor there was.
-_TOLERANCE = 1e-4
+# A vector is computed from its embedding in float32, on whatever processor there was; then it may be rounded.
+_TOLERANCE: Mapping[Numbers, float] = {"float32": 1e-4, "float16": 6e-4}
 
 _NO_WAY_BACK = "the index answers; only rollback needs this file"
 
@@ -116,7 +117,7 @@ def _backend_problem(directory: Path, manifest: Manifest) -> Iterator[Finding]:
     folder = directory / manifest.folder
     for file in backend_files(manifest.backend, manifest.count):
         assert manifest.backend is not None
-        vectors = open_array(folder / generations.VECTORS, manifest.count, manifest.dims)
+        vectors = open_array(folder / generations.VECTORS, manifest.count, manifest.dims, manifest.numbers)
         try:
             backend_of(manifest.backend).check(folder, vectors, manifest.backend)
         except DamagedIndexError as error:
@@ -134,7 +135,7 @@ def _disagreements(directory: Path, manifest: Manifest) -> Iterator[Finding]:
         embeddings = open_array(folder / generations.EMBEDDINGS, manifest.count, manifest.encoder.dims)
         vectors = projection = None
         if manifest.backend is not None:
-            vectors = open_array(folder / generations.VECTORS, manifest.count, manifest.dims)
+            vectors = open_array(folder / generations.VECTORS, manifest.count, manifest.dims, manifest.numbers)
         if manifest.projection_count:
             projection = Projection.load(str(folder / generations.PROJECTION), manifest.encoder.dims, manifest.dims)
     except DamagedIndexError as error:
@@ -156,7 +157,8 @@ def _disagreements(directory: Path, manifest: Manifest) -> Iterator[Finding]:
             )
             return
         derived = projection.apply(block) if projection else block
-        if vectors is not None and not np.allclose(derived, vectors[start : start + BLOCK_ROWS], atol=_TOLERANCE):
+        stored = derived if vectors is None else vectors[start : start + BLOCK_ROWS]
+        if not np.allclose(derived, stored, atol=_TOLERANCE[manifest.numbers]):
             name = f"{manifest.folder}/{generations.VECTORS}"
             yield Finding(name, f"rows from {start} on are not made from the embeddings", integrity.repair_hint(name))
             return

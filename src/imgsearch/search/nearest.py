@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.encoders.runtime import Embeddings
+from imgsearch.encoders.vectors import Vectors
 from imgsearch.errors import DamagedIndexError, MissingComponentError, UsageError
 from imgsearch.files import open_regular
 from imgsearch.images.boxes import Box
@@ -104,7 +105,9 @@ class Nearest:
             opened.callback(self._files.close)
             self.items = Items(self._folder / generations.ITEMS)
             opened.callback(self.items.close)
-            self._vectors = open_array(self._folder / generations.VECTORS, manifest.count, manifest.dims)
+            self._vectors = open_array(
+                self._folder / generations.VECTORS, manifest.count, manifest.dims, manifest.numbers
+            )
             self._text = open_array(self._folder / generations.TEXT, manifest.count, DIMS) if has_text else None
             self._opened = opened.pop_all()
         self._exact = ExactCandidates(self._vectors)
@@ -118,8 +121,8 @@ class Nearest:
             self._opened.close()
 
     @property
-    def vectors(self) -> Embeddings:
-        """What is searched: float32 (count, d), unit rows, mapped; raises `DamagedIndexError`."""
+    def vectors(self) -> Vectors:
+        """What is searched: (count, d), unit rows, mapped; raises `DamagedIndexError`."""
         self._files.require_whole(generations.VECTORS)
         return self._vectors
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.encoders.runtime import Embeddings
+from imgsearch.encoders.vectors import Vectors
 from imgsearch.images.boxes import Box
 from imgsearch.search.backends.protocol import Rows, scores_of
 from imgsearch.search.views import View
@@ -59,12 +60,12 @@ class Ranking:
         return None if self.nearest_views is None else self.views[self.nearest_views[row]].box
 
 
-def all_scores(rows: Embeddings, vector: Embeddings) -> Scores:
+def all_scores(rows: Vectors, vector: Embeddings) -> Scores:
     """Multiply all rows of a mapped array with a vector: (count,)."""
     return np.concatenate([np.empty(0), *(scores_of(block, vector) for block in blocks_of(rows))])
 
 
-def by_pictures(vectors: Embeddings, views: Sequence[View]) -> Ranking:
+def by_pictures(vectors: Vectors, views: Sequence[View]) -> Ranking:
     """Score all items by the view that each resembles most, of at least one."""
     scores = all_scores(vectors, views[0].vector)
     nearest = np.zeros(len(scores), np.int64)

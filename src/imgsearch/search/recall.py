@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.encoders.runtime import Embeddings
+from imgsearch.encoders.vectors import Vectors
 from imgsearch.store.arrays import blocks_of
 
 # Scores that differ by less are equal: which of two equally near vectors is found does not matter (as in
@@ -44,7 +45,7 @@ class Sample:
         return Sample(self.vectors[:most], {k: self.last_scores[k][:most]})
 
 
-def sampled(vectors: Embeddings, rows: NDArray[np.int64], ks: Sequence[int]) -> Sample:
+def sampled(vectors: Vectors, rows: NDArray[np.int64], ks: Sequence[int]) -> Sample:
     """Find the truth for some rows of at least two unit vectors, for each of `ks` that they have neighbors for."""
     kept = [k for k in ks if k < len(vectors)] or [len(vectors) - 1]
     queries = vectors[rows]
@@ -54,7 +55,7 @@ def sampled(vectors: Embeddings, rows: NDArray[np.int64], ks: Sequence[int]) -> 
     return Sample(queries, {k: best[:, -k - 1] for k in kept})
 
 
-def _best(vectors: Embeddings, queries: Embeddings, k: int) -> Embeddings:
+def _best(vectors: Vectors, queries: Embeddings, k: int) -> Embeddings:
     """Find the k best scores of each query, the best last."""
     best = np.full((len(queries), k), -np.inf, np.float32)
     for block in blocks_of(vectors):

@@ -1,37 +1,70 @@
-"""The `.npy` files of an index: written as a stream, read as a map."""
+"""The `.npy` files of an index: written as a stream, read as a map, as float32 whatever numbers they hold."""
 
 import os
 import tokenize
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imgsearch.encoders.runtime import Embeddings
+from imgsearch.encoders.vectors import RowKey, Vectors
 from imgsearch.errors import DamagedIndexError
 from imgsearch.files import open_regular, reading, sync
 from imgsearch.store.integrity import repair_hint
+from imgsearch.store.search_settings import Numbers
 
 BLOCK_ROWS = 4096
 
 
-def write_array(path: Path, count: int, dims: int, blocks: Iterable[Embeddings]) -> None:
-    """Write a float32 array of shape (count, dims) block by block, and sync it."""
+class HalfVectors:
+    """Mapped float16 rows of unit length, or zeros; NumPy hardly computes with them, so they are read as float32."""
+
+    def __init__(self, halves: NDArray[np.float16]) -> None:
+        self._halves = halves
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """How many rows there are, and their length."""
+        return self._halves.shape
+
+    def __len__(self) -> int:
+        """Return how many rows there are."""
+        return len(self._halves)
+
+    def __getitem__(self, rows: RowKey, /) -> Embeddings:
+        """Read a row, or some, of unit length again: rounding changed that."""
+        read = self._halves[rows].astype(np.float32)
+        lengths = np.sqrt(np.vecdot(read, read))
+        read /= np.where(lengths > 0, lengths, 1)[..., None]
+        return read
+
+
+def write_array(path: Path, count: int, dims: int, blocks: Iterable[Embeddings], numbers: Numbers = "float32") -> None:
+    """Write an array of shape (count, dims) block by block, and sync it."""
     # Plain writes, not a writable map: on a full disk a map dies of SIGBUS where a write raises OSError.
     written = 0
+    kind = np.dtype(numbers).newbyteorder("<")
     with path.open("wb") as file:
-        header = {"descr": "<f4", "fortran_order": False, "shape": (count, dims)}
+        header = {"descr": kind.str, "fortran_order": False, "shape": (count, dims)}
         np.lib.format.write_array_header_1_0(file, header)
         for block in blocks:
             assert block.shape[1:] == (dims,), (block.shape, dims)
-            file.write(np.ascontiguousarray(block, "<f4").data)
+            file.write(np.ascontiguousarray(block, kind).data)
             written += len(block)
     assert written == count, (written, count)
     sync(path)
 
 
-def open_array(path: Path, count: int, dims: int) -> Embeddings:
-    """Map a read-only float32 array of shape (count, dims); FileNotFoundError if the file is missing."""
+@overload
+def open_array(path: Path, count: int, dims: int) -> Embeddings: ...
+@overload
+def open_array(path: Path, count: int, dims: int, numbers: Numbers) -> Vectors: ...
+def open_array(path: Path, count: int, dims: int, numbers: Numbers = "float32") -> Vectors:
+    """Map a read-only array of shape (count, dims); FileNotFoundError if the file is missing."""
+    kind = np.dtype(numbers)
     hint = repair_hint(path.name)
     with reading(path, hint), open_regular(path) as file:
         try:
@@ -43,21 +76,20 @@ def open_array(path: Path, count: int, dims: int) -> Embeddings:
             *(SyntaxError, TypeError, RecursionError, tokenize.TokenError),
         ) as error:
             raise DamagedIndexError(f"{path} is damaged: {error}", hint=hint) from error
-        found, expected = f"{dtype} {shape}{' by columns' * is_fortran}", f"float32 {(count, dims)}"
+        found, expected = f"{dtype} {shape}{' by columns' * is_fortran}", f"{numbers} {(count, dims)}"
         if found != expected:
             raise DamagedIndexError(f"{path} is damaged: {found}, expected {expected}", hint=hint)
         size = os.fstat(file.fileno()).st_size - file.tell()
-        if size != 4 * count * dims:
-            raise DamagedIndexError(
-                f"{path} is damaged: {size} bytes of numbers, expected {4 * count * dims}", hint=hint
-            )
+        if size != (expected_size := kind.itemsize * count * dims):
+            raise DamagedIndexError(f"{path} is damaged: {size} bytes of numbers, expected {expected_size}", hint=hint)
         if not size:  # what has no rows cannot be mapped
             return np.empty((count, dims), np.float32)
         # A plain array over the same map: np.memmap's own class makes every slice slower.
-        return np.asarray(np.memmap(file, np.float32, "r", file.tell(), (count, dims)))
+        mapped = np.asarray(np.memmap(file, kind, "r", file.tell(), (count, dims)))
+    return mapped if numbers == "float32" else HalfVectors(mapped)
 
 
-def blocks_of(array: Embeddings) -> Iterator[Embeddings]:
+def blocks_of(array: Vectors) -> Iterator[Embeddings]:
     """Yield an array in blocks of `BLOCK_ROWS` rows."""
     for start in range(0, len(array), BLOCK_ROWS):
         yield array[start : start + BLOCK_ROWS]

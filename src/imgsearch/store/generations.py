@@ -96,9 +96,9 @@ def _read_manifest(directory: Path, path: Path) -> Manifest:
             f"{directory} is an index of format {version}, this imgsearch reads up to {VERSION}",
             hint="update imgsearch",
         )
-    if version != VERSION:
+    if version not in range(1, VERSION + 1):
         raise DamagedIndexError(
-            f"{path} is damaged: expected version {VERSION}, found {version!r}", hint=_repair_hint(directory)
+            f"{path} is damaged: expected version 1 to {VERSION}, found {version!r}", hint=_repair_hint(directory)
         )
     try:
         return Manifest.from_json(data)

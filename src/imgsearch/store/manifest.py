@@ -13,11 +13,12 @@ from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.images.policy import FilePolicy
 from imgsearch.records import Count, Key, Missing, as_json, matching, read
 from imgsearch.store.calibration import Calibration
-from imgsearch.store.search_settings import BackendSettings, Measured, SearchOptions
+from imgsearch.store.search_settings import BackendSettings, Measured, Numbers, SearchOptions
 from imgsearch.text.prediction import PredictionGain
 
 FORMAT = "imgsearch"
-VERSION = 1
+# Of an index whose vectors are float16; 1 of all others, which a program of before there was that can read.
+VERSION = 2
 
 # A name that does as one of a folder, and a path that does not lead out of the index.
 Fingerprint = Annotated[str, matching("[0-9a-f]{16}", "a fingerprint of 16 hex digits")]
@@ -66,6 +67,7 @@ class Manifest:
     detector: Annotated[EncoderSpec | None, Missing(None)]  # contains the encoder as well
     detector_fingerprint: Annotated[str, matching("([0-9a-f]{16})?", "a fingerprint of 16 hex digits")]  # or empty
     dims: Count = 0  # length of a searched vector; 0 if there are embeddings only
+    numbers: Annotated[Numbers, Missing("float32")] = "float32"  # that vectors are stored as
     projection_count: Count = 0  # how many items there were when the projection was learned; 0 for none
     # None without one; one that gained nothing is not used, and not tried again while the projection is kept.
     adaptation: Annotated[AdaptationGain | None, Missing(None)] = None
@@ -91,6 +93,11 @@ class Manifest:
     def folder(self) -> str:
         """Name of the generation's folder."""
         return generation_folder(self.generation)
+
+    @property
+    def version(self) -> int:
+        """The version of the format that this can be read as."""
+        return VERSION if self.numbers == "float16" else 1
 
     @property
     def encoder_folder(self) -> str:
@@ -123,7 +130,7 @@ class Manifest:
         encoder, detector = (spec and {**spec.to_json(), "fingerprint": fingerprint} for spec, fingerprint in specs)
         data = {
             "format": FORMAT,
-            "version": VERSION,
+            "version": self.version,
             "tool": __version__,
             "metric": "cosine",
             **as_json(self),

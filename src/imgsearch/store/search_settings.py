@@ -1,11 +1,15 @@
 """How an index is searched: the user's options, what was chosen, and what that was measured to find."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 from imgsearch.records import Check, Count, Missing, Share, between, matching
 
 AUTO = "auto"
+
+# What the searched vectors are stored as.
+Numbers = Literal["float32", "float16"]
+
 TREES_LIMIT = 10_000
 # What Annoy takes as a number.
 MAX_SEED = 2**31 - 1
@@ -25,6 +29,7 @@ class SearchOptions:
     trees: _Trees | None = None
     seed: _Seed = 0
     target_recall: Annotated[float, Check("above 0 and at most 1", lambda share: 0 < share <= 1)] = 0.99
+    memory_budget: Annotated[Count | None, Missing(None)] = None  # bytes that a process that answers may come to hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,7 @@ class BackendSettings:
     search_k: Annotated[int, between(0, 2**28), Missing(20_000)]
     lists: Annotated[Count, Missing(0)] = 0  # into which Faiss has put the vectors
     probes: Annotated[Count, Missing(0)] = 0  # how many of them a search visits, at least
+    changed: Annotated[Count, Missing(0)] = 0  # vectors added or removed since this was tuned, in later generations
 
     def __post_init__(self) -> None:
         if not min(1, self.lists) <= self.probes <= self.lists:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.encoders.runtime import Embeddings
+from imgsearch.encoders.vectors import Vectors
 from imgsearch.records import Count, Share
 
 # Pairs that are learned from; more would have to be held in memory, and compared with every image without words.
@@ -95,12 +96,12 @@ class Prediction:
 
 
 def learn_prediction(
-    vectors: Embeddings, rows: NDArray[np.int64], texts: Embeddings, seed: int
+    vectors: Vectors, rows: NDArray[np.int64], texts: Embeddings, seed: int
 ) -> tuple[Prediction | None, PredictionGain | None]:
     """Learn texts from images, if a held-out fifth of the texts says that it can be done.
 
     Args:
-        vectors: Of all items, unit float32 (count, d); may be mapped.
+        vectors: Of all items, unit rows (count, d); may be mapped.
         rows: Of the items that have words.
         texts: Of these words, float32 (len(rows), t); equal words have equal rows. May be mapped.
         seed: Source of all chance.

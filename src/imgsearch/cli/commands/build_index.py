@@ -28,8 +28,8 @@ def build_index(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Search backend: annoy, exact, faiss (an extra), or auto, the faster of annoy and exact. It resets"
-            " --trees. [default: as the index, or auto]",
+            help="Search backend: annoy, exact, faiss or faiss-codes (an extra), or auto, the faster of annoy and"
+            " exact. It resets --trees. [default: as the index, or auto]",
         ),
     ] = None,
     trees: Annotated[
@@ -41,6 +41,15 @@ def build_index(
         float | None,
         typer.Option(
             metavar="R", help="Recall of the ten nearest to tune the search for. [default: as the index, or 0.99]"
+        ),
+    ] = None,
+    memory_budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory that a process that answers queries by images may come to hold, such as 1GB: if that is too"
+            " little for whole vectors, they are searched by codes (--backend faiss-codes); none: no limit."
+            " [default: as the index, or none]",
         ),
     ] = None,
     metadata: options.MetadataOption = None,

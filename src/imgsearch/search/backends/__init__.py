@@ -6,12 +6,14 @@ from imgsearch.errors import DamagedIndexError, MissingComponentError
 from imgsearch.search.backends.annoy import AnnoyBackend
 from imgsearch.search.backends.exact import ExactBackend
 from imgsearch.search.backends.faiss import FaissBackend
+from imgsearch.search.backends.faiss_codes import FaissCodesBackend
 from imgsearch.search.backends.protocol import Backend
 from imgsearch.store import generations
 from imgsearch.store.manifest import Manifest
 from imgsearch.store.search_settings import BackendSettings
 
-BACKENDS: dict[str, Backend] = {each.name: each for each in (AnnoyBackend(), FaissBackend(), ExactBackend())}
+_ALL: tuple[Backend, ...] = (AnnoyBackend(), FaissBackend(), FaissCodesBackend(), ExactBackend())
+BACKENDS = {each.name: each for each in _ALL}
 
 
 def backend_of(settings: BackendSettings) -> Backend:

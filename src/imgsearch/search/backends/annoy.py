@@ -4,6 +4,7 @@ Compiled for another processor it dies of SIGILL, and a damaged file, which has 
 before a build relies on Annoy it is tried, and a forest is opened by another process (`annoy_child`).
 """
 
+import itertools
 import json
 import os
 import signal
@@ -15,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imgsearch.encoders.runtime import Embeddings
+from imgsearch.encoders.vectors import Vectors
 from imgsearch.errors import DamagedIndexError, MissingComponentError
 from imgsearch.files import open_regular, reading, sync
 from imgsearch.search.backends.protocol import Rows, require_mappable, utf8_name
+from imgsearch.store.arrays import blocks_of
 from imgsearch.store.integrity import repair_hint
-from imgsearch.store.search_settings import BackendSettings, SearchOptions
+from imgsearch.store.search_settings import BackendSettings, Numbers, SearchOptions
 from imgsearch.system import refusal_of
 
 if TYPE_CHECKING:
@@ -47,6 +50,7 @@ class AnnoyBackend:
 
     name = "annoy"
     file = "annoy.ann"
+    numbers: Numbers = "float32"
 
     def ensure_available(self, *, by_fork: bool = False) -> None:
         if by_fork:
@@ -72,19 +76,32 @@ class AnnoyBackend:
         forests = (options.trees,) if options.trees else FORESTS
         return [BackendSettings(self.name, trees, options.seed, MIN_SEARCH_K) for trees in forests]
 
-    def build(self, folder: Path, vectors: Embeddings, settings: BackendSettings) -> None:
+    def build(self, folder: Path, vectors: Vectors, settings: BackendSettings) -> None:
         from annoy import AnnoyIndex
 
         forest = AnnoyIndex(vectors.shape[1], "angular")
         forest.set_seed(settings.seed)
-        for row, vector in enumerate(vectors):
+        for row, vector in enumerate(itertools.chain.from_iterable(blocks_of(vectors))):
             forest.add_item(row, vector)
         forest.build(settings.trees, n_jobs=1)  # with more threads two builds differ
         with utf8_name(folder) as name:
             forest.save(f"{name}/{self.file}")
         sync(folder / self.file)
 
-    def check(self, folder: Path, vectors: Embeddings, settings: BackendSettings) -> None:
+    def take_over(
+        self,
+        folder: Path,
+        vectors: Vectors,
+        settings: BackendSettings,
+        before: Path,  # noqa: ARG002
+        new_rows: Rows,  # noqa: ARG002
+    ) -> bool:
+        # Annoy adds nothing to a forest that is built. Another of as many trees finds as much with the same effort:
+        # to try forests and efforts, and to compare with every vector, takes several times as long as to plant it.
+        self.build(folder, vectors, settings)
+        return True
+
+    def check(self, folder: Path, vectors: Vectors, settings: BackendSettings) -> None:
         path = folder / self.file
         require_mappable(path)
         rows = np.unique(np.linspace(0, len(vectors) - 1, _SAMPLE).astype(int)).tolist()
@@ -106,7 +123,7 @@ class AnnoyBackend:
         if missed > len(rows) / 2:
             raise DamagedIndexError(f"{path} is damaged: it does not find {missed} of {len(rows)} items by themselves")
 
-    def open(self, folder: Path, vectors: Embeddings, settings: BackendSettings) -> "AnnoyCandidates":
+    def open(self, folder: Path, vectors: Vectors, settings: BackendSettings) -> "AnnoyCandidates":
         return AnnoyCandidates(folder / self.file, len(vectors), vectors.shape[1], settings.search_k)
 
     def efforts(self, settings: BackendSettings, count: int) -> Iterator[int]:
@@ -149,7 +166,7 @@ class AnnoyCandidates:
         return np.asarray(self._forest.get_nns_by_vector(vector, wanted, search_k), np.int64)
 
 
-def _are_equal(vectors: Embeddings, row: int, nearest: int | None) -> bool:
+def _are_equal(vectors: Vectors, row: int, nearest: int | None) -> bool:
     """Whether the nearest item is the item itself, or one just like it."""
     if nearest is None or not 0 <= nearest < len(vectors):
         return False

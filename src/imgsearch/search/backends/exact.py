@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from imgsearch.encoders.runtime import Embeddings
+from imgsearch.encoders.vectors import Vectors
 from imgsearch.search.backends.protocol import Rows, scores_of
 from imgsearch.store.arrays import BLOCK_ROWS, blocks_of
-from imgsearch.store.search_settings import BackendSettings, SearchOptions
+from imgsearch.store.search_settings import BackendSettings, Numbers, SearchOptions
 
 
 class ExactBackend:
@@ -16,6 +17,7 @@ class ExactBackend:
 
     name = "exact"
     file = ""
+    numbers: Numbers = "float32"
 
     def ensure_available(self, *, by_fork: bool = False) -> None: ...
 
@@ -25,11 +27,21 @@ class ExactBackend:
     def trials(self, options: SearchOptions, count: int) -> Sequence[BackendSettings]:  # noqa: ARG002
         return (BackendSettings(self.name, 0, options.seed, 0),)
 
-    def build(self, folder: Path, vectors: Embeddings, settings: BackendSettings) -> None: ...
+    def build(self, folder: Path, vectors: Vectors, settings: BackendSettings) -> None: ...
 
-    def check(self, folder: Path, vectors: Embeddings, settings: BackendSettings) -> None: ...
+    def take_over(
+        self,
+        folder: Path,  # noqa: ARG002
+        vectors: Vectors,  # noqa: ARG002
+        settings: BackendSettings,  # noqa: ARG002
+        before: Path,  # noqa: ARG002
+        new_rows: Rows,  # noqa: ARG002
+    ) -> bool:
+        return True
 
-    def open(self, folder: Path, vectors: Embeddings, settings: BackendSettings) -> "ExactCandidates":  # noqa: ARG002
+    def check(self, folder: Path, vectors: Vectors, settings: BackendSettings) -> None: ...
+
+    def open(self, folder: Path, vectors: Vectors, settings: BackendSettings) -> "ExactCandidates":  # noqa: ARG002
         return ExactCandidates(vectors)
 
     def efforts(self, settings: BackendSettings, count: int) -> Iterator[int]:  # noqa: ARG002
@@ -45,7 +57,7 @@ class ExactBackend:
 class ExactCandidates:
     """The k best of the given rows, ascending, or of all."""
 
-    def __init__(self, vectors: Embeddings, rows: Rows | None = None) -> None:
+    def __init__(self, vectors: Vectors, rows: Rows | None = None) -> None:
         self._vectors = vectors
         self.rows = rows
 

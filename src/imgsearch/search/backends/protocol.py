@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.encoders.runtime import Embeddings
+from imgsearch.encoders.vectors import Vectors
 from imgsearch.errors import DamagedIndexError
 from imgsearch.files import open_regular, reading
 from imgsearch.store.integrity import repair_hint
-from imgsearch.store.search_settings import BackendSettings, SearchOptions
+from imgsearch.store.search_settings import BackendSettings, Numbers, SearchOptions
 
 Rows = NDArray[np.int64]
 
@@ -38,15 +39,17 @@ class Candidates(Protocol):
 class Backend(Protocol):
     """A way to search: one module beside this one, and one line in the table of `backends/__init__.py`.
 
-    Vectors are float32 (count, d), unit rows, count at least 1; folders are those of a generation.
+    Vectors are (count, d), unit rows, count at least 1; folders are those of a generation.
 
     Attributes:
         name: In the manifest, and for `build-index --backend`.
         file: What it writes into the folder; empty if it needs the vectors alone.
+        numbers: What the vectors are stored as that it searches.
     """
 
     name: str
     file: str
+    numbers: Numbers
 
     def ensure_available(self, *, by_fork: bool = False) -> None:
         """Try whether it runs on this machine.
@@ -67,7 +70,7 @@ class Backend(Protocol):
         """Return what to build, each with its least effort; the next is built where one takes too much effort."""
         ...
 
-    def build(self, folder: Path, vectors: Embeddings, settings: BackendSettings) -> None:
+    def build(self, folder: Path, vectors: Vectors, settings: BackendSettings) -> None:
         """Write and sync its file. The same settings give the same bytes.
 
         Raises:
@@ -76,7 +79,27 @@ class Backend(Protocol):
         """
         ...
 
-    def check(self, folder: Path, vectors: Embeddings, settings: BackendSettings) -> None:
+    def take_over(
+        self, folder: Path, vectors: Vectors, settings: BackendSettings, before: Path, new_rows: Rows
+    ) -> bool:
+        """Write its file from that of the generation before, of which few vectors have changed; without learning.
+
+        Args:
+            folder: Of the new generation.
+            vectors: Of the new generation.
+            settings: Those that its file was built with.
+            before: Folder of the generation before, in which its file is whole.
+            new_rows: The new row of each row before, (count before,); -1 for a vector that is gone.
+
+        Returns:
+            Whether it has; False: it cannot, build anew.
+
+        Raises:
+            DamagedIndexError: What is before cannot be read, or holds something else.
+        """
+        ...
+
+    def check(self, folder: Path, vectors: Vectors, settings: BackendSettings) -> None:
         """Open its file, and find out whether it belongs to these vectors.
 
         Raises:
@@ -85,7 +108,7 @@ class Backend(Protocol):
         """
         ...
 
-    def open(self, folder: Path, vectors: Embeddings, settings: BackendSettings) -> Candidates:
+    def open(self, folder: Path, vectors: Vectors, settings: BackendSettings) -> Candidates:
         """Open its file, whose sha256 has been checked.
 
         Raises:
