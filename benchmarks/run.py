@@ -24,6 +24,7 @@ BENCHMARKS = (
     "threads",
     "service",
     "large_index",
+    "scale",
     "filters",
     "products",
     "metadata",

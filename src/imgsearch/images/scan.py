@@ -171,7 +171,8 @@ def _found_file(entry: os.DirEntry[str], path: str) -> FoundFile:
 
 def file_time(status: os.stat_result) -> int:
     """Return the time of a file's last change in nanoseconds, within what SQLite can hold."""
-    return max(-_LARGEST_TIME, min(_LARGEST_TIME, status.st_mtime_ns))
+    time = status.st_mtime_ns
+    return time if -_LARGEST_TIME <= time <= _LARGEST_TIME else max(-_LARGEST_TIME, min(_LARGEST_TIME, time))
 
 
 def _cause(error: OSError) -> str:
