@@ -212,7 +212,7 @@ def _take_over(
     job: Job, draft: Manifest, previous: Manifest, vectors: Vectors, rows: Rows
 ) -> tuple[BackendSettings, Measured | None] | None:
     """Search as the generation before was, if few vectors have changed since that was tuned; else None."""
-    if previous.backend is None or previous.search != draft.search:
+    if previous.backend is None or previous.measured is None or previous.search != draft.search:
         return None
     files = backend_files(previous.backend, previous.count)
     if not all(_is_whole(job, previous, f"{previous.folder}/{file}") for file in files):
