@@ -44,12 +44,13 @@ COLD_QUERIES = 5
 K = 10
 IN_A_FOLDER = 1000
 RESULTS = "scale.json"
+SECONDS = "seconds: of a processor for commands, p50 and p95 as they pass"
 BITMAP_HEADER = b"BM\xf6\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x08\0\0\0\x08\0\0\0\x01\0\x18\0" + bytes(24)
 CURVES = {
-    "build, without the network [s]": ("build", "seconds"),
-    "nothing changed [s]": ("unchanged", "seconds"),
-    "one new picture [s]": ("one_new", "seconds"),
-    "cold query [s]": ("cold_query", "seconds"),
+    "build, without the network [s]": ("build", "processor"),
+    "nothing changed [s]": ("unchanged", "processor"),
+    "one new picture [s]": ("one_new", "processor"),
+    "cold query [s]": ("cold_query", "processor"),
     "query, p50 [s]": ("query", "p50"),
     "query, p95 [s]": ("query", "p95"),
     "a generation on disk [GB]": ("disk", "generation"),
@@ -267,7 +268,7 @@ def draw(results: Mapping[str, Mapping[str, Any]], file: Path) -> None:
                     for kind, points in results.items():
                         if kind != "pictures" and points:
                             draw_curve(axes, kind, label.removesuffix(unit), points, keys)
-            axes.set(xscale="log", yscale="log", xlabel="items", ylabel="seconds" if unit == "[s]" else "GB")
+            axes.set(xscale="log", yscale="log", xlabel="items", ylabel="GB" if unit == "[GB]" else SECONDS)
             axes.grid(alpha=0.3)
             axes.legend(fontsize=7)
         figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)

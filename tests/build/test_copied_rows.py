@@ -168,7 +168,7 @@ def test_it_is_tuned_again_when_more_has_changed_since(one_more, painted, monkey
     assert read_manifest(index).backend.changed == 0
 
 
-@pytest.mark.parametrize("options", [{"seed": 3}, {"target_recall": 0.5}, {"backend": "exact"}])
+@pytest.mark.parametrize("options", [{"seed": 3}, {"target_recall": 0.5}])
 def test_other_options_are_followed(one_more, options, monkeypatch):
     catalog, index = one_more("annoy")
     tuned = []
