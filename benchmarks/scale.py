@@ -44,7 +44,7 @@ COLD_QUERIES = 5
 K = 10
 IN_A_FOLDER = 1000
 RESULTS = "scale.json"
-SECONDS = "seconds: of a processor for commands, p50 and p95 as they pass"
+SECONDS = "processor seconds; p50 and p95: seconds"
 BITMAP_HEADER = b"BM\xf6\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x08\0\0\0\x08\0\0\0\x01\0\x18\0" + bytes(24)
 CURVES = {
     "build, without the network [s]": ("build", "processor"),
@@ -280,7 +280,7 @@ def draw_curve(axes: Any, kind: str, label: str, points: Mapping[str, Any], keys
     values = [points[str(count)][keys[0]][keys[1]] for count in counts]
     last = slice(-3, None)
     exponent = f"{np.polyfit(np.log(counts[last]), np.log(values[last]), 1)[0]:.2f}" if len(counts) > 1 else "-"
-    axes.plot(counts, values, "o-", markersize=4, label=f"{label}: n^{exponent}")
+    axes.plot(counts, values, "o-", markersize=4, label=f"{label.strip()}: n^{exponent}")
     print(f"  {kind:<8} {label:<40} n^{exponent}  {', '.join(f'{value:.3g}' for value in values)}")
 
 
