@@ -27,6 +27,7 @@ from imgsearch.store.columns import write_columns
 from imgsearch.store.database import connect
 from imgsearch.store.items import SCHEMA
 from imgsearch.store.locking import writer_lock
+from imgsearch.store.manifest import Manifest
 from imgsearch.store.search_settings import SearchOptions
 from imgsearch.store.words import write_words
 
@@ -62,10 +63,7 @@ def make_index(
     has_words: bool = False,
 ) -> float:
     shutil.rmtree(directory, ignore_errors=True)
-    draw_catalog(folder / "drawn")
-    embed(folder / "drawn", folder / "drawn-embeddings")
-    given = generations.read_manifest(folder / "drawn-embeddings")
-    base = open_array(folder / "drawn-embeddings" / generations.EMBEDDINGS, given.count, given.encoder.dims)
+    base, given = drawn_embeddings(folder)
     generator = np.random.default_rng(SEED)
     started = time.perf_counter()
     with writer_lock(directory), publishing.new_generation(directory, 1) as generation:
@@ -91,12 +89,24 @@ def make_index(
     return time.perf_counter() - started
 
 
+def drawn_embeddings(folder: Path) -> tuple[Embeddings, Manifest]:
+    """Embed the drawn catalog, unless that is done."""
+    draw_catalog(folder / "drawn")
+    embed(folder / "drawn", folder / "drawn-embeddings")
+    given = generations.read_manifest(folder / "drawn-embeddings")
+    return open_array(folder / "drawn-embeddings" / generations.EMBEDDINGS, given.count, given.encoder.dims), given
+
+
 def blends(base: Embeddings, generator: np.random.Generator) -> Iterator[Embeddings]:
     for _ in range(0, COUNT, 1000):
-        chosen = base[generator.integers(len(base), size=(3, 1000))]
-        shares = generator.dirichlet([1, 0.5, 0.5], 1000).T[:, :, None]
-        noise = generator.normal(0, 0.25 / np.sqrt(base.shape[1]), (1000, base.shape[1]))
-        yield unit_rows(np.asarray((chosen * shares).sum(axis=0) + noise, np.float32))
+        yield blend(base, 1000, generator)
+
+
+def blend(base: Embeddings, count: int, generator: np.random.Generator) -> Embeddings:
+    chosen = base[generator.integers(len(base), size=(3, count))]
+    shares = generator.dirichlet([1, 0.5, 0.5], count).T[:, :, None]
+    noise = generator.normal(0, 0.25 / np.sqrt(base.shape[1]), (count, base.shape[1]))
+    return unit_rows(np.asarray((chosen * shares).sum(axis=0) + noise, np.float32))
 
 
 def recall(index: Index) -> None:

@@ -25,6 +25,7 @@ BENCHMARKS = (
     "threads",
     "service",
     "large_index",
+    "scale",
     "filters",
     "products",
     "metadata",

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,19 +14,20 @@ from imgsearch.build.report import Stopwatch
 from imgsearch.build.words import write_text_vectors
 from imgsearch.encoders.projection import LARGEST_SAMPLE, SMALLEST_CATALOG, AdaptationGain, Projection, learn_projection
 from imgsearch.encoders.runtime import Embeddings
+from imgsearch.encoders.vectors import Vectors
 from imgsearch.errors import DamagedIndexError, NoIndexError
 from imgsearch.files import sync
 from imgsearch.progress import Progress
-from imgsearch.search.backends import generation_files, sweep_servers
+from imgsearch.search.backends import backend_files, generation_files, sweep_servers
 from imgsearch.search.backends.protocol import Rows
 from imgsearch.search.backends.server import collection_of
-from imgsearch.search.tuning import chosen_backend, tune
+from imgsearch.search.tuning import chosen_backend, take_over, tune
 from imgsearch.store import generations, integrity
-from imgsearch.store.arrays import blocks_of, open_array, write_array
+from imgsearch.store.arrays import BLOCK_ROWS, blocks_of, open_array, write_array
 from imgsearch.store.items import Items
 from imgsearch.store.manifest import Manifest
 from imgsearch.store.publishing import inherited_calibration, inherited_words_calibration, publish
-from imgsearch.store.search_settings import SearchOptions
+from imgsearch.store.search_settings import BackendSettings, Measured, SearchOptions
 
 logger = logging.getLogger(__name__)
 
@@ -54,21 +56,29 @@ class LearnedProjection:
 
 
 def complete_generation(
-    job: Job, draft: Manifest, previous: Manifest | None, *, adapt: bool | None, adapter: Adapter | None = None
+    job: Job,
+    draft: Manifest,
+    previous: Manifest | None,
+    rows: Rows | None = None,
+    *,
+    adapt: bool | None,
+    adapter: Adapter | None = None,
 ) -> tuple[Manifest, int]:
     """Derive what is searched, and publish; `adapt` the projection with `adapter` (None: as it was).
 
-    Returns what was published, and how many texts were encoded for it.
+    `rows` has of each item the row of `previous` whose embedding it has, or -1. Returns what was published, and how
+    many texts were encoded for it.
     """
     directory, encoded = job.directory, 0
     if draft.search is None:
         draft = replace(draft, dims=0, projection_count=0)
     else:
         job.progress("index", 0, draft.count)
-        draft = _derive(job, draft, draft.search, _projection(job, draft, previous, adapt, adapter), previous)
+        learned = _projection(job, draft, previous, adapt, adapter)
+        draft = _derive(job, draft, draft.search, learned, previous, rows)
         draft, encoded = write_text_vectors(directory, draft, previous, job.progress)
         job.progress("index", draft.count, draft.count)
-    files = {name: integrity.file_record(directory / name) for name in sorted(generation_files(draft))}
+    files = integrity.file_records(directory, generation_files(draft))
     manifest = replace(draft, files=files)
     if previous is not None:
         manifest = _with_calibrations(manifest, previous)
@@ -128,7 +138,12 @@ def _one_of_each_product(job: Job, draft: Manifest) -> Rows:
 
 
 def _derive(
-    job: Job, draft: Manifest, search: SearchOptions, learned: LearnedProjection, previous: Manifest | None
+    job: Job,
+    draft: Manifest,
+    search: SearchOptions,
+    learned: LearnedProjection,
+    previous: Manifest | None,
+    rows: Rows | None,
 ) -> Manifest:
     """Write projection, vectors and what the backend searches; complete the draft."""
     projection, folder = learned.projection, job.directory / draft.folder
@@ -144,22 +159,87 @@ def _derive(
         with (folder / generations.PROJECTION).open("wb") as file:
             projection.save(file)
         sync(folder / generations.PROJECTION)
-    blocks = blocks_of(_embeddings(job, draft))
-    projected = (projection.apply(block) for block in blocks) if projection else blocks
-    write_array(folder / generations.VECTORS, draft.count, draft.dims, projected, draft.numbers)
+        name = f"{draft.folder}/{generations.PROJECTION}"
+        draft = replace(draft, files={name: integrity.file_record(job.directory / name)})
+    known = None if previous is None or rows is None else _known_vectors(job, draft, previous)
+    blocks = _projected(_embeddings(job, draft), projection, known, rows)
+    write_array(folder / generations.VECTORS, draft.count, draft.dims, blocks, draft.numbers)
     vectors = open_array(folder / generations.VECTORS, draft.count, draft.dims, draft.numbers)
-    is_same_space = previous is not None and _have_same_space(job.directory, draft, previous)
-    collection, place = collection_of(job.directory, draft, previous if is_same_space else None)
-    backend, measured = tune(folder, vectors, search, collection, place)
+    taken = None
+    if previous is not None and rows is not None and known is not None:
+        taken = _take_over(job, draft, previous, vectors, rows)
+    if taken is None:
+        is_same_space = previous is not None and _have_same_space(draft, previous)
+        collection, place = collection_of(job.directory, draft, previous if is_same_space else None)
+        taken = tune(folder, vectors, search, collection, place)
+    backend, measured = taken
     return replace(draft, backend=backend, measured=measured)
 
 
-def _have_same_space(directory: Path, draft: Manifest, previous: Manifest) -> bool:
+def _have_same_space(draft: Manifest, previous: Manifest) -> bool:
     """Return whether an image has the same searched vector as in the generation before."""
-    before = previous.files.get(f"{previous.folder}/{generations.PROJECTION}")
-    path = directory / draft.folder / generations.PROJECTION
-    now = integrity.file_record(path) if draft.projection_count else None
-    return draft.fingerprint == previous.fingerprint and now == before
+    projections = [each.files.get(f"{each.folder}/{generations.PROJECTION}") for each in (draft, previous)]
+    return draft.fingerprint == previous.fingerprint and projections[0] == projections[1]
+
+
+def _known_vectors(job: Job, draft: Manifest, previous: Manifest) -> Vectors | None:
+    """Return the searched vectors of the generation before, if they are whole and mean the same."""
+    if (
+        job.options.get("relearn")
+        or previous.backend is None
+        or not _have_same_space(draft, previous)
+        or (draft.dims, draft.numbers) != (previous.dims, previous.numbers)
+    ):
+        return None
+    name = f"{previous.folder}/{generations.VECTORS}"
+    if not _is_whole(job, previous, name):
+        return None
+    return open_array(job.directory / name, previous.count, previous.dims, previous.numbers)
+
+
+def _is_whole(job: Job, previous: Manifest, name: str) -> bool:
+    """Return whether a derived file of the generation before is as it was published; log it if not."""
+    try:
+        integrity.check_content(job.directory, previous, name)
+    except (DamagedIndexError, FileNotFoundError) as error:
+        logger.warning("%s; it is not used", error)
+        return False
+    return True
+
+
+def _projected(
+    embeddings: Embeddings, projection: Projection | None, known: Vectors | None, rows: Rows | None
+) -> Iterator[Embeddings]:
+    """Yield searched vectors in blocks: of each item the `known` one in its row there, or for -1 its projection."""
+    for number, block in enumerate(blocks_of(embeddings)):
+        if projection is None:
+            yield block
+        elif known is None or rows is None:
+            yield projection.apply(block)
+        else:
+            part = rows[number * BLOCK_ROWS :][: len(block)]
+            projected = np.empty((len(block), known.shape[1]), np.float32)
+            projected[part >= 0] = known[part[part >= 0]]
+            if (part < 0).any():
+                projected[part < 0] = projection.apply(block[part < 0])
+            yield projected
+
+
+def _take_over(
+    job: Job, draft: Manifest, previous: Manifest, vectors: Vectors, rows: Rows
+) -> tuple[BackendSettings, Measured | None] | None:
+    """Search as the generation before was, if few vectors have changed since that was tuned; else None."""
+    if previous.backend is None or previous.measured is None or previous.search != draft.search:
+        return None
+    files = backend_files(previous.backend, previous.count)
+    if not all(_is_whole(job, previous, f"{previous.folder}/{file}") for file in files):
+        return None
+    new_rows = np.full(previous.count, -1)
+    kept = np.flatnonzero(rows >= 0)
+    new_rows[rows[kept]] = kept
+    before = job.directory / previous.folder
+    settings = take_over(job.directory / draft.folder, vectors, previous.backend, before, new_rows)
+    return None if settings is None else (settings, previous.measured)
 
 
 def _embeddings(job: Job, draft: Manifest) -> Embeddings:

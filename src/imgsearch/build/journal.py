@@ -4,6 +4,7 @@ Vectors, by the sha256 of the image's bytes, outlive an interruption; everything
 """
 
 import contextlib
+import itertools
 import logging
 import sqlite3
 import zlib
@@ -23,10 +24,11 @@ from imgsearch.files import check_database, is_of_system
 from imgsearch.images.decode import Remarks
 from imgsearch.images.main_colors import COLORS_VERSION, MainColor
 from imgsearch.images.scan import FoundFile, Reject
+from imgsearch.search.backends.protocol import Rows
 from imgsearch.store.colors import MIN_SHARE, packed
 from imgsearch.store.columns import write_columns
 from imgsearch.store.database import connect, database_uri
-from imgsearch.store.items import ITEMS_VERSION, SCHEMA, default_names
+from imgsearch.store.items import ITEMS_VERSION, SCHEMA, default_names, without_indexes
 from imgsearch.store.manifest import Manifest, WordsFacts
 from imgsearch.store.words import NO_COLUMNS, text_columns, write_words
 from imgsearch.text.lexical import has_full_text
@@ -53,6 +55,9 @@ CREATE TABLE files (
     sha256 BLOB, cause TEXT NOT NULL, message TEXT NOT NULL DEFAULT ''
 );
 {PRODUCTS_SCHEMA}"""
+
+# Of each of the three files, in KiB: SQLite's 2 MB are soon read again and again where rows come in any order.
+_CACHE_SIZE = -32_000
 
 # Stands for the published items where there are none, so that every question below has an answer.
 _NO_PREVIOUS = """
@@ -132,28 +137,41 @@ WHERE c.version = {version}
 _LACKS_COLORS = """
 cause = '' AND sha256 IS NOT NULL AND sha256 NOT IN (SELECT sha256 FROM known_colors WHERE place <= 0)
 """
+# That the colors of every published item are known is seen by counting, in a fraction of the time.
+_COLORLESS_ITEMS = f"""
+SELECT (SELECT count(*) FROM old.items)
+    - (SELECT count(*) FROM old.colors WHERE place <= 0 AND version = {COLORS_VERSION})
+"""  # noqa: S608
+_VECTORS_WITHOUT_COLORS = "SELECT EXISTS (SELECT 1 FROM vectors WHERE sha256 NOT IN (SELECT sha256 FROM colors))"
 _LIST_COLORLESS = f"""
 CREATE TEMP TABLE colorless AS
 SELECT min(id), path, size, mtime_ns, sha256 FROM files
 WHERE {_LACKS_COLORS} AND sha256 NOT IN (SELECT sha256 FROM colors) GROUP BY sha256 ORDER BY path
 """  # noqa: S608
+# Most items are where they were: looked up by path, in the order of the paths, rows are read one after the other.
+_PUBLISHED_ROW = """
+coalesce(
+    (SELECT o.row FROM old.items o WHERE o.path = {0}.path AND o.sha256 = {0}.sha256),
+    (SELECT min(o.row) FROM old.items o WHERE o.sha256 = {0}.sha256)
+)
+"""
 _WRITE_COLORS = """
 INSERT INTO new.colors
-SELECT i.row, c.place, c.rgb, c.share, c.name, c.version
-FROM new.items i JOIN (
-    SELECT * FROM colors UNION ALL SELECT * FROM known_colors WHERE sha256 NOT IN (SELECT sha256 FROM colors)
-) c ON c.sha256 = i.sha256
-ORDER BY i.row, c.place
+SELECT i.row, c.place, c.rgb, c.share, c.name, c.version FROM new.items i CROSS JOIN colors c ON c.sha256 = i.sha256
 """
+_COPY_COLORS = f"""
+INSERT INTO new.colors
+SELECT i.row, c.place, c.rgb, c.share, c.name, c.version
+FROM new.items i CROSS JOIN old.colors c ON c.row = {_PUBLISHED_ROW.format("i")}
+WHERE c.version = {COLORS_VERSION} AND i.sha256 NOT IN (SELECT sha256 FROM colors)
+"""  # noqa: S608
 _COLORS_THAT_COUNT = f"""
 SELECT row, rgb, name FROM new.colors WHERE place = 0 OR share >= {MIN_SHARE} ORDER BY row, place
 """  # noqa: S608
-# The parameter says whether the published embeddings are of use.
-_READ_EMBEDDINGS = """
-SELECT CASE WHEN ? THEN (SELECT min(o.row) FROM old.items o WHERE o.sha256 = f.sha256) END, v.vector
-FROM files f LEFT JOIN vectors v ON v.sha256 = f.sha256
-WHERE f.sha256 IS NOT NULL AND f.cause = '' ORDER BY f.path
-"""
+_ITEMS_BY_ROW = "FROM files f WHERE f.sha256 IS NOT NULL AND f.cause = '' ORDER BY f.path"
+_READ_PUBLISHED_ROWS = f"SELECT coalesce({_PUBLISHED_ROW.format('f')}, -1) {_ITEMS_BY_ROW}"
+# Of each row the vector, if there is one here.
+_READ_VECTORS = f"SELECT (SELECT vector FROM vectors v WHERE v.sha256 = f.sha256) {_ITEMS_BY_ROW}"  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +226,7 @@ class Journal:
             self._connection.executescript(_NO_PREVIOUS)
         else:
             self._connection.execute("ATTACH ? AS old", (database_uri(items),))
+            self._connection.execute(f"PRAGMA old.cache_size = {_CACHE_SIZE}")
         for table, columns in (("damaged", "sha256, message"), ("remarks", "sha256, kind, message")):
             # The first indexes of version 1 have no such table.
             source = (
@@ -217,8 +236,10 @@ class Journal:
             )
             self._connection.execute(f"CREATE TEMP VIEW known_{table} AS SELECT {source}")
         self._connection.execute(_ALL_REMARKS)
+        self._has_all_colors = False
         if self._was_published("colors"):
             self._connection.execute(_KNOWN_COLORS.format(version=COLORS_VERSION))
+            self._has_all_colors = not self._count(_COLORLESS_ITEMS)
         else:
             self._connection.execute("CREATE TEMP VIEW known_colors AS SELECT * FROM main.colors WHERE 0")
         # In another folder the same path is another file, and news if it cannot be used.
@@ -375,10 +396,14 @@ class Journal:
 
     def lacks_colors(self) -> bool:
         """Return whether the published generation lacks the colors of an image that is still there."""
+        if self._has_all_colors:
+            return False
         return bool(self._count(f"SELECT EXISTS (SELECT 1 FROM files WHERE {_LACKS_COLORS})"))  # noqa: S608
 
     def list_colorless(self) -> int:
         """List the contents whose colors nobody has looked for, for `colorless`, and count them."""
+        if self._has_all_colors and not self._count(_VECTORS_WITHOUT_COLORS):
+            return 0
         self._connection.execute("DROP TABLE IF EXISTS temp.colorless")
         self._connection.execute(_LIST_COLORLESS)
         return self._count("SELECT count(*) FROM colorless")
@@ -439,13 +464,18 @@ class Journal:
         `now` is for new rejects, `text` names the columns with own words; returns what there is of words.
         """
         words = None
+        tables, indexes = without_indexes(SCHEMA)
         with contextlib.closing(connect(path)) as connection:
-            connection.executescript(SCHEMA)
+            connection.executescript(tables)
         run = self._connection.execute
         run("ATTACH ? AS new", (database_uri(path, "?mode=rw&nolock=1"),))
+        run(f"PRAGMA new.cache_size = {_CACHE_SIZE}")
+        run("PRAGMA new.synchronous = OFF")  # the caller syncs what is finished
         try:
             with self.transaction():
                 run(_WRITE_ITEMS)
+                for statement in indexes:  # sorted once, where a million sha256 come in any order
+                    run(statement.replace("CREATE INDEX ", "CREATE INDEX new.", 1))
                 run(_WRITE_REJECTED, (now,))
                 run(_WRITE_DAMAGED)
                 run(_WRITE_REMARKS)
@@ -454,25 +484,36 @@ class Journal:
                     words = write_words(self._connection, "new", text, columns)
                 self.products.write_unmatched()
                 run(_WRITE_COLORS)
+                if self._was_published("colors"):
+                    run(_COPY_COLORS)
                 blocks = enumerate(packed(run(_COLORS_THAT_COUNT)))
                 self._connection.executemany("INSERT INTO new.color_blocks VALUES (?, ?)", blocks)
         finally:
             run("DETACH new")
         return words
 
-    def embeddings(self, published: Embeddings | None, block_rows: int) -> Iterator[Embeddings]:
-        """Yield all embeddings by item; `published` are those of the previous generation, if of the same encoder."""
-        rows = self._connection.execute(_READ_EMBEDDINGS, (published is not None,))
-        while page := rows.fetchmany(block_rows):
-            block = np.empty((len(page), self._dims), np.float32)
-            for position, (row, vector) in enumerate(page):
-                block[position] = np.frombuffer(vector, "<f4") if row is None else published[row]  # type: ignore[index]
+    def published_rows(self) -> Rows:
+        """Return of each item the row of the previous generation that has the same content, or -1."""
+        found = self._connection.execute(_READ_PUBLISHED_ROWS)
+        return np.fromiter(itertools.chain.from_iterable(found), np.int64)
+
+    def embeddings(self, published: Embeddings, rows: Rows, block_rows: int) -> Iterator[Embeddings]:
+        """Yield all embeddings by item: those of `rows` of the `published` ones, and for -1 what was embedded."""
+        vectors = itertools.chain.from_iterable(self._connection.execute(_READ_VECTORS))
+        for start in range(0, len(rows), block_rows):
+            part = rows[start : start + block_rows]
+            block = np.empty((len(part), self._dims), np.float32)
+            block[part >= 0] = published[part[part >= 0]]
+            for position, vector in enumerate(itertools.islice(vectors, len(part))):
+                if part[position] < 0:
+                    block[position] = np.frombuffer(vector, "<f4")
             yield block
 
     def _open(self, fingerprint: str) -> sqlite3.Connection:
         connection = connect(self._path)
         try:
             connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute(f"PRAGMA cache_size = {_CACHE_SIZE}")
             connection.executescript(_SCHEMA)
             check_database(connection)
             connection.execute("DELETE FROM colors WHERE version != ?", (COLORS_VERSION,))

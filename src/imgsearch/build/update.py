@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from imgsearch.build.adapt import Adapter
 from imgsearch.build.cluster import embed_on_cluster
 from imgsearch.build.encoder_source import EncoderSource
@@ -38,8 +40,10 @@ from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import RefusedError, UsageError
 from imgsearch.files import require_image_folder, sync
 from imgsearch.images.scan import Scan
+from imgsearch.images.workers.threads import Threads
 from imgsearch.progress import Progress, counted
 from imgsearch.search.backends import is_whole
+from imgsearch.search.backends.protocol import Rows
 from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import BLOCK_ROWS, open_array, write_array
 from imgsearch.store.locking import writer_lock
@@ -133,7 +137,10 @@ def is_unchanged(job: Job, plan: BuildPlan, journal: Journal, changes: Changes, 
 
 
 def _guard(job: Job, plan: BuildPlan, journal: Journal, changes: Changes, rejected: int) -> None:
-    found = Found(changes.seen - rejected, rejected, journal.count_kept(), changes.left_out, journal.causes())
+    # Unchanged files are kept items: where they are many, which is nearly every night, the others need no search.
+    is_enough = plan.previous is None or changes.unchanged >= plan.previous.count / 2
+    kept = changes.unchanged if is_enough else journal.count_kept()
+    found = Found(changes.seen - rejected, rejected, kept, changes.left_out, journal.causes())
     guard_against_loss(found, plan.previous, job.options)
 
 
@@ -301,20 +308,28 @@ def _publish(job: Job, plan: BuildPlan, journal: Journal, sources: Sequence[Enco
     for source in sources:
         source.install()
     with job.watch.stage("index"), new_generation(job.directory, plan.draft.generation) as folder:
-        draft = replace(plan.draft, words=_write_truth(job, plan, journal, folder))
+        words, rows = _write_truth(job, plan, journal, folder)
         adapter = Adapter(folder, sources, job.progress, bool(job.options.get("adapt"))) if plan.adapt else None
-        return complete_generation(job, draft, plan.previous, adapt=plan.adapt, adapter=adapter)
+        draft = replace(plan.draft, words=words)
+        return complete_generation(job, draft, plan.previous, rows, adapt=plan.adapt, adapter=adapter)
 
 
-def _write_truth(job: Job, plan: BuildPlan, journal: Journal, folder: Path) -> WordsFacts | None:
-    published: Embeddings | None = None
-    if plan.previous and plan.previous.fingerprint == plan.draft.fingerprint:
-        name = f"{plan.previous.folder}/{generations.EMBEDDINGS}"
-        integrity.check_truth(job.directory, plan.previous, name)
-        published = open_array(job.directory / name, plan.previous.count, plan.previous.encoder.dims)
+def _write_truth(job: Job, plan: BuildPlan, journal: Journal, folder: Path) -> tuple[WordsFacts | None, Rows]:
+    """Write items and embeddings; return of each the row of the generation before that it was copied from, or -1."""
+    previous, draft = plan.previous, plan.draft
+    rows, checked = np.full(draft.count, -1), None
+    published: Embeddings = np.empty((0, draft.encoder.dims), np.float32)
     now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    words = journal.write_items(folder / generations.ITEMS, now, plan.draft.text)
-    sync(folder / generations.ITEMS)
-    rows = journal.embeddings(published, BLOCK_ROWS)
-    write_array(folder / generations.EMBEDDINGS, plan.draft.count, plan.draft.encoder.dims, rows)
-    return words
+    with Threads(1) as threads:  # reads gigabytes while words are written, which takes another processor
+        if previous and previous.fingerprint == draft.fingerprint:
+            name = f"{previous.folder}/{generations.EMBEDDINGS}"
+            checked = threads.submit(partial(integrity.check_truth, job.directory, previous, name))
+        words = journal.write_items(folder / generations.ITEMS, now, draft.text)
+        sync(folder / generations.ITEMS)
+        if previous and checked:
+            checked()
+            rows = journal.published_rows()
+            published = open_array(job.directory / name, previous.count, previous.encoder.dims)
+    blocks = journal.embeddings(published, rows, BLOCK_ROWS)
+    write_array(folder / generations.EMBEDDINGS, draft.count, draft.encoder.dims, blocks)
+    return words, rows

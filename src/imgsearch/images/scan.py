@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from imgsearch.system import refusal_of
 
@@ -46,8 +47,7 @@ class Reject:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class FoundFile:
+class FoundFile(NamedTuple):  # which is made in a third of the time of a frozen dataclass
     """One file of the catalog that has an image's name."""
 
     path: str  # POSIX, below the catalog's root, as `os.fsdecode` gives it: names that are not UTF-8 survive
@@ -171,7 +171,8 @@ def _found_file(entry: os.DirEntry[str], path: str) -> FoundFile:
 
 def file_time(status: os.stat_result) -> int:
     """Return the time of a file's last change in nanoseconds, within what SQLite can hold."""
-    return max(-_LARGEST_TIME, min(_LARGEST_TIME, status.st_mtime_ns))
+    time = status.st_mtime_ns
+    return time if -_LARGEST_TIME <= time <= _LARGEST_TIME else max(-_LARGEST_TIME, min(_LARGEST_TIME, time))
 
 
 def _cause(error: OSError) -> str:

@@ -2,11 +2,15 @@
 
 import hashlib
 import logging
+from collections.abc import Iterable
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 
 from imgsearch.errors import DamagedIndexError
 from imgsearch.files import open_regular, reading
+from imgsearch.images.workers.threads import Threads
+from imgsearch.processors import processor_count
 from imgsearch.store.generations import EMBEDDINGS, ITEMS, REBUILD_HINT, find_copy_problem
 from imgsearch.store.manifest import FileRecord, Manifest
 
@@ -31,7 +35,11 @@ def check_content(directory: Path, manifest: Manifest, name: str) -> None:
     with reading(path, repair_hint(name)):
         whole = expected is not None and file_record(path) == expected
     if not whole:
-        raise DamagedIndexError(f"{path} is damaged: its content has changed", hint=repair_hint(name))
+        raise _changed(path)
+
+
+def _changed(path: Path) -> DamagedIndexError:
+    return DamagedIndexError(f"{path} is damaged: its content has changed", hint=repair_hint(path.name))
 
 
 def check_opened(file: BufferedReader, path: Path, expected: FileRecord | None) -> None:
@@ -40,7 +48,7 @@ def check_opened(file: BufferedReader, path: Path, expected: FileRecord | None) 
         file.seek(0)
         found = _record(file)
     if found != expected:
-        raise DamagedIndexError(f"{path} is damaged: its content has changed", hint=repair_hint(path.name))
+        raise _changed(path)
     file.close()
 
 
@@ -65,8 +73,9 @@ def is_whole(directory: Path, manifest: Manifest) -> bool:
     """
     try:
         check_sizes(directory, manifest)
-        for name in manifest.files:
-            check_content(directory, manifest, name)
+        for name, record in file_records(directory, manifest.files).items():
+            if record != manifest.files[name]:
+                raise _changed(directory / name)
     except (DamagedIndexError, FileNotFoundError) as error:
         problem = str(error)
     else:
@@ -85,6 +94,18 @@ def try_record(path: Path) -> FileRecord | str:
         return "it is missing"
     except DamagedIndexError as error:
         return error.message
+
+
+def file_records(directory: Path, names: Iterable[str]) -> dict[str, FileRecord]:
+    """Do `file_record` for files of an index, as many at a time as there are processors."""
+
+    def read(name: str) -> FileRecord:
+        with reading(directory / name, repair_hint(name)):
+            return file_record(directory / name)
+
+    with Threads(processor_count()) as threads:
+        results = {name: threads.submit(partial(read, name)) for name in sorted(names)}
+        return {name: result() for name, result in results.items()}
 
 
 def file_record(path: Path) -> FileRecord:

@@ -117,6 +117,13 @@ class Rejected:
     first_seen: str  # date and time (UTC, ISO 8601) of the build that first rejected it
 
 
+def without_indexes(schema: str) -> tuple[str, list[str]]:
+    """Part a schema into a script that makes the tables, and the statements that index them once they are full."""
+    statements = [each.strip() for each in schema.split(";")]
+    indexes = [each for each in statements if each.startswith("CREATE INDEX")]
+    return ";\n".join(each for each in statements if each not in indexes), indexes
+
+
 def default_names(path: str) -> tuple[str, str]:
     """Return the product (a path without its ending) and the category (its folder) of an image by default."""
     folder, slash, name = path.rpartition("/")

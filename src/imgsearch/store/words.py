@@ -10,8 +10,7 @@ import re
 import sqlite3
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from imgsearch.store.columns import Column, Columns, folded
 from imgsearch.store.expressions import ITEM_COLUMNS, column_called
@@ -56,8 +55,11 @@ class _Fraction(str):
     __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Words:
+# A title may be a number, and is what was written: 2.0.
+_METADATA = json.JSONDecoder(parse_float=_Fraction)
+
+
+class _Words(NamedTuple):
     """What an item is looked for by."""
 
     text: str  # its own words; none: empty
@@ -110,8 +112,7 @@ def problem_of_words(connection: sqlite3.Connection, count: int, facts: WordsFac
 
 
 def _words_of(names: Sequence[str], path: str, product: str, category: str, metadata: str) -> _Words:
-    # A title may be a number, and is what was written: 2.0.
-    cells = {folded(name): value for name, value in json.loads(metadata, parse_float=_Fraction).items()}
+    cells = {} if metadata == "{}" else {folded(name): value for name, value in _METADATA.decode(metadata).items()}
     by_default = default_names(path)
     items = {
         "product": "" if product == by_default[0] else product,

@@ -87,7 +87,7 @@ def words_of_path(path: str) -> str:
 
 @lru_cache(1000)  # folders come again and again
 def _words(name: str) -> tuple[str, ...]:
-    if _HEXADECIMAL.fullmatch(name):
+    if name.isdecimal() or _HEXADECIMAL.fullmatch(name):
         return ()
     parts = [part for part in _SEPARATORS.split(_SURROGATES.sub(" ", name)) if part]
     has_digits = any(map(_has_digits, parts))

@@ -90,13 +90,16 @@ class AnnoyBackend:
 
     def take_over(
         self,
-        folder: Path,  # noqa: ARG002
-        vectors: Vectors,  # noqa: ARG002
-        settings: BackendSettings,  # noqa: ARG002
+        folder: Path,
+        vectors: Vectors,
+        settings: BackendSettings,
         before: Path,  # noqa: ARG002
         new_rows: Rows,  # noqa: ARG002
     ) -> bool:
-        return False  # Annoy adds nothing to a forest that is built
+        # Annoy adds nothing to a forest that is built. Another of as many trees finds as much with the same effort:
+        # to try forests and efforts, and to compare with every vector, takes several times as long as to plant it.
+        self.build(folder, vectors, settings)
+        return True
 
     def check(self, folder: Path, vectors: Vectors, settings: BackendSettings) -> None:
         path = folder / self.file
