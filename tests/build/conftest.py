@@ -46,7 +46,7 @@ def no_encoder(monkeypatch):
         raise AssertionError("an encoder was opened")
 
     def forbid():
-        monkeypatch.setattr("imgsearch.build.encoder_source.open_encoder", refuse)
+        monkeypatch.setattr("imgsearch.build.encoder_source.open_for_build", refuse)
         monkeypatch.setattr("imgsearch.build.encoder_source.exported_encoder", refuse)
 
     return forbid
