@@ -84,6 +84,7 @@ def test_an_index_in_int8_holds_its_graph_and_says_what_it_loses(int8, shop, opt
     manifest = read_manifest(int8)
 
     assert (manifest.encoder.precision, manifest.encoder.quantized[:7]) == ("int8", "sha256:")
+    assert manifest.version == 2  # a program that knows no int8 is to say so, and not that the manifest is damaged
     assert (manifest.int8.images, manifest.int8.queries) == (24, 72)
     assert manifest.int8.before == manifest.int8.after > 0.5
     assert check(int8, deep=True) == []

@@ -11,6 +11,7 @@ from imgsearch.encoders import int8
 from imgsearch.encoders.choice import choose_encoder, keep_quantized, with_precision, with_quantized
 from imgsearch.encoders.export import exported_encoder, quantized_graph
 from imgsearch.encoders.int8 import Int8Loss, graph_digest, quantize, require_nncf
+from imgsearch.encoders.lite0_graph import build_graph
 from imgsearch.encoders.runtime import GRAPH_FILE, encode, import_openvino, open_encoder
 from imgsearch.encoders.spec import DEFAULT_BACKBONE, EncoderSpec
 from imgsearch.encoders.table import TABLE
@@ -149,13 +150,22 @@ def test_no_other_precision_has_a_graph_in_int8(precision):
 
 
 def test_a_network_of_a_hybrid_names_its_graph_itself():
-    hybrid = with_quantized(with_precision(HYBRID, "int8"), "lite0-retrieval", "sha256:1")
+    hybrid = with_quantized(with_precision(HYBRID, "int8"), 0, "sha256:1")
 
     assert [(part.precision, part.quantized) for part in hybrid.all_parts()] == [("int8", "sha256:1"), ("f32", "")]
     assert with_precision(hybrid, "f32") == HYBRID
 
 
-@pytest.mark.parametrize("known", [IN_INT8, with_quantized(with_precision(HYBRID, "int8"), "lite0-retrieval", "a:1")])
+def test_networks_of_the_same_name_each_name_their_own_graph():
+    """As `a/shoes.keras+b/shoes.keras` have it."""
+    twins = replace(HYBRID, parts=(HYBRID.parts[0], HYBRID.parts[0]), dims=2 * DEFAULT.dims)
+    for number in (0, 1):
+        twins = with_quantized(with_precision(twins, "int8"), number, f"sha256:{number}")
+
+    assert [part.quantized for part in twins.all_parts()] == ["sha256:0", "sha256:1"]
+
+
+@pytest.mark.parametrize("known", [IN_INT8, with_quantized(with_precision(HYBRID, "int8"), 0, "a:1")])
 def test_a_graph_is_kept_while_all_else_is_the_same(known):
     chosen = with_precision(with_precision(known, "f32"), "int8")
 
@@ -224,3 +234,14 @@ def test_a_network_in_int8_is_the_same_each_time_and_nothing_is_left_behind(grap
     assert (many * expected).sum(axis=1).min() > 0.97
     assert np.allclose(many[:1], encode(one, small[:1]), atol=1e-3)
     assert one.encode_with_features(small[0]).features.shape == (8, 8, 8)
+
+
+def test_what_is_added_to_maps_of_the_default_network_has_their_rank():
+    """NNCF corrects only such, and ends with an error at others."""
+    model = build_graph(DEFAULT, head=True)
+    added = [node for node in model.get_ordered_ops() if node.get_type_name() == "Add"]
+    shifts = [node.input_value(1).get_node() for node in added if len(node.output(0).get_partial_shape()) == 4]
+    constants = [list(node.output(0).shape) for node in shifts if node.get_type_name() == "Constant"]
+
+    assert len(constants) == 49  # convolutions
+    assert all(shape == [1, shape[1], 1, 1] for shape in constants)

@@ -153,11 +153,15 @@ def test_what_was_built_is_taken_over_when_few_vectors_change(tmp_path, vectors,
     assert take_over(tmp_path / "after", after, settings, tmp_path / "before", np.full(COUNT, -1)) is None
 
 
-def test_where_all_is_compared_there_is_nothing_to_take_over(tmp_path, vectors):
-    settings = BackendSettings("exact", 0, 0, 0)
+def test_a_forest_is_planted_anew_and_where_all_is_compared_there_is_nothing_to_take(tmp_path, vectors):
+    same = np.arange(COUNT)
 
-    assert take_over(tmp_path, vectors, settings, tmp_path, np.arange(COUNT)) == settings
-    assert list(tmp_path.iterdir()) == []
+    for settings, files in (
+        (BackendSettings("exact", 0, 0, 0), []),
+        (BackendSettings("annoy", 10, 0, 2000), [tmp_path / "annoy.ann"]),
+    ):
+        assert take_over(tmp_path, vectors, settings, tmp_path, same) == settings
+        assert list(tmp_path.iterdir()) == files
 
 
 # --- an index

@@ -6,7 +6,7 @@ from hypothesis.extra import numpy as hnp
 
 from imgsearch.errors import DamagedIndexError
 from imgsearch.store import arrays
-from imgsearch.store.arrays import blocks_of, open_array, write_array
+from imgsearch.store.arrays import blocks_of, open_array, stored_rows, write_array
 
 shapes = st.tuples(st.integers(0, 30), st.integers(1, 20))
 floats = st.floats(width=32, allow_nan=False)
@@ -157,3 +157,15 @@ def test_float16_is_cut_or_not_as_float32_is(tmp_path):
 
     with pytest.raises(DamagedIndexError, match="28 bytes of numbers, expected 30"):
         open_array(tmp_path / "a.npy", 5, 3, "float16")
+
+
+@pytest.mark.parametrize("numbers", ["float32", "float16"])
+def test_rows_are_copied_from_file_to_file_bit_for_bit(tmp_path, unit, numbers):
+    """As every night does: of float16, brought to unit length and rounded again, a few would change each time."""
+    array = unit(np.random.default_rng(0).normal(size=(2000, 8)))
+    write_array(tmp_path / "a.npy", *array.shape, [array], numbers)
+
+    rows = stored_rows(open_array(tmp_path / "a.npy", *array.shape, numbers), np.arange(len(array)))
+    write_array(tmp_path / "b.npy", *array.shape, [rows], numbers)
+
+    assert (tmp_path / "b.npy").read_bytes() == (tmp_path / "a.npy").read_bytes()

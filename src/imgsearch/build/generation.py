@@ -23,7 +23,7 @@ from imgsearch.search.backends.protocol import Rows
 from imgsearch.search.backends.server import collection_of
 from imgsearch.search.tuning import chosen_backend, take_over, tune
 from imgsearch.store import generations, integrity
-from imgsearch.store.arrays import BLOCK_ROWS, blocks_of, open_array, write_array
+from imgsearch.store.arrays import BLOCK_ROWS, blocks_of, open_array, stored_rows, write_array
 from imgsearch.store.items import Items
 from imgsearch.store.manifest import Manifest
 from imgsearch.store.publishing import inherited_calibration, inherited_words_calibration, publish
@@ -219,7 +219,7 @@ def _projected(
         else:
             part = rows[number * BLOCK_ROWS :][: len(block)]
             projected = np.empty((len(block), known.shape[1]), np.float32)
-            projected[part >= 0] = known[part[part >= 0]]
+            projected[part >= 0] = stored_rows(known, part[part >= 0])
             if (part < 0).any():
                 projected[part < 0] = projection.apply(block[part < 0])
             yield projected

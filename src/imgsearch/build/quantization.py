@@ -92,7 +92,7 @@ def with_quantization(
             quantized_graph(part, exported / name, images, graph)
             digest = graph_digest(graph)
             files[digest] = graph
-            spec = with_quantized(spec, part.name, digest)
+            spec = with_quantized(spec, number, digest)
     choice = Choice(spec, files)
     quantized = exported_encoder(spec, files)
     cosine = _compare(plain, exported, spec, quantized, rows[:_COMPARED])

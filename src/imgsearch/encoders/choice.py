@@ -100,12 +100,13 @@ def with_precision(spec: EncoderSpec, precision: Precision) -> EncoderSpec:
     return replace(spec, precision=precision, quantized="", parts=parts)
 
 
-def with_quantized(spec: EncoderSpec, name: str, digest: str) -> EncoderSpec:
-    """Return an encoder that names its graph in int8, for itself or for the parts of that name."""
-    if spec.name == name:
+def with_quantized(spec: EncoderSpec, number: int, digest: str) -> EncoderSpec:
+    """Return an encoder that names the graph in int8 of one of its parts, by its place in `all_parts`."""
+    if not spec.parts:
         return replace(spec, quantized=digest)
-    parts = tuple(replace(part, spec=with_quantized(part.spec, name, digest)) for part in spec.parts)
-    return replace(spec, parts=parts)
+    parts = list(spec.parts)  # by place, for two files in different folders may have the same name
+    parts[number] = replace(parts[number], spec=replace(parts[number].spec, quantized=digest))
+    return replace(spec, parts=tuple(parts))
 
 
 def keep_quantized(known: EncoderSpec | None, spec: EncoderSpec) -> EncoderSpec:

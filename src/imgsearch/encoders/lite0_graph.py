@@ -63,7 +63,7 @@ def _feature_maps(ops: Any, images: Any, arrays: Arrays) -> dict[str, Any]:
             node = ops.group_convolution(node, kernel, [stride] * 2, edges, edges, [1, 1], auto)
         else:
             node = ops.convolution(node, kernel, [stride] * 2, edges, edges, [1, 1], auto)
-        node = ops.add(node, shift[:, None, None])
+        node = ops.add(node, shift[None, :, None, None])
         if active:
             node = maps[f"{norm}_relu"] = ops.clamp(node, 0, 6)
         return node

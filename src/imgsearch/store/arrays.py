@@ -36,10 +36,19 @@ class HalfVectors:
 
     def __getitem__(self, rows: RowKey, /) -> Embeddings:
         """Read a row, or some, of unit length again: rounding changed that."""
-        read = self._halves[rows].astype(np.float32)
+        read = self.stored(rows)
         lengths = np.sqrt(np.vecdot(read, read))
         read /= np.where(lengths > 0, lengths, 1)[..., None]
         return read
+
+    def stored(self, rows: RowKey) -> Embeddings:
+        """Read rows as they were rounded: written again, they are the same bits."""
+        return self._halves[rows].astype(np.float32)
+
+
+def stored_rows(vectors: Vectors, rows: RowKey) -> Embeddings:
+    """Read rows to be copied to another file of the same numbers, bit for bit."""
+    return vectors.stored(rows) if isinstance(vectors, HalfVectors) else vectors[rows]
 
 
 def write_array(path: Path, count: int, dims: int, blocks: Iterable[Embeddings], numbers: Numbers = "float32") -> None:

@@ -18,7 +18,8 @@ from imgsearch.store.search_settings import BackendSettings, Measured, Numbers, 
 from imgsearch.text.prediction import PredictionGain
 
 FORMAT = "imgsearch"
-# Of an index whose vectors are float16; 1 of all others, which a program of before there was that can read.
+# Of an index whose vectors are float16, or whose encoder is in int8; 1 of all others, which programs of before there
+# was that can read.
 VERSION = 2
 
 # A name that does as one of a folder, and a path that does not lead out of the index.
@@ -99,7 +100,7 @@ class Manifest:
     @property
     def version(self) -> int:
         """The version of the format that this can be read as."""
-        return VERSION if self.numbers == "float16" else 1
+        return VERSION if self.numbers == "float16" or self.encoder.precision == "int8" else 1
 
     @property
     def encoder_folder(self) -> str:
