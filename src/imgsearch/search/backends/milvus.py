@@ -221,9 +221,7 @@ class MilvusServer:
 
     def _catch_up(self) -> None:
         """Wait for those that answer, who may be behind by some seconds: whoever has answered this is not."""
-        self._client.query(
-            self._name, output_fields=["count(*)"], consistency_level="Strong", timeout=QUESTION_SECONDS
-        )
+        self._client.query(self._name, output_fields=["count(*)"], consistency_level="Strong", timeout=QUESTION_SECONDS)
 
     def _is_loaded(self) -> bool:
         return "Loaded" in str(self._client.get_load_state(self._name, timeout=QUESTION_SECONDS)["state"])

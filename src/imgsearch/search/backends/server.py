@@ -131,7 +131,8 @@ class ServerBackend:
             ids = _unlike(np.fromiter((_id_of(*each) for each in items.fields()), np.int64, len(vectors)))
             with self._opened(settings, vectors.shape[1]) as server:
                 is_missing = np.isin(ids, server.ids(), invert=True)
-                logger.info("%s: %d of %d vectors are new", settings.server, is_missing.sum(), len(ids))
+                at = f"{settings.server}, {settings.collection}"
+                logger.info("%s: %d of %d vectors are new", at, is_missing.sum(), len(ids))
                 for rows, fields in _blocks(items, is_missing):
                     server.put(ids[rows], vectors[rows], fields)
                 server.settle()
