@@ -334,6 +334,15 @@ def test_without_a_scheduler_or_workers_that_is_said(painted, tmp_path, monkeypa
         monkeypatch.setattr(cluster, "_WORKERLESS_SECONDS", 0.5)
         with pytest.raises(ServerError, match="has no workers"):
             embed(painted, tmp_path / "out", backbone=ENCODER, engine="dask", scheduler=address)
+
+        paused = start("worker", address, "--no-nanny", "--memory-limit", "1MB", "--local-directory", tmp_path / "dask")
+        try:
+            first_line_with("Pausing worker", paused)
+            monkeypatch.setattr(cluster, "_LOOK_SECONDS", 0.1)
+            with pytest.raises(ServerError, match="has no workers that take tasks"):
+                embed(painted, tmp_path / "out", backbone=ENCODER, engine="dask", scheduler=address)
+        finally:
+            end(paused)
     finally:
         end(process)
 

@@ -233,11 +233,12 @@ class _Cluster:
             self.client.run(let_go, on_error="ignore")
 
     def _threads(self) -> int:
-        """Return how many threads there are; asked for now and then."""
+        """Return how many threads take tasks, which those of a worker that is short of memory do not; now and then."""
         now = time.monotonic()
         if now >= self.look_next:
             with _while_connected():
-                self.threads = sum(self.client.nthreads().values())
+                workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+            self.threads = sum(each["nthreads"] for each in workers if each["status"] == "running")
             self.look_next = now + _LOOK_SECONDS
         return self.threads
 
@@ -321,6 +322,8 @@ def _while_connected() -> Iterator[None]:
 
 def _no_workers(client: Any) -> ServerError:
     return ServerError(
-        f"the Dask scheduler at {client.scheduler.address} has no workers, and none came in {_WORKERLESS_SECONDS:g} s",
-        hint="dask worker starts one; docs/cluster.md says how. The embeddings made so far are kept",
+        f"the Dask scheduler at {client.scheduler.address} has no workers that take tasks, and none came in"
+        f" {_WORKERLESS_SECONDS:g} s",
+        hint="dask worker starts one; one that has paused, as its log says, needs more memory (--memory-limit);"
+        " docs/cluster.md says how. The embeddings made so far are kept",
     )
