@@ -334,6 +334,15 @@ def test_without_a_scheduler_or_workers_that_is_said(painted, tmp_path, monkeypa
         monkeypatch.setattr(cluster, "_WORKERLESS_SECONDS", 0.5)
         with pytest.raises(ServerError, match="has no workers"):
             embed(painted, tmp_path / "out", backbone=ENCODER, engine="dask", scheduler=address)
+
+        paused = start("worker", address, "--no-nanny", "--memory-limit", "1MB", "--local-directory", tmp_path / "dask")
+        try:
+            first_line_with("Pausing worker", paused)
+            monkeypatch.setattr(cluster, "_LOOK_SECONDS", 0.1)
+            with pytest.raises(ServerError, match="has no workers that take tasks"):
+                embed(painted, tmp_path / "out", backbone=ENCODER, engine="dask", scheduler=address)
+        finally:
+            end(paused)
     finally:
         end(process)
 
@@ -401,6 +410,30 @@ if __name__ == "__main__":
     assert said == ""
     assert report.resumed >= IMAGES // 2
     assert published(tmp_path / "out") == expected
+
+
+@pytest.mark.servers
+def test_a_program_that_is_interrupted_while_its_worker_starts_says_nothing_and_leaves_no_process(painted, tmp_path):
+    program = f"""
+import os, signal, sys
+import distributed
+from imgsearch.cli import run
+real = distributed.Nanny.instantiate
+async def instantiate(self):
+    os.kill(os.getpid(), signal.SIGINT)
+    return await real(self)
+distributed.Nanny.instantiate = instantiate
+if __name__ == "__main__":
+    sys.argv = ["imgsearch", "embed", {os.fspath(painted)!r}, "-o", {os.fspath(tmp_path / "out")!r},
+                "--backbone", {ENCODER!r}, "--engine", "dask"]
+    run()
+"""
+    (tmp_path / "program.py").write_text(program)
+    process = subprocess.Popen([sys.executable, tmp_path / "program.py"], stderr=subprocess.PIPE, text=True)
+    _, said = process.communicate()  # which waits for all who have its standard error open
+
+    assert process.returncode == 130, said
+    assert said == ""
 
 
 def test_options_of_the_engine_are_checked_first(painted, tmp_path, monkeypatch):

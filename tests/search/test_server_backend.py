@@ -1,13 +1,16 @@
 """What a backend with a server does for an index, whatever the server: one that is held in memory stands for it."""
 
 import logging
+import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from imgsearch import Filter, Index, ServerError, UsageError, build_index, rollback
 from imgsearch.search import backends
+from imgsearch.search.backends import server
 from imgsearch.search.backends.pushed import Comparison, pushed
 from imgsearch.search.backends.server import ServerBackend, _unlike
 from imgsearch.store import generations
@@ -194,6 +197,17 @@ def test_a_copy_of_an_index_gets_a_collection_of_its_own(memory, shop):
     assert before in [set(each) for each in memory.collections.values()]
 
 
+def test_a_copy_at_the_same_place_of_another_file_system_gets_a_collection_of_its_own(memory, shop, monkeypatch):
+    catalog, _, build = shop
+    build(backend=ADDRESS)
+    before = set(collection(memory))
+    monkeypatch.setattr(server, "os", SimpleNamespace(**vars(os) | {"statvfs": lambda _: SimpleNamespace(f_fsid=1)}))
+    (catalog / "a" / "0000.png").unlink()
+    build()
+    assert len(memory.collections) == 2
+    assert before in [set(each) for each in memory.collections.values()]
+
+
 def test_a_collection_that_no_generation_names_any_more_is_dropped(memory, shop):
     catalog, _, build = shop
     build(backend=ADDRESS)
@@ -319,7 +333,12 @@ def test_ids_that_are_equal_by_chance_are_moved_apart():
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [("memory", "needs the address of a server"), ("mysql://x", "backend must be one of"), ("", "found nothing")],
+    [
+        ("memory", "needs the address of a server"),
+        ("mysql://x", "backend must be one of"),
+        ("postgres://shop:hunter2@here/shop", "got 'postgres://...'"),
+        ("", "found nothing"),
+    ],
 )
 def test_a_backend_that_is_no_name_and_no_address_is_refused(memory, shop, given, message):
     _, _, build = shop

@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -26,6 +27,7 @@ from imgsearch.encoders.runtime import files_of
 from imgsearch.errors import ImgsearchError, MissingComponentError, ServerError, UsageError
 from imgsearch.files import sha256_of
 from imgsearch.images.workers.pool import while_decoder_works
+from imgsearch.images.workers.threads import Threads
 from imgsearch.processors import processor_count
 from imgsearch.progress import Progress
 from imgsearch.store.manifest import Manifest
@@ -112,7 +114,7 @@ def embed_on_cluster(
 
 @contextlib.contextmanager
 def _connected(scheduler: str | None) -> Iterator[Any]:
-    """Connect to a scheduler, or start one and a worker for this run, in reach of this machine alone."""
+    """Connect to a scheduler, or to one that is started for this run."""
     import distributed
     from distributed.utils import silence_logging_cmgr
 
@@ -121,18 +123,8 @@ def _connected(scheduler: str | None) -> Iterator[Any]:
         stack.enter_context(silence_logging_cmgr(logging.CRITICAL))
         address: Any = scheduler
         if scheduler is None:
-            address = distributed.LocalCluster(
-                n_workers=1,
-                threads_per_worker=processor_count(),
-                host="127.0.0.1",
-                # There is a server for HTTP in any case; without an address it would listen to all of the network.
-                dashboard_address="127.0.0.1:0",
-                worker_dashboard_address="127.0.0.1:0",
-                memory_limit=None,
-                preload=["imgsearch.build.node"],
-                silence_logs=logging.CRITICAL,
-            )
-            stack.callback(address.close, timeout=_CLOSE_SECONDS)
+            with Threads(1) as threads:  # an interruption, too, waits until there is something that can be closed
+                address = threads.submit(partial(_started, stack))()
         try:
             client = distributed.Client(address, timeout=_CONNECT_SECONDS, set_as_default=False, name="imgsearch")
         except (OSError, ValueError) as error:
@@ -143,6 +135,25 @@ def _connected(scheduler: str | None) -> Iterator[Any]:
             ) from error
         stack.callback(client.close, timeout=_CLOSE_SECONDS)
         yield client
+
+
+def _started(stack: contextlib.ExitStack) -> Any:
+    """Start a scheduler and a worker, in reach of this machine alone, which end with a stack."""
+    import distributed
+
+    cluster = distributed.LocalCluster(
+        n_workers=1,
+        threads_per_worker=processor_count(),
+        host="127.0.0.1",
+        # There is a server for HTTP in any case; without an address it would listen to all of the network.
+        dashboard_address="127.0.0.1:0",
+        worker_dashboard_address="127.0.0.1:0",
+        memory_limit=None,
+        preload=["imgsearch.build.node"],
+        silence_logs=logging.CRITICAL,
+    )
+    stack.callback(cluster.close, timeout=_CLOSE_SECONDS)
+    return cluster
 
 
 @dataclass(slots=True)
@@ -222,11 +233,12 @@ class _Cluster:
             self.client.run(let_go, on_error="ignore")
 
     def _threads(self) -> int:
-        """Return how many threads there are; asked for now and then."""
+        """Return how many threads take tasks, which those of a worker that is short of memory do not; now and then."""
         now = time.monotonic()
         if now >= self.look_next:
             with _while_connected():
-                self.threads = sum(self.client.nthreads().values())
+                workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+            self.threads = sum(each["nthreads"] for each in workers if each["status"] == "running")
             self.look_next = now + _LOOK_SECONDS
         return self.threads
 
@@ -310,6 +322,8 @@ def _while_connected() -> Iterator[None]:
 
 def _no_workers(client: Any) -> ServerError:
     return ServerError(
-        f"the Dask scheduler at {client.scheduler.address} has no workers, and none came in {_WORKERLESS_SECONDS:g} s",
-        hint="dask worker starts one; docs/cluster.md says how. The embeddings made so far are kept",
+        f"the Dask scheduler at {client.scheduler.address} has no workers that take tasks, and none came in"
+        f" {_WORKERLESS_SECONDS:g} s",
+        hint="dask worker starts one; one that has paused, as its log says, needs more memory (--memory-limit);"
+        " docs/cluster.md says how. The embeddings made so far are kept",
     )

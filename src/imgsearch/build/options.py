@@ -309,7 +309,9 @@ def _backend(given: str, known: SearchOptions) -> dict[str, str]:
         choices = ", ".join(
             (AUTO, *(each for each in BACKENDS if each not in SERVERS), *(f"{each}://..." for each in SERVERS))
         )
-        raise UsageError(f"backend must be one of {choices}, got {given!r}")
+        # The rest of an address may have a password in it.
+        shown = f"{given.partition('://')[0]}://..." if "://" in given else given
+        raise UsageError(f"backend must be one of {choices}, got {shown!r}")
     return {"server": ""}
 
 

@@ -119,6 +119,18 @@ def test_a_wrong_token_and_a_database_that_is_not_there_are_errors_that_show_no_
 
 @alone
 @pytest.mark.servers
+def test_what_was_just_put_or_deleted_is_known_at_once(server):
+    ids = np.arange(2000)
+    with contextlib.closing(milvus.open_server(server.address, NAME, 64)) as one:
+        for kept in (2000, 1000, 0):
+            one.put(ids, np.eye(64, dtype=np.float32)[ids % 64], [{}] * len(ids))
+            one.delete(ids[kept:])
+            assert len(one.ids()) == kept
+        one.drop()
+
+
+@alone
+@pytest.mark.servers
 def test_a_full_put_of_long_vectors_fits_into_the_messages_of_the_server(server):
     vectors = np.zeros((4096, 1536), np.float32)
     vectors[:, 0] = 1

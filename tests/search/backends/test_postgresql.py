@@ -38,6 +38,7 @@ def random_units(count, dims=4):
     [
         *("postgresql://a:hunter2@h/d", "postgresql://h/d?password=hunter2", "postgresql://h/d?%70assword=hunter2"),
         *("postgresql://h/d?sslpassword=hunter2", "postgresql://a:hunter2@h:port/d", "postgresql://a:hunter2@[/d"),
+        "postgresql://h/d?sslkeylogfile=hunter2",
     ],
 )
 def test_an_address_with_a_secret_in_it_is_refused_and_not_shown(address):

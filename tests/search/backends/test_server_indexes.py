@@ -11,8 +11,10 @@ import pytest
 
 from imgsearch import Index, build_index, rollback
 from imgsearch.errors import ServerError
-from imgsearch.search import nearest
+from imgsearch.search import filtered, nearest
 from imgsearch.search.backends import SERVERS
+from imgsearch.search.backends.pushed import Comparison
+from imgsearch.search.backends.server import ServerCandidates
 from imgsearch.search.hits import Filter
 from imgsearch.store import generations
 
@@ -69,8 +71,24 @@ def vectors_of(index: Path) -> np.ndarray:
     return np.load(index / manifest.folder / generations.VECTORS)
 
 
-def answer(opened: Index, vector: np.ndarray, **options: object) -> list[tuple[str, float]]:
-    return [(hit.path, hit.score) for hit in opened.search_vector(vector, K, **options)]
+def answer(opened: Index, vector: np.ndarray, k: int = K, **options: object) -> list[tuple[str, float]]:
+    return [(hit.path, hit.score) for hit in opened.search_vector(vector, k, **options)]
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[tuple[Comparison, ...]]:
+    """What the server is asked for, which is so also where few items satisfy conditions, and in a small catalog."""
+    monkeypatch.setattr(nearest, "FEW", -1)
+    monkeypatch.setattr(filtered, "_LARGEST_PART", 1)
+    found: list[tuple[Comparison, ...]] = []
+    candidates = ServerCandidates.candidates
+
+    def ask(self: ServerCandidates, vector: np.ndarray, k: int) -> np.ndarray:
+        found.append(self.where)
+        return candidates(self, vector, k)
+
+    monkeypatch.setattr(ServerCandidates, "candidates", ask)
+    return found
 
 
 @pytest.fixture
@@ -105,7 +123,6 @@ def test_a_query_has_the_hits_and_scores_of_exact_search(made, photo, imgsearch)
     assert plans == {generations.read_manifest(made / "index").backend.name}
 
 
-@pytest.mark.parametrize("is_pushed", [True, False])
 @pytest.mark.parametrize(
     "where",
     [
@@ -114,23 +131,22 @@ def test_a_query_has_the_hits_and_scores_of_exact_search(made, photo, imgsearch)
         *("color = '''; DROP TABLE items; --'", "color = 'a_b'", "price = 12.0", "product = 'b/0001'"),
     ],
 )
-def test_a_query_with_a_condition_has_the_hits_of_exact_search(made, monkeypatch, where, is_pushed):
-    if is_pushed:
-        monkeypatch.setattr(nearest, "FEW", -1)  # even a few are asked of the server
+def test_a_query_with_a_condition_has_the_hits_of_exact_search(made, asked, where):
     with Index.open(made / "index") as opened:
         for vector in vectors_of(made / "index")[::20]:
             filter_ = Filter(where)
-            assert answer(opened, vector, filter=filter_) == answer(opened, vector, filter=filter_, exact=True)
+            assert answer(opened, vector, 2, filter=filter_) == answer(opened, vector, 2, filter=filter_, exact=True)
+    assert asked
 
 
-def test_a_category_with_those_below_it_is_asked_of_the_server(made, monkeypatch):
-    monkeypatch.setattr(nearest, "FEW", -1)
+def test_a_category_with_those_below_it_is_asked_of_the_server(made, asked):
     with Index.open(made / "index") as opened:
         vector = vectors_of(made / "index")[0]
         found = answer(opened, vector, filter=Filter(category="b"))
 
         assert found == answer(opened, vector, filter=Filter(category="b"), exact=True)
         assert {path[0] for path, _ in found} == {"b"}
+    assert asked == [(Comparison("category", "below", "b"),)]  # once, and found enough
 
 
 def test_a_build_puts_only_what_changed_and_deletes_what_two_generations_do_not_need(work, server, puts, lay_out):
@@ -158,11 +174,11 @@ def test_a_change_of_the_shops_data_is_a_change(work, server, puts):
     build(work, server)
 
     assert puts == [1]
-    with Index.open(work / "index") as opened, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nearest, "FEW", -1)
-        assert [path for path, _ in answer(opened, vectors_of(work / "index")[0], filter=Filter("price > 100"))] == [
-            "a/0003.png"
-        ]
+    vector = vectors_of(work / "index")[0]
+    settings = generations.read_manifest(work / "index").backend
+    one = server.backend.open_server(server.address, settings.collection, len(vector))
+    assert len(one.nearest(vector, K, 100, [Comparison("price", ">", 100)])) == 1
+    one.close()
 
 
 def test_every_answer_is_that_of_one_generation_while_others_are_published(work, server, lay_out):

@@ -73,12 +73,11 @@ def open_server(address: str, collection: str, dims: int) -> "MilvusServer":
         raise DamagedIndexError(f"expected a collection called imgsearch_ and 16 hex digits, found {collection!r}")
     parts = _ADDRESS.fullmatch(address)
     if parts is None:
-        if "@" in address:
-            raise UsageError(
-                f"expected an address such as {_EXPECTED}, found one with a name or a password in it",
-                hint="put NAME:PASSWORD, or a token, into MILVUS_TOKEN",
-            )
-        raise UsageError(f"expected an address such as {_EXPECTED}, found {address!r}")
+        # Which is not shown: whatever is in it may be a secret.
+        raise UsageError(
+            f"expected an address such as {_EXPECTED}, found another",
+            hint="NAME:PASSWORD, or a token, belongs into MILVUS_TOKEN",
+        )
     place = f"{parts['host']}:{parts['port']}"
     with _answers(f"Milvus at {address}"):
         client = _import_client()(
@@ -118,13 +117,13 @@ class MilvusServer:
         with _answers(self._where):
             # Somebody may have released it, and only what is loaded can be asked.
             self._client.load_collection(self._name, timeout=LOADING_SECONDS)
+            self._catch_up()
             pages = self._client.query_iterator(
                 self._name,
                 batch_size=_MOST_FOUND,
                 filter="id >= 0",  # all but 2**63 - 1, which it never lists: if an item has it, that is put again
                 output_fields=["id"],
-                consistency_level="Strong",
-                timeout=QUESTION_SECONDS,
+                timeout=QUESTION_SECONDS,  # to ask for a consistency has no effect here
             )
             try:
                 found = [[row["id"] for row in page] for page in iter(pages.next, [])]
@@ -154,10 +153,7 @@ class MilvusServer:
                 self._client.refresh_load(self._name, timeout=LOADING_SECONDS)
             else:
                 self._client.load_collection(self._name, timeout=LOADING_SECONDS)
-            # Searches may be behind by some seconds. Whoever has answered this one is not.
-            self._client.query(
-                self._name, output_fields=["count(*)"], consistency_level="Strong", timeout=QUESTION_SECONDS
-            )
+            self._catch_up()
 
     def delete(self, ids: Rows) -> None:
         if not self._is_usable():
@@ -222,6 +218,10 @@ class MilvusServer:
             # With the index it would be loaded at once, and indexed as it is filled, each time in a makeshift way.
             self._client.create_collection(self._name, schema=schema, timeout=QUESTION_SECONDS)
             self._client.create_index(self._name, index, timeout=QUESTION_SECONDS, sync=False)
+
+    def _catch_up(self) -> None:
+        """Wait for those that answer, who may be behind by some seconds: whoever has answered this is not."""
+        self._client.query(self._name, output_fields=["count(*)"], consistency_level="Strong", timeout=QUESTION_SECONDS)
 
     def _is_loaded(self) -> bool:
         return "Loaded" in str(self._client.get_load_state(self._name, timeout=QUESTION_SECONDS)["state"])

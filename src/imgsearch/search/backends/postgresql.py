@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import re
-import socket
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -55,7 +54,8 @@ _COPIED_ID = np.dtype([("columns", ">i2"), ("size", ">i4"), ("id", ">i8")])
 
 _LONGEST_REASON = 400
 _SILENT = logging.NullHandler()  # what psycopg warns of, it raises too
-_SECRETS = ("password", "sslpassword", "oauth_client_secret")
+# With the last one libpq would write secrets, to a file that the manifest of any index could name.
+_SECRETS = ("password", "sslpassword", "oauth_client_secret", "sslkeylogfile")
 _WITHOUT = "query --fallback exact answers without it"
 _DOWN = f"is it running, and the password in PGPASSWORD or ~/.pgpass? {_WITHOUT}"
 _ANSWERED = f"see docs/servers.md and the server's log; {_WITHOUT}"
@@ -416,6 +416,8 @@ def _parameters(address: str) -> dict[str, Any]:
 @contextlib.contextmanager
 def _ended_after(connection: "Connection", seconds: float) -> Iterator[threading.Event]:
     """Shut a connection down when time is over: of a server that hangs libpq waits forever. Tells whether it was."""
+    import socket  # not by every query of other indexes
+
     is_late = threading.Event()
     # A descriptor of its own, so that what is shut down is never another file that has got the number.
     with socket.socket(fileno=os.dup(connection.fileno())) as twin:

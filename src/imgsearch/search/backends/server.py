@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import secrets
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -132,7 +131,8 @@ class ServerBackend:
             ids = _unlike(np.fromiter((_id_of(*each) for each in items.fields()), np.int64, len(vectors)))
             with self._opened(settings, vectors.shape[1]) as server:
                 is_missing = np.isin(ids, server.ids(), invert=True)
-                logger.info("%s: %d of %d vectors are new", settings.server, is_missing.sum(), len(ids))
+                at = f"{settings.server}, {settings.collection}"
+                logger.info("%s: %d of %d vectors are new", at, is_missing.sum(), len(ids))
                 for rows, fields in _blocks(items, is_missing):
                     server.put(ids[rows], vectors[rows], fields)
                 server.settle()
@@ -273,12 +273,13 @@ def collection_of(directory: Path, draft: Manifest, previous: Manifest | None) -
     before = previous.backend if previous else None
     if before is not None and (before.server, before.place) == (draft.search.server, place):
         return before.collection, place
-    return f"imgsearch_{secrets.token_hex(8)}", place
+    return f"imgsearch_{os.urandom(8).hex()}", place
 
 
 def place_of(directory: Path) -> str:
-    """Return what a directory has and no copy of it: a hash of its path and its number on the file system."""
-    facts = f"{directory.stat().st_ino} {os.path.realpath(directory)}"
+    """Return what a directory has and no copy of it: a hash of its path, its number and the file system's."""
+    # The folder that a file system begins with has the same number in each.
+    facts = f"{os.statvfs(directory).f_fsid} {directory.stat().st_ino} {os.path.realpath(directory)}"
     return hashlib.sha256(os.fsencode(facts)).hexdigest()[:16]
 
 
