@@ -103,7 +103,7 @@ def test_a_changed_catalog_embeds_only_what_is_new(imgsearch, catalog):
     ("arguments", "code", "said"),
     [
         (["nowhere"], 2, "expected a folder of images, found nothing"),
-        (["catalog", "--backend", "none"], 2, "backend must be one of auto, annoy, faiss, exact"),
+        (["catalog", "--backend", "none"], 2, "backend must be one of auto, annoy, faiss, faiss-codes, exact"),
         (["catalog", "--trees", "0"], 2, "trees must be 1 to 10,000"),
         (["catalog", "--metadata", "none.csv"], 2, "expected a file of products"),
         (["catalog", "--backbone", "resnet"], 8, "did you mean resnet50?"),

@@ -158,12 +158,14 @@ coalesce(
 _WRITE_COLORS = """
 INSERT INTO new.colors
 SELECT i.row, c.place, c.rgb, c.share, c.name, c.version FROM new.items i CROSS JOIN colors c ON c.sha256 = i.sha256
+ORDER BY i.row, c.place
 """
 _COPY_COLORS = f"""
 INSERT INTO new.colors
 SELECT i.row, c.place, c.rgb, c.share, c.name, c.version
 FROM new.items i CROSS JOIN old.colors c ON c.row = {_PUBLISHED_ROW.format("i")}
 WHERE c.version = {COLORS_VERSION} AND i.sha256 NOT IN (SELECT sha256 FROM colors)
+ORDER BY i.row, c.place
 """  # noqa: S608
 _COLORS_THAT_COUNT = f"""
 SELECT row, rgb, name FROM new.colors WHERE place = 0 OR share >= {MIN_SHARE} ORDER BY row, place
