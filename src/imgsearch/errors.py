@@ -93,7 +93,7 @@ class OutputError(ImgsearchError):
 
 
 class ServerError(ImgsearchError):
-    """A server of the index, or a cluster that embeds, is down, slow or wrong; the index is whole."""
+    """A server, a cluster or a store of images is down, slow or wrong; the index is whole."""
 
     exit_code = 12
 

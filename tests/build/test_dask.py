@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 import killed_decoder
 from imgsearch import embed
 from imgsearch.build import cluster, pipeline
 from imgsearch.errors import MissingComponentError, RefusedError, ServerError, UsageError
+from imgsearch.images import listed, stores
 from imgsearch.images.workers.decoders import DecodeWorker
 from imgsearch.store import generations
 from imgsearch.store.generations import read_manifest
@@ -139,6 +141,28 @@ def test_a_cluster_embeds_as_one_machine_does_bit_for_bit(painted, expected, sch
 
     assert (report.embedded, report.published, again.unchanged, again.published) == (IMAGES, True, IMAGES, False)
     assert published(tmp_path / "out") == expected
+
+
+@pytest.mark.servers
+def test_a_list_of_local_files_is_embedded_as_their_folder_is(painted, expected, scheduler, workers, tmp_path):
+    urls = [f"file://{file}" for file in painted.rglob("*.png")]
+    (tmp_path / "paths.txt").write_text("\n".join(urls))
+
+    embed(tmp_path / "paths.txt", tmp_path / "out", backbone=ENCODER, engine="dask", scheduler=scheduler)
+
+    assert published(tmp_path / "out") == expected
+
+
+@pytest.mark.servers
+def test_a_worker_that_cannot_reach_the_store_says_what_it_lacks(scheduler, workers, tmp_path, monkeypatch):
+    store = MemoryFileSystem()
+    monkeypatch.setattr(listed, "store_of", lambda _: store)
+    monkeypatch.setattr(stores, "store_of", lambda _: store)
+    (tmp_path / "paths.txt").write_text("s3://shop/a.png")
+    store.pipe_file("shop/a.png", b"not empty")
+
+    with pytest.raises(MissingComponentError, match=r"worker tcp://.* s3:// needs the libraries fsspec and s3fs"):
+        embed(tmp_path / "paths.txt", tmp_path / "out", backbone=ENCODER, engine="dask", scheduler=scheduler)
 
 
 @pytest.mark.servers

@@ -53,9 +53,9 @@ class Adapter:
             embed_item = item_embedder(detector, open_encoder(draft.encoder, self.sources[0].install(), for_one=True))
         with contextlib.closing(Items(self.folder / generations.ITEMS)) as items:
             paths = items.sample(MAX_IMAGES)
-        encoder, catalog = self.sources[0].open(), Path(draft.catalog)
+        encoder = self.sources[0].open()
         try:
-            seen = embedded_variants(catalog, paths, draft.policy, encoder, self.progress, embed_item)
+            seen = embedded_variants(draft.catalog, paths, draft.policy, encoder, self.progress, embed_item)
         except UsageError as error:
             if self.required:
                 raise

@@ -25,7 +25,8 @@ def build_index(
     """Create an index, or bring it up to date.
 
     Args:
-        catalog: Folder of images, or a directory that `embed` wrote.
+        catalog: Folder of images, a file with one `s3://`, `gs://` or `file://` URL a line, or a directory that `embed`
+            wrote.
         index: The index directory.
         progress: Called with (stage, done, total); stages are `scan` (total 0: not known), `embed`, `index`, and
             `words` where texts are encoded.
@@ -48,7 +49,7 @@ def embed(
     """Do the embedding stage alone: `embeddings.npy`, and `items.sqlite` that says what its rows are.
 
     Args:
-        catalog: Folder of images.
+        catalog: Folder of images, or a file with one `s3://`, `gs://` or `file://` URL a line.
         output: Directory to write, of the same format as an index; `build_index` takes it as a catalog.
         progress: As for `build_index`.
         options: See `EmbedOptions`.

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 class Job:
     """What the steps of one build share."""
 
-    catalog: Path  # the folder of images, or what `embed` wrote
+    catalog: Path  # the folder of images, a list of URLs, or what `embed` wrote
     directory: Path  # the index, or the embeddings
     options: BuildOptions
     progress: Progress

@@ -25,6 +25,7 @@ from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.errors import ImgsearchError, MissingComponentError, ServerError
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.steps import Steps
+from imgsearch.images.stores import is_url, store_of
 from imgsearch.images.workers.decoders import DecodeWorker
 from imgsearch.images.workers.pool import bounded_map
 from imgsearch.images.workers.threads import Threads
@@ -166,7 +167,9 @@ def _require_fit(setup: Setup) -> None:
             f"expected imgsearch {setup.version}, found {__version__}",
             hint="install the same version on all machines, and start the workers again",
         )
-    if not os.path.isdir(setup.root):
+    if is_url(setup.root):
+        store_of(setup.root.partition("://")[0])
+    elif not os.path.isdir(setup.root):
         raise ServerError(
             f"expected to find the catalog {setup.root}, found nothing",
             hint="all machines must see the same folder at the same place; is it mounted there?",

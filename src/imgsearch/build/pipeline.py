@@ -23,8 +23,8 @@ from imgsearch.images.headers import checked_size, image_format
 from imgsearch.images.main_colors import MainColor
 from imgsearch.images.policy import FilePolicy
 from imgsearch.images.reading import read_file
-from imgsearch.images.scan import file_time
 from imgsearch.images.steps import Steps
+from imgsearch.images.stores import READERS, end_if_unreachable, is_url
 from imgsearch.images.workers.decoders import DecodeWorker
 from imgsearch.images.workers.pool import bounded_map, map_with_workers, while_decoder_works
 from imgsearch.images.workers.threads import Threads
@@ -87,9 +87,10 @@ def embed_pending(
     count = max(1, min(processor_count(), -(-total // _IMAGES_A_DECODER)))
     steps = Steps.parse(spec.steps)
     workers = [DecodeWorker(spec.size, spec.fit, policy, steps=steps, colors=True) for _ in range(count)]
-    with journal.transaction(), Threads(count + 1) as threads, contextlib.ExitStack() as at_the_end:
+    readers = max(count, READERS) if is_url(root) else count
+    with journal.transaction(), Threads(readers + 1) as threads, contextlib.ExitStack() as at_the_end:
         read = partial(read_content, root, policy)
-        contents = bounded_map(threads, read, journal.pending(), 2 * count, lambda file: file.size)
+        contents = bounded_map(threads, read, journal.pending(), 2 * readers, lambda file: file.size)
         unknown = skip_known(contents, journal, counts)
         first = next(unknown, None)
         if first is None:
@@ -170,10 +171,11 @@ def read_content(root: str, policy: FilePolicy, file: PendingFile) -> Content:
     size, mtime_ns = file.size, file.mtime_ns
     try:
         data, status = read_file(path, follow_links=policy.follow_links, max_bytes=policy.max_bytes)
-        size, mtime_ns = status.st_size, file_time(status)
+        size, mtime_ns = status
         # Here and not only in the decoder: what is known by its content is not decoded.
         checked_size(data, image_format(data), policy.max_pixels)
     except ImageError as error:
+        end_if_unreachable(error)
         if (error.cause == "empty" and file.size) or (
             error.cause == "too_many_bytes" and file.size <= policy.max_bytes
         ):

@@ -3,13 +3,13 @@
 import functools
 import itertools
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from imgsearch.build.encoder_source import EncoderSource
+from imgsearch.build.location import ImageSource, root_of, scan_of
 from imgsearch.cache import folder_for_this_run
 from imgsearch.encoders.adaptation import nearest_is_own
 from imgsearch.encoders.choice import Choice, with_precision, with_quantized
@@ -21,12 +21,12 @@ from imgsearch.errors import DamagedIndexError, GateError, ImageError, UsageErro
 from imgsearch.files import require_space
 from imgsearch.images.decode import Pixels
 from imgsearch.images.policy import FilePolicy
-from imgsearch.images.scan import Scan, sampled
+from imgsearch.images.scan import sampled
 from imgsearch.images.steps import Steps
 from imgsearch.images.workers.decoders import DecodeWorker
 from imgsearch.images.workers.pool import decoded_files
 from imgsearch.progress import Progress
-from imgsearch.store import generations, integrity
+from imgsearch.store import integrity
 from imgsearch.store.manifest import Manifest
 from imgsearch.synthetic.variant_worker import VariantWorker
 
@@ -51,7 +51,7 @@ _LEAST_AGREEMENT = 0.99
 
 def with_quantization(
     choice: Choice,
-    catalog: Path,
+    catalog: ImageSource,
     policy: FilePolicy,
     directory: Path,
     previous: Manifest | None,
@@ -74,8 +74,7 @@ def with_quantization(
     if not relearn and all(part.quantized for part in spec.all_parts() if part.uses_openvino):
         return choice, previous.int8 if previous else None
     require_nncf()
-    found = Scan(os.fspath(catalog), leave_out=generations.is_index, follow_links=policy.follow_links)
-    paths = sampled(found, _ASKED)
+    paths = sampled(scan_of(catalog, policy), _ASKED)
     plain = with_precision(spec, "f32")
     exported = EncoderSource(directory, plain, choice.files, previous).find()
     folder = folder_for_this_run()
@@ -163,11 +162,11 @@ def _require_enough(count: int) -> None:
 
 
 def _write_images(
-    file: Path, catalog: Path, paths: list[str], policy: FilePolicy, spec: EncoderSpec, progress: Progress
+    file: Path, catalog: ImageSource, paths: list[str], policy: FilePolicy, spec: EncoderSpec, progress: Progress
 ) -> Pixels:
     """Write the images to calibrate on, as the encoder gets them, and return them mapped."""
     make = functools.partial(DecodeWorker, spec.size, spec.fit, policy, steps=Steps.parse(spec.steps))
-    decoded = decoded_files(os.fspath(catalog), paths, policy, make, lambda worker, data: worker.decode(data)[0])
+    decoded = decoded_files(root_of(catalog), paths, policy, make, lambda worker, data: worker.decode(data)[0])
     raw, count = file.with_suffix(".raw"), 0
     with raw.open("wb") as stream:
         for done, image in enumerate(decoded, start=1):
@@ -185,13 +184,13 @@ def _write_images(
 
 
 def _decode_variants(
-    catalog: Path, paths: list[str], policy: FilePolicy, spec: EncoderSpec, progress: Progress
+    catalog: ImageSource, paths: list[str], policy: FilePolicy, spec: EncoderSpec, progress: Progress
 ) -> Iterator[Pixels]:
     least, most = _VARIANTS
     variants = min(most, max(least, -(-_QUERIES // max(1, len(paths)))))
     steps = Steps.parse(spec.steps)
     make = functools.partial(VariantWorker, spec.size, spec.fit, policy, steps=steps, variants=variants)
-    decoded = decoded_files(os.fspath(catalog), paths, policy, make, VariantWorker.decode_variants)
+    decoded = decoded_files(root_of(catalog), paths, policy, make, VariantWorker.decode_variants)
     for done, squares in enumerate(decoded, start=1):
         if not isinstance(squares, ImageError):
             yield squares

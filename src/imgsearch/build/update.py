@@ -1,4 +1,4 @@
-"""Bring an index, or a directory of embeddings, up to date with a folder of images."""
+"""Bring an index, or a directory of embeddings, up to date with images: a folder, or a list of URLs."""
 
 import datetime as dt
 import logging
@@ -17,6 +17,7 @@ from imgsearch.build.cluster import embed_on_cluster
 from imgsearch.build.encoder_source import EncoderSource
 from imgsearch.build.generation import Job, complete_generation
 from imgsearch.build.journal import Changes, Journal
+from imgsearch.build.location import ImageSource, opened_source, root_of, scan_of
 from imgsearch.build.loss import Found, guard_against_data_loss, guard_against_loss
 from imgsearch.build.metadata import read_products
 from imgsearch.build.options import (
@@ -38,8 +39,7 @@ from imgsearch.build.vocabulary import vocabularies_of, with_vocabulary
 from imgsearch.build.words import has_all_words, warn_without_full_text
 from imgsearch.encoders.runtime import Embeddings
 from imgsearch.errors import RefusedError, UsageError
-from imgsearch.files import require_image_folder, sync
-from imgsearch.images.scan import Scan
+from imgsearch.files import sync
 from imgsearch.images.workers.threads import Threads
 from imgsearch.progress import Progress, counted
 from imgsearch.search.backends import is_whole
@@ -57,6 +57,7 @@ logger = logging.getLogger(__name__)
 class BuildPlan:
     """The published manifest and the draft of the next one, before the catalog is scanned."""
 
+    images: ImageSource
     previous: Manifest | None
     draft: Manifest
     files: Mapping[str, Path]  # of encoder and detector, by the sha256 that their specs name
@@ -64,11 +65,13 @@ class BuildPlan:
 
 
 def update(job: Job) -> BuildReport:
-    """Bring a directory up to date with a folder of images."""
-    _require_folder(job)
-    with writer_lock(job.directory, job.options.get("wait_lock", 0)):
+    """Bring a directory up to date with a folder of images, or a list of URLs."""
+    with (
+        opened_source(job.catalog, job.directory) as images,
+        writer_lock(job.directory, job.options.get("wait_lock", 0)),
+    ):
         with job.watch.stage("encoder"):
-            plan = _plan(job, generations.published(job.directory))
+            plan = _plan(job, images, generations.published(job.directory))
             specs = [spec for spec in (plan.draft.encoder, plan.draft.detector) if spec]
             sources = [EncoderSource(job.directory, spec, plan.files, plan.previous) for spec in specs]
             for source in sources:
@@ -144,16 +147,7 @@ def _guard(job: Job, plan: BuildPlan, journal: Journal, changes: Changes, reject
     guard_against_loss(found, plan.previous, job.options)
 
 
-def _require_folder(job: Job) -> None:
-    catalog, directory = job.catalog, job.directory
-    require_image_folder(catalog)
-    if os.path.realpath(catalog) == os.path.realpath(directory):
-        raise UsageError(f"the index cannot be the folder of images itself: {directory}")
-    if not os.access(catalog, os.R_OK | os.X_OK):
-        raise UsageError(f"expected a folder that may be read, found one that may not: {catalog}")
-
-
-def _plan(job: Job, previous: Manifest | None) -> BuildPlan:
+def _plan(job: Job, images: ImageSource, previous: Manifest | None) -> BuildPlan:
     """Resolve all options; a vocabulary, or a graph in int8, that the encoder lacks is made here."""
     options = job.options
     if previous and previous.backend and not job.searchable:
@@ -166,14 +160,12 @@ def _plan(job: Job, previous: Manifest | None) -> BuildPlan:
         learned = vocabularies_of(job.directory, previous) | quantized_of(job.directory, previous)
         choice = replace(choice, files={**learned, **choice.files})
     relearn = options.get("relearn", False)
-    choice = with_vocabulary(choice, job.catalog, policy, job.progress, relearn=relearn)
+    choice = with_vocabulary(choice, images, policy, job.progress, relearn=relearn)
     detector = resolve_detector(options, previous, choice.spec) if job.searchable else None
-    choice, loss = with_quantization(
-        choice, job.catalog, policy, job.directory, previous, job.progress, relearn=relearn
-    )
+    choice, loss = with_quantization(choice, images, policy, job.directory, previous, job.progress, relearn=relearn)
     draft = Manifest(
         generation=previous.generation + 1 if previous else 1,
-        catalog=os.path.realpath(job.catalog),
+        catalog=root_of(images),
         policy=policy,
         encoder=choice.spec,
         fingerprint=choice.spec.fingerprint,
@@ -188,7 +180,7 @@ def _plan(job: Job, previous: Manifest | None) -> BuildPlan:
     )
     files = {**choice.files, **(detector.files if detector else {})}
     adapt = resolve_adaptation(options, previous, draft)
-    return BuildPlan(previous, draft, files, job.searchable and adapt)
+    return BuildPlan(images, previous, draft, files, job.searchable and adapt)
 
 
 def _digest(metadata: Path) -> str:
@@ -217,8 +209,8 @@ def _open_journal(job: Job, plan: BuildPlan) -> Iterator[Journal]:
 
 def _scan(job: Job, plan: BuildPlan, journal: Journal) -> Changes:
     """Read the names of all files, and the shop's data, into the journal; compare with what is published."""
-    metadata, policy = plan.draft.metadata_file, plan.draft.policy
-    found = Scan(os.fspath(job.catalog), leave_out=generations.is_index, follow_links=policy.follow_links)
+    metadata = plan.draft.metadata_file
+    found = scan_of(plan.images, plan.draft.policy)
     with journal.transaction():
         journal.add_files(counted(found, job.progress))
         changes = journal.compare(found.left_out)

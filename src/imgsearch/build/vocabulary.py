@@ -4,10 +4,10 @@ import functools
 import hashlib
 import io
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from imgsearch.build.location import ImageSource, root_of, scan_of
 from imgsearch.cache import folder_for_this_run
 from imgsearch.encoders.choice import Choice, with_weights
 from imgsearch.encoders.runtime import VOCABULARY_FILE, part_file
@@ -15,12 +15,12 @@ from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.errors import DamagedIndexError, ImageError
 from imgsearch.images.decode import Pixels
 from imgsearch.images.policy import FilePolicy
-from imgsearch.images.scan import Scan, sampled
+from imgsearch.images.scan import sampled
 from imgsearch.images.steps import Steps
 from imgsearch.images.workers.decoders import DecodeWorker
 from imgsearch.images.workers.pool import decoded_files
 from imgsearch.progress import Progress
-from imgsearch.store import generations, integrity
+from imgsearch.store import integrity
 from imgsearch.store.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ _MAX_IMAGES = 3000
 
 
 def with_vocabulary(
-    choice: Choice, catalog: Path, policy: FilePolicy, progress: Progress, *, relearn: bool = False
+    choice: Choice, catalog: ImageSource, policy: FilePolicy, progress: Progress, *, relearn: bool = False
 ) -> Choice:
     """Complete an encoder that counts visual words, unless its weights name a vocabulary; or `relearn` it."""
     for part in choice.spec.all_parts():
@@ -63,12 +63,13 @@ def vocabularies_of(directory: Path, manifest: Manifest) -> dict[str, Path]:
     return found
 
 
-def _sample(catalog: Path, policy: FilePolicy, spec: EncoderSpec, steps: str, progress: Progress) -> Iterator[Pixels]:
-    found = Scan(os.fspath(catalog), leave_out=generations.is_index, follow_links=policy.follow_links)
-    paths = sampled(found, _MAX_IMAGES)
+def _sample(
+    catalog: ImageSource, policy: FilePolicy, spec: EncoderSpec, steps: str, progress: Progress
+) -> Iterator[Pixels]:
+    paths = sampled(scan_of(catalog, policy), _MAX_IMAGES)
     logger.info("learning a vocabulary of %d visual words on %d images", spec.dims, len(paths))
     make = functools.partial(DecodeWorker, spec.size, spec.fit, policy, steps=Steps.parse(steps))
-    decoded = decoded_files(os.fspath(catalog), paths, policy, make, lambda worker, data: worker.decode(data)[0])
+    decoded = decoded_files(root_of(catalog), paths, policy, make, lambda worker, data: worker.decode(data)[0])
     for done, image in enumerate(decoded, start=1):
         if not isinstance(image, ImageError):
             yield image

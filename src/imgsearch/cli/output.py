@@ -102,6 +102,7 @@ def refuse_to_harm(path: Path | None, index: Path, catalog: str | Path, metadata
         )
     if place.is_relative_to(os.path.realpath(catalog)) and place.name.lower().endswith(IMAGE_SUFFIXES):
         refuse_to_replace(path, "an image of the catalog", place)
+    refuse_to_replace(path, "the catalog", catalog)
     if metadata:
         refuse_to_replace(path, "the metadata", metadata)
 

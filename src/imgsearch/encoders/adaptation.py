@@ -49,7 +49,7 @@ _SHRINKAGE = 1.0
 
 
 def embedded_variants(
-    root: Path,
+    root: str | Path,
     paths: Sequence[str],
     policy: FilePolicy,
     encoder: Encoder,

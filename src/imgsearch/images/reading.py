@@ -6,17 +6,21 @@ import stat
 
 from imgsearch.errors import ImageError, UsageError
 from imgsearch.images.policy import MAX_BYTES
+from imgsearch.images.scan import FileStatus, file_time
+from imgsearch.images.stores import is_url, read_object
 from imgsearch.system import refusal_of
 
 
-def read_file(path: str, *, follow_links: bool = True, max_bytes: int = MAX_BYTES) -> tuple[bytes, os.stat_result]:
-    """Read a regular file: its bytes, and the status that was true of just these bytes.
+def read_file(path: str, *, follow_links: bool = True, max_bytes: int = MAX_BYTES) -> tuple[bytes, FileStatus]:
+    """Read a regular file, or an object by its URL: its bytes, and the status that was true of just these bytes.
 
     ImageError: `vanished`, `unreadable`, `not_regular_file`, `too_many_bytes`, `empty` or `changed`, twice. In a
     catalog links are not followed: what was a file when the folder was scanned may be a link out of it by now.
     """
     if not path:
         raise UsageError("expected the path of an image, found an empty one", hint="is a variable not set?")
+    if is_url(path):
+        return read_object(path, max_bytes)
     # O_NONBLOCK: opening a FIFO nobody writes to would otherwise wait for ever.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow_links else os.O_NOFOLLOW)
     for _ in range(2):
@@ -43,7 +47,7 @@ def read_file(path: str, *, follow_links: bool = True, max_bytes: int = MAX_BYTE
         if len(data) == before.st_size == after.st_size and before.st_mtime_ns == after.st_mtime_ns:
             if not data:
                 raise ImageError("empty", "the file is empty")
-            return data, after
+            return data, FileStatus(after.st_size, file_time(after))
     raise ImageError("changed", "changed while it was read")
 
 

@@ -47,6 +47,13 @@ class Reject:
     message: str
 
 
+class FileStatus(NamedTuple):
+    """What says whether a file is still the same, without reading it."""
+
+    size: int  # in bytes
+    mtime_ns: int
+
+
 class FoundFile(NamedTuple):  # which is made in a third of the time of a frozen dataclass
     """One file of the catalog that has an image's name."""
 
@@ -109,7 +116,7 @@ class Scan:
                     else:
                         folders.append(path)
                 elif entry.name.lower().endswith(IMAGE_SUFFIXES):
-                    yield _found_file(entry, path)
+                    yield found_file(path, entry.stat)
                 else:
                     self.left_out["other"] += 1
             pending.extend(reversed(folders))
@@ -159,9 +166,10 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return not entry.is_symlink()
 
 
-def _found_file(entry: os.DirEntry[str], path: str) -> FoundFile:
+def found_file(path: str, look: Callable[[], os.stat_result]) -> FoundFile:
+    """Describe a file of the catalog by its status, or by what there is in place of one."""
     try:
-        status = entry.stat()
+        status = look()
     except OSError as error:
         logger.info("cannot read the status of %r: %s", path, error)
         return FoundFile(path, 0, 0, _cause(error))
@@ -171,7 +179,11 @@ def _found_file(entry: os.DirEntry[str], path: str) -> FoundFile:
 
 def file_time(status: os.stat_result) -> int:
     """Return the time of a file's last change in nanoseconds, within what SQLite can hold."""
-    time = status.st_mtime_ns
+    return clamped_time(status.st_mtime_ns)
+
+
+def clamped_time(time: int) -> int:
+    """Bring a time in nanoseconds within what SQLite can hold."""
     return time if -_LARGEST_TIME <= time <= _LARGEST_TIME else max(-_LARGEST_TIME, min(_LARGEST_TIME, time))
 
 

@@ -25,7 +25,6 @@ from imgsearch.images.scan import (
     FoundFile,
     Reject,
     Scan,
-    file_time,
     hint_for_unused,
     unused_in_words,
 )
@@ -283,7 +282,7 @@ class _Run:
         for name, part in files:
             with open(name, "wb") as file:
                 file.write(part)
-        return _Made(source, status.st_size, file_time(status), tuple((name, len(part)) for name, part in files))
+        return _Made(source, status.size, status.mtime_ns, tuple((name, len(part)) for name, part in files))
 
     def _place(self, made: _Made) -> None:
         """Give outputs their names, and remove those that the file had before and has no more."""

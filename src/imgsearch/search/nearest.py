@@ -19,6 +19,7 @@ from imgsearch.encoders.vectors import Vectors
 from imgsearch.errors import DamagedIndexError, MissingComponentError, ServerError, UsageError
 from imgsearch.files import open_regular
 from imgsearch.images.boxes import Box
+from imgsearch.images.stores import is_url
 from imgsearch.search.backends import backend_files, backend_of
 from imgsearch.search.backends.exact import ExactCandidates
 from imgsearch.search.backends.protocol import Candidates, Rows, scores_of
@@ -215,8 +216,11 @@ class Nearest:
         return rows
 
     def _below_catalog(self, path: str) -> str:
+        catalog = self.manifest.catalog
+        if is_url(catalog):
+            return path.removeprefix(f"{catalog}/")
         folder, name = os.path.split(path)
-        return os.path.relpath(os.path.join(os.path.realpath(folder), name), self.manifest.catalog)
+        return os.path.relpath(os.path.join(os.path.realpath(folder), name), catalog)
 
     def views_at(self, rows: Sequence[int]) -> list[View]:
         """Return the vectors of items as views."""

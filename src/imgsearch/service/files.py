@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import os
 import stat
 from typing import BinaryIO
@@ -9,6 +10,7 @@ from typing import BinaryIO
 from imgsearch.errors import ImageError
 from imgsearch.images.headers import image_format
 from imgsearch.images.reading import read_file
+from imgsearch.images.stores import is_url
 from imgsearch.search.index import Index
 from imgsearch.service.problems import HttpError
 from imgsearch.store.items import Item
@@ -28,10 +30,13 @@ def item_at(index: Index, path: str) -> tuple[Item, bytes]:
 
 def open_image(index: Index, item: Item, sha256: bytes) -> tuple[BinaryIO, int, str]:
     """Open an item's image: the file, to be closed, its size in bytes and its media type."""
+    name = os.path.join(index.manifest.catalog, item.path)
+    if is_url(name):
+        data = read_image(index, item, sha256)
+        return io.BytesIO(data), len(data), f"image/{image_format(data)}"
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
     if not index.manifest.policy.follow_links:
         flags |= os.O_NOFOLLOW
-    name = os.path.join(index.manifest.catalog, item.path)
     try:
         with contextlib.ExitStack() as opened:
             file = opened.enter_context(open(name, "rb", opener=lambda path, _: os.open(path, flags)))

@@ -62,7 +62,7 @@ class Manifest:
     damaged: Annotated[Count, Missing(0)] = 0  # items of whose image only a part could be decoded
     blank: Annotated[Count, Missing(0)] = 0  # items whose image is of one color
     ignored_profiles: Annotated[Count, Missing(0)] = 0  # items whose image has a color profile of no use
-    catalog: Annotated[str, Key("catalogue")]  # absolute path of the folder of images
+    catalog: Annotated[str, Key("catalogue")]  # absolute path of the folder of images, or the URL of all of them
     policy: Annotated[FilePolicy, Missing(FilePolicy())]
     encoder: EncoderSpec
     fingerprint: Fingerprint  # of the encoder, as computed then: a later imgsearch may decode images otherwise

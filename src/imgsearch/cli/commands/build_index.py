@@ -10,7 +10,9 @@ from imgsearch.cli import options
 
 def build_index(
     context: typer.Context,
-    catalog: Annotated[Path, typer.Argument(metavar="CATALOG", help="Folder of images, or what embed wrote.")],
+    catalog: Annotated[
+        Path, typer.Argument(metavar="CATALOG", help="Folder of images, list of URLs, or what embed wrote.")
+    ],
     index: options.IndexOption = options.DEFAULT_INDEX,
     backbone: options.BackboneOption = None,
     detector: Annotated[

@@ -10,7 +10,7 @@ from imgsearch.cli import options
 
 def embed(
     context: typer.Context,
-    catalog: Annotated[Path, typer.Argument(metavar="CATALOG", help="Folder of images.")],
+    catalog: Annotated[Path, typer.Argument(metavar="CATALOG", help="Folder of images, or a list of URLs.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Directory to write.")],
     backbone: options.BackboneOption = None,
     onnx_input: options.OnnxInputOption = None,
@@ -41,6 +41,9 @@ def embed(
     the directory in place of a folder of images. With --engine dask the workers of a cluster do it, with the same
     result; docs/cluster.md says how to start them.
 
+    A list is a file with one s3://, gs:// or file:// URL a line. Paths are those below the folder that all have in
+    common. Stores need the extra urls, and s3fs or gcsfs.
+
     Examples:
 
       imgsearch embed ./catalog -o embeddings
@@ -50,6 +53,8 @@ def embed(
       imgsearch build-index embeddings
 
       imgsearch embed /mnt/catalog -o embeddings --engine dask --scheduler tcp://10.0.0.5:8786
+
+      imgsearch embed urls.txt -o embeddings
     """
     from imgsearch.build import build
     from imgsearch.build.options import EmbedOptions

@@ -1,5 +1,6 @@
 """`imgsearch evaluate`."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -190,7 +191,7 @@ def _write_report(file: Path, found: "Evaluation", layout: "list[Section]", inde
             if found.retrieval is not None and found.retrieval.kind in IN_WORDS:
                 return None
             try:
-                return read_file(str((queries or Path(catalog)) / query.query))[0]
+                return read_file(os.path.join(queries or catalog, query.query))[0]
             except ImageError:
                 return None
 
