@@ -56,7 +56,7 @@ test-browser: $(STAMP) /usr/bin/chromium ## Run the tests of the page of imgsear
 	$(BIN)/python -m pytest -m browser
 
 test-servers: $(STAMP) ## Run the tests with real servers of others: PostgreSQL, Milvus, Dask
-	$(BIN)/python -m pytest -m 'servers and not slow'
+	$(BIN)/python -m pytest -m 'servers and not slow' $(PARALLEL)
 
 /usr/bin/chromium:
 	apt-get update
