@@ -56,8 +56,8 @@ class BackendSettings:
 
     @property
     def effort_name(self) -> str:
-        """The setting that says what a search does at least: `probes` where there are lists, else `search_k`."""
-        return "probes" if self.lists else "search_k"
+        """What a search does at least is called: `probes` where there are lists, `effort` with a server, `search_k`."""
+        return "probes" if self.lists else "effort" if self.server else "search_k"
 
     @property
     def effort(self) -> int:
