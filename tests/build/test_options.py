@@ -74,7 +74,7 @@ def plan(tmp_path, monkeypatch):
 
     def run(previous=None, **options):
         given = check_options("build_index", BuildOptions, options)
-        planned = _plan(Job(tmp_path, tmp_path / "index", given, no_progress), previous)
+        planned = _plan(Job(tmp_path, tmp_path / "index", given, no_progress), tmp_path, previous)
         gain = AdaptationGain(24, 0.5, 0.6) if planned.adapt else None
         return replace(planned.draft, generation=1, adaptation=gain)
 

@@ -56,7 +56,7 @@ def test_a_handcrafted_encoder_is_exported_without_a_process(cache, monkeypatch)
 
 
 def test_a_half_exported_encoder_is_exported_again(cache):
-    half = cache / f"{HANDCRAFTED.fingerprint}-3"
+    half = cache / f"{HANDCRAFTED.fingerprint}-4"
     half.mkdir(parents=True)
     (half / "litter").touch()
 
@@ -158,7 +158,7 @@ def test_a_cache_that_cannot_be_opened_for_want_of_descriptors_is_no_reason_to_g
 
 
 def test_what_killed_exports_have_left_goes_after_a_day(cache, monkeypatch):
-    old, young, kept = (cache / name for name in ("staging-old", "staging-young", f"{'0' * 16}-3"))
+    old, young, kept = (cache / name for name in ("staging-old", "staging-young", f"{'0' * 16}-4"))
     for folder in (old, young, kept):
         folder.mkdir(parents=True)
         (folder / "encoder.bin").write_bytes(bytes(1000))
@@ -168,7 +168,7 @@ def test_what_killed_exports_have_left_goes_after_a_day(cache, monkeypatch):
 
     exported_encoder(HANDCRAFTED)
 
-    assert sorted(folders(cache)) == sorted([kept.name, young.name, "staging-link", f"{HANDCRAFTED.fingerprint}-3"])
+    assert sorted(folders(cache)) == sorted([kept.name, young.name, "staging-link", f"{HANDCRAFTED.fingerprint}-4"])
     assert (kept / "encoder.bin").exists()
 
 
