@@ -541,7 +541,7 @@ def test_embeddings_of_another_folder_are_refused(small, index, lay_out, tmp_pat
 @pytest.mark.parametrize("kind", ["missing", "file"])
 def test_a_catalog_that_is_no_folder_is_a_usage_error(build, tmp_path, index, kind):
     if kind == "file":
-        (tmp_path / "no folder").write_text("")
+        (tmp_path / "no folder").write_text("and no list\n")
 
     with pytest.raises(UsageError, match="expected a folder of images"):
         build(tmp_path / "no folder")

@@ -11,8 +11,6 @@ import sys
 
 import numpy as np
 
-DIMS = 24  # of the models in tiny_models.py
-
 mode, request = sys.argv[1], json.loads(sys.argv[2])
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -23,13 +21,13 @@ def answer(status: int, data: bytes) -> None:
 
 def encoded(images):
     if mode not in ("right", "dies later"):
-        return np.ones((len(images), DIMS), np.float32)
-    from imgsearch.encoders.choice import choose_encoder
+        return np.ones((len(images), request["spec"]["dims"]), np.float32)
     from imgsearch.encoders.export import exported_encoder
     from imgsearch.encoders.runtime import encode, open_encoder
+    from imgsearch.encoders.spec import EncoderSpec
 
-    choice = choose_encoder(request["weights"])
-    return encode(open_encoder(choice.spec, exported_encoder(choice.spec, choice.files)), images)
+    spec = EncoderSpec.from_json(request["spec"])
+    return encode(open_encoder(spec, exported_encoder(spec)), images)
 
 
 if mode == "missing":

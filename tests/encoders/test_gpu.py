@@ -16,6 +16,7 @@ from imgsearch.encoders.export import exported_encoder
 from imgsearch.encoders.gpu import TOLERANCE, ComparedEncoder, open_for_build
 from imgsearch.encoders.keras_encoder import KerasEncoder
 from imgsearch.encoders.runtime import OpenVinoEncoder, best_precision, encode, has_openvino_gpu, open_encoder
+from imgsearch.encoders.spec import DEFAULT_BACKBONE
 from imgsearch.errors import MissingComponentError, UsageError
 from imgsearch.images.decode import decode
 from imgsearch.images.transform import fit
@@ -24,10 +25,10 @@ STANDS_FOR_KERAS = Path(__file__).with_name("here_gpu.py")
 
 
 @pytest.fixture(scope="module")
-def model(tiny_models):
-    """A small network: what it is, its exported folder, and its file by the sha256."""
-    choice = choose_encoder(str(tiny_models / "metric.keras"))
-    return choice.spec, exported_encoder(choice.spec, choice.files), choice.files
+def model():
+    """The default encoder: what it is, its exported folder, and files of weights, of which it has none."""
+    spec = with_precision(choose_encoder(DEFAULT_BACKBONE).spec, "f32")
+    return spec, exported_encoder(spec), {}
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +51,9 @@ def keras_is(monkeypatch, model):
     return start
 
 
-def weights_of(model) -> Path:
+def weights_of(model) -> Path | None:
     spec, _, files = model
-    return files[spec.weights]
+    return files.get(spec.weights)
 
 
 def test_the_process_gives_the_embeddings_of_all_images_in_order_and_ends_with_its_encoder(model, images, keras_is):
@@ -94,7 +95,7 @@ def test_what_keeps_keras_from_a_gpu_is_said(model, keras_is, monkeypatch, mode,
 @pytest.mark.parametrize(
     ("mode", "message"),
     [
-        ("too few", "Keras gave 672 bytes for 8 images"),
+        ("too few", "Keras gave 14336 bytes for 8 images"),
         ("dies later", "the process of Keras ended: CUDA_ERROR_ECC_UNCORRECTABLE"),
         ("stops later", "Keras has not answered in 1 s"),
     ],
@@ -247,11 +248,11 @@ def test_without_a_gpu_the_cpu_is_used_with_a_warning(model, keras_is, caplog):
     assert ["index is in bf16, and a GPU computes in f32" in each for each in warnings] == [True]
 
 
-def test_a_build_with_a_gpu_has_the_embeddings_of_one_without(imgsearch, catalog, tiny_models, tmp_path, keras_is):
+def test_a_build_with_a_gpu_has_the_embeddings_of_one_without(imgsearch, catalog, tmp_path, keras_is):
     said = {}
     for mode in ("no GPU", "right", "dies later"):
         keras_is(mode)
-        command = ["embed", catalog, "-o", mode, "--backbone", tiny_models / "metric.keras", "--precision", "f32"]
+        command = ["embed", catalog, "-o", mode, "--precision", "f32"]
         done = imgsearch(*command, *(() if mode == "no GPU" else ("--device", "gpu")))
         assert done.returncode == 0
         said[mode] = done.stderr
