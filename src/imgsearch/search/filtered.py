@@ -8,6 +8,8 @@ from imgsearch.search.backends.protocol import Candidates, Rows
 # So many items that satisfy conditions are compared one by one: about as fast as to look for ten of more in an index,
 # and exact (docs/benchmarks.md).
 FEW = 5_000
+# And so many, before a server has answered that is asked for others with the same conditions.
+FEW_BESIDE_SERVER = 20_000
 
 # The index is asked for so many times as many neighbors as results are wanted, and then for so many times more, until
 # enough of them satisfy the conditions; beyond a part of the catalog all are compared.

@@ -25,7 +25,7 @@ from imgsearch.search.backends.exact import ExactCandidates
 from imgsearch.search.backends.protocol import Candidates, Rows, scores_of
 from imgsearch.search.backends.pushed import pushed
 from imgsearch.search.backends.server import ServerCandidates
-from imgsearch.search.filtered import FEW, FilteredCandidates
+from imgsearch.search.filtered import FEW, FEW_BESIDE_SERVER, FilteredCandidates
 from imgsearch.search.once import Once
 from imgsearch.search.views import View
 from imgsearch.store import generations
@@ -272,8 +272,9 @@ class Nearest:
         if found is None:
             self._files.require_whole(generations.ITEMS)
             selector = self.items.selector
-            rows = selector.rows(conditions, None if exact else FEW + 1)
-            if exact or len(rows) <= FEW:
+            few = FEW_BESIDE_SERVER if self.manifest.backend and self.manifest.backend.server else FEW
+            rows = selector.rows(conditions, None if exact else few + 1)
+            if exact or len(rows) <= few:
                 found = ExactCandidates(self._vectors, self._checked(rows))
             else:
                 found = self._filtered_backend(conditions)

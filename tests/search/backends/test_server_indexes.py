@@ -78,7 +78,7 @@ def answer(opened: Index, vector: np.ndarray, k: int = K, **options: object) -> 
 @pytest.fixture
 def asked(monkeypatch) -> list[tuple[Comparison, ...]]:
     """What the server is asked for, which is so also where few items satisfy conditions, and in a small catalog."""
-    monkeypatch.setattr(nearest, "FEW", -1)
+    monkeypatch.setattr(nearest, "FEW_BESIDE_SERVER", -1)
     monkeypatch.setattr(filtered, "_LARGEST_PART", 1)
     found: list[tuple[Comparison, ...]] = []
     candidates = ServerCandidates.candidates

@@ -27,7 +27,7 @@ from imgsearch.search.backends.pushed import Comparison
 # Lists of each segment (512 MB of vectors); of small ones Milvus makes fewer.
 _LISTS = 1024
 # nprobe: how many of the lists are searched.
-EFFORTS: Sequence[int] = (8, 16, 32, 64, 128, 256, 512, _LISTS)
+EFFORTS: Sequence[int] = (8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256, 362, 512, 724, _LISTS)
 
 CONNECTING_SECONDS = 5
 QUESTION_SECONDS = 30

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from psycopg.sql import Composable, Composed
 
 # hnsw.ef_search: how many of the nearest a search of the graph keeps in view; pgvector takes no more than 1,000.
-EFFORTS: Sequence[int] = (10, 20, 40, 80, 160, 320, 640, 1000)
+EFFORTS: Sequence[int] = (10, 14, 20, 28, 40, 57, 80, 113, 160, 226, 320, 453, 640, 905, 1000)
 
 CONNECTING_SECONDS = 5
 QUESTION_SECONDS = 30
