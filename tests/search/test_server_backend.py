@@ -276,6 +276,7 @@ def test_a_server_that_goes_down_between_two_queries_is_answered_for(memory, sho
 def test_conditions_are_pushed_to_the_server_and_finished_here(memory, shop, monkeypatch):
     monkeypatch.setattr("imgsearch.search.nearest.FEW_BESIDE_SERVER", 0)
     monkeypatch.setattr("imgsearch.search.filtered._LARGEST_PART", 1)
+    monkeypatch.setattr("imgsearch.search.filtered._PLAIN_QUESTIONS", 0)
     catalog, index, build = shop
     build(backend=ADDRESS)
     with Index.open(index) as opened:

@@ -17,23 +17,40 @@ _GROWTH = 4
 _LARGEST_PART = 8
 
 
+# A server is asked for what satisfies conditions once so many questions for what may or may not were not enough: with
+# these it takes several times as long (docs/benchmarks.md).
+_PLAIN_QUESTIONS = 3
+
+
 class FilteredCandidates:
-    """A backend, whose candidates are kept where conditions hold; `all_rows` of them are compared where that fails."""
+    """A backend, whose candidates are kept where conditions hold; `all_rows` of them are compared where that fails.
+
+    In between, one that proposes hardly anything else is asked, where there is one: `narrowed`.
+    """
 
     def __init__(
-        self, backend: Candidates, count: int, among: Callable[[Rows], Rows], all_rows: Callable[[], Candidates]
+        self,
+        backend: Candidates,
+        count: int,
+        among: Callable[[Rows], Rows],
+        all_rows: Callable[[], Candidates],
+        narrowed: Candidates | None = None,
     ) -> None:
         self._backend = backend
+        self._narrowed = narrowed
         self._count = count
         self.among = among
         self.all_rows = all_rows
 
     def candidates(self, vector: Embeddings, k: int) -> Rows:
         """Propose rows as every backend does."""
-        wanted = _GROWTH * k
+        backend, wanted, asked = self._backend, _GROWTH * k, 0
         while wanted <= self._count // _LARGEST_PART:
-            rows = self.among(self._backend.candidates(vector, wanted))
+            if self._narrowed is not None and asked == _PLAIN_QUESTIONS:
+                backend, wanted = self._narrowed, _GROWTH * k
+            rows = self.among(backend.candidates(vector, wanted))
             if len(rows) >= 2 * k:  # the farthest of what is proposed may have nearer ones that are not
                 return rows
             wanted *= _GROWTH
+            asked += 1
         return self.all_rows().candidates(vector, k)

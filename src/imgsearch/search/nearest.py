@@ -290,13 +290,15 @@ class Nearest:
         except MissingComponentError as error:
             logger.info("all items that satisfy the conditions are compared: %s", error)
             return self._filtered(conditions, exact=True)
-        if isinstance(backend, ServerCandidates):
-            backend = backend.narrowed(pushed(conditions, self.items.selector.columns()))
+        narrowed = None
+        if isinstance(backend, ServerCandidates) and (where := pushed(conditions, self.items.selector.columns())):
+            narrowed = backend.narrowed(where)
         return FilteredCandidates(
             backend,
             self.manifest.count,
             lambda rows: self._checked(self.items.selector.among(conditions, rows.tolist())),
             lambda: self._filtered(conditions, exact=True),
+            narrowed,
         )
 
     def _open_backend(self) -> Candidates:

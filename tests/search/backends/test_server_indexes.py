@@ -80,6 +80,7 @@ def asked(monkeypatch) -> list[tuple[Comparison, ...]]:
     """What the server is asked for, which is so also where few items satisfy conditions, and in a small catalog."""
     monkeypatch.setattr(nearest, "FEW_BESIDE_SERVER", -1)
     monkeypatch.setattr(filtered, "_LARGEST_PART", 1)
+    monkeypatch.setattr(filtered, "_PLAIN_QUESTIONS", 0)
     found: list[tuple[Comparison, ...]] = []
     candidates = ServerCandidates.candidates
 
