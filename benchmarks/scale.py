@@ -33,7 +33,7 @@ from imgsearch.encoders.runtime import Embeddings, Encoder, unit_rows
 from imgsearch.images.main_colors import MainColor
 from imgsearch.progress import Progress
 from imgsearch.store import generations
-from imgsearch.store.arrays import BLOCK_ROWS, open_array
+from imgsearch.store.arrays import BLOCK_ROWS
 from imgsearch.store.manifest import Manifest
 from large_index import blend, drawn_embeddings
 
@@ -221,8 +221,7 @@ def ask(index: Path) -> dict[str, Any]:
     """Ask an open index for items and for what is near them; compare with all vectors."""
     generator = np.random.default_rng(SEED + 1)
     with Index.open(index) as opened:
-        path = index / opened.manifest.folder / generations.VECTORS
-        vectors = open_array(path, len(opened), opened.manifest.dims)
+        vectors = opened.nearest.vectors[:]
         rows = np.sort(generator.choice(len(opened), QUERIES, replace=False))
         noise = generator.normal(0, 0.3 / np.sqrt(opened.manifest.dims), (QUERIES, opened.manifest.dims))
         queries = unit_rows(np.asarray(vectors[rows] + noise, np.float32))
