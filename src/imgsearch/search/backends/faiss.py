@@ -16,7 +16,7 @@ from imgsearch.encoders.runtime import Embeddings
 from imgsearch.encoders.vectors import Vectors
 from imgsearch.errors import DamagedIndexError, MissingComponentError
 from imgsearch.files import sync
-from imgsearch.search.backends.protocol import Rows, require_mappable, scores_of, utf8_name
+from imgsearch.search.backends.protocol import Rows, missed_items, require_mappable, utf8_name
 from imgsearch.store.arrays import BLOCK_ROWS, blocks_of
 from imgsearch.store.search_settings import BackendSettings, Numbers, SearchOptions
 from imgsearch.system import refusal_of
@@ -25,9 +25,6 @@ from imgsearch.system import refusal_of
 _ROWS_FOR_EACH = 20
 # More vectors a list than this hardly move its center, and cost time and memory.
 _LEARNED_FROM = 100
-_SAMPLE = 20
-# Cosine of an item and one just like it.
-_EQUAL = 0.999
 # 1, 2, 3, 4, 6, 8, 12, ...: of the lists.
 _PROBES = sorted(factor << power for factor in (1, 3) for power in range(32))
 
@@ -90,11 +87,9 @@ class FaissBackend:
         opened = self.open(folder, vectors, settings)
         if opened.lists != settings.lists:
             raise DamagedIndexError(f"{path} is damaged: {opened.lists} lists, expected {settings.lists}")
-        rows = np.unique(np.linspace(0, len(vectors) - 1, _SAMPLE).astype(int))
-        found = (scores_of(vectors[opened.candidates(vectors[row], 1)], vectors[row]) for row in rows)
-        missed = sum(scores.max() < _EQUAL for scores in found)
+        missed, asked = missed_items(opened, vectors)
         if missed:
-            raise DamagedIndexError(f"{path} is damaged: it does not find {missed} of {len(rows)} items by themselves")
+            raise DamagedIndexError(f"{path} is damaged: it does not find {missed} of {asked} items by themselves")
 
     def open(self, folder: Path, vectors: Vectors, settings: BackendSettings) -> "FaissCandidates":
         return self._opened(folder, len(vectors), vectors.shape[1], settings)

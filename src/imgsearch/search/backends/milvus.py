@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from imgsearch.encoders.runtime import Embeddings
-from imgsearch.errors import DamagedIndexError, MissingComponentError, ServerError, UsageError
+from imgsearch.errors import MissingComponentError, ServerError, UsageError
 from imgsearch.search.backends.protocol import Rows
 from imgsearch.search.backends.pushed import Comparison
+from imgsearch.search.backends.server import WITHOUT, one_line, require_collection_name
 
 # Lists of each segment (512 MB of vectors); of small ones Milvus makes fewer.
 _LISTS = 1024
@@ -48,10 +49,8 @@ _EXPECTED = "milvus://HOST:PORT[/DB], or milvus+tls://HOST:PORT[/DB]"
 _PLAIN_KEY = re.compile("(?!x_)[a-z_][a-z0-9_]*", re.ASCII)
 _SIGNS = {"=": "==", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 
-_LONGEST_REASON = 400
-_WITHOUT = "query --fallback exact answers without it"
-_DOWN = f"is it running, and a token in MILVUS_TOKEN if it wants one? {_WITHOUT}"
-_ANSWERED = f"see docs/servers.md and the server's log; {_WITHOUT}"
+_DOWN = f"is it running, and a token in MILVUS_TOKEN if it wants one? {WITHOUT}"
+_ANSWERED = f"see docs/servers.md and the server's log; {WITHOUT}"
 
 _IMPORTING = threading.Lock()
 
@@ -69,8 +68,7 @@ def open_server(address: str, collection: str, dims: int) -> "MilvusServer":
         MissingComponentError: pymilvus is not installed.
         UsageError: It is no address, or has a password in it.
     """
-    if not re.fullmatch("imgsearch_[0-9a-f]{16}", collection):
-        raise DamagedIndexError(f"expected a collection called imgsearch_ and 16 hex digits, found {collection!r}")
+    require_collection_name(collection)
     parts = _ADDRESS.fullmatch(address)
     if parts is None:
         # Which is not shown: whatever is in it may be a secret.
@@ -251,7 +249,7 @@ def _answers(where: str) -> Iterator[None]:
         yield
     except MilvusException as error:
         if error.code == ErrorCode.COLLECTION_NOT_FOUND:
-            hint = f"build-index puts it there again; {_WITHOUT}"
+            hint = f"build-index puts it there again; {WITHOUT}"
             raise ServerError(f"{where} has no such collection: {_one_line(error)}", hint=hint) from error
         raise ServerError(f"{where} cannot be asked: {_one_line(error)}", hint=_DOWN) from error
     except (RpcError, FutureTimeoutError) as error:
@@ -278,7 +276,7 @@ def _import_client() -> Any:
             except ImportError as error:
                 raise MissingComponentError(
                     f"an index in Milvus needs a library that cannot be imported: {error}",
-                    hint=f"pip install 'imgsearch-toolkit[milvus]'; {_WITHOUT}",
+                    hint=f"pip install 'imgsearch-toolkit[milvus]'; {WITHOUT}",
                 ) from error
             # What it says on standard error, it raises as well.
             for name in ("pymilvus", "pymilvus.milvus_client", "pymilvus.bulk_writer"):
@@ -331,4 +329,4 @@ def _value(value: str | float) -> str | float:
 def _one_line(error: Exception) -> str:
     details = getattr(error, "details", None)  # of gRPC
     text = details() if callable(details) else getattr(error, "message", error)
-    return " ".join(str(text).split())[:_LONGEST_REASON]
+    return one_line(text)

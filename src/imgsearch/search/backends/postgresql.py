@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, LiteralString, TypeVar
 import numpy as np
 
 from imgsearch.encoders.runtime import Embeddings
-from imgsearch.errors import DamagedIndexError, MissingComponentError, ServerError, UsageError
+from imgsearch.errors import MissingComponentError, ServerError, UsageError
 from imgsearch.search.backends.protocol import Rows
 from imgsearch.search.backends.pushed import Comparison
+from imgsearch.search.backends.server import WITHOUT, one_line, require_collection_name
 
 if TYPE_CHECKING:
     from psycopg import Connection, Cursor
@@ -52,13 +53,11 @@ _COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _COPY_END = b"\xff\xff"
 _COPIED_ID = np.dtype([("columns", ">i2"), ("size", ">i4"), ("id", ">i8")])
 
-_LONGEST_REASON = 400
 _SILENT = logging.NullHandler()  # what psycopg warns of, it raises too
 # With the last one libpq would write secrets, to a file that the manifest of any index could name.
 _SECRETS = ("password", "sslpassword", "oauth_client_secret", "sslkeylogfile")
-_WITHOUT = "query --fallback exact answers without it"
-_DOWN = f"is it running, and the password in PGPASSWORD or ~/.pgpass? {_WITHOUT}"
-_ANSWERED = f"see docs/servers.md and the server's log; {_WITHOUT}"
+_DOWN = f"is it running, and the password in PGPASSWORD or ~/.pgpass? {WITHOUT}"
+_ANSWERED = f"see docs/servers.md and the server's log; {WITHOUT}"
 
 R = TypeVar("R")
 
@@ -76,8 +75,7 @@ def open_server(address: str, collection: str, dims: int) -> "PostgresServer":
         MissingComponentError: psycopg is not installed.
         UsageError: It is no address, or has a password in it.
     """
-    if not re.fullmatch("imgsearch_[0-9a-f]{16}", collection):
-        raise DamagedIndexError(f"expected a collection called imgsearch_ and 16 hex digits, found {collection!r}")
+    require_collection_name(collection)
     server = PostgresServer(_parameters(address), collection, dims)
     try:
         server.require_pgvector()
@@ -308,16 +306,16 @@ class PostgresServer:
         try:
             return psycopg.connect(**self._parameters, autocommit=True, prepare_threshold=None), True
         except psycopg.Error as error:
-            raise ServerError(f"{self._where} cannot be asked: {_one_line(error)}", hint=_DOWN) from error
+            raise ServerError(f"{self._where} cannot be asked: {one_line(error)}", hint=_DOWN) from error
 
     def _answered(self, error: Exception) -> ServerError:
         import psycopg
 
         if isinstance(error, psycopg.errors.UndefinedTable):
             return ServerError(
-                f"{self._where} has no collection {self._name}", hint=f"build-index puts it there again; {_WITHOUT}"
+                f"{self._where} has no collection {self._name}", hint=f"build-index puts it there again; {WITHOUT}"
             )
-        return ServerError(f"{self._where} refuses: {_one_line(error)}", hint=_ANSWERED)
+        return ServerError(f"{self._where} refuses: {one_line(error)}", hint=_ANSWERED)
 
 
 # Only if it is not durable by itself is a commit made so.
@@ -392,7 +390,7 @@ def _parameters(address: str) -> dict[str, Any]:
     except ImportError as error:
         raise MissingComponentError(
             f"an index in PostgreSQL needs a library that cannot be imported: {error}",
-            hint=f"pip install 'imgsearch-toolkit[postgres]'; {_WITHOUT}",
+            hint=f"pip install 'imgsearch-toolkit[postgres]'; {WITHOUT}",
         ) from error
     logging.getLogger("psycopg").addHandler(_SILENT)
     expected = "postgresql://[USER@]HOST[:PORT]/DB, or postgresql:///?service=NAME"
@@ -446,7 +444,3 @@ def _row(cursor: "Cursor[Any]") -> Any:
     """Return the one row of an answer."""
     (row,) = cursor.fetchall()
     return row
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:_LONGEST_REASON]

@@ -19,6 +19,11 @@ from imgsearch.store.search_settings import BackendSettings, Numbers, SearchOpti
 
 Rows = NDArray[np.int64]
 
+# Items that a check asks for.
+_SAMPLE = 20
+# Cosine of an item and one just like it.
+_EQUAL = 0.999
+
 
 class Candidates(Protocol):
     """A backend that is open: finds candidates among the vectors of one generation."""
@@ -134,6 +139,13 @@ def scores_of(vectors: Embeddings, vector: Embeddings) -> Embeddings:
     """Multiply rows with a vector, each by itself."""
     # `vectors @ vector` is no faster, and rounds a row by its place among the others: equal images would differ.
     return np.asarray(np.vecdot(vectors, vector), np.float32)
+
+
+def missed_items(opened: Candidates, vectors: Vectors) -> tuple[int, int]:
+    """Count, of some items that are asked for, those that are not found by themselves, and how many were asked."""
+    rows = np.unique(np.linspace(0, len(vectors) - 1, _SAMPLE).astype(int))
+    found = (scores_of(vectors[opened.candidates(vectors[row], 1)], vectors[row]) for row in rows)
+    return sum(scores.max(initial=-1) < _EQUAL for scores in found), len(rows)
 
 
 def require_mappable(path: Path) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from imgsearch.encoders.vectors import Vectors
 from imgsearch.errors import DamagedIndexError, MissingComponentError, ServerError
 from imgsearch.files import open_regular, reading, sync
 from imgsearch.search.backends.exact import ExactCandidates
-from imgsearch.search.backends.protocol import Rows, scores_of
+from imgsearch.search.backends.protocol import Rows, missed_items
 from imgsearch.search.backends.pushed import Comparison
 from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import BLOCK_ROWS
@@ -37,9 +38,9 @@ from imgsearch.store.search_settings import BackendSettings, Numbers, SearchOpti
 
 logger = logging.getLogger(__name__)
 
-_SAMPLE = 20
-# Cosine of an item and one just like it.
-_EQUAL = 0.999
+# Of hints: what helps whoever asks.
+WITHOUT = "query --fallback exact answers without it"
+_LONGEST_REASON = 400
 
 Fields = Mapping[str, str | int | float]
 
@@ -145,14 +146,12 @@ class ServerBackend:
         return False  # what is in the server already is kept anyway
 
     def check(self, folder: Path, vectors: Vectors, settings: BackendSettings) -> None:
-        rows = np.unique(np.linspace(0, len(vectors) - 1, _SAMPLE).astype(int))
         # With the least effort, as before it is tuned, a good graph misses some, too.
         opened = self.open(folder, vectors, replace(settings, search_k=self._efforts[-1]))
-        found = (scores_of(vectors[opened.candidates(vectors[row], 1)], vectors[row]) for row in rows)
-        missed = sum(scores.max(initial=-1) < _EQUAL for scores in found)
+        missed, asked = missed_items(opened, vectors)
         if missed:
             raise ServerError(
-                f"{settings.server} does not find {missed} of {len(rows)} items by themselves",
+                f"{settings.server} does not find {missed} of {asked} items by themselves",
                 hint="run imgsearch build-index again: it puts what the server lacks",
             )
 
@@ -254,6 +253,17 @@ class ServerCandidates:
         places = np.searchsorted(ids, found)
         places[places == len(ids)] = 0
         return np.asarray(np.unique(rows[places[ids[places] == found]]), np.int64)
+
+
+def require_collection_name(name: str) -> None:
+    """Raise `DamagedIndexError` unless it is what `collection_of` calls a collection."""
+    if not re.fullmatch("imgsearch_[0-9a-f]{16}", name):
+        raise DamagedIndexError(f"expected a collection called imgsearch_ and 16 hex digits, found {name!r}")
+
+
+def one_line(reason: object) -> str:
+    """Return what a library says as one line that is not too long."""
+    return " ".join(str(reason).split())[:_LONGEST_REASON]
 
 
 def server_name(address: str) -> str:
