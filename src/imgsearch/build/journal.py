@@ -115,7 +115,7 @@ _WRITE_DAMAGED = """
 INSERT INTO new.damaged
 SELECT sha256, message FROM (
     SELECT sha256, damage AS message FROM vectors WHERE damage != '' UNION ALL SELECT sha256, message FROM known_damaged
-) WHERE sha256 IN (SELECT sha256 FROM new.items) GROUP BY sha256
+) d WHERE EXISTS (SELECT 1 FROM new.items i WHERE i.sha256 = d.sha256) GROUP BY sha256
 """
 # A content that this build has embedded has the remarks of this build.
 _ALL_REMARKS = """
@@ -124,7 +124,7 @@ SELECT sha256, kind, message FROM remarks UNION ALL
 SELECT sha256, kind, message FROM known_remarks WHERE sha256 NOT IN (SELECT sha256 FROM vectors)
 """
 _WRITE_REMARKS = """
-INSERT INTO new.remarks SELECT * FROM all_remarks WHERE sha256 IN (SELECT sha256 FROM new.items)
+INSERT INTO new.remarks SELECT * FROM all_remarks r WHERE EXISTS (SELECT 1 FROM new.items i WHERE i.sha256 = r.sha256)
 """
 # Of each content once, though it may be that of many items. Colors of another version are none: they are found anew.
 _KNOWN_COLORS = """

@@ -111,7 +111,7 @@ def write_columns(connection: sqlite3.Connection, source: str, schema: str) -> C
     """Make the table in `schema` for the items in `source`, if the shop has any columns; `UsageError` for too many."""
     longest: dict[str, int] = {}
     raw: set[str] = set()
-    columns = _find_columns(_metadata(connection, source), longest, raw)
+    columns = _find_columns(_metadata(connection, source, "metadata != '{}'"), longest, raw)
     if not columns:
         return columns
     if len(columns) > _MOST_COLUMNS:
@@ -144,8 +144,11 @@ def row_number(columns: Columns) -> str:
     raise UsageError("expected other columns of metadata than rowid, _rowid_ and oid, found all three")
 
 
-def _metadata(connection: sqlite3.Connection, schema: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for row, text in connection.execute(f"SELECT row, metadata FROM {schema}.items ORDER BY row"):  # noqa: S608
+def _metadata(
+    connection: sqlite3.Connection, schema: str, condition: str = "true"
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    query = f"SELECT row, metadata FROM {schema}.items WHERE {condition} ORDER BY row"  # noqa: S608  # both are ours
+    for row, text in connection.execute(query):
         yield row, {} if text == "{}" else json.loads(text)
 
 

@@ -112,17 +112,19 @@ def problem_of_words(connection: sqlite3.Connection, count: int, facts: WordsFac
 
 
 def _words_of(names: Sequence[str], path: str, product: str, category: str, metadata: str) -> _Words:
-    cells = {} if metadata == "{}" else {folded(name): value for name, value in _METADATA.decode(metadata).items()}
     by_default = default_names(path)
-    items = {
-        "product": "" if product == by_default[0] else product,
-        "category": "" if category == by_default[1] else category,
-    }
+    product = "" if product == by_default[0] else product
+    category = "" if category == by_default[1] else category
     of_path = words_of_path(path)
-    own = _texts([cells.get(name, items.get(name)) for name in names], 0) if names else [of_path]
-    others = _texts([value for name, value in cells.items() if name not in names], _ARTICLE_NUMBERS)
-    other = (*items.values(), by_default[0], of_path if names else "", *others)
-    return _Words(_plain(". ".join(filter(None, map(str.strip, own)))), "\n".join(filter(None, other)))
+    own, others = [of_path], [product, category, by_default[0]]
+    if names or metadata != "{}":  # most items of most catalogs have neither
+        cells = {folded(name): value for name, value in _METADATA.decode(metadata).items()}
+        if names:
+            items = {"product": product, "category": category}
+            own = list(_texts([cells.get(name, items.get(name)) for name in names], 0))
+            others.append(of_path)
+        others += _texts([value for name, value in cells.items() if name not in names], _ARTICLE_NUMBERS)
+    return _Words(_plain(". ".join(filter(None, map(str.strip, own)))), "\n".join(filter(None, others)))
 
 
 def _texts(values: Sequence[Any], least: int) -> Iterator[str]:
