@@ -148,7 +148,7 @@ def contents_of(index: Path) -> set[bytes]:
         return {sha256 for (sha256,) in connection.execute("SELECT sha256 FROM items")}
 
 
-@pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [1, pytest.param(60, marks=pytest.mark.slow)])
 def test_a_folder_that_changes_all_the_time_gives_an_index_of_whole_images(
     make, run, report, outcomes, tmp_path, seconds
 ):

@@ -136,7 +136,8 @@ def read_only_home(tmp_path):
     home.chmod(0o700)
 
 
-@pytest.mark.parametrize("home", ["read-only", *(pytest.param(home, marks=pytest.mark.slow) for home in NO_HOMES)])
+@pytest.mark.slow
+@pytest.mark.parametrize("home", ["read-only", *NO_HOMES])
 def test_without_a_home_to_write_to_a_build_leaves_nothing_behind(bare, drawn, tmp_path, read_only_home, home):
     (tmp_path / "tmp").mkdir()
     home = str(read_only_home) if home == "read-only" else home

@@ -376,8 +376,8 @@ ODD = {
 @pytest.mark.parametrize(
     "options",
     [
-        *((), ("--regions", "8"), ("--objects",), ("--box", "0,0,1,1"), ("--rerank", "geometric")),
-        pytest.param(("--regions", "200"), marks=pytest.mark.slow),
+        *((), ("--objects",), ("--box", "0,0,1,1"), ("--rerank", "geometric")),
+        *(pytest.param(("--regions", count), marks=pytest.mark.slow) for count in ("8", "200")),
     ],
     ids=str,
 )

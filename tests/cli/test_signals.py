@@ -116,7 +116,7 @@ def answer(imgsearch) -> str:
     [
         pytest.param(signal.SIGINT, os.killpg, id="Ctrl-C in a terminal"),
         pytest.param(signal.SIGHUP, os.killpg, id="terminal closed", marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, os.kill, id="kill"),
+        pytest.param(signal.SIGTERM, os.kill, id="kill", marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, os.killpg, id="systemctl stop", marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, os.kill, id="kill -INT", marks=pytest.mark.slow),
         pytest.param(signal.SIGHUP, os.kill, id="kill -HUP", marks=pytest.mark.slow),
@@ -176,6 +176,7 @@ def test_a_signal_at_any_moment_ends_a_build_cleanly(imgsearch, shop, start):
     assert any(codes)
 
 
+@pytest.mark.slow
 def test_under_nohup_a_build_outlives_its_terminal(start):
     build = start("nohup")
     wait_until(build.is_decoding)

@@ -34,14 +34,14 @@ def model():
 @pytest.fixture(scope="module")
 def images(drawn, model):
     size = model[0].size
-    return np.stack([fit(decode(file.read_bytes()), size) for file in sorted(drawn.rglob("*.png"))[:24]])
+    return np.stack([fit(decode(file.read_bytes()), size) for file in sorted(drawn.rglob("*.png"))[:12]])
 
 
 @pytest.fixture
 def keras_is(monkeypatch, model):
     """Let another process stand for Keras, and return one of its encoders."""
 
-    def start(mode: str, *, batch: int = 8) -> None:
+    def start(mode: str, *, batch: int = 4) -> None:
         monkeypatch.setattr(keras_encoder, "_COMMAND", (sys.executable, "-P", str(STANDS_FOR_KERAS), mode))
         monkeypatch.setattr(keras_encoder, "_IMAGES", batch)
         monkeypatch.setattr(KerasEncoder, "batch_size", batch)
@@ -62,10 +62,10 @@ def test_the_process_gives_the_embeddings_of_all_images_in_order_and_ends_with_i
     process = encoder.close.peek()[2][0]
     expected = encode(open_encoder(model[0], model[1]), images)
 
-    rows = list(encoder.encode_stream([images[:8], images[8:11], images[11:]]))  # the last as three
+    rows = list(encoder.encode_stream([images[:4], images[4:6], images[6:]]))  # the last as three
 
     assert encoder.device == "gpu:0"
-    assert [len(batch) for batch in rows] == [8, 3, 13]
+    assert [len(batch) for batch in rows] == [4, 2, 6]
     assert np.allclose(np.concatenate(rows), expected, atol=1e-6)
     assert np.allclose(encoder.encode_with_features(images[3]).embedding, expected[3], atol=1e-6)
     del encoder
@@ -95,7 +95,7 @@ def test_what_keeps_keras_from_a_gpu_is_said(model, keras_is, monkeypatch, mode,
 @pytest.mark.parametrize(
     ("mode", "message"),
     [
-        ("too few", "Keras gave 14336 bytes for 8 images"),
+        ("too few", "Keras gave 6144 bytes for 4 images"),
         ("dies later", "the process of Keras ended: CUDA_ERROR_ECC_UNCORRECTABLE"),
         ("stops later", "Keras has not answered in 1 s"),
     ],
@@ -107,7 +107,7 @@ def test_a_process_that_fails_later_is_told_and_left(model, images, keras_is, mo
     encoder = KerasEncoder(model[0], weights_of(model))
 
     with pytest.raises(MissingComponentError) as raised:
-        list(encoder.encode_stream([images[:8], images[8:16]]))
+        list(encoder.encode_stream([images[:4], images[4:8]]))
     with pytest.raises(MissingComponentError, match="has ended"):
         encode(encoder, images[:1])
 
@@ -118,7 +118,7 @@ def test_an_encoder_that_is_closed_does_not_wait_for_its_process(model, images, 
     keras_is("stops later")
     encoder = KerasEncoder(model[0], weights_of(model))
     process = encoder.close.peek()[2][0]
-    encode(encoder, images[:8])
+    encode(encoder, images[:4])
 
     encoder.close()
 
@@ -128,7 +128,7 @@ def test_an_encoder_that_is_closed_does_not_wait_for_its_process(model, images, 
 class Toy:
     """Stands for an encoder on a GPU: gives what the CPU gives, changed."""
 
-    batch_size = 6
+    batch_size = 3
 
     def __init__(self, cpu, change):
         self.spec, self.cpu, self.change, self.asked = cpu.spec, cpu, change, 0
@@ -169,16 +169,16 @@ def test_a_gpu_is_used_as_long_as_it_gives_the_embeddings_of_the_cpu(model, imag
     cpu = open_encoder(model[0], model[1])
     toy = Toy(cpu, change)
     compared = ComparedEncoder(toy, cpu)
-    batches = [images[start : start + 6] for start in range(0, 24, 6)]
+    batches = [images[start : start + 3] for start in range(0, 12, 3)]
 
     rows = list(compared.encode_stream(batches))
 
-    assert [len(batch) for batch in rows] == [6] * 4
+    assert [len(batch) for batch in rows] == [3] * 4
     assert np.abs(np.concatenate(rows) - encode(cpu, images)).max() <= TOLERANCE
     assert toy.asked == asked
     said = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
     assert [warning in message for message in said] == ([True] if warning else [])
-    assert compared.batch_size == 6
+    assert compared.batch_size == 3
     features = compared.encode_with_features(images[0])
     assert np.allclose(features.embedding, encode(cpu, images[:1])[0], atol=1e-6)
 
@@ -192,7 +192,7 @@ def test_images_from_which_neither_gets_anything_do_not_part_them(images, model)
 
     cpu = Blank(model[0], model[1] / "encoder.xml")
     toy = Toy(cpu, lambda batch, rows: rows)
-    rows = list(ComparedEncoder(toy, cpu).encode_stream([images[:6], images[:6]]))
+    rows = list(ComparedEncoder(toy, cpu).encode_stream([images[:3], images[:3]]))
     assert toy.asked == 2
     assert np.isnan(np.concatenate(rows)).all()
 
@@ -201,7 +201,7 @@ def test_what_comes_wrong_with_the_images_themselves_is_not_taken_for_the_gpus_f
     cpu = open_encoder(model[0], model[1])
 
     def batches():
-        yield images[:6]
+        yield images[:3]
         raise RuntimeError("of the images")
 
     with pytest.raises(RuntimeError, match="of the images"):

@@ -430,7 +430,8 @@ GATES = {
 RARE = {
     *("vectors shifted by one row", "vectors backwards", "vectors brought to their signs", "vectors of any length"),
     *("halves of every other vector swapped", "a projection in another order", "queries without colors"),
-    *("every other vector that of its neighbor", "images blurred", "vectors negated"),
+    *("every other vector that of its neighbor", "images blurred", "vectors negated", "a category missing"),
+    *("a quarter of the vectors nothing", "the strongest dimensions lost", "a worse encoder", "categories of others"),
     *("a projection of half the catalog", "another seed of the forest", "a few images gone"),
 }
 # Too little harm to be seen in a small shop, or in the precision of another processor; or, in one, no longer harmless.

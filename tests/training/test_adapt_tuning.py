@@ -169,6 +169,7 @@ def test_what_tuning_finds_is_mixed_in_where_it_helps_both_kinds(tmp_path):
     assert outcome.gain.drawings_after > outcome.gain.drawings_before + 0.1
 
 
+@pytest.mark.slow
 def test_where_tuning_does_harm_the_weights_are_those_from_before(tmp_path, monkeypatch):
     monkeypatch.setattr(fitting, "nt_xent", lambda *parts: -nt_xent(*parts))
 
