@@ -172,8 +172,11 @@ SELECT row, rgb, name FROM new.colors WHERE place = 0 OR share >= {MIN_SHARE} OR
 """  # noqa: S608
 _ITEMS_BY_ROW = "FROM files f WHERE f.sha256 IS NOT NULL AND f.cause = '' ORDER BY f.path"
 _READ_PUBLISHED_ROWS = f"SELECT coalesce({_PUBLISHED_ROW.format('f')}, -1) {_ITEMS_BY_ROW}"
-# Of each row the vector, if there is one here.
-_READ_VECTORS = f"SELECT (SELECT vector FROM vectors v WHERE v.sha256 = f.sha256) {_ITEMS_BY_ROW}"  # noqa: S608
+# The parameter is whether the published ones are to be left out.
+_READ_VECTORS = """
+SELECT v.vector FROM files f CROSS JOIN vectors v ON v.sha256 = f.sha256
+WHERE f.cause = '' AND NOT (? AND EXISTS (SELECT 1 FROM old.items o WHERE o.sha256 = f.sha256)) ORDER BY f.path
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -501,15 +504,16 @@ class Journal:
 
     def embeddings(self, published: Embeddings, rows: Rows, block_rows: int) -> Iterator[Embeddings]:
         """Yield all embeddings by item: those of `rows` of the `published` ones, and for -1 what was embedded."""
-        vectors = itertools.chain.from_iterable(self._connection.execute(_READ_VECTORS))
+        vectors = self._connection.execute(_READ_VECTORS, (bool((rows >= 0).any()),))
         for start in range(0, len(rows), block_rows):
             part = rows[start : start + block_rows]
             block = np.empty((len(part), self._dims), np.float32)
             block[part >= 0] = published[part[part >= 0]]
-            for position, vector in enumerate(itertools.islice(vectors, len(part))):
-                if part[position] < 0:
-                    block[position] = np.frombuffer(vector, "<f4")
+            for position in np.flatnonzero(part < 0):
+                (vector,) = next(vectors)
+                block[position] = np.frombuffer(vector, "<f4")
             yield block
+        assert vectors.fetchone() is None, "more vectors than items without one"
 
     def _open(self, fingerprint: str) -> sqlite3.Connection:
         connection = connect(self._path)

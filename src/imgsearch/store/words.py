@@ -140,5 +140,7 @@ def _texts(values: Sequence[Any], least: int) -> Iterator[str]:
 
 def _plain(text: str) -> str:
     """Return a text in one line that can be stored; none if there is no letter or digit in it."""
+    if not text:
+        return ""
     text = " ".join(NO_TEXT.sub(" ", text).split())
     return text if any(map(str.isalnum, text)) else ""
