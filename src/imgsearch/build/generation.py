@@ -218,9 +218,10 @@ def _projected(
             yield projection.apply(block)
         else:
             part = rows[number * BLOCK_ROWS :][: len(block)]
-            projected = np.empty((len(block), known.shape[1]), np.float32)
-            projected[part >= 0] = stored_rows(known, part[part >= 0])
-            if (part < 0).any():
+            projected = stored_rows(known, part[part >= 0])
+            if len(projected) < len(block):
+                copied, projected = projected, np.empty((len(block), known.shape[1]), np.float32)
+                projected[part >= 0] = copied
                 projected[part < 0] = projection.apply(block[part < 0])
             yield projected
 

@@ -25,6 +25,7 @@ from imgsearch.images.decode import Remarks
 from imgsearch.images.main_colors import COLORS_VERSION, MainColor
 from imgsearch.images.scan import FoundFile, Reject
 from imgsearch.search.backends.protocol import Rows
+from imgsearch.store.arrays import stored_rows
 from imgsearch.store.colors import MIN_SHARE, packed
 from imgsearch.store.columns import write_columns
 from imgsearch.store.database import connect, database_uri
@@ -507,11 +508,13 @@ class Journal:
         vectors = self._connection.execute(_READ_VECTORS, (bool((rows >= 0).any()),))
         for start in range(0, len(rows), block_rows):
             part = rows[start : start + block_rows]
-            block = np.empty((len(part), self._dims), np.float32)
-            block[part >= 0] = published[part[part >= 0]]
-            for position in np.flatnonzero(part < 0):
-                (vector,) = next(vectors)
-                block[position] = np.frombuffer(vector, "<f4")
+            block = stored_rows(published, part[part >= 0])
+            if len(block) < len(part):
+                copied, block = block, np.empty((len(part), self._dims), np.float32)
+                block[part >= 0] = copied
+                for position in np.flatnonzero(part < 0):
+                    (vector,) = next(vectors)
+                    block[position] = np.frombuffer(vector, "<f4")
             yield block
         assert vectors.fetchone() is None, "more vectors than items without one"
 

@@ -46,9 +46,12 @@ class HalfVectors:
         return self._halves[rows].astype(np.float32)
 
 
-def stored_rows(vectors: Vectors, rows: RowKey) -> Embeddings:
-    """Read rows to be copied to another file of the same numbers, bit for bit."""
-    return vectors.stored(rows) if isinstance(vectors, HalfVectors) else vectors[rows]
+def stored_rows(vectors: Vectors, rows: NDArray[np.int64]) -> Embeddings:
+    """Read rows to be copied to another file of the same numbers, bit for bit; a run of them is mapped and not copied."""
+    key: RowKey = rows
+    if len(rows) and np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows))):
+        key = slice(int(rows[0]), int(rows[0]) + len(rows))
+    return vectors.stored(key) if isinstance(vectors, HalfVectors) else vectors[key]
 
 
 def write_array(path: Path, count: int, dims: int, blocks: Iterable[Embeddings], numbers: Numbers = "float32") -> None:
