@@ -87,3 +87,27 @@ def test_damaged_blocks_are_damage(file, entries):
     change(file, "INSERT INTO color_blocks VALUES (0, ?)", entries)
     with contextlib.closing(Items(file)) as items, pytest.raises(DamagedIndexError):
         items.color_differences(parse_color("red"), 10)
+
+
+def test_blocks_of_another_generation_with_items_in_other_rows_are_those_made_anew(monkeypatch):
+    monkeypatch.setattr(colors, "_BLOCK", 700)
+    rows, rgb = many(2000)
+    names = names_of(lab_of(rgb))
+    there = [
+        (row, "#{:02x}{:02x}{:02x}".format(*color), name) for row, color, name in zip(rows, rgb, names, strict=True)
+    ]
+    generator = np.random.default_rng(1)
+    before = generator.permutation(1000)[:700]  # of each item its row there; the others are gone
+    before[generator.random(700) < 0.2] = -1
+    before[5:8] = 12  # what was one item is three
+    new = {row for row in np.flatnonzero(before < 0).tolist() if row % 3}  # some new items have no color
+    now = [
+        (row, rgb, name)
+        for row, old in enumerate(before.tolist())
+        for rgb, name in ([("#102030", "blue")] if row in new else [each[1:] for each in there if each[0] == old])
+    ]
+
+    blocks = list(colors.repacked(packed(iter(there)), before, [each for each in now if each[0] in new]))
+
+    assert blocks == list(packed(iter(now)))
+    assert len(blocks) > 1

@@ -26,7 +26,7 @@ from imgsearch.images.main_colors import COLORS_VERSION, MainColor
 from imgsearch.images.scan import FoundFile, Reject
 from imgsearch.search.backends.protocol import Rows
 from imgsearch.store.arrays import stored_rows
-from imgsearch.store.colors import MIN_SHARE, packed
+from imgsearch.store.colors import MIN_SHARE, packed, repacked
 from imgsearch.store.columns import write_columns
 from imgsearch.store.database import connect, database_uri
 from imgsearch.store.items import ITEMS_VERSION, SCHEMA, default_names, without_indexes
@@ -168,8 +168,15 @@ FROM new.items i CROSS JOIN old.colors c ON c.row = {_PUBLISHED_ROW.format("i")}
 WHERE c.version = {COLORS_VERSION} AND i.sha256 NOT IN (SELECT sha256 FROM colors)
 ORDER BY i.row, c.place
 """  # noqa: S608
+_NEWLY_COLORED_ROWS = (
+    "SELECT i.row FROM (SELECT DISTINCT sha256 FROM colors) c CROSS JOIN new.items i ON i.sha256 = c.sha256"
+)
 _COLORS_THAT_COUNT = f"""
 SELECT row, rgb, name FROM new.colors WHERE place = 0 OR share >= {MIN_SHARE} ORDER BY row, place
+"""  # noqa: S608
+_NEW_COLORS_THAT_COUNT = f"""
+SELECT row, rgb, name FROM new.colors
+WHERE (place = 0 OR share >= {MIN_SHARE}) AND row IN ({_NEWLY_COLORED_ROWS}) ORDER BY row, place
 """  # noqa: S608
 _ITEMS_BY_ROW = "FROM files f WHERE f.sha256 IS NOT NULL AND f.cause = '' ORDER BY f.path"
 _READ_PUBLISHED_ROWS = f"SELECT coalesce({_PUBLISHED_ROW.format('f')}, -1) {_ITEMS_BY_ROW}"
@@ -245,7 +252,7 @@ class Journal:
         self._has_all_colors = False
         if self._was_published("colors"):
             self._connection.execute(_KNOWN_COLORS.format(version=COLORS_VERSION))
-            self._has_all_colors = not self._count(_COLORLESS_ITEMS)
+            self._has_all_colors = self._was_published("color_blocks") and not self._count(_COLORLESS_ITEMS)
         else:
             self._connection.execute("CREATE TEMP VIEW known_colors AS SELECT * FROM main.colors WHERE 0")
         # In another folder the same path is another file, and news if it cannot be used.
@@ -464,10 +471,11 @@ class Journal:
                     error.message,
                 )
 
-    def write_items(self, path: Path, now: str, text: Sequence[str] = ()) -> WordsFacts | None:
+    def write_items(self, path: Path, now: str, rows: Rows, text: Sequence[str] = ()) -> WordsFacts | None:
         """Write a generation's `items.sqlite`, rows in the order of the paths' bytes.
 
-        `now` is for new rejects, `text` names the columns with own words; returns what there is of words.
+        `now` is for new rejects, `rows` are the `published_rows`, `text` names the columns with own words; returns what
+        there is of words.
         """
         words = None
         tables, indexes = without_indexes(SCHEMA)
@@ -492,11 +500,21 @@ class Journal:
                 run(_WRITE_COLORS)
                 if self._was_published("colors"):
                     run(_COPY_COLORS)
-                blocks = enumerate(packed(run(_COLORS_THAT_COUNT)))
+                blocks = enumerate(self._color_blocks(rows))
                 self._connection.executemany("INSERT INTO new.color_blocks VALUES (?, ?)", blocks)
         finally:
             run("DETACH new")
         return words
+
+    def _color_blocks(self, rows: Rows) -> Iterator[bytes]:
+        """Make the blocks of the colors in `new`, of which nearly all are known: two million rows take seconds."""
+        run = self._connection.execute
+        if not self._has_all_colors or (rows < 0).all():
+            return packed(run(_COLORS_THAT_COUNT))
+        rows = rows.copy()
+        rows[[row for (row,) in run(_NEWLY_COLORED_ROWS)]] = -1
+        blocks = itertools.chain.from_iterable(run("SELECT entries FROM old.color_blocks ORDER BY block"))
+        return repacked(blocks, rows, run(_NEW_COLORS_THAT_COUNT))
 
     def published_rows(self) -> Rows:
         """Return of each item the row of the previous generation that has the same content, or -1."""

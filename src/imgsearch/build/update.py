@@ -309,19 +309,21 @@ def _publish(job: Job, plan: BuildPlan, journal: Journal, sources: Sequence[Enco
 def _write_truth(job: Job, plan: BuildPlan, journal: Journal, folder: Path) -> tuple[WordsFacts | None, Rows]:
     """Write items and embeddings; return of each the row of the generation before that it was copied from, or -1."""
     previous, draft = plan.previous, plan.draft
-    rows, checked = np.full(draft.count, -1), None
+    checked = None
     published: Embeddings = np.empty((0, draft.encoder.dims), np.float32)
     now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     with Threads(1) as threads:  # reads gigabytes while words are written, which takes another processor
         if previous and previous.fingerprint == draft.fingerprint:
             name = f"{previous.folder}/{generations.EMBEDDINGS}"
             checked = threads.submit(partial(integrity.check_truth, job.directory, previous, name))
-        words = journal.write_items(folder / generations.ITEMS, now, draft.text)
+        rows = journal.published_rows()
+        words = journal.write_items(folder / generations.ITEMS, now, rows, draft.text)
         sync(folder / generations.ITEMS)
         if previous and checked:
             checked()
-            rows = journal.published_rows()
             published = open_array(job.directory / name, previous.count, previous.encoder.dims)
+        else:
+            rows = np.full(draft.count, -1)
     blocks = journal.embeddings(published, rows, BLOCK_ROWS)
     write_array(folder / generations.EMBEDDINGS, draft.count, draft.encoder.dims, blocks)
     return words, rows

@@ -47,7 +47,7 @@ class HalfVectors:
 
 
 def stored_rows(vectors: Vectors, rows: NDArray[np.int64]) -> Embeddings:
-    """Read rows to be copied to another file of the same numbers, bit for bit; a run of them is mapped and not copied."""
+    """Read rows to be copied to another file of the same numbers, bit for bit; a run of them is mapped, not copied."""
     key: RowKey = rows
     if len(rows) and np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows))):
         key = slice(int(rows[0]), int(rows[0]) + len(rows))

@@ -40,6 +40,28 @@ def packed(colors: Iterable[tuple[int, str, str]]) -> Iterator[bytes]:
         yield entries.tobytes()
 
 
+def repacked(
+    blocks: Iterable[bytes], rows: NDArray[np.int64], colors: Iterable[tuple[int, str, str]]
+) -> Iterator[bytes]:
+    """Make the blocks that `packed` makes of all colors, from those of other rows and the colors of new items.
+
+    Args:
+        blocks: In which items have other rows.
+        rows: Of each item its row there, or -1 for one that is new.
+        colors: Of the new items, as for `packed`.
+    """
+    known = np.frombuffer(b"".join(blocks), _ENTRY)
+    (kept,) = np.nonzero(rows >= 0)
+    first, end = (np.searchsorted(known["row"], rows[kept], side) for side in ("left", "right"))
+    counts = end - first
+    moved = known[np.arange(counts.sum()) + np.repeat(first - (np.cumsum(counts) - counts), counts)]
+    moved["row"] = np.repeat(kept, counts)
+    entries = np.concatenate([moved, np.frombuffer(b"".join(packed(colors)), _ENTRY)])
+    entries = entries[np.argsort(entries["row"], kind="stable")]
+    for start in range(0, len(entries), _BLOCK):
+        yield entries[start : start + _BLOCK].tobytes()
+
+
 def color_differences(
     blocks: Iterable[bytes], asked: AskedColor, most_difference: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
