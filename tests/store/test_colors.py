@@ -90,7 +90,7 @@ def test_damaged_blocks_are_damage(file, entries):
 
 
 def test_blocks_of_another_generation_with_items_in_other_rows_are_those_made_anew(monkeypatch):
-    monkeypatch.setattr(colors, "_BLOCK", 700)
+    monkeypatch.setattr(colors, "_BLOCK", 300)
     rows, rgb = many(2000)
     names = names_of(lab_of(rgb))
     there = [
@@ -107,7 +107,9 @@ def test_blocks_of_another_generation_with_items_in_other_rows_are_those_made_an
         for rgb, name in ([("#102030", "blue")] if row in new else [each[1:] for each in there if each[0] == old])
     ]
 
-    blocks = list(colors.repacked(packed(iter(there)), before, [each for each in now if each[0] in new]))
+    blocks = list(
+        colors.repacked(colors.entries_of(packed(iter(there))), before, [each for each in now if each[0] in new])
+    )
 
     assert blocks == list(packed(iter(now)))
     assert len(blocks) > 1

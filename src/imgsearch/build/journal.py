@@ -26,7 +26,7 @@ from imgsearch.images.main_colors import COLORS_VERSION, MainColor
 from imgsearch.images.scan import FoundFile, Reject
 from imgsearch.search.backends.protocol import Rows
 from imgsearch.store.arrays import stored_rows
-from imgsearch.store.colors import MIN_SHARE, packed, repacked
+from imgsearch.store.colors import MIN_SHARE, entries_of, packed, repacked
 from imgsearch.store.columns import write_columns
 from imgsearch.store.database import connect, database_uri
 from imgsearch.store.items import ITEMS_VERSION, SCHEMA, default_names, without_indexes
@@ -513,8 +513,11 @@ class Journal:
             return packed(run(_COLORS_THAT_COUNT))
         rows = rows.copy()
         rows[[row for (row,) in run(_NEWLY_COLORED_ROWS)]] = -1
-        blocks = itertools.chain.from_iterable(run("SELECT entries FROM old.color_blocks ORDER BY block"))
-        return repacked(blocks, rows, run(_NEW_COLORS_THAT_COUNT))
+        try:
+            known = entries_of(block for (block,) in run("SELECT entries FROM old.color_blocks ORDER BY block"))
+        except (TypeError, ValueError):  # the table of colors has the same
+            return packed(run(_COLORS_THAT_COUNT))
+        return repacked(known, rows, run(_NEW_COLORS_THAT_COUNT))
 
     def published_rows(self) -> Rows:
         """Return of each item the row of the previous generation that has the same content, or -1."""

@@ -40,26 +40,39 @@ def packed(colors: Iterable[tuple[int, str, str]]) -> Iterator[bytes]:
         yield entries.tobytes()
 
 
+def entries_of(blocks: Iterable[bytes]) -> NDArray[np.void]:
+    """Return all that blocks hold; TypeError or ValueError if one is damaged."""
+    return np.frombuffer(b"".join(blocks), _ENTRY)
+
+
 def repacked(
-    blocks: Iterable[bytes], rows: NDArray[np.int64], colors: Iterable[tuple[int, str, str]]
+    known: NDArray[np.void], rows: NDArray[np.int64], colors: Iterable[tuple[int, str, str]]
 ) -> Iterator[bytes]:
-    """Make the blocks that `packed` makes of all colors, from those of other rows and the colors of new items.
+    """Make the blocks that `packed` makes of all colors, from entries with other rows and the colors of new items.
 
     Args:
-        blocks: In which items have other rows.
+        known: Entries in which items have other rows, ascending.
         rows: Of each item its row there, or -1 for one that is new.
         colors: Of the new items, as for `packed`.
     """
-    known = np.frombuffer(b"".join(blocks), _ENTRY)
-    (kept,) = np.nonzero(rows >= 0)
-    first, end = (np.searchsorted(known["row"], rows[kept], side) for side in ("left", "right"))
-    counts = end - first
-    moved = known[np.arange(counts.sum()) + np.repeat(first - (np.cumsum(counts) - counts), counts)]
-    moved["row"] = np.repeat(kept, counts)
-    entries = np.concatenate([moved, np.frombuffer(b"".join(packed(colors)), _ENTRY)])
-    entries = entries[np.argsort(entries["row"], kind="stable")]
-    for start in range(0, len(entries), _BLOCK):
-        yield entries[start : start + _BLOCK].tobytes()
+    added = entries_of(packed(colors))
+    known_rows, added_rows = (np.ascontiguousarray(entries["row"]) for entries in (known, added))
+    entries = known[:0]
+    for start in range(0, len(rows), _BLOCK):
+        part = rows[start : start + _BLOCK]
+        (kept,) = np.nonzero(part >= 0)
+        first, end = (np.searchsorted(known_rows, part[kept], side) for side in ("left", "right"))
+        counts = end - first
+        moved = known[np.arange(counts.sum()) + np.repeat(first - (np.cumsum(counts) - counts), counts)]
+        moved["row"] = np.repeat(start + kept, counts)
+        new = slice(*np.searchsorted(added_rows, (start, start + len(part))))
+        both = np.concatenate([moved, added[new]])
+        entries = np.concatenate([entries, both[np.argsort(both["row"], kind="stable")]])
+        while len(entries) >= _BLOCK:
+            yield entries[:_BLOCK].tobytes()
+            entries = entries[_BLOCK:]
+    if len(entries):
+        yield entries.tobytes()
 
 
 def color_differences(
