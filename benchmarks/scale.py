@@ -259,28 +259,29 @@ def draw(results: Mapping[str, Mapping[str, Any]], file: Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
+    kinds = [kind for kind, points in results.items() if kind != "pictures" and points]
     with mpl.rc_context({"svg.hashsalt": "imgsearch", "font.size": 9}):
-        figure = Figure(figsize=(10, 4.6), layout="constrained")
+        figure = Figure(figsize=(9, 7), layout="constrained")
         for axes, unit in zip(figure.subplots(1, 2), ("[s]", "[GB]"), strict=True):
-            for label, keys in CURVES.items():
-                if label.endswith(unit):
-                    for kind, points in results.items():
-                        if kind != "pictures" and points:
-                            draw_curve(axes, kind, label.removesuffix(unit), points, keys)
+            curves = [(label, keys) for label, keys in CURVES.items() if label.endswith(unit)]
+            for kind, style in zip(kinds, ("-", "--", ":"), strict=False):
+                for number, (label, keys) in enumerate(curves):
+                    name = f"{kind}: {label.removesuffix(unit).strip()}"
+                    draw_curve(axes, name, results[kind], keys, {"linestyle": style, "color": f"C{number}"})
             axes.set(xscale="log", yscale="log", xlabel="items", ylabel="GB" if unit == "[GB]" else SECONDS)
             axes.grid(alpha=0.3)
-            axes.legend(fontsize=7)
+            axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.1))
         figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
 
 
-def draw_curve(axes: Any, kind: str, label: str, points: Mapping[str, Any], keys: tuple[str, str]) -> None:
+def draw_curve(axes: Any, name: str, points: Mapping[str, Any], keys: tuple[str, str], look: Mapping[str, str]) -> None:
     """Draw one curve, with the exponent that the last three points fit best."""
     counts = sorted(map(int, points))
     values = [points[str(count)][keys[0]][keys[1]] for count in counts]
     last = slice(-3, None)
     exponent = f"{np.polyfit(np.log(counts[last]), np.log(values[last]), 1)[0]:.2f}" if len(counts) > 1 else "-"
-    axes.plot(counts, values, "o-", markersize=4, label=f"{label.strip()}: n^{exponent}")
-    print(f"  {kind:<8} {label:<40} n^{exponent}  {', '.join(f'{value:.3g}' for value in values)}")
+    axes.plot(counts, values, marker="o", markersize=4, label=f"{name}: n^{exponent}", **look)
+    print(f"  {name:<52} n^{exponent}  {', '.join(f'{value:.3g}' for value in values)}")
 
 
 if __name__ == "__main__":
