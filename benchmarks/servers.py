@@ -12,7 +12,6 @@ import importlib
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -95,9 +94,8 @@ def print_rounds(
     label: str, vectors: Embeddings, queries: Embeddings, ask: Callable[[Embeddings, int], Rows], made: list[str]
 ) -> float:
     """Ask in rounds, and print the median for each share that matches; return the p95 of the first share."""
-    rounds = [
-        [timed(vectors, queries, partial(ask, share=share), share, made) for share in SHARES] for _ in range(ROUNDS)
-    ]
+    asks = [(share, lambda query, share=share: ask(query, share)) for share in SHARES]
+    rounds = [[timed(vectors, queries, one, share, made) for share, one in asks] for _ in range(ROUNDS)]
     figures = np.median(rounds, axis=0)
     for share, (recall, p50, p95), all_p95 in zip(SHARES, figures, np.asarray(rounds)[:, :, 2].T, strict=True):
         print(
