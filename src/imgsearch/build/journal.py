@@ -178,9 +178,11 @@ _NEW_COLORS_THAT_COUNT = f"""
 SELECT row, rgb, name FROM new.colors
 WHERE (place = 0 OR share >= {MIN_SHARE}) AND row IN ({_NEWLY_COLORED_ROWS}) ORDER BY row, place
 """  # noqa: S608
-_ITEMS_BY_ROW = "FROM files f WHERE f.sha256 IS NOT NULL AND f.cause = '' ORDER BY f.path"
-_READ_PUBLISHED_ROWS = f"SELECT coalesce({_PUBLISHED_ROW.format('f')}, -1) {_ITEMS_BY_ROW}"
-# The parameter is whether the published ones are to be left out.
+_READ_PUBLISHED_ROWS = f"""
+SELECT coalesce({_PUBLISHED_ROW.format("f")}, -1) FROM files f
+WHERE f.sha256 IS NOT NULL AND f.cause = '' ORDER BY f.path
+"""  # noqa: S608
+# Of items by row; the parameter is whether those are left out whose content was published.
 _READ_VECTORS = """
 SELECT v.vector FROM files f CROSS JOIN vectors v ON v.sha256 = f.sha256
 WHERE f.cause = '' AND NOT (? AND EXISTS (SELECT 1 FROM old.items o WHERE o.sha256 = f.sha256)) ORDER BY f.path
@@ -507,7 +509,7 @@ class Journal:
         return words
 
     def _color_blocks(self, rows: Rows) -> Iterator[bytes]:
-        """Make the blocks of the colors in `new`, of which nearly all are known: two million rows take seconds."""
+        """Make the blocks of the colors in `new`; most are known, and to read them back takes seconds of a million."""
         run = self._connection.execute
         if not self._has_all_colors or (rows < 0).all():
             return packed(run(_COLORS_THAT_COUNT))
