@@ -17,12 +17,16 @@ from imgsearch.system import refusal_of
 MANIFEST = "manifest.json"
 LOCK = "lock"
 FEEDBACK = "feedback.sqlite"  # see `personal.feedback`; no build reads or writes it
+EVENTS = "events.sqlite"  # see `personal.events`; likewise
 PARTIAL = "partial.sqlite"
 EMBEDDINGS = "embeddings.npy"
 ITEMS = "items.sqlite"
 PROJECTION = "projection.npz"
 VECTORS = "vectors.npy"
 TEXT = "text.npy"
+RECOMMEND = "recommend.npz"  # see `personal.recommend_model`
+RECOMMEND_ROWS = "recommend-rows.npy"
+RANKING = "ranking.npz"  # see `personal.ranking_model`
 
 REBUILD_HINT = "rebuild it: move the directory away and run imgsearch build-index"
 

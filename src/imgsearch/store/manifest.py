@@ -14,6 +14,7 @@ from imgsearch.encoders.spec import EncoderSpec
 from imgsearch.images.policy import FilePolicy
 from imgsearch.records import Count, Key, Missing, as_json, matching, read
 from imgsearch.store.calibration import Calibration
+from imgsearch.store.learned import RankingFacts, RecommendFacts
 from imgsearch.store.search_settings import BackendSettings, Measured, Numbers, SearchOptions
 from imgsearch.text.prediction import PredictionGain
 
@@ -79,6 +80,8 @@ class Manifest:
     measured: Annotated[Measured | None, Missing(None)] = None
     calibration: Annotated[Calibration | None, Missing(None)] = None  # of images
     words_calibration: Annotated[Calibration | None, Missing(None)] = None  # of one text, by its meaning
+    recommend: Annotated[RecommendFacts | None, Missing(None)] = None  # None: nothing was learned from events
+    ranking: Annotated[RankingFacts | None, Missing(None)] = None  # None: hits are in the order of their scores
     metadata_file: str  # absolute path of the CSV file with products' data, or empty
     metadata_sha256: str  # of that file when it was read, or empty
     metadata_encoding: Annotated[str, Missing("utf-8")] = "utf-8"  # as Python names it

@@ -79,6 +79,10 @@ def generation_files(manifest: Manifest) -> set[str]:
         names.append(generations.PROJECTION)
     if manifest.words and manifest.words.encoder:
         names.append(generations.TEXT)
+    if manifest.recommend is not None:
+        names += [generations.RECOMMEND, generations.RECOMMEND_ROWS]
+    if manifest.ranking is not None:
+        names.append(generations.RANKING)
     encoder = {f"{manifest.encoder_folder}/{name}" for name in exported_files(manifest.encoder)}
     if manifest.detector:
         encoder |= {f"{manifest.detector_folder}/{name}" for name in exported_files(manifest.detector)}
