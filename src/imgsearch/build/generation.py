@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from imgsearch.build.adapt import Adapter
+from imgsearch.build.learned import keep_learned
 from imgsearch.build.options import BuildOptions, Engine
 from imgsearch.build.report import Stopwatch
 from imgsearch.build.words import write_text_vectors
@@ -26,7 +27,7 @@ from imgsearch.store import generations, integrity
 from imgsearch.store.arrays import BLOCK_ROWS, blocks_of, open_array, stored_rows, write_array
 from imgsearch.store.items import Items
 from imgsearch.store.manifest import Manifest
-from imgsearch.store.publishing import inherited_calibration, inherited_words_calibration, publish
+from imgsearch.store.publishing import have_same_space, inherited_calibration, inherited_words_calibration, publish
 from imgsearch.store.search_settings import BackendSettings, Measured, SearchOptions
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,8 @@ def complete_generation(
         learned = _projection(job, draft, previous, adapt, adapter)
         draft = _derive(job, draft, draft.search, learned, previous, rows)
         draft, encoded = write_text_vectors(directory, draft, previous, job.progress)
+        if previous is not None:
+            draft = keep_learned(directory, draft, previous)
         job.progress("index", draft.count, draft.count)
     files = integrity.file_records(directory, generation_files(draft))
     manifest = replace(draft, files=files)
@@ -169,17 +172,11 @@ def _derive(
     if previous is not None and rows is not None and known is not None:
         taken = _take_over(job, draft, previous, vectors, rows)
     if taken is None:
-        is_same_space = previous is not None and _have_same_space(draft, previous)
+        is_same_space = previous is not None and have_same_space(draft, previous)
         collection, place = collection_of(job.directory, draft, previous if is_same_space else None)
         taken = tune(folder, vectors, search, collection, place)
     backend, measured = taken
     return replace(draft, backend=backend, measured=measured)
-
-
-def _have_same_space(draft: Manifest, previous: Manifest) -> bool:
-    """Return whether an image has the same searched vector as in the generation before."""
-    projections = [each.files.get(f"{each.folder}/{generations.PROJECTION}") for each in (draft, previous)]
-    return draft.fingerprint == previous.fingerprint and projections[0] == projections[1]
 
 
 def _known_vectors(job: Job, draft: Manifest, previous: Manifest) -> Vectors | None:
@@ -187,7 +184,7 @@ def _known_vectors(job: Job, draft: Manifest, previous: Manifest) -> Vectors | N
     if (
         job.options.get("relearn")
         or previous.backend is None
-        or not _have_same_space(draft, previous)
+        or not have_same_space(draft, previous)
         or (draft.dims, draft.numbers) != (previous.dims, previous.numbers)
     ):
         return None

@@ -11,7 +11,15 @@ from imgsearch.errors import DamagedIndexError
 from imgsearch.files import open_regular, reading
 from imgsearch.images.workers.threads import Threads
 from imgsearch.processors import processor_count
-from imgsearch.store.generations import EMBEDDINGS, ITEMS, REBUILD_HINT, find_copy_problem
+from imgsearch.store.generations import (
+    EMBEDDINGS,
+    ITEMS,
+    RANKING,
+    REBUILD_HINT,
+    RECOMMEND,
+    RECOMMEND_ROWS,
+    find_copy_problem,
+)
 from imgsearch.store.manifest import FileRecord, Manifest
 
 logger = logging.getLogger(__name__)
@@ -53,7 +61,10 @@ def check_opened(file: BufferedReader, path: Path, expected: FileRecord | None) 
 
 
 def repair_hint(name: str) -> str:
-    """Return what repairs a damaged file: all but embeddings and items is derived from these by the next build."""
+    """Return what repairs a damaged file: most are derived from embeddings and items by the next build."""
+    if name.endswith((RECOMMEND, RECOMMEND_ROWS, RANKING)):
+        objective = "rank" if name.endswith(RANKING) else "recommend"
+        return f"run imgsearch build-index, which leaves it out, and then imgsearch train --objective {objective}"
     truth = name.endswith((EMBEDDINGS, ITEMS))
     return _REBUILD if truth else "run imgsearch build-index again: it makes this file anew"
 

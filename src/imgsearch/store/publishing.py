@@ -7,14 +7,17 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from imgsearch.errors import DamagedIndexError, ResourceError
 from imgsearch.files import replaced, replaced_file, sync, sync_folder
 from imgsearch.store.calibration import Calibration
 from imgsearch.store.generations import EMBEDDINGS, ITEMS, MANIFEST, PROJECTION, published
-from imgsearch.store.manifest import Manifest, generation_folder
+from imgsearch.store.integrity import check_truth, file_record
+from imgsearch.store.manifest import FileRecord, Manifest, generation_folder
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +83,7 @@ def install_encoder(directory: Path, fingerprint: str, source: Path, names: tupl
 
 def inherited_calibration(manifest: Manifest, other: Manifest) -> Calibration | None:
     """Return another generation's calibration if scores mean the same in both."""
-    return other.calibration if manifest.backend is not None and _have_same_space(manifest, other) else None
+    return other.calibration if manifest.backend is not None and have_same_space(manifest, other) else None
 
 
 def inherited_words_calibration(manifest: Manifest, other: Manifest) -> Calibration | None:
@@ -93,13 +96,59 @@ def inherited_words_calibration(manifest: Manifest, other: Manifest) -> Calibrat
         (one.columns, one.encoder, one.predicted > 0) if (one := each.words) else None for each in (manifest, other)
     )
     needs_images = manifest.encoder.has_text_tower or other.encoder.has_text_tower or (mine is not None and mine[2])
-    is_same = mine == its and (not needs_images or _have_same_space(manifest, other))
+    is_same = mine == its and (not needs_images or have_same_space(manifest, other))
     return other.words_calibration if is_same and manifest.backend is not None else None
 
 
-def _have_same_space(manifest: Manifest, other: Manifest) -> bool:
+def have_same_space(manifest: Manifest, other: Manifest) -> bool:
+    """Return whether an image has the same searched vector in both generations."""
     projections = [one.files.get(f"{one.folder}/{PROJECTION}") for one in (manifest, other)]
     return manifest.fingerprint == other.fingerprint and projections[0] == projections[1]
+
+
+def publish_learned(
+    directory: Path, current: Manifest, files: Mapping[str, Callable[[BinaryIO], object]], **facts: Any
+) -> Manifest:
+    """Publish the current generation once more, with what was learned for it.
+
+    Args:
+        directory: The index, whose lock the caller holds.
+        current: What is published there.
+        files: What writes each of the files that are added, or are in place of those of the same name.
+        **facts: Fields of the manifest that say what was learned.
+
+    Raises:
+        DamagedIndexError: A file of the current generation is damaged; nothing was changed.
+        OutputError: The index cannot be written.
+    """
+    for name in current.files:  # else the sweep would take the last whole generation
+        check_truth(directory, current, name)
+    with new_generation(directory, current.generation + 1) as folder:
+        records = copy_generation(directory, current, folder, leave_out=files.keys())
+        for name, write in files.items():
+            with (folder / name).open("wb") as file:
+                write(file)
+            sync(folder / name)
+            records[f"{folder.name}/{name}"] = file_record(folder / name)
+        manifest = replace(current, generation=current.generation + 1, files=records, **facts)
+        publish(directory, manifest, current)
+    return manifest
+
+
+def copy_generation(
+    directory: Path, source: Manifest, folder: Path, *, leave_out: Collection[str] = ()
+) -> dict[str, FileRecord]:
+    """Copy the files of a generation into the folder of a new one; return what all files of that must be."""
+    records = {}
+    for name, record in source.files.items():
+        copy = folder / Path(name).name
+        if not name.startswith(f"{source.folder}/"):
+            records[name] = record
+        elif copy.name not in leave_out:
+            shutil.copyfile(directory / name, copy)
+            sync(copy)
+            records[f"{folder.name}/{copy.name}"] = record
+    return records
 
 
 def publish(directory: Path, manifest: Manifest, previous: Manifest | None) -> None:

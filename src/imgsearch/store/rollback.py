@@ -1,16 +1,15 @@
 """Return to the generation before."""
 
 import os
-import shutil
 from dataclasses import replace
-from pathlib import Path
 
 from imgsearch.errors import DamagedIndexError, NoIndexError
-from imgsearch.files import as_path, sync
+from imgsearch.files import as_path
 from imgsearch.store import generations, integrity
 from imgsearch.store.locking import writer_lock
 from imgsearch.store.manifest import Manifest
 from imgsearch.store.publishing import (
+    copy_generation,
     inherited_calibration,
     inherited_words_calibration,
     new_generation,
@@ -59,15 +58,7 @@ def rollback(index: str | os.PathLike[str], *, wait_lock: float = 0) -> Manifest
             ) from error
         number = current.generation + 1
         with new_generation(directory, number) as folder:
-            files = {}
-            for name, record in before.files.items():
-                if name.startswith(f"{before.folder}/"):
-                    copy = folder / Path(name).name
-                    shutil.copyfile(directory / name, copy)
-                    sync(copy)
-                    files[f"{folder.name}/{copy.name}"] = record
-                else:
-                    files[name] = record
+            files = copy_generation(directory, before, folder)
             manifest = replace(before, generation=number, files=files)
             if manifest.calibration is None:  # it may have been learned after that generation was published
                 manifest = replace(manifest, calibration=inherited_calibration(manifest, current))

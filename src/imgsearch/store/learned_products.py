@@ -1,0 +1,49 @@
+"""The products that something was learned of from events: their names, and which of them each row of an index shows."""
+
+import itertools
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgsearch.errors import DamagedIndexError
+from imgsearch.files import open_regular, reading
+from imgsearch.store.integrity import repair_hint
+from imgsearch.store.items import Items
+
+# The array of `recommend.npz` that has the names of products: their bytes, with NUL between.
+NAMES = "names"
+
+
+def names_array(names: Sequence[str]) -> NDArray[np.uint8]:
+    """Return names of products as `recommend.npz` has them."""
+    return np.frombuffer(b"\0".join(map(os.fsencode, names)), np.uint8)
+
+
+def product_names(path: Path) -> tuple[str, ...]:
+    """Read the names of products from `recommend.npz`, whose sha256 was checked; `DamagedIndexError` if it has none."""
+    with reading(path, repair_hint(path.name)), open_regular(path) as file:
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                data = arrays[NAMES]
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise DamagedIndexError(f"{path} is damaged: {error}", hint=repair_hint(path.name)) from error
+    if data.dtype != np.uint8 or data.ndim != 1:
+        raise DamagedIndexError(f"{path} is damaged: its names are none", hint=repair_hint(path.name))
+    return tuple(map(os.fsdecode, data.tobytes().split(b"\0"))) if data.size else ()
+
+
+def rows_of_products(items: Items, names: Sequence[str], count: int) -> NDArray[np.int32]:
+    """Return the place in `names` of each item's product, or -1: (count,)."""
+    places = {name: place for place, name in enumerate(names)}
+    found = (places.get(product, -1) for product in items.column("product"))
+    return np.fromiter(itertools.islice(found, count), np.int32, count)
+
+
+def write_rows(file: BinaryIO, rows: NDArray[np.int32]) -> None:
+    """Write what `rows_of_products` returned as `recommend-rows.npy`."""
+    np.save(file, rows, allow_pickle=False)
