@@ -32,6 +32,10 @@ class BoxError(UsageError):
     """A box does not lie in an image; it may lie in another."""
 
 
+class HistoryError(UsageError):
+    """Nothing says what one person likes, so there is nothing to recommend; there may be to another."""
+
+
 class ImageError(ImgsearchError):
     """One image cannot be used; a build rejects it and goes on.
 

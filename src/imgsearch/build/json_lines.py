@@ -23,20 +23,25 @@ def json_rows(path: Path, encoding: str, hint: str) -> Iterator[tuple[int, dict[
                 continue
             is_empty = False
             try:
-                row = _decode(line.rstrip("\r\n"))
-            except RecursionError as error:
-                raise UsageError(f"{path}, line {number}: lists and objects are nested too deeply") from error
-            except json.JSONDecodeError as error:
-                problem = f"not JSON: {error.msg}, at character {error.pos + 1}"
-                raise UsageError(f"{path}, line {number}: {problem}", hint="each line is one object: {...}") from error
+                row = json_object(line)
             except ValueError as error:
-                raise UsageError(f"{path}, line {number}: {error}") from error
-            if not isinstance(row, dict):
-                problem = f"expected a JSON object, found {line[:50].strip()!r}"
-                raise UsageError(f"{path}, line {number}: {problem}", hint="each line is one object: {...}")
+                raise UsageError(f"{path}, line {number}: {error}", hint="each line is one object: {...}") from error
             yield number, row
         if is_empty:
             raise UsageError(f"{path}: expected one JSON object a line, found nothing")
+
+
+def json_object(line: str) -> dict[str, Any]:
+    """Return the JSON object of a line; `ValueError` for what is none."""
+    try:
+        row = _decode(line.rstrip("\r\n"))
+    except RecursionError:
+        raise ValueError("lists and objects are nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg}, at character {error.pos + 1}") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"expected a JSON object, found {line[:50].strip()!r}")  # noqa: TRY004
+    return row
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

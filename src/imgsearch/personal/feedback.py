@@ -1,27 +1,21 @@
 """What people say of answers, in `feedback.sqlite` beside the generations; builds and rollbacks leave it alone."""
 
-import contextlib
 import os
 import re
-import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.encoders.runtime import Embeddings
-from imgsearch.errors import DamagedIndexError, OutputError, UsageError
-from imgsearch.files import check_database, is_of_system, reason_of, writing
-from imgsearch.forks import no_fork
+from imgsearch.errors import UsageError
+from imgsearch.personal.live_database import EPOCH, MICROSECOND, Content, LiveDatabase, microseconds
 from imgsearch.store import generations
-from imgsearch.store.database import database_uri
-from imgsearch.store.lifetime import Lifetime
 from imgsearch.store.manifest import Manifest
-from imgsearch.system import refusal_of, words_of
 
 FEEDBACK_FILE = generations.FEEDBACK
 
@@ -51,15 +45,10 @@ CREATE INDEX judgments_session ON judgments (session);
 PRAGMA user_version = {_VERSION};
 """
 
+_CONTENT = Content(FEEDBACK_FILE, "feedback", _SCHEMA, _VERSION, is_checked=True)
 _COLUMNS = "answer, session, path, verdict, time, generation, space, vector, shown"
 
-# How long a writer waits for another one, in seconds: each has the file for milliseconds.
-_WAIT = 30.0
-
 _BATCH = 500
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-_HINT = "move it away, with those beside it that begin with its name: feedback then begins anew"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,8 +89,8 @@ class Judgment:
     time: datetime
 
 
-class FeedbackStore:
-    """The judgments of an index; threads share it, other processes may write to the same file meanwhile.
+class FeedbackStore(LiveDatabase):
+    """The judgments of an index.
 
     Args:
         directory: The index; the file is made unless it is there.
@@ -114,53 +103,7 @@ class FeedbackStore:
     """
 
     def __init__(self, directory: Path, *, read_only: bool = False) -> None:
-        self._path = directory / FEEDBACK_FILE
-        self._lifetime = Lifetime("FeedbackStore")
-        self._written = 0
-        is_writable = not read_only or os.access(directory, os.W_OK)
-        options = "?mode=rwc"
-        if not is_writable:
-            # Without its log nobody writes: SQLite then need not make the file by which readers and writers meet.
-            has_log = self._path.with_name(f"{FEEDBACK_FILE}-wal").exists()
-            options = "?mode=ro" if has_log else "?mode=ro&immutable=1"
-        with contextlib.ExitStack() as opened:
-            with self._guarded(), no_fork():
-                self._connection = sqlite3.connect(
-                    database_uri(self._path, options),
-                    uri=True,
-                    isolation_level=None,
-                    check_same_thread=False,
-                    timeout=_WAIT,
-                )
-                opened.callback(self._connection.close)
-                self._require_version()
-                if is_writable:
-                    self._prepare()
-                check_database(self._connection)
-            opened.pop_all()
-
-    def _prepare(self) -> None:
-        """Set up the connection for writing, and the tables unless they are there."""
-        # What is acknowledged outlives a power cut, and what is forgotten leaves no bytes in the file.
-        self._connection.execute("PRAGMA synchronous = FULL")
-        self._connection.execute("PRAGMA secure_delete = ON")
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        with self._transaction():
-            if not self._require_version():
-                for statement in _SCHEMA.split(";"):
-                    self._connection.execute(statement)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file, once what other threads are doing is done."""
-        if self._lifetime.end():
-            with no_fork():
-                self._connection.close()
+        super().__init__(directory, _CONTENT, read_only=read_only)
 
     def judge(self, shown: Shown, path: str, verdict: Verdict | None, session: str = "") -> None:
         """Keep what somebody says of a hit, in place of what they said before; None takes it back.
@@ -178,7 +121,7 @@ class FeedbackStore:
         vector = _required(shown, path, verdict, session)
         name = os.fsencode(path)
         values = (
-            *(shown.id, session, name, verdict, _microseconds(datetime.now(UTC)), shown.generation, shown.space),
+            *(shown.id, session, name, verdict, microseconds(datetime.now(UTC)), shown.generation, shown.space),
             *(vector.astype("<f4").tobytes(), b"\0".join(map(os.fsencode, shown.paths))),
         )
         with self._writing():
@@ -239,12 +182,12 @@ class FeedbackStore:
             raise UsageError("expected a session, a time or everything to forget, exactly one of them")
         condition: str
         values: tuple[object, ...]
-        condition, values = ("1", ()) if before is None else ("time < ?", (_microseconds(before),))
+        condition, values = ("1", ()) if before is None else ("time < ?", (microseconds(before),))
         if session is not None:
             condition, values = "session = ?", (session,)
         with self._writing():
             done = self._connection.execute(f"DELETE FROM judgments WHERE {condition}", values)  # noqa: S608  # constants
-        self._rows("PRAGMA wal_checkpoint(TRUNCATE)")  # overwritten in the file, and gone from its log, too
+        self._truncate_log()  # overwritten in the file, and gone from its log, too
         return done.rowcount
 
     def version(self) -> int:
@@ -256,69 +199,6 @@ class FeedbackStore:
         ((of_others,),) = self._rows("PRAGMA data_version")
         return int(of_others) + self._written  # neither ever falls
 
-    def _require_version(self) -> bool:
-        """Return whether the tables are there; raises `DamagedIndexError` for those of another version."""
-        ((found,),) = self._connection.execute("PRAGMA user_version").fetchall()
-        if found > _VERSION:
-            raise DamagedIndexError(
-                f"{self._path} is of a newer version, {found}; this imgsearch reads up to {_VERSION}",
-                hint="update imgsearch",
-            )
-        ((tables,),) = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
-        if found < 0 or (tables > 0) != (found == _VERSION):
-            raise self._damaged("it holds no feedback")
-        return bool(tables)
-
-    def _rows(self, query: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
-        with self._locked():
-            return self._connection.execute(query, values).fetchall()
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        with self._lifetime.locked(), no_fork(), self._guarded():
-            yield
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        with self._locked():
-            with self._transaction():
-                yield
-            self._written += 1
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """Do all or nothing."""
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.execute("ROLLBACK")
-            raise
-
-    @contextlib.contextmanager
-    def _guarded(self) -> Iterator[None]:
-        """Tell what is wrong with the file from what the system refuses."""
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            if not is_of_system(error):
-                raise self._damaged(words_of(error)) from error
-            reason = reason_of(error, self._path.parent)
-            if refusal := refusal_of(reason):
-                raise refusal from error
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
-                raise OutputError(
-                    f"cannot write to {self._path}: {words_of(reason)}",
-                    hint=f"feedback is kept there: it needs the right to write to {self._path.parent}",
-                ) from error
-            with writing(self._path):
-                raise
-
-    def _damaged(self, problem: str) -> DamagedIndexError:
-        return DamagedIndexError(f"{self._path} is damaged: {problem}", hint=_HINT)
-
     def _judgment(self, columns: list[Any]) -> Judgment:
         answer, session, path, verdict, when, generation, space, vector, shown = columns
         texts, numbers = (answer, session, space), (when, generation)
@@ -327,7 +207,7 @@ class FeedbackStore:
         if verdict not in get_args(Verdict):
             raise self._damaged("a verdict is neither chosen nor rejected")
         try:
-            said = _EPOCH + when * _MICROSECOND
+            said = EPOCH + when * MICROSECOND
         except OverflowError:
             raise self._damaged("a time is none") from None
         names = tuple(map(self._name, shown.split(b"\0"))) if isinstance(shown, bytes) else ()
@@ -352,10 +232,6 @@ def space_of(manifest: Manifest) -> str:
     """Name the space of a generation's vectors: that of its encoder, or of what it is projected to."""
     projection = manifest.files.get(f"{manifest.folder}/{generations.PROJECTION}")
     return manifest.fingerprint + (f"-{projection.sha256[:16]}" if projection else "")
-
-
-def _microseconds(time: datetime) -> int:
-    return (time - _EPOCH) // _MICROSECOND
 
 
 def _required(shown: Shown, path: str, verdict: Verdict | None, session: str) -> Embeddings:

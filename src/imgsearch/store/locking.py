@@ -10,7 +10,7 @@ from pathlib import Path
 from imgsearch.errors import UsageError
 from imgsearch.files import sync_folder, writing
 from imgsearch.locks import exclusive_lock
-from imgsearch.store.generations import FEEDBACK, LOCK, PARTIAL, is_index
+from imgsearch.store.generations import EVENTS, FEEDBACK, LOCK, PARTIAL, is_index, read_manifest
 
 
 @contextlib.contextmanager
@@ -24,6 +24,13 @@ def writer_lock(directory: Path, wait: float = 0) -> Iterator[None]:
         hint = "wait until it is done, or let this one wait: --wait-lock SECONDS"
         with exclusive_lock(directory / LOCK, "another build holds", wait, hint):
             yield
+
+
+def require_writable(directory: Path, wait: float = 0) -> None:
+    """Fail now, before long work for an index, if nothing could be stored in it."""
+    read_manifest(directory)  # before a lock is left where no index is
+    with writer_lock(directory, wait):
+        pass
 
 
 def _make_folder(directory: Path) -> None:
@@ -48,5 +55,5 @@ def _refuse_foreign(directory: Path) -> None:
 
 def _may_be_ours(path: Path) -> bool:
     """Return whether a file may be left of an index that lost its manifest and its lock."""
-    feedback = (FEEDBACK, f"{FEEDBACK}-wal", f"{FEEDBACK}-shm")
-    return path.name in (PARTIAL, "encoders", *feedback) or re.fullmatch(r"gen-\d{6,}", path.name) is not None
+    live = [f"{name}{end}" for name in (FEEDBACK, EVENTS) for end in ("", "-wal", "-shm")]
+    return path.name in (PARTIAL, "encoders", *live) or re.fullmatch(r"gen-\d{6,}", path.name) is not None
