@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,15 @@ import pytest
 
 from imgsearch.encoders.table import TABLE
 from imgsearch.images.policy import FilePolicy
+from imgsearch.personal.ranking.features import FEATURES, Quantiles
+from imgsearch.personal.ranking.model import Linear, RankingModel
 from imgsearch.search.backends.annoy import AnnoyBackend
 from imgsearch.store import generations, integrity, publishing
 from imgsearch.store.arrays import write_array
 from imgsearch.store.columns import write_columns
 from imgsearch.store.database import connect
 from imgsearch.store.items import SCHEMA
+from imgsearch.store.learned import RankingFacts
 from imgsearch.store.manifest import Manifest, generation_folder
 from imgsearch.store.search_settings import BackendSettings, SearchOptions
 
@@ -100,6 +104,26 @@ def store_index(
     return directory
 
 
+def learn_order(directory: Path, model: RankingModel) -> None:
+    """Let an index have learned an order, and publish what else was changed in its files."""
+    manifest = generations.read_manifest(directory)
+    folder = directory / manifest.folder
+    with (folder / generations.RANKING).open("wb") as file:
+        model.save(file)
+    names = [*manifest.files, f"{folder.name}/{generations.RANKING}"]
+    files = {name: integrity.file_record(directory / name) for name in names}
+    facts = RankingFacts("linear", newest=0, answers=1, queries=1, gain=0.0, eta=1.0)
+    publishing.publish(directory, replace(manifest, files=files, ranking=facts), None)
+
+
+def linear(**weights: float) -> RankingModel:
+    """An order by the weighted sum of some features."""
+    count = len(FEATURES)
+    of_each = np.array([weights.get(name, 0.0) for name in FEATURES])
+    nothing = Quantiles((), np.full((1, 101), np.nan))
+    return RankingModel(FEATURES, Linear(np.zeros(count), np.ones(count), of_each), nothing, nothing, 1.0)
+
+
 @pytest.fixture(scope="session", name="unit")
 def unit_fixture() -> Callable[[np.ndarray], np.ndarray]:
     """Bring rows to unit length."""
@@ -110,3 +134,22 @@ def unit_fixture() -> Callable[[np.ndarray], np.ndarray]:
 def store_index_fixture() -> Callable[..., Path]:
     """Publish an index of given vectors: store_index(directory, vectors, products=[...])."""
     return store_index
+
+
+# How many items `ranked` has.
+RANKED = 30
+
+
+@pytest.fixture(scope="session")
+def ranked(tmp_path_factory) -> Path:
+    """An index of items at growing angles and prices that has learned that the dear ones are liked; two a product."""
+    angles = np.linspace(0, 1.5, RANKED)
+    directory = store_index(
+        tmp_path_factory.mktemp("ranked") / "index",
+        unit(np.stack([np.cos(angles), np.sin(angles)], axis=1)),
+        products=[f"product {row // 2}" for row in range(RANKED)],
+        metadata=[{"price": row} for row in range(RANKED)],
+    )
+    prices = Quantiles((), np.linspace(0, RANKED, 101)[None])
+    learn_order(directory, replace(linear(price=2.0, score=0.5), price=prices))
+    return directory

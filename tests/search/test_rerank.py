@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from imgsearch import Hit, build_index
+from imgsearch import Hit, Index, build_index
 from imgsearch.images.boxes import Box
 from imgsearch.images.photo import Photo, open_photo
 from imgsearch.images.policy import FilePolicy
@@ -118,6 +118,31 @@ def test_more_inliers_come_before_fewer_and_the_order_of_the_hits_decides_betwee
 
 def test_no_hits_stay_none(shop):
     assert asked(shop, turned(1), []) == []
+
+
+@dataclass(frozen=True)
+class Backwards:
+    """An order that has last what was first."""
+
+    candidates: int
+
+    def __call__(self, hits, views):
+        assert len(hits) == max(self.candidates, CANDIDATES)
+        assert all(view.vector.ndim == 1 for view in views)
+        return [replace(hit, rank=rank) for rank, hit in enumerate(reversed(hits), start=1)]
+
+
+def test_an_order_has_the_last_word_and_what_was_compared_is_told(built, tmp_path):
+    cv2.imwrite(str(tmp_path / "photo.png"), turned(17).pixels)
+    compared = []
+    with Index.open(built / "index") as index:
+        plain = index.search(tmp_path / "photo.png", COUNT, rerank=True)
+        order = Backwards(CANDIDATES + 2)
+        found = index.search(tmp_path / "photo.png", 3, rerank=True, compared=compared.extend, order=order)
+
+    assert compared == plain[:CANDIDATES]
+    assert paths(found) == [hit.path for hit in plain[CANDIDATES + 1 : CANDIDATES - 2 : -1]]
+    assert [(hit.rank, hit.inliers is None) for hit in found] == [(1, True), (2, True), (3, False)]
 
 
 # --- the cache of points

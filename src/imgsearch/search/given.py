@@ -73,6 +73,8 @@ def refuse_contradictions(given: Mapping[str, object], spelled: Callable[[str], 
         ("regions", pictures),
         ("feedback", pictures),
         ("like_weight", ("like",)),
+        ("user", ("rank",)),
+        ("explain", ("rank",)),
     ):
         if name in names and not set(needed) & set(names):
             raise UsageError(f"{spelled(name)} has no effect without {spelled(needed[0])}")
@@ -95,5 +97,8 @@ def refuse_contradictions(given: Mapping[str, object], spelled: Callable[[str], 
         refuse("item", "rerank", "re-ranking compares pixels: ask with the image file of the catalog")
     if "by" in names and "distinct" in names:
         refuse("by", "distinct", "one hit for each product, or for each value")
-    if "rerank" in names and "diverse" in names:
-        refuse("rerank", "diverse", "each says which hit comes first")
+    for name in ("rerank", "rank"):
+        if name in names and "diverse" in names:
+            refuse(name, "diverse", "each says which hit comes first")
+    if "vote" in names and "explain" in names:
+        refuse("vote", "explain", "a vote names classes and shows no hits")

@@ -64,8 +64,8 @@ class Hit:
     Attributes:
         rank: Place, from 1.
         path: POSIX path of the image below the catalog's root.
-        score: Cosine of the angle between query and image in the searched space, -1 to 1; with words in the query what
-            `matched` says, weighed together, in the same range.
+        score: Cosine of the angle between query and image in the searched space, -1 to 1; with words in the query, and
+            of a recommendation, what `matched` says, weighed together, in the same range.
         distance: Euclidean distance of two unit vectors with this cosine, 0 to 2.
         product: What it shows.
         category: Where it belongs.
@@ -83,7 +83,11 @@ class Hit:
         matched: With words in the query, what each part of it gives the hit: `picture`, `title` (the item's own words),
             or `predicted` (words predicted from its picture), or `text` (its picture itself, by a joint model),
             cosines; `words`, which share of the words it has as they are spelled, rare ones counting more. Parts that
-            say nothing about it are not there. None without words.
+            say nothing about it are not there. Of a recommendation what each way gives it: `content`,
+            `collaborative`, `popular`. None without either.
+        moved: What moved it most in a learned order that explains itself: by the name of a feature
+            (`personal.ranking.features`), by how much it raised what hits are ordered by, or lowered it below 0; the
+            largest first. None without.
     """
 
     rank: int
@@ -99,6 +103,7 @@ class Hit:
     others: int | None = None
     color_difference: float | None = None
     matched: Mapping[str, float] | None = None
+    moved: Mapping[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the hit as the object that JSON has (docs/output-format.md); what is None is not there."""
@@ -113,6 +118,8 @@ class Hit:
             facts["box"] = self.box.to_json()
         if self.matched is not None:
             facts["matched"] = {part: round(score, 6) for part, score in self.matched.items()}
+        if self.moved is not None:
+            facts["moved"] = {feature: round(change, 6) for feature, change in self.moved.items()}
         return {name: fact for name, fact in facts.items() if fact is not None}
 
 
@@ -136,9 +143,9 @@ class ObjectHits:
         return {"box": self.box.to_json(), **score, "hits": [hit.to_json() for hit in self.hits]}
 
 
-def rerank_state(candidates: Sequence[Sequence[Hit]]) -> str:
-    """Say, for JSON, how many of the candidates of an answer could be compared with the query: `done`, `partial`..."""
-    is_compared = {hit.inliers is not None for hits in candidates for hit in hits}
+def rerank_state(compared: Sequence[Hit]) -> str:
+    """Say, for JSON, how many of the hits to compare with the query could be compared: `done`, `partial`..."""
+    is_compared = {hit.inliers is not None for hit in compared}
     return "skipped" if is_compared == {False} else "partial" if False in is_compared else "done"
 
 

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from imgsearch.encoders.projection import Projection
 from imgsearch.encoders.runtime import Embeddings
@@ -36,6 +36,8 @@ Image = str | os.PathLike[str] | QueryImage
 
 # Called with the vectors of a query, before it is compared; what it returns is compared instead.
 Refine = Callable[[Sequence[View]], Sequence[View]]
+# Called with the hits that `rerank` has compared with the query, or tried to (see `hits.rerank_state`).
+Compared = Callable[[Sequence[Hit]], object]
 Fallback = Literal["exact"]
 
 # Each image of a product is compared with the index by itself.
@@ -44,6 +46,26 @@ _MOST_OF_A_PRODUCT = 1000
 
 # Of address space, for OpenCV and its threads, which crash where they cannot have it.
 _OPENCV_BYTES = 340_000_000
+
+
+class Order(Protocol):
+    """Orders hits by more than their scores; see `personal.ranking.order`."""
+
+    @property
+    def candidates(self) -> int:
+        """How many hits it is to see at least, where there are as many, however few are wanted."""
+
+    def __call__(self, hits: Sequence[Hit], views: Sequence[View]) -> list[Hit]:
+        """Bring hits into another order.
+
+        Args:
+            hits: Those of the answer, filtered and distinct.
+            views: What they were compared with; none for words alone.
+
+        Returns:
+            The same hits, with ranks from 1.
+        """
+        ...
 
 
 class Index:
@@ -152,8 +174,10 @@ class Index:
         regions: Regions = "auto",
         box: Box | None = None,
         rerank: bool = False,
+        compared: Compared | None = None,
         diverse: float | None = None,
         refine: Refine | None = None,
+        order: Order | None = None,
     ) -> list[Hit]:
         """Find the catalog images most similar to an image, or to an item in it.
 
@@ -170,9 +194,12 @@ class Index:
             rerank: Compare points of the image with those of the first 20 hits, and put first what has the same
                 points in the same places; see `regions.geometric`. Scores and probabilities stay what they are. A hit
                 whose image cannot be read keeps its place, and has no `inliers`.
+            compared: Called with the hits that were compared in this way, for `hits.rerank_state`.
             diverse: Choose hits that are not like one another: how much the score counts, 0 to 1, against the
                 likeness to hits before it; 1 leaves the hits as they are. See `search.diversity`.
             refine: Called with the vectors of the query, before it is compared; what it returns is compared instead.
+            order: Orders what was found, with `rerank` what that has ordered; scores and probabilities stay what they
+                are.
 
         Returns:
             Hits, best first; equal scores in the order of their paths. An item has the best score of all parts. The
@@ -185,10 +212,13 @@ class Index:
             MissingComponentError: The encoder, the detector or the backend does not run on this machine.
             ResourceError: As for `open`.
         """
-        search = self._search(k, filter, exact=exact, distinct=distinct, rerank=rerank, diverse=diverse)
+        search = self._search(k, filter, exact=exact, distinct=distinct, rerank=rerank, diverse=diverse, order=order)
         query = as_query(image, self.manifest)
-        views = search.views_of(query, lambda: self.viewer, regions, box)
-        return self._hits(search, _refined(views, refine), k, query if rerank else None)
+        views = _refined(search.views_of(query, lambda: self.viewer, regions, box), refine)
+        hits = search.hits(views)
+        if rerank:
+            hits = self._reranked(hits, query, compared)
+        return _ordered(hits, views, order)[:k]
 
     def search_item(
         self,
@@ -200,6 +230,7 @@ class Index:
         distinct: str = "",
         diverse: float | None = None,
         refine: Refine | None = None,
+        order: Order | None = None,
     ) -> list[Hit]:
         """Find what is most similar to something in the index; no image is read, and nothing embedded.
 
@@ -212,6 +243,7 @@ class Index:
             distinct: Name of a column: only the best hit for each of its values.
             diverse: Choose hits that are not like one another.
             refine: Called with the vectors that are asked with.
+            order: Orders what was found.
 
         Returns:
             Hits, best first, without what was asked with.
@@ -221,7 +253,14 @@ class Index:
             DamagedIndexError, MissingComponentError, ResourceError: As for `search`.
         """
         return self.search_together(
-            [Indexed(name)], k, filter=filter, exact=exact, distinct=distinct, diverse=diverse, refine=refine
+            [Indexed(name)],
+            k,
+            filter=filter,
+            exact=exact,
+            distinct=distinct,
+            diverse=diverse,
+            refine=refine,
+            order=order,
         )
 
     def search_together(
@@ -241,6 +280,7 @@ class Index:
         regions: Regions = "auto",
         diverse: float | None = None,
         refine: Refine | None = None,
+        order: Order | None = None,
     ) -> list[Hit]:
         """Find what is most similar to several images at once, to words, to both, or to some and not to others.
 
@@ -261,6 +301,7 @@ class Index:
             regions: Which parts of photos to compare.
             diverse: Choose hits that are not like one another.
             refine: Called with the vectors of what is asked with, or with their mean; not for words alone.
+            order: Orders what was found; its `views` are these vectors, less what is taken away.
 
         Returns:
             Hits, best first, without what is `Indexed` and without items that are taken away. With words alone only
@@ -284,6 +325,7 @@ class Index:
             exact=exact or with_words,
             distinct=distinct,
             diverse=diverse,
+            order=order,
             left_out=left_out,
             pictures=bool(asked or without),
             words=with_words,
@@ -304,14 +346,13 @@ class Index:
             views = [mean_view(views, counted)]
         if views:
             views = take_away(_refined(views, refine), unwanted)
-        if words is None:
-            return self._hits(search, views, k, None)
-        if views:
-            return search.hits(by_both(by_pictures(self.nearest.vectors, views), words, text_weight))
-        if unwanted:
+        ranking = words
+        if words is not None and views:
+            ranking = by_both(by_pictures(self.nearest.vectors, views), words, text_weight)
+        elif words is not None and unwanted:
             away = by_pictures(self.nearest.vectors, [mean_view(unwanted)])
-            return search.hits(less_pictures(words, away, UNWANTED_WEIGHT))
-        return search.hits(words)
+            ranking = less_pictures(words, away, UNWANTED_WEIGHT)
+        return _ordered(search.hits(views if ranking is None else ranking), views, order)[:k]
 
     def views(self, asked: Image | Indexed) -> list[View]:
         """Return one vector that stands for an image, or one each for the images of what is in the index.
@@ -350,13 +391,15 @@ class Index:
         exact: bool = False,
         distinct: str = "",
         rerank: bool = False,
+        compared: Compared | None = None,
         diverse: float | None = None,
         refine: Refine | None = None,
+        order: Order | None = None,
     ) -> list[ObjectHits]:
         """Search for each item in an image by itself, with at most `k` hits each.
 
         Items are what stands alone on a plain background; on others what the detector finds; without one, what stands
-        out from the edge. `refine` is called with the vectors of each.
+        out from the edge. `refine`, `compared` and `order` are called for each.
 
         Returns:
             In reading order; none where no item was found.
@@ -364,16 +407,16 @@ class Index:
         Raises:
             ImageError, UsageError, DamagedIndexError: As for `search`.
         """
-        search = self._search(k, filter, exact=exact, distinct=distinct, rerank=rerank, diverse=diverse)
+        search = self._search(k, filter, exact=exact, distinct=distinct, rerank=rerank, diverse=diverse, order=order)
         query = as_query(image, self.manifest)
-        return [
-            ObjectHits(
-                each.box,
-                each.score,
-                self._hits(search, _refined(each.views, refine), k, query if rerank else None),
-            )
-            for each in self.viewer.objects(query)
-        ]
+        found = []
+        for each in self.viewer.objects(query):
+            views = _refined(each.views, refine)
+            hits = search.hits(views)
+            if rerank:
+                hits = self._reranked(hits, query, compared)
+            found.append(ObjectHits(each.box, each.score, _ordered(hits, views, order)[:k]))
+        return found
 
     def plan(self, *, filter: Filter = NO_FILTER, exact: bool = False) -> str:  # noqa: A002  # the field's word
         """Name the backend that answers a query, such as `annoy`; `exact` for a filter that few items pass."""
@@ -392,6 +435,7 @@ class Index:
         distinct: str = "",
         rerank: bool = False,
         diverse: float | None = None,
+        order: Order | None = None,
         left_out: Collection[int] = (),
         pictures: bool = True,
         words: bool = False,
@@ -400,11 +444,12 @@ class Index:
             raise UsageError(f"k must be at least 1, got {k}")
         if diverse is not None:
             require_between("diverse", diverse, 0, 1)
-            if rerank:
-                raise UsageError("rerank and diverse cannot be combined", hint="each says which hit comes first")
+            if rerank or order is not None:
+                other = "rerank" if rerank else "order"
+                raise UsageError(f"{other} and diverse cannot be combined", hint="each says which hit comes first")
         # While the encoder starts.
         self.nearest.begin_checks(filter.conditions, exact=exact, pictures=pictures, words=words)
-        wanted = max(k, CANDIDATES) if rerank else k
+        wanted = max(k, CANDIDATES if rerank else 0, 0 if order is None else order.candidates)
         return Search(self.nearest, wanted, filter, exact=exact, distinct=distinct, diverse=diverse, left_out=left_out)
 
     def _views_of_image(self, search: Search, image: Image, regions: Regions) -> list[View]:
@@ -419,18 +464,18 @@ class Index:
             )
         return self.nearest.views_at(rows)
 
-    def _hits(self, search: Search, views: Sequence[View], k: int, compared: QueryImage | None) -> list[Hit]:
-        """Find hits, and put first those that have points in common with a query, if one is given."""
-        hits = search.hits(views)
-        if compared is not None:
-            reason = "a query of this kind cannot be compared"
-            if compared.photo is not None:
-                from imgsearch.search.rerank import rerank_hits
+    def _reranked(self, hits: Sequence[Hit], query: QueryImage, compared: Compared | None) -> list[Hit]:
+        """Put first those of the first hits that have points in common with a query."""
+        reason = "a query of this kind cannot be compared"
+        if query.photo is not None:
+            from imgsearch.search.rerank import rerank_hits
 
-                hits = rerank_hits(self.manifest, self.items, compared.photo, hits)
-                reason = f"their images cannot be read in {self.manifest.catalog} as they were indexed"
-            self._warn_of_uncompared(hits[:CANDIDATES], reason)
-        return hits[:k]
+            hits = rerank_hits(self.manifest, self.items, query.photo, hits)
+            reason = f"their images cannot be read in {self.manifest.catalog} as they were indexed"
+        self._warn_of_uncompared(hits[:CANDIDATES], reason)
+        if compared is not None:
+            compared(hits[:CANDIDATES])
+        return list(hits)
 
     def _warn_of_uncompared(self, candidates: Sequence[Hit], reason: str) -> None:
         """Say, once for an index, that hits keep the places they had before re-ranking."""
@@ -464,6 +509,10 @@ def _require_question(
 
 def _refined(views: Sequence[View], refine: Refine | None) -> Sequence[View]:
     return views if refine is None else refine(views)
+
+
+def _ordered(hits: list[Hit], views: Sequence[View], order: Order | None) -> list[Hit]:
+    return hits if order is None else order(hits, views)
 
 
 def as_query(image: Image, manifest: Manifest) -> QueryImage:

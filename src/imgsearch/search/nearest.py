@@ -199,6 +199,11 @@ class Nearest:
             )
         return [int(row) for row in self._checked(rows)]
 
+    def of_same_products(self, rows: Rows) -> Rows:
+        """Return the rows of all images of the products that some rows are of, ascending."""
+        self._files.require_whole(generations.ITEMS)
+        return self._checked(self.items.of_same_products(rows.tolist()))
+
     def has(self, name: str) -> bool:
         """Return whether there is an image or a product of this name, as `rows_named` finds it."""
         return bool(self._rows_named(name))

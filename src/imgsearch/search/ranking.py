@@ -105,14 +105,14 @@ def fused(pictures: Scores, words: Scores, weight: float) -> Scores:
     """
     if not len(pictures):
         return pictures
-    of_words = np.where(np.isnan(words), 0.0, _standard(words))
-    both = (1 - weight) * _standard(pictures) + weight * of_words
+    of_words = np.where(np.isnan(words), 0.0, standard(words))
+    both = (1 - weight) * standard(pictures) + weight * of_words
     # Pictures that are all alike have no spread to take over.
     spread = float(pictures.std())
     return float(pictures.mean()) + (spread if spread > _ROUNDING else 1.0) * both
 
 
-def _standard(scores: Scores) -> Scores:
+def standard(scores: Scores) -> Scores:
     """Subtract the mean, and divide by the standard deviation, of what is known."""
     known = scores[~np.isnan(scores)]
     spread = float(known.std()) if len(known) else 0.0

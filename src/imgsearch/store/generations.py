@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 
-from imgsearch.errors import DamagedIndexError, NoIndexError, UsageError
+from imgsearch.errors import DamagedIndexError, NoIndexError, RefusedError, UsageError
 from imgsearch.files import open_regular, read_error
 from imgsearch.store.manifest import FORMAT, VERSION, Manifest, generation_folder
 from imgsearch.system import refusal_of
@@ -24,9 +24,9 @@ ITEMS = "items.sqlite"
 PROJECTION = "projection.npz"
 VECTORS = "vectors.npy"
 TEXT = "text.npy"
-RECOMMEND = "recommend.npz"  # see `personal.recommend_model`
+RECOMMEND = "recommend.npz"  # see `personal.recommend.model`
 RECOMMEND_ROWS = "recommend-rows.npy"
-RANKING = "ranking.npz"  # see `personal.ranking_model`
+RANKING = "ranking.npz"  # see `personal.ranking.model`
 
 REBUILD_HINT = "rebuild it: move the directory away and run imgsearch build-index"
 
@@ -125,6 +125,18 @@ def _restore_hint(directory: Path, least: int) -> str:
         if number >= least and os.path.isfile(copy):
             return f"restore it: cp {quote(str(copy))} {quote(str(directory / MANIFEST))}"
     return ""
+
+
+def require_published(directory: Path, generation: int, fingerprint: str, done: str, hint: str) -> Manifest:
+    """Read the manifest of a generation that something was `done` with; RefusedError if another is published now."""
+    current = read_manifest(directory)
+    if (current.generation, current.fingerprint) != (generation, fingerprint):
+        raise RefusedError(
+            f"generation {generation} of {directory} was {done},"
+            f" but it was rebuilt meanwhile and is generation {current.generation} now",
+            hint=hint,
+        )
+    return current
 
 
 def published(directory: Path) -> Manifest | None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from imgsearch.colors import AskedColor, parse_color
 from imgsearch.errors import DamagedIndexError, ResourceError, UsageError
 from imgsearch.files import read_error, reading
-from imgsearch.store.colors import MOST_DIFFERENCE, color_differences
+from imgsearch.store.colors import MIN_SHARE, MOST_DIFFERENCE, color_differences
 from imgsearch.store.columns import NUMERIC, SURROGATES, row_number
 from imgsearch.store.database import Reader
 from imgsearch.store.expressions import NAMES_OF_ITEMS
@@ -168,6 +168,22 @@ class Items:
                     found[path] = sha256
         return found
 
+    def rows_of_paths(self, paths: Sequence[str]) -> dict[str, int]:
+        """Return the rows of the images at these paths, of those that are there."""
+        found: dict[str, int] = {}
+        for start in range(0, len(paths), 500):  # SQLite takes a limited number of parameters
+            part = [os.fsencode(path) for path in paths[start : start + 500]]
+            # Bound as bytes and cast in SQL: a str with lone surrogates cannot be bound as text.
+            marks = ",".join(["CAST(? AS TEXT)"] * len(part))
+            for path, row in self._run(f"SELECT path, row FROM items WHERE path IN ({marks})", part):  # noqa: S608
+                found[path] = self._row(row)
+        return found
+
+    def file_times(self, rows: Sequence[int]) -> dict[int, int]:
+        """Return when the files of some rows were last changed: nanoseconds since 1970."""
+        query = "SELECT row, mtime_ns FROM items WHERE row IN (SELECT value FROM json_each(?))"
+        return {self._row(row): int(time) for row, time in self._run(query, (json.dumps([int(row) for row in rows]),))}
+
     def fetch(self, rows: Sequence[int]) -> list[Item]:
         """Fetch items by row, in the order of `rows`."""
         found: dict[int, Item] = {}
@@ -207,6 +223,31 @@ class Items:
             if rows := [int(row) for (row,) in self._run(query, (os.fsencode(name),))]:
                 return rows
         return []
+
+    def first_rows_named(self, names: Iterable[str]) -> dict[str, int]:
+        """Return, of those names that are there, the first row of the product: that at a path, or else of that name."""
+        wanted = sorted(set(names))
+        at_paths = dict(self._named("SELECT path, product FROM items WHERE path", wanted))
+        product_of: dict[str, str] = {name: at_paths.get(name, name) for name in wanted}
+        products = sorted(set(product_of.values()))
+        first = dict(self._named("SELECT product, min(row) FROM items WHERE product", products, "GROUP BY product"))
+        return {name: self._row(first[product]) for name, product in product_of.items() if product in first}
+
+    def _named(self, query: str, names: Sequence[str], rest: str = "") -> Iterator[tuple[Any, ...]]:
+        """Run a query for the rows where a column is one of some names."""
+        for start in range(0, len(names), 500):  # SQLite takes a limited number of parameters
+            # Bound as bytes and cast in SQL: a str with lone surrogates cannot be bound as text.
+            part = [os.fsencode(name) for name in names[start : start + 500]]
+            marks = ",".join(["CAST(? AS TEXT)"] * len(part))
+            yield from self._run(f"{query} IN ({marks}) {rest}", part)
+
+    def of_same_products(self, rows: Sequence[int]) -> list[int]:
+        """Return the rows of all images of the products that some rows are of, ascending."""
+        query = (
+            "SELECT row FROM items WHERE product IN"
+            " (SELECT product FROM items WHERE row IN (SELECT value FROM json_each(?))) ORDER BY row"
+        )
+        return [self._row(row) for (row,) in self._run(query, (json.dumps([int(row) for row in rows]),))]
 
     def similar_name(self, name: str) -> str:
         """Return the path or product most like a name, among those beside it in the alphabet and the first; or ""."""
@@ -352,6 +393,27 @@ class Items:
             return color_differences(blocks, asked, most_difference)
         except (ValueError, TypeError) as error:
             raise self._failure(error) from error
+
+    def main_colors(self, rows: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        """Return the colors of some rows that count: rows (n,), ascending, and sRGB (n, 3); an item's largest first."""
+        nothing = np.empty(0, np.int64), np.empty((0, 3), np.uint8)
+        if not self._has_table("colors"):
+            return nothing
+        # As texts of all: one by one they take three times as long.
+        query = (
+            "SELECT group_concat(row), group_concat(place), group_concat(rgb, '') FROM colors"
+            " WHERE row IN (SELECT value FROM json_each(?)) AND (place = 0 OR share >= ?) AND rgb IS NOT NULL"
+        )
+        ((found, places, colors),) = self._run(query, (json.dumps([int(row) for row in rows]), MIN_SHARE))
+        if not found:
+            return nothing
+        try:
+            owners, order = (np.fromstring(each, np.int64, sep=",") for each in (found, places))
+            rgb = np.frombuffer(bytes.fromhex(colors.replace("#", "")), np.uint8).reshape(len(owners), 3)
+            order = np.lexsort((order, owners))
+        except (ValueError, TypeError) as error:
+            raise self._failure(error) from error
+        return owners[order], rgb[order]
 
     def own_words(self) -> NDArray[np.int64]:
         """Return the rows of items with own words, ascending; none in an index from before there were any."""

@@ -1,5 +1,6 @@
 """The products that something was learned of from events: their names, and which of them each row of an index shows."""
 
+import io
 import itertools
 import os
 import zipfile
@@ -39,7 +40,7 @@ def product_names(path: Path) -> tuple[str, ...]:
 
 def rows_of_products(items: Items, names: Sequence[str], count: int) -> NDArray[np.int32]:
     """Return the place in `names` of each item's product, or -1: (count,)."""
-    places = {name: place for place, name in enumerate(names)}
+    places = {name: place for place, name in enumerate(names) if name}
     found = (places.get(product, -1) for product in items.column("product"))
     return np.fromiter(itertools.islice(found, count), np.int32, count)
 
@@ -47,3 +48,27 @@ def rows_of_products(items: Items, names: Sequence[str], count: int) -> NDArray[
 def write_rows(file: BinaryIO, rows: NDArray[np.int32]) -> None:
     """Write what `rows_of_products` returned as `recommend-rows.npy`."""
     np.save(file, rows, allow_pickle=False)
+
+
+def read_rows(path: Path, count: int, products: int) -> NDArray[np.int32]:
+    """Read what `write_rows` wrote, of so many rows and products.
+
+    Raises:
+        FileNotFoundError: The file is missing.
+        DamagedIndexError: It is no such file.
+        ResourceError: The system does not let it be read.
+    """
+    hint = repair_hint(path.name)
+    with reading(path, hint), open_regular(path) as file:
+        content = file.read()
+    try:
+        found: NDArray[np.int32] = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    # NumPy reads the header as Python, and lets out whatever Python's parser has to say about a damaged one.
+    except (ValueError, EOFError, MemoryError, OverflowError, SyntaxError, TypeError, RecursionError) as error:
+        raise DamagedIndexError(f"{path} is damaged: {error}", hint=hint) from error
+    if found.shape != (count,) or found.dtype.str != "<i4":
+        problem = f"{found.dtype.str} {found.shape}, expected <i4 {(count,)}"
+        raise DamagedIndexError(f"{path} is damaged: {problem}", hint=hint)
+    if count and not -1 <= found.min() <= found.max() < products:
+        raise DamagedIndexError(f"{path} is damaged: it names products that are not there", hint=hint)
+    return found
