@@ -30,9 +30,9 @@ from encoders import row_of
 from fashion_mnist import average_precisions, fill
 from hard_set import backgrounds, hard_set
 from imgsearch import Index, build_index
+from imgsearch.bootstrap import mean_interval
 from imgsearch.encoders.choice import choose_encoder
 from imgsearch.encoders.spec import DEFAULT_BACKBONE
-from imgsearch.evaluation.bootstrap import mean_interval
 from npm import unpack_package
 from regions import saved_again
 

@@ -22,8 +22,8 @@ from catalogs import stamps
 from demo import make_queries
 from fashion_mnist import fill
 from imgsearch import Index, build_index
+from imgsearch.bootstrap import mean_interval, paired_interval
 from imgsearch.encoders.runtime import Embeddings
-from imgsearch.evaluation.bootstrap import mean_interval, paired_interval
 from imgsearch.personal.feedback import FeedbackStore, Shown, space_of
 from imgsearch.personal.rocchio import MOVING, Moving, refine_views
 from imgsearch.search.views import View

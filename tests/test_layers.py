@@ -11,8 +11,9 @@ ROOT = Path(imgsearch.__file__).parent
 # From the top down: a room imports from those below it only.
 ROOMS = (
     *("__main__", "cli", "service", "evaluation", "catalog", "personal", "build", "search", "store", "training"),
-    *("regions", "text", "encoders", "preprocessing", "synthetic", "images", "colors", "charts", "tables", "locks"),
-    *("cache", "files", "system", "records", "progress", "processors", "forks", "errors", "_version"),
+    *("regions", "text", "encoders", "preprocessing", "synthetic", "images", "colors", "charts", "tables"),
+    *("locks", "bootstrap", "cache", "files", "system", "records", "progress", "processors", "forks", "errors"),
+    "_version",
 )
 # What lies apart, though one comes after the other: the two meet in a file.
 APART = {

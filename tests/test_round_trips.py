@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from any_names import FILE_NAMES, LABELS
 from imgsearch import ClassProbability, Hit, Index, build_index, embed
+from imgsearch.bootstrap import Interval
 from imgsearch.cli.answers import Answer, Call, FoundClasses, FoundHits
 from imgsearch.cli.formats import FORMATS, render
 from imgsearch.cli.output import write
-from imgsearch.evaluation.bootstrap import Interval
 from imgsearch.evaluation.record import as_record, read_record
 from imgsearch.evaluation.results import Evaluation, QueryResult, Retrieval
 from imgsearch.images.scan import FoundFile

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imgsearch.bootstrap import Interval
 from imgsearch.errors import GateError, UsageError
-from imgsearch.evaluation.bootstrap import Interval
 from imgsearch.evaluation.compare import GUARDED, MIN_LOSS, Gate, compare, failed_gates, parse_gate, require_measured
 from imgsearch.evaluation.record import EvaluationRecord
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from imgsearch import build_index, embed
+from imgsearch.bootstrap import Interval
 from imgsearch.cli import main
 from imgsearch.errors import UsageError
-from imgsearch.evaluation.bootstrap import Interval
 from imgsearch.evaluation.compare import compare
 from imgsearch.evaluation.evaluate import evaluate
 from imgsearch.evaluation.record import EvaluationRecord

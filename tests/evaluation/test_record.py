@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imgsearch import __version__
+from imgsearch.bootstrap import Interval, mean_interval
 from imgsearch.errors import UsageError
-from imgsearch.evaluation.bootstrap import Interval, mean_interval
 from imgsearch.evaluation.record import as_record, parse_record, read_record
 from imgsearch.evaluation.results import Evaluation, IndexRecall, QueryResult, Retrieval
 from imgsearch.evaluation.retrieval import per_category

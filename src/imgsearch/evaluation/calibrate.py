@@ -6,7 +6,7 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsearch.errors import RefusedError, UsageError
+from imgsearch.errors import UsageError
 from imgsearch.evaluation.results import IN_WORDS, Evaluation, Reliability, Retrieval, Values
 from imgsearch.files import as_path
 from imgsearch.store import generations
@@ -56,13 +56,6 @@ def calibrate(retrieval: Retrieval) -> Reliability:
     )
 
 
-def require_writable(index: str | os.PathLike[str], wait_lock: float = 0) -> None:
-    """Fail now, before everything is measured for an index, if nothing could be stored in it."""
-    generations.read_manifest(as_path(index))  # before a lock is left where no index is
-    with writer_lock(as_path(index), wait_lock):
-        pass
-
-
 def keep_calibration(index: str | os.PathLike[str], evaluation: Evaluation, wait_lock: float = 0) -> None:
     """Store in an index which probability belongs to which score.
 
@@ -79,13 +72,9 @@ def keep_calibration(index: str | os.PathLike[str], evaluation: Evaluation, wait
     assert evaluation.reliability is not None
     directory, evaluated = as_path(index), evaluation.facts
     with writer_lock(directory, wait_lock):
-        current = generations.read_manifest(directory)
-        if (current.generation, current.fingerprint) != (evaluated["generation"], evaluated["fingerprint"]):
-            raise RefusedError(
-                f"generation {evaluated['generation']} of {directory} was evaluated,"
-                f" but it was rebuilt meanwhile and is generation {current.generation} now",
-                hint="evaluate again",
-            )
+        current = generations.require_published(
+            directory, evaluated["generation"], evaluated["fingerprint"], "evaluated", "evaluate again"
+        )
         learned = evaluation.reliability.calibration
         if evaluation.setup["kind"] in IN_WORDS:
             amend(directory, dataclasses.replace(current, words_calibration=learned))

@@ -7,14 +7,15 @@ from difflib import get_close_matches
 
 import numpy as np
 
+from imgsearch.bootstrap import Interval, paired_interval
 from imgsearch.errors import UsageError
-from imgsearch.evaluation.bootstrap import Interval, paired_interval
+from imgsearch.evaluation import order, recommendations
 from imgsearch.evaluation.metrics import measures
 from imgsearch.evaluation.record import EvaluationRecord
 from imgsearch.evaluation.retrieval import OF_CATEGORIES
 
 # A loss of these is a failure. They are few, and unlike one another: each one more can raise a false alarm.
-GUARDED = ("hit_rate@1", "map", "ndcg@10", "index_recall@10")
+GUARDED = ("hit_rate@1", "map", "ndcg@10", "index_recall@10", "hybrid_ndcg@10")
 # A smaller loss does not count, however certain: forests and networks differ by as much from processor to processor.
 MIN_LOSS = 0.002
 # What a shop takes out of its catalog in a day is less than a tenth; what an unmounted disk takes is more.
@@ -22,6 +23,7 @@ MIN_SHARE_LEFT = 0.9
 
 _RECALL = "--recall"
 _RETRIEVAL = "--labels, --queries, --self-test or --text"
+_EVENTS = "--events"
 _CHANGES = "--text, with 20 items whose words differ in one,"
 # What comes before the @ in a flat name -> the option that measures it.
 _OPTIONS = {
@@ -35,6 +37,7 @@ _OPTIONS = {
         for way in ("picture_and_word", "picture_alone", "word_alone")
         for name in OF_CATEGORIES
     },
+    **{name.partition("@")[0]: _EVENTS for name in (*recommendations.NAMES, *order.NAMES)},
 }
 _LESS_IS_BETTER = ("latency", "calibration_error")
 # A mean of 0.8 may come out of its sum as 0.7999999999999999.
@@ -96,11 +99,13 @@ def parse_gate(text: str) -> Gate:
     return Gate(name, minimum)
 
 
-def require_measured(gates: Sequence[Gate], *, recall: bool, retrieval: bool, text: bool = False) -> None:
+def require_measured(
+    gates: Sequence[Gate], *, recall: bool, retrieval: bool, text: bool = False, events: bool = False
+) -> None:
     """Refuse gates on what is not going to be measured, before anything is."""
     for gate in gates:
         option = _option_of(gate.name)
-        if not {_RECALL: recall, _RETRIEVAL: retrieval, _CHANGES: text}.get(option, True):
+        if not {_RECALL: recall, _RETRIEVAL: retrieval, _CHANGES: text, _EVENTS: events}.get(option, True):
             raise UsageError(f"--min {gate.name}: that is not measured", hint=f"{option} measures it")
 
 

@@ -2,20 +2,23 @@
 
 import os
 from collections.abc import Mapping
-from typing import Literal, TypedDict, Unpack
+from datetime import UTC, datetime
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 
+from imgsearch.bootstrap import Interval, exact_result, mean_interval
 from imgsearch.errors import UsageError, require_installed
-from imgsearch.evaluation.bootstrap import Interval, exact_result, mean_interval
 from imgsearch.evaluation.calibrate import calibrate
 from imgsearch.evaluation.index_recall import index_recall
+from imgsearch.evaluation.personal import figures_of, personalized
 from imgsearch.evaluation.queries import Labels, QuerySet, from_folder, from_items, from_variants, labels_of
 from imgsearch.evaluation.results import (
     IN_WORDS,
     Evaluation,
     IndexRecall,
     Kind,
+    Personal,
     PictureAndWord,
     Reliability,
     Retrieval,
@@ -44,7 +47,9 @@ class EvaluateOptions(TypedDict, total=False):
     text: bool  # search for items by their own words, which are withheld
     text_columns: str | None  # search by what these columns of the shop's data say, joined by commas, instead
     calibrate: bool  # learn which probability belongs to which score; `keep_calibration` stores it
-    sample: int  # search for so many items at most
+    events: Location | None  # a log of events: measure recommendations to its people; `stored`: the index's own events
+    exposure: str | None  # column that makes groups of products, whose exposure to these people is measured, too
+    sample: int  # search for so many items at most, or recommend to so many people
     regions: Regions  # where to search in queries that are photos, as for `Index.search`
 
 
@@ -58,6 +63,8 @@ _DEFAULTS = EvaluateOptions(
     text=False,
     text_columns=None,
     calibrate=False,
+    events=None,
+    exposure=None,
     sample=1000,
     regions="auto",
 )
@@ -83,7 +90,7 @@ def evaluate(
     with Index.open(index) as opened:
         if not len(opened):
             raise UsageError(f"there are no items in {index}")
-        if not (chosen["recall"] or _kind(chosen)):
+        if not (chosen["recall"] or _kind(chosen) or chosen["events"]):
             chosen["recall"] = True
             chosen["labels"] = "category" if _has_categories(opened) else None
         kind = _kind(chosen)
@@ -100,6 +107,10 @@ def evaluate(
         if kind in IN_WORDS:
             categories = labels_of(opened.items, "category", len(opened))
             changes = picture_and_word(opened, categories, chosen["sample"], progress)
+        personal = None
+        if chosen["events"] is not None:
+            log, exposure = as_path(chosen["events"]), chosen["exposure"]
+            personal = personalized(opened, log, sample=chosen["sample"], exposure=exposure, progress=progress)
         manifest = opened.manifest
     reliability = calibrate(retrieval) if chosen["calibrate"] and retrieval else None
     backend = manifest.backend
@@ -115,29 +126,44 @@ def evaluate(
             # The settings of other backends are 0.
             **{name: value for name in ("trees", "search_k", "lists", "probes") if (value := getattr(backend, name))},
         },
-        setup={
-            "kind": kind or "none",
-            "label": retrieval.label if retrieval else "none",
-            "sample": chosen["sample"],
-            "recall": chosen["recall"],
-            "regions": chosen["regions"] if kind in ("queries", "self-test") else "whole",
-            **({"text_columns": chosen["text_columns"]} if kind == "text-columns" else {}),
-            **({"by": chosen["by"]} if chosen["by"] else {}),
-        },
+        setup=_setup(chosen, retrieval, personal),
         recall=recall,
         retrieval=retrieval,
         reliability=reliability,
-        figures=_figures(manifest.count, recall, retrieval, changes, reliability),
+        figures=_figures(manifest.count, recall, retrieval, changes, reliability) | figures_of(personal),
         categories=per_category(retrieval) if retrieval else {},
         columns=per_column(retrieval) if retrieval else {},
         picture_and_word=changes,
+        personal=personal,
     )
+
+
+def _setup(chosen: EvaluateOptions, retrieval: Retrieval | None, personal: Personal | None) -> Mapping[str, Any]:
+    """Return what makes two evaluations comparable."""
+    kind = _kind(chosen)
+    setup: dict[str, Any] = {
+        "kind": kind or "none",
+        "label": retrieval.label if retrieval else "none",
+        "sample": chosen["sample"],
+        "recall": chosen["recall"],
+        "regions": chosen["regions"] if kind in ("queries", "self-test") else "whole",
+    }
+    if kind == "text-columns":
+        setup["text_columns"] = chosen["text_columns"]
+    if chosen["by"]:
+        setup["by"] = chosen["by"]
+    if personal is not None:
+        # The people of another log are not the same, though their numbers may be.
+        newest = datetime.fromtimestamp(personal.newest / 1e6, UTC).isoformat(" ")
+        setup |= {"kind": "events", "newest": newest, "events": personal.before + personal.held_out}
+    return setup
 
 
 def _checked(options: EvaluateOptions) -> EvaluateOptions:
     if unknown := options.keys() - _DEFAULTS.keys():
         raise TypeError(f"evaluate() got an unexpected keyword argument {min(unknown)!r}")
     chosen: EvaluateOptions = {**_DEFAULTS, **options}
+    _check_events(chosen)
     if chosen["truth"] is not None and chosen["queries"] is None:
         raise UsageError("--truth needs the folder of its queries: --queries DIR")
     if chosen["labels"] == "":
@@ -171,6 +197,22 @@ def _checked(options: EvaluateOptions) -> EvaluateOptions:
     if chosen["calibrate"] and _kind(chosen) is None:
         chosen["self_test"] = True
     return chosen
+
+
+def _check_events(chosen: EvaluateOptions) -> None:
+    if chosen["events"] is None:
+        if chosen["exposure"] is not None:
+            raise UsageError("--exposure COLUMN is about what people are recommended: give their log, --events FILE")
+        return
+    others = ("labels", "by", "queries", "truth", "self_test", "text", "text_columns", "calibrate", "regions")
+    for name in others:
+        if chosen[name] != _DEFAULTS[name]:  # type: ignore[literal-required]
+            raise UsageError(
+                f"--events cannot be combined with --{name.replace('_', '-')}",
+                hint="that is about answers to queries; run evaluate once for each",
+            )
+    if chosen["exposure"] == "":
+        raise UsageError("--exposure needs the name of a column", hint="for example --exposure brand")
 
 
 def _kind(options: EvaluateOptions) -> Kind | None:
@@ -218,7 +260,7 @@ def _figures(
     retrieval: Retrieval | None,
     changes: PictureAndWord | None,
     reliability: Reliability | None,
-) -> Mapping[str, Interval]:
+) -> dict[str, Interval]:
     figures = {"count": exact_result(count)}
     if recall is not None:
         figures |= {f"index_recall@{k}": mean_interval(values) for k, values in recall.recall.items()}

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from imgsearch._version import __version__
+from imgsearch.bootstrap import Interval, exact_result
 from imgsearch.errors import UsageError
-from imgsearch.evaluation.bootstrap import Interval
-from imgsearch.evaluation.results import Evaluation
+from imgsearch.evaluation.exposure import Exposure, GroupExposure
+from imgsearch.evaluation.results import Evaluation, Personal
 from imgsearch.files import open_regular
 
 FORMAT = "imgsearch-evaluation"
@@ -21,7 +22,7 @@ VERSION = 1
 # A file of 100,000 queries has about as many.
 _MAX_BYTES = 100_000_000
 _DIGITS = 6
-_HEAD = ("format", "version", "tool", "per_query", "per_category", "per_column")
+_HEAD = ("format", "version", "tool", "per_query", "per_category", "per_column", "per_group", "rest_of_groups")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +37,9 @@ class EvaluationRecord:
 def as_record(evaluation: Evaluation) -> dict[str, Any]:
     """Return the JSON object that is stored; in a path that is not UTF-8 are lone surrogates, which JSON can escape.
 
-    Keys are flat, but for `per_category`, `per_column` and `per_query`. Numbers are rounded to six digits after the
-    point. Every figure has its `name`; every measure that `per_query` has, and no other figure, has `name.low` and
-    `name.high`.
+    Keys are flat, but for `per_category`, `per_column`, `per_group`, `rest_of_groups` and `per_query`. Numbers are
+    rounded to six digits after the point. Every figure has its `name`; every measure that `per_query` has, and every
+    other figure with an interval, has `name.low` and `name.high`. Of people `per_query` has numbers, no names.
     """
     per_query = _per_query(evaluation)
     data: dict[str, Any] = {"format": FORMAT, "version": VERSION, "tool": __version__}
@@ -46,12 +47,16 @@ def as_record(evaluation: Evaluation) -> dict[str, Any]:
     data |= {f"setup.{name}": _rounded(value) for name, value in evaluation.setup.items()}
     for name, interval in evaluation.figures.items():
         data[name] = _rounded(interval.mean)
-        if name in per_query:
+        if name in per_query or interval.low < interval.high:
             data |= {f"{name}.low": _rounded(interval.low), f"{name}.high": _rounded(interval.high)}
     if evaluation.retrieval is not None:
         data["per_category"] = _groups(evaluation.categories)
     if evaluation.columns:
         data["per_column"] = _groups(evaluation.columns)
+    if (exposure := _exposure(evaluation)) is not None:
+        data["per_group"] = _groups({name: _of_group(group) for name, group in exposure.groups.items()})
+        if exposure.rest is not None:
+            data |= _groups({"rest_of_groups": _of_group(exposure.rest)})
     return {**data, "per_query": per_query}
 
 
@@ -109,7 +114,31 @@ def _per_query(evaluation: Evaluation) -> dict[str, dict[str, float]]:
         for k, measured in evaluation.recall.recall.items():
             found = map(_rounded, measured.tolist())
             values[f"index_recall@{k}"] = dict(zip(evaluation.recall.queries, found, strict=True))
+    if evaluation.personal is not None:
+        values |= _per_person(evaluation.personal)
     return values
+
+
+def _per_person(personal: Personal) -> dict[str, dict[str, float]]:
+    values: dict[str, dict[str, float]] = {}
+    if (recommended := personal.recommendations) is not None:
+        for name, measured in recommended.measures.items():
+            if "novelty" in name or not len(measured):  # novelty is no share
+                continue
+            people = recommended.new_people if len(measured) != len(recommended.people) else recommended.people
+            values[name] = dict(zip(people, map(_rounded, measured.tolist()), strict=True))
+    return values
+
+
+def _exposure(evaluation: Evaluation) -> Exposure | None:
+    recommended = evaluation.personal.recommendations if evaluation.personal is not None else None
+    return recommended.exposure if recommended is not None else None
+
+
+def _of_group(group: GroupExposure) -> dict[str, Interval]:
+    ratios = {f"{method}_ratio": ratio for method, ratio in group.ratio.items() if ratio is not None}
+    exposures = {f"{method}_exposure": exposure for method, exposure in group.exposure.items()}
+    return {"products": exact_result(group.products), "relevance": group.relevance, **exposures, **ratios}
 
 
 def _groups(groups: Mapping[str, Mapping[str, Interval]]) -> dict[str, dict[str, Any]]:

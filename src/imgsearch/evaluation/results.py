@@ -1,13 +1,14 @@
 """What an evaluation found: plain data, for tables, files, reports and gates."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imgsearch.evaluation.bootstrap import Interval
+from imgsearch.bootstrap import Interval
+from imgsearch.evaluation.exposure import Exposure
 from imgsearch.search.recall import Latency
 from imgsearch.store.calibration import Calibration
 
@@ -101,6 +102,75 @@ class Reliability:
     error_at_1: float  # the same for first hits alone
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Recommendations:
+    """How good recommendations are, to people who came back in the held-out week and wanted something new to them.
+
+    Attributes:
+        products: Of the index.
+        new: How many of these have no events before.
+        people: Numbers that stand for people, in the order of the values.
+        measures: By a flat name such as `hybrid_ndcg@10`, the value of each person, or of each of `new_people`; 0 to 1,
+            but for novelty, in bits.
+        new_people: Those who wanted a new product.
+        coverage: Of each method, the share of all products that it shows somebody.
+        exposure: Of groups of products; None if not asked for.
+    """
+
+    products: int
+    new: int
+    people: Sequence[str]
+    measures: Mapping[str, Values]
+    new_people: Sequence[str]
+    coverage: Mapping[str, float]
+    exposure: Exposure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedOrder:
+    """How well a ranking learned from the clicks before the held-out week orders the answers of that week.
+
+    Attributes:
+        learner: `lambdamart` or `linear`.
+        eta: How fast people look less at later places, by which clicks are weighed; None: they are not, since too few
+            say where they were.
+        answers: With clicks, that were learned from.
+        held_out: That were ordered.
+        learned: nDCG@10 of the learned order, of all answers together.
+        scores: Of the order of scores.
+        gain: By how much the first is higher.
+    """
+
+    learner: str
+    eta: float | None
+    answers: int
+    held_out: int
+    learned: Interval
+    scores: Interval
+    gain: Interval
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Personal:
+    """How good what is learned from a log is, in its last week, which nothing is learned from.
+
+    Attributes:
+        since: When that week begins: microseconds since 1970, UTC.
+        newest: Time of the newest event.
+        before: How many events that say what people want of products of the index there are before that week.
+        held_out: How many in it.
+        recommendations: None if too few people came back.
+        order: None if there are too few answers with clicks.
+    """
+
+    since: int
+    newest: int
+    before: int
+    held_out: int
+    recommendations: Recommendations | None
+    order: LearnedOrder | None
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """Everything that was measured.
@@ -116,6 +186,7 @@ class Evaluation:
         categories: Category -> some of the measures, and the number of its `queries`.
         columns: The same of the columns that queries in words were read from.
         picture_and_word: Of queries with a picture and a word; None if not asked for.
+        personal: Of what is learned from a log of events; None if not asked for.
     """
 
     facts: Mapping[str, Any]
@@ -127,3 +198,4 @@ class Evaluation:
     categories: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
     columns: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
     picture_and_word: PictureAndWord | None = None
+    personal: Personal | None = None

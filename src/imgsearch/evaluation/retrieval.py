@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from imgsearch.bootstrap import Interval, exact_result, mean_interval
 from imgsearch.encoders.vectors import Vectors
-from imgsearch.evaluation.bootstrap import Interval, exact_result, mean_interval
 from imgsearch.evaluation.metrics import measures, precision_at_recall
 from imgsearch.evaluation.queries import LabeledQuery, Labels, QuerySet
 from imgsearch.evaluation.results import Kind, QueryResult, RankedHit, Retrieval

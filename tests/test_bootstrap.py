@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgsearch.evaluation import bootstrap
-from imgsearch.evaluation.bootstrap import LEVEL, PAIRED_LEVEL, Interval, mean_interval, paired_interval
+from imgsearch import bootstrap
+from imgsearch.bootstrap import LEVEL, PAIRED_LEVEL, Interval, mean_interval, paired_interval, ratio_interval
 
 SHARES = st.floats(0, 1)
 
@@ -79,6 +79,21 @@ def test_a_higher_level_is_a_wider_interval():
     assert sure.low < usual.low < usual.high < sure.high
 
 
+def test_the_usual_level_can_be_asked_for_of_pairs():
+    before, after = np.arange(20) / 20, np.arange(20)[::-1] / 20
+
+    assert paired_interval(before, after, level=LEVEL) == mean_interval(after - before)
+
+
+def test_the_ratio_of_equal_wholes_is_the_mean_of_the_parts():
+    parts = np.random.default_rng(7).random(400)
+
+    ratio, mean = ratio_interval(parts, np.ones(400)), mean_interval(parts)
+
+    assert ratio.mean == pytest.approx(mean.mean)
+    assert (ratio.low, ratio.high) == pytest.approx((mean.low, mean.high), abs=0.01)
+
+
 def test_memory_does_not_change_the_interval(monkeypatch):
     values = np.random.default_rng(6).random(70)
     at_once = mean_interval(values)
@@ -97,5 +112,7 @@ def test_what_is_always_the_same_has_no_width():
 def test_no_queries_or_not_the_same_queries_is_an_error():
     with pytest.raises(ValueError, match="at least one query, got none"):
         mean_interval([])
+    with pytest.raises(ValueError, match="a whole above 0"):
+        ratio_interval([0.0, 1.0], [0.0, 1.0])
     with pytest.raises(ValueError, match="2 before and 1 after"):
         paired_interval([0.0, 1.0], [0.0])
