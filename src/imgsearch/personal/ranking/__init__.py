@@ -1,0 +1,1 @@
+"""In which order hits should be, from what people clicked."""
