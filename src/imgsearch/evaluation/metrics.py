@@ -23,7 +23,7 @@ def measures(ranks: Ranks, relevant_count: int) -> dict[str, float]:
     first = int(ranks[0]) if len(ranks) else None
     return {
         **{f"hit_rate@{k}": hit_rate([first], k) for k in (1, 5, 10)},
-        **{f"recall@{k}": _found(ranks, k) / relevant_count for k in (10, 100)},
+        **{f"recall@{k}": recall(ranks, relevant_count, k) for k in (10, 100)},
         **{f"precision@{k}": _found(ranks, k) / k for k in (1, 10)},
         "r_precision": _found(ranks, relevant_count) / relevant_count,
         "map": float(_precisions(ranks).sum()) / relevant_count,
@@ -31,6 +31,11 @@ def measures(ranks: Ranks, relevant_count: int) -> dict[str, float]:
         "mrr": 1 / first if first else 0.0,
         "ndcg@10": _gain(ranks[ranks <= 10]) / _gain(np.arange(1, min(10, relevant_count) + 1)),
     }
+
+
+def recall(ranks: Ranks, relevant_count: int, k: int) -> float:
+    """Return which share of a query's relevant items is among the first k."""
+    return _found(ranks, k) / relevant_count
 
 
 def precision_at_recall(ranks: Ranks, relevant_count: int) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from imgsearch.bootstrap import Interval
 from imgsearch.charts import blank, drawable
 from imgsearch.evaluation.results import CurvePoint, IndexRecall, QueryResult, Reliability, Values
 
@@ -109,6 +110,24 @@ def draw_categories(rates: Sequence[tuple[str, int, float]]) -> bytes:
         axes.tick_params(axis="y", length=0)
         axes.set(xlim=(0, 1.25), ylim=(-0.6, len(rows) - 0.4), xlabel="share of queries whose first hit is right")
         axes.set_xticks(np.linspace(0, 1, 6))
+        axes.grid(visible=True, axis="x")
+    return svg.getvalue()
+
+
+def draw_intervals(rows: Sequence[tuple[str, Interval]], label: str, usual: float | None = None) -> bytes:
+    """Draw a point with its interval for each name, the first on top; a line at what is usual."""
+    with _sheet(7.2, 1.1 + 0.25 * len(rows)) as (figure, svg):
+        axes = figure.subplots()
+        for place, (_, found) in enumerate(reversed(rows)):
+            axes.plot([found.low, found.high], [place, place], color=_RIGHT, linewidth=1.5)
+            axes.plot(found.mean, place, color=_RIGHT, marker="o", markersize=5)
+        if usual is not None:
+            axes.axvline(usual, color=_GRAY, linestyle="--", linewidth=1)
+        names = [drawable(name) for name, _ in reversed(rows)]
+        axes.set_yticks(range(len(rows)), names, parse_math=False)
+        axes.tick_params(axis="y", length=0)
+        axes.set(ylim=(-0.6, len(rows) - 0.4), xlabel=label)
+        axes.set_xlim(left=0)
         axes.grid(visible=True, axis="x")
     return svg.getvalue()
 
