@@ -17,8 +17,8 @@ def test_dir_lists_the_public_names_and_nothing_else():
     assert dir(imgsearch) == sorted(imgsearch.__all__)
 
 
-def test_each_command_is_a_public_function_but_query_a_method_of_an_index_and_serve_a_process():
-    commands = {command.callback.__name__ for command in app.registered_commands} - {"query", "serve"}
+def test_each_command_is_a_public_function_but_query_and_recommend_methods_and_serve_a_process():
+    commands = {command.callback.__name__ for command in app.registered_commands} - {"query", "recommend", "serve"}
 
     assert commands <= set(imgsearch.__all__)
 

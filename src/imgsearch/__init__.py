@@ -14,6 +14,7 @@ from imgsearch.errors import (
     BoxError,
     DamagedIndexError,
     GateError,
+    HistoryError,
     ImageError,
     ImgsearchError,
     LockedError,
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from imgsearch.evaluation.results import Evaluation
     from imgsearch.images.boxes import Box
     from imgsearch.images.steps import Steps
+    from imgsearch.personal.recommend.history import History
+    from imgsearch.personal.recommend.recommender import Recommender
+    from imgsearch.personal.recommend.train import RecommendReport, train_recommend
     from imgsearch.preprocessing.preprocess import PreprocessOptions, PreprocessReport, preprocess
     from imgsearch.regions.detections import Detection
     from imgsearch.search.check import Finding, check
@@ -80,6 +84,8 @@ __all__ = [
     "Filter",
     "Finding",
     "GateError",
+    "History",
+    "HistoryError",
     "Hit",
     "ImageError",
     "ImgsearchError",
@@ -99,6 +105,8 @@ __all__ = [
     "OutputError",
     "PreprocessOptions",
     "PreprocessReport",
+    "RecommendReport",
+    "Recommender",
     "RefusedError",
     "ResourceError",
     "ServerError",
@@ -125,6 +133,7 @@ __all__ = [
     "rollback",
     "save_model",
     "train",
+    "train_recommend",
 ]
 
 # Where each name is at home: the rooms, and the names in them.
@@ -145,6 +154,9 @@ _HOMES = {
     "evaluation.results": ("Evaluation",),
     "images.boxes": ("Box",),
     "images.steps": ("Steps",),
+    "personal.recommend.history": ("History",),
+    "personal.recommend.train": ("RecommendReport", "train_recommend"),
+    "personal.recommend.recommender": ("Recommender",),
     "preprocessing.preprocess": ("PreprocessOptions", "PreprocessReport", "preprocess"),
     "regions.detections": ("Detection",),
     "search.check": ("Finding", "check"),

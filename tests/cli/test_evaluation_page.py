@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
+from imgsearch.bootstrap import Interval
 from imgsearch.charts import require_matplotlib
 from imgsearch.cli.evaluation_page import evaluation_page
 from imgsearch.cli.evaluation_sections import Note, evaluation_text, sections
 from imgsearch.errors import MissingComponentError
 from imgsearch.evaluation import plots
-from imgsearch.evaluation.bootstrap import Interval
 from imgsearch.evaluation.results import (
     CurvePoint,
     Evaluation,

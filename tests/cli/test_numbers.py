@@ -9,6 +9,7 @@ from imgsearch.cli import app
 GIVEN = {
     "query": ["catalog/cups/cups-00.png", "--index", "idx"],
     "detect": ["catalog/cups/cups-00.png", "--index", "idx"],
+    "recommend": ["--items", "cups/cups-00", "--index", "idx"],
     "evaluate": ["--index", "idx"],
     "build-index": ["catalog", "--index", "idx"],
     "duplicates": ["--index", "idx"],

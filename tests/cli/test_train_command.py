@@ -95,6 +95,35 @@ def test_what_cannot_be_is_refused_at_once_and_leaves_nothing(train, labeled, tm
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ((), 2, "expected a DATASET, found none"),
+        (("photos",), 2, "expected --output MODEL.keras, found none"),
+        (("photos", "-o", "m.keras", "--index", "i"), 2, "--index has no effect on --objective classify"),
+        (("photos", "-o", "m.keras", "--wait-lock", 1), 2, "--wait-lock has no effect on --objective classify"),
+        (("--objective", "recommend", "-o", "m.keras"), 2, "--output has no effect on --objective recommend"),
+        (("--objective", "recommend", "--no-augment"), 2, "--augment has no effect on --objective recommend"),
+        (("log.csv", "--objective", "recommend", "--epochs", 40), 2, "--epochs has no effect on --objective recommend"),
+        (("--objective", "recommend", "--index", "missing", "--seed", 1), 5, "no index in missing"),
+    ],
+)
+def test_what_belongs_to_another_objective_is_refused_by_name(train, tmp_path, arguments, code, message):
+    found, printed, said = train(*arguments)
+
+    assert (found, printed) == (code, "")
+    assert message in said[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_index_that_the_environment_names_is_no_option_of_an_objective_without_one(train, monkeypatch):
+    monkeypatch.setenv("IMGSEARCH_INDEX", "shop.idx")
+
+    _, _, said = train("missing", "-o", "m.keras")
+
+    assert "expected a folder of images" in said[0]
+
+
 @pytest.mark.slow
 def test_a_detector_is_trained_on_a_catalog_without_labels(train, tmp_path_factory, tmp_path):
     catalog = tmp_path_factory.mktemp("catalog")

@@ -242,6 +242,15 @@ def test_feedback_that_cannot_be_kept_is_refused(client, shop, body, session, st
     assert not (shop / "index/feedback.sqlite").exists()
 
 
+def test_an_order_that_was_never_learned_is_refused_with_what_to_do(client):
+    for answer in (
+        client.post("/search", json={"item": "cups/cups-00.png", "rank": "learned"}),
+        client.get("/similar/cups/cups-00.png?rank=learned"),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (400, 2)
+        assert "imgsearch train --objective rank" in answer.json()["hint"]
+
+
 def test_feedback_to_an_item_that_was_not_shown_is_refused(client, shop, jpeg):
     body = {"answer": search(client, jpeg).json()["id"], "path": "nothing.png", "verdict": "chosen"}
 

@@ -23,6 +23,8 @@ from imgsearch.cli.commands.detect import detect
 from imgsearch.cli.commands.duplicates import duplicates
 from imgsearch.cli.commands.embed import embed
 from imgsearch.cli.commands.evaluate import evaluate
+from imgsearch.cli.commands.events import COMMANDS as EVENTS_COMMANDS
+from imgsearch.cli.commands.events import events
 from imgsearch.cli.commands.feedback import COMMANDS as FEEDBACK_COMMANDS
 from imgsearch.cli.commands.feedback import feedback
 from imgsearch.cli.commands.info import info
@@ -31,6 +33,7 @@ from imgsearch.cli.commands.neighbors import neighbors
 from imgsearch.cli.commands.outliers import outliers
 from imgsearch.cli.commands.preprocess import preprocess
 from imgsearch.cli.commands.query import query
+from imgsearch.cli.commands.recommend import recommend
 from imgsearch.cli.commands.rollback import rollback
 from imgsearch.cli.commands.serve import serve
 from imgsearch.cli.commands.train import train
@@ -39,12 +42,15 @@ from imgsearch.processors import limit_libraries
 from imgsearch.system import refusal_of, require_address_space
 
 COMMANDS = (
-    *(preprocess, train, embed, build_index, query, detect, evaluate, classify),
-    *(feedback, duplicates, neighbors, outliers),
+    *(preprocess, train, embed, build_index, query, recommend, detect, evaluate, classify),
+    *(events, feedback, duplicates, neighbors, outliers),
     *(serve, info, check, rollback, models),
 )
 # Commands that have commands of their own.
-GROUPS: dict[Callable[..., None], tuple[Callable[..., None], ...]] = {feedback: FEEDBACK_COMMANDS}
+GROUPS: dict[Callable[..., None], tuple[Callable[..., None], ...]] = {
+    events: EVENTS_COMMANDS,
+    feedback: FEEDBACK_COMMANDS,
+}
 
 
 def _show_version(wanted: bool) -> None:

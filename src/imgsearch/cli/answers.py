@@ -111,7 +111,7 @@ class Call:
     """What all answers of one call have in common."""
 
     columns: Sequence[str]  # of CSV: `query`, and the names of what `Result.rows` yields
-    find: Callable[[str], Result]  # answers one image, or raises ImageError or BoxError
+    find: Callable[[str], Result]  # answers one image, or raises an error that is about it alone
     # In the JSON object after `query`, in this order; `seconds` may be among them to have its place.
     facts: Mapping[str, Any] = field(default_factory=dict)
     details: Sequence[str] = ()  # in the title of a table, after the image's name
@@ -218,7 +218,7 @@ class FoundBoxes:
 
 @dataclass(frozen=True, slots=True)
 class FoundHits:
-    """Hits of `query`, the best first."""
+    """Hits of `query` and of `recommend`, the best first."""
 
     hits: Sequence["Hit"]
     manifest: "Manifest"
@@ -226,9 +226,12 @@ class FoundHits:
     image: "QueryImage | None"  # None where there is `asked`
     rerank: str | None = None  # whether all hits that should be re-ranked were, some, or none; None if none should be
     asked: Asked | None = None
+    method: str | None = None  # how they are recommended; None where they are not
 
     def to_json(self) -> dict[str, Any]:
-        return {**_asked(self.asked), **_rerank(self.rerank), "hits": [hit.to_json() for hit in self.hits]}
+        method = {} if self.method is None else {"method": self.method}
+        hits = [hit.to_json() for hit in self.hits]
+        return {**_asked(self.asked), **method, **_rerank(self.rerank), "hits": hits}
 
     def rows(self) -> Iterator[Sequence[object]]:
         yield from map(_hit_row, self.hits)
@@ -237,7 +240,7 @@ class FoundHits:
         yield from (hit.path for hit in self.hits)
 
     def tables(self, title: str) -> Iterator[TextTable]:
-        yield _hit_table(title, self.hits)
+        yield _hit_table(title if self.method is None else f"{title}: {self.method}", self.hits)
 
     def sections(self) -> Iterator[Section]:
         box = self.hits[0].box if self.hits else None
@@ -295,11 +298,17 @@ class FoundObjects:
 
 
 def hit_columns(
-    *, with_probability: bool = False, with_others: bool = False, with_matched: bool = False, with_boxes: bool = False
+    *,
+    with_probability: bool = False,
+    with_others: bool = False,
+    with_matched: bool = False,
+    with_moved: bool = False,
+    with_boxes: bool = False,
 ) -> tuple[str, ...]:
     """Return the columns of CSV for hits: `with_others` of distinct ones, `with_boxes` of `FoundObjects`."""
     columns = ["query", "rank", "path", "score", "distance", "product", "category"]
-    more = {"probability": with_probability, "others": with_others, "matched": with_matched, "box": with_boxes}
+    more = {"probability": with_probability, "others": with_others, "matched": with_matched}
+    more |= {"moved": with_moved, "box": with_boxes}
     return (*columns, *(name for name, is_there in more.items() if is_there))
 
 
@@ -315,6 +324,7 @@ def _hit_row(hit: "Hit") -> Sequence[object]:
     more = [] if hit.probability is None else [f"{hit.probability:.6f}"]
     more += [] if hit.others is None else [str(hit.others)]
     more += [] if hit.matched is None else [_matched(hit.matched, 6)]
+    more += [] if hit.moved is None else [_moved(hit.moved, 6)]
     return hit.rank, hit.path, f"{hit.score:.6f}", f"{hit.distance:.6f}", hit.product, hit.category, *more
 
 
@@ -323,13 +333,19 @@ def _details(hit: "Hit") -> list[str]:
     path = PurePosixPath(hit.path)
     said = {hit.path, path.name, path.stem, str(path.parent / path.stem), str(path.parent), path.parent.name}
     texts = [str(hit.metadata.get("title") or ""), hit.product, hit.category]
-    matched = [] if hit.matched is None else [_matched(hit.matched, 2)]
-    return [*(text for text in dict.fromkeys(texts) if text and text not in said), *matched]
+    matched = [_matched(hit.matched, 2)] if hit.matched else []
+    moved = [] if hit.moved is None else [f"moved by {_moved(hit.moved, 2) or 'nothing'}"]
+    return [*(text for text in dict.fromkeys(texts) if text and text not in said), *matched, *moved]
 
 
 def _matched(matched: Mapping[str, float], digits: int) -> str:
     """Spell what each part of a question gave a hit: `picture=0.71 title=0.42`."""
     return " ".join(f"{part}={score:.{digits}f}" for part, score in matched.items())
+
+
+def _moved(moved: Mapping[str, float], digits: int) -> str:
+    """Spell what moved a hit in a learned order: `price=+0.31 color=-0.10`."""
+    return " ".join(f"{feature}={change:+.{digits}f}" for feature, change in moved.items())
 
 
 def _hit_table(title: str, hits: Sequence["Hit"]) -> TextTable:
@@ -350,6 +366,7 @@ def _hit_table(title: str, hits: Sequence["Hit"]) -> TextTable:
             "category": hit.category,
             **({"others": str(hit.others)} if distinct else {}),
             **({"matched": _matched(hit.matched, 2)} if hit.matched is not None else {}),
+            **({"moved": _moved(hit.moved, 2)} if hit.moved is not None else {}),
         }
 
     rows = [row(hit) for hit in hits]

@@ -3,17 +3,29 @@
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from imgsearch.bootstrap import Interval
 from imgsearch.cli.output import draw_table, printable
-from imgsearch.evaluation import plots
-from imgsearch.evaluation.bootstrap import Interval
+from imgsearch.evaluation import plots, recommendations
 from imgsearch.evaluation.compare import Comparison
+from imgsearch.evaluation.exposure import Exposure, GroupExposure
 from imgsearch.evaluation.index_recall import KS
-from imgsearch.evaluation.results import Evaluation, IndexRecall, PictureAndWord, QueryResult, Reliability, Retrieval
+from imgsearch.evaluation.results import (
+    Evaluation,
+    IndexRecall,
+    LearnedOrder,
+    Personal,
+    PictureAndWord,
+    QueryResult,
+    Recommendations,
+    Reliability,
+    Retrieval,
+)
 from imgsearch.evaluation.retrieval import OF_CATEGORIES
 from imgsearch.evaluation.words import MIN_PAIRS
 from imgsearch.search.recall import Latency
@@ -37,6 +49,23 @@ _WAYS = {
     "picture_alone": "that picture alone",
     "word_alone": "that word alone",
 }
+_METHODS = {
+    "popular": "what most want",
+    "content": "what looks like what they liked",
+    "collaborative": "what those want who want the same",
+    "hybrid": "all of these, weighed together",
+}
+_JUDGED = {
+    "ndcg": "nDCG at {k} of recommendations",
+    "recall": "share of what people wanted that is among the first {k}",
+    "map": "mean average precision of the first {k}",
+    "novelty": "how few people had had the first {k}, in bits",
+    "new_share": "share of products without events among the first {k}",
+    "new_ndcg": "nDCG at {k} among products without events",
+    "coverage": "share of all products that somebody is shown among the first {k}",
+}
+# Whose differences a terminal has room for.
+_FIRST = ("ndcg@10", "new_ndcg@10")
 _LATENCY = ("p50 ms", "p95 ms", "p99 ms", "queries/s")
 
 _GROUP_HEADS = ("queries", *OF_CATEGORIES, f"{OF_CATEGORIES[0]}, 95 % interval")
@@ -63,6 +92,18 @@ _MEANINGS = {
         for way, words in _WAYS.items()
         for measure, meaning in (("hit_rate", "right hits among the first {k}"), ("map", "mean average precision"))
     },
+    "people": "people who were recommended something",
+    "new_people": "those of them who wanted a product without events",
+    **{f"{method}_{name}": f"{what}: {how}" for method, how in _METHODS.items() for name, what in _JUDGED.items()},
+    **{
+        f"{method}_over_{other}_{name}": f"{what}: {method} less {other}, person by person"
+        for method, other in recommendations.PAIRS
+        for name, what in _JUDGED.items()
+    },
+    "answers": "answers of the held-out week that were ordered",
+    "learned_ndcg": "nDCG at {k} of the order learned from clicks, of later clicks weighed by their places",
+    "scores_ndcg": "nDCG at {k} of the order of scores, of the same clicks",
+    "learned_over_scores_ndcg": "by how much the learned order is better",
     "calibration_error": "how far probabilities are from the share of right hits, on average",
     "calibration_error@1": "the same of first hits alone",
 }
@@ -131,6 +172,8 @@ def sections(evaluation: Evaluation, index: Path, comparison: Comparison | None 
         found.append(_picture_and_word(evaluation.picture_and_word, evaluation))
     if evaluation.reliability is not None:
         found.append(_reliability(evaluation.reliability))
+    if evaluation.personal is not None:
+        found += _personal(evaluation.personal, evaluation.figures)
     if comparison is not None:
         found.append(_comparison(comparison))
     if evaluation.retrieval is not None and evaluation.retrieval.results:
@@ -166,6 +209,13 @@ def _in_short(evaluation: Evaluation) -> Iterator[str]:
             f"The index finds {100 * np.mean(recall.recall[10]):.1f} % of the 10 true nearest neighbors;"
             f" 95 of 100 searches take at most {1000 * recall.latency[10].p95:.2f} ms."
         )
+    figures = evaluation.figures
+    if "hybrid_ndcg@10" in figures:
+        better = figures["hybrid_over_popular_ndcg@10"]
+        yield (
+            f"Recommendations have an nDCG@10 of {figures['hybrid_ndcg@10'].mean:.3f}, {better.mean:+.3f} against the"
+            f" most popular products (95 % interval: {better.low:+.3f} to {better.high:+.3f})."
+        )
     if reliability is not None:
         yield f"Probabilities are off by {100 * reliability.error:.1f} percentage points on average."
 
@@ -182,7 +232,7 @@ def _figures(evaluation: Evaluation) -> Section:
 
 def _figure_row(name: str, figure: Interval) -> tuple[str, str, str, str]:
     measure, _, k = name.partition("@")
-    digits = 0 if name in ("count", "queries", "queries_per_second") else 3
+    digits = 0 if name in ("count", "queries", "queries_per_second", "people", "new_people", "answers") else 3
     mean, low, high = (f"{value:,.{digits}f}" for value in (figure.mean, figure.low, figure.high))
     interval = "" if figure.low == figure.high else f"{low} to {high}"
     unit = " ms" if name.endswith("_ms") else ""
@@ -337,6 +387,109 @@ def _reliability(found: Reliability) -> Section:
         Chart(functools.partial(plots.draw_reliability, found), alt),
     ]
     return Section("Are the probabilities right?", blocks)
+
+
+def _personal(found: Personal, figures: Mapping[str, Interval]) -> Iterator[Section]:
+    since, newest = (
+        f"{datetime.fromtimestamp(time / 1e6, UTC):%Y-%m-%d %H:%M}" for time in (found.since, found.newest)
+    )
+    how = (
+        f"learned from {found.before:,} events until {since},"
+        f" judged by the {found.held_out:,} after it, until {newest} (UTC)"
+    )
+    recommended = found.recommendations
+    if recommended is None:
+        note = "recommendations: not measured, for too few people came back in the held-out week"
+        yield Section("Are recommendations right?", [Note(note)])
+    else:
+        yield _recommendations(recommended, figures, how)
+        if recommended.exposure is not None:
+            yield _exposure(recommended.exposure, len(recommended.people))
+    if found.order is not None:
+        yield _order(found.order, how)
+
+
+def _recommendations(found: Recommendations, figures: Mapping[str, Interval], how: str) -> Section:
+    names = [name for name in (*recommendations.MEASURES, recommendations.COVERAGE) if f"hybrid_{name}" in figures]
+    rows = [(method, *(f"{figures[f'{method}_{name}'].mean:.4f}" for name in names)) for method in _METHODS]
+    over = [name for name in names if name != recommendations.COVERAGE]
+    intervals = [(method, *(_interval(figures[f"{method}_{name}"]) for name in over)) for method in _METHODS]
+    first = [name for name in _FIRST if name in over]
+    differences = "differences, person by person, with 95 % intervals"
+    note = (
+        f"{how}\n{found.new:,} of {found.products:,} products were new then: there were no events of them."
+        f" {len(found.new_people):,} people wanted one; new_ndcg@10 is about these, and new products alone"
+    )
+    title = f"recommendations: {len(found.people)} people, and what they wanted that they had not had before"
+    bars = [(method, figures[f"{method}_ndcg@10"]) for method in _METHODS]
+    blocks: list[Block] = [
+        Table(title, ("method", *names), rows),
+        Table("95 % intervals", ("method", *over), intervals, only="page"),
+        Table(differences, ("methods", *over), _differences(figures, over), only="page"),
+        Table(differences, ("methods", *first), _differences(figures, first), only="text"),
+        Note(note),
+        Chart(functools.partial(plots.draw_intervals, bars, "nDCG@10"), "nDCG@10 of each method, with intervals."),
+    ]
+    return Section("Are recommendations right?", blocks)
+
+
+def _differences(figures: Mapping[str, Interval], names: Sequence[str]) -> list[tuple[str, ...]]:
+    return [
+        (f"{method} over {other}", *(_signed(figures[f"{method}_over_{other}_{name}"]) for name in names))
+        for method, other in recommendations.PAIRS
+    ]
+
+
+def _exposure(found: Exposure, people: int) -> Section:
+    groups = [(name or plots.NO_NAME, group) for name, group in found.groups.items()]
+    if found.rest is not None:
+        groups.append((f"{found.others:,} others", found.rest))
+    methods = list(groups[0][1].exposure)
+    heads = ("products", "wanted", *(head for method in methods for head in (f"{method} shows", "ratio", "95 %")))
+    rows = [
+        (name, f"{group.products}", f"{group.relevance.mean:.4f}", *_exposures(group, methods))
+        for name, group in groups
+    ]
+    note = (
+        f"The share of what {people:,} people are shown, and of what they wanted. A ratio above 1 is more exposure than"
+        " relevance; it is left out where so few wanted something of a group that none can be told."
+    )
+    ratios = [(name, ratio) for name, group in groups if (ratio := group.ratio[methods[0]]) is not None]
+    alt = f"Exposure over relevance of {len(ratios)} groups, with intervals."
+    blocks: list[Block] = [
+        Table(f"exposure by {found.column}", (found.column, *heads), rows),
+        Note(note),
+    ]
+    if ratios:
+        label = f"exposure over relevance, {methods[0]}"
+        blocks.append(Chart(functools.partial(plots.draw_intervals, ratios, label, 1.0), alt))
+    return Section("Which groups are shown, and which are wanted", blocks, level=3)
+
+
+def _exposures(group: GroupExposure, methods: Sequence[str]) -> Iterator[str]:
+    for method in methods:
+        ratio = group.ratio[method]
+        yield f"{group.exposure[method].mean:.4f}"
+        yield "" if ratio is None else f"{ratio.mean:.2f}"
+        yield "" if ratio is None else f"{ratio.low:.2f} to {ratio.high:.2f}"
+
+
+def _order(found: LearnedOrder, how: str) -> Section:
+    rows = [
+        ("learned", f"{found.learned.mean:.4f}", _interval(found.learned)),
+        ("by scores", f"{found.scores.mean:.4f}", _interval(found.scores)),
+        ("difference", f"{found.gain.mean:+.4f}", f"{found.gain.low:+.4f} to {found.gain.high:+.4f}"),
+    ]
+    weighed = "not weighed by their places" if found.eta is None else f"weighed by place ** {found.eta}"
+    note = f"{how}\n{found.learner}, from {found.answers:,} answers with clicks; clicks are {weighed}"
+    title = f"order of {found.held_out} answers with clicks"
+    return Section(
+        "Is a learned order better?", [Table(title, ("order", "nDCG@10", "95 % interval"), rows), Note(note)]
+    )
+
+
+def _signed(figure: Interval) -> str:
+    return f"{figure.mean:+.4f} ({figure.low:+.4f} to {figure.high:+.4f})"
 
 
 def _comparison(comparison: Comparison) -> Section:

@@ -11,7 +11,7 @@ from pathlib import Path
 from imgsearch.cli.answers import Answer, Call, Result
 from imgsearch.cli.formats import FORMATS, Preview, end_of_path, render
 from imgsearch.cli.output import output, printable, refuse_to_replace, say, write
-from imgsearch.errors import BoxError, ImageError, ImgsearchError, ResourceError, UsageError
+from imgsearch.errors import BoxError, HistoryError, ImageError, ImgsearchError, ResourceError, UsageError
 
 _GIVEN = "one of the images"
 
@@ -38,7 +38,7 @@ def names_of(images: Sequence[str], output_file: Path | None, *, null: bool = Fa
             refuse_to_replace(output_file, _GIVEN, image)
 
     def names() -> Iterator[str]:
-        for image in _names(images, end_of_path(null=null).encode()):
+        for image in listed_names(images, end_of_path(null=null).encode()):
             refuse_to_replace(output_file, _GIVEN, image)  # also one that is listed
             yield image
 
@@ -54,7 +54,7 @@ def answer_all(
     null: bool = False,
     preview: bool = False,
 ) -> int:
-    """Answer questions, each a name and what finds its answer, or raises ImageError or BoxError; as `answer_images`."""
+    """Answer questions, each a name and what finds its answer (see `_answer`); as `answer_images`."""
     title = f"imgsearch {call.command}".rstrip()
     form = (Preview if preview else FORMATS[format_name])(call.columns, end_of_path(null=null), title)
     exit_code = 0
@@ -80,12 +80,12 @@ def _answer(call: Call, name: str, find: Callable[[], Result]) -> Answer:
     started = time.perf_counter()
     try:
         result = find()
-    except (ImageError, BoxError) as error:
+    except (ImageError, BoxError, HistoryError) as error:
         return Answer(call, name, time.perf_counter() - started, error)
     return Answer(call, name, time.perf_counter() - started, result)
 
 
-def _names(images: Sequence[str], end: bytes) -> Iterator[str]:
+def listed_names(images: Sequence[str], end: bytes) -> Iterator[str]:
     """Yield names as they are given, and in place of `-` those on standard input, as `os.fsdecode` gives them."""
     for image in images:
         if image != "-":

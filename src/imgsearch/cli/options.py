@@ -1,11 +1,13 @@
 """Options and arguments that several commands share."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar, cast
 
 import typer
 
 from imgsearch.cli.formats import FORMATS
+from imgsearch.errors import UsageError
 
 Options = TypeVar("Options")
 
@@ -57,6 +59,63 @@ PreviewOption = Annotated[
 NullOption = Annotated[
     bool, typer.Option("--null", "-0", help="Paths read and written end with NUL instead of a line break.")
 ]
+
+WhereOption = Annotated[
+    str,
+    typer.Option(
+        metavar="SQL",
+        help="SQL condition that hits must satisfy, on path, product, category, and the columns of --metadata.",
+    ),
+]
+CategoryOption = Annotated[
+    str, typer.Option(metavar="NAME", help="Only hits of this category, or of one below it: shoes, shoes/boots.")
+]
+ColorOption = Annotated[
+    str,
+    typer.Option(metavar="COLOR", help="Only hits of this main color: #1e6fb8, or a name such as blue or gray."),
+]
+PriceOption = Annotated[
+    str | None, typer.Option(metavar="LOW..HIGH", help="Short for --range price=LOW..HIGH; either may be missing.")
+]
+RangeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--range",
+        metavar="COLUMN=LOW..HIGH",
+        help="Only hits with a number or date in this range, ends included; may be repeated.",
+    ),
+]
+ByOption = Annotated[
+    Literal["product"] | None,
+    typer.Option(help="One hit for each product: its best image, and how many others match; K counts products."),
+]
+DistinctOption = Annotated[
+    str, typer.Option(metavar="COLUMN", help="One hit for each value of a column, such as a color; the best.")
+]
+DiverseOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="[LAMBDA]",
+        min=0,
+        max=1,
+        help="Hits that are not all alike: 1 looks at the score alone, 0 at the likeness to other hits."
+        " [without a number: 0.5]",
+    ),
+]
+
+BeforeOption = Annotated[
+    str | None, typer.Option(metavar="DATE", help="Those before a date or time, UTC: 2026-01-31, 2026-01-31T12:00.")
+]
+
+
+def read_before(text: str) -> datetime:
+    """Return the time that --before names."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"expected a date for --before, such as 2026-01-31, found {text!r}") from None
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time
+
 
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Print more.")]

@@ -15,8 +15,8 @@ from imgsearch.images.workers.query_decoders import QueryDecoders
 from imgsearch.personal.feedback import Shown, space_of
 from imgsearch.personal.rocchio import nearest_view
 from imgsearch.search.facts import facts_of_answer
-from imgsearch.search.hits import CANDIDATES, Filter, Hit, ObjectHits, rerank_state, vote
-from imgsearch.search.index import Index, Refine
+from imgsearch.search.hits import Filter, Hit, ObjectHits, rerank_state, vote
+from imgsearch.search.index import Index, Order, Refine
 from imgsearch.search.views import Indexed, QueryImage, View
 from imgsearch.service.opened import Answer, Generation, Seen
 from imgsearch.service.requests import RecognizeRequest, SearchRequest
@@ -51,7 +51,7 @@ def answer(
         views.extend(found)
         return refine(found) if refine else found
 
-    found, more = _found(index, request, query, see)
+    found, more = _found(index, request, query, see, generation.order() if request.rank else None)
     seconds = time.perf_counter() - started
     stages.end_search()
     shown = [hit.path for each in found for hit in (each.hits if isinstance(each, ObjectHits) else [each])]
@@ -69,10 +69,10 @@ def answer(
 
 
 def _found(
-    index: Index, request: SearchRequest, query: QueryImage | None, see: Refine
+    index: Index, request: SearchRequest, query: QueryImage | None, see: Refine, order: Order | None
 ) -> tuple[Sequence[Hit] | Sequence[ObjectHits], dict[str, Any]]:
     """Search as the request says; returns what was found, and what else JSON says of it."""
-    limits = {**request.limits, "refine": see}
+    limits = {**request.limits, "refine": see, "order": order}
     if query is None or request.text:
         asked = [query] if query else [_indexed(index, request.item)] if request.item else []
         hits = index.search_together(
@@ -80,14 +80,14 @@ def _found(
         )
         return hits, {"text": list(request.text)} if request.text else {}
     is_reranked = request.rerank is not None
-    k = max(request.k, CANDIDATES) if is_reranked else request.k  # to see which of the candidates were compared
-    if request.objects:
-        objects = index.search_objects(query, k, rerank=is_reranked, **limits)
-        state = rerank_state([each.hits[:CANDIDATES] for each in objects])
-        found = [ObjectHits(each.box, each.score, each.hits[: request.k]) for each in objects]
-        return found, {"rerank": state} if is_reranked else {}
-    hits = index.search(query, k, regions=request.parts, box=request.limited_to, rerank=is_reranked, **limits)
-    return hits[: request.k], {"rerank": rerank_state([hits[:CANDIDATES]])} if is_reranked else {}
+    compared: list[Hit] = []
+    limits |= {"rerank": is_reranked, "compared": compared.extend}
+    found: Sequence[Hit] | Sequence[ObjectHits] = (
+        index.search_objects(query, request.k, **limits)
+        if request.objects
+        else index.search(query, request.k, regions=request.parts, box=request.limited_to, **limits)
+    )
+    return found, {"rerank": rerank_state(compared)} if is_reranked else {}
 
 
 def _indexed(index: Index, name: str) -> Indexed:

@@ -18,8 +18,9 @@ from imgsearch.errors import ImageError, ImgsearchError
 from imgsearch.images.steps import Steps
 from imgsearch.images.workers.query_decoders import QueryDecoders
 from imgsearch.personal.feedback import FeedbackStore
+from imgsearch.personal.ranking.order import learned_order
 from imgsearch.personal.rocchio import refine_views
-from imgsearch.search.index import Fallback, Index, Refine
+from imgsearch.search.index import Fallback, Index, Order, Refine
 from imgsearch.search.views import QueryImage, View
 from imgsearch.service.bounded import Bounded
 from imgsearch.store.columns import NUMERIC
@@ -83,6 +84,7 @@ class Generation:
         self.decoders = QueryDecoders(decoders, manifest.policy, spec.size, spec.fit, Steps.parse(spec.steps))
         self.answers: Bounded[bytes, Answer] = Bounded(_ANSWERS_BYTES, lambda answer: answer.bytes)
         self._refine: Refine | None = None
+        self._order: Order | None = None
         self._facts: dict[str, Any] | None = None
         self._users = 0
         self._is_retired = False
@@ -101,6 +103,18 @@ class Generation:
             if self._refine is None:
                 self._refine = refine_views(self.index, store)
             return self._refine
+
+    def order(self) -> Order:
+        """Return what orders hits as was learned; it reads that when it is first asked for.
+
+        Raises:
+            UsageError: Nothing was learned.
+            DamagedIndexError: A file of it is damaged.
+        """
+        with self._lock:
+            if self._order is None:
+                self._order = learned_order(self.index)
+            return self._order
 
     def take(self) -> None:
         """Keep it open until `release`."""

@@ -70,6 +70,7 @@ class SimilarRequest(Asked):
         exact: Compare with every image; slower, never misses.
         diverse: Hits that are not all alike; 1 looks at the score alone, 0 at the likeness to other hits.
         feedback: Move the query by the feedback that was given to similar ones.
+        rank: Order hits as people's clicks have taught (`imgsearch train --objective rank`).
     """
 
     k: Annotated[int, between(1, MOST_HITS), Missing(5)] = 5
@@ -84,6 +85,7 @@ class SimilarRequest(Asked):
     exact: Annotated[bool, Missing(False)] = False
     diverse: Annotated[Share | None, Missing(None)] = None
     feedback: Annotated[bool, Missing(False)] = False
+    rank: Annotated[Literal["learned"] | None, Missing(None)] = None
 
     @property
     def filter(self) -> Filter:

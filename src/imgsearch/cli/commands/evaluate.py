@@ -50,7 +50,24 @@ def evaluate(
             metavar="NAME[,NAME]", help="Search by the words in these columns instead, such as title_de,title_zh."
         ),
     ] = None,
-    sample: Annotated[int, typer.Option(metavar="N", min=1, help="Search for at most N items.")] = 1000,
+    events: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Recommend to people what they wanted in the last week of this log, learned from what is before; a"
+            " file as events import reads it, or stored: the events of the index.",
+        ),
+    ] = None,
+    exposure: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="With --events: how much of what people see is of each brand, seller or other group of products.",
+        ),
+    ] = None,
+    sample: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Search for at most N items; recommend to at most N people.")
+    ] = 1000,
     regions: Annotated[
         Literal["auto", "whole"], typer.Option(help="Search with parts of photos too, as query does, or with none.")
     ] = "auto",
@@ -93,6 +110,8 @@ def evaluate(
 
       imgsearch evaluate --queries photos --truth photos.csv --json tonight.json --against good.json
 
+      imgsearch evaluate --events log.csv --exposure brand --min hybrid_ndcg@10=0.1
+
       imgsearch evaluate --recall --min index_recall@10=0.99 --min queries_per_second=200
 
     Exit codes: 0 done and good enough, 10 a gate was not met or it is worse than before, 4 done but a query image
@@ -109,9 +128,9 @@ def evaluate(
     from imgsearch.errors import GateError, ImageError, UsageError
     from imgsearch.evaluation import evaluate as evaluation
     from imgsearch.evaluation.calibrate import keep_calibration
-    from imgsearch.evaluation.calibrate import require_writable as require_index
     from imgsearch.evaluation.compare import compare, failed_gates, parse_gate, require_measured
     from imgsearch.evaluation.record import as_record, parse_record, read_record
+    from imgsearch.store.locking import require_writable as require_index
 
     set_up_logging(quiet=quiet, verbose=verbose)
     if wait_lock and not calibrate:
@@ -119,11 +138,11 @@ def evaluate(
     gates = [parse_gate(text) for text in minima or ()]
     in_words = text or text_columns is not None
     retrieval = labels is not None or queries is not None or self_test or in_words or calibrate
-    if recall or retrieval:
-        require_measured(gates, recall=recall, retrieval=retrieval, text=in_words)
+    if recall or retrieval or events is not None:
+        require_measured(gates, recall=recall, retrieval=retrieval, text=in_words, events=events is not None)
     earlier = read_record(against) if against is not None else None
     # Fail now, before everything is measured, if what comes of it could not be written.
-    _require_places(index, json_file, report, truth)
+    _require_places(index, json_file, report, truth, events)
     if calibrate:
         require_index(index, wait_lock)
     with progress_bar(quiet=quiet) as progress:
@@ -149,7 +168,9 @@ def evaluate(
     raise typer.Exit(ImageError.exit_code if unusable else 0)
 
 
-def _require_places(index: Path, json_file: Path | None, report: Path | None, truth: Path | None) -> None:
+def _require_places(
+    index: Path, json_file: Path | None, report: Path | None, truth: Path | None, events: Path | None
+) -> None:
     from imgsearch.charts import require_matplotlib
     from imgsearch.cli.output import refuse_to_harm, refuse_to_replace, require_writable
     from imgsearch.errors import OutputError
@@ -159,6 +180,8 @@ def _require_places(index: Path, json_file: Path | None, report: Path | None, tr
     refuse_to_harm(json_file, index, manifest.catalog, manifest.metadata_file)
     if truth is not None:
         refuse_to_replace(json_file, "the ground truth", truth)
+    if events is not None:
+        refuse_to_replace(json_file, "the log of events", events)
     if json_file is not None:
         require_writable(json_file)
     if report is not None:

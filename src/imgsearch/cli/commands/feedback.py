@@ -1,6 +1,5 @@
 """`imgsearch feedback add`, `list`, `export` and `forget`."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -159,9 +158,7 @@ def export(
 def forget(
     index: options.IndexOption = options.DEFAULT_INDEX,
     session: Annotated[str | None, typer.Option(metavar="TOKEN", help="The judgments of this session.")] = None,
-    before: Annotated[
-        str | None, typer.Option(metavar="DATE", help="Those before a date or time, UTC: 2026-01-31, 2026-01-31T12:00.")
-    ] = None,
+    before: options.BeforeOption = None,
     all_: Annotated[bool, typer.Option("--all", help="All judgments.")] = False,
     quiet: options.QuietOption = False,
 ) -> None:
@@ -178,7 +175,7 @@ def forget(
 
     if (session is not None) + (before is not None) + all_ != 1:
         raise UsageError("expected one of --session, --before and --all", hint="see imgsearch feedback forget --help")
-    until = None if before is None else _read_time(before)
+    until = None if before is None else options.read_before(before)
     read_manifest(index)
     count = 0
     if (index / FEEDBACK_FILE).exists():
@@ -230,13 +227,3 @@ def _facts(judgment: "Judgment") -> dict[str, Any]:
 
 def _time(judgment: "Judgment") -> str:
     return judgment.time.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _read_time(text: str) -> datetime:
-    from imgsearch.errors import UsageError
-
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(f"expected a date for --before, such as 2026-01-31, found {text!r}") from None
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time

@@ -115,6 +115,7 @@ def _calibration(calibration: "Calibration") -> str:
 
 def _rows(manifest: "Manifest") -> list[tuple[str, str]]:
     from imgsearch.cli.build_report import gain_in_words
+    from imgsearch.cli.learned_words import ranking_in_words, recommend_in_words
     from imgsearch.images import PIXELS_VERSION
     from imgsearch.search.backends import backend_of
 
@@ -160,6 +161,8 @@ def _rows(manifest: "Manifest") -> list[tuple[str, str]]:
             _calibration(calibration) if calibration else "none: imgsearch evaluate --calibrate",
         ),
         *([("probabilities of words", _calibration(of_words))] if of_words else []),
+        *([("recommendations", recommend_in_words(manifest.recommend))] if manifest.recommend else []),
+        *([("learned ranking", ranking_in_words(manifest.ranking))] if manifest.ranking else []),
         ("size", f"{sum(record.size for record in manifest.files.values()) / 1e6:.1f} MB"),
     ]
 

@@ -1,7 +1,6 @@
 """`imgsearch query`."""
 
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from imgsearch.cli.answers import Result
     from imgsearch.images.decode import Pixels
     from imgsearch.search.hits import Hit
-    from imgsearch.search.index import Index, Refine
+    from imgsearch.search.index import Index, Order, Refine
     from imgsearch.search.views import Indexed, QueryImage
 
 
@@ -65,50 +64,16 @@ def query(
             help="Less of what looks like this file or item, or else is about these words; repeatable.",
         ),
     ] = None,
-    diverse: Annotated[
-        float | None,
-        typer.Option(
-            metavar="[LAMBDA]",
-            min=0,
-            max=1,
-            help="Hits that are not all alike: 1 looks at the score alone, 0 at the likeness to other hits."
-            " [without a number: 0.5]",
-        ),
-    ] = None,
+    diverse: options.DiverseOption = None,
     format_: options.AnswerFormatOption = "table",
     output_file: options.OutputOption = None,
-    where: Annotated[
-        str,
-        typer.Option(
-            metavar="SQL",
-            help="SQL condition that hits must satisfy, on path, product, category, and the columns of --metadata.",
-        ),
-    ] = "",
-    category: Annotated[
-        str, typer.Option(metavar="NAME", help="Only hits of this category, or of one below it: shoes, shoes/boots.")
-    ] = "",
-    color: Annotated[
-        str,
-        typer.Option(metavar="COLOR", help="Only hits of this main color: #1e6fb8, or a name such as blue or gray."),
-    ] = "",
-    price: Annotated[
-        str | None, typer.Option(metavar="LOW..HIGH", help="Short for --range price=LOW..HIGH; either may be missing.")
-    ] = None,
-    range_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--range",
-            metavar="COLUMN=LOW..HIGH",
-            help="Only hits with a number or date in this range, ends included; may be repeated.",
-        ),
-    ] = None,
-    by: Annotated[
-        Literal["product"] | None,
-        typer.Option(help="One hit for each product: its best image, and how many others match; K counts products."),
-    ] = None,
-    distinct: Annotated[
-        str, typer.Option(metavar="COLUMN", help="One hit for each value of a column, such as a color; the best.")
-    ] = "",
+    where: options.WhereOption = "",
+    category: options.CategoryOption = "",
+    color: options.ColorOption = "",
+    price: options.PriceOption = None,
+    range_: options.RangeOption = None,
+    by: options.ByOption = None,
+    distinct: options.DistinctOption = "",
     min_score: Annotated[float | None, typer.Option(metavar="S", help="Minimum score (cosine, -1 to 1).")] = None,
     min_probability: Annotated[
         float | None,
@@ -134,6 +99,17 @@ def query(
         Literal["geometric"] | None,
         typer.Option(help="Re-rank the top 20 by geometric verification (SIFT + homography); slower."),
     ] = None,
+    rank: Annotated[
+        Literal["learned"] | None,
+        typer.Option(help="Order the first 200 hits as clicks have taught; see train --objective rank."),
+    ] = None,
+    user: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Let --rank know what this person did before, by the events of the index."),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say of each hit what moved it most in the order of --rank.")
+    ] = False,
     vote: Annotated[
         bool, typer.Option("--vote", help="Predict the category by a weighted vote of the hits; try --top-k 20.")
     ] = False,
@@ -178,6 +154,8 @@ def query(
 
       imgsearch query photo.jpg --like other.jpg --like-weight 0.5
 
+      imgsearch query photo.jpg --rank learned --user anna --explain
+
       imgsearch query photo.jpg --vote --top-k 20
 
       imgsearch query table.jpg --objects --format html -o table.html
@@ -212,6 +190,9 @@ def query(
             "vote": vote,
             "rerank": rerank,
             "feedback": feedback,
+            "rank": rank,
+            "user": user is not None,
+            "explain": explain,
         }
     )
     if preview:
@@ -243,21 +224,21 @@ def query(
             "diverse": diverse,
             "distinct": by or distinct,
             "refine": _refinement(opened, resources) if feedback else None,
+            "order": _learned_order(opened, user, explains=explain, quiet=quiet) if rank else None,
         }
-        k = max(top_k, library.CANDIDATES) if rerank else top_k  # to see which of the candidates were compared
 
         def find(image: str) -> "Result":
             if additions:
                 return find_together([image])
             query = QueryImage.read(image, manifest.policy)
+            compared: list[Hit] = []
+            reranking: dict[str, Any] = {"rerank": rerank is not None, "compared": compared.extend}
             if objects:
-                found = opened.search_objects(query, k, rerank=rerank is not None, **limits)
-                state = library.rerank_state([each.hits[: library.CANDIDATES] for each in found]) if rerank else None
-                found = [replace(each, hits=each.hits[:top_k]) for each in found]
+                found = opened.search_objects(query, top_k, **reranking, **limits)
+                state = library.rerank_state(compared) if rerank else None
                 return FoundObjects(found, manifest, _drawing(opened, query), query, state)
-            hits = opened.search(query, k, regions=part, box=limited_to, rerank=rerank is not None, **limits)
-            state = library.rerank_state([hits[: library.CANDIDATES]]) if rerank else None
-            hits = hits[:top_k]
+            hits = opened.search(query, top_k, regions=part, box=limited_to, **reranking, **limits)
+            state = library.rerank_state(compared) if rerank else None
             if vote:
                 return FoundClasses(library.vote(hits), hits, query, state)
             return FoundHits(hits, manifest, _drawing(opened, query), query, state)
@@ -276,6 +257,7 @@ def query(
                 with_probability=additions.have_probability(is_alone=not (images or item)),
                 with_others=bool(by or distinct),
                 with_matched=additions.have_words,
+                with_moved=explain,
                 with_boxes=objects,
             )
         )
@@ -302,6 +284,17 @@ def _refinement(index: "Index", resources: ExitStack) -> "Refine | None":
     if not (index.directory / FEEDBACK_FILE).exists():
         return None
     return refine_views(index, resources.enter_context(FeedbackStore(index.directory, read_only=True)))
+
+
+def _learned_order(index: "Index", user: str | None, *, explains: bool, quiet: bool) -> "Order":
+    """Return what orders hits as clicks have taught, knowing what a person did before, if one is named."""
+    from imgsearch.cli.output import printable, say
+    from imgsearch.personal.ranking.order import known_history, learned_order
+
+    history = None if user is None else known_history(index, user)
+    if user is not None and not history and not quiet:
+        say(f"{printable(user)}: nothing says what they like; hits are in the order that is for everybody")
+    return learned_order(index, history, explains=explains)
 
 
 def _drawing(index: "Index", query: "QueryImage") -> "Callable[[Hit], Pixels | None]":

@@ -9,15 +9,31 @@ import typer
 from imgsearch.cli import options
 
 if TYPE_CHECKING:
+    from imgsearch.personal.event_files import ImportReport
+    from imgsearch.personal.ranking.train import RankingReport
+    from imgsearch.personal.recommend.train import RecommendReport
     from imgsearch.training.report import TrainReport
+
+# What is learned from events goes into an index. Of each such objective the options that it takes, and no other.
+_FROM_EVENTS = {"recommend": ("index", "wait_lock", "seed"), "rank": ("index", "learner", "wait_lock", "seed")}
+_OF_INDEX = ("index", "learner", "wait_lock")
+_OF_ALL = ("dataset", "objective", "quiet", "verbose")
 
 
 def train(
     context: typer.Context,
     dataset: Annotated[
-        Path, typer.Argument(metavar="DATASET", help="A folder per class; or train/ and val/ with these.")
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="MODEL.keras", help="The model to write.")],
+        Path | None,
+        typer.Argument(
+            metavar="[DATASET|EVENTS]",
+            help="A folder per class; or train/ and val/ with these. To recommend and to rank: a log that is imported"
+            " first.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="MODEL.keras", help="The model to write.")
+    ] = None,
     architecture: Annotated[
         str | None,
         typer.Option(
@@ -29,12 +45,25 @@ def train(
         ),
     ] = None,
     objective: Annotated[
-        Literal["classify", "metric", "adapt", "detect"],
+        Literal["classify", "metric", "adapt", "detect", "recommend", "rank"],
         typer.Option(
-            help="Tell classes apart, bring images of a class together, adapt to unlabeled images, or find items in"
-            " photos."
+            help="Tell classes apart, bring images of a class together, adapt to unlabeled images, find items in"
+            " photos, or learn from events what to recommend, or in which order hits should be."
         ),
     ] = "classify",
+    index: Annotated[
+        Path,
+        typer.Option(
+            "--index",
+            metavar="DIR",
+            envvar="IMGSEARCH_INDEX",
+            help="Index directory, for --objective recommend and rank.",
+        ),
+    ] = options.DEFAULT_INDEX,
+    learner: Annotated[
+        Literal["lambdamart", "linear"],
+        typer.Option(help="What --objective rank learns: trees, or a weight for each feature."),
+    ] = "lambdamart",
     loss: Annotated[
         Literal["arcface", "contrastive", "nt-xent", "triplet"] | None,
         typer.Option(help="Loss for --objective metric. [default: arcface]"),
@@ -97,10 +126,11 @@ def train(
         int | None, typer.Option(metavar="N", help="Reject larger images undecoded. [default: 178956970]")
     ] = None,
     follow_links: Annotated[bool | None, typer.Option("--follow-links", help="Follow links.")] = None,
+    wait_lock: options.WaitLockOption = 0,
     quiet: options.QuietOption = False,
     verbose: options.VerboseOption = False,
 ) -> None:
-    """Train an encoder, or a detector, on your own images.
+    """Train an encoder or a detector, or learn from events.
 
     The model goes into build-index --backbone and classify. A network of imgsearch models keeps what it knows and
     gets a new head, which takes seconds to train; cnn is trained from scratch. MODEL.history.json beside the model
@@ -108,6 +138,13 @@ def train(
 
     With --objective detect a detector learns what the items of a catalog look like, without labels, and finds them
     in photos, for build-index --detector and detect. Its encoder must be the one of the index.
+
+    With --objective recommend, what people want is learned from the events in the index, and published as its next
+    generation, for imgsearch recommend. The last week is held out to choose how.
+
+    With --objective rank, the order of hits is learned from what people clicked in answers, in the events and the
+    feedback of the service, for imgsearch query --rank learned. It is published if it is better on the last fifth of
+    these answers.
 
     Examples:
 
@@ -125,21 +162,142 @@ def train(
 
       imgsearch train ./catalog -o detector.keras --objective detect --backgrounds ./rooms
 
-    Exit codes: 0 done, 3 done but some images cannot be used, 2 the dataset or an option is not as it should be,
-    or the training diverged, 8 a library is missing, 10 an adaptation does not help, 11 no space, 130 interrupted:
-    --resume continues.
+      imgsearch train --objective recommend
+
+      imgsearch train events.csv --objective recommend --index /srv/shop.idx
+
+      imgsearch train --objective rank --learner linear
+
+    Exit codes: 0 done, 3 done but some images or events cannot be used, 2 the dataset, the events or an option are
+    not as they should be, or the training diverged, 8 a library is missing, 10 an adaptation or an order does
+    not help, 11 no space, 130 interrupted: --resume continues. To recommend and to rank also 5 no index, 6 it is
+    damaged, 7 another writer holds it, 9 it was rebuilt meanwhile.
     """
-    from imgsearch.cli.output import REJECTED_EXIT_CODE, print_text, progress_bar, say_rejects, set_up_logging
+    from imgsearch.cli.output import set_up_logging
+
+    set_up_logging(quiet=quiet, verbose=verbose)
+    _require_fitting(context, objective)
+    if objective == "recommend":
+        raise typer.Exit(_recommend(index, dataset, seed or 0, wait_lock, quiet=quiet))
+    if objective == "rank":
+        raise typer.Exit(_rank(index, dataset, learner, seed or 0, wait_lock, quiet=quiet))
+    raise typer.Exit(_train_network(context, dataset, output, quiet=quiet))
+
+
+def _require_fitting(context: typer.Context, objective: str) -> None:
+    """Refuse options of objectives that learn from events with the others, and the other way around, by name.
+
+    What the others take is said by `training.options`.
+    """
+    from imgsearch.errors import UsageError
+
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if objective in _FROM_EVENTS:
+        taken = _FROM_EVENTS[objective]
+        wrong = [name for name in given if name not in (*taken, *_OF_ALL)]
+        hint = f"it takes {', '.join(map(_flag, taken))}"
+    else:
+        wrong = [name for name in given if name in _OF_INDEX]
+        hint = f"it is for {' and '.join(_FROM_EVENTS)}"
+    if wrong:
+        raise UsageError(f"{_flag(wrong[0])} has no effect on --objective {objective}", hint=hint)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _recommend(index: Path, events: Path | None, seed: int, wait_lock: float, *, quiet: bool) -> int:
+    from imgsearch.cli.output import print_text, progress_bar
+    from imgsearch.personal.recommend.train import train_recommend
+
+    with progress_bar(quiet=quiet) as progress:
+        report = train_recommend(index, events, seed=seed, wait_lock=wait_lock, progress=progress)
+    code = _say_imported(report.imported, quiet=quiet)
+    if not quiet:
+        print_text(f"{_learned(report, index)}\n")
+    return code
+
+
+def _rank(
+    index: Path,
+    events: Path | None,
+    learner: Literal["lambdamart", "linear"],
+    seed: int,
+    wait_lock: float,
+    *,
+    quiet: bool,
+) -> int:
+    from imgsearch.cli.output import print_text, progress_bar
+    from imgsearch.personal.ranking.train import train_ranking
+
+    with progress_bar(quiet=quiet) as progress:
+        report = train_ranking(index, events, learner=learner, seed=seed, wait_lock=wait_lock, progress=progress)
+    code = _say_imported(report.imported, quiet=quiet)
+    if not quiet:
+        print_text(f"{_ranked(report, index)}\n")
+    return code
+
+
+def _say_imported(imported: "ImportReport | None", *, quiet: bool) -> int:
+    """Say what of a log was refused, if one was imported, and return the exit code for that."""
+    from imgsearch.cli.output import REJECTED_EXIT_CODE, say
+
+    refused = sum(imported.refused.values()) if imported else 0
+    if refused and not quiet:
+        say(f"{refused:,} rows of the log are no events (imgsearch events import names them)")
+    return REJECTED_EXIT_CODE if refused else 0
+
+
+def _ranked(report: "RankingReport", index: Path) -> str:
+    from imgsearch.cli.output import printable
+
+    facts, gain = report.facts, report.gain
+    places = (
+        f"clicks are weighed by their places (eta {facts.eta:g})"
+        if report.has_places
+        else "clicks count alike wherever they were, since too few events say at which place a product was shown"
+    )
+    return (
+        f"{printable(os.fspath(index))}: learned from {facts.answers:,} answers with clicks: nDCG@10"
+        f" {report.before + gain.mean:.3f}, by scores {report.before:.3f} ({gain.low:+.3f} to {gain.high:+.3f}), of the"
+        f" last {facts.queries:,}; {places}; generation {report.generation} ({report.seconds:.1f} s)"
+    )
+
+
+def _learned(report: "RecommendReport", index: Path) -> str:
+    from imgsearch.cli.learned_words import blend_in_words
+    from imgsearch.cli.output import printable
+
+    facts = report.facts
+    worth = (
+        f"nDCG@10 {report.ndcg:.3f}, popular {report.ndcg - facts.gain:.3f}, of {facts.queries:,} people in the"
+        " held-out week"
+        if facts.queries
+        else "too few people came back in the last week to choose by"
+    )
+    return (
+        f"{printable(os.fspath(index))}: learned from {facts.events:,} events of {facts.users:,} people:"
+        f" {worth}; {blend_in_words(facts)}; generation {report.generation} ({report.seconds:.1f} s)"
+    )
+
+
+def _train_network(context: typer.Context, dataset: Path | None, output: Path | None, *, quiet: bool) -> int:
+    from imgsearch.cli.output import REJECTED_EXIT_CODE, print_text, progress_bar, say_rejects
+    from imgsearch.errors import UsageError
     from imgsearch.training.options import TrainOptions
     from imgsearch.training.train import train
 
-    set_up_logging(quiet=quiet, verbose=verbose)
+    if dataset is None or output is None:
+        missing = "a DATASET" if dataset is None else "--output MODEL.keras"
+        raise UsageError(f"expected {missing}, found none", hint="see imgsearch train --help")
     with progress_bar(quiet=quiet) as progress:
         report = train(dataset, output, progress=progress, **options.options_of(context, TrainOptions))
     if not quiet:
         say_rejects(report.rejected, " (the history names them)")
         print_text(f"{_summary(report)}\n")
-    raise typer.Exit(REJECTED_EXIT_CODE if report.rejected else 0)
+    return REJECTED_EXIT_CODE if report.rejected else 0
 
 
 def _summary(report: "TrainReport") -> str:
