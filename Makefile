@@ -10,19 +10,19 @@ STAMP := $(VENV)/.set-up
 # of these processes dies the run ends: pytest-xdist may wait forever for the files that it had been given.
 PARALLEL := -n auto --dist loadfile --max-worker-restart 0
 # A test that hangs says where, and ends the run.
-FAST := -m 'not slow and not browser and not servers' -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
+FAST := -m 'not slow and not browser and not servers and not disk' -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 
 # There is a process for each processor already; libraries that start as many threads again only get in their way.
-test coverage slow test-browser test-servers: export OMP_NUM_THREADS := 1
-test coverage slow test-browser test-servers: export OPENBLAS_NUM_THREADS := 1
-test coverage slow test-browser test-servers: export TF_NUM_INTRAOP_THREADS := 1
-test coverage slow test-browser test-servers: export TF_NUM_INTEROP_THREADS := 1
+test coverage slow test-browser test-servers test-disk: export OMP_NUM_THREADS := 1
+test coverage slow test-browser test-servers test-disk: export OPENBLAS_NUM_THREADS := 1
+test coverage slow test-browser test-servers test-disk: export TF_NUM_INTRAOP_THREADS := 1
+test coverage slow test-browser test-servers test-disk: export TF_NUM_INTEROP_THREADS := 1
 
 # Tests start the program hundreds of times, and must not compile it as often.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint format type test test-browser test-servers coverage slow bench docs clean
+.PHONY: help setup demo lint format type test test-browser test-servers test-disk coverage slow bench docs clean
 
 help: ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -57,6 +57,13 @@ test-browser: $(STAMP) /usr/bin/chromium ## Run the tests of the page of imgsear
 
 test-servers: $(STAMP) ## Run the tests with real servers of others: PostgreSQL, Milvus, Dask
 	$(BIN)/python -m pytest -m 'servers and not slow' $(PARALLEL)
+
+test-disk: $(STAMP) /usr/bin/gocryptfs ## Run the tests of an index on an encrypted file system
+	$(BIN)/python -m pytest -m disk
+
+/usr/bin/gocryptfs:
+	apt-get update
+	apt-get install --yes --no-install-recommends gocryptfs fuse3
 
 /usr/bin/chromium:
 	apt-get update
