@@ -1,7 +1,9 @@
 """Whole cold queries beside `import keras`, in turn: python benchmarks/cold_query.py FOLDER."""
 
+import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
@@ -49,28 +51,34 @@ def main(folder: Path) -> None:
 MEASURE = """
 import os, sys, time
 started = time.perf_counter()
-nowhere = os.open(os.devnull, os.O_RDWR)
-actions = [(os.POSIX_SPAWN_DUP2, nowhere, 1), (os.POSIX_SPAWN_DUP2, nowhere, 2)]
-_, status, usage = os.wait4(os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=actions), 0)
-print(time.perf_counter() - started, usage.ru_maxrss / 1024)
+output = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+actions = [(os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)]
+_, status, usage = os.wait4(os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ, file_actions=actions), 0)
+print(time.perf_counter() - started, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime)
 sys.exit(os.waitstatus_to_exitcode(status))
 """
 
 
+def measured(command: Sequence[str], output: Path | str = os.devnull) -> tuple[float, float, float]:
+    """Run a command, whose output goes into a file; return wall seconds, peak memory in MiB, processor seconds."""
+    measure = [sys.executable, "-I", "-S", "-c", MEASURE, str(output), *command]
+    done = subprocess.run(measure, capture_output=True, text=True, check=True)
+    seconds, mebibytes, processor = map(float, done.stdout.split())
+    return seconds, mebibytes, processor
+
+
 def compare(commands: dict[str, list[str]]) -> None:
     """Run commands in turn, after a warm-up, and print median times, ratios to the first, and peak memory."""
-    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in commands}
     for counted in [False] + [True] * ROUNDS:
         for name, command in commands.items():
-            measure = [sys.executable, "-I", "-S", "-c", MEASURE, *command]
-            done = subprocess.run(measure, capture_output=True, text=True, check=True)
-            seconds, mebibytes = map(float, done.stdout.split())
+            values = measured(command)
             if counted:
-                measured[name].append((seconds, mebibytes))
-    first = next(iter(measured.values()))
-    for name, values in measured.items():
-        ratio = median(mine[0] / base[0] for mine, base in zip(values, first, strict=True))
-        seconds, mebibytes = median(value[0] for value in values), max(value[1] for value in values)
+                found[name].append(values)
+    first = next(iter(found.values()))
+    for name, rounds in found.items():
+        ratio = median(mine[0] / base[0] for mine, base in zip(rounds, first, strict=True))
+        seconds, mebibytes = median(value[0] for value in rounds), max(value[1] for value in rounds)
         print(f"  {name:<30} {seconds:.3f} s (of {ROUNDS}), ratio {ratio:.3f}, {mebibytes:.0f} MiB", flush=True)
 
 

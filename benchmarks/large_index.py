@@ -61,30 +61,38 @@ def make_index(
     metadata: Sequence[str] | None = None,
     *,
     has_words: bool = False,
+    categories: Sequence[str] | None = None,
+    vectors: Iterator[Embeddings] | None = None,
 ) -> float:
+    """Make an index of `COUNT` items, or of as many as there are categories; those lie in folders of these names."""
     shutil.rmtree(directory, ignore_errors=True)
     base, given = drawn_embeddings(folder)
     generator = np.random.default_rng(SEED)
+    count = len(categories) if categories else COUNT
+    paths = [f"{categories[row]}/{row:06d}.jpg" if categories else f"{row:06d}.jpg" for row in range(count)]
     started = time.perf_counter()
     with writer_lock(directory), publishing.new_generation(directory, 1) as generation:
         with contextlib.closing(connect(generation / generations.ITEMS)) as items:
             items.executescript(SCHEMA)
             items.execute("BEGIN")
             items.executemany(
-                "INSERT INTO items VALUES (?, ?, 0, 0, ?, ?, '', ?)",
+                "INSERT INTO items VALUES (?, ?, 0, 0, ?, ?, ?, ?)",
                 (
-                    (row, f"{row:06d}.jpg", row.to_bytes(32, "big"), f"{row:06d}", metadata[row] if metadata else "{}")
-                    for row in range(COUNT)
+                    (
+                        *(row, path, row.to_bytes(32, "big"), f"{row:06d}"),
+                        *(categories[row] if categories else "", metadata[row] if metadata else "{}"),
+                    )
+                    for row, path in enumerate(paths)
                 ),
             )
             columns = write_columns(items, "main", "main")
             words = write_words(items, "main", (), columns) if has_words else None
             items.execute("COMMIT")
-        write_array(generation / generations.EMBEDDINGS, COUNT, given.encoder.dims, blends(base, generator))
+        write_array(generation / generations.EMBEDDINGS, count, given.encoder.dims, vectors or blends(base, generator))
         source = folder / "drawn-embeddings" / given.encoder_folder
         names = tuple(Path(name).name for name in given.files if name.startswith("encoders/"))
         publishing.install_encoder(directory, given.fingerprint, source, names)
-        draft = replace(given, generation=1, count=COUNT, search=search or SearchOptions(), words=words)
+        draft = replace(given, generation=1, count=count, search=search or SearchOptions(), words=words)
         complete_generation(Job(folder, directory, {}, no_progress), draft, None, adapt=None)
     return time.perf_counter() - started
 

@@ -17,6 +17,7 @@ BENCHMARKS = (
     "calibration",
     "combining",
     "feedback",
+    "personal",
     "text",
     "throughput",
     "int8",
