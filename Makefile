@@ -58,12 +58,9 @@ test-browser: $(STAMP) /usr/bin/chromium ## Run the tests of the page of imgsear
 test-servers: $(STAMP) ## Run the tests with real servers of others: PostgreSQL, Milvus, Dask
 	$(BIN)/python -m pytest -m 'servers and not slow' $(PARALLEL)
 
-test-disk: $(STAMP) /usr/bin/gocryptfs ## Run the tests of an index on an encrypted file system
-	$(BIN)/python -m pytest -m disk
-
-/usr/bin/gocryptfs:
-	apt-get update
-	apt-get install --yes --no-install-recommends gocryptfs fuse3
+test-disk: $(STAMP) ## Run the test of an index on an encrypted file system, where one can be had
+	-command -v gocryptfs || (apt-get update && apt-get install --yes --no-install-recommends gocryptfs fuse3)
+	$(BIN)/python -m pytest -m disk tests/test_encrypted_disk.py
 
 /usr/bin/chromium:
 	apt-get update
