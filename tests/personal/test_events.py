@@ -94,6 +94,8 @@ def test_what_is_imported_counts_once_in_any_order_until_it_is_forgotten(tmp_pat
             times = [event.time for event in store.of_user(user)]
             assert times == sorted(times)
             assert [event.time for event in store.of_user(user, most=2)] == times[-2:]
+            deeds = [event for event in store.of_user(user) if event.kind != "view" or event.position is None]
+            assert store.of_user(user, impressions=False) == deeds
             expected = Counter(anonymous(event) for whose, event in different if whose == user)
             assert Counter(map(anonymous, store.of_user(user))) == expected
         found = store.arrays()

@@ -248,8 +248,13 @@ class EventStore(LiveDatabase):
             total += len(batch)
         return Added(new, total - new)
 
-    def of_user(self, user: str, most: int = 1000) -> list[Event]:
+    def of_user(self, user: str, most: int = 1000, *, impressions: bool = True) -> list[Event]:
         """Return the newest events of a person, so many at most, the oldest of them first.
+
+        Args:
+            user: Their name.
+            most: How many.
+            impressions: Whether views with a position are among them.
 
         Raises:
             UsageError: The key is not that of this store.
@@ -263,10 +268,10 @@ class EventStore(LiveDatabase):
             SELECT time, kind, products.name, queries.name, position, sessions.name
             FROM events JOIN products ON products.id = product
             LEFT JOIN queries ON queries.id = query LEFT JOIN sessions ON sessions.id = session
-            WHERE user = (SELECT id FROM users WHERE name = ?)
+            WHERE user = (SELECT id FROM users WHERE name = ?) AND (? OR kind <> ? OR position = 0)
             ORDER BY user DESC, time DESC, product DESC, kind DESC, position DESC LIMIT ?
             """,
-            (hashed(key, "user", user), most),
+            (hashed(key, "user", user), impressions, _NUMBERS["view"], most),
         )
         return [self._event(*row) for row in reversed(rows)]
 

@@ -15,7 +15,7 @@ from imgsearch.store.items import Items
 if TYPE_CHECKING:
     from imgsearch.personal.events import Event, EventStore, Kind
 
-# Of one person the newest so many events count, and so many are read, some of which may be impressions.
+# Of one person the newest so many events count; of a file so many are read, some of which may be impressions.
 MOST_EVENTS = 1000
 MOST_READ = 4 * MOST_EVENTS
 
@@ -98,7 +98,8 @@ def halved(ages: NDArray[np.integer], half_life: float) -> NDArray[np.float64]:
 
 def history_of_user(store: "EventStore", user: str, items: Items, half_life: float) -> History:
     """Sum up what a user did; empty for one that is unknown."""
-    return history_of(store.of_user(user, MOST_READ), items, store.weights(), half_life, store.newest() or 0)
+    events = store.of_user(user, MOST_EVENTS, impressions=False)
+    return history_of(events, items, store.weights(), half_life, store.newest() or 0)
 
 
 def history_of_items(names: Sequence[str], nearest: Nearest) -> History:
