@@ -6,8 +6,9 @@ import lightgbm
 import numpy as np
 import pytest
 
+from imgsearch.errors import MissingComponentError
 from imgsearch.personal.ranking.clicks import click_weights
-from imgsearch.personal.ranking.fitting import fit, trees_of
+from imgsearch.personal.ranking.fitting import fit, require_learner, trees_of
 from imgsearch.personal.ranking.groups import Groups, gains_at_10
 
 
@@ -94,3 +95,12 @@ def test_ndcg_of_weighed_clicks_is_one_for_the_best_order_and_heeds_the_first_te
     assert gained == pytest.approx([1 / np.log2(5), 0])
     assert best == pytest.approx([1, 5])
     assert gains_at_10(groups, gains)[0] == pytest.approx(best)
+
+
+def test_without_lightgbm_trees_are_refused_by_the_name_of_what_installs_it(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+    require_learner("linear")
+    with pytest.raises(MissingComponentError) as raised:
+        require_learner("lambdamart")
+    assert "'imgsearch-toolkit[personal]'" in str(raised.value.hint)

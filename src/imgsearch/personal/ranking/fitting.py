@@ -56,7 +56,7 @@ def fit(groups: Groups, learner: Learner, seed: int) -> Trees | Linear:
 def require_learner(learner: Learner) -> None:
     """Raise `MissingComponentError` unless what a learner needs is installed."""
     if learner == "lambdamart":
-        require_installed("lightgbm", "--learner lambdamart", "'imgsearch[personal]'; or take --learner linear")
+        require_installed("lightgbm", "--learner lambdamart", "'imgsearch-toolkit[personal]'; or take --learner linear")
 
 
 def _fit_trees(groups: Groups, seed: int) -> Trees:
