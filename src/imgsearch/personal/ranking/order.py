@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from imgsearch.errors import DamagedIndexError, UsageError
 from imgsearch.personal.ranking.features import FEATURES, FeatureContext, features
 from imgsearch.personal.ranking.model import RankingModel, load_model
-from imgsearch.personal.recommend.history import NO_HISTORY, History, history_of_user
+from imgsearch.personal.recommend.history import History
 from imgsearch.personal.recommend.popularity import popularity_of_rows
 from imgsearch.search.hits import Hit
 from imgsearch.search.index import Index
@@ -101,10 +101,7 @@ def known_history(index: Index, user: str) -> History:
         DamagedIndexError: What is kept is damaged.
     """
     # Where nobody is named, nothing of it is needed.
-    from imgsearch.personal.events import EVENTS_FILE, EventStore
     from imgsearch.personal.recommend.recommender import Recommender
 
-    if not (index.directory / EVENTS_FILE).exists():
-        return NO_HISTORY
-    with EventStore(index.directory, read_only=True) as store, Recommender(index) as recommender:
-        return history_of_user(store, user, index.items, recommender.half_life)
+    with Recommender(index) as recommender:
+        return recommender.history_of_user(user)

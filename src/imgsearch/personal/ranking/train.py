@@ -18,7 +18,7 @@ from imgsearch.personal.ranking.fitting import fit, require_learner
 from imgsearch.personal.ranking.groups import Groups, gains_at_10, groups_of
 from imgsearch.personal.ranking.model import Learner, RankingModel
 from imgsearch.personal.ranking.past import Past
-from imgsearch.personal.recommend.recommender import DEFAULT_HALF_LIFE
+from imgsearch.personal.recommend.recommender import half_life_of
 from imgsearch.progress import Progress, no_progress
 from imgsearch.search.index import Index
 from imgsearch.search.ranking import Scores
@@ -167,8 +167,7 @@ def learn_ranking(
     """
     _require_enough(len(answers), "")
     eta = learn_eta(answers)
-    facts = index.manifest.recommend
-    past = Past(index.items, events, weights, DEFAULT_HALF_LIFE if facts is None else facts.half_life)
+    past = Past(index.items, events, weights, half_life_of(index.manifest))
     quantiles = quantiles_of(index)
     groups = groups_of(index, answers, past, quantiles, eta or 0.0, progress=progress)
     _require_enough(len(groups), f" of {len(answers):,} whose clicked products are found by what was asked")

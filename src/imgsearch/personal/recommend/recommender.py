@@ -28,6 +28,7 @@ from imgsearch.store.integrity import repair_hint
 from imgsearch.store.learned import Blend
 from imgsearch.store.learned_products import read_rows
 from imgsearch.store.lifetime import Lifetime
+from imgsearch.store.manifest import Manifest
 
 Way = Literal["content", "collaborative", "popular"]
 
@@ -97,8 +98,7 @@ class Recommender:
     @property
     def half_life(self) -> float:
         """Days after which an event counts half."""
-        facts = self._index.manifest.recommend
-        return DEFAULT_HALF_LIFE if facts is None else facts.half_life
+        return half_life_of(self._index.manifest)
 
     @property
     def learned(self) -> LearnedFiles | None:
@@ -240,6 +240,11 @@ class Recommender:
         popularity = _share(np.log1p(model.popularity.astype(np.float64)))
         of_items = np.append(popularity, np.nan)[of_row]  # -1 is the last
         return LearnedFiles(model, of_row, of_items)
+
+
+def half_life_of(manifest: Manifest) -> float:
+    """Return after how many days an event counts half."""
+    return DEFAULT_HALF_LIFE if manifest.recommend is None else manifest.recommend.half_life
 
 
 def personal_scores(
