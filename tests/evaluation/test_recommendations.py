@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 
 from imgsearch import evaluate
+from imgsearch.bootstrap import exact_result
 from imgsearch.cli import main
+from imgsearch.errors import UsageError
 from imgsearch.evaluation import order, recommendations
+from imgsearch.evaluation.compare import failed_gates, parse_gate
 from imgsearch.personal.event_files import import_events
 
 DAY = 86_400
@@ -210,6 +213,7 @@ def test_a_log_in_which_nobody_comes_back_is_refused(index, tmp_path, capsys):
 
 
 def test_an_order_learned_from_earlier_clicks_is_judged_by_later_ones(index, tmp_path, capsys):
+    """What was bought counts as what was clicked, as in training: each says at which place something was wanted."""
     log = write_log(tmp_path / "log.csv", [*clicks()])
 
     assert main(["evaluate", "--index", str(index), "--events", str(log), "--json", str(tmp_path / "json")]) == 0
@@ -220,7 +224,24 @@ def test_an_order_learned_from_earlier_clicks_is_judged_by_later_ones(index, tmp
     assert found["learned_over_scores_ndcg@10"] == pytest.approx(
         found["learned_ndcg@10"] - found["scores_ndcg@10"], abs=1e-5
     )
-    assert "recommendations: not measured" in capsys.readouterr().out
+    assert "recommendations: not measured, nor exposure" in capsys.readouterr().out
+
+    bought = [row if row[0] < START + 22 * DAY or row[2] == "view" else (*row[:2], "buy", *row[3:]) for row in clicks()]
+    figures = evaluate(index, events=write_log(tmp_path / "other.csv", bought)).figures
+    assert [figures[name].mean for name in order.NAMES] == pytest.approx(
+        [found[name] for name in order.NAMES], abs=1e-5
+    )
+
+
+def test_a_gate_on_what_a_log_says_too_little_for_does_not_ask_for_that_log():
+    gates = [parse_gate("hybrid_ndcg@10=0.1")]
+
+    with pytest.raises(UsageError) as raised:
+        failed_gates(gates, {"answers": exact_result(83)})
+    assert "the log says too little" in str(raised.value.hint)
+    with pytest.raises(UsageError) as raised:
+        failed_gates(gates, {"count": exact_result(83)})
+    assert raised.value.hint == "--events measures it"
 
 
 def test_every_figure_is_in_the_documentation():

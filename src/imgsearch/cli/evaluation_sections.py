@@ -399,7 +399,7 @@ def _personal(found: Personal, figures: Mapping[str, Interval]) -> Iterator[Sect
     )
     recommended = found.recommendations
     if recommended is None:
-        note = "recommendations: not measured, for too few people came back in the held-out week"
+        note = "recommendations: not measured, nor exposure, for too few people came back in the held-out week"
         yield Section("Are recommendations right?", [Note(note)])
     else:
         yield _recommendations(recommended, figures, how)
@@ -416,10 +416,9 @@ def _recommendations(found: Recommendations, figures: Mapping[str, Interval], ho
     intervals = [(method, *(_interval(figures[f"{method}_{name}"]) for name in over)) for method in _METHODS]
     first = [name for name in _FIRST if name in over]
     differences = "differences, person by person, with 95 % intervals"
-    note = (
-        f"{how}\n{found.new:,} of {found.products:,} products were new then: there were no events of them."
-        f" {len(found.new_people):,} people wanted one; new_ndcg@10 is about these, and new products alone"
-    )
+    note = f"{how}\n{found.new:,} of {found.products:,} products were new then: there were no events of them."
+    if found.new_people:
+        note += f" {len(found.new_people):,} people wanted one; new_ndcg@10 is about these, and new products alone"
     title = f"recommendations: {len(found.people)} people, and what they wanted that they had not had before"
     bars = [(method, figures[f"{method}_ndcg@10"]) for method in _METHODS]
     blocks: list[Block] = [

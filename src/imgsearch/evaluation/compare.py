@@ -158,7 +158,10 @@ def _require_known(name: str, figures: Mapping[str, Interval]) -> None:
     near = get_close_matches(name, figures, n=1)
     hint = f"did you mean {near[0]}?" if near else "docs/metrics.md names all figures"
     if not any(figure.partition("@")[0] == name.partition("@")[0] for figure in figures):
-        hint = f"{_option_of(name)} measures it"
+        option = _option_of(name)
+        hint = f"{option} measures it"
+        if option == _EVENTS and figures.keys() & {*recommendations.NAMES, *order.NAMES}:
+            hint = "the log says too little for it: docs/metrics.md#recommendations"
     raise UsageError(f"--min {name}: no figure of that name was measured", hint=hint)
 
 

@@ -15,7 +15,7 @@ from imgsearch.personal.ranking.fitting import fit
 from imgsearch.personal.ranking.groups import gains_at_10, groups_of
 from imgsearch.personal.ranking.past import Past
 from imgsearch.personal.ranking.train import FEWEST_ANSWERS, gain_of
-from imgsearch.personal.recommend.recommender import DEFAULT_HALF_LIFE
+from imgsearch.personal.recommend.recommender import half_life_of
 from imgsearch.progress import Progress
 from imgsearch.search.index import Index
 
@@ -64,11 +64,10 @@ def learned_order(
     if learner == "lambdamart":  # before all that takes minutes
         require_installed("lightgbm", "--events FILE with clicks", "'imgsearch-toolkit[personal]'")
     eta = learn_eta(before)
-    facts = index.manifest.recommend
-    past = Past(index.items, events, weights, DEFAULT_HALF_LIFE if facts is None else facts.half_life)
+    past = Past(index.items, events, weights, half_life_of(index.manifest))
     groups = groups_of(index, answers, past, quantiles_of(index), eta or 0.0, progress=progress)
     cut = int(np.searchsorted(groups.times, since, side="right"))
-    known, held_out = groups.taken(0, cut), groups.taken(cut, len(groups))
+    known, held_out = groups.taken(0, cut), groups.taken(cut, len(groups)).judged_by(eta or 0.0)
     if len(known) < FEWEST_ANSWERS or len(held_out) < _LEAST_HELD_OUT:
         logger.info("of %d answers with clicks too few can be learned from or judged: %d", len(answers), len(groups))
         return None

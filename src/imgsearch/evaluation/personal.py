@@ -61,7 +61,7 @@ def personalized(index: Index, log: Path, *, sample: int, exposure: str | None, 
     if recommended is None and order is None:
         raise UsageError(
             "too few people came back in the last week of the log and wanted something that they had not had before",
-            hint="measures need 50 of them, or as many answers to queries that were clicked",
+            hint="measures need 50 of them, or answers with clicks: 100 before that week, and 20 in it",
         )
     return Personal(since, int(events.times[-1]), len(before), len(after), recommended, order)
 
