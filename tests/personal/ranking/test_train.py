@@ -130,6 +130,8 @@ def test_options_of_other_objectives_are_refused(shop, capsys):
     assert "--epochs has no effect on --objective rank" in capsys.readouterr().err
     assert main(["train", "--objective", "recommend", "--index", str(shop), "--learner", "linear"]) == 2
     assert "--learner has no effect on --objective recommend" in capsys.readouterr().err
+    assert main(["train", "photos", "-o", "m.keras", "--learner", "linear"]) == 2
+    assert capsys.readouterr().err.endswith("hint: it is for rank\n")
 
 
 def test_the_past_of_a_time_knows_nothing_later(shop):

@@ -199,7 +199,8 @@ def _require_fitting(context: typer.Context, objective: str) -> None:
         hint = f"it takes {', '.join(map(_flag, taken))}"
     else:
         wrong = [name for name in given if name in _OF_INDEX]
-        hint = f"it is for {' and '.join(_FROM_EVENTS)}"
+        takers = [each for each, taken in _FROM_EVENTS.items() if not {*wrong[:1]}.difference(taken)]
+        hint = f"it is for {' and '.join(takers)}"
     if wrong:
         raise UsageError(f"{_flag(wrong[0])} has no effect on --objective {objective}", hint=hint)
 
