@@ -18,7 +18,7 @@ from imgsearch.evaluation.index_recall import KS
 from imgsearch.evaluation.results import (
     Evaluation,
     IndexRecall,
-    LearnedOrder,
+    JudgedOrder,
     Personal,
     PictureAndWord,
     QueryResult,
@@ -473,7 +473,7 @@ def _exposures(group: GroupExposure, methods: Sequence[str]) -> Iterator[str]:
         yield "" if ratio is None else f"{ratio.low:.2f} to {ratio.high:.2f}"
 
 
-def _order(found: LearnedOrder, how: str) -> Section:
+def _order(found: JudgedOrder, how: str) -> Section:
     rows = [
         ("learned", f"{found.learned.mean:.4f}", _interval(found.learned)),
         ("by scores", f"{found.scores.mean:.4f}", _interval(found.scores)),

@@ -7,7 +7,7 @@ import numpy as np
 
 from imgsearch.bootstrap import Interval, exact_result, ratio_interval
 from imgsearch.errors import require_installed
-from imgsearch.evaluation.results import LearnedOrder
+from imgsearch.evaluation.results import JudgedOrder
 from imgsearch.personal.events import EventArrays, EventStore, Kind
 from imgsearch.personal.ranking.clicks import learn_eta, newest_answers
 from imgsearch.personal.ranking.features import quantiles_of
@@ -27,7 +27,7 @@ NAMES = ("answers", "learned_ndcg@10", "scores_ndcg@10", "learned_over_scores_nd
 _LEAST_HELD_OUT = 20
 
 
-def learned_order(
+def judged_order(
     index: Index,
     store: EventStore,
     events: EventArrays,
@@ -36,7 +36,7 @@ def learned_order(
     *,
     progress: Progress,
     seed: int = 0,
-) -> LearnedOrder | None:
+) -> JudgedOrder | None:
     """Learn how to order hits from the clicks until a time, and order the answers after it.
 
     An answer's candidates are known by what was before it, those of the held-out week by more than was learned from.
@@ -74,7 +74,7 @@ def learned_order(
     scores = fit(known, learner, seed).scores(held_out.features)
     learned, best = gains_at_10(held_out, scores)
     by_scores, _ = gains_at_10(held_out, held_out.hit_order())
-    return LearnedOrder(
+    return JudgedOrder(
         learner=learner,
         eta=eta,
         answers=len(known),
@@ -85,6 +85,6 @@ def learned_order(
     )
 
 
-def order_figures(found: LearnedOrder) -> dict[str, Interval]:
+def order_figures(found: JudgedOrder) -> dict[str, Interval]:
     """Return the measures by their flat names."""
     return dict(zip(NAMES, (exact_result(found.held_out), found.learned, found.scores, found.gain), strict=True))

@@ -11,7 +11,7 @@ import numpy as np
 from imgsearch.bootstrap import Interval
 from imgsearch.cache import folder_for_this_run
 from imgsearch.errors import UsageError
-from imgsearch.evaluation.order import learned_order, order_figures
+from imgsearch.evaluation.order import judged_order, order_figures
 from imgsearch.evaluation.recommendations import recommendation_figures, recommendations
 from imgsearch.evaluation.results import Personal
 from imgsearch.personal.event_files import import_into
@@ -53,7 +53,7 @@ def personalized(index: Index, log: Path, *, sample: int, exposure: str | None, 
             )
         since = held_out_from(deeds)
         before, after = deeds.taken(deeds.times <= since), deeds.taken(deeds.times > since)
-        order = learned_order(index, store, events, weights, since, progress=progress)
+        order = judged_order(index, store, events, weights, since, progress=progress)
         known = _until(events, since)
         recommended = recommendations(
             index, known, weights, before, after, sample=sample, exposure=exposure, progress=progress

@@ -127,7 +127,7 @@ class Recommendations:
 
 
 @dataclass(frozen=True, slots=True)
-class LearnedOrder:
+class JudgedOrder:
     """How well a ranking learned from the clicks before the held-out week orders the answers of that week.
 
     Attributes:
@@ -168,7 +168,7 @@ class Personal:
     before: int
     held_out: int
     recommendations: Recommendations | None
-    order: LearnedOrder | None
+    order: JudgedOrder | None
 
 
 @dataclass(frozen=True, slots=True)
