@@ -116,8 +116,9 @@ def test_a_compressed_file_is_refused_before_it_fills_the_memory(tmp_path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
         packed.writestr("description.npy", b"\0" * 1_000_000)
 
-    with pytest.raises(DamagedIndexError, match="compressed"):
+    with pytest.raises(DamagedIndexError, match="compressed") as raised:
         load_model(path, FEATURES)
+    assert "train --objective rank" in str(raised.value.hint)
 
 
 def test_an_array_that_claims_to_be_enormous_is_refused(tmp_path):

@@ -118,8 +118,9 @@ def test_arrays_that_do_not_go_together_are_refused(changed, tmp_path):
     path = tmp_path / "model.npz"
     np.savez(path, **{**arrays_of(model_of()), **changed})
 
-    with pytest.raises(DamagedIndexError, match=r"model\.npz"):
+    with pytest.raises(DamagedIndexError, match=r"model\.npz") as raised:
         load_model(path, 4)
+    assert "train --objective recommend" in str(raised.value.hint)
 
 
 def test_a_missing_array_is_named(tmp_path):

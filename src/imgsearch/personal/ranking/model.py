@@ -205,13 +205,13 @@ def load_model(path: Path, features: Sequence[str]) -> RankingModel:
         DamagedIndexError: It is no such file, or orders by other features.
         ResourceError: The system does not let it be read.
     """
-    (text,) = stored_arrays(path, {"description": ("|u1", 1)}).values()
+    (text,) = stored_arrays(path, {"description": ("|u1", 1)}, _HINT).values()
     try:
         described = read(_Description, json.loads(text.tobytes()))
         scorer = _read_scorer(path, described.learner)
     except (ValueError, RecursionError) as error:
         raise DamagedIndexError(f"{path} is damaged: {error}", hint=_HINT) from error
-    of_categories = stored_arrays(path, {"price": ("<f8", 2), "recency": ("<f8", 2)})
+    of_categories = stored_arrays(path, {"price": ("<f8", 2), "recency": ("<f8", 2)}, _HINT)
     price = Quantiles(described.price, of_categories["price"])
     recency = Quantiles(described.recency, of_categories["recency"])
     if problem := scorer.problem(len(described.features)) or _problem(price) or _problem(recency):
@@ -223,7 +223,7 @@ def load_model(path: Path, features: Sequence[str]) -> RankingModel:
 
 
 def _read_scorer(path: Path, learner: Learner) -> Trees | Linear:
-    arrays = stored_arrays(path, _ARRAYS[learner])
+    arrays = stored_arrays(path, _ARRAYS[learner], _HINT)
     return Trees(**arrays) if learner == "lambdamart" else Linear(**arrays)
 
 

@@ -16,6 +16,9 @@ from imgsearch.files import open_regular, reading
 from imgsearch.personal.recommend.collaborative import Similar
 from imgsearch.store.learned_products import names_array
 
+# What to do about a file whose sha256 is right, and which is wrong.
+TRAIN_HINT = "learn it again: imgsearch train --objective recommend --index DIR"
+
 # Of each array its type and its dimensions.
 _ARRAYS = {
     "names": ("|u1", 1),
@@ -76,26 +79,28 @@ def load_model(path: Path, d: int) -> RecommendModel:
         DamagedIndexError: It is no such file, or not of such vectors.
         ResourceError: The system does not let it be read.
     """
-    arrays = stored_arrays(path, _ARRAYS)
+    arrays = stored_arrays(path, _ARRAYS, TRAIN_HINT)
     others, weights, popularity = arrays["others"], arrays["weights"], arrays["popularity"]
     count = len(others)
     names = os.fsdecode(arrays["names"].tobytes()).split("\0") if count else []
     fits = len(names) == len(popularity) == count and weights.shape == others.shape
     if not fits or arrays["translation"].shape != (count, d):
         shapes = {name: array.shape for name, array in arrays.items()}
-        raise DamagedIndexError(f"{path} holds arrays {shapes} and {len(names)} names, which do not go together")
+        problem = f"{path} holds arrays {shapes} and {len(names)} names, which do not go together"
+        raise DamagedIndexError(problem, hint=TRAIN_HINT)
     are_finite = _are_finite(weights) and _are_finite(arrays["translation"]) and np.isfinite(popularity).all()
     if not are_finite or (others.size and not -1 <= others.min() <= others.max() < count) or (popularity < 0).any():
-        raise DamagedIndexError(f"{path} is damaged: it holds numbers that cannot be")
+        raise DamagedIndexError(f"{path} is damaged: it holds numbers that cannot be", hint=TRAIN_HINT)
     return RecommendModel(tuple(names), Similar(others, weights, arrays["translation"]), popularity)
 
 
-def stored_arrays(path: Path, kinds: Mapping[str, tuple[str, int]]) -> dict[str, NDArray[Any]]:
+def stored_arrays(path: Path, kinds: Mapping[str, tuple[str, int]], hint: str) -> dict[str, NDArray[Any]]:
     """Read arrays of an uncompressed `.npz` file, which may be damaged or hostile: no larger than the file.
 
     Args:
         path: The file.
         kinds: The names of the arrays, each with its type, such as `<f4`, and the number of its dimensions.
+        hint: What to do about a damaged one.
 
     Raises:
         FileNotFoundError: The file is missing.
@@ -109,7 +114,7 @@ def stored_arrays(path: Path, kinds: Mapping[str, tuple[str, int]]) -> dict[str,
             return {name: _member(archive, f"{name}.npy", *kind) for name, kind in kinds.items()}
     # zipfile and NumPy raise many kinds for a damaged file, and all of them mean the same here.
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, TypeError, SyntaxError, zipfile.BadZipFile) as error:
-        raise DamagedIndexError(f"{path} cannot be read: {error}") from error
+        raise DamagedIndexError(f"{path} cannot be read: {error}", hint=hint) from error
 
 
 def _member(archive: zipfile.ZipFile, name: str, kind: str, dimensions: int) -> NDArray[Any]:
