@@ -288,7 +288,7 @@ def fitted(index: Index, store: EventStore, half_life: float) -> dict[str, Ranki
     print(f"  {len(groups):,} answers with clicks; eta {eta:.3f}, in truth {ETA:.3f}", flush=True)
     weighed = replace(groups, gains=groups.gains * click_weights(groups.places, eta))
     return {
-        name: RankingModel(FEATURES, fit(each, "lambdamart", SEED), *quantiles, eta)
+        name: RankingModel(FEATURES, fit(each, "lambdamart", SEED), *quantiles)
         for name, each in (("learned", weighed), ("learned without places", groups))
     }
 

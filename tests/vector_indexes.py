@@ -121,7 +121,7 @@ def linear(**weights: float) -> RankingModel:
     count = len(FEATURES)
     of_each = np.array([weights.get(name, 0.0) for name in FEATURES])
     nothing = Quantiles((), np.full((1, 101), np.nan))
-    return RankingModel(FEATURES, Linear(np.zeros(count), np.ones(count), of_each), nothing, nothing, 1.0)
+    return RankingModel(FEATURES, Linear(np.zeros(count), np.ones(count), of_each), nothing, nothing)
 
 
 @pytest.fixture(scope="session", name="unit")

@@ -114,17 +114,16 @@ def test_what_is_imported_counts_once_in_any_order_until_it_is_forgotten(tmp_pat
 
 @settings(deadline=None, max_examples=8)
 @given(_GIVEN, st.integers(NOW - 1, NOW + 4))
-def test_what_is_before_a_time_can_be_had_and_forgotten(tmp_path_factory, given, time):
+def test_what_is_before_a_time_can_be_forgotten(tmp_path_factory, given, time):
     place = tmp_path_factory.mktemp("shop") / "index"
     place.mkdir()
     with opened(place) as store:
         store.add(given)
         before = {(whose, event) for whose, event in given if event.time < time}
 
-        assert len(store.arrays(before=time)) == len(before)
         assert store.forget(before=time) == len(before)
         assert len(store.arrays()) == len(set(given) - before)
-        assert len(store.arrays(before=time)) == 0
+        assert (store.arrays().times >= time).all()
         assert set(store.product_names()) == {event.product for _, event in set(given) - before}
 
 
@@ -168,7 +167,6 @@ def test_an_answer_is_what_one_person_did_with_one_query_in_one_visit(store):
         ClickedAnswer(NOW + DAY + 8, "lamp", bob, (("a", 2),), {"a": "click"}),
     ]
     assert {ann, bob} == set(store.arrays().users.tolist())
-    assert list(store.answers(before=NOW + 13))[-1].clicked == {"b": "click"}
 
 
 def test_answers_that_are_being_read_stay_what_they_were(store):

@@ -42,8 +42,11 @@ def _copied(directory: Path, draft: Manifest, previous: Manifest, name: str, obj
         return False
     try:
         integrity.check_content(directory, previous, f"{previous.folder}/{name}")
-    except (DamagedIndexError, FileNotFoundError) as error:
-        logger.warning("%s; it is dropped: %s", error, again)
+    except FileNotFoundError as error:
+        logger.warning("%s is missing, and left out: %s", error.filename, again)
+        return False
+    except DamagedIndexError as error:
+        logger.warning("%s; it is left out: %s", error, again)
         return False
     copy = directory / draft.folder / name
     shutil.copyfile(directory / previous.folder / name, copy)

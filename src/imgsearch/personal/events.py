@@ -97,7 +97,7 @@ _ANSWERS = f"""
 SELECT start, user, query, session, product, kind, position FROM (
     SELECT *, min(time) OVER (PARTITION BY user, session, query, day) AS start FROM (
         SELECT *, (time - min(time) OVER (PARTITION BY user, session, query)) / {_LONGEST_ANSWER} AS day
-        FROM events WHERE query > 0 AND kind IN {_SHOWN} AND time < ?
+        FROM events WHERE query > 0 AND kind IN {_SHOWN}
     )
 ) ORDER BY start, user, session, query, time, product, kind, position
 """  # noqa: S608  # constants
@@ -154,6 +154,11 @@ class EventArrays:
 
     def __len__(self) -> int:
         return len(self.times)
+
+
+NO_EVENTS = EventArrays(
+    np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int8), np.empty(0, np.int32), ()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,24 +280,21 @@ class EventStore(LiveDatabase):
         )
         return [self._event(*row) for row in reversed(rows)]
 
-    def arrays(self, *, before: int | None = None) -> EventArrays:
-        """Return all events, or those before a time; of more than 20,000,000 the newest.
+    def arrays(self) -> EventArrays:
+        """Return all events; of more than 20,000,000 the newest.
 
         Raises:
             DamagedIndexError, OutputError, ResourceError: As for the class.
         """
-        end = _LATEST + 1 if before is None else before
         columns = [("time", "<i8"), ("user", "<i4"), ("product", "<i4"), ("kind", "i1"), ("position", "<i4")]
         with self._locked(), self._transaction("DEFERRED"):
             run = self._connection.execute
-            ((count,),) = run("SELECT count(*) FROM events WHERE time < ?", (end,))
+            ((count,),) = run("SELECT count(*) FROM events")
             since = 0
             if count > _MOST_EVENTS:
-                values = (end, _MOST_EVENTS - 1)
-                ((since,),) = run("SELECT time FROM events WHERE time < ? ORDER BY time DESC LIMIT 1 OFFSET ?", values)
-            found = run(
-                "SELECT time, user, product, kind, position FROM events WHERE time BETWEEN ? AND ?", (since, end - 1)
-            )
+                query = "SELECT time FROM events ORDER BY time DESC LIMIT 1 OFFSET ?"
+                ((since,),) = run(query, (_MOST_EVENTS - 1,))
+            found = run("SELECT time, user, product, kind, position FROM events WHERE time >= ?", (since,))
             try:
                 rows = np.fromiter(found, np.dtype(columns))
             except (TypeError, ValueError, OverflowError):
@@ -312,13 +314,10 @@ class EventStore(LiveDatabase):
             tuple(self._name(names.get(number)) for number in numbers.tolist()),
         )
 
-    def answers(self, *, before: int | None = None) -> Iterator[ClickedAnswer]:
+    def answers(self) -> Iterator[ClickedAnswer]:
         """Yield the answers that somebody clicked, put into a cart or bought from, the oldest first.
 
         The events of one person, session and query are of one answer, for one day.
-
-        Args:
-            before: Heed events before this time only.
 
         Raises:
             DamagedIndexError, OutputError, ResourceError: As for the class.
@@ -333,7 +332,7 @@ class EventStore(LiveDatabase):
                 connection.execute("PRAGMA temp_store = FILE")
                 connection.execute("BEGIN")
                 names = dict(connection.execute("SELECT id, name FROM products").fetchall())
-                cursor = connection.execute(_ANSWERS, (_LATEST + 1 if before is None else before,))
+                cursor = connection.execute(_ANSWERS)
             answer: list[tuple[Any, ...]] = []
             while True:
                 with no_fork(), self._guarded():

@@ -87,7 +87,9 @@ def is_whole(directory: Path, manifest: Manifest) -> bool:
         for name, record in file_records(directory, manifest.files).items():
             if record != manifest.files[name]:
                 raise _changed(directory / name)
-    except (DamagedIndexError, FileNotFoundError) as error:
+    except FileNotFoundError as error:
+        problem = f"{error.filename} is missing"
+    except DamagedIndexError as error:
         problem = str(error)
     else:
         problem = find_copy_problem(directory, manifest)

@@ -31,7 +31,7 @@ def trees(**changes: object) -> Trees:
 
 
 def model(scorer: Trees | Linear) -> RankingModel:
-    return RankingModel(FEATURES, scorer, PRICE, Quantiles((), np.zeros((1, 101))), 0.8)
+    return RankingModel(FEATURES, scorer, PRICE, Quantiles((), np.zeros((1, 101))))
 
 
 def saved(path: Path, scorer: Trees | Linear) -> Path:
@@ -65,7 +65,7 @@ def test_a_model_is_read_as_it_was_saved(tmp_path, scorer):
     read = load_model(saved(tmp_path / "ranking.npz", scorer), FEATURES)
 
     assert read.scores(X).tolist() == scorer.scores(X).tolist()
-    assert (read.price.categories, read.eta) == (("shoes",), 0.8)
+    assert read.price.categories == ("shoes",)
     assert np.array_equal(read.price.values, PRICE.values, equal_nan=True)
 
 

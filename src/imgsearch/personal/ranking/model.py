@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from imgsearch.errors import DamagedIndexError
 from imgsearch.personal.ranking.features import Quantiles
 from imgsearch.personal.recommend.model import stored_arrays
-from imgsearch.records import as_json, between, read
+from imgsearch.records import as_json, read
 from imgsearch.search.ranking import Scores
 
 Features = NDArray[np.float32]
@@ -139,7 +139,6 @@ class _Description:
     features: tuple[str, ...]
     price: tuple[str, ...]  # categories that there are quantiles of
     recency: tuple[str, ...]
-    eta: Annotated[float, between(0)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,14 +150,12 @@ class RankingModel:
         scorer: What makes one number of them, higher for what is clicked more.
         price: What was cheap in each category when it was learned, which `FeatureContext` needs.
         recency: What was new in it.
-        eta: How fast people look less at later places in what it was learned from: as 1 / place ** eta.
     """
 
     features: tuple[str, ...]
     scorer: Trees | Linear
     price: Quantiles
     recency: Quantiles
-    eta: float
 
     def scores(self, x: Features) -> Scores:
         """Return what orders the rows of float32 (n, features), NaN for what is unknown: (n,), the highest first."""
@@ -172,7 +169,7 @@ class RankingModel:
         """Write as `.npz`, not compressed."""
         learner: Learner = "lambdamart" if isinstance(self.scorer, Trees) else "linear"
         categories = self.price.categories, self.recency.categories
-        described = _Description(learner, self.features, *categories, float(self.eta))
+        described = _Description(learner, self.features, *categories)
         text = np.frombuffer(json.dumps(as_json(described)).encode("ascii"), np.uint8)
         arrays = {name: getattr(self.scorer, name) for name in _ARRAYS[learner]}
         np.savez(file, description=text, price=self.price.values, recency=self.recency.values, **arrays)
@@ -219,7 +216,7 @@ def load_model(path: Path, features: Sequence[str]) -> RankingModel:
     if described.features != tuple(features):
         names = ", ".join(sorted(set(described.features) ^ set(features))) or "their order"
         raise DamagedIndexError(f"{path} orders by other features than this imgsearch: {names}", hint=_HINT)
-    return RankingModel(described.features, scorer, price, recency, described.eta)
+    return RankingModel(described.features, scorer, price, recency)
 
 
 def _read_scorer(path: Path, learner: Learner) -> Trees | Linear:

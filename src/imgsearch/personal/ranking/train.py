@@ -1,17 +1,26 @@
 """Learn from answers with clicks in which order hits should be; kept only if later clicks say that it is better."""
 
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from imgsearch.bootstrap import LEVEL, Interval, mean_interval
 from imgsearch.errors import GateError, UsageError
 from imgsearch.files import as_path
 from imgsearch.personal.event_files import ImportReport, import_events
-from imgsearch.personal.events import EventArrays, EventStore, Kind
-from imgsearch.personal.feedback import FEEDBACK_FILE, FeedbackStore, space_of
+from imgsearch.personal.events import (
+    DEFAULT_WEIGHTS,
+    EVENTS_FILE,
+    NO_EVENTS,
+    ClickedAnswer,
+    EventArrays,
+    EventStore,
+    Kind,
+)
+from imgsearch.personal.feedback import FEEDBACK_FILE, FeedbackStore, Judgment, space_of
 from imgsearch.personal.ranking.clicks import Answer, learn_eta, newest_answers
 from imgsearch.personal.ranking.features import FEATURES, quantiles_of
 from imgsearch.personal.ranking.fitting import fit, require_learner
@@ -112,14 +121,16 @@ def train_ranking(
     require_writable(path, wait_lock)
     imported = None if events_file is None else import_events(path, as_path(events_file))
     with Index.open(path) as index:
-        with EventStore(path) as store:
-            space = space_of(index.manifest)
+        with contextlib.ExitStack() as opened_files:
+            clicked: Iterable[ClickedAnswer] = ()
+            judgments: Iterable[Judgment] = ()
+            events, weights = NO_EVENTS, DEFAULT_WEIGHTS
+            if (path / EVENTS_FILE).exists():
+                store = opened_files.enter_context(EventStore(path, read_only=True))
+                clicked, events, weights = store.answers(), store.arrays(), store.weights()
             if (path / FEEDBACK_FILE).exists():
-                with FeedbackStore(path, read_only=True) as feedback:
-                    answers = newest_answers(store.answers(), feedback.judgments(), space)
-            else:
-                answers = newest_answers(store.answers(), (), space)
-            events, weights = store.arrays(), store.weights()
+                judgments = opened_files.enter_context(FeedbackStore(path, read_only=True)).judgments()
+            answers = newest_answers(clicked, judgments, space_of(index.manifest))
         learned = learn_ranking(index, answers, events, weights, learner=learner, seed=seed, progress=progress)
         opened = index.manifest
     with writer_lock(path, wait_lock):
@@ -181,7 +192,7 @@ def learn_ranking(
             f" {before + gain.mean:.3f}, {before:.3f} by scores, a change from {gain.low:+.3f} to {gain.high:+.3f}",
             hint="answers stay as they are; train again once there are more clicks",
         )
-    model = RankingModel(FEATURES, fit(groups, learner, seed), *quantiles, eta or 0.0)
+    model = RankingModel(FEATURES, fit(groups, learner, seed), *quantiles)
     newest = int(groups.times[-1])
     learned = RankingFacts(learner, newest, len(groups), len(held_out), round(gain.mean, 6), eta or 0.0)
     return LearnedRanking(model, learned, before, gain, eta is not None)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from imgsearch.errors import UsageError
 from imgsearch.files import as_path
 from imgsearch.personal.event_files import ImportReport, import_events
-from imgsearch.personal.events import EventArrays, EventStore, Kind
+from imgsearch.personal.events import EVENTS_FILE, EventArrays, EventStore, Kind
 from imgsearch.personal.recommend.choice import Candidates, Choice, choose, held_out_from, people_of
 from imgsearch.personal.recommend.collaborative import Similar, learn_similar
 from imgsearch.personal.recommend.model import RecommendModel
@@ -90,7 +90,9 @@ def train_recommend(
     path = as_path(directory)
     require_writable(path, wait_lock)
     imported = None if events_file is None else import_events(path, as_path(events_file))
-    with EventStore(path) as store:
+    if not (path / EVENTS_FILE).exists():
+        raise _no_events()
+    with EventStore(path, read_only=True) as store:
         events, weights = store.arrays(), store.weights()
     with Index.open(path) as index:
         learned = learn_recommend(index, events, weights, seed=seed, progress=progress)
@@ -199,9 +201,14 @@ def _learn(index: Index, deeds: Deeds, seed: int) -> _Wanted:
     return _Wanted(products, similar, learner)
 
 
+def _no_events() -> UsageError:
+    """Return what is raised where nothing was imported."""
+    return UsageError("there are no events to learn from", hint="import some: imgsearch events import FILE")
+
+
 def _nothing_to_learn(index: Index, events: EventArrays, deeds: Deeds) -> UsageError:
     if not len(events.times):
-        return UsageError("there are no events to learn from", hint="import some: imgsearch events import FILE")
+        return _no_events()
     if len(deeds):
         return UsageError(
             f"nobody wants any of the {len(deeds.rows):,} products of the log that are in the catalog:"
