@@ -364,6 +364,13 @@ def test_the_key_is_where_it_is_named_but_never_in_the_index(place, monkeypatch,
             store.add([("ann", Event(NOW, "buy", "a"))])
 
 
+def test_a_key_that_is_a_link_to_itself_is_told(store, place):
+    (place.parent / "events.key").symlink_to("events.key")
+
+    with pytest.raises(UsageError, match=r"events\.key, cannot be read"):
+        store.add([("ann", Event(NOW, "buy", "a"))])
+
+
 # What may happen to the file
 
 
@@ -466,6 +473,14 @@ def test_a_damaged_file_is_told(closed, statement):
 
     with pytest.raises(DamagedIndexError, match=EVENTS_FILE):
         read_all()
+
+
+def test_damage_that_sqlite_quotes_byte_by_byte_is_told(closed):
+    content = (closed / EVENTS_FILE).read_bytes()
+    (closed / EVENTS_FILE).write_bytes(content.replace(b"CREATE TABLE weights (kind", b"CREATE TABLE weights \x84kind"))
+
+    with pytest.raises(DamagedIndexError, match=EVENTS_FILE), opened(closed):
+        pass
 
 
 def test_what_is_kept_can_be_read_on_a_disk_that_cannot_be_written_to(closed, monkeypatch):

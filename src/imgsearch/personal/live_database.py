@@ -162,7 +162,7 @@ class LiveDatabase:
         """Tell what is wrong with the file from what the system refuses."""
         try:
             yield
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # SQLite's messages quote damaged bytes
             if not is_of_system(error):
                 raise self._damaged(words_of(error)) from error
             reason = reason_of(error, self._path.parent)

@@ -26,7 +26,8 @@ def key_path(index: Path, chosen: Path | None = None) -> Path:
         UsageError: It would lie inside of the index, whose copies then name people.
     """
     path = chosen or _default_path()
-    if path.resolve().is_relative_to(index.resolve()):
+    # Not Path.resolve, which raises RuntimeError for links that lead round in circles: reading one says so.
+    if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(index)):
         raise UsageError(
             f"expected the key of the names outside of the index, found {path}",
             hint=f"whoever copies the index would have it, too: let {KEY_VARIABLE} name another file",
