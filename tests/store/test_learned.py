@@ -1,6 +1,7 @@
 """Files that were learned from events belong to a generation: published, kept by builds, rolled back, dropped."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ from imgsearch import Index, build_index, check, rollback
 from imgsearch.errors import DamagedIndexError
 from imgsearch.store import generations
 from imgsearch.store.generations import RANKING, RECOMMEND, RECOMMEND_ROWS, read_manifest
+from imgsearch.store.integrity import file_record
 from imgsearch.store.learned import Blend, RankingFacts, RecommendFacts
-from imgsearch.store.learned_products import NAMES, names_array, product_names, rows_of_products, write_rows
+from imgsearch.store.learned_products import NAMES, names_array, product_names, read_rows, rows_of_products, write_rows
 from imgsearch.store.locking import writer_lock
-from imgsearch.store.publishing import publish_learned
+from imgsearch.store.publishing import amend, publish_learned
 
 pytestmark = pytest.mark.usefixtures("quick_builds")
 
@@ -131,12 +133,41 @@ def test_names_of_products_survive_whatever_bytes_they_have(tmp_path):
     assert product_names(tmp_path / RECOMMEND) == names
 
 
+def test_a_build_drops_a_file_that_is_as_published_and_cannot_be_read(learned, small, caplog):
+    """Else no build would end any more."""
+    manifest = read_manifest(learned)
+    file = learned / manifest.folder / RECOMMEND
+    file.write_bytes(b"no archive")
+    files = {**manifest.files, f"{manifest.folder}/{RECOMMEND}": file_record(file)}
+    amend(learned, replace(manifest, files=files))
+    (small / "a" / "0000.png").unlink()
+
+    build_index(small, learned)
+
+    assert learned_files(learned) == {RANKING}
+    assert "train --objective recommend again" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "header", [b"{'shape': (999999999999,), ", b"{'shape': ((((((((((((((", b"{'shape': (4, 4), 'descr': '<i4'}"]
+)
+def test_rows_with_a_damaged_header_are_damaged(tmp_path, header):
+    file = tmp_path / RECOMMEND_ROWS
+    with file.open("wb") as opened:
+        write_rows(opened, np.zeros(4, np.int32))
+    content = file.read_bytes()
+    file.write_bytes(content[:10] + header.ljust(117) + content[127:])
+
+    with pytest.raises(DamagedIndexError, match=f"{RECOMMEND_ROWS} is damaged"):
+        read_rows(file, 4, 1)
+
+
 @pytest.mark.parametrize("arrays", [{}, {NAMES: np.zeros((2, 2), np.uint8)}, {NAMES: np.zeros(3, np.int64)}])
 def test_a_file_without_names_is_damaged(tmp_path, arrays):
     with (tmp_path / RECOMMEND).open("wb") as file:
         np.savez(file, **arrays)
 
-    with pytest.raises(DamagedIndexError, match="damaged"):
+    with pytest.raises(DamagedIndexError, match="cannot be read"):
         product_names(tmp_path / RECOMMEND)
 
 

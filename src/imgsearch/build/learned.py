@@ -36,12 +36,14 @@ def keep_learned(directory: Path, draft: Manifest, previous: Manifest) -> Manife
 
 def _copied(directory: Path, draft: Manifest, previous: Manifest, name: str, objective: str) -> bool:
     """Copy a file if it is whole and the vectors mean the same as before; else say how to learn it again."""
-    again = f"run imgsearch train --objective {objective} again"
+    source, again = directory / previous.folder / name, f"run imgsearch train --objective {objective} again"
     if not have_same_space(draft, previous):
         logger.warning("what was learned from events is dropped, since vectors mean something else now: %s", again)
         return False
     try:
         integrity.check_content(directory, previous, f"{previous.folder}/{name}")
+        if name == generations.RECOMMEND:
+            product_names(source)
     except FileNotFoundError as error:
         logger.warning("%s is missing, and left out: %s", error.filename, again)
         return False
@@ -49,6 +51,6 @@ def _copied(directory: Path, draft: Manifest, previous: Manifest, name: str, obj
         logger.warning("%s; it is left out: %s", error, again)
         return False
     copy = directory / draft.folder / name
-    shutil.copyfile(directory / previous.folder / name, copy)
+    shutil.copyfile(source, copy)
     sync(copy)
     return True

@@ -1,10 +1,12 @@
 """The `.npy` files of an index: written as a stream, read as a map, as float32 whatever numbers they hold."""
 
+import io
 import os
 import tokenize
-from collections.abc import Iterable, Iterator
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,12 @@ from imgsearch.store.integrity import repair_hint
 from imgsearch.store.search_settings import Numbers
 
 BLOCK_ROWS = 4096
+
+# NumPy reads the header as Python, and lets out whatever Python's parser has to say about a damaged one.
+HEADER_ERRORS = (
+    *(ValueError, EOFError, MemoryError, OverflowError),
+    *(SyntaxError, TypeError, RecursionError, tokenize.TokenError),
+)
 
 
 class HalfVectors:
@@ -82,11 +90,7 @@ def open_array(path: Path, count: int, dims: int, numbers: Numbers = "float32") 
         try:
             np.lib.format.read_magic(file)
             shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        # NumPy reads the header as Python, and lets out whatever Python's parser has to say about a damaged one.
-        except (
-            *(ValueError, EOFError, MemoryError, OverflowError),
-            *(SyntaxError, TypeError, RecursionError, tokenize.TokenError),
-        ) as error:
+        except HEADER_ERRORS as error:
             raise DamagedIndexError(f"{path} is damaged: {error}", hint=hint) from error
         found, expected = f"{dtype} {shape}{' by columns' * is_fortran}", f"{numbers} {(count, dims)}"
         if found != expected:
@@ -99,6 +103,44 @@ def open_array(path: Path, count: int, dims: int, numbers: Numbers = "float32") 
         # A plain array over the same map: np.memmap's own class makes every slice slower.
         mapped = np.asarray(np.memmap(file, kind, "r", file.tell(), (count, dims)))
     return mapped if numbers == "float32" else HalfVectors(mapped)
+
+
+def stored_arrays(path: Path, kinds: Mapping[str, tuple[str, int]]) -> dict[str, NDArray[Any]]:
+    """Read arrays of an uncompressed `.npz` file, which may be damaged or hostile: no larger than the file.
+
+    Args:
+        path: The file.
+        kinds: The names of the arrays, each with its type, such as `<f4`, and the number of its dimensions.
+
+    Raises:
+        FileNotFoundError: The file is missing.
+        DamagedIndexError: It is no such file, or lacks such an array.
+        ResourceError: The system does not let it be read.
+    """
+    with reading(path, repair_hint(path.name)), open_regular(path) as file:
+        content = file.read()  # zipfile takes a disk that fails for an archive that is damaged
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return {name: _member(archive, f"{name}.npy", *kind) for name, kind in kinds.items()}
+    except (OSError, KeyError, RuntimeError, zipfile.BadZipFile, *HEADER_ERRORS) as error:
+        raise DamagedIndexError(f"{path} cannot be read: {error}", hint=repair_hint(path.name)) from error
+
+
+def _member(archive: zipfile.ZipFile, name: str, kind: str, dimensions: int) -> NDArray[Any]:
+    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{name} is compressed")
+    return parsed_array(archive.read(name), kind, dimensions)
+
+
+def parsed_array(data: bytes, kind: str, dimensions: int) -> NDArray[Any]:
+    """Return the array of a `.npy` file; raises one of `HEADER_ERRORS` if it is none of that type and dimensions."""
+    content = io.BytesIO(data)
+    if np.lib.format.read_magic(content) != (1, 0):
+        raise ValueError("an array has another version")
+    shape, is_transposed, dtype = np.lib.format.read_array_header_1_0(content)
+    if dtype.str != kind or len(shape) != dimensions or is_transposed:
+        raise ValueError(f"found {dtype.str} of shape {shape}, expected {kind} of {dimensions} dimensions")
+    return np.frombuffer(content.getbuffer()[content.tell() :], dtype).reshape(shape)
 
 
 def blocks_of(array: Vectors) -> Iterator[Embeddings]:

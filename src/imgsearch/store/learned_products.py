@@ -1,9 +1,7 @@
 """The products that something was learned of from events: their names, and which of them each row of an index shows."""
 
-import io
 import itertools
 import os
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 
 from imgsearch.errors import DamagedIndexError
 from imgsearch.files import open_regular, reading
+from imgsearch.store.arrays import HEADER_ERRORS, parsed_array, stored_arrays
 from imgsearch.store.integrity import repair_hint
 from imgsearch.store.items import Items
 
@@ -26,15 +25,8 @@ def names_array(names: Sequence[str]) -> NDArray[np.uint8]:
 
 
 def product_names(path: Path) -> tuple[str, ...]:
-    """Read the names of products from `recommend.npz`, whose sha256 was checked; `DamagedIndexError` if it has none."""
-    with reading(path, repair_hint(path.name)), open_regular(path) as file:
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                data = arrays[NAMES]
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise DamagedIndexError(f"{path} is damaged: {error}", hint=repair_hint(path.name)) from error
-    if data.dtype != np.uint8 or data.ndim != 1:
-        raise DamagedIndexError(f"{path} is damaged: its names are none", hint=repair_hint(path.name))
+    """Read the names of products from `recommend.npz`, whose sha256 was checked; raises `DamagedIndexError`."""
+    data = stored_arrays(path, {NAMES: ("|u1", 1)})[NAMES]
     return tuple(map(os.fsdecode, data.tobytes().split(b"\0"))) if data.size else ()
 
 
@@ -62,13 +54,11 @@ def read_rows(path: Path, count: int, products: int) -> NDArray[np.int32]:
     with reading(path, hint), open_regular(path) as file:
         content = file.read()
     try:
-        found: NDArray[np.int32] = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-    # NumPy reads the header as Python, and lets out whatever Python's parser has to say about a damaged one.
-    except (ValueError, EOFError, MemoryError, OverflowError, SyntaxError, TypeError, RecursionError) as error:
+        found: NDArray[np.int32] = parsed_array(content, "<i4", 1)
+    except HEADER_ERRORS as error:
         raise DamagedIndexError(f"{path} is damaged: {error}", hint=hint) from error
-    if found.shape != (count,) or found.dtype.str != "<i4":
-        problem = f"{found.dtype.str} {found.shape}, expected <i4 {(count,)}"
-        raise DamagedIndexError(f"{path} is damaged: {problem}", hint=hint)
+    if len(found) != count:
+        raise DamagedIndexError(f"{path} is damaged: it is of {len(found)} rows, expected {count}", hint=hint)
     if count and not -1 <= found.min() <= found.max() < products:
         raise DamagedIndexError(f"{path} is damaged: it names products that are not there", hint=hint)
     return found

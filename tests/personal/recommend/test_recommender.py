@@ -297,7 +297,7 @@ def test_a_changed_file_is_noticed_before_it_is_used(mine, name):
 @pytest.mark.parametrize(
     ("rows", "problem"),
     [
-        (np.zeros(3, np.int32), "expected <i4"),
+        (np.zeros(3, np.int32), "of 3 rows, expected 31"),
         (np.zeros(len(PRODUCTS), np.int64), "expected <i4"),
         (np.full(len(PRODUCTS), 4, np.int32), "products that are not there"),
         (np.full(len(PRODUCTS), -2, np.int32), "products that are not there"),

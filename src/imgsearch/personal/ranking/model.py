@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from imgsearch.errors import DamagedIndexError
 from imgsearch.personal.ranking.features import Quantiles
-from imgsearch.personal.recommend.model import stored_arrays
 from imgsearch.records import as_json, read
 from imgsearch.search.ranking import Scores
+from imgsearch.store.arrays import stored_arrays
+from imgsearch.store.integrity import repair_hint
 
 Features = NDArray[np.float32]
 Learner = Literal["lambdamart", "linear"]
@@ -202,17 +203,17 @@ def load_model(path: Path, features: Sequence[str]) -> RankingModel:
         DamagedIndexError: It is no such file, or orders by other features.
         ResourceError: The system does not let it be read.
     """
-    (text,) = stored_arrays(path, {"description": ("|u1", 1)}, _HINT).values()
+    (text,) = stored_arrays(path, {"description": ("|u1", 1)}).values()
     try:
         described = read(_Description, json.loads(text.tobytes()))
         scorer = _read_scorer(path, described.learner)
     except (ValueError, RecursionError) as error:
-        raise DamagedIndexError(f"{path} is damaged: {error}", hint=_HINT) from error
-    of_categories = stored_arrays(path, {"price": ("<f8", 2), "recency": ("<f8", 2)}, _HINT)
+        raise DamagedIndexError(f"{path} is damaged: {error}", hint=repair_hint(path.name)) from error
+    of_categories = stored_arrays(path, {"price": ("<f8", 2), "recency": ("<f8", 2)})
     price = Quantiles(described.price, of_categories["price"])
     recency = Quantiles(described.recency, of_categories["recency"])
     if problem := scorer.problem(len(described.features)) or _problem(price) or _problem(recency):
-        raise DamagedIndexError(f"{path} is damaged: {problem}", hint=_HINT)
+        raise DamagedIndexError(f"{path} is damaged: {problem}", hint=repair_hint(path.name))
     if described.features != tuple(features):
         names = ", ".join(sorted(set(described.features) ^ set(features))) or "their order"
         raise DamagedIndexError(f"{path} orders by other features than this imgsearch: {names}", hint=_HINT)
@@ -220,7 +221,7 @@ def load_model(path: Path, features: Sequence[str]) -> RankingModel:
 
 
 def _read_scorer(path: Path, learner: Learner) -> Trees | Linear:
-    arrays = stored_arrays(path, _ARRAYS[learner], _HINT)
+    arrays = stored_arrays(path, _ARRAYS[learner])
     return Trees(**arrays) if learner == "lambdamart" else Linear(**arrays)
 
 

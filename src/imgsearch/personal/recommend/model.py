@@ -1,23 +1,18 @@
 """What recommendations were learned, as a file of a generation: arrays without pickle, checked when they are read."""
 
-import io
 import os
-import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.errors import DamagedIndexError
-from imgsearch.files import open_regular, reading
 from imgsearch.personal.recommend.collaborative import Similar
+from imgsearch.store.arrays import stored_arrays
+from imgsearch.store.integrity import repair_hint
 from imgsearch.store.learned_products import names_array
-
-# What to do about a file whose sha256 is right, and which is wrong.
-TRAIN_HINT = "learn it again: imgsearch train --objective recommend --index DIR"
 
 # Of each array its type and its dimensions.
 _ARRAYS = {
@@ -79,7 +74,7 @@ def load_model(path: Path, d: int) -> RecommendModel:
         DamagedIndexError: It is no such file, or not of such vectors.
         ResourceError: The system does not let it be read.
     """
-    arrays = stored_arrays(path, _ARRAYS, TRAIN_HINT)
+    arrays = stored_arrays(path, _ARRAYS)
     others, weights, popularity = arrays["others"], arrays["weights"], arrays["popularity"]
     count = len(others)
     names = os.fsdecode(arrays["names"].tobytes()).split("\0") if count else []
@@ -87,43 +82,8 @@ def load_model(path: Path, d: int) -> RecommendModel:
     if not fits or arrays["translation"].shape != (count, d):
         shapes = {name: array.shape for name, array in arrays.items()}
         problem = f"{path} holds arrays {shapes} and {len(names)} names, which do not go together"
-        raise DamagedIndexError(problem, hint=TRAIN_HINT)
+        raise DamagedIndexError(problem, hint=repair_hint(path.name))
     are_finite = _are_finite(weights) and _are_finite(arrays["translation"]) and np.isfinite(popularity).all()
     if not are_finite or (others.size and not -1 <= others.min() <= others.max() < count) or (popularity < 0).any():
-        raise DamagedIndexError(f"{path} is damaged: it holds numbers that cannot be", hint=TRAIN_HINT)
+        raise DamagedIndexError(f"{path} is damaged: it holds numbers that cannot be", hint=repair_hint(path.name))
     return RecommendModel(tuple(names), Similar(others, weights, arrays["translation"]), popularity)
-
-
-def stored_arrays(path: Path, kinds: Mapping[str, tuple[str, int]], hint: str) -> dict[str, NDArray[Any]]:
-    """Read arrays of an uncompressed `.npz` file, which may be damaged or hostile: no larger than the file.
-
-    Args:
-        path: The file.
-        kinds: The names of the arrays, each with its type, such as `<f4`, and the number of its dimensions.
-        hint: What to do about a damaged one.
-
-    Raises:
-        FileNotFoundError: The file is missing.
-        DamagedIndexError: It is no such file, or lacks such an array.
-        ResourceError: The system does not let it be read.
-    """
-    with reading(path, ""), open_regular(path) as file:
-        content = file.read()  # zipfile takes a disk that fails for an archive that is damaged
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            return {name: _member(archive, f"{name}.npy", *kind) for name, kind in kinds.items()}
-    # zipfile and NumPy raise many kinds for a damaged file, and all of them mean the same here.
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, TypeError, SyntaxError, zipfile.BadZipFile) as error:
-        raise DamagedIndexError(f"{path} cannot be read: {error}", hint=hint) from error
-
-
-def _member(archive: zipfile.ZipFile, name: str, kind: str, dimensions: int) -> NDArray[Any]:
-    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
-        raise ValueError(f"{name} is compressed")
-    content = io.BytesIO(archive.read(name))
-    if np.lib.format.read_magic(content) != (1, 0):
-        raise ValueError(f"{name} has another version")
-    shape, is_transposed, dtype = np.lib.format.read_array_header_1_0(content)
-    if dtype.str != kind or len(shape) != dimensions or is_transposed:
-        raise ValueError(f"{name} is {dtype.str} of shape {shape}, expected {kind} of {dimensions} dimensions")
-    return np.frombuffer(content.getbuffer()[content.tell() :], dtype).reshape(shape)

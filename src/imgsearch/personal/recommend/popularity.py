@@ -4,9 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgsearch.errors import DamagedIndexError
-from imgsearch.personal.recommend.model import TRAIN_HINT, stored_arrays
 from imgsearch.search.index import Index
 from imgsearch.store import generations, integrity
+from imgsearch.store.arrays import stored_arrays
 from imgsearch.store.learned_products import read_rows
 
 
@@ -28,8 +28,10 @@ def popularity_of_rows(index: Index) -> NDArray[np.float32] | None:
     for name in (generations.RECOMMEND, generations.RECOMMEND_ROWS):
         integrity.check_content(index.directory, manifest, f"{folder.name}/{name}")
     path = folder / generations.RECOMMEND
-    popularity = stored_arrays(path, {"popularity": ("<f4", 1)}, TRAIN_HINT)["popularity"]
+    popularity = stored_arrays(path, {"popularity": ("<f4", 1)})["popularity"]
     if not np.isfinite(popularity).all() or (popularity < 0).any():
-        raise DamagedIndexError(f"{path} is damaged: it holds numbers that cannot be", hint=TRAIN_HINT)
+        raise DamagedIndexError(
+            f"{path} is damaged: it holds numbers that cannot be", hint=integrity.repair_hint(path.name)
+        )
     of_row = read_rows(folder / generations.RECOMMEND_ROWS, manifest.count, len(popularity))
     return np.append(popularity, np.float32(0))[of_row]
