@@ -75,6 +75,18 @@ def test_the_same_rows_are_read_from_each_format(place, imported, tmp_path):
     }
 
 
+def test_no_time_is_too_large_to_be_refused_in_parquet(imported, tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    times = [float("-inf"), float("inf"), float("nan"), 1.0]
+    parquet.write_table(
+        pa.table({"time": times, "user": ["dan"] * 4, "event": ["buy"] * 4, "product": ["a"] * 4}), tmp_path / "p"
+    )
+
+    assert imported("log.parquet", (tmp_path / "p").read_bytes())[0] == ImportReport(0, 0, {"time": 4})
+
+
 def test_seconds_and_dates_are_times(place, imported):
     times = ["1767225600", "1767225600.25", "2026-01-01 00:00", "20260101T000000Z", "2025-12-31T19:00:00.75-05:00"]
     text = "time;user;event;product\n" + "".join(f"{each};tim;view;p{row}\n" for row, each in enumerate(times))

@@ -371,6 +371,18 @@ def test_a_key_that_is_a_link_to_itself_is_told(store, place):
         store.add([("ann", Event(NOW, "buy", "a"))])
 
 
+def test_who_reads_does_not_wait_for_an_import(place, monkeypatch):
+    with opened(place) as store:
+        store.add([("ann", Event(NOW, "buy", "a"))])
+    monkeypatch.setattr(live_database, "WAIT", 0)
+
+    with contextlib.closing(sqlite3.connect(place / EVENTS_FILE, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+
+        with opened(place, read_only=True) as store:
+            assert len(store.of_user("ann")) == 1
+
+
 # What may happen to the file
 
 

@@ -217,7 +217,7 @@ def _time(value: object, latest: int) -> int:
             except (ValueError, OverflowError):
                 pass
     if isinstance(value, int | float) and not isinstance(value, bool):
-        found = round(min(float(value), 1e12) * _SECOND)
+        found = round(max(-1e12, min(float(value), 1e12)) * _SECOND)
     if found is None:
         raise _RowError("time", f"expected 2026-01-31T12:00:00Z or seconds since 1970, found {_brief(value)}")
     if found > latest:

@@ -89,6 +89,8 @@ class LiveDatabase:
         self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.execute("PRAGMA secure_delete = ON")
         self._connection.execute("PRAGMA journal_mode = WAL")
+        if self._require_version():  # whoever reads does not wait for an import
+            return
         with self._transaction():
             if not self._require_version():
                 for statement in self._content.schema.split(";"):
