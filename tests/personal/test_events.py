@@ -464,7 +464,9 @@ def closed(place) -> Path:
         "DELETE FROM products",
         "UPDATE events SET kind = 7",
         "UPDATE events SET time = 'now'",
+        "UPDATE events SET time = 9000000000000000000",
         "UPDATE weights SET weight = 'much'",
+        "UPDATE weights SET weight = 1e308",
         "UPDATE facts SET value = 'x'",
         "DROP TABLE events",
         "PRAGMA user_version = 0",
@@ -482,6 +484,7 @@ def test_a_damaged_file_is_told(closed, statement):
             list(store.answers())
             store.weights()
             store.newest()
+            store.stats()
 
     with pytest.raises(DamagedIndexError, match=EVENTS_FILE):
         read_all()

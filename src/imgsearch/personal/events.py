@@ -356,8 +356,8 @@ class EventStore(LiveDatabase):
             DamagedIndexError, OutputError, ResourceError: As for the class.
         """
         kept = dict(self._rows("SELECT kind, weight FROM weights"))
-        if not all(isinstance(weight, float) and math.isfinite(weight) for weight in kept.values()):
-            raise self._damaged("a weight is not a number")
+        if not all(isinstance(weight, float) and abs(weight) <= _LARGEST_WEIGHT for weight in kept.values()):
+            raise self._damaged("a weight is not a number from -1,000 to 1,000")
         return {kind: kept.get(kind, weight) for kind, weight in DEFAULT_WEIGHTS.items()}
 
     def set_weights(self, weights: Mapping[Kind, float]) -> None:
@@ -415,13 +415,16 @@ class EventStore(LiveDatabase):
         counts = {kind: count for kind, count, _, _ in rows}
         if not set(counts) <= set(range(len(KINDS))):
             raise self._damaged("an event is of no kind")
+        times = [time for *_, first, last in rows for time in (first, last)]
+        if not all(isinstance(time, int) and 0 <= time <= _LATEST for time in times):
+            raise self._damaged("the time of an event is none")
         files = [path for path in self._path.parent.glob(f"{EVENTS_FILE}*") if path.is_file()]
         return EventStats(
             {kind: counts.get(number, 0) for kind, number in zip(KINDS, _NUMBERS.values(), strict=True)},
             users,
             products,
-            min((first for *_, first, _ in rows), default=None),
-            max((last for *_, last in rows), default=None),
+            min(times, default=None),
+            max(times, default=None),
             sum(path.stat().st_size for path in files),
         )
 
