@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -310,6 +311,24 @@ def test_two_imports_at_once_lose_nothing_and_take_nobody_for_another(place, mon
         users = {user for user, _ in given}
         assert content(store, users) == {user: Counter(e for whose, e in given if whose == user) for user in users}
         assert store.stats().users == 13
+
+
+def test_a_store_that_another_process_makes_meanwhile_is_opened(place, monkeypatch):
+    class Slow(sqlite3.Connection):
+        done = 0
+
+        def execute(self, *arguments):
+            Slow.done += 1
+            if Slow.done == 2:
+                monkeypatch.undo()
+                with opened(place) as other:
+                    other.add([("ann", Event(NOW, "buy", "a"))])
+            return super().execute(*arguments)
+
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Slow))
+
+    with opened(place) as store:
+        assert len(store.of_user("ann")) == 1
 
 
 # The key

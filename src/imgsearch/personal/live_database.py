@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -88,13 +89,26 @@ class LiveDatabase:
         # What is acknowledged outlives a power cut, and what is forgotten leaves no bytes in the file.
         self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.execute("PRAGMA secure_delete = ON")
-        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._keep_log()
         if self._require_version():  # whoever reads does not wait for an import
             return
         with self._transaction():
             if not self._require_version():
                 for statement in self._content.schema.split(";"):
                     self._connection.execute(statement)
+
+    def _keep_log(self) -> None:
+        """Let readers and a writer not wait for each other; SQLite fails at once where two begin this together."""
+        end = time.monotonic() + WAIT
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                    raise
+                time.sleep(0.01)
+            else:
+                return
 
     def __enter__(self) -> Self:
         return self
@@ -110,13 +124,15 @@ class LiveDatabase:
 
     def _require_version(self) -> bool:
         """Return whether the tables are there; raises `DamagedIndexError` for those of another version."""
-        ((found,),) = self._connection.execute("PRAGMA user_version").fetchall()
+        # Both of one moment: another process may be making the tables.
+        ((found, tables),) = self._connection.execute(
+            "SELECT user_version, (SELECT count(*) FROM sqlite_master) FROM pragma_user_version"
+        ).fetchall()
         if found > self._content.version:
             raise DamagedIndexError(
                 f"{self._path} is of a newer version, {found}; this imgsearch reads up to {self._content.version}",
                 hint="update imgsearch",
             )
-        ((tables,),) = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
         if found < 0 or (tables > 0) != (found == self._content.version):
             raise self._damaged(f"it holds no {self._content.name}")
         return bool(tables)
