@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from imgsearch.evaluation.results import Evaluation
     from imgsearch.images.boxes import Box
     from imgsearch.images.steps import Steps
+    from imgsearch.personal.ranking.train import RankingReport, train_ranking
     from imgsearch.personal.recommend.history import History
     from imgsearch.personal.recommend.recommender import Recommender
     from imgsearch.personal.recommend.train import RecommendReport, train_recommend
@@ -105,6 +106,7 @@ __all__ = [
     "OutputError",
     "PreprocessOptions",
     "PreprocessReport",
+    "RankingReport",
     "RecommendReport",
     "Recommender",
     "RefusedError",
@@ -133,6 +135,7 @@ __all__ = [
     "rollback",
     "save_model",
     "train",
+    "train_ranking",
     "train_recommend",
 ]
 
@@ -154,6 +157,7 @@ _HOMES = {
     "evaluation.results": ("Evaluation",),
     "images.boxes": ("Box",),
     "images.steps": ("Steps",),
+    "personal.ranking.train": ("RankingReport", "train_ranking"),
     "personal.recommend.history": ("History",),
     "personal.recommend.train": ("RecommendReport", "train_recommend"),
     "personal.recommend.recommender": ("Recommender",),
