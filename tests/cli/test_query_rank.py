@@ -4,13 +4,18 @@ import csv
 import io
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from imgsearch.personal.events import Event, EventStore
-from vector_indexes import learn_order, linear, store_index
+from imgsearch.store.generations import read_manifest
+from vector_indexes import learn_order, linear, store_index, unit
+
+DAY = 86_400_000_000
 
 
 def asked(imgsearch, index, *options):
@@ -82,3 +87,40 @@ def test_options_that_do_not_go_together_exit_2(imgsearch, ranked, options, prob
 
     assert code == 2
     assert problem in errors
+
+
+@pytest.mark.parametrize("learner", ["linear", pytest.param("lambdamart", marks=pytest.mark.slow)])
+def test_answers_import_nothing_that_trained_what_they_use(imgsearch, tmp_path, monkeypatch, learner):
+    """With files as both trainings write them."""
+    monkeypatch.setenv("IMGSEARCH_EVENTS_KEY", str(tmp_path / "events.key"))
+    random = np.random.default_rng(0)
+    prices = [{"price": number} for number in range(30)]
+    index = store_index(tmp_path / "index", unit(random.normal(size=(30, 4))), metadata=prices)
+    log = []
+    for number in range(150):
+        query, session, time = f"{random.integers(6):05d}", str(number), DAY * number
+        shown = [f"{each:05d}" for each in random.permutation(30)[:8]]
+        events = [Event(time, "view", each, query, place, session) for place, each in enumerate(shown, 1)]
+        events.append(Event(time + 1, "click", min(shown), query, shown.index(min(shown)) + 1, session))
+        log += ((f"u{number % 9}", event) for event in events)
+    with EventStore(index) as store:
+        store.add(log)
+    for objective in (("rank", "--learner", learner), ("recommend",)):
+        assert imgsearch("train", "--objective", *objective, "--index", index, "-q").returncode == 0
+    program = (
+        "import sys\nfrom imgsearch.cli import main\nindex = ['--index', sys.argv[1]]\n"
+        "learned = ['--rank', 'learned', '--explain', '--user', 'u1']\n"
+        "for how in ('table', 'json', 'csv', 'paths'):\n"
+        "    assert main(['query', '--item', '00000.png', *learned, '--format', how, *index]) == 0\n"
+        "    assert main(['recommend', '--user', 'u1', '--format', how, *index]) == 0\n"
+        "print(*sorted(sys.modules), file=sys.stderr)"
+    )
+
+    command = [sys.executable, "-c", program, str(index)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+
+    facts = read_manifest(index)
+    assert (facts.ranking.learner, facts.recommend.learner) == (learner, "ease")
+    loaded = set(done.stderr.split())
+    assert {"numpy", "imgsearch.personal.ranking.model", "imgsearch.personal.recommend.model"} <= loaded
+    assert not loaded & {"sklearn", "scipy", "lightgbm", "implicit", "tensorflow", "keras", "matplotlib", "pandas"}

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -207,3 +209,37 @@ def test_without_an_index_nothing_is_made(tmp_path):
     with pytest.raises(NoIndexError):
         import_events(tmp_path / "index", tmp_path / "log.csv")
     assert not (tmp_path / "index").exists()
+
+
+_CHILD = """
+import resource, sys
+from pathlib import Path
+from imgsearch.personal.event_files import import_events
+
+done = import_events(Path(sys.argv[1]), Path(sys.argv[2]), key=Path(sys.argv[3]))
+print(done.new, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def imported_by_a_process(index: Path, log: Path, key: Path) -> tuple[int, int]:
+    """Import a log in a process of its own; how many events are new, and the most memory it had."""
+    command = [sys.executable, "-c", _CHILD, index, log, key]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    new, memory = map(int, done.stdout.split())
+    return new, memory
+
+
+@pytest.mark.slow
+def test_a_million_people_take_less_than_500_mb(place, tmp_path):
+    log, index = tmp_path / "log.csv", Path(shutil.copytree(place, tmp_path / "index"))
+    with log.open("w") as file:
+        file.write("time,user,event,product\n")
+        file.writelines(f"{NOW // 10**6 + number},user-{number},view,p{number % 5000}\n" for number in range(10**6))
+
+    new, memory = imported_by_a_process(index, log, tmp_path / "events.key")
+
+    assert new == 10**6
+    assert memory < 500e6
+    with EventStore(index, key=tmp_path / "events.key", read_only=True) as store:
+        assert store.stats().users >= 10**6
+        assert [event.product for event in store.of_user("user-123456")] == ["p3456"]

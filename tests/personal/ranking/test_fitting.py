@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import lightgbm
 import numpy as np
 import pytest
 
@@ -66,6 +65,8 @@ def test_the_same_clicks_and_seed_teach_the_same():
 
 @pytest.mark.parametrize("share_unknown", [0.0, 0.3])
 def test_numpy_answers_as_lightgbm_does_to_the_ninth_place(share_unknown):
+    import lightgbm  # which takes its time, in each process that looks for tests
+
     random = np.random.default_rng(0)
     x = random.normal(size=(500, 6)).astype(np.float32)
     x[:, 4] = np.round(x[:, 4])

@@ -1,6 +1,7 @@
 """Learning from events what to recommend: what is chosen on the last week, what is learned, and what is refused."""
 
 import io
+import shutil
 from collections.abc import Iterator
 from dataclasses import astuple
 from pathlib import Path
@@ -14,7 +15,7 @@ from imgsearch import Index, check
 from imgsearch.cli import main
 from imgsearch.errors import LockedError, RefusedError, UsageError
 from imgsearch.evaluation.metrics import measures
-from imgsearch.personal.events import DEFAULT_WEIGHTS, KINDS, Event, EventArrays, EventStore
+from imgsearch.personal.events import DEFAULT_WEIGHTS, EVENTS_FILE, KINDS, Event, EventArrays, EventStore
 from imgsearch.personal.recommend import choice
 from imgsearch.personal.recommend import train as learn_recommend
 from imgsearch.personal.recommend.choice import DEFAULT_BLEND, held_out_from, ndcg, people_of
@@ -22,6 +23,7 @@ from imgsearch.personal.recommend.history import DAY, history_of
 from imgsearch.personal.recommend.recommender import DEFAULT_HALF_LIFE, Recommender, blended, personal_scores
 from imgsearch.personal.recommend.train import train_recommend
 from imgsearch.personal.recommend.wants import Deeds, deeds_of, popularity_of, wants_of
+from imgsearch.personal.user_names import hashed, key_path, read_key
 from imgsearch.store import generations
 from imgsearch.store.locking import writer_lock
 
@@ -272,6 +274,27 @@ def test_one_person_and_one_product_are_enough(store_index, unit, tmp_path, caps
         assert Recommender(index).recommend(k=3)[0].product == product(0)
 
 
+@pytest.mark.slow
+def test_a_person_with_very_many_events_is_learned_from_and_answered(store_index, unit, tmp_path):
+    """In the order of a clock that runs backwards, with events of products that have left the catalog."""
+    vectors = unit(np.random.default_rng(1).normal(size=(PRODUCTS, 8)))
+    directory = store_index(tmp_path / "index", vectors)
+    store_log(directory, grouped_log())
+    many = ((59 - number / 100_000, "robot", "view", product(number % 200)) for number in range(100_000))
+    store_log(directory, [*many, (59.5, "robot", "buy", product(7))])
+
+    report = train_recommend(directory)
+
+    assert (report.facts.users, report.facts.products, report.facts.learner) == (PEOPLE + 1, PRODUCTS, "ease")
+    with Index.open(directory) as index, EventStore(directory) as store:
+        events = store.of_user("robot")
+        history = history_of(events, index.items, store.weights(), report.facts.half_life, report.facts.newest)
+        found = Recommender(index).recommend(history, 3, method="content")
+    assert len(events) == 1000
+    assert history.rows[history.weights.argmax()] == 7
+    assert len({hit.product for hit in found}) == 3
+
+
 def test_who_is_forgotten_leaves_no_byte_in_what_is_learned_next(groups, tmp_path):
     """Others come after them, and products that only they had."""
     log = [each for each in few_people() if int(each[3]) < 100]
@@ -339,6 +362,23 @@ def test_answers_are_scored_as_they_were_when_the_blend_was_chosen(trained):
             atol=1e-4,
             err_msg=name,
         )
+
+
+def test_who_is_forgotten_is_in_no_file_of_the_index_and_unknown_to_the_next_training(trained, tmp_path, capsys):
+    directory = Path(shutil.copytree(trained[0], tmp_path / "index"))
+    name = hashed(read_key(key_path(directory)), "user", "u7")
+
+    def kept() -> list[Path]:
+        files = [path for path in directory.rglob("*") if path.is_file()]
+        return [path for path in files if any(each in path.read_bytes() for each in (name, name.hex().encode()))]
+
+    assert [path.name for path in kept()] == [EVENTS_FILE]
+    assert main(["events", "forget", "u7", "--index", str(directory)]) == 0
+    assert kept() == []
+    assert main(["train", "--objective", "recommend", "--index", str(directory)]) == 0
+
+    assert f"from {10 * (PEOPLE - 1) + 2} events of {PEOPLE - 1} people" in capsys.readouterr().out
+    assert kept() == []
 
 
 def test_what_was_rebuilt_meanwhile_is_refused(store_index, unit, tmp_path, monkeypatch):
