@@ -450,7 +450,8 @@ class Run:
         with subprocess.Popen(
             command,
             cwd=cwd,
-            env={"PATH": os.environ["PATH"], **environment},  # as little as cron gives, and less
+            # As little as cron gives, and less; but OpenBLAS's threads would wait in a loop, beside other tests.
+            env={"PATH": os.environ["PATH"], "OPENBLAS_NUM_THREADS": "1", **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -328,6 +328,7 @@ def test_only_a_sample_of_a_large_catalog_is_looked_at(drawn, tmp_path, monkeypa
     assert report.adaptation.images == 21
 
 
+@pytest.mark.slow
 def test_preprocessed_images_are_adapted_to_as_they_are_preprocessed(drawn, tmp_path):
     report = build_index(drawn, tmp_path / "index", adapt=True, preprocess="grayscale", **COLOR)
 

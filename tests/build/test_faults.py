@@ -67,7 +67,7 @@ def embeddings_of(found):
 
 
 @pytest.mark.parametrize("name", SCENES)
-@pytest.mark.parametrize("stride", [29, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [43, pytest.param(1, marks=pytest.mark.slow)])
 def test_whatever_call_fails_the_index_answers_as_before_or_after_and_the_next_build_mends_it(
     tried, figure, name, stride
 ):
@@ -128,7 +128,7 @@ def on_small_disk(scene, small_disk, tmp_path):
     return act
 
 
-@pytest.mark.parametrize("stride", [61, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [97, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["first build", "update", "embed", "index of embeddings", "rollback"])
 def test_a_disk_that_is_full_after_any_page_leaves_an_index_that_answers_and_goes_on_when_there_is_room(
     scene, on_small_disk, disturbed, look, leftovers, unpublished, figure, name, stride

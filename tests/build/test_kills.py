@@ -145,6 +145,7 @@ def end_of_orphans(begin):
     assert begin.orphans() == []
 
 
+@pytest.mark.slow  # test_crashes.py has one that dies at any call
 def test_a_first_build_that_is_killed_leaves_no_index_and_the_next_goes_on(work, begin, tmp_path, contents, leftovers):
     directory = tmp_path / "first"
     with begin(work / "catalog", "--index", directory, "--backbone", "handcrafted", "--quiet") as process:

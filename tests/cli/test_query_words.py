@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgsearch import Index
@@ -220,15 +220,19 @@ def test_one_text_in_place_of_a_list_is_refused(small_index):
             small_index.search_together(**question)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    words=st.text(min_size=1) | st.sampled_from(['" OR *', "NEAR(", "text:", "\ud83d", "\u202eabc", "👗", "x" * 10_000])
-)
-def test_any_words_are_answered_or_are_none(small_index, words):
-    if words.strip():
-        hits = small_index.search_together(text=[words], k=3)
-        assert len(hits) <= 3
-        assert all(-1 <= hit.score <= 1 for hit in hits)
+@pytest.mark.parametrize("examples", [20, pytest.param(300, marks=pytest.mark.slow)])
+def test_any_words_are_answered_or_are_none(small_index, examples):
+    odd = ['" OR *', "NEAR(", "text:", "\ud83d", "\u202eabc", "👗", "x" * 10_000]
+
+    @settings(max_examples=examples, deadline=None)
+    @given(st.text(min_size=1) | st.sampled_from(odd))
+    def are_answered(words):
+        if words.strip():
+            hits = small_index.search_together(text=[words], k=3)
+            assert len(hits) <= 3
+            assert all(-1 <= hit.score <= 1 for hit in hits)
+
+    are_answered()
 
 
 def test_an_index_that_nobody_closes_leaves_no_file_open(small):

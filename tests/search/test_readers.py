@@ -44,7 +44,7 @@ print(json.dumps([count, found]))
 
 @pytest.mark.parametrize("backend", [pytest.param("exact", marks=pytest.mark.slow), "annoy"])
 @pytest.mark.parametrize(
-    ("rebuilds", "readers", "queries"), [(3, 2, 40), pytest.param(20, 4, 1000, marks=pytest.mark.slow)]
+    ("rebuilds", "readers", "queries"), [(2, 2, 20), pytest.param(20, 4, 1000, marks=pytest.mark.slow)]
 )
 def test_readers_of_an_index_that_is_rebuilt_and_rolled_back_never_fail_and_see_whole_generations(
     built, tmp_path, painted, photo, answers, leftovers, figure, backend, rebuilds, readers, queries

@@ -159,6 +159,7 @@ def tuned_by(tmp_path):
     return outcome, before, network.get_weights(), loop.epochs
 
 
+@pytest.mark.slow
 def test_what_tuning_finds_is_mixed_in_where_it_helps_both_kinds(tmp_path):
     outcome, before, after, epochs = tuned_by(tmp_path)
 

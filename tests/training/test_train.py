@@ -232,6 +232,7 @@ def test_metric_learning_brings_images_of_a_class_together(shapes, tmp_path, los
     assert output.shape == (None, 32)
 
 
+@pytest.mark.slow
 def test_without_anything_held_out_the_last_epoch_is_taken(shapes, untraced, tmp_path):
     """With arcface, whose centers are no part of the model; there is nothing to resume, which does no harm."""
     options = {"objective": "metric", "size": 8, "validation": 0, "epochs": 2, "batch_size": 30, "resume": True}
