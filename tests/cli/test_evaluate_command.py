@@ -127,6 +127,7 @@ def test_a_report_is_one_page_with_the_images_of_the_queries(imgsearch, index, p
     assert "<script" not in page
 
 
+@pytest.mark.slow
 def test_a_report_of_a_self_test_shows_the_variants(imgsearch, catalog, tmp_path):
     for folder in sorted(catalog.iterdir()):
         if folder.name not in ("balls", "boxes", "cups", "fish"):
@@ -187,6 +188,7 @@ def night(imgsearch, tmp_path, catalog):
     return shop, run
 
 
+@pytest.mark.slow
 def test_the_script_of_the_page_keeps_a_good_night_and_goes_back_from_a_bad_one(night):
     shop, run = night
 

@@ -52,6 +52,7 @@ def small(monkeypatch, untraced):
     monkeypatch.setattr(fitting, "MIXES", (0.5,))
 
 
+@pytest.mark.slow
 def test_the_last_blocks_are_tuned_and_an_interrupted_training_goes_on_as_if_it_had_not_been(
     small, items, tmp_path, monkeypatch, capsys
 ):

@@ -59,7 +59,7 @@ def test_what_is_saved_is_read(tmp_path_factory, names):
 
 
 def test_a_name_that_no_item_can_have_is_nobodys(tmp_path):
-    path = tmp_path / "model.npz"
+    path = tmp_path / "recommend.npz"
     path.write_bytes(bytes_of(model_of(("a", "b\0c", "d"))))
 
     assert load_model(path, 4).names == ("a", "", "d")
@@ -68,7 +68,7 @@ def test_a_name_that_no_item_can_have_is_nobodys(tmp_path):
 def test_huge_weights_stay_finite(tmp_path):
     model = model_of()
     model.similar.translation[0, 0] = 1e30
-    path = tmp_path / "model.npz"
+    path = tmp_path / "recommend.npz"
     path.write_bytes(bytes_of(model))
 
     assert np.isfinite(load_model(path, 4).similar.translation).all()
@@ -76,7 +76,7 @@ def test_huge_weights_stay_finite(tmp_path):
 
 def test_a_cut_or_changed_file_is_refused_or_still_fits(tmp_path):
     """The checksum of the manifest tells the others; nothing else than DamagedIndexError is raised."""
-    path = tmp_path / "model.npz"
+    path = tmp_path / "recommend.npz"
     content = bytes_of(model_of())
     generator = np.random.default_rng(0)
     refused = 0
@@ -115,10 +115,10 @@ def test_a_cut_or_changed_file_is_refused_or_still_fits(tmp_path):
     ids=str,
 )
 def test_arrays_that_do_not_go_together_are_refused(changed, tmp_path):
-    path = tmp_path / "model.npz"
+    path = tmp_path / "recommend.npz"
     np.savez(path, **{**arrays_of(model_of()), **changed})
 
-    with pytest.raises(DamagedIndexError, match=r"model\.npz") as raised:
+    with pytest.raises(DamagedIndexError, match=r"recommend\.npz") as raised:
         load_model(path, 4)
     assert "train --objective recommend" in str(raised.value.hint)
 
@@ -126,21 +126,21 @@ def test_arrays_that_do_not_go_together_are_refused(changed, tmp_path):
 def test_a_missing_array_is_named(tmp_path):
     arrays = arrays_of(model_of())
     del arrays["popularity"]
-    np.savez(tmp_path / "model.npz", **arrays)
+    np.savez(tmp_path / "recommend.npz", **arrays)
 
     with pytest.raises(DamagedIndexError, match="popularity"):
-        load_model(tmp_path / "model.npz", 4)
+        load_model(tmp_path / "recommend.npz", 4)
 
 
 def test_nothing_compressed_is_unpacked(tmp_path):
-    np.savez_compressed(tmp_path / "model.npz", **arrays_of(model_of()))
+    np.savez_compressed(tmp_path / "recommend.npz", **arrays_of(model_of()))
 
     with pytest.raises(DamagedIndexError, match="compressed"):
-        load_model(tmp_path / "model.npz", 4)
+        load_model(tmp_path / "recommend.npz", 4)
 
 
 def test_arrays_larger_than_their_file_are_not_made(tmp_path):
-    path = tmp_path / "model.npz"
+    path = tmp_path / "recommend.npz"
     with zipfile.ZipFile(io.BytesIO(bytes_of(model_of()))) as old, zipfile.ZipFile(path, "w") as new:
         for name in old.namelist():
             content = old.read(name)
@@ -148,7 +148,7 @@ def test_arrays_larger_than_their_file_are_not_made(tmp_path):
                 content = content.replace(b"(6, 4), }      ", b"(6, 400000000)}")
             new.writestr(name, content)
 
-    with pytest.raises(DamagedIndexError, match=r"model\.npz cannot be read"):
+    with pytest.raises(DamagedIndexError, match=r"recommend\.npz cannot be read"):
         load_model(path, 4)
 
 
