@@ -280,6 +280,26 @@ class EventStore(LiveDatabase):
         )
         return [self._event(*row) for row in reversed(rows)]
 
+    def last_of_user(self, user: str) -> list[Event]:
+        """Return the last event of each kind of a person with each product, the oldest first; impressions aside.
+
+        Raises:
+            UsageError: The key is not that of this store.
+            DamagedIndexError, OutputError, ResourceError: As for the class.
+        """
+        key = self._key()
+        if key is None:
+            return []
+        rows = self._rows(
+            """
+            SELECT max(time), kind, products.name FROM events JOIN products ON products.id = product
+            WHERE user = (SELECT id FROM users WHERE name = ?) AND (kind <> ? OR position = 0)
+            GROUP BY product, kind ORDER BY 1
+            """,
+            (hashed(key, "user", user), _NUMBERS["view"]),
+        )
+        return [self._event(time, kind, name, None, 0, None) for time, kind, name in rows]
+
     def arrays(self) -> EventArrays:
         """Return all events; of more than 20,000,000 the newest.
 

@@ -5,7 +5,7 @@ import pytest
 
 from imgsearch import DamagedIndexError, Filter, HistoryError, Index, UsageError
 from imgsearch.personal.events import DEFAULT_WEIGHTS, Event, EventStore
-from imgsearch.personal.recommend.history import MOST_EVENTS, NO_HISTORY, history_of
+from imgsearch.personal.recommend.history import MOST_EVENTS, NO_HISTORY, history_of, history_of_user
 from imgsearch.personal.recommend.recommender import Recommender, blended
 from imgsearch.store import generations
 from imgsearch.store.learned import Blend
@@ -82,8 +82,22 @@ def test_the_newest_events_count_that_are_no_impressions(index):
     shown = [Event(NOW, "view", "vase8", "vases", 1)] * 10
     history = history_of([*shown, *many, old], index.items, DEFAULT_WEIGHTS, 1e9, NOW)
 
-    assert set(weights_of(history)) == set(NAMES[:20])
+    assert weights_of(history).pop("vase9") == 0
+    assert set(weights_of(history)) == {*NAMES[:20], "vase9"}
     assert history.weights.sum() == pytest.approx(2 * MOST_EVENTS)
+
+
+def test_what_was_disliked_or_seen_long_ago_is_left_out_however_much_somebody_did_since(recommender, index, tmp_path):
+    (tmp_path / "events").mkdir()
+    with EventStore(tmp_path / "events", key=tmp_path / "key") as store:
+        store.add([("mia", Event(NOW - 9 * DAY, "dislike", "vase9")), ("mia", Event(NOW - 8 * DAY, "view", "vase8"))])
+        store.add(("mia", Event(NOW - number, "click", NAMES[number % 20])) for number in range(MOST_EVENTS))
+        history = history_of_user(store, "mia", index.items, 10.0)
+
+    assert names_of(index.items.fetch(history.refused.tolist())) == ["vase9"]
+    seen = names_of(recommended := recommender.recommend(history, len(PRODUCTS), exclude_seen=True))
+    assert not {*NAMES[:20], "vase8", "vase9"} & set(seen)
+    assert len(recommended) > 0
 
 
 def test_what_was_bought_again_after_it_was_given_back_is_not_refused(did):

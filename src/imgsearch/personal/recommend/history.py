@@ -35,7 +35,7 @@ class History:
     Attributes:
         rows: (n,), of each product its first image.
         weights: (n,) float64, the weights of its events, each halved with every half-life that passed since; below 0
-            for what they dislike or gave back.
+            for what they dislike or gave back, 0 for what was too long ago.
         refused: Those of `rows` that are never to be recommended: disliked or given back, and neither liked nor bought
             after that.
     """
@@ -57,7 +57,8 @@ def history_of(
     """Sum up what one person did; impressions, and products that the index does not have, count nothing.
 
     Args:
-        events: Of one person, in any order; the newest `MOST_EVENTS` count that are no impressions.
+        events: Of one person, in any order; of those that are no impressions the newest `MOST_EVENTS` count, and of
+            others it is known that they were.
         items: Of the index.
         weights: How much an event of each kind says.
         half_life: Days after which an event counts half, above 0.
@@ -66,13 +67,13 @@ def history_of(
     Returns:
         The products, by their rows.
     """
-    counted = sorted((event for event in events if not is_impression(event)), key=lambda event: event.time)
-    counted = counted[-MOST_EVENTS:]
-    row_of = items.first_rows_named([event.product for event in counted])
+    done = sorted((event for event in events if not is_impression(event)), key=lambda event: event.time)
+    row_of = items.first_rows_named([event.product for event in done])
     said: dict[int, float] = {}
     refused: dict[int, bool] = {}
-    left = halved(np.array([newest - event.time for event in counted]), half_life)
-    for event, share in zip(counted, left.tolist(), strict=True):
+    left = halved(np.array([newest - event.time for event in done]), half_life)
+    left[:-MOST_EVENTS] = 0
+    for event, share in zip(done, left.tolist(), strict=True):
         row = row_of.get(event.product)
         if row is None:
             continue
@@ -99,6 +100,8 @@ def halved(ages: NDArray[np.integer], half_life: float) -> NDArray[np.float64]:
 def history_of_user(store: "EventStore", user: str, items: Items, half_life: float) -> History:
     """Sum up what a user did; empty for one that is unknown."""
     events = store.of_user(user, MOST_EVENTS, impressions=False)
+    if len(events) == MOST_EVENTS:
+        events = [event for event in store.last_of_user(user) if event.time < events[0].time] + events
     return history_of(events, items, store.weights(), half_life, store.newest() or 0)
 
 
