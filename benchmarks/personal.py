@@ -1,4 +1,4 @@
-"""Recommendations and a learned ranking: python benchmarks/personal.py FOLDER [--products N --users N --events N].
+"""Recommendations and a learned ranking: python benchmarks/personal.py FOLDER [--users N --seed N ...].
 
 The shop is invented (examples/simulated_shop.py): vectors of the drawn catalog around 80 categories, with titles,
 prices, brands and dates of launch, and customers of whom all is known. What it measures goes through the program.
@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--products", type=int, default=20_000)
     parser.add_argument("--users", type=int, default=50_000)
     parser.add_argument("--events", type=int, default=2_000_000)
+    parser.add_argument("--seed", type=int, default=SEED, help="of the customers")
     parser.add_argument("--movielens", type=Path, metavar="WHEEL", help="measure on real events instead")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +77,7 @@ def main() -> None:
         index, log = make_movielens(given.folder, given.movielens)
         learn(given.folder, index, log)
         return
-    index, log, truth = make_all(given.folder, given.products, given.users, given.events)
+    index, log, truth = make_all(given.folder, given.products, given.users, given.events, given.seed)
     learn(given.folder, index, log)
     with log.open(encoding="utf-8", newline="") as file:
         # Those whose events are the last: they came back.
@@ -86,15 +87,15 @@ def main() -> None:
     step(given.folder, "forget", "events", "forget", people[0], "--index", str(index))
 
 
-def make_all(folder: Path, products: int, users: int, events: int) -> tuple[Path, Path, Truth]:
+def make_all(folder: Path, products: int, users: int, events: int, seed: int) -> tuple[Path, Path, Truth]:
     """Make a shop, its index and its log, unless they are there."""
-    name = f"shop-{products}-{users}-{events}"
+    name = f"shop-{products}-{users}-{events}-{seed}"
     base, log, truth = folder / f"shop-{products}.imgsearch", folder / f"{name}.csv", folder / f"{name}.truth"
     if not (base / "manifest.json").exists():
         make_shop(folder, base, products)
     if not (truth / "truth.npz").exists():
         script = Path(__file__).parent.parent / "examples" / "simulated_shop.py"
-        sizes = ("--users", str(users), "--events", str(events), "--days", str(DAYS), "--seed", str(SEED))
+        sizes = ("--users", str(users), "--events", str(events), "--days", str(DAYS), "--seed", str(seed))
         made = (sys.executable, str(script), str(base), "-o", str(log), *sizes, "--truth", str(truth))
         seconds, mebibytes, processor = measured(made)
         print(f"  simulated: {seconds:.1f} s, processor {processor:.1f} s, peak {mebibytes:.0f} MiB", flush=True)
