@@ -125,6 +125,7 @@ def test_a_catalog_image_still_finds_itself(shop):
             assert (best.path, best.score) == (str(file.relative_to(shop / "catalog")), pytest.approx(1, abs=1e-5))
 
 
+@pytest.mark.slow
 def test_the_same_catalog_teaches_the_same_elsewhere_and_at_another_time(adapted, tmp_path, drawn, monkeypatch):
     monkeypatch.setattr(adaptation, "VariantWorker", variant_worker.VariantWorker)  # in processes of their own
     shutil.copytree(drawn, tmp_path / "other name")

@@ -222,6 +222,7 @@ def test_one_bit_flipped_in_a_vector_costs_that_vector_only(
     assert leftovers(interrupted) == []
 
 
+@pytest.mark.slow
 def test_a_work_file_with_any_page_damaged_does_not_stop_builds_for_ever(shop, interrupted, contents):
     whole = (interrupted / generations.PARTIAL).read_bytes()
     pages = len(whole) // 4096

@@ -134,6 +134,7 @@ def test_check_says_that_it_cannot_look_and_does_not_call_the_index_damaged(brok
     assert_that_it_says_one_line_and_a_hint(imgsearch("check", "--index", forest, *deep))
 
 
+@pytest.mark.slow
 def test_embedding_info_and_rollback_do_without_it(broken, imgsearch, forest, catalog):
     embedded = imgsearch("embed", catalog, "-o", "embeddings", "--backbone", "handcrafted")
     known = imgsearch("info", "--index", forest)

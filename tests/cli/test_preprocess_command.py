@@ -222,6 +222,7 @@ def test_an_interrupted_run_leaves_whole_files_and_no_worker_and_the_next_goes_o
     assert unchanged >= len(done) - 1
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_whole_files_only_and_the_next_goes_on(imgsearch, large_catalog, tmp_path):
     for count in (1, 80):
         process = start(tmp_path)

@@ -201,6 +201,7 @@ def test_it_can_come_later_and_only_it_is_new(catalog, models, tmp_path, two_ite
     assert report.published
 
 
+@pytest.mark.slow
 def test_with_one_the_catalog_teaches_the_projection_unless_that_is_not_wanted(teaching, models, tmp_path):
     files = {"backbone": str(models / "metric.keras"), "detector": models / "detector.keras"}
     build_index(teaching, tmp_path / "taught", **files, **SETTINGS)
