@@ -167,6 +167,7 @@ def test_what_was_published_still_answers_after_a_decoder_died_again_and_again(m
     assert (tmp_path / "idx/manifest.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_with_force_the_build_goes_on_and_the_next_one_tries_again(make, run, report, outcomes, tmp_path):
     lay_out(tmp_path / "catalog", make, 60)
     killer = Killer(7)

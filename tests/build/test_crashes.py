@@ -142,7 +142,7 @@ def survived(scene, disturbed, look, leftovers, memory_disk):
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SCENES]
 )
-@pytest.mark.parametrize(("stride", "times"), [(89, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("stride", "times"), [(127, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
 def test_after_a_crash_or_a_power_cut_at_any_call_it_answers_as_before_or_after_and_the_next_build_mends_it(
     survived, figure, name, stride, times
 ):

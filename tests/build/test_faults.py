@@ -67,7 +67,7 @@ def embeddings_of(found):
 
 
 @pytest.mark.parametrize("name", SCENES)
-@pytest.mark.parametrize("stride", [43, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [67, pytest.param(1, marks=pytest.mark.slow)])
 def test_whatever_call_fails_the_index_answers_as_before_or_after_and_the_next_build_mends_it(
     tried, figure, name, stride
 ):
