@@ -43,6 +43,7 @@ def train(tmp_path, monkeypatch, capfd):
     return run
 
 
+@pytest.mark.slow
 def test_a_training_writes_a_model_and_its_history_and_says_one_line(train, labeled, tmp_path):
     code, printed, said = train(labeled, "-o", "shop.keras", *SMALL, "-v")
 
