@@ -428,6 +428,7 @@ GATES = {
 }
 # Much like another.
 RARE = {
+    "vectors of half the precision",
     *("vectors shifted by one row", "vectors backwards", "vectors brought to their signs", "vectors of any length"),
     *("halves of every other vector swapped", "a projection in another order", "queries without colors"),
     *("every other vector that of its neighbor", "images blurred", "vectors negated", "a category missing"),
