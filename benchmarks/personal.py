@@ -33,7 +33,7 @@ from cold_query import compare, measured
 from imgsearch import Hit, Index, Indexed
 from imgsearch.bootstrap import LEVEL, mean_interval
 from imgsearch.encoders.runtime import Embeddings, unit_rows
-from imgsearch.personal.events import EventStore
+from imgsearch.personal.event_store import EventStore
 from imgsearch.personal.feedback import space_of
 from imgsearch.personal.ranking.clicks import click_weights, learn_eta, newest_answers
 from imgsearch.personal.ranking.features import FEATURES, FeatureContext, quantiles_of

@@ -13,7 +13,6 @@ from imgsearch.personal.recommend.model import RecommendModel
 from imgsearch.store import generations, integrity, publishing
 from imgsearch.store.learned import Blend, RecommendFacts
 from imgsearch.store.learned_products import rows_of_products, write_rows
-from imgsearch.store.locking import writer_lock
 from vector_indexes import store_index, unit
 
 if TYPE_CHECKING:
@@ -73,8 +72,7 @@ def keep(directory: Path, model: RecommendModel, facts: RecommendFacts = FACTS) 
         generations.RECOMMEND: model.save,
         generations.RECOMMEND_ROWS: partial(write_rows, rows=rows),
     }
-    with writer_lock(directory):
-        publishing.publish_learned(directory, generations.read_manifest(directory), files, recommend=facts)
+    publishing.publish_learned(directory, generations.read_manifest(directory), files, recommend=facts)
     return directory
 
 

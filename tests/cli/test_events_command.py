@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from imgsearch import build_index, rollback
-from imgsearch.personal.events import EVENTS_FILE
+from imgsearch.personal.event_store import EVENTS_FILE
 
 pytestmark = pytest.mark.usefixtures("quick_builds")
 

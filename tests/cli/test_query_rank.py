@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imgsearch.personal.events import Event, EventStore
+from imgsearch.personal.event_store import EventStore
+from imgsearch.personal.events import Event
 from imgsearch.store.generations import read_manifest
 from vector_indexes import learn_order, linear, store_index, unit
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from imgsearch.personal.events import Event, EventStore
+from imgsearch.personal.event_store import EventStore
+from imgsearch.personal.events import Event
 from imgsearch.store import generations
 from recommend_indexes import DAY, NOW, learn, shop
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from imgsearch import NoIndexError, UsageError
-from imgsearch.personal import events as events_module
+from imgsearch.personal import event_store as events_module
 from imgsearch.personal.event_files import ImportReport, RefusedRow, import_events
-from imgsearch.personal.events import Event, EventStore
+from imgsearch.personal.event_store import EventStore
+from imgsearch.personal.events import Event
 
 pytestmark = pytest.mark.usefixtures("quick_builds")
 

@@ -14,7 +14,6 @@ from imgsearch.store.generations import RANKING, RECOMMEND, RECOMMEND_ROWS, read
 from imgsearch.store.integrity import file_record
 from imgsearch.store.learned import Blend, RankingFacts, RecommendFacts
 from imgsearch.store.learned_products import NAMES, names_array, product_names, read_rows, rows_of_products, write_rows
-from imgsearch.store.locking import writer_lock
 from imgsearch.store.publishing import amend, publish_learned
 
 pytestmark = pytest.mark.usefixtures("quick_builds")
@@ -27,15 +26,14 @@ NAMES_LEARNED = ("b/0004", "c/0777", "a/0000", "caf\udce9")
 
 def learn(directory, names=NAMES_LEARNED):
     """Publish what might have been learned for the products of these names."""
-    with writer_lock(directory, 0):
-        current = read_manifest(directory)
-        rows = np.full(current.count, -1, np.int32)
-        files = {
-            RECOMMEND: lambda file: np.savez(file, **{NAMES: names_array(names)}),
-            RECOMMEND_ROWS: lambda file: write_rows(file, rows),
-            RANKING: lambda file: file.write(b"an order"),
-        }
-        return publish_learned(directory, current, files, recommend=FACTS, ranking=ORDER)
+    current = read_manifest(directory)
+    rows = np.full(current.count, -1, np.int32)
+    files = {
+        RECOMMEND: lambda file: np.savez(file, **{NAMES: names_array(names)}),
+        RECOMMEND_ROWS: lambda file: write_rows(file, rows),
+        RANKING: lambda file: file.write(b"an order"),
+    }
+    return publish_learned(directory, current, files, recommend=FACTS, ranking=ORDER)
 
 
 @pytest.fixture

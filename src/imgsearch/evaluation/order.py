@@ -8,7 +8,8 @@ import numpy as np
 from imgsearch.bootstrap import Interval, exact_result, ratio_interval
 from imgsearch.errors import require_installed
 from imgsearch.evaluation.results import JudgedOrder
-from imgsearch.personal.events import EventArrays, EventStore, Kind
+from imgsearch.personal.event_store import EventStore
+from imgsearch.personal.events import EventArrays, Kind
 from imgsearch.personal.ranking.clicks import learn_eta, newest_answers
 from imgsearch.personal.ranking.features import quantiles_of
 from imgsearch.personal.ranking.fitting import fit

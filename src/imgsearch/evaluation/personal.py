@@ -15,7 +15,8 @@ from imgsearch.evaluation.order import judged_order, order_figures
 from imgsearch.evaluation.recommendations import recommendation_figures, recommendations
 from imgsearch.evaluation.results import Personal
 from imgsearch.personal.event_files import import_into
-from imgsearch.personal.events import DEFAULT_WEIGHTS, EVENTS_FILE, EventArrays, EventStore, Kind
+from imgsearch.personal.event_store import EVENTS_FILE, EventStore
+from imgsearch.personal.events import DEFAULT_WEIGHTS, EventArrays, Kind
 from imgsearch.personal.recommend.choice import held_out_from
 from imgsearch.personal.recommend.wants import deeds_of
 from imgsearch.personal.user_names import KEY_BYTES

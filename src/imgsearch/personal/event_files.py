@@ -14,7 +14,8 @@ from typing import Any, cast
 from imgsearch.build.json_lines import json_object
 from imgsearch.build.parquet import parquet_rows
 from imgsearch.errors import UsageError
-from imgsearch.personal.events import Event, EventStore, Kind, find_problem
+from imgsearch.personal.event_store import EventStore
+from imgsearch.personal.events import Event, Kind, find_problem
 from imgsearch.personal.live_database import microseconds
 from imgsearch.store.generations import read_manifest
 from imgsearch.tables import UTF8, Table, known_encoding, open_text

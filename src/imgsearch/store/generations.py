@@ -17,7 +17,7 @@ from imgsearch.system import refusal_of
 MANIFEST = "manifest.json"
 LOCK = "lock"
 FEEDBACK = "feedback.sqlite"  # see `personal.feedback`; no build reads or writes it
-EVENTS = "events.sqlite"  # see `personal.events`; likewise
+EVENTS = "events.sqlite"  # see `personal.event_store`; likewise
 PARTIAL = "partial.sqlite"
 EMBEDDINGS = "embeddings.npy"
 ITEMS = "items.sqlite"

@@ -15,8 +15,9 @@ from typing import Any, BinaryIO
 from imgsearch.errors import DamagedIndexError, ResourceError
 from imgsearch.files import replaced, replaced_file, sync, sync_folder
 from imgsearch.store.calibration import Calibration
-from imgsearch.store.generations import EMBEDDINGS, ITEMS, MANIFEST, PROJECTION, published
+from imgsearch.store.generations import EMBEDDINGS, ITEMS, MANIFEST, PROJECTION, published, require_published
 from imgsearch.store.integrity import check_truth, file_record
+from imgsearch.store.locking import writer_lock
 from imgsearch.store.manifest import FileRecord, Manifest, generation_folder
 
 logger = logging.getLogger(__name__)
@@ -107,32 +108,42 @@ def have_same_space(manifest: Manifest, other: Manifest) -> bool:
 
 
 def publish_learned(
-    directory: Path, current: Manifest, files: Mapping[str, Callable[[BinaryIO], object]], **facts: Any
+    directory: Path,
+    opened: Manifest,
+    files: Mapping[str, Callable[[BinaryIO], object]],
+    *,
+    wait_lock: float = 0,
+    **facts: Any,
 ) -> Manifest:
     """Publish the current generation once more, with what was learned for it.
 
     Args:
-        directory: The index, whose lock the caller holds.
-        current: What is published there.
+        directory: The index.
+        opened: The generation that it was learned for.
         files: What writes each of the files that are added, or are in place of those of the same name.
+        wait_lock: Seconds to wait for another writer to end.
         **facts: Fields of the manifest that say what was learned.
 
     Raises:
+        RefusedError: Another generation was published meanwhile.
+        LockedError: Another writer holds the index.
         DamagedIndexError: A file of the current generation is damaged; nothing was changed.
         OutputError: The index cannot be written.
     """
-    for name in current.files:  # else the sweep would take the last whole generation
-        check_truth(directory, current, name)
-    with new_generation(directory, current.generation + 1) as folder:
-        records = copy_generation(directory, current, folder, leave_out=files.keys())
-        for name, write in files.items():
-            with (folder / name).open("wb") as file:
-                write(file)
-            sync(folder / name)
-            records[f"{folder.name}/{name}"] = file_record(folder / name)
-        manifest = replace(current, generation=current.generation + 1, files=records, **facts)
-        publish(directory, manifest, current)
-    return manifest
+    with writer_lock(directory, wait_lock):
+        current = require_published(directory, opened.generation, opened.fingerprint, "learned for", "train again")
+        for name in current.files:  # else the sweep would take the last whole generation
+            check_truth(directory, current, name)
+        with new_generation(directory, current.generation + 1) as folder:
+            records = copy_generation(directory, current, folder, leave_out=files.keys())
+            for name, write in files.items():
+                with (folder / name).open("wb") as file:
+                    write(file)
+                sync(folder / name)
+                records[f"{folder.name}/{name}"] = file_record(folder / name)
+            manifest = replace(current, generation=current.generation + 1, files=records, **facts)
+            publish(directory, manifest, current)
+        return manifest
 
 
 def copy_generation(

@@ -9,7 +9,8 @@ import pytest
 from imgsearch import Index
 from imgsearch.cli import main
 from imgsearch.errors import GateError, UsageError
-from imgsearch.personal.events import DEFAULT_WEIGHTS, Event, EventStore
+from imgsearch.personal.event_store import EventStore
+from imgsearch.personal.events import DEFAULT_WEIGHTS, Event
 from imgsearch.personal.feedback import FeedbackStore, Shown, space_of
 from imgsearch.personal.ranking.order import learned_order
 from imgsearch.personal.ranking.past import Past

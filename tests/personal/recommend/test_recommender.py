@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from imgsearch import DamagedIndexError, Filter, HistoryError, Index, UsageError
-from imgsearch.personal.events import DEFAULT_WEIGHTS, Event, EventStore
+from imgsearch.personal.event_store import EventStore
+from imgsearch.personal.events import DEFAULT_WEIGHTS, Event
 from imgsearch.personal.recommend.history import MOST_EVENTS, NO_HISTORY, history_of, history_of_user
 from imgsearch.personal.recommend.recommender import Recommender, blended
 from imgsearch.store import generations

@@ -15,7 +15,8 @@ from imgsearch import Index, check
 from imgsearch.cli import main
 from imgsearch.errors import LockedError, RefusedError, UsageError
 from imgsearch.evaluation.metrics import measures
-from imgsearch.personal.events import DEFAULT_WEIGHTS, EVENTS_FILE, KINDS, Event, EventArrays, EventStore
+from imgsearch.personal.event_store import EVENTS_FILE, EventStore
+from imgsearch.personal.events import DEFAULT_WEIGHTS, KINDS, Event, EventArrays
 from imgsearch.personal.recommend import choice
 from imgsearch.personal.recommend import train as learn_recommend
 from imgsearch.personal.recommend.choice import DEFAULT_BLEND, held_out_from, ndcg, people_of

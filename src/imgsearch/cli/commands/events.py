@@ -90,7 +90,7 @@ def stats(
     import json
 
     from imgsearch.cli.output import columns, print_text
-    from imgsearch.personal.events import event_stats
+    from imgsearch.personal.event_store import event_stats
 
     _refuse_to_harm(output_file, index)
     facts = _facts(event_stats(index))
@@ -121,7 +121,7 @@ def forget(
     """
     from imgsearch.cli.output import say
     from imgsearch.errors import UsageError
-    from imgsearch.personal.events import EVENTS_FILE, EventStore
+    from imgsearch.personal.event_store import EVENTS_FILE, EventStore
     from imgsearch.personal.live_database import microseconds
     from imgsearch.store.generations import read_manifest
 
@@ -152,7 +152,8 @@ def weights(
       imgsearch events weights buy=10 return=-10
     """
     from imgsearch.cli.output import columns, print_text
-    from imgsearch.personal.events import DEFAULT_WEIGHTS, EVENTS_FILE, EventStore
+    from imgsearch.personal.event_store import EVENTS_FILE, EventStore
+    from imgsearch.personal.events import DEFAULT_WEIGHTS
     from imgsearch.store.generations import read_manifest
 
     changed = _weights(changes or [])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from imgsearch.cli.answers import Picture, Result
-    from imgsearch.personal.events import EventStore
+    from imgsearch.personal.event_store import EventStore
     from imgsearch.personal.recommend.history import History
     from imgsearch.search.index import Index
 
@@ -166,7 +166,7 @@ def _refuse_options(
 
 def _events(index: "Index", resources: ExitStack) -> "EventStore | None":
     """Open the events of an index; None where there are none, and then no file is made."""
-    from imgsearch.personal.events import EVENTS_FILE, EventStore
+    from imgsearch.personal.event_store import EVENTS_FILE, EventStore
 
     if not (index.directory / EVENTS_FILE).exists():
         return None

@@ -11,15 +11,8 @@ from imgsearch.bootstrap import LEVEL, Interval, mean_interval
 from imgsearch.errors import GateError, UsageError
 from imgsearch.files import as_path
 from imgsearch.personal.event_files import ImportReport, import_events
-from imgsearch.personal.events import (
-    DEFAULT_WEIGHTS,
-    EVENTS_FILE,
-    NO_EVENTS,
-    ClickedAnswer,
-    EventArrays,
-    EventStore,
-    Kind,
-)
+from imgsearch.personal.event_store import EVENTS_FILE, EventStore
+from imgsearch.personal.events import DEFAULT_WEIGHTS, NO_EVENTS, ClickedAnswer, EventArrays, Kind
 from imgsearch.personal.feedback import FEEDBACK_FILE, FeedbackStore, Judgment, space_of
 from imgsearch.personal.ranking.clicks import Answer, learn_eta, newest_answers
 from imgsearch.personal.ranking.features import FEATURES, quantiles_of
@@ -33,7 +26,7 @@ from imgsearch.search.index import Index
 from imgsearch.search.ranking import Scores
 from imgsearch.store import generations
 from imgsearch.store.learned import RankingFacts
-from imgsearch.store.locking import require_writable, writer_lock
+from imgsearch.store.locking import require_writable
 from imgsearch.store.publishing import publish_learned
 
 logger = logging.getLogger(__name__)
@@ -133,12 +126,8 @@ def train_ranking(
             answers = newest_answers(clicked, judgments, space_of(index.manifest))
         learned = learn_ranking(index, answers, events, weights, learner=learner, seed=seed, progress=progress)
         opened = index.manifest
-    with writer_lock(path, wait_lock):
-        current = generations.require_published(
-            path, opened.generation, opened.fingerprint, "learned for", "train again"
-        )
-        files = {generations.RANKING: learned.model.save}
-        published = publish_learned(path, current, files, ranking=learned.facts)
+    files = {generations.RANKING: learned.model.save}
+    published = publish_learned(path, opened, files, wait_lock=wait_lock, ranking=learned.facts)
     return RankingReport(
         generation=published.generation,
         facts=learned.facts,

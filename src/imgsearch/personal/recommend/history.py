@@ -13,7 +13,8 @@ from imgsearch.search.nearest import Nearest
 from imgsearch.store.items import Items
 
 if TYPE_CHECKING:
-    from imgsearch.personal.events import Event, EventStore, Kind
+    from imgsearch.personal.event_store import EventStore
+    from imgsearch.personal.events import Event, Kind
 
 # Of one person the newest so many events count; of a file so many are read, some of which may be impressions.
 MOST_EVENTS = 1000

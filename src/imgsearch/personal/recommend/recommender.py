@@ -112,7 +112,7 @@ class Recommender:
             UsageError: The key that names are hashed with is not there, or is another one.
             DamagedIndexError: The events are damaged.
         """
-        from imgsearch.personal.events import EVENTS_FILE, EventStore
+        from imgsearch.personal.event_store import EVENTS_FILE, EventStore
 
         if not (self._index.directory / EVENTS_FILE).exists():
             return NO_HISTORY

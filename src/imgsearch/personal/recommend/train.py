@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from imgsearch.errors import UsageError
 from imgsearch.files import as_path
 from imgsearch.personal.event_files import ImportReport, import_events
-from imgsearch.personal.events import EVENTS_FILE, EventArrays, EventStore, Kind
+from imgsearch.personal.event_store import EVENTS_FILE, EventStore
+from imgsearch.personal.events import EventArrays, Kind
 from imgsearch.personal.recommend.choice import Candidates, Choice, choose, held_out_from, people_of
 from imgsearch.personal.recommend.collaborative import Similar, learn_similar
 from imgsearch.personal.recommend.model import RecommendModel
@@ -24,7 +25,7 @@ from imgsearch.search.index import Index
 from imgsearch.store import generations
 from imgsearch.store.learned import RecommendFacts
 from imgsearch.store.learned_products import rows_of_products, write_rows
-from imgsearch.store.locking import require_writable, writer_lock
+from imgsearch.store.locking import require_writable
 from imgsearch.store.publishing import publish_learned
 
 logger = logging.getLogger(__name__)
@@ -102,11 +103,7 @@ def train_recommend(
         generations.RECOMMEND: learned.model.save,
         generations.RECOMMEND_ROWS: partial(write_rows, rows=rows),
     }
-    with writer_lock(path, wait_lock):
-        current = generations.require_published(
-            path, opened.generation, opened.fingerprint, "learned for", "train again"
-        )
-        published = publish_learned(path, current, files, recommend=learned.facts)
+    published = publish_learned(path, opened, files, wait_lock=wait_lock, recommend=learned.facts)
     return RecommendReport(
         generation=published.generation,
         facts=learned.facts,

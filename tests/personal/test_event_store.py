@@ -17,16 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgsearch import DamagedIndexError, LockedError, OutputError, UsageError
-from imgsearch.personal import events as module
+from imgsearch.personal import event_store as module
 from imgsearch.personal import live_database
-from imgsearch.personal.events import (
-    DEFAULT_WEIGHTS,
-    EVENTS_FILE,
-    KINDS,
-    ClickedAnswer,
-    Event,
-    EventStore,
-)
+from imgsearch.personal.event_store import EVENTS_FILE, EventStore
+from imgsearch.personal.events import DEFAULT_WEIGHTS, KINDS, ClickedAnswer, Event
 from imgsearch.personal.user_names import hashed, key_path, read_key
 
 AWAY = os.fsdecode(b"caf\xe9/\n.png")
@@ -408,18 +402,18 @@ def test_who_reads_does_not_wait_for_an_import(place, monkeypatch):
 _WRITER = """
 import sys
 from pathlib import Path
-from imgsearch.personal import events
+from imgsearch.personal import event_store
 
-events._BATCH = 50
+event_store._BATCH = 50
 place = Path(sys.argv[1])
 
 def given():
     for number in range(int(sys.argv[2])):
         if number % 50 == 0:
             print(number, flush=True)
-        yield f"user-{number % 7}", events.Event(number, "view", f"product-{number % 11}")
+        yield f"user-{number % 7}", event_store.Event(number, "view", f"product-{number % 11}")
 
-with events.EventStore(place, key=place.parent / "events.key") as store:
+with event_store.EventStore(place, key=place.parent / "events.key") as store:
     store.add(given())
 """
 
